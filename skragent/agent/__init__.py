@@ -1,0 +1,1 @@
+"""Time: the supervisor, its schedule, and the life of the daemon."""

@@ -1,0 +1,1 @@
+"""Room 2: what the verifier, Microsoft Azure Attestation, says."""

@@ -1,0 +1,1 @@
+"""A small Azure and a confidential VM on a laptop."""

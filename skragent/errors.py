@@ -1,0 +1,282 @@
+"""The whole taxonomy of what can go wrong: a stable `code` and a disposition.
+
+Two attributes carry all that anybody acts on. `code` is dotted, stable and safe to
+show, to alert on and to script against. `disposition` is the only thing that the
+supervisor reads. The prose says what happened and to what; `hint` says what to do.
+
+Not here: misuse of our own functions, which is `TypeError` or `RuntimeError`.
+A message or hint never holds key bytes, a token or a secret: they travel to logs.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import ClassVar
+
+
+class Disposition(enum.Enum):
+    """What the supervisor does about an error (design: the life of a key)."""
+
+    RETRY = "retry"  # the same step again, after a backoff
+    REATTEST = "reattest"  # start again from evidence, after a backoff
+    DENIED = "denied"  # somebody with the right to say no said no
+    FATAL = "fatal"  # nothing that time can mend
+
+
+class SkrAgentError(Exception):
+    """The root of everything that this project raises about the world.
+
+    Args:
+        message: what happened, and to what; one sentence, no secrets.
+        code: a more precise code than the class's own; it must begin with it.
+        disposition: where one instance differs from its class.
+        hint: what the reader can do about it, one sentence.
+        retry_after: seconds that the other side asked us to wait.
+    """
+
+    code: str = "internal"
+    disposition: Disposition = Disposition.FATAL
+    _default_hint: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        disposition: Disposition | None = None,
+        hint: str = "",
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        if code is not None:
+            self.code = code
+        if disposition is not None:
+            self.disposition = disposition
+        self.hint = hint or self._default_hint
+        self.retry_after = retry_after
+
+
+class ConfigError(SkrAgentError):
+    """The configuration cannot be used; lists every problem, not the first one."""
+
+    code = "config.invalid"
+    _default_hint = "Correct the file, then run `skragent check-config`."
+
+    def __init__(self, problems: list[str], *, code: str | None = None) -> None:
+        super().__init__("; ".join(problems), code=code)
+        self.problems = problems
+
+
+class TransportError(SkrAgentError):
+    """A service could not be asked, or answered that it cannot answer now.
+
+    Codes: transport.timeout, .refused, .dns, .tls, .reset, .throttled, .server,
+    .oversized, .unexpected.
+    """
+
+    code = "transport"
+    disposition = Disposition.RETRY
+
+
+class IdentityError(SkrAgentError):
+    """No access token for the vault could be had.
+
+    Codes: identity.unavailable (RETRY), identity.not_found (DENIED).
+    """
+
+    code = "identity"
+    disposition = Disposition.RETRY
+    _default_hint = (
+        "Check that a managed identity is assigned to this VM and, where there are"
+        " several, that `identity.client_id` names the one to use."
+    )
+
+
+class EvidenceError(SkrAgentError):
+    """The hardware's side of the story cannot be had or does not hold together."""
+
+    code = "evidence"
+
+
+class TpmError(EvidenceError):
+    """A TPM command failed.
+
+    Codes: evidence.tpm (other), evidence.tpm.unreachable, evidence.tpm.busy,
+    evidence.tpm.lockout, evidence.not_a_cvm (no HCL report index),
+    evidence.ak_cert_not_provisioned, evidence.pcr_changed.
+    """
+
+    code = "evidence.tpm"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        command: str,
+        rc: int,
+        code: str | None = None,
+        disposition: Disposition | None = None,
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, code=code, disposition=disposition, hint=hint)
+        self.command = command  # as TPM 2.0 part 3 spells it, such as TPM2_NV_Read
+        self.rc = rc  # TPM_RC, or the TSS2 layer's code
+
+
+class MalformedEvidenceError(EvidenceError):
+    """Bytes that should be evidence do not parse."""
+
+    code = "evidence.malformed"
+
+
+class UnsupportedEvidenceError(EvidenceError):
+    """Evidence of a kind that is known and not supported, such as a TDX report."""
+
+    code = "evidence.unsupported"
+
+
+class BindingError(EvidenceError):
+    """Two pieces of evidence that must belong together do not.
+
+    Codes: evidence.binding (runtime data and REPORT_DATA), evidence.ak_mismatch
+    (this vTPM's AK and the report's), evidence.signature (report and VCEK or quote
+    and AK), evidence.quote.
+    """
+
+    code = "evidence.binding"
+    disposition = Disposition.REATTEST
+
+
+class EndorsementsError(SkrAgentError):
+    """The certificates that vouch for the report's signer are missing or wrong.
+
+    Codes: endorsements.malformed, endorsements.chain, endorsements.root,
+    endorsements.tcb (they lag the report), endorsements.chip.
+    """
+
+    code = "endorsements"
+    disposition = Disposition.RETRY
+
+
+class AttestationError(SkrAgentError):
+    """The verifier did not give us a token that we can use."""
+
+    code = "token"
+
+
+class AttestationRefusedError(AttestationError):
+    """The verifier looked at the evidence and said no; carries its reason."""
+
+    code = "token.refused"
+    disposition = Disposition.DENIED
+
+
+class InvalidTokenError(AttestationError):
+    """A token, or the sealed answer it came in, that is not what was asked for.
+
+    Codes: token.invalid, token.signature, token.issuer, token.nonce,
+    token.wrapping_key, token.sealed, token.lifetime.
+    """
+
+    code = "token.invalid"
+    disposition = Disposition.DENIED
+
+
+class TokenExpiredError(AttestationError):
+    """The token's time is over or has not begun."""
+
+    code = "token.expired"
+    disposition = Disposition.REATTEST
+
+
+class ReleaseError(SkrAgentError):
+    """The vault did not give us a wrapped key that we can use."""
+
+    code = "release"
+
+
+class ReleaseDeniedError(ReleaseError):
+    """The vault understood the request and said no.
+
+    Codes: release.denied, release.denied.policy, release.denied.permission,
+    release.denied.firewall, release.denied.disabled, release.not_found, and
+    release.unverified (the vault could not verify the token: REATTEST).
+    """
+
+    code = "release.denied"
+    disposition = Disposition.DENIED
+
+
+class MalformedReleaseError(ReleaseError):
+    """The vault's answer does not parse or does not verify.
+
+    Codes: release.malformed, release.signature, release.chain, release.host,
+    release.mismatch (not what was asked for), release.key_mismatch (the private
+    key is not the one whose public part was signed).
+    """
+
+    code = "release.malformed"
+    disposition = Disposition.REATTEST
+
+
+class UnwrapError(SkrAgentError):
+    """The wrapped key did not open. One message for every cause: no oracle."""
+
+    code = "unwrap"
+    disposition = Disposition.REATTEST
+
+
+class ReleaserError(SkrAgentError):
+    """The releaser, our own child process, did not do its work.
+
+    Codes: releaser.timeout, releaser.crashed, releaser.garbage, releaser.spawn.
+    """
+
+    code = "releaser"
+    disposition = Disposition.RETRY
+
+
+class SecretMemoryError(SkrAgentError):
+    """Memory for keys cannot be had, locked or mapped."""
+
+    code = "memory"
+    disposition = Disposition.RETRY
+    _default_hint = "Raise LimitMEMLOCK= of the unit, or hold fewer keys."
+
+
+class ServeError(SkrAgentError):
+    """A request that is not answered with what it asked for.
+
+    Never reaches the supervisor. `status` is the HTTP status of the answer.
+    """
+
+    code = "serve"
+    status: int = 500
+
+
+class RequestError(ServeError):
+    """The caller's fault: what was asked cannot be understood or is too much."""
+
+    code = "serve.bad_request"
+    status = 400
+
+    def __init__(
+        self, message: str, *, code: str | None = None, status: int = 400
+    ) -> None:
+        super().__init__(message, code=code)
+        self.status = status
+
+
+class AccessDeniedError(ServeError):
+    """The caller may not have it, or there is none: the answer does not tell which."""
+
+    code = "serve.denied"
+    status = 404
+
+
+class NotReadyError(ServeError):
+    """The key is configured and allowed, and not held yet (or no longer)."""
+
+    code = "serve.not_ready"
+    status = 503

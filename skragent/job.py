@@ -1,0 +1,136 @@
+"""The contract between the agent and the releaser; nothing else is shared.
+
+One `Job` goes in on stdin as JSON, one `Result` comes out on stdout as JSON. Key
+bytes travel in neither: the releaser writes them into the secret memory whose
+descriptor it inherits (`arena_fd`), and the result says where (`Slice`).
+
+Both sides refuse a message that is longer than the limit, of another `protocol`,
+or that has a field the other does not know: they are always of one installation.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+PROTOCOL = 1
+
+# A job holds names and URLs of at most MAX_KEYS keys, a result the same and numbers.
+MAX_JOB_BYTES = 256 * 1024
+MAX_RESULT_BYTES = 256 * 1024
+
+# More keys than a vault would release within a token's life is a mistake.
+MAX_KEYS = 256
+
+# Arena space for one key. The largest is RSA-4096: DER 2.4 kB, PEM 3.3 kB, JWK 3.2 kB.
+ARENA_BYTES_PER_KEY = 16 * 1024
+
+Form = Literal["jwk", "pem", "der", "raw"]
+
+
+class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One key to release: where it lives and the name that workloads know it by."""
+
+    alias: str
+    vault: str  # https://NAME.vault.azure.net or https://NAME.managedhsm.azure.net
+    name: str  # the vault's name for it
+    version: str = ""  # 32 hex digits, or empty for the latest
+
+
+class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All that the releaser needs to know of the world.
+
+    Times are seconds since 1970 (UTC) or durations in seconds. `now` is the agent's
+    wall clock when it wrote the job: the releaser has no clock of its own.
+    """
+
+    protocol: int = PROTOCOL
+    now: float
+    timeout_seconds: float  # one network operation; the job as a whole is the agent's
+    keys: tuple[KeyRequest, ...]
+    arena_fd: int
+    arena_bytes: int
+    # room 1
+    tcti: str
+    tcg_log: str  # a path; empty or unreadable means that no log is sent
+    imds_endpoint: str
+    amd_roots: str  # a PEM file of ARKs to trust instead of AMD's; empty for AMD's
+    # room 2
+    attestation_endpoint: str  # "auto" for the region's shared provider
+    # room 3
+    identity_client_id: str  # empty for the system-assigned identity
+    tls_roots: str  # a PEM file for TLS to MAA and vaults; empty for the system's
+    release_roots: str  # a PEM file for the release signature; empty for the system's
+
+
+class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A `SkrAgentError`, as it crosses the pipe."""
+
+    code: str
+    disposition: Literal["retry", "reattest", "denied", "fatal"]
+    message: str
+    hint: str = ""
+    retry_after: float | None = None
+
+
+class Slice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where in the arena one form of a key lies, in bytes."""
+
+    offset: int
+    length: int
+
+
+class ReleasedKey(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
+):
+    """One key that was released: its public facts, and where its bytes are."""
+
+    alias: str
+    kid: str  # the vault's own versioned identifier, a URL
+    version: str
+    kty: Literal["RSA", "EC", "oct"]
+    fingerprint: str  # SHA-256 (hex) of the SubjectPublicKeyInfo; empty for oct
+    public_jwk: str  # JSON text; empty for oct
+    public_pem: str  # SubjectPublicKeyInfo; empty for oct
+    forms: dict[Form, Slice]
+    enabled: bool = True
+    not_before: float | None = None  # the vault's `nbf`, seconds since 1970
+    expires: float | None = None  # the vault's `exp`
+
+
+class FailedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One key that was not released, and why."""
+
+    alias: str
+    failure: Failure
+
+
+class Attestation(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
+):
+    """What is worth telling of the token that the keys were released under."""
+
+    issuer: str
+    issued_at: float
+    expires_at: float
+    token_sha256: str  # of the token's text, to find it again in the vault's logs
+    compliance_status: str
+    vm_id: str
+    chip_generation: str
+    report_version: int
+    verified: tuple[str, ...]  # one sentence for each thing that was checked
+
+
+class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The outcome of a job. Either `failure` stops everything, or each key has its own.
+
+    `timings` are milliseconds by step, for people and for metrics.
+    """
+
+    protocol: int = PROTOCOL
+    failure: Failure | None = None
+    attestation: Attestation | None = None
+    released: tuple[ReleasedKey, ...] = ()
+    failed: tuple[FailedKey, ...] = ()
+    timings: dict[str, float] = {}

@@ -1,0 +1,1 @@
+"""Names that SREs and scripts depend on: metrics, journal fields, message ids."""

@@ -1,0 +1,1 @@
+"""Room 5: what workloads get, and who may have it."""
