@@ -1,0 +1,47 @@
+# Two commands are all that anybody needs; each does its own set-up:
+#   make demo    a key released and served on the embedded emulator
+#   make test    the whole test suite
+# The rest is for who changes the code. `make` alone lists everything.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint bench fix clean setup
+.SUFFIXES:
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+PY := .venv/bin/python -I
+FAST := tests/unit tests/property tests/vectors
+LAYERS := $(FAST) tests/integration tests/e2e
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | \
+	  sed -E 's/^([a-z]+):[^#]*## (.*)/\1\t\2/' | expand -t 10
+
+setup: ## install what is missing: apt packages (with sudo where not root) and .venv
+	@bash .ci/setup
+
+demo: setup ## show the main job: attest, release, unwrap, serve, on the embedded emulator
+	@$(PY) -m skragent.cli.main demo
+
+test: setup ## run every test layer that this machine can run
+	@.venv/bin/python -m pytest $(LAYERS) $(ARGS)
+
+check: setup lint ## what a change must pass before it is committed: about a minute
+	@.venv/bin/python -m pytest -q $(FAST) $(ARGS)
+
+lint: setup ## format, lint, types and import contracts
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+bench: setup ## measure start-up, memory and throughput; the last line is JSON
+	@$(PY) tests/bench/run.py
+
+fix: setup ## let the tools repair what they can
+	@.venv/bin/ruff format .
+	@.venv/bin/ruff check --fix .
+
+clean: ## remove everything that a command can make again
+	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache \
+	  .import_linter_cache .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,36 @@
+"""Layers whose tool is missing skip with a reason, and fail where that is demanded.
+
+SKRAGENT_REQUIRE is a comma-separated list of markers (`swtpm`, `root`, `vectors`)
+that this machine must be able to run, as CI sets it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+VECTORS = Path(__file__).resolve().parents[2] / "shared" / "vectors"
+
+_MISSING = {
+    "swtpm": "" if shutil.which("swtpm") else "the swtpm binary (Debian: swtpm)",
+    "root": "" if os.geteuid() == 0 else "root",
+    "vectors": "" if VECTORS.is_dir() else "the captures in ../shared/vectors",
+}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    required = os.environ.get("SKRAGENT_REQUIRE", "").split(",")
+    for marker, missing in _MISSING.items():
+        if missing and item.get_closest_marker(marker):
+            if marker in required:
+                pytest.fail(f"SKRAGENT_REQUIRE names {marker}: needs {missing}")
+            pytest.skip(f"needs {missing}")
+
+
+@pytest.fixture
+def vectors() -> Path:
+    """The captures of real machines; the test must carry the `vectors` marker."""
+    return VECTORS
