@@ -1,0 +1,228 @@
+"""The SEV-SNP attestation report: 1184 bytes into named fields.
+
+SEV-SNP firmware ABI, ATTESTATION_REPORT table, versions 2 to 5. Version 3 added the
+CPUID, version 5 the mitigation vectors; version 4 reads as 3.
+
+Not here: signatures (`endorsements`), the binding to runtime data (`hcl`), and whether
+any value is acceptable: that is the verifier's and the vault's to say.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from skragent.errors import MalformedEvidenceError, UnsupportedEvidenceError
+from skragent.evidence.reader import Reader
+from skragent.evidence.tcb import Generation, Tcb, decode_tcb, generation_of_cpuid
+
+SNP_REPORT_BYTES = 0x4A0
+SIGNED_BYTES = 0x2A0  # the signature covers what stands before it
+CHIP_ID_BYTES = 64
+SHORT_CHIP_ID_BYTES = 8  # Turin and newer: the rest of CHIP_ID is zero
+ECDSA_P384_SHA384 = 1  # SIGNATURE_ALGO
+
+_VERSIONS = range(2, 6)
+_FIRST_VERSION_WITH_CPUID = 3
+_FIRST_VERSION_WITH_MITIGATIONS = 5
+
+
+class SigningKey(enum.Enum):
+    """KEY_INFO.SIGNING_KEY: which endorsement key signed the report."""
+
+    VCEK = 0
+    VLEK = 1
+    NONE = 7
+    RESERVED = -1  # 2 to 6
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """GUEST_POLICY: what the guest's owner allowed when it was launched."""
+
+    raw: int
+
+    def _bit(self, number: int) -> bool:
+        return bool(self.raw >> number & 1)
+
+    @property
+    def abi(self) -> str:
+        """The least firmware ABI version that the guest accepts."""
+        return f"{self.raw >> 8 & 0xFF}.{self.raw & 0xFF}"
+
+    @property
+    def is_smt_allowed(self) -> bool:
+        """Bit 16: simultaneous multi-threading."""
+        return self._bit(16)
+
+    @property
+    def is_migration_agent_allowed(self) -> bool:
+        """Bit 18: a migration agent may be associated."""
+        return self._bit(18)
+
+    @property
+    def is_debuggable(self) -> bool:
+        """Bit 19: the host may decrypt the guest's memory."""
+        return self._bit(19)
+
+    @property
+    def is_single_socket(self) -> bool:
+        """Bit 20: the guest runs on one socket only."""
+        return self._bit(20)
+
+    @property
+    def is_cxl_allowed(self) -> bool:
+        """Bit 21: CXL may be populated with devices or memory."""
+        return self._bit(21)
+
+    @property
+    def is_aes_256_xts_required(self) -> bool:
+        """Bit 22: memory encryption has to be AES-256-XTS."""
+        return self._bit(22)
+
+    @property
+    def is_rapl_disabled(self) -> bool:
+        """Bit 23: running average power limit has to be off."""
+        return self._bit(23)
+
+    @property
+    def is_ciphertext_hiding_required(self) -> bool:
+        """Bit 24: DRAM ciphertext has to be hidden."""
+        return self._bit(24)
+
+    @property
+    def is_page_swap_disabled(self) -> bool:
+        """Bit 25 (version 5): pages of the guest must not be swapped or moved."""
+        return self._bit(25)
+
+
+_PLATFORM_BITS = {
+    0: "SMT",
+    1: "TSME",
+    2: "ECC",
+    3: "RAPL disabled",
+    4: "ciphertext hiding",
+    5: "alias check",
+    7: "TIO",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformInfo:
+    """PLATFORM_INFO: how the host's platform is set up."""
+
+    raw: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is switched on, by name; unknown bits by their number."""
+        return tuple(
+            _PLATFORM_BITS.get(bit, f"bit {bit}")
+            for bit in range(self.raw.bit_length())
+            if self.raw >> bit & 1
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KeyInfo:
+    """KEY_INFO: who signed, and whether the host hid that."""
+
+    raw: int
+
+    @property
+    def is_author_key_enabled(self) -> bool:
+        """Bit 0: AUTHOR_KEY_DIGEST means something."""
+        return bool(self.raw & 1)
+
+    @property
+    def is_chip_key_masked(self) -> bool:
+        """Bit 1, MASK_CHIP_KEY: the host had the signature left zero."""
+        return bool(self.raw >> 1 & 1)
+
+    @property
+    def signing_key(self) -> SigningKey:
+        """Bits 2 to 4."""
+        value = self.raw >> 2 & 7
+        known = {key.value for key in SigningKey}
+        return SigningKey(value) if value in known else SigningKey.RESERVED
+
+
+@dataclass(frozen=True, slots=True)
+class Cpuid:
+    """Combined family and model, and stepping, of the chip (version 3 and newer)."""
+
+    family: int
+    model: int
+    stepping: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnpReport:
+    """An attestation report. TCBs are raw: `decode_tcb` needs the generation."""
+
+    raw: bytes  # all 1184 bytes, as the verifier gets them
+    version: int
+    guest_svn: int
+    policy: Policy
+    family_id: bytes
+    image_id: bytes
+    vmpl: int
+    signature_algorithm: int
+    platform_info: PlatformInfo
+    key_info: KeyInfo
+    report_data: bytes  # 64 bytes; on Azure the hash of the runtime data
+    measurement: bytes
+    host_data: bytes
+    id_key_digest: bytes
+    author_key_digest: bytes
+    report_id: bytes
+    report_id_ma: bytes
+    current_tcb: bytes
+    reported_tcb: bytes  # the one that the VCEK is derived from
+    committed_tcb: bytes
+    launch_tcb: bytes
+    cpuid: Cpuid | None  # None in version 2
+    chip_id: bytes
+    current_version: str  # firmware major.minor.build
+    committed_version: str
+    launch_mitigation_vector: int | None  # None before version 5
+    current_mitigation_vector: int | None
+    signature_r: int
+    signature_s: int
+
+    @property
+    def signed(self) -> bytes:
+        """The bytes that the signature is over."""
+        return self.raw[:SIGNED_BYTES]
+
+    @property
+    def generation(self) -> Generation | None:
+        """The generation as far as the report alone tells.
+
+        Version 2 has no CPUID; a chip id with only its first eight bytes set is one
+        of Turin's. Otherwise ask the certificate: `chip_generation` of `endorsements`.
+        """
+        if self.cpuid is not None:
+            return generation_of_cpuid(self.cpuid.family, self.cpuid.model)
+        tail = self.chip_id[SHORT_CHIP_ID_BYTES:]
+        if any(self.chip_id) and not any(tail):
+            return Generation.TURIN
+        return None
+
+    def decode_reported_tcb(self, generation: Generation) -> Tcb:
+        """Decode the TCB that the signing key is derived from."""
+        return decode_tcb(self.reported_tcb, generation)
+
+
+def parse_snp_report(data: bytes) -> SnpReport:
+    """Read an attestation report of exactly 1184 bytes.
+
+    Raises:
+        MalformedEvidenceError: the size, or a must-be-one bit, is wrong.
+        UnsupportedEvidenceError: a version that this code does not know.
+    """
+    if len(data) != SNP_REPORT_BYTES:
+        raise MalformedEvidenceError(
+            f"an SNP report has {SNP_REPORT_BYTES} bytes, these are {len(data)}"
+        )
+    raise NotImplementedError
