@@ -1,0 +1,217 @@
+"""Memory for keys: shared by the two processes, readable by nobody else.
+
+An arena is a mapping of memfd_secret(2): outside the kernel's direct map, so that not
+even root reads it through /proc/PID/mem; never swapped, dumped or inherited by fork.
+Kernels without it (before 5.14, or without `secretmem.enable=1` before 6.5) and
+sandboxes that forbid it get a locked memfd that stays out of core dumps; `kind` says
+which of the two it is, and whoever creates an arena reports it.
+
+Mapped by ctypes and not by `mmap.mmap`, which keeps a duplicate of the descriptor for
+life: through pidfd_getfd(2) root could map that and read every key.
+
+Not here: what lies where in an arena (`skragent.job.Slice`), and who holds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import resource
+import weakref
+from typing import Final, Literal
+
+from skragent.errors import SecretMemoryError
+
+Kind = Literal["memfd_secret", "mlock"]
+
+# A job of MAX_KEYS keys needs 4 MiB; more is a mistake or an attack on our limits.
+MAX_ARENA_BYTES: Final = 64 * 1024 * 1024
+
+_SYS_MEMFD_SECRET: Final = 447  # the same number on every architecture
+_PR_SET_DUMPABLE: Final = 4
+_MAP_FAILED: Final = ctypes.c_void_p(-1).value
+# What a kernel without memfd_secret says, and what a seccomp filter says.
+_NOT_AVAILABLE: Final = (errno.ENOSYS, errno.EPERM)
+# RLIMIT_MEMLOCK: mmap(2) of a locked mapping says EAGAIN, mlock(2) the other two.
+_LOCKED_LIMIT: Final = (errno.EAGAIN, errno.ENOMEM, errno.EPERM)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_libc.mlock.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.explicit_bzero.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.explicit_bzero.restype = None
+
+
+class Arena:
+    """One mapping of secret memory. Made by `create_arena` and `attach_arena`.
+
+    The mapping lives as long as the arena or any view of it does: a reader that
+    stalls keeps what it reads. With the last of them it is wiped and unmapped.
+    """
+
+    def __init__(self, fd: int, size: int, kind: Kind) -> None:
+        self.fd = fd  # -1 once it is closed
+        self.size = size
+        self.kind: Kind = kind
+        self._address, self._whole = _map(fd, size, kind)
+
+    @property
+    def is_secret(self) -> bool:
+        """Tell whether the kernel hides it even from root (memfd_secret)."""
+        return self.kind == "memfd_secret"
+
+    def view(self, offset: int, length: int) -> memoryview:
+        """Return a writable view that keeps the mapping alive."""
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise ValueError(f"{offset}+{length} is outside of {self.size} bytes")
+        return self._whole[offset : offset + length]
+
+    def wipe(self) -> None:
+        """Zero everything at once, also under the eyes of whoever has a view."""
+        _libc.explicit_bzero(self._address, self.size)
+
+    def close_fd(self) -> None:
+        """Close the descriptor; the mapping stays. Do it once the child has it."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def create_arena(size: int) -> Arena:
+    """Make an arena of at least `size` bytes (whole pages, all zero).
+
+    Its `fd` is close-on-exec and stays open for the hand-over until `close_fd`.
+
+    Raises:
+        SecretMemoryError: memory.locked_limit where RLIMIT_MEMLOCK is too small.
+    """
+    if not 0 < size <= MAX_ARENA_BYTES:
+        raise ValueError(f"an arena has 1 to {MAX_ARENA_BYTES} bytes, not {size}")
+    size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    fd, kind = _open_descriptor()
+    try:
+        os.ftruncate(fd, size)
+        if kind == "mlock":
+            # Nobody who has the descriptor may shrink it under a mapping (SIGBUS).
+            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+        return Arena(fd, size, kind)
+    except OSError as error:
+        os.close(fd)
+        raise _failure("cannot make secret memory", error.errno or 0) from error
+    except SecretMemoryError:
+        os.close(fd)
+        raise
+
+
+def attach_arena(fd: int, size: int) -> Arena:
+    """Map an arena that another process made, and close the inherited descriptor."""
+    try:
+        _require_size(fd, size)
+        arena = Arena(fd, size, _kind_of(fd))
+    except SecretMemoryError:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+        raise
+    arena.close_fd()
+    return arena
+
+
+def forbid_core_dumps() -> None:
+    """Keep this process out of core files and away from ptrace by its own user."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise _failure("PR_SET_DUMPABLE", ctypes.get_errno())
+
+
+def _open_descriptor() -> tuple[int, Kind]:
+    fd: int = _libc.syscall(
+        ctypes.c_long(_SYS_MEMFD_SECRET), ctypes.c_uint(os.O_CLOEXEC)
+    )
+    if fd >= 0:
+        return fd, "memfd_secret"
+    if (number := ctypes.get_errno()) not in _NOT_AVAILABLE:
+        raise _failure("memfd_secret", number)
+    return _open_locked_descriptor(), "mlock"
+
+
+def _open_locked_descriptor() -> int:
+    try:
+        return os.memfd_create("skragent", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError as error:
+        raise _failure("memfd_create", error.errno or 0) from error
+
+
+def _require_size(fd: int, size: int) -> None:
+    """Refuse what is not what was announced: beyond its end, access is SIGBUS."""
+    try:
+        actual = os.fstat(fd).st_size
+    except OSError as error:
+        number = error.errno or 0
+        raise _failure("no secret memory was handed over", number) from error
+    if size <= 0 or actual != size:
+        raise SecretMemoryError(
+            f"the secret memory has {actual} bytes, not the {size} announced"
+        )
+
+
+def _kind_of(fd: int) -> Kind:
+    """Ask the descriptor itself: only a memfd has seals."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:
+        return "memfd_secret"
+    return "mlock"
+
+
+def _map(fd: int, size: int, kind: Kind) -> tuple[int, memoryview]:
+    address = _libc.mmap(
+        None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, 0
+    )
+    if address in (None, _MAP_FAILED):
+        raise _failure("mmap of secret memory", ctypes.get_errno())
+    try:
+        if kind == "mlock":
+            if _libc.mlock(address, size) != 0:
+                raise _failure("mlock of secret memory", ctypes.get_errno())
+            if _libc.madvise(address, size, mmap.MADV_DONTDUMP) != 0:
+                raise _failure("MADV_DONTDUMP", ctypes.get_errno())
+        if _libc.madvise(address, size, mmap.MADV_DONTFORK) != 0:
+            raise _failure("MADV_DONTFORK", ctypes.get_errno())
+    except SecretMemoryError:
+        _libc.munmap(address, size)
+        raise
+    whole = (ctypes.c_ubyte * size).from_address(address)
+    # Views hold the array, so this runs when the last of them is gone. Not at exit:
+    # what still holds a view then must not find its memory unmapped.
+    weakref.finalize(whole, _wipe_and_unmap, address, size).atexit = False
+    return address, memoryview(whole).cast("B")
+
+
+def _wipe_and_unmap(address: int, size: int) -> None:
+    _libc.explicit_bzero(address, size)
+    _libc.munmap(address, size)
+
+
+def _failure(what: str, number: int) -> SecretMemoryError:
+    reason = f"{what}: {errno.errorcode.get(number, number)}"
+    if number in _LOCKED_LIMIT:
+        return SecretMemoryError(reason, code="memory.locked_limit")
+    return SecretMemoryError(
+        reason, hint="See memfd_secret(2), mlock(2) and the limits of the unit."
+    )
