@@ -1,0 +1,85 @@
+"""Every way in which requests and urllib3 fail, as a `TransportError` with its code.
+
+Pure: an exception in, an error out. Not here: answers that arrived (`transport`).
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+import requests
+import urllib3.exceptions
+
+from skragent.errors import TransportError
+
+# What the edge has to catch. UnicodeError: a host name that is no IDNA.
+FAILURES = (
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    OSError,
+    UnicodeError,
+)
+
+# The most telling cause decides, wherever in the chain it stands.
+_KINDS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
+    (
+        (urllib3.exceptions.NameResolutionError, socket.gaierror, UnicodeError),
+        "dns",
+        "has no address",
+    ),
+    ((ssl.SSLError, urllib3.exceptions.SSLError), "tls", "is not who it should be"),
+    # urllib3's NewConnectionError is a ConnectTimeoutError, whatever its cause: no use.
+    ((ConnectionRefusedError,), "refused", "refuses connections"),
+    (
+        (requests.Timeout, TimeoutError, urllib3.exceptions.ReadTimeoutError),
+        "timeout",
+        "did not answer in time",
+    ),
+    (
+        (
+            ConnectionError,  # reset, aborted, broken pipe
+            urllib3.exceptions.ProtocolError,
+            requests.exceptions.ChunkedEncodingError,
+        ),
+        "reset",
+        "broke the connection off",
+    ),
+    (
+        (urllib3.exceptions.NewConnectionError, requests.ConnectionError, OSError),
+        "refused",
+        "cannot be reached",
+    ),
+)
+
+
+def translate(error: Exception, where: str) -> TransportError:
+    """Name what went wrong with `where`, the origin that was asked."""
+    causes = _causes(error)
+    # Every RequestException is an OSError: the general row must not see invalid URLs.
+    if isinstance(error, ValueError) and not isinstance(error, UnicodeError):
+        return _error(f"{where} cannot be asked", "unexpected")
+    for kinds, kind, said in _KINDS:
+        for cause in causes:
+            if isinstance(cause, kinds):
+                detail = f": {cause}" if kind == "tls" else ""
+                return _error(f"{where} {said}{detail}", kind)
+    return _error(f"{where} answered with what is no HTTP", "unexpected")
+
+
+def _error(message: str, kind: str) -> TransportError:
+    return TransportError(message, code=f"transport.{kind}")
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """Collect an error and what it wraps, in all the ways of requests and urllib3."""
+    found: list[BaseException] = []
+    queue: list[object] = [error]
+    while queue:
+        item = queue.pop(0)
+        if not isinstance(item, BaseException) or item in found:
+            continue
+        found.append(item)
+        queue += [*item.args, item.__cause__, item.__context__]
+        queue.append(getattr(item, "reason", None))
+    return found
