@@ -245,6 +245,15 @@ class SecretMemoryError(SkrAgentError):
     _default_hint = "Raise LimitMEMLOCK= of the unit, or hold fewer keys."
 
 
+class ListenError(SkrAgentError):
+    """A socket of the agent cannot be bound or inherited.
+
+    Codes: listen.in_use, listen.not_a_socket, listen.inherited, listen.failed.
+    """
+
+    code = "listen.failed"
+
+
 class ServeError(SkrAgentError):
     """A request that is not answered with what it asked for.
 

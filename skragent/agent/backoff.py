@@ -1,0 +1,105 @@
+"""How long to wait after a failure, and who waits: the only place with tenacity.
+
+| disposition     | window, doubled by each failure | cap    |
+|-----------------|---------------------------------|--------|
+| RETRY, REATTEST | 1 s                             | 60 s   |
+| DENIED, first   | CONFIRM_SECONDS                 |        |
+| DENIED, FATAL   | 60 s                            | 15 min |
+
+The wait is anywhere in the window (full jitter), so that a fleet that failed together
+does not come back together. A Retry-After wins over the window, in both directions,
+up to ten minutes; then chance only adds to it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import tenacity
+
+from skragent.errors import Disposition, SkrAgentError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+MAX_RETRY_AFTER_SECONDS: Final = 600.0
+RETRY_AFTER_SPREAD: Final = 0.1
+
+# A first denial is asked about again soon: what was revoked must not be served long,
+# and the vault's 403 for a token that it could not verify in time goes away by itself.
+CONFIRM_SECONDS: Final = 3.0
+
+_TRANSIENT: Final = tenacity.wait_exponential(multiplier=1, max=60)
+_LASTING: Final = tenacity.wait_exponential(multiplier=60, max=15 * 60)
+
+
+def window_seconds(disposition: Disposition, *, failures: int, denials: int) -> float:
+    """Choose the longest wait after a failure.
+
+    Args:
+        disposition: of the failure.
+        failures: without a success in between, this one included.
+        denials: the DENIED ones among them.
+    """
+    if disposition is Disposition.DENIED and denials <= 1:
+        return CONFIRM_SECONDS
+    if disposition in (Disposition.RETRY, Disposition.REATTEST):
+        return _ask(_TRANSIENT, failures)
+    return _ask(_LASTING, denials - 1 if denials > 1 else failures)
+
+
+def wait_seconds(
+    error: SkrAgentError, *, failures: int, denials: int, jitter: float
+) -> float:
+    """Choose the wait after a failure; `jitter` is chance, from 0 to 1."""
+    if error.retry_after is not None:
+        asked = max(error.retry_after, 0.0) * (1 + RETRY_AFTER_SPREAD * jitter)
+        return min(asked, MAX_RETRY_AFTER_SECONDS)
+    window = window_seconds(error.disposition, failures=failures, denials=denials)
+    return window * jitter
+
+
+def retrying(
+    *,
+    wait: Callable[[SkrAgentError, int], float],
+    sleep: Callable[[float], Awaitable[None]],
+    is_stopping: Callable[[], bool],
+) -> tenacity.AsyncRetrying:
+    """Build the loop that repeats a failing step until it succeeds.
+
+    FATAL errors, foreign exceptions and shutdown end it, with the error itself.
+
+    Args:
+        wait: the seconds to wait after an error, given the number of failures.
+        sleep: waits that long, or until shutdown.
+        is_stopping: whether to give up instead.
+    """
+    return tenacity.AsyncRetrying(
+        wait=lambda state: wait(_error_of(state), state.attempt_number),
+        sleep=sleep,
+        stop=lambda _state: is_stopping(),
+        retry=tenacity.retry_if_exception(_is_mendable),
+        reraise=True,
+    )
+
+
+def _is_mendable(error: BaseException) -> bool:
+    return (
+        isinstance(error, SkrAgentError) and error.disposition is not Disposition.FATAL
+    )
+
+
+def _error_of(state: tenacity.RetryCallState) -> SkrAgentError:
+    error = state.outcome.exception() if state.outcome else None
+    if not isinstance(error, SkrAgentError):
+        raise TypeError("only our own errors are waited for")
+    return error
+
+
+def _ask(strategy: tenacity.wait_exponential, failures: int) -> float:
+    """Ask a strategy of tenacity outside its loop."""
+    state = tenacity.RetryCallState(
+        retry_object=tenacity.Retrying(), fn=None, args=(), kwargs={}
+    )
+    state.attempt_number = max(1, failures)
+    return strategy(state)

@@ -1,0 +1,161 @@
+"""The life of one key: pure transitions between its states.
+
+    waiting -> current -> stale -> (current | denied | expired)
+
+A key is *held* while it is current or stale, and wiped in every other state. The
+table of dispositions (errors) decides:
+
+    RETRY, REATTEST  keep what is held; `stale` once its token's life is over, until
+                     MAX_STALE_SECONDS after that
+    DENIED           denied, once a second denial with a fresh token confirms it; a
+                     fault in between confirms nothing and takes nothing back
+    FATAL            denied at once (of the job as a whole it ends the agent, and
+                     never comes here)
+
+Not here: clocks, chance, the keyring. Deadlines are on CLOCK_BOOTTIME; only the
+key's own `exp` and `nbf`, which the vault says in wall time, are judged by wall time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from skragent.errors import Disposition
+
+if TYPE_CHECKING:
+    from skragent.job import ReleasedKey
+
+# Long enough for an outage over a night with people to mend it in the morning.
+MAX_STALE_SECONDS: Final = 24 * 3600.0
+
+# The denial that a second one, with a fresh token, must confirm.
+DENIALS_TO_CONFIRM: Final = 2
+
+
+class KeyState(enum.StrEnum):
+    """Where a key is in its life."""
+
+    WAITING = "waiting"  # never released yet
+    CURRENT = "current"
+    STALE = "stale"  # held and served, and overdue
+    DENIED = "denied"
+    EXPIRED = "expired"  # by its own `exp`, or stale for too long
+
+
+class Admission(enum.Enum):
+    """Whether a released key may be held, by its own attributes."""
+
+    HELD = "held"
+    NOT_YET = "release.not_yet_valid"
+    EXPIRED = "release.expired"
+    DISABLED = "release.denied.disabled"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLife:
+    """All that is remembered of one key's past, and its deadlines."""
+
+    state: KeyState = KeyState.WAITING
+    due_at: float = -math.inf  # the next attempt
+    failures: int = 0  # since the last success
+    denials: int = 0  # since the last success
+    stale_at: float = math.inf
+    drop_at: float = math.inf
+    expires_at: float = math.inf  # wall time: the vault's `exp`
+
+    @property
+    def is_held(self) -> bool:
+        """Tell whether there is a key to serve."""
+        return self.state in (KeyState.CURRENT, KeyState.STALE)
+
+
+def admit(key: ReleasedKey, now: float) -> Admission:
+    """Judge a released key by its own attributes.
+
+    The vault releases outside `nbf` and `exp` all the same, so we hold the line.
+    """
+    if not key.enabled:
+        return Admission.DISABLED
+    if key.expires is not None and key.expires <= now:
+        return Admission.EXPIRED
+    if key.not_before is not None and key.not_before > now:
+        return Admission.NOT_YET
+    return Admission.HELD
+
+
+def released(
+    key: ReleasedKey, *, began_at: float, life_seconds: float, due_at: float
+) -> KeyLife:
+    """Begin a key's life anew: it was released and may be held.
+
+    Args:
+        key: what was released.
+        began_at: when the job began, which no token of it can be older than.
+        life_seconds: the life of the token that it was released under.
+        due_at: when to release it again.
+    """
+    stale_at = began_at + life_seconds
+    return KeyLife(
+        state=KeyState.CURRENT,
+        due_at=due_at,
+        stale_at=stale_at,
+        drop_at=stale_at + MAX_STALE_SECONDS,
+        expires_at=math.inf if key.expires is None else key.expires,
+    )
+
+
+def not_admitted(life: KeyLife, admission: Admission, *, due_at: float) -> KeyLife:
+    """Go on after a release of a key that may not be held."""
+    if admission is Admission.NOT_YET:  # what is held, an older version, stays
+        return dataclasses.replace(life, due_at=due_at, failures=0, denials=0)
+    state = KeyState.DENIED if admission is Admission.DISABLED else KeyState.EXPIRED
+    return KeyLife(state=state, due_at=due_at)
+
+
+def failed(life: KeyLife, disposition: Disposition, *, due_at: float) -> KeyLife:
+    """Go on after an attempt that failed."""
+    denied = disposition is Disposition.DENIED
+    life = dataclasses.replace(
+        life,
+        due_at=due_at,
+        failures=life.failures + 1,
+        denials=life.denials + denied,
+    )
+    confirmed = denied and life.denials >= DENIALS_TO_CONFIRM
+    if confirmed or disposition is Disposition.FATAL:
+        return _let_go(life, KeyState.DENIED)
+    return life
+
+
+def aged(life: KeyLife, *, now: float, boottime: float) -> KeyLife:
+    """Let time do its work on a key."""
+    if not life.is_held:
+        return life
+    if now >= life.expires_at:
+        # There may be a newer version: ask at once, whatever was planned.
+        return dataclasses.replace(
+            _let_go(life, KeyState.EXPIRED), due_at=min(life.due_at, boottime)
+        )
+    if boottime >= life.drop_at:
+        return _let_go(life, KeyState.EXPIRED)
+    if boottime >= life.stale_at:
+        return dataclasses.replace(life, state=KeyState.STALE)
+    return life
+
+
+def seconds_until_change(life: KeyLife, *, now: float, boottime: float) -> float:
+    """Tell how long `aged` will change nothing; infinite where it never will."""
+    if not life.is_held:
+        return math.inf
+    deadline = life.stale_at if life.state is KeyState.CURRENT else life.drop_at
+    return max(0.0, min(deadline - boottime, life.expires_at - now))
+
+
+def _let_go(life: KeyLife, state: KeyState) -> KeyLife:
+    return dataclasses.replace(
+        life, state=state, stale_at=math.inf, drop_at=math.inf, expires_at=math.inf
+    )
