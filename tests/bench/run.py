@@ -67,7 +67,7 @@ def emulator(directory: Path, latency: float) -> Iterator[Path]:
         while not (log.exists() and b"READY" in log.read_bytes()):
             if process.poll() is not None or time.monotonic() > deadline:
                 sys.exit(f"bench: the emulator did not start:\n{log.read_text()}")
-            time.sleep(0.05)  # noqa: TID251 - a benchmark is its own clock
+            time.sleep(0.05)
         yield directory / "skragent.toml"
 
 
@@ -99,7 +99,7 @@ def agent(config: Path, sock: Path) -> Iterator[tuple[subprocess.Popen[bytes], f
         while fetch(sock, "demo") is None:
             if time.perf_counter() - started > DEADLINE_SECONDS:
                 sys.exit(f"bench: no key; see {config.parent}/agent.log")
-            time.sleep(0.001)  # noqa: TID251 - a benchmark is its own clock
+            time.sleep(0.001)
         yield process, time.perf_counter() - started
 
 
@@ -144,7 +144,7 @@ def nginx(directory: Path, body: bytes) -> Iterator[Path]:
         while not sock.exists():
             if time.monotonic() > deadline:
                 sys.exit("bench: nginx did not start")
-            time.sleep(0.02)  # noqa: TID251 - a benchmark is its own clock
+            time.sleep(0.02)
         yield sock
 
 
@@ -179,7 +179,7 @@ def main() -> None:
             print("cold start, emulator beside it:")
             outcome["cold_start_s"] = round(cold_starts(config, sock), 3)
             with agent(config, sock) as (process, _):
-                time.sleep(REST_SECONDS)  # noqa: TID251 - let it come to rest
+                time.sleep(REST_SECONDS)
                 outcome["agent_rss_mib"] = round(resident_mib(process.pid), 1)
                 print(f"keep-alive fetches over {CONNECTIONS} connections:")
                 outcome["fetch_keepalive_16"] = round(throughput(work, sock), 2)
