@@ -1,17 +1,51 @@
 """The HCL report: what NV index 0x01400001 of an Azure confidential VM's vTPM holds.
 
-Host Compatibility Layer report: header, hardware report, request data with the
-runtime data (JSON) whose hash the hardware report vouches for.
+Host Compatibility Layer report, as microsoft/openvmm's openhcl_attestation_protocol
+(igvm_attest/get.rs) and captures of it have it: header (unmeasured), hardware report,
+request data, runtime data (JSON) whose hash the hardware report vouches for.
+
+Not here: the hardware report's signature (`endorsements`) and its fields (`snp`).
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import enum
-from collections.abc import Mapping
+import hashlib
+import json
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
+from skragent.errors import (
+    BindingError,
+    MalformedEvidenceError,
+    UnsupportedEvidenceError,
+)
 from skragent.evidence.public import RsaPublic
-from skragent.evidence.snp import SnpReport
+from skragent.evidence.reader import Reader
+from skragent.evidence.snp import SNP_REPORT_BYTES, SnpReport, parse_snp_report
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+HCL_SIGNATURE = b"HCLA"
+HEADER_BYTES = 0x20
+REQUEST_DATA_BYTES = 20
+_RUNTIME_DATA_OFFSET = HEADER_BYTES + SNP_REPORT_BYTES + REQUEST_DATA_BYTES
+MAX_HCL_REPORT_BYTES = 16 * 1024  # the largest index seen has 2900
+
+_HEADER_VERSIONS = (1, 2)
+_REQUEST_DATA_VERSION = 1  # 2 has a capability bitmap and is for the host only
+_SNP = 2
+_REPORT_TYPES = {1: "VBS", _SNP: "SEV-SNP", 3: "TVM", 4: "TDX", 5: "CCA"}
+
+_AK = "HCLAkPub"
+_EK = "HCLEkPub"
+_USER_DATA_BYTES = 64
+_MIN_MODULUS_BYTES, _MAX_MODULUS_BYTES = 256, 512
+_MAX_EXPONENT_BYTES = 4
 
 
 class HashType(enum.Enum):
@@ -50,15 +84,172 @@ def parse_hcl_report(data: bytes) -> HclReport:
 
     Raises:
         MalformedEvidenceError: it does not parse.
-        UnsupportedEvidenceError: its hardware report is not SNP's.
+        UnsupportedEvidenceError: its hardware report is not SNP's, or too new.
     """
-    raise NotImplementedError
+    if len(data) > MAX_HCL_REPORT_BYTES:
+        raise MalformedEvidenceError(
+            f"an HCL report of {len(data)} bytes: at most {MAX_HCL_REPORT_BYTES}"
+        )
+    reader = Reader(data, "the HCL report", "little")
+    version, used = _read_header(reader)
+    hardware = reader.take(SNP_REPORT_BYTES)
+    hash_type, length = _read_request_data(reader)
+    raw = reader.take(length)
+    # In both versions of the header this is the total: 1236 bytes and the claims.
+    if used != _RUNTIME_DATA_OFFSET + length:
+        raise MalformedEvidenceError(
+            f"the HCL report says that it has {used} bytes,"
+            f" but its parts have {_RUNTIME_DATA_OFFSET + length}"
+        )
+    if any(reader.take(reader.left)):
+        raise MalformedEvidenceError("the HCL report is followed by what is no padding")
+    return HclReport(
+        version=version,
+        snp_report=parse_snp_report(hardware),
+        hash_type=hash_type,
+        runtime_data=parse_runtime_data(raw),
+    )
+
+
+def _read_header(reader: Reader) -> tuple[int, int]:
+    if reader.take(4) != HCL_SIGNATURE:
+        raise MalformedEvidenceError("these bytes do not begin with HCLA")
+    version, used = reader.number(4), reader.number(4)
+    if version not in _HEADER_VERSIONS:
+        raise UnsupportedEvidenceError(
+            f"this is version {version} of the HCL report; 1 and 2 are known"
+        )
+    reader.take(HEADER_BYTES - reader.position)  # request type, status, reserved
+    return version, used
+
+
+def _read_request_data(reader: Reader) -> tuple[HashType, int]:
+    """Read what says how the runtime data is bound; gives its length, too.
+
+    The report type comes before everything that depends on it: a TDX report has its
+    own layout of the hardware report, in the same space.
+    """
+    size, version, report_type = reader.number(4), reader.number(4), reader.number(4)
+    hash_type, length = reader.number(4), reader.number(4)
+    if report_type != _SNP:
+        name = _REPORT_TYPES.get(report_type)
+        if name is None:
+            raise MalformedEvidenceError(
+                f"{report_type} is no type of hardware report in an HCL report"
+            )
+        raise UnsupportedEvidenceError(
+            f"the hardware report is {name}'s; only SEV-SNP's is supported",
+            hint="Use a VM of a series with AMD SEV-SNP: DCasv5, ECasv5 and newer.",
+        )
+    if version != _REQUEST_DATA_VERSION:
+        raise UnsupportedEvidenceError(
+            f"the HCL report's request data has version {version}; 1 is known"
+        )
+    if size != REQUEST_DATA_BYTES + length:
+        raise MalformedEvidenceError(
+            f"the HCL report's request data says {size} bytes, but has"
+            f" {REQUEST_DATA_BYTES + length}"
+        )
+    try:
+        return HashType(hash_type), length
+    except ValueError as error:
+        raise MalformedEvidenceError(
+            f"{hash_type} is no type of hash in an HCL report"
+        ) from error
+
+
+def parse_runtime_data(raw: bytes) -> RuntimeData:
+    """Read the runtime data's JSON; members unknown to us are let be.
+
+    Raises:
+        MalformedEvidenceError: no JSON object, or no AK in it.
+    """
+    claims = _parse_object(raw)
+    keys = claims.get("keys")
+    by_kid = {
+        key.get("kid"): key
+        for key in (keys if isinstance(keys, list) else [])
+        if isinstance(key, dict) and isinstance(key.get("kid"), str)
+    }
+    if _AK not in by_kid:
+        raise MalformedEvidenceError(f"the runtime data has no key {_AK}")
+    configuration = claims.get("vm-configuration", {})
+    if not isinstance(configuration, dict):
+        raise MalformedEvidenceError("the runtime data's vm-configuration is no object")
+    vm_id = configuration.get("vmUniqueId", "")
+    secure_boot = configuration.get("secure-boot")
+    return RuntimeData(
+        raw=raw,
+        ak_public=_parse_jwk(by_kid[_AK], _AK),
+        ek_public=_parse_jwk(by_kid[_EK], _EK) if _EK in by_kid else None,
+        vm_unique_id=vm_id.upper() if isinstance(vm_id, str) else "",
+        is_secure_boot=secure_boot if isinstance(secure_boot, bool) else None,
+        user_data=_parse_user_data(claims.get("user-data", "")),
+        vm_configuration=MappingProxyType(configuration),
+    )
+
+
+def _parse_object(raw: bytes) -> dict[str, object]:
+    try:
+        claims = json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise MalformedEvidenceError("the runtime data is no JSON") from error
+    if not isinstance(claims, dict):
+        raise MalformedEvidenceError("the runtime data is no JSON object")
+    return claims
+
+
+def _parse_jwk(key: dict[str, object], kid: str) -> RsaPublic:
+    modulus = _parse_base64url(key.get("n"), kid)
+    exponent = _parse_base64url(key.get("e"), kid)
+    fits = (
+        key.get("kty") == "RSA"
+        and _MIN_MODULUS_BYTES <= len(modulus) <= _MAX_MODULUS_BYTES
+        and 0 < len(exponent) <= _MAX_EXPONENT_BYTES
+    )
+    if not fits:
+        raise MalformedEvidenceError(f"the runtime data's {kid} is no RSA key")
+    return RsaPublic(int.from_bytes(modulus, "big"), int.from_bytes(exponent, "big"))
+
+
+def _parse_base64url(text: object, kid: str) -> bytes:
+    """Decode the unpadded base64url of a JWK member (RFC 7518 §2)."""
+    if not isinstance(text, str):
+        raise MalformedEvidenceError(f"the runtime data's {kid} lacks a member")
+    try:
+        padded = text + "=" * (-len(text) % 4)
+        return base64.b64decode(padded.encode("ascii"), altchars=b"-_", validate=True)
+    except (UnicodeEncodeError, binascii.Error) as error:
+        raise MalformedEvidenceError(
+            f"the runtime data's {kid} is not base64url"
+        ) from error
+
+
+def _parse_user_data(text: object) -> bytes | None:
+    """Decode user-data: hex in either case; absent or empty in old reports."""
+    if text == "":
+        return None
+    try:
+        user_data = bytes.fromhex(text) if isinstance(text, str) else b""
+    except ValueError as error:
+        raise MalformedEvidenceError(
+            "the runtime data's user-data is no hex"
+        ) from error
+    if len(user_data) != _USER_DATA_BYTES:
+        raise MalformedEvidenceError(
+            f"the runtime data's user-data is not {_USER_DATA_BYTES} bytes in hex"
+        )
+    return user_data
 
 
 def verify_runtime_data_binding(report: HclReport) -> None:
     """Verify that REPORT_DATA is the hash of the runtime data, then zeros.
 
     Raises:
-        BindingError: evidence.binding
+        BindingError: evidence.binding. The paravisor renews the report when it is
+            read, so a mismatch is likely to be a race and worth another reading.
     """
-    raise NotImplementedError
+    digest = hashlib.new(report.hash_type.name, report.runtime_data.raw).digest()
+    report_data = report.snp_report.report_data
+    if report_data != digest.ljust(len(report_data), b"\0"):
+        raise BindingError("REPORT_DATA is not the hash of the runtime data")

@@ -6,7 +6,21 @@ Only RSA: AK and wrapping key of an Azure vTPM are RSA-2048.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+
+from skragent.errors import MalformedEvidenceError, UnsupportedEvidenceError
+from skragent.evidence.reader import Reader
+
+TPM_ALG_RSA = 0x0001
+TPM_ALG_AES = 0x0006
+TPM_ALG_SHA256 = 0x000B
+TPM_ALG_NULL = 0x0010
+TPM_ALG_RSASSA = 0x0014
+TPM_ALG_RSAES = 0x0015
+
+_DEFAULT_EXPONENT = 65537  # what an exponent of 0 stands for
+_MAX_MODULUS_BITS = 4096  # more is no TPM's, and would only cost time
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,4 +49,44 @@ def parse_tpm2b_public(data: bytes) -> TpmPublic:
         MalformedEvidenceError: it does not parse.
         UnsupportedEvidenceError: no RSA key, or its name is not SHA-256's.
     """
-    raise NotImplementedError
+    outer = Reader(data, "the TPM's public area")
+    public = outer.sized()
+    reader = Reader(public, "the TPM's public area")
+    kind, name_algorithm = reader.number(2), reader.number(2)
+    if kind != TPM_ALG_RSA or name_algorithm != TPM_ALG_SHA256:
+        raise UnsupportedEvidenceError(
+            f"a key of type {kind:#06x} with a name by {name_algorithm:#06x}"
+            " is not RSA with SHA-256"
+        )
+    attributes = reader.number(4)
+    policy = reader.sized()
+    rsa = _read_rsa(reader)
+    reader.end()
+    return TpmPublic(
+        raw=data[: outer.position],
+        attributes=attributes,
+        policy=policy,
+        rsa=rsa,
+        name=TPM_ALG_SHA256.to_bytes(2, "big") + hashlib.sha256(public).digest(),
+    )
+
+
+def _read_rsa(reader: Reader) -> RsaPublic:
+    """Read TPMS_RSA_PARMS and TPM2B_PUBLIC_KEY_RSA."""
+    if reader.number(2) != TPM_ALG_NULL:  # symmetric: only a storage key has one
+        reader.take(4)  # key bits, mode
+    scheme = reader.number(2)
+    if scheme not in {TPM_ALG_NULL, TPM_ALG_RSAES}:
+        reader.take(2)  # the scheme's hash
+    bits, exponent = reader.number(2), reader.number(4)
+    modulus = reader.sized()
+    if bits > _MAX_MODULUS_BITS or len(modulus) * 8 != bits:
+        raise MalformedEvidenceError(
+            f"an RSA key of {bits} bits has a modulus of {len(modulus)} bytes"
+        )
+    if not modulus or not modulus[0] & 0x80 or not modulus[-1] & 1:
+        raise MalformedEvidenceError("an RSA modulus is not of its size, or is even")
+    return RsaPublic(
+        modulus=int.from_bytes(modulus, "big"),
+        exponent=exponent or _DEFAULT_EXPONENT,
+    )

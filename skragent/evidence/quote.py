@@ -1,16 +1,39 @@
 """What the AK signed: quotes over PCRs and the certification of the wrapping key.
 
-TPM 2.0 part 2: TPMS_ATTEST (10.12.12). Part 3: TPM2_PolicyPCR (23.7).
+TPM 2.0 part 2: TPMS_ATTEST (10.12.12), TPMS_QUOTE_INFO and TPMS_CERTIFY_INFO.
+Part 3: TPM2_PolicyPCR (23.7) for the digest that a trial session would compute.
+
+Not here: the TPM (`tpm`), and whether the AK is the report's (`model`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import hmac
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from skragent.evidence.public import RsaPublic, TpmPublic
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from skragent.errors import BindingError, MalformedEvidenceError
+from skragent.evidence.public import TPM_ALG_SHA256, RsaPublic, TpmPublic
+from skragent.evidence.reader import Reader
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 QUOTED_PCRS = range(8)  # exactly these: MAA refuses a quote over more
+PCR_BYTES = 32
+
+TPM_GENERATED_VALUE = 0xFF544347
+TPM_ST_ATTEST_CERTIFY = 0x8017
+TPM_ST_ATTEST_QUOTE = 0x8018
+TPM_CC_POLICY_PCR = 0x0000017F
+
+_CLOCK_INFO_BYTES = 17  # clock, resetCount, restartCount, safe
+_MAX_SELECTION_BYTES = 4  # of a TPMS_PCR_SELECTION: 32 PCRs
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +44,88 @@ class SignedAttest:
     signature: bytes  # raw RSASSA, 256 bytes for the AK
 
 
-def policy_pcr_digest(pcrs: Sequence[bytes]) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """TPMS_ATTEST of type QUOTE, over one bank."""
+
+    qualifying_data: bytes
+    hash_algorithm: int
+    indices: tuple[int, ...]
+    pcr_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Certification:
+    """TPMS_ATTEST of type CERTIFY."""
+
+    qualifying_data: bytes
+    name: bytes  # of the object that is certified
+    qualified_name: bytes
+
+
+def parse_quote(message: bytes) -> Quote:
+    """Read a TPMS_ATTEST that must be a quote over one bank.
+
+    Raises:
+        MalformedEvidenceError: it is not that.
+    """
+    reader = Reader(message, "the quote")
+    qualifying_data = _read_attest_header(reader, TPM_ST_ATTEST_QUOTE, "quote")
+    if reader.number(4) != 1:
+        raise MalformedEvidenceError("the quote is not over exactly one PCR bank")
+    hash_algorithm = reader.number(2)
+    size = reader.number(1)
+    if size > _MAX_SELECTION_BYTES:
+        raise MalformedEvidenceError(f"the quote has a PCR selection of {size} bytes")
+    bits = int.from_bytes(reader.take(size), "little")
+    pcr_digest = reader.sized()
+    reader.end()
+    indices = tuple(i for i in range(size * 8) if bits >> i & 1)
+    return Quote(qualifying_data, hash_algorithm, indices, pcr_digest)
+
+
+def parse_certification(message: bytes) -> Certification:
+    """Read a TPMS_ATTEST that must be a certification.
+
+    Raises:
+        MalformedEvidenceError: it is not that.
+    """
+    reader = Reader(message, "the certification")
+    kind = TPM_ST_ATTEST_CERTIFY
+    qualifying_data = _read_attest_header(reader, kind, "certification")
+    certification = Certification(qualifying_data, reader.sized(), reader.sized())
+    reader.end()
+    return certification
+
+
+def _read_attest_header(reader: Reader, kind: int, what: str) -> bytes:
+    """Read what every TPMS_ATTEST begins with; gives extraData."""
+    if reader.number(4) != TPM_GENERATED_VALUE or reader.number(2) != kind:
+        raise MalformedEvidenceError(f"this is no {what} made by a TPM")
+    reader.sized()  # qualifiedSigner: the AK is known by its key
+    qualifying_data = reader.sized()
+    reader.take(_CLOCK_INFO_BYTES)
+    reader.take(8)  # firmwareVersion
+    return qualifying_data
+
+
+def compute_policy_pcr(pcrs: Sequence[bytes]) -> bytes:
     """Compute the authPolicy of "SHA-256 PCRs 0 to 7 have these values".
 
-    The formula saves a trial session.
+    policyDigest = H(0…0 || TPM_CC_PolicyPCR || pcrs || pcrDigest): it saves a trial
+    session's round trips.
     """
-    raise NotImplementedError
+    selection = (
+        (1).to_bytes(4, "big")  # one bank
+        + TPM_ALG_SHA256.to_bytes(2, "big")
+        + b"\x03\xff\x00\x00"  # three bytes of bits: 0 to 7
+    )
+    return hashlib.sha256(
+        bytes(hashlib.sha256().digest_size)
+        + TPM_CC_POLICY_PCR.to_bytes(4, "big")
+        + selection
+        + hashlib.sha256(b"".join(pcrs)).digest()
+    ).digest()
 
 
 def verify_quote(
@@ -37,12 +136,24 @@ def verify_quote(
     qualifying_data: bytes = b"",
     indices: Sequence[int] = QUOTED_PCRS,
 ) -> None:
-    """Verify that the AK quoted exactly these PCRs with these values.
+    """Verify that the AK quoted exactly these SHA-256 PCRs with these values.
 
     Raises:
         BindingError: evidence.quote, or evidence.signature
+        MalformedEvidenceError: it is no quote.
     """
-    raise NotImplementedError
+    _verify_signature(quote, ak, "the quote")
+    parsed = parse_quote(quote.message)
+    expected = hashlib.sha256(b"".join(pcrs)).digest()
+    if parsed.hash_algorithm != TPM_ALG_SHA256 or parsed.indices != tuple(indices):
+        raise BindingError("the quote is over other PCRs", code="evidence.quote")
+    if not hmac.compare_digest(parsed.pcr_digest, expected):
+        raise BindingError("the PCRs are not those of the quote", code="evidence.quote")
+    if not hmac.compare_digest(parsed.qualifying_data, qualifying_data):
+        raise BindingError(
+            "the quote's qualifying data is not what was asked for",
+            code="evidence.quote",
+        )
 
 
 def verify_certification(
@@ -52,5 +163,23 @@ def verify_certification(
 
     Raises:
         BindingError: evidence.quote, or evidence.signature
+        MalformedEvidenceError: it is no certification.
     """
-    raise NotImplementedError
+    _verify_signature(certification, ak, "the certification")
+    if not hmac.compare_digest(
+        parse_certification(certification.message).name, key.name
+    ):
+        raise BindingError("another key was certified", code="evidence.quote")
+
+
+def _verify_signature(signed: SignedAttest, ak: RsaPublic, what: str) -> None:
+    """Verify RSASSA-PKCS1-v1_5 with SHA-256, the AK's own scheme."""
+    try:
+        public_key = rsa.RSAPublicNumbers(ak.exponent, ak.modulus).public_key()
+        public_key.verify(
+            signed.signature, signed.message, padding.PKCS1v15(), hashes.SHA256()
+        )
+    except (InvalidSignature, ValueError) as error:  # ValueError: no RSA key at all
+        raise BindingError(
+            f"the AK's signature over {what} does not hold", code="evidence.signature"
+        ) from error

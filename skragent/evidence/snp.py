@@ -18,6 +18,7 @@ from skragent.evidence.tcb import Generation, Tcb, decode_tcb, generation_of_cpu
 
 SNP_REPORT_BYTES = 0x4A0
 SIGNED_BYTES = 0x2A0  # the signature covers what stands before it
+SIGNATURE_PART_BYTES = 72
 CHIP_ID_BYTES = 64
 SHORT_CHIP_ID_BYTES = 8  # Turin and newer: the rest of CHIP_ID is zero
 ECDSA_P384_SHA384 = 1  # SIGNATURE_ALGO
@@ -218,11 +219,78 @@ def parse_snp_report(data: bytes) -> SnpReport:
     """Read an attestation report of exactly 1184 bytes.
 
     Raises:
-        MalformedEvidenceError: the size, or a must-be-one bit, is wrong.
+        MalformedEvidenceError: the size is wrong.
         UnsupportedEvidenceError: a version that this code does not know.
     """
     if len(data) != SNP_REPORT_BYTES:
         raise MalformedEvidenceError(
             f"an SNP report has {SNP_REPORT_BYTES} bytes, these are {len(data)}"
         )
-    raise NotImplementedError
+    reader = Reader(data, "the SNP report", "little")
+    version = reader.number(4)
+    if version not in _VERSIONS:
+        raise UnsupportedEvidenceError(
+            f"this is version {version} of the SNP report; 2 to 5 are known"
+        )
+    # Arguments are evaluated in order: this is the table, field by field.
+    return SnpReport(
+        raw=data,
+        version=version,
+        guest_svn=reader.number(4),
+        policy=Policy(reader.number(8)),
+        family_id=reader.take(16),
+        image_id=reader.take(16),
+        vmpl=reader.number(4),
+        signature_algorithm=reader.number(4),
+        current_tcb=reader.take(8),
+        platform_info=PlatformInfo(reader.number(8)),
+        key_info=_read_key_info(reader),
+        report_data=reader.take(64),
+        measurement=reader.take(48),
+        host_data=reader.take(32),
+        id_key_digest=reader.take(48),
+        author_key_digest=reader.take(48),
+        report_id=reader.take(32),
+        report_id_ma=reader.take(32),
+        reported_tcb=reader.take(8),
+        cpuid=_read_cpuid(reader, version),
+        chip_id=reader.take(CHIP_ID_BYTES),
+        committed_tcb=reader.take(8),
+        current_version=_read_firmware_version(reader),
+        committed_version=_read_firmware_version(reader),
+        launch_tcb=reader.take(8),
+        launch_mitigation_vector=_read_mitigation_vector(reader, version),
+        current_mitigation_vector=_read_mitigation_vector(reader, version),
+        signature_r=_read_signature_part(reader, SIGNED_BYTES),
+        signature_s=_read_signature_part(reader, SIGNED_BYTES + SIGNATURE_PART_BYTES),
+    )
+
+
+def _read_key_info(reader: Reader) -> KeyInfo:
+    value = reader.number(4)
+    reader.take(4)  # reserved
+    return KeyInfo(value)
+
+
+def _read_cpuid(reader: Reader, version: int) -> Cpuid | None:
+    family, model, stepping = reader.take(3)
+    reader.take(21)  # reserved
+    if version < _FIRST_VERSION_WITH_CPUID:
+        return None
+    return Cpuid(family, model, stepping)
+
+
+def _read_firmware_version(reader: Reader) -> str:
+    build, minor, major, _reserved = reader.take(4)
+    return f"{major}.{minor}.{build}"
+
+
+def _read_mitigation_vector(reader: Reader, version: int) -> int | None:
+    value = reader.number(8)
+    return None if version < _FIRST_VERSION_WITH_MITIGATIONS else value
+
+
+def _read_signature_part(reader: Reader, offset: int) -> int:
+    """R or S of the signature: 72 bytes, least significant first."""
+    reader.take(offset - reader.position)  # reserved
+    return reader.number(SIGNATURE_PART_BYTES)

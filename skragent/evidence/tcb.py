@@ -75,7 +75,8 @@ class Tcb:
     microcode: int
     fmc: int | None = None  # first mutable code: Turin and newer
 
-    def __str__(self) -> str:
+    def describe(self) -> str:
+        """Say it on one line, for people."""
         fmc = "" if self.fmc is None else f"fmc {self.fmc}, "
         return (
             f"{fmc}boot loader {self.bootloader}, tee {self.tee},"
