@@ -1,0 +1,291 @@
+"""The attestation token: verified before it is used, and a value only afterwards.
+
+What is verified (protocols/maa.md §3 and §4): the signature by a key of the pinned
+provider's own key set, never one that the token points to; issuer, times and lifetime;
+our nonce, exactly as it was sent; and that our wrapping key is the first suitable one,
+because the vault wraps to the first suitable one.
+
+This is a sanity check that fails early, not the security decision: that is the
+vault's, by release policy. Claims on the guest are not appraised here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from skragent.attestation.guest import encode_nonce
+from skragent.errors import Disposition, InvalidTokenError, TokenExpiredError
+from skragent.jose import (
+    CompactJws,
+    decode_base64,
+    decode_base64url,
+    decode_json,
+    is_signed_by,
+    parse_compact_jws,
+)
+
+if TYPE_CHECKING:
+    from skragent.evidence.public import RsaPublic
+
+MAX_TOKEN_CHARS = 128 * 1024  # tokens seen have 6 to 9 kB
+MAX_KEY_SET_BYTES = 512 * 1024  # sets seen have about 10 kB
+_MAX_SIGNING_KEYS = 64
+
+# How far the provider's clock may be ahead of ours; the vault judges by its own.
+CLOCK_SKEW = timedelta(minutes=5)
+# 8 hours were always seen, one day is an older document's default.
+MAX_LIFETIME = timedelta(days=1)
+
+_MADE_HERE = object()
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class AttestationToken:
+    """A token that was verified: `verify_token` is the only way to have one."""
+
+    raw: str  # what goes to the vault is what was verified
+    issuer: str
+    issued_at: datetime
+    expires_at: datetime
+    wrapping_key_id: str  # the `kid` that it gives our wrapping key
+    claims: Mapping[str, Any]
+    _maker: object = field(compare=False)
+
+    def __post_init__(self) -> None:
+        if self._maker is not _MADE_HERE:
+            raise TypeError("an AttestationToken is made by verify_token only")
+
+    def __repr__(self) -> str:  # type: ignore[explicit-override]
+        until = self.expires_at.isoformat()
+        return f"AttestationToken({self.issuer}, until {until}, {self.sha256[:16]})"
+
+    @property
+    def sha256(self) -> str:
+        """The hash of its text, to find it again in others' logs."""
+        return hashlib.sha256(self.raw.encode()).hexdigest()
+
+    def text_claim(self, *path: str) -> str:
+        """Look up a text among the claims; empty where there is none."""
+        found: object = self.claims
+        for name in path:
+            found = found.get(name) if isinstance(found, Mapping) else None
+        return found if isinstance(found, str) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKeys:
+    """The provider's published keys: kid and key; a kid may be empty or repeated."""
+
+    keys: tuple[tuple[str, rsa.RSAPublicKey], ...]
+
+    def has(self, kid: str) -> bool:
+        """Tell whether a key of that very name is published."""
+        return any(kid == name for name, _ in self.keys)
+
+    def candidates(self, kid: str) -> tuple[rsa.RSAPublicKey, ...]:
+        """Give the keys of that name or, as Microsoft advises, all if there is none."""
+        named = tuple(key for name, key in self.keys if name == kid)
+        return named or tuple(key for _, key in self.keys)
+
+
+class _Jwk(msgspec.Struct):
+    kid: str = ""
+    x5c: list[str] = []
+
+
+class _KeySet(msgspec.Struct):
+    keys: list[_Jwk]
+
+
+def parse_signing_keys(body: bytes) -> SigningKeys:
+    """Read the answer of GET /certs: keys come from x5c, entries without are skipped.
+
+    Raises:
+        InvalidTokenError: token.signing_keys
+    """
+    try:
+        entries = decode_json(body, _KeySet).keys[:_MAX_SIGNING_KEYS]
+        found = [(jwk.kid, _certified_key(jwk.x5c[0])) for jwk in entries if jwk.x5c]
+    except ValueError as error:
+        raise _invalid(
+            f"the provider's signing keys cannot be read: {error}",
+            "signing_keys",
+            Disposition.REATTEST,
+        ) from error
+    keys = tuple((kid, key) for kid, key in found if key is not None)
+    if not keys:
+        raise _invalid(
+            "the provider publishes no RSA signing key",
+            "signing_keys",
+            Disposition.REATTEST,
+        )
+    return SigningKeys(keys)
+
+
+def _certified_key(x5c: str) -> rsa.RSAPublicKey | None:
+    certificate = x509.load_der_x509_certificate(decode_base64(x5c))
+    try:
+        key = certificate.public_key()
+    except UnsupportedAlgorithm:  # a kind from the future: another entry will do
+        return None
+    return key if isinstance(key, rsa.RSAPublicKey) else None
+
+
+class _RuntimeKey(msgspec.Struct):
+    """A member of x-ms-runtime.keys, as the vault's rules look at it."""
+
+    kty: str = ""
+    kid: str = ""
+    use: str = ""
+    key_use: str = ""  # the documents' spelling of `use`
+    key_ops: list[str] | str = []  # some send it as one string
+    n: str = ""
+    e: str = ""
+
+    def may_wrap(self) -> bool:
+        """Tell whether the vault may choose it: an RSA key for encryption."""
+        ops = [self.key_ops] if isinstance(self.key_ops, str) else self.key_ops
+        for_encryption = "enc" in (self.use, self.key_use) or "encrypt" in ops
+        return self.kty == "RSA" and for_encryption
+
+    def is_key(self, key: RsaPublic) -> bool:
+        """Tell whether this is that key."""
+        n = int.from_bytes(decode_base64url(self.n), "big")
+        e = int.from_bytes(decode_base64url(self.e), "big")
+        return (n, e) == (key.modulus, key.exponent)
+
+
+class _Runtime(msgspec.Struct):
+    keys: list[_RuntimeKey] = []
+    client_payload: dict[str, Any] = msgspec.field(
+        name="client-payload", default_factory=dict
+    )
+
+
+class _Claims(msgspec.Struct):
+    iss: str
+    iat: int
+    exp: int
+    nbf: int | None = None
+    runtime: _Runtime = msgspec.field(name="x-ms-runtime", default_factory=_Runtime)
+
+
+def token_key_id(raw: str) -> str:
+    """Read which signing key a token names, before anything is verified.
+
+    Raises:
+        InvalidTokenError: token.invalid
+    """
+    return _parse(raw).kid
+
+
+def verify_token(
+    raw: str,
+    *,
+    signing_keys: SigningKeys,
+    issuer: str,
+    now: datetime,
+    nonce: str,
+    wrapping_key: RsaPublic,
+) -> AttestationToken:
+    """Verify a token that the provider gave us.
+
+    Args:
+        raw: its text, a compact JWS.
+        signing_keys: of the provider that was asked.
+        issuer: that provider's URL.
+        now: aware.
+        nonce: as it was given to `encode_guest_request`.
+        wrapping_key: whose private half is in our vTPM.
+
+    Raises:
+        InvalidTokenError: token.invalid, .signature, .issuer, .lifetime, .nonce,
+            .wrapping_key
+        TokenExpiredError: its time is over or has not begun.
+    """
+    jws = _parse(raw)
+    issuer = issuer.rstrip("/")
+    # Never followed; but a token that points elsewhere is nobody's we know.
+    if jws.jku is not None and not jws.jku.startswith(f"{issuer}/"):
+        raise _invalid("its key set is not its provider's", "issuer")
+    if not any(is_signed_by(jws, key) for key in signing_keys.candidates(jws.kid)):
+        raise _invalid("no key of the provider made its signature", "signature")
+    try:
+        claims = decode_json(jws.payload, _Claims)
+        everything = decode_json(jws.payload, dict[str, Any])
+    except ValueError as error:
+        raise _invalid(f"its claims cannot be read: {error}") from error
+    if claims.iss != issuer:
+        raise _invalid(f"its issuer is {claims.iss[:200]!r}, not {issuer}", "issuer")
+    issued_at, expires_at = _verify_times(claims, now)
+    if claims.runtime.client_payload.get("nonce") != encode_nonce(nonce):
+        raise _invalid("it does not bring back our nonce", "nonce")
+    return AttestationToken(
+        raw=raw,
+        issuer=issuer,
+        issued_at=issued_at,
+        expires_at=expires_at,
+        wrapping_key_id=_find_wrapping_key(claims.runtime.keys, wrapping_key),
+        claims=everything,
+        _maker=_MADE_HERE,
+    )
+
+
+def _parse(raw: str) -> CompactJws:
+    try:
+        return parse_compact_jws(raw, max_chars=MAX_TOKEN_CHARS)
+    except ValueError as error:
+        raise _invalid(f"it is no token: {error}") from error
+
+
+def _verify_times(claims: _Claims, now: datetime) -> tuple[datetime, datetime]:
+    try:
+        issued_at = datetime.fromtimestamp(claims.iat, UTC)
+        expires_at = datetime.fromtimestamp(claims.exp, UTC)
+        begins_at = datetime.fromtimestamp(
+            claims.iat if claims.nbf is None else claims.nbf, UTC
+        )
+    except (OverflowError, OSError, ValueError) as error:
+        raise _invalid("its times are no times", "lifetime") from error
+    if not timedelta(0) < expires_at - issued_at <= MAX_LIFETIME:
+        raise _invalid("its lifetime is none or more than a day", "lifetime")
+    if expires_at <= now:
+        raise TokenExpiredError(f"the token was good until {expires_at.isoformat()}")
+    if max(issued_at, begins_at) > now + CLOCK_SKEW:
+        raise TokenExpiredError(
+            f"the token begins at {max(issued_at, begins_at).isoformat()}",
+            hint="Compare this VM's clock with the time elsewhere.",
+        )
+    return issued_at, expires_at
+
+
+def _find_wrapping_key(keys: list[_RuntimeKey], ours: RsaPublic) -> str:
+    first = next((key for key in keys if key.may_wrap()), None)
+    try:
+        if first is not None and first.is_key(ours):
+            return first.kid
+    except ValueError:  # not base64url: nobody's key
+        pass
+    raise _invalid(
+        "the first key in it that a vault may wrap to is not this vTPM's",
+        "wrapping_key",
+    )
+
+
+def _invalid(
+    reason: str, kind: str = "invalid", disposition: Disposition | None = None
+) -> InvalidTokenError:
+    return InvalidTokenError(
+        f"the attestation token cannot be used: {reason}",
+        code=f"token.{kind}",
+        disposition=disposition,
+    )
