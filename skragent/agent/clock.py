@@ -9,9 +9,11 @@ Not here: when something is due (schedule) and what happens then (lifecycle).
 
 from __future__ import annotations
 
-import asyncio
 import time
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
 
 # The event loop's timers stop while a VM is suspended, CLOCK_BOOTTIME does not: a
 # long wait looks up this often, so that a paused VM acts within seconds of waking.
@@ -47,6 +49,8 @@ class SystemClock:
 
     async def wait(self, event: asyncio.Event, seconds: float) -> bool:
         """Wait for `event`, at most `seconds`; tell whether it is set."""
+        import asyncio  # noqa: PLC0415 - the first releaser starts before it is loaded
+
         deadline = self.boottime() + seconds
         while not event.is_set():
             left = deadline - self.boottime()

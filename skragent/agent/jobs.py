@@ -1,0 +1,156 @@
+"""What the releaser is told, and what of its answer is believed: pure functions.
+
+The releaser is our own program, but it reads what the network sends: its answer is
+judged like anybody else's before an offset of it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from skragent.errors import Disposition, ReleaserError, SkrAgentError
+from skragent.job import (
+    MAX_RESULT_BYTES,
+    PROTOCOL,
+    Job,
+    KeyRequest,
+    Result,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from skragent.config import Config
+    from skragent.job import Failure
+
+# A failure's words go to the journal and to `status`; a service's prose can be long.
+MAX_MESSAGE_CHARACTERS: Final = 1000
+
+# All that the releaser sees of our environment.
+_ENVIRONMENT: Final = frozenset(
+    {"PATH", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+    | {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"}
+)
+
+
+class _Protocol(msgspec.Struct):
+    protocol: int = 0
+
+
+def key_requests(config: Config) -> dict[str, KeyRequest]:
+    """List the configured keys in the words of a job, by the name for workloads."""
+    return {
+        alias: KeyRequest(
+            alias=alias, vault=key.vault, name=key.name or alias, version=key.version
+        )
+        for alias, key in config.keys.items()
+    }
+
+
+def build_job(
+    config: Config,
+    keys: Sequence[KeyRequest],
+    *,
+    now: float,
+    arena_fd: int,
+    arena_bytes: int,
+    tcg_log: str,
+) -> Job:
+    """Write one job for the releaser."""
+    return Job(
+        now=now,
+        timeout_seconds=config.limits.request_timeout_seconds,
+        keys=tuple(keys),
+        arena_fd=arena_fd,
+        arena_bytes=arena_bytes,
+        tcti=config.vtpm.tcti,
+        tcg_log=tcg_log,
+        imds_endpoint=config.imds.endpoint,
+        amd_roots=config.trust.amd_roots,
+        attestation_endpoint=config.attestation.endpoint,
+        identity_client_id=config.identity.client_id,
+        tls_roots=config.trust.tls_roots,
+        release_roots=config.trust.release_roots,
+    )
+
+
+def releaser_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Keep of our environment what the releaser needs, and nothing else."""
+    return {k: v for k, v in environment.items() if k in _ENVIRONMENT}
+
+
+def parse_result(raw: bytes, *, aliases: frozenset[str], arena_bytes: int) -> Result:
+    """Read the releaser's answer; every alias that was asked for is answered once.
+
+    Raises:
+        ReleaserError: releaser.garbage, for anything that is not exactly that.
+    """
+    if len(raw) > MAX_RESULT_BYTES:
+        raise _garbage(f"it is longer than {MAX_RESULT_BYTES} bytes")
+    try:
+        protocol = msgspec.json.decode(raw, type=_Protocol).protocol
+        if protocol != PROTOCOL:
+            raise _garbage(f"it speaks protocol {protocol}, this agent {PROTOCOL}")
+        result = msgspec.json.decode(raw, type=Result)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _garbage("it is not a result") from error
+    _judge_aliases(result, aliases)
+    _judge_slices(result, arena_bytes)
+    return result
+
+
+def failure_error(failure: Failure) -> SkrAgentError:
+    """Turn a failure that crossed the pipe back into what it was."""
+    return SkrAgentError(
+        _trim(failure.message),
+        code=_trim(failure.code),
+        disposition=Disposition(failure.disposition),
+        hint=_trim(failure.hint),
+        retry_after=failure.retry_after,
+    )
+
+
+def _judge_aliases(result: Result, aliases: frozenset[str]) -> None:
+    answered = [key.alias for key in result.released]
+    answered += [key.alias for key in result.failed]
+    if result.failure is not None:
+        if answered:
+            raise _garbage("it answers keys of a job that failed as a whole")
+        return
+    if result.attestation is None and result.released:
+        raise _garbage("keys were released without an attestation")
+    if len(answered) != len(set(answered)):
+        raise _garbage("it answers a key twice")
+    if set(answered) != aliases:
+        raise _garbage("it answers other keys than were asked for")
+
+
+def _judge_slices(result: Result, arena_bytes: int) -> None:
+    slices = sorted(
+        (form.offset, form.length)
+        for key in result.released
+        for form in key.forms.values()
+    )
+    end = 0
+    for offset, length in slices:
+        if length <= 0 or offset < end:
+            raise _garbage("two of its slices overlap, or one is empty")
+        end = offset + length
+    if end > arena_bytes:
+        raise _garbage("a slice lies outside the secret memory")
+    if not all(key.forms for key in result.released):
+        raise _garbage("a key was released in no form")
+
+
+def _garbage(why: str) -> ReleaserError:
+    return ReleaserError(
+        f"the releaser's answer cannot be used: {why}", code="releaser.garbage"
+    )
+
+
+def _trim(text: str) -> str:
+    if len(text) <= MAX_MESSAGE_CHARACTERS:
+        return text
+    return text[: MAX_MESSAGE_CHARACTERS - 1] + "…"

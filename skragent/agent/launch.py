@@ -1,0 +1,112 @@
+"""Puts a job together and starts a releaser on it: secret memory, job, process.
+
+No event loop here: the agent launches its first releaser before it loads one, and
+the two get ready side by side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from skragent.agent.child import RELEASER_COMMAND, Child, spawn
+from skragent.agent.jobs import build_job, releaser_environment
+from skragent.config import VtpmConfig
+from skragent.job import ARENA_BYTES_PER_KEY
+from skragent.secretmem import create_arena
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from skragent.agent.clock import Clock
+    from skragent.config import Config
+    from skragent.job import KeyRequest
+    from skragent.secretmem import Arena
+
+# The unit's LoadCredential=tcglog:…, and what its SetCredential= puts in the place of
+# a log that the machine does not have.
+_TCG_LOG_CREDENTIAL: Final = "tcglog"
+_NO_TCG_LOG: Final = b"none"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A releaser under way, and what it was given."""
+
+    child: Child
+    arena: Arena
+    aliases: frozenset[str]
+    began_at: float  # boot time
+
+
+class Launcher:
+    """Starts releasers for one configuration.
+
+    Args:
+        config: the world as the administrator describes it.
+        clock: for the job's `now`.
+        environment: ours, of which the releaser gets next to nothing.
+        command: the releaser; tests give a substitute.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock,
+        environment: Mapping[str, str],
+        command: Sequence[str] = RELEASER_COMMAND,
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._command = tuple(command)
+        self._environment = releaser_environment(environment)
+        self._tcg_log = find_tcg_log(config.vtpm.tcg_log, environment)
+
+    def launch(self, keys: Sequence[KeyRequest]) -> Launch:
+        """Start a releaser for these keys.
+
+        Raises:
+            SecretMemoryError: there is no memory for the keys.
+            ReleaserError: releaser.spawn.
+        """
+        began_at = self._clock.boottime()
+        arena = create_arena(ARENA_BYTES_PER_KEY * len(keys))
+        try:
+            job = build_job(
+                self._config,
+                keys,
+                now=self._clock.now(),
+                arena_fd=arena.fd,
+                arena_bytes=arena.size,
+                tcg_log=self._tcg_log,
+            )
+            child = spawn(
+                self._command,
+                msgspec.json.encode(job),
+                arena_fd=arena.fd,
+                environment=self._environment,
+            )
+        finally:
+            # Through an open descriptor root could map the memory.
+            arena.close_fd()
+        return Launch(child, arena, frozenset(key.alias for key in keys), began_at)
+
+
+def find_tcg_log(configured: str, environment: Mapping[str, str]) -> str:
+    """Choose where the TCG log is read: systemd's credential, if there is one.
+
+    The kernel's own file is root's; a path that was configured is taken as it is.
+    """
+    directory = environment.get("CREDENTIALS_DIRECTORY", "")
+    if not directory or configured != VtpmConfig().tcg_log:
+        return configured
+    credential = Path(directory, _TCG_LOG_CREDENTIAL)
+    try:
+        with credential.open("rb") as file:
+            is_there = file.read(len(_NO_TCG_LOG) + 1).strip() != _NO_TCG_LOG
+    except OSError:
+        return configured
+    return str(credential) if is_there else ""

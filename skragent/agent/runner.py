@@ -1,0 +1,231 @@
+"""Runs one job in a releaser child, and gives back only what has been judged.
+
+Whatever the child does (hang, crash, flood, lie, leave others behind), `run` returns
+within the job's time with a `Release` or raises our error; the child is reaped and
+its process group is gone. Never two at once: they would share the vTPM and the
+vault's limits.
+
+Not here: retries, and what an outcome means for a key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from skragent.agent.child import describe_exit
+from skragent.agent.jobs import parse_result
+from skragent.agent.redact import log_lines
+from skragent.errors import ReleaserError, SkrAgentError
+from skragent.job import MAX_RESULT_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from skragent.agent.child import Child
+    from skragent.agent.clock import Clock
+    from skragent.agent.launch import Launch, Launcher
+    from skragent.job import KeyRequest, Result
+    from skragent.secretmem import Arena
+
+# The end of a traceback is the part that tells.
+MAX_STDERR_BYTES: Final = 8 * 1024
+
+# Nobody has this much to say: a child that does is in a circle, and costs us CPU.
+MAX_STDERR_FLOOD_BYTES: Final = 4 * 1024 * 1024
+
+_CHUNK_BYTES: Final = 64 * 1024
+
+# A killed process ends at once, unless it waits in the kernel for the TPM.
+_KILL_SECONDS: Final = 5.0
+
+# Once the child has ended, its output is in the pipes. Only a stranger that fled its
+# process group could hold them open still; we do not wait for it for long.
+_OUTPUT_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The judged outcome of one job. The arena's memory lives as long as its views."""
+
+    result: Result
+    arena: Arena
+    began_at: float  # boot time
+
+
+class Runner:
+    """Runs jobs, one at a time.
+
+    Args:
+        launcher: starts the children.
+        clock: times them.
+        timeout_seconds: how long a job may take.
+        log_output: takes the child's stderr, redacted, line by line, and whether the
+            job succeeded.
+    """
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        clock: Clock,
+        *,
+        timeout_seconds: float,
+        log_output: Callable[[str, bool], None],
+    ) -> None:
+        self._launcher = launcher
+        self._clock = clock
+        self._timeout_seconds = timeout_seconds
+        self._log_output = log_output
+        self._running: Child | None = None
+
+    async def run(
+        self, keys: Sequence[KeyRequest], *, launched: Launch | None = None
+    ) -> Release:
+        """Run a job for these keys, or see one through that is already under way.
+
+        Raises:
+            ReleaserError: the child did not do its work.
+            SecretMemoryError: there is no memory for the keys.
+        """
+        if self._running is not None:
+            raise RuntimeError("a releaser is running already")
+        launch = launched or self._launcher.launch(keys)
+        self._running = launch.child
+        try:
+            result = await self._see_through(launch)
+        except BaseException:
+            launch.arena.wipe()
+            raise
+        finally:
+            self._running = None
+        return Release(result, launch.arena, launch.began_at)
+
+    def kill(self) -> None:
+        """Kill the child that runs, if one does: `run` then raises."""
+        if self._running is not None:
+            self._running.kill()
+
+    async def _see_through(self, launch: Launch) -> Result:
+        seen = _Watch(launch.child)
+        try:
+            result = await self._judge(launch, seen)
+        except SkrAgentError:
+            self._log(seen, succeeded=False)
+            raise
+        self._log(seen, succeeded=True)
+        return result
+
+    async def _judge(self, launch: Launch, seen: _Watch) -> Result:
+        in_time = await seen.until_end(self._clock, self._timeout_seconds)
+        if seen.stdout.is_flooded or seen.stderr.is_flooded:
+            raise ReleaserError(
+                "the releaser wrote more than it may", code="releaser.garbage"
+            )
+        if not in_time:
+            raise ReleaserError(
+                f"the releaser was killed after {self._timeout_seconds:g} s",
+                code="releaser.timeout",
+                hint="limits.job_timeout_seconds says how long a job may take.",
+            )
+        if seen.status != 0:
+            raise ReleaserError(
+                f"the releaser {describe_exit(seen.status)}", code="releaser.crashed"
+            )
+        return parse_result(
+            bytes(seen.stdout.kept),
+            aliases=launch.aliases,
+            arena_bytes=launch.arena.size,
+        )
+
+    def _log(self, seen: _Watch, *, succeeded: bool) -> None:
+        for line in log_lines(bytes(seen.stderr.kept)):
+            self._log_output(line, succeeded)
+
+
+class _Watch:
+    """What is seen of one child: its output, bounded, and how it ended."""
+
+    def __init__(self, child: Child) -> None:
+        out, err = child.process.stdout, child.process.stderr
+        if out is None or err is None:
+            raise TypeError("a child is spawned with pipes")
+        self.stdout = _Output(out.fileno(), child.kill, limit=MAX_RESULT_BYTES)
+        self.stderr = _Output(
+            err.fileno(),
+            child.kill,
+            limit=MAX_STDERR_FLOOD_BYTES,
+            keep=MAX_STDERR_BYTES,
+        )
+        self.status = -1
+        self._child = child
+
+    async def until_end(self, clock: Clock, seconds: float) -> bool:
+        """Wait for the end, killing the child when its time is over; tell if it was."""
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        fd = self._child.pidfd
+
+        def end() -> None:
+            loop.remove_reader(fd)  # it stays readable
+            ended.set()
+
+        loop.add_reader(fd, end)
+        try:
+            in_time = await clock.wait(ended, seconds)
+            # Whatever the child left behind is in its group; while the child is not
+            # reaped, the group's number is nobody else's.
+            self._child.kill()
+            await clock.wait(ended, _KILL_SECONDS)
+            for output in (self.stdout, self.stderr):
+                await clock.wait(output.ended, _OUTPUT_SECONDS)
+        finally:
+            loop.remove_reader(fd)
+            self.stdout.close()
+            self.stderr.close()
+            self.status = self._child.reap()
+        return in_time
+
+
+class _Output:
+    """One pipe of a child: its last `keep` bytes, and a kill beyond `limit`."""
+
+    def __init__(
+        self,
+        fd: int,
+        kill: Callable[[], None],
+        *,
+        limit: int,
+        keep: int | None = None,
+    ) -> None:
+        self.kept = bytearray()
+        self.is_flooded = False
+        self.ended = asyncio.Event()
+        self._fd = fd
+        self._kill = kill
+        self._limit = limit
+        self._keep = limit + 1 if keep is None else keep
+        self._seen = 0
+        os.set_blocking(fd, False)
+        asyncio.get_running_loop().add_reader(fd, self._read)
+
+    def close(self) -> None:
+        """Look no more; what has not been read by now is lost."""
+        if not self.ended.is_set():
+            asyncio.get_running_loop().remove_reader(self._fd)
+            self.ended.set()
+
+    def _read(self) -> None:
+        chunk = b""
+        with contextlib.suppress(BlockingIOError):
+            chunk = os.read(self._fd, _CHUNK_BYTES)
+            if not chunk:
+                self.close()
+        self._seen += len(chunk)
+        self.kept += chunk
+        del self.kept[: -self._keep]
+        if self._seen > self._limit and not self.is_flooded:
+            self.is_flooded = True
+            self._kill()
