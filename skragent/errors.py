@@ -152,6 +152,7 @@ class EndorsementsError(SkrAgentError):
     """The certificates that vouch for the report's signer are missing or wrong.
 
     Codes: endorsements.malformed, endorsements.chain, endorsements.root,
+    endorsements.lifetime,
     endorsements.tcb (they lag the report), endorsements.chip.
     """
 

@@ -1,19 +1,47 @@
 """The certificates that vouch for the report's signer: ARK -> ASK -> VCEK (or VLEK).
 
-AMD: "Versioned Chip Endorsement Key (VCEK) Certificate and KDS Interface
-Specification". Azure hands them out as THIM answers.
+"Versioned Chip Endorsement Key (VCEK) Certificate and KDS Interface Specification"
+(AMD 57230). The chain comes from Azure's THIM or a file; trust comes from the
+fingerprints of AMD's roots, which are pinned here.
+
+Not here: fetching (`imds`), AMD's extensions (`amdcert`), the report's own signature
+(`signature`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Set as AbstractSet
+import json
 from dataclasses import dataclass
-from datetime import datetime
+from typing import TYPE_CHECKING
 
-from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import SignatureAlgorithmOID
 
-from skragent.evidence.snp import SnpReport
-from skragent.evidence.tcb import Generation
+from skragent.errors import EndorsementsError, UnsupportedEvidenceError
+from skragent.evidence.amdcert import (
+    CERTIFICATE_ERRORS,
+    MAX_CERTIFICATES_BYTES,
+    AmdExtensions,
+    load_certificates,
+    malformed,
+    read_extensions,
+)
+from skragent.evidence.snp import (
+    CHIP_ID_BYTES,
+    SHORT_CHIP_ID_BYTES,
+    SigningKey,
+    SnpReport,
+)
+from skragent.evidence.tcb import Generation, generation_of_product_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from collections.abc import Set as AbstractSet
+    from datetime import datetime
+
+    from cryptography import x509
 
 # SHA-256 over the DER of AMD's root certificates (ARK), from https://kdsintf.amd.com.
 AMD_ROOTS = frozenset(
@@ -31,13 +59,13 @@ AMD_ROOTS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Endorsements:
-    """A chain: parsed, its signatures not yet verified."""
+    """A chain: parsed and in order, its signatures not yet verified."""
 
-    pem: bytes  # PEM text, VCEK first, then ASK and ARK: what the verifier gets
+    pem: bytes  # VCEK, ASK, ARK as PEM text: what the verifier gets
     signer: x509.Certificate  # VCEK or VLEK
     intermediate: x509.Certificate  # ASK or ASVK
     root: x509.Certificate  # ARK
-    tcbm: str = ""  # THIM's word on the reported TCB it is for; empty from files
+    tcbm: str = ""  # THIM's word on the TCB it is for, in hex; empty from files
 
 
 def parse_thim_answer(data: bytes) -> Endorsements:
@@ -46,7 +74,24 @@ def parse_thim_answer(data: bytes) -> Endorsements:
     Raises:
         EndorsementsError: endorsements.malformed
     """
-    raise NotImplementedError
+    if len(data) > MAX_CERTIFICATES_BYTES:
+        raise malformed("THIM's answer is too long")
+    try:
+        answer = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise malformed("THIM's answer is no JSON") from error
+    texts = [
+        answer.get(name) if isinstance(answer, dict) else None
+        for name in ("vcekCert", "certificateChain", "tcbm")
+    ]
+    signer, chain, tcbm = (text if isinstance(text, str) else "" for text in texts)
+    if not signer or not chain:
+        raise malformed("THIM's answer lacks vcekCert or certificateChain")
+    try:
+        pem = f"{signer}\n{chain}".encode("ascii")
+    except UnicodeEncodeError as error:
+        raise malformed("THIM's answer has certificates that are no PEM") from error
+    return order_chain(load_certificates(pem), tcbm=tcbm)
 
 
 def parse_pem_chain(data: bytes) -> Endorsements:
@@ -55,7 +100,46 @@ def parse_pem_chain(data: bytes) -> Endorsements:
     Raises:
         EndorsementsError: endorsements.malformed
     """
-    raise NotImplementedError
+    return order_chain(load_certificates(data))
+
+
+def order_chain(
+    certificates: Iterable[x509.Certificate], *, tcbm: str = ""
+) -> Endorsements:
+    """Tell from keys and names which certificate is which; others are left out.
+
+    Raises:
+        EndorsementsError: endorsements.malformed, if one of the three is missing
+    """
+    given = list(dict.fromkeys(certificates))
+    try:
+        signers = [c for c in given if _is_chips(c)]
+        if len(signers) != 1:
+            raise malformed(
+                f"{len(signers)} of the certificates are a chip's; one is needed"
+            )
+        signer = signers[0]
+        intermediate = _find_issuer(signer, given, "ASK or ASVK")
+        root = _find_issuer(intermediate, given, "ARK")
+    except CERTIFICATE_ERRORS as error:
+        raise malformed("the certificates do not parse") from error
+    chain = (signer, intermediate, root)
+    pem = b"".join(c.public_bytes(serialization.Encoding.PEM) for c in chain)
+    return Endorsements(pem, signer, intermediate, root, tcbm)
+
+
+def _is_chips(certificate: x509.Certificate) -> bool:
+    """Tell a VCEK or VLEK from AMD's own, whose keys are RSA."""
+    return isinstance(certificate.public_key(), ec.EllipticCurvePublicKey)
+
+
+def _find_issuer(
+    certificate: x509.Certificate, given: list[x509.Certificate], what: str
+) -> x509.Certificate:
+    for candidate in given:
+        if candidate != certificate and candidate.subject == certificate.issuer:
+            return candidate
+    raise malformed(f"the {what} certificate is missing")
 
 
 def parse_roots(pem: bytes) -> frozenset[bytes]:
@@ -64,16 +148,27 @@ def parse_roots(pem: bytes) -> frozenset[bytes]:
     Raises:
         EndorsementsError: endorsements.malformed
     """
-    raise NotImplementedError
+    return frozenset(c.fingerprint(hashes.SHA256()) for c in load_certificates(pem))
 
 
 def chip_generation(report: SnpReport, signer: x509.Certificate) -> Generation:
     """Tell the generation from the report or, for version 2, from its certificate.
 
     Raises:
+        EndorsementsError: endorsements.malformed
         UnsupportedEvidenceError: neither tells, or it is one unknown to this code.
     """
-    raise NotImplementedError
+    product_name = read_extensions(signer).product_name
+    named = generation_of_product_name(product_name)
+    told = report.generation
+    # The chip-id rule of version 2 is a guess: AMD's signed word beats it.
+    found = (told or named) if report.cpuid is not None else (named or told)
+    if found is None:
+        raise UnsupportedEvidenceError(
+            f"the chip's generation is unknown (CPUID {report.cpuid},"
+            f" product {product_name!r})"
+        )
+    return found
 
 
 def verify_endorsements(
@@ -92,15 +187,80 @@ def verify_endorsements(
         roots: SHA-256 fingerprints of the ARKs to trust.
 
     Raises:
-        EndorsementsError: endorsements.root, .chain, .tcb, .chip
+        EndorsementsError: endorsements.root, .chain, .lifetime, .tcb, .chip
+        UnsupportedEvidenceError: a chip generation unknown to this code.
     """
-    raise NotImplementedError
+    root = endorsements.root
+    if root.fingerprint(hashes.SHA256()) not in roots:
+        raise EndorsementsError(
+            "the root certificate (ARK) is not one that is trusted",
+            code="endorsements.root",
+        )
+    _verify_issued(endorsements.intermediate, root, "ASK or ASVK")
+    _verify_issued(endorsements.signer, endorsements.intermediate, "VCEK or VLEK")
+    for certificate in (root, endorsements.intermediate, endorsements.signer):
+        _verify_lifetime(certificate, now)
+    extensions = read_extensions(endorsements.signer)
+    _verify_chip(extensions, report)
+    generation = chip_generation(report, endorsements.signer)
+    reported = report.decode_reported_tcb(generation)
+    if extensions.tcb != reported:
+        raise EndorsementsError(
+            f"the certificate is for TCB {extensions.tcb.describe()};"
+            f" the report's is {reported.describe()}",
+            code="endorsements.tcb",
+            hint="THIM may lag a firmware update; it catches up by itself.",
+        )
 
 
-def verify_report_signature(report: SnpReport, signer: x509.Certificate) -> None:
-    """Verify the report's signature with the key of its VCEK or VLEK.
+def _verify_issued(
+    certificate: x509.Certificate, issuer: x509.Certificate, what: str
+) -> None:
+    """Verify that `issuer` signed it, by RSASSA-PSS with SHA-384 as AMD does."""
+    try:
+        algorithm = certificate.signature_algorithm_oid
+        hash_algorithm = certificate.signature_hash_algorithm
+        if algorithm != SignatureAlgorithmOID.RSASSA_PSS or not isinstance(
+            hash_algorithm, hashes.SHA384
+        ):
+            raise ValueError("not RSASSA-PSS with SHA-384")
+        certificate.verify_directly_issued_by(issuer)
+    except (InvalidSignature, *CERTIFICATE_ERRORS) as error:
+        raise EndorsementsError(
+            f"the {what} certificate is not signed by the next one of the chain",
+            code="endorsements.chain",
+        ) from error
 
-    Raises:
-        BindingError: evidence.signature
+
+def _verify_lifetime(certificate: x509.Certificate, now: datetime) -> None:
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if not begin <= now <= end:
+        raise EndorsementsError(
+            f"a certificate of the chain is valid from {begin:%F} to {end:%F} only",
+            code="endorsements.lifetime",
+            hint="Check this machine's clock.",
+        )
+
+
+def _verify_chip(extensions: AmdExtensions, report: SnpReport) -> None:
+    """Verify that the certificate is of the kind and chip that signed the report.
+
+    A VLEK is its cloud's, not a chip's. A chip id of zeros is one that the host hid
+    (MASK_CHIP_ID): then the signature alone tells.
     """
-    raise NotImplementedError
+    kind = SigningKey.VCEK if extensions.csp_id is None else SigningKey.VLEK
+    if report.key_info.signing_key != kind:
+        raise EndorsementsError(
+            f"the certificate is a {kind.name}'s; the report was signed by"
+            f" {report.key_info.signing_key.name}",
+            code="endorsements.chip",
+        )
+    if kind is SigningKey.VLEK or not any(report.chip_id):
+        return
+    hw_id = extensions.hw_id or b""
+    whole = hw_id.ljust(CHIP_ID_BYTES, b"\0")
+    sizes = {SHORT_CHIP_ID_BYTES, CHIP_ID_BYTES}
+    if len(hw_id) not in sizes or whole != report.chip_id:
+        raise EndorsementsError(
+            "the certificate is another chip's", code="endorsements.chip"
+        )

@@ -1,18 +1,41 @@
 """Evidence: everything that a guest attestation is made of, in one value.
 
 `verify_evidence` is an early sanity check, so that a broken VM is told apart from an
-unwilling verifier. It decides nothing: the verifier and the vault do.
+unwilling verifier. It decides nothing: the verifier and the vault do. Not here: whether
+firmware, policy or PCR values are good enough.
 """
 
 from __future__ import annotations
 
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from datetime import datetime
+from typing import TYPE_CHECKING
 
-from skragent.evidence.endorsements import AMD_ROOTS, Endorsements
-from skragent.evidence.hcl import HclReport
-from skragent.evidence.quote import SignedAttest
+from skragent.errors import BindingError
+from skragent.evidence.endorsements import (
+    AMD_ROOTS,
+    Endorsements,
+    chip_generation,
+    verify_endorsements,
+)
+from skragent.evidence.hcl import HclReport, verify_runtime_data_binding
+from skragent.evidence.public import TpmPublic, parse_tpm2b_public
+from skragent.evidence.quote import (
+    QUOTED_PCRS,
+    SignedAttest,
+    compute_policy_pcr,
+    verify_certification,
+    verify_quote,
+)
+from skragent.evidence.signature import verify_report_signature
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
+    from datetime import datetime
+
+# TPMA_OBJECT: fixedTPM, fixedParent, sensitiveDataOrigin, noDA, decrypt. No
+# userWithAuth: only the PCR policy can use the key.
+WRAPPING_KEY_ATTRIBUTES = 0x00020432
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +58,63 @@ def verify_evidence(
 ) -> tuple[str, ...]:
     """Verify that all of it belongs together, down to AMD's root.
 
+    Args:
+        evidence: what was collected.
+        now: aware; the certificates must be valid then.
+        roots: SHA-256 fingerprints of the ARKs to trust; see `parse_roots`.
+
     Returns:
         one sentence for each thing that was verified.
 
     Raises:
-        EvidenceError: BindingError and its codes.
+        EvidenceError: BindingError, MalformedEvidenceError and their codes.
         EndorsementsError: the chain, and its codes.
     """
-    raise NotImplementedError
+    report = evidence.hcl_report.snp_report
+    verify_runtime_data_binding(evidence.hcl_report)
+    ak = parse_tpm2b_public(evidence.ak_public)
+    verify_ak_binding(ak, evidence.hcl_report)
+    verify_endorsements(evidence.endorsements, report, now=now, roots=roots)
+    verify_report_signature(report, evidence.endorsements.signer)
+    verify_quote(evidence.quote, ak.rsa, evidence.pcrs)
+    key = parse_tpm2b_public(evidence.wrapping_key_public)
+    verify_wrapping_key(key, evidence.pcrs)
+    verify_certification(evidence.wrapping_key_certification, ak.rsa, key)
+    generation = chip_generation(report, evidence.endorsements.signer).value
+    signer = report.key_info.signing_key.name
+    return (
+        "REPORT_DATA is the hash of the runtime data",
+        "this vTPM's AK is the one in the runtime data",
+        (f"the {signer} chains to a trusted AMD root and names this {generation} chip"
+        " and its reported TCB"),
+        f"the SNP report is signed with the {signer}",
+        f"the AK quoted PCR {QUOTED_PCRS[0]} to {QUOTED_PCRS[-1]} with these values",
+        "the AK certified the wrapping key, which is bound to these PCRs",
+    )
+
+
+def verify_ak_binding(ak: TpmPublic, report: HclReport) -> None:
+    """Verify that the AK is the one that the hardware report vouches for.
+
+    Raises:
+        BindingError: evidence.ak_mismatch
+    """
+    if ak.rsa != report.runtime_data.ak_public:
+        raise BindingError(
+            "this vTPM's AK is not the one in the HCL report",
+            code="evidence.ak_mismatch",
+        )
+
+
+def verify_wrapping_key(key: TpmPublic, pcrs: Sequence[bytes]) -> None:
+    """Verify that only PCRs with these values can use the key.
+
+    Raises:
+        BindingError: evidence.quote
+    """
+    if key.attributes != WRAPPING_KEY_ATTRIBUTES or key.policy != compute_policy_pcr(
+        pcrs
+    ):
+        raise BindingError(
+            "the wrapping key is not bound to these PCRs", code="evidence.quote"
+        )

@@ -1,0 +1,137 @@
+"""AMD's certificates: loading them, and the extensions that name chip and firmware.
+
+"Versioned Chip Endorsement Key (VCEK) Certificate and KDS Interface Specification"
+(AMD 57230), section 3. Extensions are under 1.3.6.1.4.1.3704.1.
+
+Not here: signatures and trust (`endorsements`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+
+from skragent.errors import EndorsementsError
+from skragent.evidence.tcb import Tcb
+
+MAX_CERTIFICATES_BYTES = 64 * 1024  # a chain of three has 6.5 kB
+_MAX_CERTIFICATES = 8
+
+_ARC = "1.3.6.1.4.1.3704.1"
+_PRODUCT_NAME = f"{_ARC}.2"
+_BOOTLOADER_SPL = f"{_ARC}.3.1"
+_TEE_SPL = f"{_ARC}.3.2"
+_SNP_SPL = f"{_ARC}.3.3"
+_MICROCODE_SPL = f"{_ARC}.3.8"
+_FMC_SPL = f"{_ARC}.3.9"  # Turin and newer
+_HW_ID = f"{_ARC}.4"  # VCEK
+_CSP_ID = f"{_ARC}.5"  # VLEK
+
+_ASN1_INTEGER = 0x02
+_ASN1_STRINGS = {0x0C, 0x13, 0x16}  # UTF8String, PrintableString, IA5String
+
+# Everything that cryptography raises over bytes of others.
+CERTIFICATE_ERRORS = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AmdExtensions:
+    """What a VCEK or VLEK certificate says of chip and firmware."""
+
+    product_name: str  # such as Milan-B0
+    tcb: Tcb  # the TCB that the key is derived from
+    hw_id: bytes | None  # VCEK: the chip id, 64 bytes, or 8 from Turin on
+    csp_id: str | None  # VLEK: whose it is
+
+
+def malformed(message: str) -> EndorsementsError:
+    """Make the error of certificates that do not parse."""
+    return EndorsementsError(message, code="endorsements.malformed")
+
+
+def load_certificates(data: bytes) -> tuple[x509.Certificate, ...]:
+    """Read certificates from PEM text, or one from DER.
+
+    Raises:
+        EndorsementsError: endorsements.malformed
+    """
+    if len(data) > MAX_CERTIFICATES_BYTES:
+        raise malformed(
+            f"certificates of {len(data)} bytes: at most {MAX_CERTIFICATES_BYTES}"
+        )
+    try:
+        with warnings.catch_warnings():
+            # AMD gives VCEKs the serial number 0, which RFC 5280 forbids; cryptography
+            # warns of it at loading, and of nothing else here.
+            warnings.filterwarnings("ignore", message="Parsed a serial number")
+            if b"-----BEGIN" in data:
+                certificates = x509.load_pem_x509_certificates(data)
+            else:
+                certificates = [x509.load_der_x509_certificate(data)]
+    except CERTIFICATE_ERRORS as error:
+        raise malformed("the certificates do not parse") from error
+    if len(certificates) > _MAX_CERTIFICATES:
+        raise malformed(f"more than {_MAX_CERTIFICATES} certificates")
+    return tuple(certificates)
+
+
+def read_extensions(certificate: x509.Certificate) -> AmdExtensions:
+    """Read AMD's extensions of a VCEK or VLEK certificate.
+
+    Raises:
+        EndorsementsError: endorsements.malformed
+    """
+    try:
+        values = {
+            extension.oid.dotted_string: extension.value.value
+            for extension in certificate.extensions
+            if isinstance(extension.value, x509.UnrecognizedExtension)
+        }
+    except CERTIFICATE_ERRORS as error:
+        raise malformed("the signer's certificate has bad extensions") from error
+    csp_id = values.get(_CSP_ID)
+    return AmdExtensions(
+        product_name=_read_string(values.get(_PRODUCT_NAME, b"")),
+        tcb=Tcb(
+            bootloader=_read_spl(values, _BOOTLOADER_SPL),
+            tee=_read_spl(values, _TEE_SPL),
+            snp=_read_spl(values, _SNP_SPL),
+            microcode=_read_spl(values, _MICROCODE_SPL),
+            fmc=_read_spl(values, _FMC_SPL) if _FMC_SPL in values else None,
+        ),
+        hw_id=values.get(_HW_ID),  # raw: AMD did not wrap it in an OCTET STRING
+        csp_id=None if csp_id is None else _read_string(csp_id),
+    )
+
+
+def _read_spl(values: dict[str, bytes], oid: str) -> int:
+    """Read a security version: a DER INTEGER of 0 to 255.
+
+    From 0x80 on that takes two bytes of content, the first of them zero.
+    """
+    value = values.get(oid, b"")
+    content = value[2:]
+    if value[:2] != bytes((_ASN1_INTEGER, len(content))) or not content:
+        raise malformed(f"the signer's certificate has no integer in {oid}")
+    number = int.from_bytes(content, "big", signed=True)
+    if not 0 <= number <= 0xFF:  # noqa: PLR2004 - one byte in TCB_VERSION
+        raise malformed(f"the signer's certificate has {number} in {oid}")
+    return number
+
+
+def _read_string(value: bytes) -> str:
+    """Read a short DER string; empty where it is none, as nothing hangs on it."""
+    content = value[2:]
+    if not value or value[0] not in _ASN1_STRINGS or value[1] != len(content):
+        return ""
+    return content.decode("ascii", "replace")

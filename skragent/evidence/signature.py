@@ -1,0 +1,68 @@
+"""The SNP report's signature: ECDSA on P-384 with SHA-384, R and S little-endian.
+
+SEV-SNP firmware ABI, ATTESTATION_REPORT and "Format for an ECDSA P-384 with SHA-384
+signature". Not here: whether its certificate is to be trusted (`endorsements`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+
+from skragent.errors import BindingError
+from skragent.evidence.amdcert import CERTIFICATE_ERRORS
+from skragent.evidence.snp import (
+    ECDSA_P384_SHA384,
+    SIGNATURE_PART_BYTES,
+    SIGNED_BYTES,
+    SigningKey,
+    SnpReport,
+)
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+
+def verify_report_signature(report: SnpReport, signer: x509.Certificate) -> None:
+    """Verify the report's signature with the key of its VCEK or VLEK.
+
+    Raises:
+        BindingError: evidence.signature
+    """
+    problem = _judge_signature(report)
+    if problem:
+        raise _error(f"the report's signature cannot hold: {problem}")
+    try:
+        public_key = signer.public_key()
+        if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(
+            public_key.curve, ec.SECP384R1
+        ):
+            raise _error("the certificate's key is not on P-384, as a chip's is")
+        public_key.verify(
+            utils.encode_dss_signature(report.signature_r, report.signature_s),
+            report.signed,
+            ec.ECDSA(hashes.SHA384()),
+        )
+    except (InvalidSignature, *CERTIFICATE_ERRORS) as error:
+        raise _error("the report was not signed with this certificate's key") from error
+
+
+def _error(message: str) -> BindingError:
+    return BindingError(message, code="evidence.signature")
+
+
+def _judge_signature(report: SnpReport) -> str:
+    """Say what of the report alone rules its signature out; empty for nothing."""
+    if report.key_info.is_chip_key_masked:
+        return "the host has it masked (MASK_CHIP_KEY)"
+    if report.key_info.signing_key not in {SigningKey.VCEK, SigningKey.VLEK}:
+        return f"its signing key is {report.key_info.signing_key.name}"
+    if report.signature_algorithm != ECDSA_P384_SHA384:
+        return f"algorithm {report.signature_algorithm} is not ECDSA P-384 with SHA-384"
+    # Nothing vouches for these bytes: they have to be what the table says.
+    if any(report.raw[SIGNED_BYTES + 2 * SIGNATURE_PART_BYTES :]):
+        return "its reserved bytes are not zero"
+    return ""
