@@ -1,26 +1,119 @@
-"""The instance metadata service: where this VM is, who it is, who vouches for it."""
+"""The instance metadata service: where this VM is, who it is, who vouches for it.
+
+IMDS and THIM (its attestation part) answer on a link-local address, to requests with
+`Metadata: true` that came through no proxy. Nothing here is retried: IMDS allows five
+requests a second for the whole VM.
+
+Not here: what the answers mean (`endorsements`, `attestation.regions`).
+"""
 
 from __future__ import annotations
 
+import re
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from skragent.errors import TransportError
+from skragent.evidence.amdcert import MAX_CERTIFICATES_BYTES
+from skragent.transport import HttpClient, parse_retry_after
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from skragent.transport import HttpResponse
+
+_CERTIFICATION = "/metadata/THIM/amd/certification"
+_LOCATION = "/metadata/instance/compute/location?api-version=2021-01-01&format=text"
+_VM_ID = "/metadata/instance/compute/vmId?api-version=2019-03-11&format=text"
+
+_MAX_VALUE_BYTES = 1024
+_LOCATION_FORM = re.compile(r"[A-Za-z0-9 ]{1,64}")
+_GUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+
+# What IMDS answers while it or the host is busy with itself.
+_PASSING = {
+    HTTPStatus.NOT_FOUND,  # the path is not there yet, early in the VM's life
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.GONE,  # IMDS is being updated
+}
+
 
 class ImdsClient:
-    """Asks IMDS; every method once, with bounded time and bytes."""
+    """Asks IMDS; every method once, with bounded time and bytes.
+
+    Args:
+        endpoint: `http://169.254.169.254`, or another origin.
+        timeout_seconds: for one request.
+
+    Every method raises TransportError: those of `HttpClient.request`, and
+    transport.throttled, .server or .unexpected for what is no answer.
+    """
 
     def __init__(self, endpoint: str, timeout_seconds: float) -> None:
-        raise NotImplementedError
+        self._endpoint = endpoint.rstrip("/")
+        self._http = HttpClient(timeout_seconds=timeout_seconds, use_proxies=False)
 
-    def location(self) -> str:
-        """Ask for the Azure region's name, such as `westeurope`."""
-        raise NotImplementedError
+    def __enter__(self) -> Self:
+        return self
 
-    def vm_id(self) -> str:
-        """Ask for the VM's unique id, a GUID."""
-        raise NotImplementedError
-
-    def endorsements(self) -> bytes:
-        """Ask THIM for the VCEK chain; gives its raw answer."""
-        raise NotImplementedError
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the connections."""
-        raise NotImplementedError
+        self._http.close()
+
+    def location(self) -> str:
+        """Ask for the Azure region's name, such as `westeurope`."""
+        return self._ask_value(_LOCATION, "the VM's location", _LOCATION_FORM)
+
+    def vm_id(self) -> str:
+        """Ask for the VM's unique id, a GUID."""
+        return self._ask_value(_VM_ID, "the VM's id", _GUID)
+
+    def endorsements(self) -> bytes:
+        """Ask THIM for the VCEK chain; gives its raw answer."""
+        return self._ask(_CERTIFICATION, MAX_CERTIFICATES_BYTES)
+
+    def _ask_value(self, path: str, what: str, form: re.Pattern[str]) -> str:
+        text = self._ask(path, _MAX_VALUE_BYTES).decode("utf-8", "replace").strip()
+        if not form.fullmatch(text):
+            raise TransportError(
+                f"IMDS answers with something that is not {what}",
+                code="transport.unexpected",
+            )
+        return text
+
+    def _ask(self, path: str, max_bytes: int) -> bytes:
+        response = self._http.request(
+            "GET",
+            self._endpoint + path,
+            headers={"Metadata": "true"},
+            max_bytes=max_bytes,
+        )
+        if response.status != HTTPStatus.OK:
+            raise _refusal(response, path)
+        return response.body
+
+
+def _refusal(response: HttpResponse, path: str) -> TransportError:
+    status, path = response.status, path.partition("?")[0]
+    retry_after = parse_retry_after(response.headers.get("Retry-After", ""))
+    message = f"IMDS answers HTTP {status} to {path}"
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return TransportError(
+            message, code="transport.throttled", retry_after=retry_after
+        )
+    if status in _PASSING or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return TransportError(message, code="transport.server", retry_after=retry_after)
+    return TransportError(
+        message,
+        code="transport.unexpected",
+        hint="Check that `imds.endpoint` is Azure's instance metadata service.",
+    )
