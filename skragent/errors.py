@@ -82,7 +82,9 @@ class TransportError(SkrAgentError):
 class IdentityError(SkrAgentError):
     """No access token for the vault could be had.
 
-    Codes: identity.unavailable (RETRY), identity.not_found (DENIED).
+    Codes: identity.unavailable (RETRY), identity.not_found (DENIED),
+    identity.refused (the vault does not accept it), identity.challenge (the vault
+    demands one for another service).
     """
 
     code = "identity"
@@ -161,7 +163,10 @@ class EndorsementsError(SkrAgentError):
 
 
 class AttestationError(SkrAgentError):
-    """The verifier did not give us a token that we can use."""
+    """The verifier did not give us a token that we can use.
+
+    Codes: token.endpoint (no provider is known for this region).
+    """
 
     code = "token"
 
@@ -177,7 +182,8 @@ class InvalidTokenError(AttestationError):
     """A token, or the sealed answer it came in, that is not what was asked for.
 
     Codes: token.invalid, token.signature, token.issuer, token.nonce,
-    token.wrapping_key, token.sealed, token.lifetime.
+    token.wrapping_key, token.lifetime, and, as no judgement on this guest: REATTEST,
+    token.sealed, token.signing_keys.
     """
 
     code = "token.invalid"

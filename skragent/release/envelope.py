@@ -1,0 +1,286 @@
+"""The release: a JWS by the vault, verified, and the wrapped key that is in it.
+
+The vault signs with its own TLS certificate (protocols/akv.md §1). Whoever can answer
+HTTPS in the vault's stead could wrap a key of his own to our wrapping key: so the
+signature, the chain to trusted roots and the vault's name in it are verified before a
+byte is believed, and the answer must be to what was asked. Vaults and Managed HSMs
+write it differently (order, `-HSM`, leading zeros, missing members); both parse.
+
+Not here: opening the wrapped key (`keywrap`), and what the key is (`formats`).
+"""
+
+from __future__ import annotations
+
+import urllib.parse
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+
+from skragent.errors import MalformedReleaseError
+from skragent.jose import (
+    CompactJws,
+    decode_base64,
+    decode_base64url,
+    decode_json,
+    is_signed_by,
+    parse_compact_jws,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+MAX_RELEASE_CHARS = 512 * 1024  # releases seen have 9 kB; policies can grow them
+_MAX_CHAIN = 8
+_MAX_CIPHERTEXT_BYTES = 64 * 1024
+_MAX_INTEGER_BYTES = 1024  # RSA-4096 has 512, and some write leading zeros
+
+Enc = Literal["CKM_RSA_AES_KEY_WRAP", "RSA_AES_KEY_WRAP_256", "RSA_AES_KEY_WRAP_384"]
+KeyType = Literal["RSA", "EC", "oct"]
+PublicNumbers = rsa.RSAPublicNumbers | ec.EllipticCurvePublicNumbers
+
+# Key Vault's names and RFC 8812's.
+_CURVES: dict[str, type[ec.EllipticCurve]] = {
+    "P-256": ec.SECP256R1,
+    "P-384": ec.SECP384R1,
+    "P-521": ec.SECP521R1,
+    "P-256K": ec.SECP256K1,
+    "secp256k1": ec.SECP256K1,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the vault was asked for."""
+
+    vault: str  # https://HOST[:PORT]
+    name: str
+    version: str  # empty for the latest
+    enc: Enc
+    nonce: str
+    wrapping_key_id: str  # the kid that the token gives our wrapping key
+
+
+@dataclass(frozen=True, slots=True)
+class WrappedKey:
+    """A released key, still encrypted; everything else about it is verified."""
+
+    kid: str
+    version: str
+    kty: KeyType
+    public: PublicNumbers | None  # None for oct
+    enc: Enc
+    ciphertext: bytes = field(repr=False)
+    enabled: bool = True
+    not_before: float | None = None
+    expires: float | None = None
+
+
+class _Request(msgspec.Struct):
+    enc: Enc
+    kid: str
+    nonce: str | None = None
+
+
+class _Jwk(msgspec.Struct):
+    kid: str
+    kty: Literal["RSA", "RSA-HSM", "EC", "EC-HSM", "oct", "oct-HSM"]
+    key_hsm: str
+    n: str = ""
+    e: str = ""
+    crv: str = ""
+    x: str = ""
+    y: str = ""
+
+
+class _Attributes(msgspec.Struct):
+    enabled: bool = True
+    nbf: float | None = None
+    exp: float | None = None
+
+
+class _KeyBundle(msgspec.Struct):
+    key: _Jwk
+    attributes: _Attributes = msgspec.field(default_factory=_Attributes)
+
+
+class _Response(msgspec.Struct):
+    key: _KeyBundle
+
+
+class _Payload(msgspec.Struct):
+    request: _Request
+    response: _Response
+
+
+class _KeyHsmHeader(msgspec.Struct):
+    kid: str = ""
+    enc: str = ""
+
+
+class _KeyHsm(msgspec.Struct):
+    ciphertext: str
+    header: _KeyHsmHeader = msgspec.field(default_factory=_KeyHsmHeader)
+
+
+def verify_release(
+    raw: str, question: Question, *, now: datetime, roots: Sequence[x509.Certificate]
+) -> WrappedKey:
+    """Verify a vault's answer and read the wrapped key.
+
+    Args:
+        raw: the compact JWS that the vault answered.
+        question: what it was asked.
+        now: aware; the vault's certificates must be valid then.
+        roots: that the vault's certificate must chain to.
+
+    Raises:
+        MalformedReleaseError: release.malformed, .chain, .host, .signature, .mismatch
+    """
+    try:
+        jws = parse_compact_jws(raw, max_chars=MAX_RELEASE_CHARS)
+        chain = _parse_chain(jws)
+    except ValueError as error:
+        raise _broken(f"it is no signed release: {error}") from error
+    _verify_chain(chain, question, now, roots)
+    signer = chain[0].public_key()
+    if not isinstance(signer, rsa.RSAPublicKey) or not is_signed_by(jws, signer):
+        raise _broken("its certificate's key did not sign it", "signature")
+    try:
+        payload = decode_json(jws.payload, _Payload)
+        _verify_answers(payload, question)
+        return _read_key(payload, question)
+    except ValueError as error:
+        raise _broken(f"what is signed cannot be read: {error}") from error
+
+
+def _parse_chain(jws: CompactJws) -> list[x509.Certificate]:
+    if not 1 <= len(jws.x5c) <= _MAX_CHAIN:
+        raise ValueError(f"a chain of {len(jws.x5c)} certificates")
+    return [x509.load_der_x509_certificate(decode_base64(text)) for text in jws.x5c]
+
+
+def _verify_chain(
+    chain: list[x509.Certificate],
+    question: Question,
+    now: datetime,
+    roots: Sequence[x509.Certificate],
+) -> None:
+    """Verify as a browser would (RFC 5280 and the CA/B baseline), host included."""
+    host = _split(question.vault).hostname or ""
+    try:
+        subject = x509.DNSName(host)
+        verifier = (
+            PolicyBuilder()
+            .store(Store(list(roots)))
+            .time(now)
+            .build_server_verifier(subject)
+        )
+        verifier.verify(chain[0], chain[1:])
+    except VerificationError as error:
+        reason = " ".join(str(error).split())[:300]
+        # The library says it in prose only; both codes mean the same disposition.
+        kind = "host" if _is_other_host(reason) else "chain"
+        raise _broken(f"{host} is not vouched for: {reason}", kind) from error
+    except ValueError as error:  # no DNS name, or no root
+        raise _broken(f"{host} cannot be verified: {error}", "chain") from error
+
+
+def _is_other_host(reason: str) -> bool:
+    return "subject" in reason and "name" in reason
+
+
+def _verify_answers(payload: _Payload, question: Question) -> None:
+    """Verify that this is the answer to our question and to no other."""
+    request = payload.request
+    if request.enc != question.enc:
+        raise _mismatch(f"wrapped with {request.enc}, not {question.enc}")
+    if request.nonce is not None and request.nonce != question.nonce:
+        raise _mismatch("it repeats another nonce")
+    _verify_kid(request.kid, question, may_lack_version=True)
+    _verify_kid(payload.response.key.key.kid, question, may_lack_version=False)
+
+
+def _verify_kid(kid: str, question: Question, *, may_lack_version: bool) -> str:
+    """Verify that an id is of our vault, key and version; gives the version."""
+    asked, told = _split(question.vault), _split(kid)
+    if told.scheme != "https" or told.hostname != asked.hostname:
+        raise _mismatch("the key is of another vault")
+    # Azure's ids have no port; where there is one, it is the vault's.
+    if told.port is not None and told.port != asked.port:
+        raise _mismatch("the key is of another vault")
+    room, _, name_and_version = told.path.removeprefix("/").partition("/")
+    name, _, version = name_and_version.partition("/")
+    if room != "keys" or name.lower() != question.name.lower():
+        raise _mismatch("it is another key")
+    if question.version and version != question.version:
+        lacks = may_lack_version and not version
+        if not lacks:
+            raise _mismatch("it is another version")
+    if not version and not may_lack_version:
+        raise _mismatch("it has no version")
+    return version
+
+
+def _split(url: str) -> urllib.parse.SplitResult:
+    parts = urllib.parse.urlsplit(url)
+    _ = parts.port  # raises ValueError for what is no number
+    return parts
+
+
+def _read_key(payload: _Payload, question: Question) -> WrappedKey:
+    bundle = payload.response.key
+    wrapped = decode_json(decode_base64url(bundle.key.key_hsm), _KeyHsm)
+    if wrapped.header.enc not in ("", payload.request.enc):
+        raise _mismatch("the wrapped key names another enc")
+    if wrapped.header.kid not in ("", question.wrapping_key_id):
+        raise _mismatch("it is wrapped to another key")
+    ciphertext = decode_base64url(wrapped.ciphertext)
+    if len(ciphertext) > _MAX_CIPHERTEXT_BYTES:
+        raise ValueError(f"a ciphertext of {len(ciphertext)} bytes")
+    kty, public = _read_public(bundle.key)
+    return WrappedKey(
+        kid=bundle.key.kid,
+        version=_verify_kid(bundle.key.kid, question, may_lack_version=False),
+        kty=kty,
+        public=public,
+        enc=payload.request.enc,
+        ciphertext=ciphertext,
+        enabled=bundle.attributes.enabled,
+        not_before=bundle.attributes.nbf,
+        expires=bundle.attributes.exp,
+    )
+
+
+def _read_public(jwk: _Jwk) -> tuple[KeyType, PublicNumbers | None]:
+    if jwk.kty in ("RSA", "RSA-HSM"):
+        return "RSA", rsa.RSAPublicNumbers(e=_integer(jwk.e), n=_integer(jwk.n))
+    if jwk.kty in ("EC", "EC-HSM"):
+        if jwk.crv not in _CURVES:
+            raise ValueError("an unknown curve")
+        curve = _CURVES[jwk.crv]()
+        x, y = _integer(jwk.x), _integer(jwk.y)
+        return "EC", ec.EllipticCurvePublicNumbers(x, y, curve)
+    return "oct", None
+
+
+def _integer(text: str) -> int:
+    """Read an integer; vaults write leading zeros (`AAEAAQ`)."""
+    data = decode_base64url(text)
+    if not 0 < len(data) <= _MAX_INTEGER_BYTES:
+        raise ValueError(f"a public number of {len(data)} bytes")
+    return int.from_bytes(data, "big")
+
+
+def _mismatch(reason: str) -> MalformedReleaseError:
+    return _broken(reason, "mismatch")
+
+
+def _broken(reason: str, kind: str = "malformed") -> MalformedReleaseError:
+    return MalformedReleaseError(
+        f"the release cannot be used: {reason}", code=f"release.{kind}"
+    )

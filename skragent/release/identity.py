@@ -1,0 +1,139 @@
+"""Who we are to the vaults: the VM's managed identity, asked for a token once.
+
+azure-identity asks IMDS. This makes it ask one time for each scope, whoever wants the
+token first, and makes its failures ours. The endpoint comes from the process's
+environment and nothing else of the environment counts: see `settle_environment`.
+
+Not here: the vault that wants the token (`vault`).
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import TYPE_CHECKING, Any
+
+from azure.core.exceptions import AzureError, ClientAuthenticationError
+from azure.identity import ManagedIdentityCredential
+
+from skragent.errors import Disposition, IdentityError, SkrAgentError
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+    from azure.core.credentials import (
+        AccessToken,
+        AccessTokenInfo,
+        TokenRequestOptions,
+    )
+
+# Any of these turns ManagedIdentityCredential to another service than IMDS.
+_FOREIGN_ENDPOINTS = ("IDENTITY_", "MSI_", "IMDS_", "AZURE_", "ECS_", "DEFAULT_IDENT")
+# And these change whom TLS trusts, or where requests looks for passwords.
+_FOREIGN_TRUST = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_", "NETRC")
+_DEFAULT_ENDPOINT = "http://169.254.169.254"
+
+_MAX_REASON_CHARS = 300
+# What IMDS and Entra ID say when asking again would not help (protocols/akv.md §5).
+_NO_IDENTITY = re.compile(
+    r"identity not found|invalid_request|invalid_resource|bad_request"
+    r"|unauthorized_client|no identity has been assigned|multiple user assigned",
+    re.IGNORECASE,
+)
+
+
+def settle_environment(environment: MutableMapping[str, str], endpoint: str) -> None:
+    """Make the environment say what the job says, and nothing that strays in it.
+
+    The Azure libraries read variables of a dozen names; a stray one in the unit would
+    choose another identity service or other TLS roots.
+    """
+    for name in list(environment):
+        if name.upper().startswith(_FOREIGN_ENDPOINTS + _FOREIGN_TRUST):
+            del environment[name]
+    if endpoint.rstrip("/") != _DEFAULT_ENDPOINT:
+        environment["AZURE_POD_IDENTITY_AUTHORITY_HOST"] = endpoint.rstrip("/")
+
+
+class VmIdentity:
+    """The VM's managed identity; a credential for azure-keyvault-keys.
+
+    Args:
+        client_id: of a user-assigned identity; empty for the system-assigned one.
+        timeout_seconds: for connecting and for the answer.
+
+    Safe to use from several threads: the first asks, the others wait for its outcome.
+    """
+
+    def __init__(self, client_id: str, timeout_seconds: float) -> None:
+        self._credential = ManagedIdentityCredential(
+            client_id=client_id or None,
+            use_env_settings=False,  # a proxy would add X-Forwarded-For: refused
+            retry_total=0,
+            connection_timeout=timeout_seconds,
+            read_timeout=timeout_seconds,
+        )
+        self._lock = threading.Lock()
+        self._outcomes: dict[str, AccessTokenInfo | IdentityError] = {}
+
+    def prefetch(self, scope: str) -> None:
+        """Fetch a token ahead of its use; a failure is told to who uses it."""
+        with self._lock:
+            if scope not in self._outcomes:
+                try:
+                    self._outcomes[scope] = self._ask(scope, None)
+                except IdentityError as error:
+                    self._outcomes[scope] = error
+
+    def get_token_info(
+        self, *scopes: str, options: TokenRequestOptions | None = None
+    ) -> AccessTokenInfo:
+        """Give a token: what azure-keyvault-keys calls (SupportsTokenInfo).
+
+        Raises:
+            IdentityError: identity.unavailable, .not_found
+        """
+        (scope,) = scopes
+        if options and options.get("claims"):  # the vault wants a newer one (CAE)
+            return self._ask(scope, options)
+        self.prefetch(scope)
+        outcome = self._outcomes[scope]
+        if isinstance(outcome, IdentityError):
+            raise outcome
+        return outcome
+
+    def get_token(self, *scopes: str, **_kwargs: Any) -> AccessToken:  # noqa: ANN401 - TokenCredential's signature
+        """Give a token in the older shape (TokenCredential)."""
+        from azure.core.credentials import AccessToken  # noqa: PLC0415 - rarely used
+
+        info = self.get_token_info(*scopes)
+        return AccessToken(info.token, info.expires_on)
+
+    def _ask(self, scope: str, options: TokenRequestOptions | None) -> AccessTokenInfo:
+        try:
+            info: AccessTokenInfo = self._credential.get_token_info(
+                scope, options=options
+            )
+        except (AzureError, ValueError) as error:
+            raise judge_identity_failure(error) from error
+        return info
+
+
+def judge_identity_failure(error: Exception) -> SkrAgentError:
+    """Turn azure-identity's failure into ours.
+
+    It raises one class for everything that IMDS can say: only the text tells what
+    will pass (throttling, timeouts) from what will not (no such identity).
+    """
+    text = error.message if isinstance(error, AzureError) else str(error)
+    reason = " ".join(str(text).split())
+    reason = reason.removeprefix("ManagedIdentityCredential authentication unavailable")
+    reason = reason.strip(",. ")[:_MAX_REASON_CHARS]
+    is_permanent = isinstance(error, ClientAuthenticationError) and _NO_IDENTITY.search(
+        reason
+    )
+    return IdentityError(
+        f"no access token from the managed identity: {reason}",
+        code="identity.not_found" if is_permanent else "identity.unavailable",
+        disposition=Disposition.DENIED if is_permanent else Disposition.RETRY,
+    )

@@ -1,0 +1,72 @@
+"""CKM_RSA_AES_KEY_WRAP: RSA-OAEP(transfer key) || AES-KWP(key).
+
+PKCS #11 v3.0 §2.1.21, RFC 5649. The first part is as long as the wrapping key's
+modulus and is opened in the vTPM; the rest is opened here. The hash of OAEP, and of
+its MGF1, follows from `enc` (protocols/akv.md §1).
+
+One message for whatever goes wrong: which step failed helps only an attacker.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+from cryptography.hazmat.primitives.keywrap import (
+    InvalidUnwrap,
+    aes_key_unwrap_with_padding,
+)
+
+from skragent.errors import UnwrapError
+
+if TYPE_CHECKING:
+    from skragent.release.envelope import Enc
+
+Scheme = Literal["oaep-sha1", "oaep-sha256", "oaep-sha384"]
+
+OAEP_SCHEMES: Final[dict[Enc, Scheme]] = {
+    "CKM_RSA_AES_KEY_WRAP": "oaep-sha1",
+    "RSA_AES_KEY_WRAP_256": "oaep-sha256",
+    "RSA_AES_KEY_WRAP_384": "oaep-sha384",
+}
+
+_TRANSFER_KEY_BYTES = 32
+_MIN_KWP_BYTES = 16  # RFC 5649 §4.1: one block carries up to eight bytes
+_SEMIBLOCK_BYTES = 8
+
+
+def split_wrapped_key(ciphertext: bytes, modulus_bytes: int) -> tuple[bytes, bytes]:
+    """Split into the encrypted transfer key and the encrypted key.
+
+    Raises:
+        UnwrapError: it is too short, or no multiple of AES-KWP's unit.
+    """
+    head, tail = ciphertext[:modulus_bytes], ciphertext[modulus_bytes:]
+    if len(tail) < _MIN_KWP_BYTES or len(tail) % _SEMIBLOCK_BYTES:
+        raise unwrap_error()
+    return head, tail
+
+
+def unwrap_key(transfer_key: bytes | bytearray, encrypted_key: bytes) -> bytearray:
+    """Open the key with the transfer key; the caller wipes both.
+
+    Raises:
+        UnwrapError: whatever the cause.
+    """
+    if (
+        len(transfer_key) != _TRANSFER_KEY_BYTES
+        or len(encrypted_key) < _MIN_KWP_BYTES
+        or len(encrypted_key) % _SEMIBLOCK_BYTES
+    ):
+        raise unwrap_error()
+    try:
+        return bytearray(
+            aes_key_unwrap_with_padding(bytes(transfer_key), encrypted_key)
+        )
+    except (InvalidUnwrap, ValueError):
+        # The cause is dropped: it would say which check failed.
+        raise unwrap_error() from None
+
+
+def unwrap_error() -> UnwrapError:
+    """Make the one error of this step."""
+    return UnwrapError("the wrapped key does not open")

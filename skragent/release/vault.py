@@ -1,0 +1,140 @@
+"""Key Vault and Managed HSM: asks for a release, once, and names what went wrong.
+
+Over azure-keyvault-keys, with its retries and redirects off and its times bounded.
+Not here: whether the answer is any good (`envelope`), and when to ask again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, cast
+
+from azure.core.exceptions import AzureError, HttpResponseError
+from azure.keyvault.keys import KeyClient
+
+from skragent.errors import IdentityError, MalformedReleaseError, SkrAgentError
+from skragent.release.vault_failures import judge_refusal
+from skragent.release.vault_transport import VaultTransport, WarmError
+from skragent.transport_failures import translate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from azure.core.rest import HttpResponse
+
+    from skragent.attestation.token import AttestationToken
+    from skragent.release.envelope import Question
+    from skragent.release.identity import VmIdentity
+
+_OK = 200
+
+
+def vault_scope(vault: str) -> str:
+    """Guess the scope that the vault's challenge will name: its host's parent.
+
+    https://NAME.vault.azure.net -> https://vault.azure.net/.default, and alike in the
+    other clouds (protocols/akv.md §9). Only to ask early: the challenge decides.
+    """
+    return f"https://{vault.partition('://')[2].partition('.')[2].rstrip('/')}/.default"
+
+
+class VaultClient:
+    """One connection's worth of a vault: for one thread at a time.
+
+    Args:
+        url: https://HOST[:PORT]
+        identity: whose access token is sent.
+        timeout_seconds: for connecting and for each wait for bytes.
+        ca_file: PEM of the roots to trust for TLS.
+    """
+
+    def __init__(
+        self, url: str, identity: VmIdentity, *, timeout_seconds: float, ca_file: str
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._transport = VaultTransport(timeout_seconds, ca_file)
+        self._client = KeyClient(
+            self.url,
+            identity,
+            transport=self._transport,
+            retry_total=0,  # retries are the supervisor's
+            permit_redirects=False,
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def warm(self, name: str) -> None:
+        """Do all that comes ahead of a release and does not need the token.
+
+        TCP, TLS, the vault's challenge, the access token that it demands. An answer
+        that is no challenge is none of our business yet: the release will meet it.
+
+        Raises:
+            TransportError: the vault cannot be reached.
+            IdentityError: there is no access token for it.
+        """
+        self._transport.is_warming = True
+        try:
+            # `target` is not sent: the SDK sends nothing before it is authorised.
+            with contextlib.suppress(WarmError):
+                self._client.release_key(name, "-")
+        except HttpResponseError as error:
+            if error.response is None:
+                raise self._judge(error, name) from error
+        except (AzureError, ValueError, TypeError) as error:
+            raise self._judge(error, name) from error
+        finally:
+            self._transport.is_warming = False
+
+    def release(self, question: Question, token: AttestationToken) -> str:
+        """Ask for the key, wrapped to the token's wrapping key.
+
+        Returns:
+            the vault's JWS, unverified.
+
+        Raises:
+            ReleaseDeniedError, IdentityError, TransportError, MalformedReleaseError
+        """
+        try:
+            result = self._client.release_key(
+                question.name,
+                token.raw,
+                version=question.version or None,
+                algorithm=question.enc,
+                nonce=question.nonce,
+            )
+            value = cast("object", result.value)
+        except (AzureError, ValueError, TypeError, AttributeError) as error:
+            raise self._judge(error, question.name) from error
+        if not isinstance(value, str):
+            raise MalformedReleaseError(f"{self._name(question.name)}: no release")
+        return value
+
+    def _name(self, key: str) -> str:
+        return f"{self.url}/keys/{key}"
+
+    def _judge(self, error: Exception, key: str) -> SkrAgentError:
+        """Turn whatever the SDK raises into ours."""
+        response = getattr(error, "response", None)
+        if response is not None and response.status_code != _OK:
+            answer = cast("HttpResponse", response)
+            headers = cast("Mapping[str, str]", answer.headers)
+            return judge_refusal(
+                answer.status_code, headers, answer.content, what=self._name(key)
+            )
+        inner = getattr(error, "inner_exception", None)
+        if isinstance(inner, Exception) and response is None:
+            return translate(inner, self.url)
+        if isinstance(error, ValueError) and "challenge" in str(error):
+            # The SDK refuses to give our token to a resource that is not the vault's.
+            return IdentityError(
+                f"{self.url} demands a token for another service",
+                code="identity.challenge",
+                hint="Check the vault's URL: it must be the vault's own host name.",
+            )
+        return MalformedReleaseError(
+            f"{self._name(key)}: the vault's answer cannot be read"
+            f" ({type(error).__name__})"
+        )

@@ -1,0 +1,150 @@
+"""What a vault says no with, as the error that tells a person what to do.
+
+Pure: status, headers and body in, an error out. Written from the table of
+protocols/akv.md §3; the wording of messages decides only where the codes do not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from skragent.errors import (
+    Disposition,
+    IdentityError,
+    ReleaseDeniedError,
+    SkrAgentError,
+    TransportError,
+)
+from skragent.jose import decode_json
+from skragent.transport import parse_retry_after
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_MAX_REASON_CHARS = 300
+
+_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 401, 403, 404
+_REQUEST_TIMEOUT, _TOO_MANY_REQUESTS, _SERVER_ERRORS = 408, 429, 500
+
+_POLICY_HINT = (
+    "Compare the token's claims with the key's release policy: `authority` must be the"
+    " attestation endpoint, and every claim must be met."
+)
+_UNVERIFIED_HINT = (
+    "Often passes by itself: the vault could not verify the token just now. If it"
+    " stays, compare `authority` in the release policy with the attestation endpoint."
+)
+_PERMISSION_HINT = (
+    "Give the identity `Key Vault Crypto Service Release User` (or, on a vault with"
+    " access policies, the key permission `release`); it can take minutes to apply."
+)
+_FIREWALL_HINT = "Admit this VM's network in the vault's firewall."
+_DISABLED_HINT = "Enable the key's version in the vault, or configure another one."
+_NOT_FOUND_HINT = (
+    "Check vault, name and version of the key in the configuration; a deleted key can"
+    " be recovered while the vault keeps it."
+)
+_THROTTLED_HINT = (
+    "A vault allows 10 releases of HSM keys in 10 s: spread the keys or the VMs."
+)
+_REFUSED_HINT = (
+    "The vault does not accept the identity's token: check that vault and identity"
+    " belong to the same tenant."
+)
+
+
+class _Inner(msgspec.Struct):
+    code: str = ""
+
+
+class _Error(msgspec.Struct):
+    code: str = ""
+    message: str = ""
+    innererror: _Inner | None = None
+
+
+class _Body(msgspec.Struct):
+    error: _Error = msgspec.field(default_factory=_Error)
+
+
+def judge_refusal(
+    status: int, headers: Mapping[str, str], body: bytes, *, what: str
+) -> SkrAgentError:
+    """Name what a vault's answer other than 200 means.
+
+    Args:
+        status: of HTTP.
+        headers: looked up in any case.
+        body: as it came.
+        what: the key that was asked for, for the error's prose.
+    """
+    said = _read(body)
+    about = _describe(status, headers, said, what)
+    if status == _UNAUTHORIZED:
+        return IdentityError(about, code="identity.refused", hint=_REFUSED_HINT)
+    if status == _NOT_FOUND:
+        return ReleaseDeniedError(about, code="release.not_found", hint=_NOT_FOUND_HINT)
+    if status in (_REQUEST_TIMEOUT, _TOO_MANY_REQUESTS) or status >= _SERVER_ERRORS:
+        kinds = {_REQUEST_TIMEOUT: "timeout", _TOO_MANY_REQUESTS: "throttled"}
+        return TransportError(
+            about,
+            code=f"transport.{kinds.get(status, 'server')}",
+            hint=_THROTTLED_HINT if status == _TOO_MANY_REQUESTS else "",
+            retry_after=parse_retry_after(headers.get("Retry-After", "")),
+        )
+    if status == _FORBIDDEN:
+        return _judge_forbidden(about, said)
+    if 400 <= status < _SERVER_ERRORS:  # noqa: PLR2004 - the rest of RFC 9110's 4xx
+        return ReleaseDeniedError(
+            about,
+            hint="The vault cannot release this key: it must be exportable, have a"
+            " release policy, and live in a Premium vault or a Managed HSM.",
+        )
+    return TransportError(about, code="transport.unexpected")
+
+
+def _judge_forbidden(about: str, said: _Error) -> SkrAgentError:
+    inner = said.innererror.code if said.innererror else ""
+    message = said.message.lower()
+    # First the messages on the token: they come with AccessDenied too.
+    if "cannot be verified" in message:
+        return ReleaseDeniedError(
+            about,
+            code="release.unverified",
+            disposition=Disposition.REATTEST,
+            hint=_UNVERIFIED_HINT,
+        )
+    kind, hint = "", "The vault gave no more precise reason."
+    if "key release policy" in message:
+        kind, hint = ".policy", _POLICY_HINT
+    elif inner == "KeyDisabled" or "disabled key" in message:
+        kind, hint = ".disabled", _DISABLED_HINT
+    elif inner == "ForbiddenByFirewall" or message.startswith("client address"):
+        kind, hint = ".firewall", _FIREWALL_HINT
+    elif inner in ("ForbiddenByRbac", "AccessDenied"):
+        kind, hint = ".permission", _PERMISSION_HINT
+    return ReleaseDeniedError(about, code=f"release.denied{kind}", hint=hint)
+
+
+def _read(body: bytes) -> _Error:
+    try:
+        return decode_json(body, _Body).error
+    except ValueError:  # a proxy's page, or nothing
+        return _Error()
+
+
+def _describe(status: int, headers: Mapping[str, str], said: _Error, what: str) -> str:
+    inner = f"/{said.innererror.code}" if said.innererror else ""
+    reason = " ".join(f"{said.code}{inner}: {said.message}".split()).strip(": ")
+    text = f"{what}: the vault answered HTTP {status}"
+    if reason:
+        text += f": {_printable(reason)[:_MAX_REASON_CHARS]}"
+    if request_id := headers.get("x-ms-request-id", ""):
+        text += f" (x-ms-request-id {_printable(request_id)[:64]})"
+    return text
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
