@@ -1,8 +1,8 @@
 """Who we are to the vaults: the VM's managed identity, asked for a token once.
 
 azure-identity asks IMDS. This makes it ask one time for each scope, whoever wants the
-token first, and makes its failures ours. The endpoint comes from the process's
-environment and nothing else of the environment counts: see `settle_environment`.
+token first, and makes its failures ours. Its endpoint comes from the process's
+environment, which `environment` has settled before.
 
 Not here: the vault that wants the token (`vault`).
 """
@@ -19,19 +19,11 @@ from azure.identity import ManagedIdentityCredential
 from skragent.errors import Disposition, IdentityError, SkrAgentError
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
-
     from azure.core.credentials import (
         AccessToken,
         AccessTokenInfo,
         TokenRequestOptions,
     )
-
-# Any of these turns ManagedIdentityCredential to another service than IMDS.
-_FOREIGN_ENDPOINTS = ("IDENTITY_", "MSI_", "IMDS_", "AZURE_", "ECS_", "DEFAULT_IDENT")
-# And these change whom TLS trusts, or where requests looks for passwords.
-_FOREIGN_TRUST = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_", "NETRC")
-_DEFAULT_ENDPOINT = "http://169.254.169.254"
 
 _MAX_REASON_CHARS = 300
 # What IMDS and Entra ID say when asking again would not help (protocols/akv.md §5).
@@ -40,19 +32,6 @@ _NO_IDENTITY = re.compile(
     r"|unauthorized_client|no identity has been assigned|multiple user assigned",
     re.IGNORECASE,
 )
-
-
-def settle_environment(environment: MutableMapping[str, str], endpoint: str) -> None:
-    """Make the environment say what the job says, and nothing that strays in it.
-
-    The Azure libraries read variables of a dozen names; a stray one in the unit would
-    choose another identity service or other TLS roots.
-    """
-    for name in list(environment):
-        if name.upper().startswith(_FOREIGN_ENDPOINTS + _FOREIGN_TRUST):
-            del environment[name]
-    if endpoint.rstrip("/") != _DEFAULT_ENDPOINT:
-        environment["AZURE_POD_IDENTITY_AUTHORITY_HOST"] = endpoint.rstrip("/")
 
 
 class VmIdentity:

@@ -28,7 +28,7 @@ def read_roots(path: str) -> tuple[x509.Certificate, ...]:
     Raises:
         ConfigError: there is none, or it does not parse.
     """
-    path = path or _find_system_bundle()
+    path = path or find_system_bundle()
     try:
         with Path(path).open("rb") as file:
             pem = file.read(MAX_BUNDLE_BYTES + 1)
@@ -41,11 +41,16 @@ def read_roots(path: str) -> tuple[x509.Certificate, ...]:
         raise ConfigError([f"{path}: no PEM file of certificates: {error}"]) from error
 
 
-def _find_system_bundle() -> str:
+def find_system_bundle() -> str:
+    """Find the system's bundle of roots.
+
+    Raises:
+        ConfigError: there is none where they are kept.
+    """
     said = ssl.get_default_verify_paths().cafile
     for path in (said, *_USUAL_PLACES):
         if path and Path(path).is_file():
             return path
     raise ConfigError(
-        ["trust.release_roots: this system has no bundle of roots; name one"]
+        ["trust: this system has no bundle of roots; name tls_roots and release_roots"]
     )

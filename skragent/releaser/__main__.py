@@ -1,0 +1,51 @@
+"""`python -I -m skragent.releaser`: one `Job` on stdin, one `Result` on stdout, exit.
+
+The short-lived process of the two. It ends by `_exit`, without the interpreter's own
+clearing up: what it leaves behind is the kernel's to clear, and that is the point.
+"""
+
+from __future__ import annotations
+
+from skragent.releaser.hardening import harden
+
+# Before anything else is even imported.
+harden()
+
+import gc  # noqa: E402 - as above
+import logging  # noqa: E402
+import os  # noqa: E402
+import sys  # noqa: E402
+
+from skragent.release.environment import settle_environment  # noqa: E402
+from skragent.releaser.process import (  # noqa: E402
+    EX_SOFTWARE,
+    read_job,
+    report_crash,
+    take_stdout,
+    write_result,
+)
+from skragent.releaser.walk import run_job  # noqa: E402
+from skragent.releaser.watch import Stopwatch  # noqa: E402
+
+
+def main() -> int:
+    """Do the job; gives the exit status."""
+    watch = Stopwatch()
+    gc.disable()  # nothing lives long enough to be worth looking for
+    result_fd = take_stdout()
+    # Every error is in the result; libraries need not tell it a second time.
+    logging.getLogger().addHandler(logging.NullHandler())
+    try:
+        job = read_job()
+        settle_environment(os.environ, job.imds_endpoint)
+        write_result(result_fd, run_job(job, watch))
+    except Exception as error:  # noqa: BLE001 - the last stop: no result, a trace
+        report_crash(error)
+        return EX_SOFTWARE
+    return os.EX_OK
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,231 @@
+"""Rooms 1 and 2 for one job: evidence complete, verified, and turned into a token.
+
+All waiting overlaps (protocols/clients.md, part C): connections open, endorsements and
+signing keys arrive while the TPM works, and what we verify ourselves is verified while
+the verifier has the evidence under way.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from skragent.attestation.guest import (
+    SealedToken,
+    encode_guest_request,
+    open_sealed_token,
+    parse_guest_response,
+    parse_os_release,
+)
+from skragent.attestation.maa import MaaClient
+from skragent.attestation.regions import shared_endpoint
+from skragent.attestation.token import (
+    AttestationToken,
+    parse_signing_keys,
+    token_key_id,
+    verify_token,
+)
+from skragent.errors import ConfigError, InvalidTokenError, TpmError
+from skragent.evidence.endorsements import (
+    AMD_ROOTS,
+    chip_generation,
+    parse_roots,
+    parse_thim_answer,
+)
+from skragent.evidence.imds import ImdsClient
+from skragent.evidence.model import Evidence, verify_evidence
+from skragent.evidence.public import RsaPublic
+from skragent.evidence.tcglog import trim_tcg_log
+from skragent.job import Attestation
+from skragent.releaser.tpm_lane import TpmLane, is_bad_padding
+from skragent.transport import HttpClient
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
+
+    from skragent.job import Job
+    from skragent.releaser.watch import Stopwatch
+
+MAX_TCG_LOG_BYTES = 4 * 1024 * 1024  # Linux keeps 64 kB to some hundred
+_MAX_TEXT_BYTES = 1024 * 1024
+_OS_RELEASE = "/etc/os-release"
+_NONCE_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A verified token, and what is worth telling of how it came about."""
+
+    token: AttestationToken
+    summary: Attestation
+
+
+class Attestor:
+    """One attestation under way; begins all its waiting when it is made."""
+
+    def __init__(
+        self, job: Job, lane: TpmLane, executor: Executor, watch: Stopwatch
+    ) -> None:
+        self._job = job
+        self._lane = lane
+        self._watch = watch
+        self._now = datetime.fromtimestamp(job.now, UTC)
+        self._imds = ImdsClient(job.imds_endpoint, job.timeout_seconds)
+        self._http = HttpClient(
+            timeout_seconds=job.timeout_seconds,
+            ca_file=job.tls_roots,
+            use_proxies=True,
+        )
+        self._executor = executor
+        self._thim: Future[bytes] = executor.submit(self._ask_endorsements)
+        self._maa: Future[MaaClient] = executor.submit(self._find_provider)
+        self._keys: Future[bytes] = executor.submit(self._ask_keys)
+
+    def run(self) -> Outcome:
+        """See it through.
+
+        Raises:
+            SkrAgentError: whatever went wrong first in the order of the story.
+        """
+        roots = _read_amd_roots(self._job.amd_roots)
+        evidence = self._complete_evidence()
+        nonce = secrets.token_hex(_NONCE_BYTES)
+        maa = self._maa.result()
+        body = encode_guest_request(evidence, parse_os_release(_read_text()), nonce)
+        answer = self._executor.submit(self._attest, maa, body)
+        # Meanwhile. A VM whose evidence does not hold together learns it from us.
+        with self._watch.step("evidence.verify"):
+            verified = verify_evidence(evidence, now=self._now, roots=roots)
+        sealed = parse_guest_response(answer.result())
+        token = self._verify(maa, self._open(sealed), nonce)
+        return Outcome(token, _summarise(token, evidence, verified))
+
+    def _ask_endorsements(self) -> bytes:
+        with self._watch.step("imds.endorsements"):
+            return self._imds.endorsements()
+
+    def _find_provider(self) -> MaaClient:
+        endpoint = self._job.attestation_endpoint
+        if endpoint == "auto":
+            with self._watch.step("imds.location"):
+                endpoint = shared_endpoint(self._imds.location())
+        maa = MaaClient(endpoint, self._http)
+        with self._watch.step("maa.connect"):
+            maa.connect()
+        return maa
+
+    def _ask_keys(self) -> bytes:
+        # Not over the connection that the evidence will need: they would meet.
+        endpoint = self._job.attestation_endpoint
+        known = MaaClient(endpoint, self._http) if endpoint != "auto" else None
+        maa = known or self._maa.result()
+        with self._watch.step("maa.keys"):
+            return maa.signing_keys()
+
+    def _complete_evidence(self) -> Evidence:
+        tcg_log = trim_tcg_log(_read_tcg_log(self._job.tcg_log))
+        tpm = self._lane.evidence.result()
+        return Evidence(
+            hcl_report=tpm.hcl_report,
+            endorsements=parse_thim_answer(self._thim.result()),
+            ak_certificate=tpm.ak_certificate,
+            ak_public=tpm.ak_public,
+            pcrs=tpm.pcrs,
+            quote=tpm.quote,
+            wrapping_key_public=tpm.wrapping_key.tpm2b_public,
+            wrapping_key_certification=tpm.certification,
+            tcg_log=tcg_log,
+        )
+
+    def _attest(self, maa: MaaClient, body: bytes) -> bytes:
+        with self._watch.step("maa.attest"):
+            return maa.attest_guest(body)
+
+    def _open(self, sealed: SealedToken) -> str:
+        try:
+            inner_key = self._lane.decrypt(sealed.encrypted_inner_key, "rsaes")
+        except TpmError as error:
+            if not is_bad_padding(error):
+                raise
+            raise InvalidTokenError(
+                "the verifier's answer is not sealed to this vTPM's key",
+                code="token.sealed",
+            ) from error
+        try:
+            return open_sealed_token(sealed, inner_key)
+        finally:
+            inner_key[:] = bytes(len(inner_key))
+
+    def _verify(self, maa: MaaClient, raw: str, nonce: str) -> AttestationToken:
+        signing_keys = parse_signing_keys(self._keys.result())
+        if not signing_keys.has(token_key_id(raw)):
+            # Rotated since; once in a job is often enough.
+            with self._watch.step("maa.keys_again"):
+                signing_keys = parse_signing_keys(maa.signing_keys())
+        key = self._lane.evidence.result().wrapping_key
+        return verify_token(
+            raw,
+            signing_keys=signing_keys,
+            issuer=maa.endpoint,
+            now=self._now,
+            nonce=nonce,
+            wrapping_key=RsaPublic(key.modulus, key.exponent),
+        )
+
+
+def _summarise(
+    token: AttestationToken, evidence: Evidence, verified: tuple[str, ...]
+) -> Attestation:
+    report = evidence.hcl_report.snp_report
+    generation = chip_generation(report, evidence.endorsements.signer)
+    return Attestation(
+        issuer=token.issuer,
+        issued_at=token.issued_at.timestamp(),
+        expires_at=token.expires_at.timestamp(),
+        token_sha256=token.sha256,
+        compliance_status=token.text_claim(
+            "x-ms-isolation-tee", "x-ms-compliance-status"
+        )[:100],
+        vm_id=token.text_claim("x-ms-azurevm-vmid")[:100]
+        or evidence.hcl_report.runtime_data.vm_unique_id,
+        chip_generation=generation.value,
+        report_version=report.version,
+        verified=(
+            *verified,
+            f"{token.issuer} signed the attestation token",
+            "the token is for this vTPM's wrapping key and brings back our nonce",
+        ),
+    )
+
+
+def _read_amd_roots(path: str) -> frozenset[bytes]:
+    if not path:
+        return AMD_ROOTS
+    try:
+        return parse_roots(_read_file(path, _MAX_TEXT_BYTES))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError([f"trust.amd_roots: {path}: {reason}"]) from error
+
+
+def _read_tcg_log(path: str) -> bytes:
+    """Read the log; there need not be one, and it is root's on most systems."""
+    try:
+        return _read_file(path, MAX_TCG_LOG_BYTES) if path else b""
+    except OSError:
+        return b""
+
+
+def _read_text() -> str:
+    try:
+        return _read_file(_OS_RELEASE, _MAX_TEXT_BYTES).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _read_file(path: str, max_bytes: int) -> bytes:
+    with Path(path).open("rb") as file:
+        return file.read(max_bytes)

@@ -1,0 +1,115 @@
+"""Room 3 for one key: released, verified, opened, and put where it is served from."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from skragent.errors import SkrAgentError, TpmError
+from skragent.job import ARENA_BYTES_PER_KEY, FailedKey, ReleasedKey, Slice
+from skragent.release.envelope import Question, WrappedKey, verify_release
+from skragent.release.formats import RenderedKey, render_key
+from skragent.release.keywrap import (
+    OAEP_SCHEMES,
+    split_wrapped_key,
+    unwrap_error,
+    unwrap_key,
+)
+from skragent.releaser.failures import describe_failure
+from skragent.releaser.tpm_lane import TpmLane, is_bad_padding
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from cryptography import x509
+
+    from skragent.attestation.token import AttestationToken
+    from skragent.job import Form, KeyRequest
+    from skragent.releaser.vaults import Vaults
+    from skragent.releaser.watch import Stopwatch
+    from skragent.secretmem import Arena
+
+_NONCE_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStep:
+    """What all keys of a job share. Its `run` is for any thread."""
+
+    token: AttestationToken
+    vaults: Vaults
+    lane: TpmLane
+    arena: Arena
+    roots: Sequence[x509.Certificate]
+    now: datetime
+    watch: Stopwatch
+
+    def run(self, number: int, request: KeyRequest) -> ReleasedKey | FailedKey:
+        """Bring one key home; its failure is its own."""
+        try:
+            return self._bring(number, request)
+        except SkrAgentError as error:
+            return FailedKey(alias=request.alias, failure=describe_failure(error))
+
+    def _bring(self, number: int, request: KeyRequest) -> ReleasedKey:
+        question = Question(
+            vault=request.vault,
+            name=request.name,
+            version=request.version,
+            enc="RSA_AES_KEY_WRAP_256",
+            nonce=secrets.token_hex(_NONCE_BYTES),
+            wrapping_key_id=self.token.wrapping_key_id,
+        )
+        raw = self.vaults.release(question, self.token)
+        with self.watch.step("release.verify"):
+            wrapped = verify_release(raw, question, now=self.now, roots=self.roots)
+        with self.watch.step("release.open"):
+            rendered = self._open(wrapped)
+        try:
+            forms = self._place(number, rendered)
+        finally:
+            rendered.wipe()
+        return ReleasedKey(
+            alias=request.alias,
+            kid=wrapped.kid,
+            version=wrapped.version,
+            kty=wrapped.kty,
+            fingerprint=rendered.fingerprint,
+            public_jwk=rendered.public_jwk,
+            public_pem=rendered.public_pem,
+            forms=forms,
+            enabled=wrapped.enabled,
+            not_before=wrapped.not_before,
+            expires=wrapped.expires,
+        )
+
+    def _open(self, wrapped: WrappedKey) -> RenderedKey:
+        head, tail = split_wrapped_key(wrapped.ciphertext, self.lane.modulus_bytes)
+        try:
+            transfer_key = self.lane.decrypt(head, OAEP_SCHEMES[wrapped.enc])
+        except TpmError as error:
+            if is_bad_padding(error):
+                raise unwrap_error() from None
+            raise
+        try:
+            plaintext = unwrap_key(transfer_key, tail)
+        finally:
+            transfer_key[:] = bytes(len(transfer_key))
+        try:
+            return render_key(wrapped, plaintext)
+        finally:
+            plaintext[:] = bytes(len(plaintext))
+
+    def _place(self, number: int, rendered: RenderedKey) -> dict[Form, Slice]:
+        """Put the forms into this key's part of the arena, one after the other."""
+        offset, end = number * ARENA_BYTES_PER_KEY, (number + 1) * ARENA_BYTES_PER_KEY
+        forms: dict[Form, Slice] = {}
+        for form, data in rendered.forms.items():
+            if offset + len(data) > end:
+                raise RuntimeError("a key's forms do not fit the arena")
+            self.arena.view(offset, len(data))[:] = data
+            forms[form] = Slice(offset, len(data))
+            offset += len(data)
+        return forms

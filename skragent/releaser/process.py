@@ -1,0 +1,94 @@
+"""The releaser's one way in and one way out: a bounded job, a bounded result.
+
+And what is said of a crash. Not here: what happens in between (`walk`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from skragent.job import (
+    ARENA_BYTES_PER_KEY,
+    MAX_JOB_BYTES,
+    MAX_KEYS,
+    MAX_RESULT_BYTES,
+    PROTOCOL,
+    Job,
+    Result,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+EX_SOFTWARE: Final = 70  # sysexits.h: a bug of ours
+
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+
+
+def take_stdout() -> int:
+    """Keep stdout for the result alone; what libraries print goes to stderr."""
+    result_fd = os.dup(_STDOUT)
+    os.dup2(_STDERR, _STDOUT)
+    return result_fd
+
+
+def read_job(fd: int = _STDIN) -> Job:
+    """Read the job, bounded.
+
+    Raises:
+        ValueError: no job, or not one that this version understands.
+    """
+    data = bytearray()
+    while chunk := os.read(fd, 64 * 1024):
+        data += chunk
+        if len(data) > MAX_JOB_BYTES:
+            raise ValueError(f"a job of more than {MAX_JOB_BYTES} bytes")
+    job = msgspec.json.decode(data, type=Job)
+    if job.protocol != PROTOCOL:
+        raise ValueError(f"a job of protocol {job.protocol}, not {PROTOCOL}")
+    if not 0 < len(job.keys) <= MAX_KEYS:
+        raise ValueError(f"a job of {len(job.keys)} keys")
+    if job.arena_bytes < len(job.keys) * ARENA_BYTES_PER_KEY:
+        raise ValueError("a job with too little secret memory")
+    return job
+
+
+def write_result(fd: int, result: Result) -> None:
+    """Write the result, whole.
+
+    Raises:
+        ValueError: it is longer than the agent reads.
+    """
+    data = memoryview(msgspec.json.encode(result))
+    if len(data) > MAX_RESULT_BYTES:
+        raise ValueError(f"a result of {len(data)} bytes")
+    while data:
+        data = data[os.write(fd, data) :]
+    os.close(fd)
+
+
+def report_crash(error: BaseException) -> None:
+    """Say where it went wrong, on stderr, for the journal.
+
+    Types and lines only. A message may quote what it is about, and what this process
+    is about is secret.
+    """
+    lines = list(_describe(error))
+    sys.stderr.write("".join(lines))
+    sys.stderr.flush()
+
+
+def _describe(error: BaseException) -> Iterator[str]:
+    earlier = error.__cause__ or (
+        None if error.__suppress_context__ else error.__context__
+    )
+    if earlier is not None:
+        yield from _describe(earlier)
+    yield from traceback.format_tb(error.__traceback__)
+    kind = type(error)
+    yield f"{kind.__module__}.{kind.__qualname__}\n"

@@ -1,0 +1,103 @@
+"""The vTPM in a thread of its own: one command after another, beside everything else.
+
+Room 1's half that comes from the TPM. The wrapping key is created once and stays
+loaded until the last key is opened with it.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import secrets
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from skragent.evidence.hcl import HclReport, parse_hcl_report
+from skragent.evidence.tpm import Scheme, Vtpm, WrappingKey
+
+if TYPE_CHECKING:
+    from skragent.errors import TpmError
+    from skragent.evidence.quote import SignedAttest
+    from skragent.releaser.watch import Stopwatch
+
+_UNIQUE_BYTES = 256  # as long as the modulus, whose place it takes in the template
+_CLOSE_SECONDS = 1.0  # flushing takes milliseconds; exiting flushes as well
+
+
+@dataclass(frozen=True, slots=True)
+class TpmEvidence:
+    """What the TPM contributes to the evidence."""
+
+    hcl_report: HclReport
+    ak_certificate: bytes
+    ak_public: bytes
+    pcrs: tuple[bytes, ...]
+    quote: SignedAttest
+    wrapping_key: WrappingKey
+    certification: SignedAttest
+
+
+class TpmLane:
+    """Opens the TPM and does everything with it in one thread."""
+
+    def __init__(self, tcti: str, watch: Stopwatch) -> None:
+        self._executor = ThreadPoolExecutor(1, "tpm")
+        self._watch = watch
+        self._tpm: Vtpm | None = None
+        self._key: WrappingKey | None = None
+        self.evidence: Future[TpmEvidence] = self._executor.submit(self._collect, tcti)
+
+    @property
+    def modulus_bytes(self) -> int:
+        """The size of what the wrapping key decrypts."""
+        return (self.evidence.result().wrapping_key.modulus.bit_length() + 7) // 8
+
+    def decrypt(self, ciphertext: bytes, scheme: Scheme) -> bytearray:
+        """Decrypt with the wrapping key; the caller wipes the answer.
+
+        Raises:
+            TpmError: with `evidence.pcr_changed` where the PCRs are not as they were.
+        """
+        return self._executor.submit(self._decrypt, ciphertext, scheme).result()
+
+    def close(self) -> None:
+        """Flush and close, unless the TPM is stuck: the process ends anyway."""
+        closing = self._executor.submit(self._close)
+        concurrent.futures.wait([closing], timeout=_CLOSE_SECONDS)
+
+    def _collect(self, tcti: str) -> TpmEvidence:
+        with self._watch.step("tpm.evidence"):
+            tpm = self._tpm = Vtpm(tcti).__enter__()
+            hcl_report = parse_hcl_report(tpm.read_hcl_report())
+            pcrs = tpm.read_pcrs()
+            # Random: another user of this TPM cannot re-create our key.
+            unique = secrets.token_bytes(_UNIQUE_BYTES)
+            key = self._key = tpm.create_wrapping_key(pcrs, unique)
+            return TpmEvidence(
+                hcl_report=hcl_report,
+                ak_certificate=tpm.read_ak_certificate(),
+                ak_public=tpm.read_ak_public(),
+                pcrs=pcrs,
+                quote=tpm.quote(),
+                wrapping_key=key,
+                certification=tpm.certify(key),
+            )
+
+    def _decrypt(self, ciphertext: bytes, scheme: Scheme) -> bytearray:
+        if self._tpm is None or self._key is None:
+            raise RuntimeError("decrypt before the evidence was collected")
+        with self._watch.step("tpm.decrypt"):
+            return self._tpm.decrypt(self._key, ciphertext, scheme)
+
+    def _close(self) -> None:
+        if self._tpm is not None:
+            self._tpm.__exit__(None, None, None)
+
+
+def is_bad_padding(error: TpmError) -> bool:
+    """Tell a ciphertext that is not for our key from trouble with TPM or PCRs.
+
+    TPMs answer bad RSA padding with TPM_RC_VALUE, TPM_RC_SIZE or, as libtpms does,
+    TPM_RC_FAILURE: none has a code of its own among ours.
+    """
+    return error.code == "evidence.tpm"
