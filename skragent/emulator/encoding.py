@@ -1,0 +1,68 @@
+"""Base64 in all the spellings that clients use, and JSON as the services write it.
+
+Not a codec for keys or certificates: bytes and text only.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from typing import Any
+
+_STANDARD = re.compile(r"[A-Za-z0-9+/]*")
+_TO_STANDARD = str.maketrans("-_", "+/")
+
+# With ASCII alone, base64url has `-` or `_` only where one of these is the third of
+# three bytes: `>` `?` `~` and DEL end in 62 or 63. The C++ client (AzureAttestSKR)
+# decodes claims with the standard alphabet and dies of either character.
+_ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in ">?~\x7f"}
+
+
+class NotBase64Error(ValueError):
+    """A value that is base64 in neither alphabet."""
+
+
+def decode_base64(text: object) -> bytes:
+    """Decode either alphabet, padded or not: clients mix all four.
+
+    Raises:
+        NotBase64Error: for anything else, `None` and numbers too.
+    """
+    if not isinstance(text, str):
+        raise NotBase64Error("not a string")
+    digits = text.rstrip("=").translate(_TO_STANDARD)
+    if not _STANDARD.fullmatch(digits) or len(digits) % 4 == 1:
+        raise NotBase64Error("not base64")
+    return binascii.a2b_base64(digits + "=" * (-len(digits) % 4))
+
+
+def base64url(data: bytes) -> str:
+    """Encode for JOSE: the URL alphabet without padding."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def base64std(data: bytes) -> str:
+    """Encode with the standard alphabet and padding."""
+    return base64.b64encode(data).decode()
+
+
+def base64url_uint(number: int, size: int = 0) -> str:
+    """Encode an integer as JWK does (RFC 7518 §2), at least `size` bytes long."""
+    length = max(size, (number.bit_length() + 7) // 8, 1)
+    return base64url(number.to_bytes(length, "big"))
+
+
+def dump_json(value: Any, *, sort: bool = False) -> bytes:  # noqa: ANN401 - any JSON
+    """Write JSON without spaces."""
+    return json.dumps(value, separators=(",", ":"), sort_keys=sort).encode()
+
+
+def dump_plain_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON
+    """Write JSON, sorted, whose base64url has neither `-` nor `_`.
+
+    Only strings can hold the four characters, so an escape keeps the value the same.
+    """
+    text = json.dumps(value, separators=(",", ":"), sort_keys=True)
+    return text.translate(_ESCAPES).encode()

@@ -1,0 +1,141 @@
+"""Managed identities and their access tokens, as Microsoft Entra ID issues them.
+
+One signing key stands for Entra: IMDS hands its tokens out, vaults verify them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from skragent.emulator.encoding import (
+    NotBase64Error,
+    base64url,
+    decode_base64,
+    dump_json,
+)
+from skragent.emulator.maa_signing import sign_jws
+from skragent.emulator.pki import load_or_make_key
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TENANT_ID = "5c0ffee0-0000-4000-8000-000000000001"
+SUBSCRIPTION_ID = "5c0ffee0-0000-4000-8000-000000000002"
+RESOURCE_GROUP = "skragent-emulator"
+VM_NAME = "emulated-cvm"
+_PROVIDERS = (
+    f"/subscriptions/{SUBSCRIPTION_ID}/resourcegroups/{RESOURCE_GROUP}/providers"
+)
+VM_RESOURCE_ID = f"{_PROVIDERS}/Microsoft.Compute/virtualMachines/{VM_NAME}"
+
+_LIFETIME_SECONDS = 86399  # as the tokens of managed identities say: 24 h
+
+
+@dataclass(frozen=True, slots=True)
+class ManagedIdentity:
+    """One identity that is assigned to the VM."""
+
+    name: str
+    client_id: str
+    object_id: str
+    is_system_assigned: bool = False
+
+    @property
+    def resource_id(self) -> str:
+        """The Azure resource: the VM itself for a system-assigned identity."""
+        if self.is_system_assigned:
+            return VM_RESOURCE_ID
+        return (
+            f"{_PROVIDERS}/Microsoft.ManagedIdentity/userAssignedIdentities/{self.name}"
+        )
+
+
+def identity(name: str, *, is_system_assigned: bool = False) -> ManagedIdentity:
+    """Make an identity whose ids follow from its name, so that restarts keep them."""
+    namespace = uuid.UUID(TENANT_ID)
+    return ManagedIdentity(
+        name,
+        client_id=str(uuid.uuid5(namespace, f"{name}/client")),
+        object_id=str(uuid.uuid5(namespace, f"{name}/object")),
+        is_system_assigned=is_system_assigned,
+    )
+
+
+class InvalidAccessTokenError(ValueError):
+    """An access token that a vault cannot accept; the text is for its answer."""
+
+
+class Entra:
+    """Issues and verifies access tokens."""
+
+    issuer = f"https://sts.windows.net/{TENANT_ID}/"
+
+    def __init__(self, directory: Path) -> None:
+        self._key = load_or_make_key(directory / "entra.key")
+        public = self._key.public_key().public_bytes(
+            Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+        )
+        self._kid = base64url(hashlib.sha1(public).digest())
+
+    def issue(
+        self, who: ManagedIdentity, audience: str, now: float
+    ) -> tuple[str, dict[str, Any]]:
+        """Issue a token; give it with its claims."""
+        claims = {
+            "aud": audience,
+            "iss": self.issuer,
+            "iat": int(now),
+            "nbf": int(now),
+            "exp": int(now) + _LIFETIME_SECONDS,
+            "appid": who.client_id,
+            "appidacr": "2",
+            "idp": self.issuer,
+            "idtyp": "app",
+            "oid": who.object_id,
+            "sub": who.object_id,
+            "tid": TENANT_ID,
+            "ver": "1.0",
+            "xms_az_rid": VM_RESOURCE_ID,
+            "xms_mirid": who.resource_id,
+        }
+        header = {"typ": "JWT", "alg": "RS256", "x5t": self._kid, "kid": self._kid}
+        return sign_jws(header, dump_json(claims), self._key), claims
+
+    def verify(self, token: str, audience: str, now: float) -> dict[str, Any]:
+        """Verify a token for an audience.
+
+        Raises:
+            InvalidAccessTokenError: with the words that a vault answers.
+        """
+        signed, _, signature = token.rpartition(".")
+        try:
+            self._key.public_key().verify(
+                decode_base64(signature),
+                signed.encode(),
+                padding.PKCS1v15(),
+                hashes.SHA256(),
+            )
+            claims = json.loads(decode_base64(signed.partition(".")[2]))
+        except (InvalidSignature, NotBase64Error, ValueError) as error:
+            raise InvalidAccessTokenError(
+                "AKV10032: Invalid issuer or signature."
+            ) from error
+        if claims["aud"].rstrip("/") != audience:
+            raise InvalidAccessTokenError(
+                "AKV10022: Invalid audience. Expected"
+                f" {audience}, found: {claims['aud']}."
+            )
+        if not claims["nbf"] <= now < claims["exp"]:
+            raise InvalidAccessTokenError(
+                "[TokenExpired] Error validating token: 'S2S12086'."
+            )
+        return dict(claims)

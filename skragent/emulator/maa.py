@@ -1,0 +1,130 @@
+"""Microsoft Azure Attestation, emulated: guest and platform attestation of SEV-SNP.
+
+Paths are matched without regard to case: the Go sidecar asks for `/attest/SevSnpVM`.
+No caller authenticates, as on the shared providers. What is judged is in `appraisal`;
+here are routes, tokens and envelopes.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import override
+
+from skragent.emulator.appraisal.guest import appraise_guest_request
+from skragent.emulator.appraisal.platform import Trust, appraise_platform_request
+from skragent.emulator.encoding import base64url, dump_json, dump_plain_json
+from skragent.emulator.maa_sealing import seal_token
+from skragent.emulator.maa_signing import SigningKeys, sign_jws
+from skragent.emulator.refusal import RefusalError
+from skragent.emulator.service import Answer, Request, Service
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from skragent.emulator.clock import Clock
+
+_LIFETIME_SECONDS = 28800  # 8 h in every token that was seen
+_API_VERSION = re.compile(r"(\d{4}-\d\d-\d\d)(-preview)?")
+_OLDEST_API = "2020-10-01"
+
+
+class Maa(Service):
+    """One attestation provider.
+
+    Steps that can be mutated: `claims` (before signing), `header`, `token` (the
+    compact JWS), `sealed` (the members of AzureGuest's sealed answer), `jwks`.
+    """
+
+    name = "maa"
+    steps = ("claims", "header", "token", "sealed", "jwks")
+
+    def __init__(
+        self, issuer: str, directory: Path, trust: Trust, clock: Clock
+    ) -> None:
+        super().__init__()
+        self.issuer = issuer
+        self.trust = trust
+        self._clock = clock
+        self.keys = SigningKeys(directory, issuer, self._now())
+
+    @override
+    def answer(self, request: Request) -> Answer:
+        """Route a request."""
+        route = (request.method, request.path.lower().rstrip("/"))
+        if route == ("POST", "/attest/azureguest"):
+            return self._attest_guest(request)
+        if route == ("POST", "/attest/sevsnpvm"):
+            return self._attest_platform(request)
+        if route == ("GET", "/certs"):
+            return Answer.of_json(200, self._through("jwks", self.keys.jwks))
+        if route == ("GET", "/.well-known/openid-configuration"):
+            return Answer.of_json(200, self._metadata())
+        raise RefusalError(404, "NotFound", f"There is nothing at {request.path}.")
+
+    @override
+    def refuse(self, refusal: RefusalError) -> Answer:
+        """Put a refusal into MAA's envelope."""
+        error = {"code": refusal.code, "message": refusal.message}
+        headers = {"x-ms-error-code": refusal.code} | refusal.headers
+        return Answer.of_json(refusal.status, {"error": error}, headers)
+
+    def _attest_guest(self, request: Request) -> Answer:
+        _verify_api_version(request)
+        body = request.json_object("InvalidParameter")
+        appraisal = appraise_guest_request(body, self.trust, self._now())
+        token = self._token(appraisal.claims)
+        sealed = self._through("sealed", seal_token(token, appraisal.wrapping_key))
+        return Answer.of_json(200, {"token": base64url(dump_json(sealed))})
+
+    def _attest_platform(self, request: Request) -> Answer:
+        _verify_api_version(request)
+        body = request.json_object("InvalidParameter")
+        claims = appraise_platform_request(body, self.trust, self._now())
+        return Answer.of_json(200, {"token": self._token(claims)})
+
+    def _token(self, claims: dict[str, Any]) -> str:
+        now = int(self._clock.now())
+        issued = {
+            "iss": self.issuer,
+            "iat": now,
+            "nbf": now,
+            "exp": now + _LIFETIME_SECONDS,
+            "jti": secrets.token_hex(32),
+        }
+        signer = self.keys.current
+        header = {
+            "alg": "RS256",
+            "jku": f"{self.issuer}/certs",
+            "kid": signer.kid,
+            "typ": "JWT",
+        }
+        payload = dump_plain_json(self._through("claims", claims | issued))
+        token = sign_jws(self._through("header", header), payload, signer.key)
+        return str(self._through("token", token))
+
+    def _metadata(self) -> dict[str, Any]:
+        return {
+            "issuer": self.issuer,
+            "jwks_uri": f"{self.issuer}/certs",
+            "response_types_supported": ["token", "none"],
+            "id_token_signing_alg_values_supported": ["RS256"],
+            "revocation_endpoint": f"{self.issuer}/revoke",
+            "claims_supported": ["iss", "iat", "nbf", "exp", "jti", "nonce"],
+        }
+
+    def _now(self) -> dt.datetime:
+        return dt.datetime.fromtimestamp(self._clock.now(), dt.UTC)
+
+
+def _verify_api_version(request: Request) -> None:
+    match = _API_VERSION.fullmatch(request.parameter("api-version"))
+    if match is None or match[1] < _OLDEST_API:
+        raise RefusalError(
+            400,
+            "UnsupportedApiVersion",
+            f"api-version must be given and at least {_OLDEST_API}.",
+        )

@@ -1,0 +1,129 @@
+"""What every emulated service is: a request in, an answer out, and ways to spoil it.
+
+Services know nothing of sockets: `front.py` carries requests to them. So a test can
+ask one directly, and every answer passes through one place where it can be changed.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from skragent.emulator.encoding import dump_json
+from skragent.emulator.refusal import RefusalError
+
+JSON_TYPE = "application/json; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request. Header names are in lower case."""
+
+    method: str
+    target: str  # path and query as they stood on the request line
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+    @property
+    def path(self) -> str:
+        """The path, decoded; repeated slashes are kept."""
+        return urllib.parse.unquote(self.target.partition("?")[0])
+
+    @property
+    def query(self) -> list[tuple[str, str]]:
+        """The parameters in their order, repeated ones too."""
+        text = self.target.partition("?")[2]
+        return urllib.parse.parse_qsl(text, keep_blank_values=True)
+
+    def parameter(self, name: str) -> str:
+        """Give a parameter's first value, or an empty string."""
+        return next((value for key, value in self.query if key == name), "")
+
+    def json_object(self, code: str) -> dict[str, Any]:
+        """Parse the body.
+
+        Raises:
+            RefusalError: 400 with `code` when it is not a JSON object.
+        """
+        try:
+            value = json.loads(self.body)
+        except (ValueError, RecursionError) as error:
+            raise RefusalError(400, code, "The request body is not JSON.") from error
+        if not isinstance(value, dict):
+            raise RefusalError(400, code, "The request body is not a JSON object.")
+        return value
+
+
+@dataclass(slots=True)
+class Answer:
+    """One HTTP answer; a hook may change any member of it."""
+
+    status: int
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_json(
+        cls, status: int, value: object, headers: dict[str, str] | None = None
+    ) -> Answer:
+        """Answer with a JSON document."""
+        return cls(
+            status, dump_json(value), {"Content-Type": JSON_TYPE} | (headers or {})
+        )
+
+
+AnswerHook = Callable[[Request, Answer], Awaitable[Answer]]
+Mutation = Callable[[Any], Any]
+
+
+class Service(ABC):
+    """One emulated service.
+
+    `before_answer` sees every answer and may change it, replace it, wait or raise.
+    `mutate` changes one inner value on its way into an answer, such as a token's
+    claims before they are signed; `steps` names what a service lets one change.
+    """
+
+    name: str
+    steps: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self.before_answer: AnswerHook | None = None
+        self._mutations: dict[str, Mutation] = {}
+
+    def mutate(self, step: str, mutation: Mutation) -> None:
+        """Put every value of `step` through `mutation` from now on."""
+        if step not in self.steps:
+            raise ValueError(f"{self.name} has no step {step!r}; it has {self.steps}")
+        self._mutations[step] = mutation
+
+    def heal(self) -> None:
+        """Forget all mutations and hooks."""
+        self._mutations.clear()
+        self.before_answer = None
+
+    async def serve(self, request: Request) -> Answer:
+        """Answer a request, refusals and hooks included."""
+        try:
+            answer = self.answer(request)
+        except RefusalError as refusal:
+            answer = self.refuse(refusal)
+        if self.before_answer is not None:
+            answer = await self.before_answer(request, answer)
+        return answer
+
+    @abstractmethod
+    def answer(self, request: Request) -> Answer:
+        """Answer a request or raise `RefusalError`."""
+
+    @abstractmethod
+    def refuse(self, refusal: RefusalError) -> Answer:
+        """Put a refusal into this service's envelope."""
+
+    def _through(self, step: str, value: Any) -> Any:  # noqa: ANN401 - any value of a step
+        mutation = self._mutations.get(step)
+        return value if mutation is None else mutation(value)
