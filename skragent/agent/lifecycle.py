@@ -87,48 +87,48 @@ def admit(key: ReleasedKey, now: float) -> Admission:
     return Admission.HELD
 
 
-def released(
-    key: ReleasedKey, *, began_at: float, life_seconds: float, due_at: float
-) -> KeyLife:
+def released(key: ReleasedKey, *, began_at: float, life_seconds: float) -> KeyLife:
     """Begin a key's life anew: it was released and may be held.
 
     Args:
         key: what was released.
         began_at: when the job began, which no token of it can be older than.
         life_seconds: the life of the token that it was released under.
-        due_at: when to release it again.
     """
     stale_at = began_at + life_seconds
     return KeyLife(
         state=KeyState.CURRENT,
-        due_at=due_at,
         stale_at=stale_at,
         drop_at=stale_at + MAX_STALE_SECONDS,
         expires_at=math.inf if key.expires is None else key.expires,
     )
 
 
-def not_admitted(life: KeyLife, admission: Admission, *, due_at: float) -> KeyLife:
-    """Go on after a release of a key that may not be held."""
+def not_admitted(life: KeyLife, admission: Admission) -> KeyLife:
+    """Go on after the release of a key that is not valid yet, or no longer.
+
+    A disabled one is a denial like another, with its confirmation.
+    """
     if admission is Admission.NOT_YET:  # what is held, an older version, stays
-        return dataclasses.replace(life, due_at=due_at, failures=0, denials=0)
-    state = KeyState.DENIED if admission is Admission.DISABLED else KeyState.EXPIRED
-    return KeyLife(state=state, due_at=due_at)
+        return dataclasses.replace(life, failures=0, denials=0)
+    return _let_go(dataclasses.replace(life, failures=0, denials=0), KeyState.EXPIRED)
 
 
-def failed(life: KeyLife, disposition: Disposition, *, due_at: float) -> KeyLife:
-    """Go on after an attempt that failed."""
+def failed(life: KeyLife, disposition: Disposition) -> KeyLife:
+    """Go on after an attempt that failed; when the next one is due is not changed."""
     denied = disposition is Disposition.DENIED
     life = dataclasses.replace(
-        life,
-        due_at=due_at,
-        failures=life.failures + 1,
-        denials=life.denials + denied,
+        life, failures=life.failures + 1, denials=life.denials + denied
     )
     confirmed = denied and life.denials >= DENIALS_TO_CONFIRM
     if confirmed or disposition is Disposition.FATAL:
         return _let_go(life, KeyState.DENIED)
     return life
+
+
+def planned(life: KeyLife, due_at: float) -> KeyLife:
+    """Set the next attempt."""
+    return dataclasses.replace(life, due_at=due_at)
 
 
 def aged(life: KeyLife, *, now: float, boottime: float) -> KeyLife:

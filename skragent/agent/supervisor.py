@@ -1,0 +1,260 @@
+"""The one owner of time: runs jobs when keys are due, and lets keys age.
+
+Two loops on the event loop. One waits until a key is due, runs a job for all that
+are, and repeats a job that failed as a whole after tenacity's wait (backoff); a key
+that failed alone gets its own deadline, and the others never wait for it. The other
+loop ages what is held, whatever the first one is waiting for.
+
+What happened means what `lifecycle` says; when, what `schedule` and `backoff` say.
+Here it is only carried out: on the keyring, and in the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, Protocol
+
+from skragent.agent import backoff, lifecycle, schedule
+from skragent.agent.jobs import failure_error
+from skragent.agent.lifecycle import Admission, KeyLife
+from skragent.errors import Disposition, ReleaseDeniedError, SkrAgentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from skragent.agent.clock import Clock
+    from skragent.agent.launch import Launch
+    from skragent.agent.runner import Release
+    from skragent.job import Attestation, KeyRequest, ReleasedKey
+    from skragent.secretmem import Arena
+
+# The wall clock may be set at any time: a key's `exp` is looked at this often.
+_LOOK_UP_SECONDS: Final = 10.0
+
+# However short a token's life and however long the job: never in a tight circle.
+_MIN_PAUSE_SECONDS: Final = 1.0
+
+
+class Jobs(Protocol):
+    """Runs one job: `runner.Runner`, or a substitute."""
+
+    async def run(
+        self, keys: Sequence[KeyRequest], *, launched: Launch | None = None
+    ) -> Release:
+        """Run a job for these keys."""
+        ...
+
+
+class Holder(Protocol):
+    """What the supervisor tells of its decisions: to the keyring and the journal."""
+
+    def hold(self, key: ReleasedKey, arena: Arena, attestation: Attestation) -> None:
+        """Serve this key from now on, instead of what was held."""
+        ...
+
+    def not_admitted(self, key: ReleasedKey, admission: Admission) -> None:
+        """Tell that a released key may not be held, by its own attributes."""
+        ...
+
+    def changed(self, alias: str, life: KeyLife) -> None:
+        """Show a key's new state; wipe it where it is no longer held."""
+        ...
+
+    def key_failed(self, alias: str, error: SkrAgentError, seconds: float) -> None:
+        """Tell that one key was not released, and when it is asked for again."""
+        ...
+
+    def job_failed(self, error: SkrAgentError, seconds: float) -> None:
+        """Tell that a job failed as a whole, and when it is repeated."""
+        ...
+
+
+class Supervisor:
+    """Keeps the configured keys fresh until it is stopped.
+
+    Args:
+        keys: what is to be held, by alias.
+        jobs: runs jobs.
+        holder: is told of everything.
+        clock: the one clock.
+        chance: a number from 0 to 1, another one each time.
+    """
+
+    def __init__(
+        self,
+        keys: Mapping[str, KeyRequest],
+        *,
+        jobs: Jobs,
+        holder: Holder,
+        clock: Clock,
+        chance: Callable[[], float],
+    ) -> None:
+        self.lives = dict.fromkeys(keys, KeyLife())
+        self._keys = keys
+        self._jobs = jobs
+        self._holder = holder
+        self._clock = clock
+        self._chance = chance
+        self._launched: Launch | None = None
+        self._due: tuple[str, ...] = ()
+        self._stopping = asyncio.Event()
+        self._plans_changed = asyncio.Event()
+        self._lives_changed = asyncio.Event()
+
+    async def run(self, launched: Launch | None = None) -> None:
+        """Supervise until `stop`; a first job for all keys may be under way already.
+
+        Raises:
+            SkrAgentError: a FATAL one, that ends the agent.
+        """
+        self._launched = launched
+        loops = [
+            asyncio.create_task(self._keep_fresh()),
+            asyncio.create_task(self._let_age()),
+        ]
+        try:
+            done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in loops:
+                task.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+        for task in done:
+            task.result()
+
+    def stop(self) -> None:
+        """End every wait; what runs is ended by who owns it."""
+        self._stopping.set()
+        self._plans_changed.set()
+        self._lives_changed.set()
+
+    async def _keep_fresh(self) -> None:
+        retrying = backoff.retrying(
+            wait=self._wait_after, sleep=self._pause, is_stopping=self._stopping.is_set
+        )
+        while not self._stopping.is_set():
+            await self._until_due()
+            try:
+                await retrying(self._attempt)
+            except SkrAgentError:
+                if not self._stopping.is_set():
+                    raise
+
+    async def _until_due(self) -> None:
+        while not self._stopping.is_set():
+            left = schedule.next_attempt(self.lives) - self._clock.boottime()
+            if left <= 0:
+                return
+            self._plans_changed.clear()
+            await self._clock.wait(self._plans_changed, left)
+
+    async def _pause(self, seconds: float) -> None:
+        await self._clock.wait(self._stopping, seconds)
+
+    async def _attempt(self) -> None:
+        """Run one job for the keys that are due now."""
+        self._due = schedule.due_keys(self.lives, self._clock.boottime())
+        if not self._due or self._stopping.is_set():
+            return
+        launched, self._launched = self._launched, None
+        try:
+            release = await self._jobs.run(
+                [self._keys[alias] for alias in self._due], launched=launched
+            )
+            if release.result.failure is not None:
+                raise failure_error(release.result.failure)
+        except SkrAgentError as error:
+            self._count_failure(error)
+            raise
+        self._settle(release)
+
+    def _count_failure(self, error: SkrAgentError) -> None:
+        """Note a failed job in the life of each of its keys; they remain due."""
+        if error.disposition is Disposition.FATAL or self._stopping.is_set():
+            return
+        for alias in self._due:
+            self._put(alias, lifecycle.failed(self.lives[alias], error.disposition))
+
+    def _wait_after(self, error: SkrAgentError, failures: int) -> float:
+        seconds = backoff.wait_seconds(
+            error,
+            failures=failures,
+            denials=max((self.lives[alias].denials for alias in self._due), default=0),
+            jitter=self._chance(),
+        )
+        self._holder.job_failed(error, seconds)
+        return seconds
+
+    def _settle(self, release: Release) -> None:
+        """Give each key of a job what came of it. One throw of chance for all.
+
+        Keys that share a fate stay together: one attestation serves them again.
+        """
+        chance = self._chance()
+        for key in release.result.released:
+            admission = lifecycle.admit(key, self._clock.now())
+            if admission is Admission.DISABLED:
+                error = ReleaseDeniedError(
+                    f"version {key.version} is disabled", code=admission.value
+                )
+                self._settle_failed(key.alias, error, chance)
+            else:
+                self._settle_released(key, admission, release, chance)
+        for entry in release.result.failed:
+            self._settle_failed(entry.alias, failure_error(entry.failure), chance)
+
+    def _settle_released(
+        self, key: ReleasedKey, admission: Admission, release: Release, chance: float
+    ) -> None:
+        attestation = release.result.attestation
+        if attestation is None:
+            raise TypeError("a judged result has keys only with an attestation")
+        boottime = self._clock.boottime()
+        seconds = schedule.token_life_seconds(
+            attestation.issued_at, attestation.expires_at
+        )
+        after = schedule.refresh_after_seconds(seconds, 2 * chance - 1)
+        due_at = release.began_at + after
+        if admission is Admission.HELD:
+            life = lifecycle.released(
+                key, began_at=release.began_at, life_seconds=seconds
+            )
+            self._holder.hold(key, release.arena, attestation)
+        else:
+            life = lifecycle.not_admitted(self.lives[key.alias], admission)
+            self._holder.not_admitted(key, admission)
+        if admission is Admission.NOT_YET and key.not_before is not None:
+            due_at = min(due_at, boottime + key.not_before - self._clock.now())
+        due_at = max(due_at, boottime + _MIN_PAUSE_SECONDS)
+        self._put(key.alias, lifecycle.planned(life, due_at))
+
+    def _settle_failed(self, alias: str, error: SkrAgentError, chance: float) -> None:
+        life = lifecycle.failed(self.lives[alias], error.disposition)
+        seconds = backoff.wait_seconds(
+            error, failures=life.failures, denials=life.denials, jitter=chance
+        )
+        self._holder.key_failed(alias, error, seconds)
+        self._put(alias, lifecycle.planned(life, self._clock.boottime() + seconds))
+
+    async def _let_age(self) -> None:
+        while not self._stopping.is_set():
+            now, boottime = self._clock.now(), self._clock.boottime()
+            for alias, life in self.lives.items():
+                self._put(alias, lifecycle.aged(life, now=now, boottime=boottime))
+            left = min(
+                (
+                    lifecycle.seconds_until_change(life, now=now, boottime=boottime)
+                    for life in self.lives.values()
+                ),
+                default=_LOOK_UP_SECONDS,
+            )
+            self._lives_changed.clear()
+            await self._clock.wait(self._lives_changed, min(left, _LOOK_UP_SECONDS))
+
+    def _put(self, alias: str, life: KeyLife) -> None:
+        before, self.lives[alias] = self.lives[alias], life
+        if life is before:
+            return
+        self._plans_changed.set()
+        self._lives_changed.set()
+        if life.state is not before.state:
+            self._holder.changed(alias, life)

@@ -1,0 +1,131 @@
+"""A substitute for `skragent.releaser`: a child that behaves as its argument says.
+
+Standard library only and isolated, as the real one starts: it knows of the project
+nothing but the JSON that crosses the pipe.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+VERSION = "0123456789abcdef0123456789abcdef"
+KEY = b"k" * 32
+
+
+def released(job: dict[str, Any]) -> dict[str, Any]:
+    keys = []
+    arena = mmap.mmap(job["arena_fd"], job["arena_bytes"])
+    for i, key in enumerate(job["keys"]):
+        arena[i * 32 : (i + 1) * 32] = KEY
+        keys.append(
+            {
+                "alias": key["alias"],
+                "kid": f"{key['vault']}/keys/{key['name']}/{VERSION}",
+                "version": VERSION,
+                "kty": "oct",
+                "fingerprint": "",
+                "public_jwk": "",
+                "public_pem": "",
+                "forms": {"raw": {"offset": i * 32, "length": 32}},
+            }
+        )
+    attestation = {
+        "issuer": "https://sharedeus.eus.attest.azure.net",
+        "issued_at": job["now"],
+        "expires_at": job["now"] + 28800,
+        "token_sha256": "00" * 32,
+        "compliance_status": "azure-compliant-cvm",
+        "vm_id": "vm",
+        "chip_generation": "Milan",
+        "report_version": 2,
+        "verified": [],
+    }
+    return {"protocol": 1, "attestation": attestation, "released": keys}
+
+
+def failed(code: str, disposition: str) -> dict[str, Any]:
+    failure = {"code": code, "disposition": disposition, "message": "why"}
+    return {"protocol": 1, "failure": failure}
+
+
+def hang(*arguments: str) -> None:
+    if arguments:  # the file to write our process id to
+        Path(arguments[0]).write_text(str(os.getpid()))
+    while True:
+        signal.pause()
+
+
+def flood(stream: BinaryIO) -> None:
+    while True:
+        stream.write(b"x" * 65536)
+
+
+def leave_a_grandchild() -> None:
+    child = subprocess.Popen(["/bin/sleep", "60"])  # it holds our pipes open
+    say(child.pid)
+
+
+def crash() -> None:
+    raise ZeroDivisionError(f"with a token eyJ{'a' * 50}.b.c")
+
+
+def say(what: object) -> None:
+    sys.stderr.write(f"{what}\n")
+
+
+# What to do before the job is read, and after it is done but not answered yet.
+BEFORE: dict[str, Callable[..., object]] = {
+    "hang": hang,
+    "crash-early": lambda: sys.exit(3),
+}
+AFTER: dict[str, Callable[[], object]] = {
+    "crash-late": crash,
+    "sigkill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "flood-stdout": lambda: flood(sys.stdout.buffer),
+    "flood-stderr": lambda: flood(sys.stderr.buffer),
+    "environment": lambda: say(json.dumps(dict(os.environ))),
+    "chatty": lambda: say("first\n" + "y" * 30 + "\n" * 10000 + "last"),
+    "grandchild": leave_a_grandchild,
+    "nothing-and-exit-1": lambda: sys.exit(1),
+}
+
+
+def answer(mode: str, job: dict[str, Any], arguments: list[str]) -> str:
+    result = released(job)
+    if mode == "failure":
+        result = failed(*arguments)
+    if mode == "wrong-protocol":
+        result["protocol"] = 99
+    if mode == "outside":
+        result["released"][0]["forms"]["raw"]["offset"] = job["arena_bytes"] - 31
+    if mode == "stranger":
+        result["released"][0]["alias"] = "stranger"
+    if mode == "garbage":
+        return "hello"
+    text = json.dumps(result)
+    return text[:100] if mode == "half" else text
+
+
+def main() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    mode, arguments = sys.argv[1], sys.argv[2:]
+    if mode in BEFORE:
+        BEFORE[mode](*arguments)
+    text = answer(mode, json.load(sys.stdin), arguments)
+    if mode in AFTER:
+        AFTER[mode]()
+    sys.stdout.write(text)
+
+
+main()

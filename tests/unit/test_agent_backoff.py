@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import pytest
+from support.agent import run
+
+from skragent.agent import backoff
+from skragent.errors import Disposition, SkrAgentError
+
+
+def window(disposition: Disposition, failures: int, denials: int = 0) -> float:
+    return backoff.window_seconds(disposition, failures=failures, denials=denials)
+
+
+@pytest.mark.parametrize("disposition", [Disposition.RETRY, Disposition.REATTEST])
+def test_a_transient_failure_doubles_the_window(disposition: Disposition) -> None:
+    assert [window(disposition, n) for n in (1, 2, 3)] == [1, 2, 4]
+
+
+def test_the_window_of_transient_failures_ends_at_a_minute() -> None:
+    assert window(Disposition.RETRY, 5000) == 60
+
+
+def test_a_first_denial_is_asked_about_again_within_seconds() -> None:
+    assert window(Disposition.DENIED, 9, denials=1) == backoff.CONFIRM_SECONDS
+
+
+def test_a_confirmed_denial_waits_long() -> None:
+    windows = [window(Disposition.DENIED, n, denials=n) for n in (2, 3, 99)]
+    assert windows == [60, 120, 900]
+
+
+def test_retry_after_wins_over_the_window() -> None:
+    error = SkrAgentError("x", disposition=Disposition.RETRY, retry_after=70)
+    assert backoff.wait_seconds(error, failures=1, denials=0, jitter=0.0) == 70
+
+
+def test_retry_after_is_never_undercut() -> None:
+    error = SkrAgentError("x", disposition=Disposition.RETRY, retry_after=70)
+    assert backoff.wait_seconds(error, failures=1, denials=0, jitter=0.9) > 70
+
+
+def test_retry_after_of_a_day_is_capped() -> None:
+    error = SkrAgentError("x", disposition=Disposition.RETRY, retry_after=86400)
+    wait = backoff.wait_seconds(error, failures=1, denials=0, jitter=1.0)
+    assert wait == backoff.MAX_RETRY_AFTER_SECONDS
+
+
+class Step:
+    """A step that fails with each of `errors`, then succeeds."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.waits: list[float] = []
+
+    async def __call__(self) -> str:
+        if self.errors:
+            raise self.errors.pop(0)
+        return "done"
+
+    async def run(self, *, stop_after: int = 99) -> str:
+        async def sleep(seconds: float) -> None:
+            self.waits.append(seconds)
+
+        retrying = backoff.retrying(
+            wait=lambda _error, failures: float(failures),
+            sleep=sleep,
+            is_stopping=lambda: len(self.waits) >= stop_after,
+        )
+        return await retrying(self)
+
+
+def transient() -> SkrAgentError:
+    return SkrAgentError("x", disposition=Disposition.RETRY)
+
+
+def test_a_failing_step_is_repeated_until_it_succeeds() -> None:
+    step = Step(transient(), transient())
+    assert run(step.run()) == "done"
+    assert step.waits == [1, 2]
+
+
+def test_a_fatal_error_is_not_repeated() -> None:
+    step = Step(SkrAgentError("x", code="evidence.not_a_cvm"))
+    with pytest.raises(SkrAgentError) as caught:
+        run(step.run())
+    assert caught.value.code == "evidence.not_a_cvm"
+    assert step.waits == []
+
+
+def test_a_bug_is_not_repeated() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(Step(ZeroDivisionError()).run())
+
+
+def test_shutdown_ends_the_repetition_with_the_error_itself() -> None:
+    step = Step(*(transient() for _ in range(9)))
+    with pytest.raises(SkrAgentError):
+        run(step.run(stop_after=3))
+    assert len(step.waits) == 3

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+from support.agent import attestation, failure, make_config, released_key
+
+from skragent.agent.jobs import (
+    MAX_MESSAGE_CHARACTERS,
+    failure_error,
+    key_requests,
+    parse_result,
+    releaser_environment,
+)
+from skragent.agent.launch import find_tcg_log
+from skragent.agent.redact import log_lines, redact
+from skragent.errors import Disposition, ReleaserError
+from skragent.job import MAX_RESULT_BYTES, FailedKey, Failure, Result, Slice
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ARENA_BYTES = 4096
+DEFAULT_LOG = "/sys/kernel/security/tpm0/binary_bios_measurements"
+
+
+def make_result(**changes: object) -> Result:
+    values: dict[str, Any] = {
+        "attestation": attestation(),
+        "released": (released_key("disk"),),
+        "failed": (FailedKey(alias="signing", failure=failure("release", "retry")),),
+    }
+    return Result(**(values | changes))
+
+
+def parse(result: Result) -> Result:
+    return parse_result(
+        msgspec.json.encode(result),
+        aliases=frozenset({"disk", "signing"}),
+        arena_bytes=ARENA_BYTES,
+    )
+
+
+def is_garbage(result: Result) -> bool:
+    with pytest.raises(ReleaserError) as caught:
+        parse(result)
+    return caught.value.code == "releaser.garbage"
+
+
+def test_a_result_that_keeps_the_contract_is_read() -> None:
+    assert parse(make_result()) == make_result()
+
+
+def test_a_result_without_one_of_the_keys_is_refused() -> None:
+    assert is_garbage(make_result(failed=()))
+
+
+def test_a_key_that_is_answered_twice_is_refused() -> None:
+    both = FailedKey(alias="disk", failure=failure("release", "retry"))
+    assert is_garbage(make_result(failed=(*make_result().failed, both)))
+
+
+def test_a_key_that_nobody_asked_for_is_refused() -> None:
+    assert is_garbage(make_result(released=(released_key("other"),)))
+
+
+def test_keys_beside_a_failure_of_the_whole_job_are_refused() -> None:
+    assert is_garbage(make_result(failure=failure("token.refused", "denied")))
+
+
+def test_keys_without_an_attestation_are_refused() -> None:
+    assert is_garbage(make_result(attestation=None))
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        Slice(ARENA_BYTES - 31, 32),
+        Slice(-1, 32),
+        Slice(0, 0),
+        Slice(0, -1),
+        Slice(2**62, 32),
+    ],
+)
+def test_a_slice_outside_of_the_arena_is_refused(place: Slice) -> None:
+    key = released_key("disk", forms={"raw": place})
+    assert is_garbage(make_result(released=(key,)))
+
+
+def test_a_slice_that_ends_with_the_arena_is_read() -> None:
+    key = released_key("disk", forms={"raw": Slice(ARENA_BYTES - 32, 32)})
+    assert parse(make_result(released=(key,))).released == (key,)
+
+
+def test_slices_that_overlap_are_refused() -> None:
+    forms = {"raw": Slice(0, 32), "jwk": Slice(31, 32)}
+    assert is_garbage(make_result(released=(released_key("disk", forms=forms),)))
+
+
+def test_a_key_in_no_form_is_refused() -> None:
+    assert is_garbage(make_result(released=(released_key("disk", forms={}),)))
+
+
+def test_a_result_that_is_too_long_is_refused() -> None:
+    raw = msgspec.json.encode(make_result()) + b" " * MAX_RESULT_BYTES
+    with pytest.raises(ReleaserError) as caught:
+        parse_result(raw, aliases=frozenset(), arena_bytes=ARENA_BYTES)
+    assert caught.value.code == "releaser.garbage"
+
+
+def test_a_failure_comes_back_as_the_error_that_it_was() -> None:
+    error = failure_error(failure("transport.throttled", "retry", retry_after=7))
+    assert error.code == "transport.throttled"
+    assert error.disposition is Disposition.RETRY
+    assert error.retry_after == 7
+
+
+def test_a_long_message_is_cut() -> None:
+    raw = Failure(code="x", disposition="retry", message="m" * 99999)
+    assert len(failure_error(raw).message) == MAX_MESSAGE_CHARACTERS
+
+
+def test_a_key_without_a_vault_name_is_asked_for_by_its_own() -> None:
+    assert key_requests(make_config("disk"))["disk"].name == "disk"
+
+
+def test_a_secret_in_our_environment_stays_with_us() -> None:
+    kept = releaser_environment({"AZURE_CLIENT_SECRET": "s", "PATH": "/bin"})
+    assert kept == {"PATH": "/bin"}
+
+
+def test_the_tcg_log_is_read_from_the_credential(tmp_path: Path) -> None:
+    (tmp_path / "tcglog").write_bytes(b"\0" * 100)
+    found = find_tcg_log(DEFAULT_LOG, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert found == str(tmp_path / "tcglog")
+
+
+def test_a_machine_without_a_tcg_log_sends_none(tmp_path: Path) -> None:
+    (tmp_path / "tcglog").write_bytes(b"none")
+    found = find_tcg_log(DEFAULT_LOG, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert found == ""
+
+
+def test_without_a_credential_the_tcg_log_is_the_kernels(tmp_path: Path) -> None:
+    found = find_tcg_log(DEFAULT_LOG, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert found == DEFAULT_LOG
+
+
+def test_a_configured_tcg_log_wins_over_the_credential(tmp_path: Path) -> None:
+    (tmp_path / "tcglog").write_bytes(b"\0" * 100)
+    found = find_tcg_log("/log", {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert found == "/log"
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJ4In0.c2ln",
+        "0123456789abcdef" * 3,
+        "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj",
+        "uKjZ_2-9" * 6,
+    ],
+)
+def test_what_looks_like_a_secret_is_masked(secret: str) -> None:
+    line = redact(f"value='{secret}' here")
+    assert secret[:12] not in line
+    assert secret[-12:] not in line
+    assert line.endswith("' here")
+
+
+def test_prose_is_not_masked() -> None:
+    prose = "release.denied: the vault said no (HTTP 403), see the policy"
+    assert redact(prose) == prose
+
+
+def test_the_place_in_a_traceback_is_kept() -> None:
+    place = '  File "/usr/lib/python3/site-packages/azure/core/retry.py", line 5, in f'
+    assert log_lines(place.encode()) == [place]
+
+
+def test_a_line_cannot_forge_another() -> None:
+    assert log_lines(b"a\x1b[2Jb\rc\n\n") == ["a?[2Jb", "c"]
+
+
+def test_bytes_that_are_no_text_are_logged_all_the_same() -> None:
+    assert log_lines(b"\xff\xfe ok") == ["?? ok"]

@@ -1,0 +1,215 @@
+"""The runner over real children that misbehave (support/agent_releaser.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from support.agent import make_config, run, substitute, until
+
+from skragent.agent.clock import SystemClock
+from skragent.agent.jobs import key_requests
+from skragent.agent.launch import Launcher
+from skragent.agent.runner import MAX_STDERR_BYTES, Release, Runner
+from skragent.errors import ReleaserError, SkrAgentError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CONFIG = make_config("disk", "signing")
+ENVIRONMENT = {
+    "PATH": os.environ["PATH"],
+    "HTTPS_PROXY": "http://proxy:3128",
+    "AZURE_CLIENT_SECRET": "s",
+}
+
+
+class Lines(list[tuple[str, bool]]):
+    """What was logged of the child's stderr."""
+
+    def __call__(self, line: str, succeeded: bool) -> None:  # noqa: FBT001 - the runner's
+        self.append((line, succeeded))
+
+    @property
+    def text(self) -> str:
+        return "\n".join(line for line, _ in self)
+
+
+def make_runner(
+    mode: str,
+    *arguments: str,
+    timeout: float = 10.0,
+    lines: Lines | None = None,
+    environment: Mapping[str, str] = ENVIRONMENT,
+) -> Runner:
+    clock = SystemClock()
+    launcher = Launcher(CONFIG, clock, environment, substitute(mode, *arguments))
+    return Runner(
+        launcher,
+        clock,
+        timeout_seconds=timeout,
+        log_output=Lines() if lines is None else lines,
+    )
+
+
+def run_job(runner: Runner) -> Release:
+    return run(runner.run(list(key_requests(CONFIG).values())))
+
+
+def code_of(runner: Runner) -> str:
+    with pytest.raises(SkrAgentError) as caught:
+        run_job(runner)
+    return caught.value.code
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process is dead, reaped or not."""
+    try:
+        return (
+            Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        )
+    except FileNotFoundError:
+        return True
+
+
+def test_a_well_behaved_releaser_fills_the_arena() -> None:
+    release = run_job(make_runner("release"))
+    assert [key.alias for key in release.result.released] == ["disk", "signing"]
+    form = release.result.released[1].forms["raw"]
+    assert release.arena.view(form.offset, form.length) == b"k" * 32
+
+
+def test_the_agent_keeps_no_descriptor_of_the_arena() -> None:
+    assert run_job(make_runner("release")).arena.fd == -1
+
+
+def test_a_job_that_failed_as_a_whole_is_a_result() -> None:
+    release = run_job(make_runner("failure", "evidence.not_a_cvm", "fatal"))
+    assert release.result.failure is not None
+    assert release.result.failure.code == "evidence.not_a_cvm"
+
+
+def test_a_releaser_that_hangs_is_killed_at_its_deadline() -> None:
+    assert code_of(make_runner("hang", timeout=0.1)) == "releaser.timeout"
+
+
+@pytest.mark.parametrize(
+    "mode", ["crash-early", "crash-late", "sigkill", "nothing-and-exit-1"]
+)
+def test_a_releaser_that_dies_is_named(mode: str) -> None:
+    assert code_of(make_runner(mode)) == "releaser.crashed"
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        "garbage",
+        "half",
+        "wrong-protocol",
+        "outside",
+        "stranger",
+        "flood-stdout",
+        "flood-stderr",
+    ],
+)
+def test_a_releaser_that_does_not_keep_the_contract_is_not_believed(mode: str) -> None:
+    assert code_of(make_runner(mode)) == "releaser.garbage"
+
+
+def test_a_releaser_that_cannot_be_started_is_named() -> None:
+    launcher = Launcher(CONFIG, SystemClock(), ENVIRONMENT, ("/nonexistent",))
+    with pytest.raises(ReleaserError) as caught:
+        launcher.launch(list(key_requests(CONFIG).values()))
+    assert caught.value.code == "releaser.spawn"
+
+
+def test_a_killed_releaser_ends_the_job() -> None:
+    runner = make_runner("hang")
+
+    async def kill_it() -> None:
+        job = asyncio.create_task(runner.run(list(key_requests(CONFIG).values())))
+        await asyncio.sleep(0.01)
+        runner.kill()
+        with pytest.raises(ReleaserError) as caught:
+            await job
+        assert caught.value.code == "releaser.crashed"
+
+    run(kill_it())
+
+
+def test_a_cancelled_job_leaves_no_process(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    runner = make_runner("hang", str(pid_file))
+
+    async def cancel_it() -> None:
+        job = asyncio.create_task(runner.run(list(key_requests(CONFIG).values())))
+        await until(lambda: pid_file.exists() and pid_file.read_text() != "")
+        job.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+
+    run(cancel_it())
+    assert is_gone(int(pid_file.read_text()))
+
+
+def test_two_jobs_at_once_are_a_bug() -> None:
+    runner = make_runner("hang", timeout=0.1)
+
+    async def twice() -> None:
+        job = asyncio.create_task(runner.run(list(key_requests(CONFIG).values())))
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError):
+            await runner.run(())
+        with pytest.raises(ReleaserError):
+            await job
+
+    run(twice())
+
+
+def test_a_grandchild_left_behind_is_killed_and_does_not_delay() -> None:
+    lines = Lines()
+    before = time.monotonic()
+    release = run_job(make_runner("grandchild", lines=lines))
+    assert release.result.released
+    assert is_gone(int(lines.text))
+    assert time.monotonic() - before < 5
+
+
+def test_of_a_chatty_releaser_the_end_is_logged() -> None:
+    lines = Lines()
+    run_job(make_runner("chatty", lines=lines))
+    assert lines[-1] == ("last", True)
+    assert len(lines.text) <= MAX_STDERR_BYTES
+
+
+def test_a_crash_is_logged_without_the_token_in_it() -> None:
+    lines = Lines()
+    code_of(make_runner("crash-late", lines=lines))
+    assert lines[-1] == ("ZeroDivisionError: with a token [token]", False)
+
+
+def test_the_releaser_sees_of_our_environment_only_what_it_needs() -> None:
+    lines = Lines()
+    run_job(make_runner("environment", lines=lines))
+    seen = json.loads(lines.text)
+    assert seen.keys() - {"LC_CTYPE"} == {"PATH", "HTTPS_PROXY"}  # python's own
+
+
+def test_no_descriptor_is_left_after_jobs_of_every_kind() -> None:
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    run_job(make_runner("release"))
+    before = descriptors()
+    for mode in ("release", "garbage", "sigkill"):
+        runner = make_runner(mode)
+        if mode == "release":
+            run_job(runner)
+        else:
+            code_of(runner)
+    assert descriptors() == before

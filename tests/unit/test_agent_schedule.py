@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import math
+
+from support.agent import BOOTTIME, NOW, released_key
+
+from skragent.agent import lifecycle, schedule
+from skragent.agent.lifecycle import Admission, KeyLife, KeyState
+from skragent.errors import Disposition
+
+HELD = lifecycle.released(released_key(), began_at=BOOTTIME, life_seconds=100.0)
+
+
+def test_a_token_is_renewed_at_four_fifths_of_its_life() -> None:
+    assert schedule.refresh_after_seconds(28800, 0.0) == 0.8 * 28800
+
+
+def test_a_token_that_never_lived_is_not_asked_for_again_at_once() -> None:
+    life = schedule.token_life_seconds(NOW, NOW - 1)
+    assert life == schedule.MIN_TOKEN_LIFE_SECONDS
+
+
+def test_a_token_for_a_year_is_renewed_within_a_week() -> None:
+    life = schedule.token_life_seconds(NOW, NOW + 365 * 86400)
+    assert life == schedule.MAX_TOKEN_LIFE_SECONDS
+
+
+def test_the_first_job_is_for_every_key() -> None:
+    lives = {"a": KeyLife(), "b": KeyLife()}
+    assert schedule.due_keys(lives, BOOTTIME) == ("a", "b")
+
+
+def test_a_job_is_only_for_the_keys_that_are_due() -> None:
+    lives = {"a": KeyLife(due_at=BOOTTIME), "b": KeyLife(due_at=BOOTTIME + 1)}
+    assert schedule.due_keys(lives, BOOTTIME) == ("a",)
+
+
+def test_the_next_job_is_when_the_first_key_is_due() -> None:
+    lives = {"a": KeyLife(due_at=7), "b": KeyLife(due_at=5)}
+    assert schedule.next_attempt(lives) == 5
+
+
+def test_nothing_is_due_where_there_are_no_keys() -> None:
+    assert schedule.next_attempt({}) == math.inf
+
+
+def test_a_released_key_is_current() -> None:
+    assert HELD.state is KeyState.CURRENT
+
+
+def test_a_key_is_stale_when_its_tokens_life_is_over() -> None:
+    life = lifecycle.aged(HELD, now=NOW, boottime=BOOTTIME + 100)
+    assert life.state is KeyState.STALE
+    assert life.is_held
+
+
+def test_a_key_is_not_stale_before_that() -> None:
+    assert lifecycle.aged(HELD, now=NOW, boottime=BOOTTIME + 99) == HELD
+
+
+def test_a_stale_key_is_dropped_after_max_stale() -> None:
+    late = BOOTTIME + 100 + lifecycle.MAX_STALE_SECONDS
+    life = lifecycle.aged(HELD, now=NOW, boottime=late)
+    assert life.state is KeyState.EXPIRED
+
+
+def test_a_stale_key_is_kept_until_then() -> None:
+    late = BOOTTIME + 99 + lifecycle.MAX_STALE_SECONDS
+    life = lifecycle.aged(HELD, now=NOW, boottime=late)
+    assert life.state is KeyState.STALE
+
+
+def test_a_key_past_its_own_exp_is_dropped_and_asked_for_at_once() -> None:
+    held = lifecycle.released(
+        released_key(expires=NOW + 10),
+        began_at=BOOTTIME,
+        life_seconds=100,
+    )
+    held = lifecycle.planned(held, BOOTTIME + 80)
+    life = lifecycle.aged(held, now=NOW + 10, boottime=BOOTTIME + 10)
+    assert life.state is KeyState.EXPIRED
+    assert life.due_at == BOOTTIME + 10
+
+
+def test_a_wall_clock_ten_years_ahead_does_not_make_a_key_stale() -> None:
+    assert lifecycle.aged(HELD, now=NOW + 315360000, boottime=BOOTTIME) == HELD
+
+
+def test_a_transient_failure_keeps_what_is_held() -> None:
+    life = lifecycle.failed(HELD, Disposition.RETRY)
+    assert life.is_held
+
+
+def test_one_denial_keeps_what_is_held() -> None:
+    life = lifecycle.failed(HELD, Disposition.DENIED)
+    assert life.is_held
+
+
+def test_a_second_denial_drops_what_is_held() -> None:
+    life = lifecycle.failed(HELD, Disposition.DENIED)
+    life = lifecycle.failed(life, Disposition.DENIED)
+    assert life.state is KeyState.DENIED
+
+
+def test_a_fault_between_two_denials_takes_nothing_back() -> None:
+    life = lifecycle.failed(HELD, Disposition.DENIED)
+    life = lifecycle.failed(life, Disposition.RETRY)
+    life = lifecycle.failed(life, Disposition.DENIED)
+    assert life.state is KeyState.DENIED
+
+
+def test_a_fatal_failure_of_one_key_drops_it() -> None:
+    life = lifecycle.failed(HELD, Disposition.FATAL)
+    assert life.state is KeyState.DENIED
+
+
+def test_a_disabled_key_is_not_admitted() -> None:
+    assert lifecycle.admit(released_key(enabled=False), NOW) is Admission.DISABLED
+
+
+def test_a_key_at_its_exp_is_not_admitted() -> None:
+    assert lifecycle.admit(released_key(expires=NOW), NOW) is Admission.EXPIRED
+
+
+def test_a_key_before_its_nbf_is_not_admitted_yet() -> None:
+    key = released_key(not_before=NOW + 1)
+    assert lifecycle.admit(key, NOW) is Admission.NOT_YET
+
+
+def test_a_key_between_nbf_and_exp_is_admitted() -> None:
+    key = released_key(not_before=NOW, expires=NOW + 1)
+    assert lifecycle.admit(key, NOW) is Admission.HELD
+
+
+def test_a_newer_version_that_is_not_valid_yet_leaves_the_older_one() -> None:
+    life = lifecycle.not_admitted(HELD, Admission.NOT_YET)
+    assert life.state is KeyState.CURRENT
+
+
+def test_a_key_that_came_expired_replaces_what_was_held_by_nothing() -> None:
+    life = lifecycle.not_admitted(HELD, Admission.EXPIRED)
+    assert life.state is KeyState.EXPIRED
+
+
+def test_a_current_key_changes_next_when_it_becomes_stale() -> None:
+    left = lifecycle.seconds_until_change(HELD, now=NOW, boottime=BOOTTIME + 40)
+    assert left == 60
+
+
+def test_a_key_that_is_not_held_does_not_change_by_itself() -> None:
+    left = lifecycle.seconds_until_change(KeyLife(), now=NOW, boottime=BOOTTIME)
+    assert left == math.inf
