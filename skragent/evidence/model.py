@@ -18,7 +18,11 @@ from skragent.evidence.endorsements import (
     verify_endorsements,
 )
 from skragent.evidence.hcl import HclReport, verify_runtime_data_binding
-from skragent.evidence.public import TpmPublic, parse_tpm2b_public
+from skragent.evidence.public import (
+    WRAPPING_KEY_ATTRIBUTES,
+    TpmPublic,
+    parse_tpm2b_public,
+)
 from skragent.evidence.quote import (
     QUOTED_PCRS,
     SignedAttest,
@@ -32,10 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from collections.abc import Set as AbstractSet
     from datetime import datetime
-
-# TPMA_OBJECT: fixedTPM, fixedParent, sensitiveDataOrigin, noDA, decrypt. No
-# userWithAuth: only the PCR policy can use the key.
-WRAPPING_KEY_ATTRIBUTES = 0x00020432
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +85,7 @@ def verify_evidence(
     return (
         "REPORT_DATA is the hash of the runtime data",
         "this vTPM's AK is the one in the runtime data",
-        (f"the {signer} chains to a trusted AMD root and names this {generation} chip"
-        " and its reported TCB"),
+        f"the {signer} chains to a trusted AMD root and fits this {generation} report",
         f"the SNP report is signed with the {signer}",
         f"the AK quoted PCR {QUOTED_PCRS[0]} to {QUOTED_PCRS[-1]} with these values",
         "the AK certified the wrapping key, which is bound to these PCRs",

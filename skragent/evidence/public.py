@@ -19,6 +19,11 @@ TPM_ALG_NULL = 0x0010
 TPM_ALG_RSASSA = 0x0014
 TPM_ALG_RSAES = 0x0015
 
+# TPMA_OBJECT: fixedTPM, fixedParent, sensitiveDataOrigin, noDA, decrypt. No
+# userWithAuth: only the PCR policy can use the key.
+WRAPPING_KEY_ATTRIBUTES = 0x00020432
+WRAPPING_KEY_BYTES = 256  # RSA-2048
+
 _DEFAULT_EXPONENT = 65537  # what an exponent of 0 stands for
 _MAX_MODULUS_BITS = 4096  # more is no TPM's, and would only cost time
 
@@ -90,3 +95,35 @@ def _read_rsa(reader: Reader) -> RsaPublic:
         modulus=int.from_bytes(modulus, "big"),
         exponent=exponent or _DEFAULT_EXPONENT,
     )
+
+
+def encode_wrapping_key_template(policy: bytes, unique: bytes) -> bytes:
+    """Encode the TPM2B_PUBLIC that the wrapping key is created from.
+
+    The scheme is NULL: whoever decrypts picks RSAES or OAEP.
+
+    Args:
+        policy: the authPolicy, 32 bytes.
+        unique: 256 bytes; in the NULL hierarchy the key is a function of these, of the
+            rest of the template and of the TPM's present boot.
+    """
+    if len(unique) != WRAPPING_KEY_BYTES:
+        raise ValueError(f"`unique` has {WRAPPING_KEY_BYTES} bytes")
+    public = b"".join(
+        (
+            _u16(TPM_ALG_RSA),
+            _u16(TPM_ALG_SHA256),
+            WRAPPING_KEY_ATTRIBUTES.to_bytes(4, "big"),
+            _u16(len(policy)) + policy,
+            _u16(TPM_ALG_NULL),  # symmetric
+            _u16(TPM_ALG_NULL),  # scheme
+            _u16(WRAPPING_KEY_BYTES * 8),
+            bytes(4),  # exponent: the default
+            _u16(len(unique)) + unique,
+        )
+    )
+    return _u16(len(public)) + public
+
+
+def _u16(value: int) -> bytes:
+    return value.to_bytes(2, "big")

@@ -50,7 +50,7 @@ def _trim(reader: Reader) -> bytes:
 
 
 def _trim_header(reader: Reader) -> tuple[dict[int, int], bytes]:
-    """Read the first event; gives all algorithms' digest sizes, and its trimmed form."""
+    """Read the first event; gives the digest sizes, and its trimmed form."""
     start = reader.take(8)
     digest = reader.take(_SHA1_BYTES)
     if start != _number(0) + _number(_EV_NO_ACTION):

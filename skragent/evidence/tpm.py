@@ -1,15 +1,69 @@
-"""The vTPM through ESAPI: everything that skragent asks of it."""
+"""The vTPM through ESAPI: everything that skragent asks of it.
+
+One `Vtpm` per job. Commands run once: what ESYS itself repeats (TPM_RC_RETRY and the
+like, five times at once) is all the repeating there is. The wrapping key is made in the
+NULL hierarchy, so it is gone with the job, and with every reset of the TPM.
+
+Not here: what the answers mean (`hcl`, `quote`), and what failures mean (`tpmrc`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
-from skragent.evidence.quote import SignedAttest
+# libtss2 writes errors to stderr by itself and, told to trace, buffers with secrets.
+# It reads this once: so it is set before the import, whatever it was.
+os.environ["TSS2_LOG"] = "all+NONE"
+
+from tpm2_pytss import ESAPI, TSS2_Exception
+from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_SE, TPMA_SESSION
+from tpm2_pytss.types import (
+    TPM2B_DATA,
+    TPM2B_DIGEST,
+    TPM2B_PUBLIC,
+    TPM2B_PUBLIC_KEY_RSA,
+    TPM2B_SENSITIVE_CREATE,
+    TPML_PCR_SELECTION,
+    TPMT_RSA_DECRYPT,
+    TPMT_SIG_SCHEME,
+    TPMT_SYM_DEF,
+)
+
+from skragent.errors import TpmError, UnsupportedEvidenceError, UnwrapError
+from skragent.evidence import tpmrc
+from skragent.evidence.akcert import is_ak_certificate_provisioned
+from skragent.evidence.hcl import MAX_HCL_REPORT_BYTES
+from skragent.evidence.public import (
+    TPM_ALG_RSASSA,
+    WRAPPING_KEY_BYTES,
+    encode_wrapping_key_template,
+    parse_tpm2b_public,
+)
+from skragent.evidence.quote import QUOTED_PCRS, SignedAttest, compute_policy_pcr
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+    from typing import Self
+
+NV_HCL_REPORT = 0x01400001
+NV_AK_CERTIFICATE = 0x01C101D0
+AK_HANDLE = 0x81000003
+
+_NV_CHUNK_BYTES = 1024  # TPM_PT_NV_BUFFER_MAX of Azure's vTPM
+_PCRS = "sha256:" + ",".join(map(str, QUOTED_PCRS))
 
 Scheme = Literal["rsaes", "oaep-sha1", "oaep-sha256", "oaep-sha384"]
+# TPMT_RSA_DECRYPT: TPM_ALG_RSAES, or TPM_ALG_OAEP and its hash.
+_SCHEMES: dict[Scheme, bytes] = {
+    "rsaes": b"\x00\x15",
+    "oaep-sha1": b"\x00\x17\x00\x04",
+    "oaep-sha256": b"\x00\x17\x00\x0b",
+    "oaep-sha384": b"\x00\x17\x00\x0c",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +82,21 @@ class Vtpm:
     Args:
         tcti: such as `device:/dev/tpmrm0` or `swtpm:path=/run/tpm.sock`.
 
-    Every method raises TpmError, with the code that its rc means.
+    Every method, and entering, raises TpmError with the code that its rc means.
     """
 
     def __init__(self, tcti: str) -> None:
-        raise NotImplementedError
+        self._tcti = tcti
+        self._esys: Any = None
+        self._keys: list[int] = []
 
     def __enter__(self) -> Self:
-        raise NotImplementedError
+        try:
+            self._esys = ESAPI(self._tcti)
+        except TSS2_Exception as error:
+            rc, text = int(error.rc), str(error)
+            raise tpmrc.make_unreachable(self._tcti, rc, text) from error
+        return self
 
     def __exit__(
         self,
@@ -43,36 +104,201 @@ class Vtpm:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        raise NotImplementedError
+        for handle in self._keys:
+            self._flush_quietly(handle)
+        self._keys.clear()
+        self._esys.close()
 
     def read_hcl_report(self) -> bytes:
-        """Read NV 0x01400001; reading makes the paravisor refresh it."""
-        raise NotImplementedError
+        """Read NV 0x01400001; reading from its start makes the paravisor renew it.
+
+        Raises:
+            TpmError: evidence.not_a_cvm, and others
+        """
+        try:
+            return self._read_nv(NV_HCL_REPORT)
+        except TpmError as error:
+            if tpmrc.is_missing_handle(error.rc):
+                raise tpmrc.make_not_a_cvm(error) from error
+            raise
 
     def read_ak_certificate(self) -> bytes:
-        """Read NV 0x01C101D0."""
-        raise NotImplementedError
+        """Read NV 0x01C101D0: DER, zero-padded to the size of the index.
+
+        Raises:
+            TpmError: evidence.ak_cert_not_provisioned, and others
+        """
+        try:
+            certificate = self._read_nv(NV_AK_CERTIFICATE)
+        except TpmError as error:
+            if tpmrc.is_not_written(error.rc) or tpmrc.is_missing_handle(error.rc):
+                raise tpmrc.make_not_provisioned(error.rc) from error
+            raise
+        if not is_ak_certificate_provisioned(certificate):
+            raise tpmrc.make_not_provisioned()
+        return certificate
 
     def read_ak_public(self) -> bytes:
         """Read the AK's TPM2B_PUBLIC."""
-        raise NotImplementedError
+        public, _, _ = self._run("TPM2_ReadPublic", self._esys.read_public, self._ak())
+        return bytes(public.marshal())
 
     def read_pcrs(self) -> tuple[bytes, ...]:
         """Read PCR 0 to 7 of the SHA-256 bank."""
-        raise NotImplementedError
+        read = self._esys.pcr_read
+        _, selected, digests = self._run("TPM2_PCR_Read", read, _selection())
+        if selected.marshal() != _selection().marshal():
+            raise UnsupportedEvidenceError("the vTPM has no SHA-256 bank of PCRs")
+        return tuple(bytes(digest) for digest in digests)
 
     def create_wrapping_key(self, pcrs: Sequence[bytes], unique: bytes) -> WrappingKey:
-        """Create the wrapping key; `unique` is 256 random bytes."""
-        raise NotImplementedError
+        """Create the wrapping key, bound to PCR 0 to 7 with these values.
+
+        Args:
+            pcrs: the eight values; they need not be the present ones.
+            unique: 256 random bytes: who does not know them cannot make this key.
+        """
+        template = encode_wrapping_key_template(compute_policy_pcr(pcrs), unique)
+        handle, public, *_ = self._run(
+            "TPM2_CreatePrimary",
+            self._esys.create_primary,
+            TPM2B_SENSITIVE_CREATE(),
+            TPM2B_PUBLIC.unmarshal(template)[0],
+            ESYS_TR.NULL,
+        )
+        self._keys.append(handle)
+        parsed = parse_tpm2b_public(bytes(public.marshal()))
+        rsa = parsed.rsa
+        return WrappingKey(parsed.raw, rsa.modulus, rsa.exponent, int(handle))
 
     def quote(self) -> SignedAttest:
-        """Have the AK quote PCR 0 to 7."""
-        raise NotImplementedError
+        """Have the AK quote PCR 0 to 7, without qualifying data."""
+        quote = self._esys.quote
+        args = (self._ak(), _selection(), TPM2B_DATA())
+        return _signed(*self._run("TPM2_Quote", quote, *args))
 
     def certify(self, key: WrappingKey) -> SignedAttest:
-        """Have the AK certify the wrapping key."""
-        raise NotImplementedError
+        """Have the AK certify the wrapping key, without qualifying data.
+
+        The role is ADMIN and adminWithPolicy is clear: the key's empty password will
+        do, although using the key takes its policy.
+        """
+        return _signed(
+            *self._run(
+                "TPM2_Certify",
+                self._esys.certify,
+                ESYS_TR(key.handle),
+                self._ak(),
+                TPM2B_DATA(),
+                TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL),
+            )
+        )
 
     def decrypt(self, key: WrappingKey, ciphertext: bytes, scheme: Scheme) -> bytearray:
-        """Decrypt under the PCR policy; the caller wipes the answer."""
-        raise NotImplementedError
+        """Decrypt under the PCR policy; the caller wipes the answer.
+
+        Raises:
+            UnwrapError: it is not encrypted to this key, or not so.
+            TpmError: evidence.pcr_changed, and others
+        """
+        if len(ciphertext) != WRAPPING_KEY_BYTES:
+            raise _undecipherable()
+        message = self._decrypt(key, TPM2B_PUBLIC_KEY_RSA(ciphertext), scheme)
+        # The view is onto the library's own memory: no copy but ours remains of it.
+        plaintext = bytearray(message.buffer)
+        message.buffer[:] = bytes(len(plaintext))
+        try:
+            # ESYS keeps the last response in its buffer: one that is as long goes over.
+            self.read_pcrs()
+        except BaseException:
+            plaintext[:] = bytes(len(plaintext))
+            raise
+        return plaintext
+
+    def _decrypt(self, key: WrappingKey, ciphertext: Any, scheme: Scheme) -> Any:  # noqa: ANN401 - TPM2B_PUBLIC_KEY_RSA; the library has no types
+        session = self._start_policy_session()
+        try:
+            policy_pcr = self._esys.policy_pcr
+            args = (session, TPM2B_DIGEST(), _selection())
+            self._run("TPM2_PolicyPCR", policy_pcr, *args)
+            # ESYS continues sessions unless told not to: each would stay in the TPM.
+            self._esys.trsess_set_attributes(session, 0, TPMA_SESSION.CONTINUESESSION)
+            return self._run(
+                "TPM2_RSA_Decrypt",
+                self._esys.rsa_decrypt,
+                ESYS_TR(key.handle),
+                ciphertext,
+                TPMT_RSA_DECRYPT.unmarshal(_SCHEMES[scheme])[0],
+                session1=session,
+            )
+        except TpmError as error:
+            self._flush_quietly(session)
+            wrapped_badly = tpmrc.is_about_parameter(error.rc)
+            if error.command == "TPM2_RSA_Decrypt" and wrapped_badly:
+                raise _undecipherable() from error
+            raise
+
+    def _start_policy_session(self) -> Any:  # noqa: ANN401 - ESYS_TR; the library has no types
+        return self._run(
+            "TPM2_StartAuthSession",
+            self._esys.start_auth_session,
+            ESYS_TR.NONE,
+            ESYS_TR.NONE,
+            TPM2_SE.POLICY,
+            TPMT_SYM_DEF(algorithm=TPM2_ALG.NULL),
+            TPM2_ALG.SHA256,
+        )
+
+    def _ak(self) -> Any:  # noqa: ANN401 - ESYS_TR; the library has no types
+        return self._run("TPM2_ReadPublic", self._esys.tr_from_tpmpublic, AK_HANDLE)
+
+    def _read_nv(self, index: int) -> bytes:
+        """Read a whole NV index with the owner's empty password."""
+        esys = self._esys
+        handle = self._run("TPM2_NV_ReadPublic", esys.tr_from_tpmpublic, index)
+        public, _ = self._run("TPM2_NV_ReadPublic", esys.nv_read_public, handle)
+        size = int(public.nvPublic.dataSize)
+        if size > MAX_HCL_REPORT_BYTES:
+            raise UnsupportedEvidenceError(
+                f"NV index {index:#010x} has {size} bytes: at most {MAX_HCL_REPORT_BYTES}"
+            )
+        options = {"auth_handle": ESYS_TR.OWNER}
+        chunks = [
+            self._run("TPM2_NV_Read", esys.nv_read, handle, length, offset, **options)
+            for offset in range(0, size, _NV_CHUNK_BYTES)
+            if (length := min(_NV_CHUNK_BYTES, size - offset))
+        ]
+        return b"".join(bytes(chunk) for chunk in chunks)
+
+    def _run(
+        self,
+        command: str,
+        call: Callable[..., Any],
+        *args: Any,  # noqa: ANN401 - the library has no types
+        **options: Any,  # noqa: ANN401 - as above
+    ) -> Any:  # noqa: ANN401 - as above
+        """Run one command; its failure becomes ours, by its rc."""
+        try:
+            return call(*args, **options)
+        except TSS2_Exception as error:
+            raise tpmrc.make_tpm_error(command, int(error.rc), str(error)) from error
+
+    def _flush_quietly(self, handle: int) -> None:
+        """Flush what may be gone already; the TPM is not asked why it is."""
+        with contextlib.suppress(TSS2_Exception):
+            self._esys.flush_context(ESYS_TR(handle))
+
+
+def _undecipherable() -> UnwrapError:
+    """Make the one error of a wrong ciphertext, whatever is wrong with it."""
+    return UnwrapError("the TPM could not decrypt what was wrapped")
+
+
+def _selection() -> Any:  # noqa: ANN401 - TPML_PCR_SELECTION; the library has no types
+    return TPML_PCR_SELECTION.parse(_PCRS)
+
+
+def _signed(attest: Any, signature: Any) -> SignedAttest:  # noqa: ANN401 - as above
+    if signature.sigAlg != TPM_ALG_RSASSA:
+        raise UnsupportedEvidenceError("the AK does not sign with RSASSA")
+    return SignedAttest(bytes(attest), bytes(signature.signature.rsassa.sig))
