@@ -1,8 +1,7 @@
 """The vTPM through ESAPI: everything that skragent asks of it.
 
-One `Vtpm` per job. Commands run once: what ESYS itself repeats (TPM_RC_RETRY and the
-like, five times at once) is all the repeating there is. The wrapping key is made in the
-NULL hierarchy, so it is gone with the job, and with every reset of the TPM.
+One `Vtpm` per job. Commands run once, but for what ESYS repeats itself (TPM_RC_RETRY).
+The wrapping key is of the NULL hierarchy: no reset of the TPM leaves it in being.
 
 Not here: what the answers mean (`hcl`, `quote`), and what failures mean (`tpmrc`).
 """
@@ -87,7 +86,7 @@ class Vtpm:
 
     def __init__(self, tcti: str) -> None:
         self._tcti = tcti
-        self._esys: Any = None
+        self._esys: Any = None  # from entering on
         self._keys: list[int] = []
 
     def __enter__(self) -> Self:
@@ -145,9 +144,9 @@ class Vtpm:
 
     def read_pcrs(self) -> tuple[bytes, ...]:
         """Read PCR 0 to 7 of the SHA-256 bank."""
-        read = self._esys.pcr_read
-        _, selected, digests = self._run("TPM2_PCR_Read", read, _selection())
-        if selected.marshal() != _selection().marshal():
+        read, wanted = self._esys.pcr_read, _selection()
+        _, selected, digests = self._run("TPM2_PCR_Read", read, wanted)
+        if selected.marshal() != wanted.marshal():
             raise UnsupportedEvidenceError("the vTPM has no SHA-256 bank of PCRs")
         return tuple(bytes(digest) for digest in digests)
 
@@ -210,7 +209,7 @@ class Vtpm:
         try:
             # ESYS keeps the last response in its buffer: one that is as long goes over.
             self.read_pcrs()
-        except BaseException:
+        except TpmError:
             plaintext[:] = bytes(len(plaintext))
             raise
         return plaintext
@@ -233,8 +232,8 @@ class Vtpm:
             )
         except TpmError as error:
             self._flush_quietly(session)
-            wrapped_badly = tpmrc.is_about_parameter(error.rc)
-            if error.command == "TPM2_RSA_Decrypt" and wrapped_badly:
+            is_decrypting = error.command == "TPM2_RSA_Decrypt"
+            if is_decrypting and tpmrc.is_about_ciphertext(error.rc):
                 raise _undecipherable() from error
             raise
 
@@ -259,9 +258,7 @@ class Vtpm:
         public, _ = self._run("TPM2_NV_ReadPublic", esys.nv_read_public, handle)
         size = int(public.nvPublic.dataSize)
         if size > MAX_HCL_REPORT_BYTES:
-            raise UnsupportedEvidenceError(
-                f"NV index {index:#010x} has {size} bytes: at most {MAX_HCL_REPORT_BYTES}"
-            )
+            raise UnsupportedEvidenceError(f"NV index {index:#x} has {size} bytes")
         options = {"auth_handle": ESYS_TR.OWNER}
         chunks = [
             self._run("TPM2_NV_Read", esys.nv_read, handle, length, offset, **options)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 TPM_RC_HANDLE = 0x08B
 TPM_RC_VALUE = 0x084
 TPM_RC_POLICY_FAIL = 0x09D
+TPM_RC_FAILURE = 0x101
 TPM_RC_PCR_CHANGED = 0x128
 TPM_RC_NV_UNINITIALIZED = 0x14A
 TPM_RC_LOCKOUT = 0x921
@@ -75,9 +76,16 @@ def is_not_written(rc: int) -> bool:
     return _is_tpm_code(rc) and strip_rc(rc) == TPM_RC_NV_UNINITIALIZED
 
 
-def is_about_parameter(rc: int) -> bool:
-    """Tell what is wrong with the caller's data from what is wrong with the TPM."""
-    return _is_tpm_code(rc) and bool(rc & _FORMAT_ONE) and bool(rc & _PARAMETER)
+def is_about_ciphertext(rc: int) -> bool:
+    """Tell what TPM2_RSA_Decrypt answers to a wrong ciphertext.
+
+    A parameter's error by the specification, mostly VALUE. libtpms 0.9 answers bad
+    padding with FAILURE (observed 2026-11); a TPM that really failed says so again.
+    """
+    about_parameter = rc & _FORMAT_ONE and rc & _PARAMETER
+    return _is_tpm_code(rc) and (
+        bool(about_parameter) or strip_rc(rc) == TPM_RC_FAILURE
+    )
 
 
 def make_tpm_error(command: str, rc: int, text: str) -> TpmError:

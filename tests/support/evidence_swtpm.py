@@ -1,0 +1,125 @@
+"""A real TPM 2.0 (swtpm) on a unix socket, with an AK where Azure has one.
+
+Used by the tests of skragent.evidence.tpm; whatever a test needs beyond the AK, it
+defines itself through `esys`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+os.environ["TSS2_LOG"] = "all+NONE"  # before the import: it is read once
+
+from tpm2_pytss import ESAPI
+from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPMA_NV
+from tpm2_pytss.types import (
+    TPM2B_NV_PUBLIC,
+    TPM2B_PUBLIC,
+    TPM2B_SENSITIVE_CREATE,
+    TPMS_NV_PUBLIC,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+AK_HANDLE = 0x81000003
+
+# fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, noDA, restricted, sign;
+# RSASSA with SHA-256: OpenHCL's ak_pub_template.
+_AK_TEMPLATE = bytes.fromhex(
+    "0018 0001 000b 00050472 0000 0010 0014 000b 0800 00000000 0000"
+)
+
+
+class Swtpm:
+    """A running swtpm: its TCTI, and a connection to prepare it with."""
+
+    def __init__(self, tcti: str) -> None:
+        self.tcti = tcti
+
+    @contextlib.contextmanager
+    def esys(self) -> Iterator[Any]:
+        """A connection; swtpm serves one at a time, so close it before the next."""
+        esys = ESAPI(self.tcti)
+        try:
+            yield esys
+        finally:
+            esys.close()
+
+    def define(self, index: int, content: bytes | None, size: int = 0) -> None:
+        """Define an NV index that its owner can read; write it unless None."""
+        attributes = TPMA_NV.OWNERREAD | TPMA_NV.OWNERWRITE | TPMA_NV.NO_DA
+        public = TPM2B_NV_PUBLIC(
+            nvPublic=TPMS_NV_PUBLIC(
+                nvIndex=index,
+                nameAlg=TPM2_ALG.SHA256,
+                attributes=attributes,
+                dataSize=size or len(content or b""),
+            )
+        )
+        with self.esys() as esys:
+            handle = esys.nv_define_space(None, public, auth_handle=ESYS_TR.OWNER)
+            for offset in range(0, len(content or b""), 1024):
+                chunk = (content or b"")[offset : offset + 1024]
+                esys.nv_write(handle, chunk, offset, auth_handle=ESYS_TR.OWNER)
+
+    def create_ak(self) -> None:
+        """Create the AK and make it persistent at Azure's handle."""
+        template = TPM2B_PUBLIC.unmarshal(_AK_TEMPLATE)[0]
+        with self.esys() as esys:
+            sensitive = TPM2B_SENSITIVE_CREATE()
+            handle, *_ = esys.create_primary(sensitive, template, ESYS_TR.OWNER)
+            esys.evict_control(ESYS_TR.OWNER, handle, AK_HANDLE)
+            esys.flush_context(handle)
+
+    def extend(self, pcr: int) -> None:
+        """Measure something into a PCR."""
+        with self.esys() as esys:
+            esys.pcr_event(ESYS_TR(pcr), b"something that was not there before")
+
+
+@contextlib.contextmanager
+def run_swtpm(directory: Path) -> Iterator[Swtpm]:
+    """Start swtpm in a directory of its own; ends when the context does."""
+    path = directory / "tpm.sock"
+    process = subprocess.Popen(
+        [
+            "swtpm",
+            "socket",
+            "--tpm2",
+            "--server",
+            f"type=unixio,path={path}",
+            "--ctrl",
+            f"type=unixio,path={path}.ctrl",
+            "--flags",
+            "not-need-init,startup-clear",
+            "--tpmstate",
+            f"dir={directory}",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,  # it tells of every disconnection
+    )
+    try:
+        _wait_for(path, process)
+        yield Swtpm(f"swtpm:path={path}")
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    """Try to connect until it answers; the kernel tells when it listens."""
+    for _ in range(500):
+        if process.poll() is not None:
+            raise RuntimeError("swtpm ended at once")
+        with socket.socket(socket.AF_UNIX) as probe:
+            if path.exists() and probe.connect_ex(f"{path}.ctrl") == 0:
+                return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.01)
+    raise RuntimeError("swtpm does not listen")
