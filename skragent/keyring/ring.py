@@ -1,0 +1,121 @@
+"""The keys that we hold, by alias, and the state that the supervisor gave to each.
+
+    waiting -> current -> stale -> (current | denied | expired)
+
+A key is held in `current` and `stale` and in no other state. Nothing here knows what
+time it is or decides when a state changes: that is the supervisor's.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from skragent.keyring.held import HeldKey
+
+
+class KeyState(enum.StrEnum):
+    """Where a key is in its life; the values are what workloads and metrics read."""
+
+    WAITING = "waiting"  # not yet released since we started
+    CURRENT = "current"
+    STALE = "stale"  # held and served, but its refresh is overdue
+    DENIED = "denied"  # somebody with the right to say no said no: wiped
+    EXPIRED = "expired"  # too old to be served: wiped
+
+
+_HELD = (KeyState.CURRENT, KeyState.STALE)
+
+
+@dataclass(slots=True)
+class Entry:
+    """What is known of one configured key."""
+
+    alias: str
+    state: KeyState = KeyState.WAITING
+    key: HeldKey | None = None
+    failure_code: str = ""  # of the last attempt; empty after a success
+    retry_at: float | None = None  # when the next attempt is due, if that is known
+
+
+class Keyring:
+    """All configured keys. Whoever serves them listens for changes.
+
+    A listener gets the alias before the old bytes are gone, so that it can let go of
+    them: what it still sends must be cut, or its reader gets zeros.
+    """
+
+    def __init__(self, aliases: Iterable[str] = ()) -> None:
+        self._entries = {alias: Entry(alias) for alias in aliases}
+        self._listeners: list[Callable[[str], None]] = []
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+    def get(self, alias: str) -> Entry | None:
+        """Return what is known of a key; None where no such key is configured."""
+        return self._entries.get(alias)
+
+    def subscribe(self, listener: Callable[[str], None]) -> None:
+        """Call `listener(alias)` at each change of what can be served."""
+        self._listeners.append(listener)
+
+    def configure(self, aliases: Iterable[str]) -> None:
+        """Hold exactly these keys: new ones wait, others are dropped and wiped."""
+        wanted = dict.fromkeys(aliases)
+        for alias in [alias for alias in self._entries if alias not in wanted]:
+            self.drop(alias, KeyState.WAITING)
+            del self._entries[alias]
+        for alias in wanted:
+            self._entries.setdefault(alias, Entry(alias))
+
+    def put(self, key: HeldKey) -> None:
+        """Hold a fresh release instead of the one before.
+
+        The one before is not wiped here: a slow reader gets the whole of what it
+        began to read. Its arena goes with its last key and its last reader.
+        """
+        entry = self._entries[key.alias]
+        entry.key, entry.state = key, KeyState.CURRENT
+        entry.failure_code, entry.retry_at = "", None
+        self._tell(key.alias)
+
+    def mark(self, alias: str, state: KeyState) -> None:
+        """Set the state of a key; a state in which it is not held drops it."""
+        if state not in _HELD:
+            self.drop(alias, state)
+            return
+        entry = self._entries[alias]
+        if entry.key is None:
+            raise RuntimeError(f"{alias} cannot be {state}: it is not held")
+        if entry.state is not state:
+            entry.state = state
+            self._tell(alias)
+
+    def note_failure(
+        self, alias: str, code: str, *, retry_at: float | None = None
+    ) -> None:
+        """Remember why the last attempt failed; what is held stays held."""
+        entry = self._entries[alias]
+        entry.failure_code, entry.retry_at = code, retry_at
+
+    def drop(self, alias: str, state: KeyState) -> None:
+        """Let go of a key and wipe it at once."""
+        entry = self._entries[alias]
+        key, entry.key, entry.state = entry.key, None, state
+        self._tell(alias)
+        if key is not None:
+            key.wipe()
+
+    def wipe(self) -> None:
+        """Let go of everything: the agent stops, or may not go on."""
+        for alias in self._entries:
+            self.drop(alias, KeyState.WAITING)
+
+    def _tell(self, alias: str) -> None:
+        for listener in self._listeners:
+            listener(alias)
