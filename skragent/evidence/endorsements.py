@@ -112,13 +112,8 @@ def order_chain(
         EndorsementsError: endorsements.malformed, if one of the three is missing
     """
     given = list(dict.fromkeys(certificates))
+    signer = find_signer(given)
     try:
-        signers = [c for c in given if _is_chips(c)]
-        if len(signers) != 1:
-            raise malformed(
-                f"{len(signers)} of the certificates are a chip's; one is needed"
-            )
-        signer = signers[0]
         intermediate = _find_issuer(signer, given, "ASK or ASVK")
         root = _find_issuer(intermediate, given, "ARK")
     except CERTIFICATE_ERRORS as error:
@@ -128,9 +123,25 @@ def order_chain(
     return Endorsements(pem, signer, intermediate, root, tcbm)
 
 
-def _is_chips(certificate: x509.Certificate) -> bool:
-    """Tell a VCEK or VLEK from AMD's own, whose keys are RSA."""
-    return isinstance(certificate.public_key(), ec.EllipticCurvePublicKey)
+def find_signer(certificates: Iterable[x509.Certificate]) -> x509.Certificate:
+    """Find the VCEK or VLEK: the one with an EC key, as AMD's own keys are RSA.
+
+    Raises:
+        EndorsementsError: endorsements.malformed, if there is none or more than one
+    """
+    try:
+        signers = [
+            certificate
+            for certificate in dict.fromkeys(certificates)
+            if isinstance(certificate.public_key(), ec.EllipticCurvePublicKey)
+        ]
+    except CERTIFICATE_ERRORS as error:
+        raise malformed("the certificates do not parse") from error
+    if len(signers) != 1:
+        raise malformed(
+            f"{len(signers)} of the certificates are a VCEK or VLEK; one is needed"
+        )
+    return signers[0]
 
 
 def _find_issuer(

@@ -1,0 +1,167 @@
+"""What `skragent report` looks at: from files, or from the vTPM and IMDS.
+
+Reads and parses; judges nothing (`report_checks`). Whatever cannot be read or parsed
+leaves as an error with a code, whatever is merely absent stays absent.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from skragent.errors import ConfigError, MalformedEvidenceError, SkrAgentError
+from skragent.evidence.amdcert import load_certificates
+from skragent.evidence.endorsements import AMD_ROOTS, parse_roots, parse_thim_answer
+from skragent.evidence.hcl import HCL_SIGNATURE, HclReport, parse_hcl_report
+from skragent.evidence.public import TpmPublic, parse_tpm2b_public
+from skragent.evidence.quote import SignedAttest, parse_quote
+from skragent.evidence.snp import SnpReport, parse_snp_report
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable
+
+    from cryptography import x509
+
+    from skragent.config import Config
+
+MAX_FILE_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class QuotedPcrs:
+    """A quote and the values of the PCRs that it is over, in its order."""
+
+    signed: SignedAttest
+    indices: tuple[int, ...]
+    qualifying_data: bytes  # as quoted; whether it is fresh only the asker knows
+    values: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Everything that there is to look at."""
+
+    snp: SnpReport
+    hcl: HclReport | None  # None for a bare SNP report
+    certificates: tuple[x509.Certificate, ...]
+    certificates_problem: str  # why there are none, if that was not chosen
+    quote: QuotedPcrs | None
+    ak: TpmPublic | None  # of the vTPM here; None offline
+    roots: frozenset[bytes]
+
+
+def read_files(args: argparse.Namespace) -> Subject:
+    """Look at the files that the command line names."""
+    data = _read(args.hcl)
+    hcl = parse_hcl_report(data) if data.startswith(HCL_SIGNATURE) else None
+    certificates = [c for path in args.certs for c in parse_certificates(_read(path))]
+    return Subject(
+        snp=hcl.snp_report if hcl else parse_snp_report(data),
+        hcl=hcl,
+        certificates=tuple(certificates),
+        certificates_problem="" if certificates else "no --certs was given",
+        quote=parse_quote_file(_read(args.quote)) if args.quote else None,
+        ak=None,
+        roots=_read_roots(args.roots),
+    )
+
+
+def read_machine(config: Config, roots_path: str) -> Subject:
+    """Look at this machine: its vTPM, and what IMDS has for it."""
+    # Only here: half of the command's start-up otherwise.
+    from skragent.evidence.tpm import Vtpm  # noqa: PLC0415 - see above
+
+    with Vtpm(config.vtpm.tcti) as vtpm:
+        hcl = parse_hcl_report(vtpm.read_hcl_report())
+        ak = parse_tpm2b_public(vtpm.read_ak_public())
+        values = vtpm.read_pcrs()
+        signed = vtpm.quote()
+    parsed = parse_quote(signed.message)
+    certificates, problem = _ask_certificates(config)
+    return Subject(
+        snp=hcl.snp_report,
+        hcl=hcl,
+        certificates=tuple(certificates),
+        certificates_problem=problem,
+        quote=QuotedPcrs(signed, parsed.indices, parsed.qualifying_data, values),
+        ak=ak,
+        roots=_read_roots(roots_path or config.trust.amd_roots),
+    )
+
+
+def _ask_certificates(config: Config) -> tuple[Iterable[x509.Certificate], str]:
+    """Ask IMDS; a report without certificates is still worth showing."""
+    from skragent.evidence.imds import ImdsClient  # noqa: PLC0415 - as in read_machine
+
+    timeout_seconds = config.limits.request_timeout_seconds
+    try:
+        with ImdsClient(config.imds.endpoint, timeout_seconds) as imds:
+            return parse_certificates(imds.endorsements()), ""
+    except SkrAgentError as error:
+        return (), f"{error.code}: {error.message}"
+
+
+def parse_certificates(data: bytes) -> tuple[x509.Certificate, ...]:
+    """Read certificates from PEM, DER or an answer of THIM."""
+    if data.lstrip().startswith(b"{"):
+        chain = parse_thim_answer(data)
+        return chain.signer, chain.intermediate, chain.root
+    return load_certificates(data)
+
+
+def parse_quote_file(data: bytes) -> QuotedPcrs:
+    """Read a quote's JSON: hex `message` and `signature`, and hex `pcrs` from PCR 0 on.
+
+    Raises:
+        MalformedEvidenceError: it is not that.
+    """
+    try:
+        document = json.loads(data)
+        message = bytes.fromhex(document["message"])
+        signature = bytes.fromhex(document["signature"])
+        pcrs = [bytes.fromhex(pcr) for pcr in document["pcrs"]]
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise MalformedEvidenceError(
+            "the quote's file is no JSON with hex `message`, `signature` and `pcrs`"
+        ) from error
+    parsed = parse_quote(message)
+    if parsed.indices and parsed.indices[-1] >= len(pcrs):
+        raise MalformedEvidenceError(
+            f"the quote is over PCR {parsed.indices[-1]}, and its file has no such PCR"
+        )
+    return QuotedPcrs(
+        signed=SignedAttest(message, signature),
+        indices=parsed.indices,
+        qualifying_data=parsed.qualifying_data,
+        values=tuple(pcrs[index] for index in parsed.indices),
+    )
+
+
+def _read_roots(path: str) -> frozenset[bytes]:
+    return parse_roots(_read(path)) if path else AMD_ROOTS
+
+
+def read_text(path: str) -> str:
+    """Read a text file, up to a size."""
+    try:
+        return _read(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: not UTF-8"], code="config.syntax") from error
+
+
+def _read(path: str) -> bytes:
+    """Read a file, up to a size; `-` is not special."""
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError([f"{path}: {reason}"], code="config.unreadable") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigError(
+            [f"{path}: longer than {MAX_FILE_BYTES} bytes"], code="config.unreadable"
+        )
+    return data
