@@ -28,7 +28,7 @@ from skragent.attestation.token import (
     token_key_id,
     verify_token,
 )
-from skragent.errors import ConfigError, InvalidTokenError, TpmError
+from skragent.errors import ConfigError, InvalidTokenError, UnwrapError
 from skragent.evidence.endorsements import (
     AMD_ROOTS,
     chip_generation,
@@ -40,13 +40,13 @@ from skragent.evidence.model import Evidence, verify_evidence
 from skragent.evidence.public import RsaPublic
 from skragent.evidence.tcglog import trim_tcg_log
 from skragent.job import Attestation
-from skragent.releaser.tpm_lane import TpmLane, is_bad_padding
 from skragent.transport import HttpClient
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
     from skragent.job import Job
+    from skragent.releaser.tpm_lane import TpmLane
     from skragent.releaser.watch import Stopwatch
 
 MAX_TCG_LOG_BYTES = 4 * 1024 * 1024  # Linux keeps 64 kB to some hundred
@@ -147,9 +147,7 @@ class Attestor:
     def _open(self, sealed: SealedToken) -> str:
         try:
             inner_key = self._lane.decrypt(sealed.encrypted_inner_key, "rsaes")
-        except TpmError as error:
-            if not is_bad_padding(error):
-                raise
+        except UnwrapError as error:
             raise InvalidTokenError(
                 "the verifier's answer is not sealed to this vTPM's key",
                 code="token.sealed",

@@ -6,7 +6,6 @@ Imports nothing but the standard library: it comes before the rest is even loade
 from __future__ import annotations
 
 import ctypes
-import os
 import resource
 import signal
 from typing import Final

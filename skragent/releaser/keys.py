@@ -6,18 +6,16 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from skragent.errors import SkrAgentError, TpmError
+from skragent.errors import SkrAgentError
 from skragent.job import ARENA_BYTES_PER_KEY, FailedKey, ReleasedKey, Slice
 from skragent.release.envelope import Question, WrappedKey, verify_release
 from skragent.release.formats import RenderedKey, render_key
 from skragent.release.keywrap import (
     OAEP_SCHEMES,
     split_wrapped_key,
-    unwrap_error,
     unwrap_key,
 )
 from skragent.releaser.failures import describe_failure
-from skragent.releaser.tpm_lane import TpmLane, is_bad_padding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
 
     from skragent.attestation.token import AttestationToken
     from skragent.job import Form, KeyRequest
+    from skragent.releaser.tpm_lane import TpmLane
     from skragent.releaser.vaults import Vaults
     from skragent.releaser.watch import Stopwatch
     from skragent.secretmem import Arena
@@ -87,12 +86,7 @@ class KeyStep:
 
     def _open(self, wrapped: WrappedKey) -> RenderedKey:
         head, tail = split_wrapped_key(wrapped.ciphertext, self.lane.modulus_bytes)
-        try:
-            transfer_key = self.lane.decrypt(head, OAEP_SCHEMES[wrapped.enc])
-        except TpmError as error:
-            if is_bad_padding(error):
-                raise unwrap_error() from None
-            raise
+        transfer_key = self.lane.decrypt(head, OAEP_SCHEMES[wrapped.enc])
         try:
             plaintext = unwrap_key(transfer_key, tail)
         finally:

@@ -16,7 +16,6 @@ from skragent.evidence.hcl import HclReport, parse_hcl_report
 from skragent.evidence.tpm import Scheme, Vtpm, WrappingKey
 
 if TYPE_CHECKING:
-    from skragent.errors import TpmError
     from skragent.evidence.quote import SignedAttest
     from skragent.releaser.watch import Stopwatch
 
@@ -56,6 +55,7 @@ class TpmLane:
         """Decrypt with the wrapping key; the caller wipes the answer.
 
         Raises:
+            UnwrapError: it is not encrypted to the wrapping key.
             TpmError: with `evidence.pcr_changed` where the PCRs are not as they were.
         """
         return self._executor.submit(self._decrypt, ciphertext, scheme).result()
@@ -92,12 +92,3 @@ class TpmLane:
     def _close(self) -> None:
         if self._tpm is not None:
             self._tpm.__exit__(None, None, None)
-
-
-def is_bad_padding(error: TpmError) -> bool:
-    """Tell a ciphertext that is not for our key from trouble with TPM or PCRs.
-
-    TPMs answer bad RSA padding with TPM_RC_VALUE, TPM_RC_SIZE or, as libtpms does,
-    TPM_RC_FAILURE: none has a code of its own among ours.
-    """
-    return error.code == "evidence.tpm"
