@@ -7,23 +7,50 @@ knows nothing of the web services around it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Self
+
+from skragent.emulator import paravisor_tpm
+from skragent.emulator.paravisor import Paravisor
+from skragent.emulator.silicon import Silicon
+from skragent.emulator.vtpm_front import Vtpm
+from skragent.emulator.vtpm_sockets import VtpmSockets
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from skragent.emulator.paravisor import Paravisor
-    from skragent.emulator.silicon import Generation, Silicon
-    from skragent.emulator.vtpm_front import Vtpm
+    from skragent.emulator.silicon_report import Generation
+
+Clock = Callable[[], datetime]
+
+
+def _wall_clock() -> datetime:
+    return datetime.now(UTC)  # noqa: TID251 - the emulated world's clock: who wants another gives it
 
 
 class ConfidentialVm:
     """One running VM. Everything that must survive its end lies in its directory."""
 
-    directory: Path
-    silicon: Silicon
-    paravisor: Paravisor
-    vtpm: Vtpm
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        silicon: Silicon,
+        paravisor: Paravisor,
+        vtpm: Vtpm,
+        now: Clock,
+    ) -> None:
+        self.directory = directory
+        self.silicon = silicon
+        self.paravisor = paravisor
+        self.vtpm = vtpm
+        self._now = now
+        self._socket_path = directory / "tpm.sock"
+        self._sockets = VtpmSockets(vtpm, self._socket_path)
 
     @classmethod
     async def start(
@@ -33,7 +60,10 @@ class ConfidentialVm:
         generation: Generation = "milan",
         vm_id: str | None = None,
         secure_boot: bool = True,
-    ) -> ConfidentialVm:
+        now: Clock = _wall_clock,
+        monotonic: Callable[[], float] = time.monotonic,
+        tpm_deadline_seconds: float = 30.0,
+    ) -> Self:
         """Power the VM on; the first time in a directory also builds it.
 
         Args:
@@ -42,41 +72,90 @@ class ConfidentialVm:
             generation: the AMD product that the report and its chain are of.
             vm_id: a GUID; by default the one of the last start, or a new one.
             secure_boot: what the TCG log and the runtime data say.
+            now: for the certificates' lifetimes.
+            monotonic: for the age of the HCL report, in seconds.
+            tpm_deadline_seconds: a TPM silent for so long is in failure mode.
+
+        Raises:
+            VtpmError: there is no swtpm, or it does not start, or the path is too long.
         """
-        raise NotImplementedError
+        identity = _prepare(directory, vm_id)
+        vtpm = Vtpm(directory / "swtpm", deadline_seconds=tpm_deadline_seconds)
+        silicon, _ = await asyncio.gather(
+            Silicon.load_or_mint(
+                directory / f"silicon-{generation}", generation, now=now()
+            ),
+            vtpm.power_on(),
+        )
+        paravisor = Paravisor(
+            directory,
+            vtpm,
+            silicon,
+            vm_id=identity,
+            secure_boot=secure_boot,
+            monotonic=monotonic,
+        )
+        vm = cls(directory, silicon=silicon, paravisor=paravisor, vtpm=vtpm, now=now)
+        await vm._boot()
+        return vm
 
     async def close(self) -> None:
         """Power off: the TPM's process has ended and the sockets are gone."""
-        raise NotImplementedError
+        await self._sockets.close()
+        await self.vtpm.power_off()
 
     @property
     def tcti(self) -> str:
         """The TPM's address for any TSS client."""
-        raise NotImplementedError
+        return f"swtpm:path={self._socket_path}"
 
     @property
     def vm_id(self) -> str:
         """The GUID in upper case, as the runtime data and IMDS have it."""
-        raise NotImplementedError
+        return self.paravisor.vm_id
 
     @property
     def ark_pem(self) -> str:
         """The root that vouches for the chip, to be trusted in AMD's place."""
-        raise NotImplementedError
+        return self.silicon.ark_pem
 
     @property
     def tcg_log_path(self) -> Path:
-        """The log that replays to PCR 0 to 14 as they are after a boot."""
-        raise NotImplementedError
+        """The log that replays to the PCRs as they are after a boot."""
+        return self.paravisor.tcg_log_path
 
     def thim_answer(self) -> dict[str, str]:
         """Give the members of IMDS's `/metadata/THIM/amd/certification`."""
-        raise NotImplementedError
+        return self.silicon.thim_answer()
 
     async def extend_pcr(self, index: int, data: bytes) -> None:
         """Measure `data` into a PCR, as software after the boot does: unlogged."""
-        raise NotImplementedError
+        digests = paravisor_tpm.digests_of(data)
+        await paravisor_tpm.extend(self.vtpm.transmit, index, digests)
 
     async def reboot(self) -> None:
         """Reset: clients are cut, PCRs replayed, the NULL hierarchy has a new seed."""
-        raise NotImplementedError
+        await self._sockets.close()
+        await self.vtpm.power_off()
+        await self.vtpm.power_on()
+        await self._boot()
+
+    async def _boot(self) -> None:
+        """Boot, and only then let clients in; a failure leaves no process behind."""
+        try:
+            await self.paravisor.boot(self._now())
+            await self._sockets.listen()
+        except BaseException:
+            await self.close()
+            raise
+
+
+def _prepare(directory: Path, vm_id: str | None) -> str:
+    """Make the directory, and settle which VM this is."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = directory / "vm-id"
+    if vm_id is None and path.exists():
+        return path.read_text(encoding="ascii").strip()
+    identity = str(uuid.UUID(vm_id) if vm_id else uuid.uuid4()).upper()
+    path.write_text(f"{identity}\n", encoding="ascii")
+    return identity

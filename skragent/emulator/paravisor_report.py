@@ -1,0 +1,75 @@
+"""The HCL report: header, hardware report and runtime data in one block of 2600 bytes.
+
+Layout as OpenHCL writes it and captured reports have it (`IgvmAttestRequest…`, all
+little-endian). Only the runtime data is bound by hardware: SHA-256 of its JSON text is
+the first half of REPORT_DATA. Header and sizes are the host's word.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import struct
+from dataclasses import dataclass
+from typing import Final, Literal
+
+NV_REPORT_BYTES: Final = 2600
+_HARDWARE_REPORT_BYTES: Final = 1184
+_REQUEST_AK_CERT: Final = 2
+_REPORT_SNP: Final = 2
+_HASH_SHA256: Final = 1
+_EXPONENT: Final = "AQAB"
+
+HeaderVersion = Literal[1, 2]
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeData:
+    """What the paravisor says of the VM, in the order of the captured reports."""
+
+    ak_modulus: int
+    ek_modulus: int
+    vm_id: str
+    secure_boot: bool
+    user_data: bytes
+
+    def encode(self) -> bytes:
+        """Give the JSON text: compact, as it is hashed."""
+        document = {
+            "keys": [
+                _jwk("HCLAkPub", "sign", self.ak_modulus),
+                _jwk("HCLEkPub", "encrypt", self.ek_modulus),
+            ],
+            "vm-configuration": {
+                "console-enabled": True,
+                "secure-boot": self.secure_boot,
+                "tpm-enabled": True,
+                "vmUniqueId": self.vm_id,
+            },
+            "user-data": self.user_data.hex().upper(),
+        }
+        return json.dumps(document, separators=(",", ":")).encode()
+
+
+def report_data(claims: bytes) -> bytes:
+    """Give the 64 bytes that bind runtime data to a hardware report."""
+    return hashlib.sha256(claims).digest().ljust(64, b"\0")
+
+
+def encode_hcl_report(
+    hardware_report: bytes, claims: bytes, *, version: HeaderVersion = 2
+) -> bytes:
+    """Put the parts together and fill up with zeros."""
+    data = struct.pack(
+        "<IIIII", 20 + len(claims), 1, _REPORT_SNP, _HASH_SHA256, len(claims)
+    )
+    total = 32 + _HARDWARE_REPORT_BYTES + len(data) + len(claims)
+    head = b"HCLA" + struct.pack("<III", version, total, _REQUEST_AK_CERT) + bytes(16)
+    whole = head + hardware_report + data + claims
+    return whole.ljust(NV_REPORT_BYTES, b"\0")
+
+
+def _jwk(kid: str, operation: str, modulus: int) -> dict[str, object]:
+    n = base64.urlsafe_b64encode(modulus.to_bytes(256)).rstrip(b"=").decode()
+    return {"kid": kid, "key_ops": [operation], "kty": "RSA", "e": _EXPONENT, "n": n}
