@@ -55,6 +55,10 @@ class VmIdentity:
         self._lock = threading.Lock()
         self._outcomes: dict[str, AccessTokenInfo | IdentityError] = {}
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._credential.close()
+
     def prefetch(self, scope: str) -> None:
         """Fetch a token ahead of its use; a failure is told to who uses it."""
         with self._lock:

@@ -1,0 +1,132 @@
+"""The provider's edge: every answer is what was asked for or an error of ours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from support.release_server import Answer, Asked, Server, json_answer, make_tls, serve
+
+from skragent.attestation.maa import MaaClient
+from skragent.errors import AttestationRefusedError, Disposition, SkrAgentError
+from skragent.transport import HttpClient
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    tls, _ = make_tls(tmp_path)
+    with serve(lambda _asked: Answer(), tls) as server:
+        yield server
+
+
+@pytest.fixture
+def maa(server: Server, tmp_path: Path) -> Iterator[MaaClient]:
+    with HttpClient(
+        timeout_seconds=1, ca_file=str(tmp_path / "ca.pem"), use_proxies=False
+    ) as http:
+        yield MaaClient(f"{server.origin}/", http)
+
+
+def test_evidence_is_posted_as_the_reference_clients_do(
+    server: Server, maa: MaaClient
+) -> None:
+    server.answer = lambda _asked: Answer(200, b"sealed")
+    assert maa.attest_guest(b"{}") == b"sealed"
+    (asked,) = server.asked
+    assert asked.path == "/attest/AzureGuest?api-version=2020-10-01"
+    assert (asked.method, asked.body) == ("POST", b"{}")
+    assert asked.headers["Content-Type"] == "application/json"
+    assert "Authorization" not in asked.headers
+
+
+def test_signing_keys_are_asked_without_a_version(
+    server: Server, maa: MaaClient
+) -> None:
+    server.answer = lambda _asked: Answer(200, b"keys")
+    assert maa.signing_keys() == b"keys"
+    assert server.paths() == ["GET /certs"]
+
+
+def test_connection_opened_ahead_is_the_one_used(
+    server: Server, maa: MaaClient
+) -> None:
+    maa.connect()
+    maa.attest_guest(b"{}")
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (Answer(400), "token.refused"),
+        (Answer(401), "token.refused"),
+        (Answer(403), "token.refused"),
+        (Answer(404), "transport.unexpected"),
+        (Answer(204), "transport.unexpected"),
+        (Answer(302, headers={"Location": "/"}), "transport.unexpected"),
+        (Answer(429), "transport.throttled"),
+        (Answer(500), "transport.server"),
+        (Answer(503), "transport.server"),
+        (Answer(then="hang"), "transport.timeout"),
+        (Answer(then="reset"), "transport.reset"),
+        (Answer(200, b"half", then="cut"), "transport.reset"),
+        (Answer(200, bytes(300 * 1024)), "transport.oversized"),
+    ],
+)
+def test_every_answer_that_is_none_is_an_error_of_ours(
+    server: Server, maa: MaaClient, answer: Answer, code: str
+) -> None:
+    server.answer = lambda _asked: answer
+    with pytest.raises(SkrAgentError) as caught:
+        maa.attest_guest(b"{}")
+    assert caught.value.code == code
+    assert len(server.asked) == 1  # tried once
+
+
+def test_retry_after_is_told(server: Server, maa: MaaClient) -> None:
+    server.answer = lambda _asked: Answer(429, headers={"Retry-After": "7"})
+    with pytest.raises(SkrAgentError) as caught:
+        maa.attest_guest(b"{}")
+    assert caught.value.retry_after == 7
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (
+            {"error": {"code": "PolicyEvaluationError", "message": "A Deny claim"}},
+            "PolicyEvaluationError: A Deny claim",
+        ),
+        ({"Error": {"Code": "Bad", "Message": "Upper"}}, "Bad: Upper"),
+        ({"error": {"message": "line\nbreak\x1b[0m"}}, "line break?[0m"),
+        ({"error": {"message": "x" * 9000}}, "x" * 300),
+        ({"error": {}}, "it gave no reason"),
+        (["no", "error"], "it gave no reason that can be read"),
+    ],
+)
+def test_refusal_carries_the_providers_reason(
+    server: Server, maa: MaaClient, body: object, reason: str
+) -> None:
+    def answer(_asked: Asked) -> Answer:
+        return json_answer(body, 400)
+
+    server.answer = answer
+    with pytest.raises(AttestationRefusedError) as caught:
+        maa.attest_guest(b"{}")
+    assert caught.value.message.endswith(f"(HTTP 400): {reason}")
+    assert caught.value.disposition is Disposition.DENIED
+
+
+def test_certificate_of_a_stranger_is_refused(server: Server, tmp_path: Path) -> None:
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    _, ca_file = make_tls(stranger)
+    http = HttpClient(timeout_seconds=1, ca_file=ca_file, use_proxies=False)
+    with http, pytest.raises(SkrAgentError) as caught:
+        MaaClient(server.origin, http).attest_guest(b"{}")
+    assert caught.value.code == "transport.tls"
+    assert server.asked == []

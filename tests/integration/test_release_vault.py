@@ -1,0 +1,445 @@
+"""The vault's edge: every failure of the library, and of the vault, is one of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support.release import (
+    ISSUER,
+    NONCE,
+    NOW,
+    WRAPPING_KID,
+    key_set,
+    make_token,
+    wrapping_key,
+)
+from support.release_server import Answer, Asked, Server, json_answer, make_tls, serve
+
+from skragent.attestation.token import (
+    AttestationToken,
+    parse_signing_keys,
+    verify_token,
+)
+from skragent.errors import Disposition, SkrAgentError
+from skragent.evidence.public import RsaPublic
+from skragent.release.envelope import Question
+from skragent.release.identity import VmIdentity
+from skragent.release.vault import VaultClient, vault_scope
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+ACCESS_TOKEN = {
+    "access_token": "the-access-token",
+    "client_id": "c",
+    "expires_in": "86399",
+    "expires_on": "1795538013",
+    "ext_expires_in": "86399",
+    "not_before": "1795451614",
+    "resource": "r",
+    "token_type": "Bearer",
+}
+
+
+def refusal(status: int, inner: str, message: str, code: str = "Forbidden") -> Answer:
+    error: dict[str, Any] = {"code": code, "message": message}
+    if inner:
+        error["innererror"] = {"code": inner}
+    return json_answer({"error": error}, status, **{"x-ms-request-id": "the-request"})
+
+
+@pytest.fixture
+def imds(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    with serve(lambda _asked: json_answer(ACCESS_TOKEN)) as server:
+        monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", server.origin)
+        yield server
+
+
+class FakeVault:
+    """Demands an access token as every vault does; then says what it is told to."""
+
+    def __init__(self) -> None:
+        self.origin = ""
+        self.answer = json_answer({"value": "the release"})
+        self.challenge_resource = ""
+
+    def __call__(self, asked: Asked) -> Answer:
+        if "Authorization" in asked.headers:
+            return self.answer
+        # The library checks that the vault's host lies within the resource.
+        resource = self.challenge_resource or vault_scope(self.origin).removesuffix(
+            "/.default"
+        )
+        challenge = (
+            'Bearer authorization="https://login.windows.net/tenant",'
+            f' resource="{resource}"'
+        )
+        return Answer(401, headers={"WWW-Authenticate": challenge})
+
+
+@pytest.fixture
+def fake() -> FakeVault:
+    return FakeVault()
+
+
+@pytest.fixture
+def server(fake: FakeVault, tmp_path: Path) -> Iterator[Server]:
+    tls, _ = make_tls(tmp_path)
+    with serve(fake, tls) as server:
+        fake.origin = server.origin
+        yield server
+
+
+@pytest.fixture
+def vault(server: Server, imds: Server, tmp_path: Path) -> Iterator[VaultClient]:
+    assert imds.origin
+    with make_client(server.origin, tmp_path) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def make_client(
+    origin: str, directory: Path, timeout_seconds: float = 1
+) -> Iterator[VaultClient]:
+    identity = VmIdentity("", timeout_seconds)
+    client = VaultClient(
+        origin,
+        identity,
+        timeout_seconds=timeout_seconds,
+        ca_file=str(directory / "ca.pem"),
+    )
+    yield client
+    client.close()
+    identity.close()
+
+
+@pytest.fixture(scope="module")
+def token() -> AttestationToken:
+    numbers = wrapping_key().public_key().public_numbers()
+    return verify_token(
+        make_token(),
+        signing_keys=parse_signing_keys(key_set()),
+        issuer=ISSUER,
+        now=NOW,
+        nonce=NONCE,
+        wrapping_key=RsaPublic(numbers.n, numbers.e),
+    )
+
+
+def question(vault: VaultClient, version: str = "") -> Question:
+    return Question(
+        vault=vault.url,
+        name="mykey",
+        version=version,
+        enc="RSA_AES_KEY_WRAP_256",
+        nonce="n",
+        wrapping_key_id=WRAPPING_KID,
+    )
+
+
+def failure(vault: VaultClient, token: AttestationToken) -> SkrAgentError:
+    with pytest.raises(SkrAgentError) as caught:
+        vault.release(question(vault), token)
+    return caught.value
+
+
+def test_release_is_asked_for_as_the_service_wants_it(
+    vault: VaultClient, server: Server, token: AttestationToken
+) -> None:
+    assert vault.release(question(vault), token) == "the release"
+    challenge, release = server.asked
+    assert challenge.body == b""  # nothing is said before we are authorised
+    assert json.loads(release.body) == {
+        "target": token.raw,
+        "nonce": "n",
+        "enc": "RSA_AES_KEY_WRAP_256",
+    }
+    assert release.path.startswith("/keys/mykey//release?api-version=")
+    assert release.headers["Authorization"] == "Bearer the-access-token"
+
+
+def test_version_asked_for_is_in_the_path(
+    vault: VaultClient, server: Server, token: AttestationToken
+) -> None:
+    version = "0" * 32
+    vault.release(question(vault, version), token)
+    assert server.asked[-1].path.startswith(f"/keys/mykey/{version}/release?")
+
+
+def test_warm_vault_is_asked_once_more_and_no_more(
+    vault: VaultClient, server: Server, imds: Server, token: AttestationToken
+) -> None:
+    vault.warm("mykey")
+    assert len(server.asked) == 1
+    assert "Authorization" not in server.asked[0].headers
+    assert len(imds.asked) == 1
+    vault.release(question(vault), token)
+    assert len(server.asked) == 2
+    assert len(imds.asked) == 1
+    assert server.connections == 1
+
+
+def test_second_release_needs_no_challenge(
+    vault: VaultClient, server: Server, token: AttestationToken
+) -> None:
+    vault.release(question(vault), token)
+    vault.release(question(vault), token)
+    assert len(server.asked) == 3
+    assert server.connections == 1
+
+
+def test_warming_a_vault_that_says_something_else_is_no_failure(
+    vault: VaultClient, server: Server
+) -> None:
+    server.answer = lambda _asked: refusal(403, "ForbiddenByFirewall", "Client address")
+    vault.warm("mykey")
+    assert len(server.asked) == 1
+
+
+def test_warming_a_vault_that_cannot_be_reached_is_a_failure(
+    vault: VaultClient, server: Server
+) -> None:
+    server.answer = lambda _asked: Answer(then="reset")
+    with pytest.raises(SkrAgentError) as caught:
+        vault.warm("mykey")
+    assert caught.value.code == "transport.reset"
+
+
+CANNOT_BE_VERIFIED = "Target environment attestation statement cannot be verified."
+NOT_MET = "Target environment attestation does not meet key release policy requirements"
+NO_PERMISSION = (
+    "The user, group or application 'appid=a;oid=o;iss=i' does not have keys release"
+    " permission on key vault 'v;location=l'."
+)
+NO_ROLE = "Caller is not authorized to perform action on resource.\r\nCaller: appid=a"
+FIREWALL = "Client address (x) is not authorized and caller is not a trusted service"
+DISABLED = "Operation release is not allowed on a disabled key."
+STANDARD = "Hardware key operation not allowed on standard vault"
+TOO_MANY = "Request was not processed because too many requests were received."
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "disposition"),
+    [
+        (refusal(403, "AccessDenied", CANNOT_BE_VERIFIED), "unverified", "reattest"),
+        (refusal(403, "", CANNOT_BE_VERIFIED), "unverified", "reattest"),
+        (refusal(403, "", NOT_MET), "denied.policy", "denied"),
+        (refusal(403, "AccessDenied", NOT_MET), "denied.policy", "denied"),
+        (refusal(403, "AccessDenied", NO_PERMISSION), "denied.permission", "denied"),
+        (refusal(403, "ForbiddenByRbac", NO_ROLE), "denied.permission", "denied"),
+        (refusal(403, "ForbiddenByFirewall", FIREWALL), "denied.firewall", "denied"),
+        (refusal(403, "KeyDisabled", DISABLED), "denied.disabled", "denied"),
+        (refusal(403, "", STANDARD), "denied", "denied"),
+        (Answer(403, b"<html>"), "denied", "denied"),
+        (refusal(404, "", "A key with", "KeyNotFound"), "not_found", "denied"),
+        (refusal(400, "", "AKV.SKR.1001: The", "BadParameter"), "denied", "denied"),
+        (Answer(409), "denied", "denied"),
+    ],
+)
+def test_every_refusal_of_a_vault_has_its_code(
+    vault: VaultClient,
+    fake: FakeVault,
+    token: AttestationToken,
+    *,
+    answer: Answer,
+    code: str,
+    disposition: str,
+) -> None:
+    fake.answer = answer
+    error = failure(vault, token)
+    assert error.code == f"release.{code}"
+    assert error.disposition is Disposition(disposition)
+    assert error.hint
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (refusal(429, "", TOO_MANY, "Throttled"), "transport.throttled"),
+        (Answer(408), "transport.timeout"),
+        (Answer(500), "transport.server"),
+        (Answer(502, b"<html>", {"Content-Type": "text/html"}), "transport.server"),
+        (Answer(503, b"{", {"Content-Type": "application/json"}), "transport.server"),
+        (Answer(302, headers={"Location": "/elsewhere"}), "transport.unexpected"),
+        (Answer(401), "identity.refused"),
+        (refusal(401, "", "[TokenExpired] Error", "Unauthorized"), "identity.refused"),
+        (Answer(then="hang"), "transport.timeout"),
+        (Answer(then="reset"), "transport.reset"),
+        (Answer(200, b"{", then="cut"), "transport.reset"),
+        (Answer(200, bytes(1024 * 1024 + 1)), "transport.oversized"),
+        (Answer(200, b"no json"), "release.malformed"),
+        (Answer(200, b"no", {"Content-Type": "application/json"}), "release.malformed"),
+        (Answer(200, b"\xff", {"Content-Type": "text/plain"}), "release.malformed"),
+        (Answer(200, b"z", {"Content-Encoding": "gzip"}), "release.malformed"),
+        (json_answer({}), "release.malformed"),
+        (json_answer([]), "release.malformed"),
+        (json_answer([1, 2]), "release.malformed"),
+        (json_answer("text"), "release.malformed"),
+        (json_answer(None), "release.malformed"),
+    ],
+)
+def test_every_library_error_is_ours(
+    vault: VaultClient,
+    server: Server,
+    fake: FakeVault,
+    token: AttestationToken,
+    *,
+    answer: Answer,
+    code: str,
+) -> None:
+    fake.answer = answer
+    assert failure(vault, token).code == code
+    authorised = [asked for asked in server.asked if "Authorization" in asked.headers]
+    assert len(authorised) == 1  # tried once
+
+
+def test_answer_without_length_is_bounded_too(
+    vault: VaultClient, fake: FakeVault, token: AttestationToken
+) -> None:
+    chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
+    chunked = {"Transfer-Encoding": "chunked"}
+    fake.answer = Answer(200, chunk * 17 + b"0\r\n\r\n", chunked)
+    assert failure(vault, token).code == "transport.oversized"
+
+
+def test_answer_that_inflates_is_bounded_too(
+    vault: VaultClient, fake: FakeVault, token: AttestationToken
+) -> None:
+    bomb = gzip.compress(bytes(64 * 1024 * 1024))
+    fake.answer = Answer(200, bomb, {"Content-Encoding": "gzip"})
+    assert failure(vault, token).code == "transport.oversized"
+
+
+def test_refusal_names_the_key_and_the_request(
+    vault: VaultClient, fake: FakeVault, token: AttestationToken
+) -> None:
+    fake.answer = refusal(403, "ForbiddenByRbac", NO_ROLE)
+    message = failure(vault, token).message
+    assert f"{vault.url}/keys/mykey" in message
+    assert "x-ms-request-id the-request" in message
+    assert "not authorized to perform action on resource. Caller" in message
+
+
+def test_retry_after_is_told_and_not_slept(
+    vault: VaultClient, fake: FakeVault, token: AttestationToken
+) -> None:
+    fake.answer = Answer(429, headers={"Retry-After": "3600"})
+    assert failure(vault, token).retry_after == 3600
+
+
+def test_error_holds_neither_token(
+    vault: VaultClient, fake: FakeVault, token: AttestationToken
+) -> None:
+    fake.answer = Answer(500)
+    error = failure(vault, token)
+    said = f"{error.message} {error.hint}"
+    assert token.raw not in said
+    assert "the-access-token" not in said
+
+
+def test_our_token_is_not_for_another_service(
+    vault: VaultClient, fake: FakeVault, imds: Server, token: AttestationToken
+) -> None:
+    fake.challenge_resource = "https://storage.azure.com"
+    assert failure(vault, token).code == "identity.challenge"
+    assert imds.asked == []
+
+
+def test_vault_that_nobody_is_at_is_refused(
+    imds: Server, server: Server, tmp_path: Path, token: AttestationToken
+) -> None:
+    assert imds.origin
+    assert server.origin
+    with make_client("https://127.0.0.1:1", tmp_path) as vault:
+        assert failure(vault, token).code == "transport.refused"
+
+
+def test_certificate_of_a_stranger_is_refused(
+    imds: Server, server: Server, tmp_path: Path, token: AttestationToken
+) -> None:
+    assert imds.origin
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    make_tls(stranger)
+    with make_client(server.origin, stranger) as vault:
+        assert failure(vault, token).code == "transport.tls"
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("vault_url", "scope"),
+    [
+        ("https://v.vault.azure.net", "https://vault.azure.net/.default"),
+        ("https://h.managedhsm.azure.net/", "https://managedhsm.azure.net/.default"),
+        ("https://v.vault.localhost:8443", "https://vault.localhost:8443/.default"),
+    ],
+)
+def test_scope_is_guessed_from_the_host(vault_url: str, scope: str) -> None:
+    assert vault_scope(vault_url) == scope
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (
+            json_answer(
+                {
+                    "error": "invalid_request",
+                    "error_description": "Identity not found",
+                },
+                400,
+            ),
+            "identity.not_found",
+        ),
+        (
+            json_answer({"error": "invalid_resource"}, 400),
+            "identity.not_found",
+        ),
+        (Answer(404), "identity.unavailable"),
+        (Answer(410), "identity.unavailable"),
+        (Answer(429, headers={"Retry-After": "1"}), "identity.unavailable"),
+        (Answer(500, b"<html>"), "identity.unavailable"),
+        (json_answer({}), "identity.unavailable"),
+        (json_answer([]), "identity.unavailable"),
+        (Answer(200, b"no json"), "identity.unavailable"),
+        (Answer(then="hang"), "identity.unavailable"),
+        (Answer(then="reset"), "identity.unavailable"),
+    ],
+)
+def test_every_failure_of_identity_is_ours_and_asked_once(
+    vault: VaultClient,
+    imds: Server,
+    token: AttestationToken,
+    answer: Answer,
+    code: str,
+) -> None:
+    imds.answer = lambda _asked: answer
+    with pytest.raises(SkrAgentError):
+        vault.warm("mykey")
+    assert failure(vault, token).code == code
+    assert len(imds.asked) == 1
+
+
+def test_user_assigned_identity_is_asked_for_by_its_id(imds: Server) -> None:
+    identity = VmIdentity("11111111-2222-3333-4444-555555555555", 1)
+    identity.prefetch("https://vault.azure.net/.default")
+    identity.close()
+    (asked,) = imds.asked
+    assert "client_id=11111111-2222-3333-4444-555555555555" in asked.path
+    assert "resource=https://vault.azure.net" in asked.path
+    assert asked.headers["Metadata"] == "true"
+
+
+def test_token_fetched_ahead_is_not_fetched_again(imds: Server) -> None:
+    identity = VmIdentity("", 1)
+    identity.prefetch("https://vault.azure.net/.default")
+    token = identity.get_token_info("https://vault.azure.net/.default")
+    assert token.token == "the-access-token"
+    assert identity.get_token("https://vault.azure.net/.default").token == token.token
+    identity.close()
+    assert len(imds.asked) == 1
