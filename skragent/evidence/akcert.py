@@ -7,10 +7,10 @@ client waits for both to pass (TpmCertOperations.cpp of cvm-guest-attestation).
 
 from __future__ import annotations
 
-from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from skragent.evidence.amdcert import CERTIFICATE_ERRORS
+from skragent.errors import EndorsementsError
+from skragent.evidence.amdcert import CERTIFICATE_ERRORS, load_certificates
 
 _PLACEHOLDER_ISSUER = "MICROSOFT AZURE TRUSTED VM RSA"
 _DER_SEQUENCE = 0x30
@@ -41,8 +41,8 @@ def is_ak_certificate_provisioned(data: bytes) -> bool:
     if not data.strip(b"\0\xff"):
         return False
     try:
-        issuer = x509.load_der_x509_certificate(cut_padding(data)).issuer
-        names = issuer.get_attributes_for_oid(NameOID.COMMON_NAME)
-    except CERTIFICATE_ERRORS:
+        (certificate,) = load_certificates(cut_padding(data))
+        names = certificate.issuer.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except (EndorsementsError, *CERTIFICATE_ERRORS):
         return True
     return not any(_PLACEHOLDER_ISSUER in str(name.value).upper() for name in names)

@@ -74,12 +74,17 @@ def load_certificates(data: bytes) -> tuple[x509.Certificate, ...]:
             # AMD gives VCEKs the serial number 0, which RFC 5280 forbids; cryptography
             # warns of it at loading, and of nothing else here.
             warnings.filterwarnings("ignore", message="Parsed a serial number")
+            # A name that X.520 has no room for would warn at each later look at it.
+            warnings.filterwarnings("error", message="Attribute's length must be")
             if b"-----BEGIN" in data:
                 certificates = x509.load_pem_x509_certificates(data)
             else:
                 certificates = [x509.load_der_x509_certificate(data)]
-    except CERTIFICATE_ERRORS as error:
+            has_names = all(c.subject and c.issuer for c in certificates)
+    except (UserWarning, *CERTIFICATE_ERRORS) as error:
         raise malformed("the certificates do not parse") from error
+    if not has_names:
+        raise malformed("a certificate without a name")
     if len(certificates) > _MAX_CERTIFICATES:
         raise malformed(f"more than {_MAX_CERTIFICATES} certificates")
     return tuple(certificates)

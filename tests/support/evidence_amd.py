@@ -126,8 +126,13 @@ def mint_chain(
         key=chip_key(),
         extensions=amd_extensions(tcb, product=product, hw_id=hw_id, csp_id=csp_id),
     )
-    certificates = (signer, mint_certificate(ask, ark), mint_certificate(ark, ark))
-    return order_chain(certificates)
+    return order_chain((signer, _authority(ask, ark), _authority(ark, ark)))
+
+
+@functools.cache
+def _authority(subject: str, issuer: str) -> x509.Certificate:
+    """One of AMD's own, the same in every chain."""
+    return mint_certificate(subject, issuer)
 
 
 def roots_of(chain: Endorsements) -> frozenset[bytes]:
