@@ -7,7 +7,6 @@ knows nothing of the web services around it.
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections.abc import Callable
@@ -36,21 +35,12 @@ class ConfidentialVm:
     """One running VM. Everything that must survive its end lies in its directory."""
 
     def __init__(
-        self,
-        directory: Path,
-        *,
-        silicon: Silicon,
-        paravisor: Paravisor,
-        vtpm: Vtpm,
-        now: Clock,
+        self, *, paravisor: Paravisor, vtpm: Vtpm, sockets: VtpmSockets, now: Clock
     ) -> None:
-        self.directory = directory
-        self.silicon = silicon
         self.paravisor = paravisor
         self.vtpm = vtpm
+        self._sockets = sockets
         self._now = now
-        self._socket_path = directory / "tpm.sock"
-        self._sockets = VtpmSockets(vtpm, self._socket_path)
 
     @classmethod
     async def start(
@@ -81,12 +71,15 @@ class ConfidentialVm:
         """
         identity = _prepare(directory, vm_id)
         vtpm = Vtpm(directory / "swtpm", deadline_seconds=tpm_deadline_seconds)
-        silicon, _ = await asyncio.gather(
-            Silicon.load_or_mint(
+        sockets = VtpmSockets(vtpm, directory / "tpm.sock")
+        await vtpm.power_on()
+        try:
+            silicon = await Silicon.load_or_mint(
                 directory / f"silicon-{generation}", generation, now=now()
-            ),
-            vtpm.power_on(),
-        )
+            )
+        except BaseException:
+            await vtpm.power_off()
+            raise
         paravisor = Paravisor(
             directory,
             vtpm,
@@ -95,7 +88,7 @@ class ConfidentialVm:
             secure_boot=secure_boot,
             monotonic=monotonic,
         )
-        vm = cls(directory, silicon=silicon, paravisor=paravisor, vtpm=vtpm, now=now)
+        vm = cls(paravisor=paravisor, vtpm=vtpm, sockets=sockets, now=now)
         await vm._boot()
         return vm
 
@@ -107,7 +100,12 @@ class ConfidentialVm:
     @property
     def tcti(self) -> str:
         """The TPM's address for any TSS client."""
-        return f"swtpm:path={self._socket_path}"
+        return f"swtpm:path={self._sockets.path}"
+
+    @property
+    def silicon(self) -> Silicon:
+        """The chip that the VM runs on."""
+        return self.paravisor.silicon
 
     @property
     def vm_id(self) -> str:
@@ -143,6 +141,9 @@ class ConfidentialVm:
     async def _boot(self) -> None:
         """Boot, and only then let clients in; a failure leaves no process behind."""
         try:
+            if await paravisor_tpm.allocate_banks(self.vtpm.transmit):
+                await self.vtpm.power_off()  # a new allocation begins at a reset
+                await self.vtpm.power_on()
             await self.paravisor.boot(self._now())
             await self._sockets.listen()
         except BaseException:

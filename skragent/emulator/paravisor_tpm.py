@@ -37,6 +37,10 @@ _NO_SCHEME: Final = _NO_SYMMETRIC
 _EK_POLICY: Final = bytes.fromhex(
     "837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa"
 )
+# TPML_PCR_SELECTION: all PCRs in SHA-1 and SHA-256, none in SHA-384 and SHA-512.
+_BANKS: Final = bytes.fromhex(
+    "00000004 000403ffffff 000b03ffffff 000c03000000 000d03000000"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +103,24 @@ async def provision(transmit: Transmit) -> TpmKeys:
     return TpmKeys(ak, int.from_bytes(ak[-256:]), int.from_bytes(ek[-256:]))
 
 
-async def allocate_banks(transmit: Transmit) -> None:
-    """Have SHA-1 and SHA-256 PCRs only, from the next start on: what the log has."""
-    banks = [(tpm.ALG_SHA1, True), (tpm.ALG_SHA256, True), (0x0C, False), (0x0D, False)]
-    selection = struct.pack(">I", len(banks))
-    for algorithm, chosen in banks:
-        selection += (
-            struct.pack(">HB", algorithm, 3) + (b"\xff" if chosen else b"\0") * 3
-        )
+async def allocate_banks(transmit: Transmit) -> bool:
+    """Have SHA-1 and SHA-256 PCRs only, which is what the log has.
+
+    Returns:
+        Whether the TPM had others: then it has these from its next start on.
+    """
+    question = Command(
+        tpm.CC_GET_CAPABILITY, parameters=struct.pack(">III", tpm.CAP_PCRS, 0, 16)
+    )
+    answer = await _run(transmit, question)
+    present = answer.parameters[5:]  # past moreData and the capability
+    if present == _BANKS:
+        return False
     await _run(
         transmit,
-        Command(tpm.CC_PCR_ALLOCATE, (tpm.RH_PLATFORM,), (tpm.PASSWORD,), selection),
+        Command(tpm.CC_PCR_ALLOCATE, (tpm.RH_PLATFORM,), (tpm.PASSWORD,), _BANKS),
     )
+    return True
 
 
 async def lock_platform(transmit: Transmit) -> None:

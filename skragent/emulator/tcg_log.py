@@ -100,7 +100,7 @@ def boot_events(*, secure_boot: bool) -> list[Event]:
         _application("\\EFI\\ubuntu\\grubx64.efi", 0x7C000000),
         _plain(14, _EV_IPL, b"MokList\0"),
         _plain(8, _EV_IPL, b"grub_cmd: linux /vmlinuz root=/dev/sda1 ro\0"),
-        _plain(9, _EV_IPL, b"/vmlinuz\0", measured=b"a kernel's bytes"),
+        _plain(9, _EV_IPL, b"/vmlinuz\0"),
         _plain(5, _EV_EFI_ACTION, b"Exit Boot Services Invocation"),
         _plain(5, _EV_EFI_ACTION, b"Exit Boot Services Returned with Success"),
     ]
@@ -117,8 +117,9 @@ def encode_log(events: list[Event]) -> bytes:
     return first + spec_id + b"".join(event.encode() for event in events)
 
 
-def _plain(pcr: int, kind: int, data: bytes, measured: bytes | None = None) -> Event:
-    return Event(pcr, kind, data, data if measured is None else measured)
+def _plain(pcr: int, kind: int, data: bytes) -> Event:
+    """An event whose digests are of what is logged."""
+    return Event(pcr, kind, data, data)
 
 
 def _variable(name: str, vendor: uuid.UUID, data: bytes) -> bytes:

@@ -29,6 +29,18 @@ _HT_SAVED_SESSION: Final = 0x03  # in a question about handles
 _REFUSED_ON_HOSTED: Final = frozenset(
     {tpm.CC_NV_CERTIFY, tpm.CC_POLICY_NV, tpm.CC_POLICY_AUTHORIZE_NV}
 )
+# The index is the platform's, and OWNERWRITE is clear. The TPM would say the same of
+# the stand-in, but not within an HMAC session, which covers the Name.
+_NOT_THE_OWNERS: Final = frozenset(
+    {
+        tpm.CC_NV_UNDEFINE_SPACE,
+        tpm.CC_NV_INCREMENT,
+        tpm.CC_NV_SET_BITS,
+        tpm.CC_NV_EXTEND,
+        tpm.CC_NV_WRITE,
+        tpm.CC_NV_WRITE_LOCK,
+    }
+)
 
 
 class Vtpm:
@@ -97,6 +109,8 @@ class Vtpm:
                 return self._hosted.read_public(command)
             if command.code in _REFUSED_ON_HOSTED:
                 raise TpmRefusal(tpm.RC_COMMAND_CODE)
+            if command.handles[0] == tpm.RH_OWNER and command.code in _NOT_THE_OWNERS:
+                raise TpmRefusal(tpm.RC_NV_AUTHORIZATION)
         if command.code == tpm.CC_GET_CAPABILITY and not command.authorizations:
             return await self._get_capability(space, command)
         return await self._run(space, command)

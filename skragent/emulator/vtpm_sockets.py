@@ -51,33 +51,35 @@ class _Client:
 
 
 class VtpmSockets:
-    """Serves one vTPM at a path."""
+    """Serves one vTPM at a path.
+
+    Raises:
+        VtpmError: the path is too long for a Unix socket.
+    """
 
     def __init__(self, vtpm: Vtpm, path: Path) -> None:
         self._vtpm = vtpm
-        self._path = path
+        self.path = path
+        self._control_path = path.with_name(f"{path.name}.ctrl")
+        if len(os.fsencode(self._control_path)) > _MAX_ADDRESS_BYTES:
+            raise VtpmError(
+                f"{self._control_path}: longer than the {_MAX_ADDRESS_BYTES} bytes that"
+                " the address of a Unix socket may have; use a directory nearer to /"
+            )
         self._clients: dict[int, _Client] = {}
         self._servers: list[asyncio.Server] = []
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._departures: set[asyncio.Task[None]] = set()
 
     async def listen(self) -> None:
-        """Open both sockets.
-
-        Raises:
-            VtpmError: the path is too long for a Unix socket.
-        """
-        control = f"{self._path}.ctrl"
-        if len(os.fsencode(control)) > _MAX_ADDRESS_BYTES:
-            raise VtpmError(
-                f"{control}: longer than the {_MAX_ADDRESS_BYTES} bytes that the"
-                " address of a Unix socket may have; use a directory nearer to /"
-            )
+        """Open both sockets."""
         for path, serve in (
-            (os.fspath(self._path), self._serve_commands),
-            (control, self._serve_control),
+            (self.path, self._serve_commands),
+            (self._control_path, self._serve_control),
         ):
-            self._servers.append(await asyncio.start_unix_server(serve, path))
+            self._servers.append(
+                await asyncio.start_unix_server(serve, os.fspath(path))
+            )
 
     async def close(self) -> None:
         """Close the sockets and cut every client, each after its current command."""
@@ -85,7 +87,7 @@ class VtpmSockets:
             server.close()
         self._servers.clear()
         await self.drop_clients()
-        for path in (self._path, self._path.with_name(f"{self._path.name}.ctrl")):
+        for path in (self.path, self._control_path):
             path.unlink(missing_ok=True)
 
     async def drop_clients(self) -> None:
