@@ -1,0 +1,120 @@
+"""The releaser as a process: what comes out of it, and what never does."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from skragent.job import ARENA_BYTES_PER_KEY, Job, KeyRequest, Result
+from skragent.secretmem import create_arena
+
+COMMAND = (sys.executable, "-I", "-m", "skragent.releaser")
+
+
+def run(job: bytes, *fds: int) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        COMMAND,
+        input=job,
+        capture_output=True,
+        pass_fds=fds,
+        check=False,
+        timeout=60,
+        env={"HOME": "/", "PYTHONPATH": "/nowhere"},
+    )
+
+
+def make_job(arena_fd: int, arena_bytes: int) -> Job:
+    """A job for a world in which nobody is there."""
+    return Job(
+        now=1767225600.0,
+        timeout_seconds=1.0,
+        keys=(KeyRequest(alias="k", vault="https://127.0.0.1:1", name="k"),),
+        arena_fd=arena_fd,
+        arena_bytes=arena_bytes,
+        tcti="swtpm:path=/nonexistent/tpm.sock",
+        tcg_log="",
+        imds_endpoint="http://127.0.0.1:1",
+        amd_roots="",
+        attestation_endpoint="https://127.0.0.1:1",
+        identity_client_id="",
+        tls_roots="",
+        release_roots="",
+    )
+
+
+@pytest.mark.parametrize("job", [b"", b"no job", b'{"protocol": 1}'])
+def test_what_is_no_job_gives_no_result(job: bytes) -> None:
+    done = run(job)
+    assert done.returncode == os.EX_SOFTWARE
+    assert done.stdout == b""
+    assert done.stderr.strip()
+
+
+def test_crash_report_does_not_quote_the_job() -> None:
+    done = run(b'{"protocol": "the-secret"}')
+    assert b"the-secret" not in done.stderr
+
+
+def test_vtpm_that_is_not_there_is_a_result() -> None:
+    arena = create_arena(ARENA_BYTES_PER_KEY)
+    job = make_job(arena.fd, arena.size)
+    done = run(msgspec.json.encode(job), arena.fd)
+    arena.close_fd()
+    assert done.returncode == 0, done.stderr
+    result = msgspec.json.decode(done.stdout, type=Result)
+    assert result.failure is not None
+    assert result.failure.code == "evidence.tpm.unreachable"
+    assert result.released == ()
+    assert "total" in result.timings
+
+
+def test_missing_arena_is_a_result() -> None:
+    reader, writer = os.pipe()
+    done = run(msgspec.json.encode(make_job(reader, ARENA_BYTES_PER_KEY)), reader)
+    os.close(reader)
+    os.close(writer)
+    result = msgspec.json.decode(done.stdout, type=Result)
+    assert result.failure is not None
+    assert result.failure.code.startswith("memory")
+
+
+@pytest.mark.root
+def test_releaser_dies_with_its_parent(tmp_path: Path) -> None:
+    # Its job never comes and its stdin never ends: only the signal can end it.
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import subprocess, sys, time\n"
+        f"child = subprocess.Popen({COMMAND!r}, stdin=0)\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    reader, writer = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stdin=reader
+    ) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        pidfd = os.pidfd_open(child)
+        wait_until_it_reads_its_job(child)
+        parent.kill()
+    ready, _, _ = select.select([pidfd], [], [], 10)
+    assert ready
+    for fd in (reader, writer, pidfd):
+        os.close(fd)
+
+
+def wait_until_it_reads_its_job(pid: int) -> None:
+    """Wait until it is in read(0, …): proc(5), /proc/PID/syscall."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if Path(f"/proc/{pid}/syscall").read_text().startswith("0 0x0 "):
+            return
+        os.sched_yield()
+    pytest.fail("the releaser never asked for its job")

@@ -1,0 +1,185 @@
+"""The releaser's way in and out: bounded, strict, and silent about secrets."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from skragent.errors import Disposition, ReleaseDeniedError
+from skragent.job import (
+    ARENA_BYTES_PER_KEY,
+    MAX_JOB_BYTES,
+    MAX_KEYS,
+    MAX_RESULT_BYTES,
+    FailedKey,
+    Failure,
+    Result,
+)
+from skragent.release.environment import settle_environment
+from skragent.releaser.failures import describe_failure
+from skragent.releaser.process import read_job, report_crash, write_result
+from skragent.releaser.watch import Stopwatch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def make_job(**changes: object) -> dict[str, Any]:
+    key = {"alias": "k", "vault": "https://v.vault.azure.net", "name": "k"}
+    return {
+        "protocol": 1,
+        "now": 1767225600.0,
+        "timeout_seconds": 10,
+        "keys": [key],
+        "arena_fd": 3,
+        "arena_bytes": ARENA_BYTES_PER_KEY,
+        "tcti": "device:/dev/tpmrm0",
+        "tcg_log": "",
+        "imds_endpoint": "http://169.254.169.254",
+        "amd_roots": "",
+        "attestation_endpoint": "auto",
+        "identity_client_id": "",
+        "tls_roots": "",
+        "release_roots": "",
+    } | changes
+
+
+def read(path: Path, data: bytes) -> Any:  # noqa: ANN401 - a Job, or nothing at all
+    path = path / "job"
+    path.write_bytes(data)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return read_job(fd)
+    finally:
+        os.close(fd)
+
+
+def test_job_is_read(tmp_path: Path) -> None:
+    job = read(tmp_path, json.dumps(make_job()).encode())
+    assert job.keys[0].alias == "k"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        json.dumps(make_job(protocol=2)).encode(),
+        json.dumps(make_job(unknown=1)).encode(),
+        json.dumps(make_job(keys=[])).encode(),
+        json.dumps(make_job(arena_bytes=ARENA_BYTES_PER_KEY - 1)).encode(),
+        json.dumps(make_job()).encode() + b" " * MAX_JOB_BYTES,
+        json.dumps(
+            make_job(
+                keys=make_job()["keys"] * (MAX_KEYS + 1),
+                arena_bytes=ARENA_BYTES_PER_KEY * (MAX_KEYS + 1),
+            )
+        ).encode(),
+    ],
+)
+def test_what_is_no_job_is_refused(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        read(tmp_path, data)
+
+
+def test_result_is_written_whole() -> None:
+    result = Result(timings={"total": 1.5})
+    reader, writer = os.pipe()
+    write_result(writer, result)
+    with os.fdopen(reader, "rb") as file:
+        assert msgspec.json.decode(file.read(), type=Result) == result
+
+
+def test_result_that_the_agent_would_not_read_is_not_written() -> None:
+    failure = Failure(code="c", disposition="retry", message="m" * MAX_RESULT_BYTES)
+    reader, writer = os.pipe()
+    with pytest.raises(ValueError, match="a result of"):
+        write_result(writer, Result(failure=failure))
+    os.close(writer)
+    with os.fdopen(reader, "rb") as file:
+        assert file.read() == b""
+
+
+def test_as_many_keys_as_a_job_may_have_can_all_fail() -> None:
+    error = ReleaseDeniedError("m" * 5000, hint="h" * 5000)
+    failed = FailedKey(alias="a" * 64, failure=describe_failure(error))
+    encoded = msgspec.json.encode(Result(failed=(failed,) * MAX_KEYS))
+    assert len(encoded) <= MAX_RESULT_BYTES
+
+
+def test_failure_carries_what_the_agent_acts_on() -> None:
+    error = ReleaseDeniedError(
+        "said no",
+        code="release.unverified",
+        disposition=Disposition.REATTEST,
+        hint="wait",
+        retry_after=3,
+    )
+    assert describe_failure(error) == Failure(
+        code="release.unverified",
+        disposition="reattest",
+        message="said no",
+        hint="wait",
+        retry_after=3,
+    )
+
+
+def test_crash_is_told_without_what_it_was_about(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail() -> None:
+        secret = "the-secret"
+        try:
+            int(secret)
+        except ValueError as error:
+            raise KeyError(secret) from error
+
+    with pytest.raises(KeyError) as caught:
+        fail()
+    report_crash(caught.value)
+    told = capsys.readouterr().err
+    assert "builtins.ValueError" in told
+    assert "builtins.KeyError" in told
+    assert "test_releaser_process.py" in told
+    assert "the-secret" not in told
+
+
+def test_environment_says_what_the_job_says() -> None:
+    environment = {
+        "PATH": "/bin",
+        "HTTPS_PROXY": "http://proxy",
+        "IDENTITY_ENDPOINT": "x",
+        "IDENTITY_HEADER": "x",
+        "MSI_ENDPOINT": "x",
+        "IMDS_ENDPOINT": "x",
+        "AZURE_CLIENT_ID": "x",
+        "AZURE_POD_IDENTITY_AUTHORITY_HOST": "x",
+        "azure_tenant_id": "x",
+        "REQUESTS_CA_BUNDLE": "x",
+        "SSL_CERT_FILE": "x",
+        "NETRC": "x",
+    }
+    settle_environment(environment, "http://169.254.169.254/")
+    assert environment == {"PATH": "/bin", "HTTPS_PROXY": "http://proxy"}
+
+
+def test_other_identity_endpoint_is_handed_to_the_library() -> None:
+    environment: dict[str, str] = {}
+    settle_environment(environment, "http://127.0.0.1:8080/")
+    assert environment == {"AZURE_POD_IDENTITY_AUTHORITY_HOST": "http://127.0.0.1:8080"}
+
+
+def test_of_steps_side_by_side_the_longest_counts() -> None:
+    watch = Stopwatch()
+    with watch.step("outer"), watch.step("inner"):
+        pass
+    with watch.step("inner"):
+        pass
+    timings = watch.timings()
+    assert set(timings) == {"outer", "inner", "total"}
+    assert timings["total"] >= timings["outer"]
