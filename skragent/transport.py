@@ -7,28 +7,22 @@ supervisor, nowhere else; what an answer means is for whoever asked.
 
 from __future__ import annotations
 
-import functools
-import queue
-import ssl
 import time
 import urllib.parse
 from dataclasses import dataclass, field
 from http.cookiejar import DefaultCookiePolicy
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Self
 
 import requests
-import requests.adapters
-import requests.structures
 import requests.utils
 
 from skragent.errors import ConfigError, TransportError
+from skragent.transport_adapter import TlsAdapter
 from skragent.transport_failures import FAILURES, translate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
-
-    from urllib3.connectionpool import HTTPConnectionPool
 
 _CHUNK_BYTES = 64 * 1024
 _MAX_RETRY_AFTER_DIGITS = 9  # thirty years are enough for everybody
@@ -41,77 +35,6 @@ class HttpResponse:
     status: int
     headers: Mapping[str, str]
     body: bytes = field(repr=False)  # may hold a token
-
-
-class _Adapter(requests.adapters.HTTPAdapter):
-    """requests' own, but with one TLS context for all connections.
-
-    Building a context costs 25 ms, and requests would fill it from certifi's bundle:
-    ours comes from the given file or the system's store and is built once, when the
-    first https URL asks for it.
-    """
-
-    def __init__(self, ca_file: str) -> None:
-        self._ca_file = ca_file
-        super().__init__(max_retries=0, pool_connections=4, pool_maxsize=4)
-
-    @functools.cached_property
-    def _tls(self) -> ssl.SSLContext:
-        try:
-            return ssl.create_default_context(cafile=self._ca_file or None)
-        except OSError as error:  # ssl.SSLError is one
-            raise ConfigError(
-                [f"{self._ca_file}: no PEM file of TLS roots: {error.strerror}"]
-            ) from error
-
-    # typing.override is Python 3.12's.
-    def build_connection_pool_key_attributes(  # type: ignore[explicit-override, override]
-        self,
-        request: requests.PreparedRequest,
-        verify: object,  # noqa: ARG002 - the overridden signature
-        cert: object = None,  # noqa: ARG002 - as above
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Say which pool serves a request: by origin, and with our TLS context."""
-        parts = urllib.parse.urlsplit(cast("str", request.url))
-        host = {"scheme": parts.scheme, "host": parts.hostname, "port": parts.port}
-        return host, {"ssl_context": self._tls} if parts.scheme == "https" else {}
-
-    def cert_verify(  # type: ignore[explicit-override]
-        self, conn: object, url: object, verify: object, cert: object
-    ) -> None:
-        """Add nothing: the TLS context has the roots and verifies."""
-
-    def open_ahead(self, url: str, timeout_seconds: float) -> None:
-        """Connect, handshake, and put the connection where the next request takes it.
-
-        `pool.pool` is a stack of connections, where None stands for one not yet made.
-        """
-        request = requests.Request("GET", url).prepare()
-        pool = cast(
-            "HTTPConnectionPool",
-            self.get_connection_with_tls_context(request, verify=True),
-        )
-        connection = pool.ConnectionCls(
-            host=pool.host,
-            port=pool.port,
-            timeout=timeout_seconds,
-            **pool.conn_kw,
-        )
-        connection.connect()
-        _put_on_top(pool, connection)
-
-
-def _put_on_top(pool: HTTPConnectionPool, connection: Any) -> None:  # noqa: ANN401 - urllib3 has no public name for it
-    stack = cast("queue.LifoQueue[Any]", pool.pool)
-    try:
-        beneath = stack.get(block=False)
-    except queue.Empty:  # as many as the pool keeps are at work
-        connection.close()
-        return
-    if beneath is not None:  # an idle one is there already: keep that
-        connection.close()
-        connection = beneath
-    stack.put(connection, block=False)
 
 
 class HttpClient:
@@ -128,7 +51,7 @@ class HttpClient:
     ) -> None:
         self._timeout_seconds = timeout_seconds
         self._use_proxies = use_proxies
-        self._adapter = _Adapter(ca_file)
+        self._adapter = TlsAdapter(ca_file)
         self._session = requests.Session()
         # The environment has no say: neither netrc's passwords nor other TLS roots.
         self._session.trust_env = False
@@ -161,7 +84,7 @@ class HttpClient:
             return
         try:
             self._adapter.open_ahead(origin, self._timeout_seconds)
-        except FAILURES:
+        except (ConfigError, *FAILURES):
             return
 
     def request(

@@ -28,7 +28,11 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
         "dns",
         "has no address",
     ),
-    ((ssl.SSLError, urllib3.exceptions.SSLError), "tls", "is not who it should be"),
+    (
+        (ssl.SSLError, urllib3.exceptions.SSLError, requests.exceptions.SSLError),
+        "tls",
+        "is not who it should be",
+    ),
     # urllib3's NewConnectionError is a ConnectTimeoutError, whatever its cause: no use.
     ((ConnectionRefusedError,), "refused", "refuses connections"),
     (
@@ -40,13 +44,14 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
         (
             ConnectionError,  # reset, aborted, broken pipe
             urllib3.exceptions.ProtocolError,
+            urllib3.exceptions.IncompleteRead,
             requests.exceptions.ChunkedEncodingError,
         ),
         "reset",
         "broke the connection off",
     ),
     (
-        (urllib3.exceptions.NewConnectionError, requests.ConnectionError, OSError),
+        (urllib3.exceptions.NewConnectionError, requests.ConnectionError),
         "refused",
         "cannot be reached",
     ),
@@ -56,7 +61,7 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
 def translate(error: Exception, where: str) -> TransportError:
     """Name what went wrong with `where`, the origin that was asked."""
     causes = _causes(error)
-    # Every RequestException is an OSError: the general row must not see invalid URLs.
+    # Invalid URLs and headers: requests makes ValueErrors of them.
     if isinstance(error, ValueError) and not isinstance(error, UnicodeError):
         return _error(f"{where} cannot be asked", "unexpected")
     for kinds, kind, said in _KINDS:
@@ -64,6 +69,9 @@ def translate(error: Exception, where: str) -> TransportError:
             if isinstance(cause, kinds):
                 detail = f": {cause}" if kind == "tls" else ""
                 return _error(f"{where} {said}{detail}", kind)
+    # Every RequestException is an OSError, too: those are not of the operating system.
+    if any(isinstance(c, OSError) and c.errno is not None for c in causes):
+        return _error(f"{where} cannot be reached", "refused")
     return _error(f"{where} answered with what is no HTTP", "unexpected")
 
 

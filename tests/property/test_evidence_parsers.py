@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -146,7 +147,8 @@ def verify_chain_with(which: str, der: bytes) -> None:
     """Verify the world's chain with one certificate exchanged."""
     world = mint_world()
     (exchanged,) = load_certificates(der)
-    chain = replace(world.evidence.endorsements, **{which: exchanged})
+    changes: dict[str, Any] = {which: exchanged}
+    chain = replace(world.evidence.endorsements, **changes)
     report = world.evidence.hcl_report.snp_report
     verify_endorsements(chain, report, now=NOW, roots=world.roots)
 

@@ -20,6 +20,7 @@ from tpm2_pytss.types import (
     TPM2B_NV_PUBLIC,
     TPM2B_PUBLIC,
     TPM2B_SENSITIVE_CREATE,
+    TPML_PCR_SELECTION,
     TPMS_NV_PUBLIC,
 )
 
@@ -77,10 +78,16 @@ class Swtpm:
             esys.evict_control(ESYS_TR.OWNER, handle, AK_HANDLE)
             esys.flush_context(handle)
 
-    def extend(self, pcr: int) -> None:
-        """Measure something into a PCR."""
+    def allocate_only(self, bank: str) -> None:
+        """Have only this bank of PCRs, from the next start on."""
+        banks = {"sha1": 0x0004, "sha256": 0x000B, "sha384": 0x000C, "sha512": 0x000D}
+        every, none = b"\3\xff\xff\xff", b"\3\0\0\0"
+        wanted = len(banks).to_bytes(4, "big") + b"".join(
+            number.to_bytes(2, "big") + (every if name == bank else none)
+            for name, number in banks.items()
+        )
         with self.esys() as esys:
-            esys.pcr_event(ESYS_TR(pcr), b"something that was not there before")
+            esys.pcr_allocate(TPML_PCR_SELECTION.unmarshal(wanted)[0])
 
 
 @contextlib.contextmanager

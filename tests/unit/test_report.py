@@ -1,0 +1,286 @@
+"""`skragent report` over files: what it prints, and the status that it ends with."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from support.evidence import (
+    PCRS,
+    build_hcl,
+    build_report,
+    claims,
+    quote_message,
+    sign_attest,
+)
+from support.evidence_amd import TURIN_TCB, mint_chain, thim_answer
+
+from skragent.cli.report import EXIT_FAILED, EXIT_OK, EXIT_UNUSABLE, add_parser
+
+
+class Folder:
+    """Files as a person has them, all valid."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        chain = mint_chain()
+        self.hcl = self.write("hcl.bin", build_hcl())
+        self.bare = self.write("snp.bin", build_report())
+        self.certs = self.write("chain.pem", chain.pem)
+        self.roots = self.write("roots.pem", chain.root.public_bytes(Encoding.PEM))
+        self.quote = self.write("quote.json", quote_file())
+
+    def write(self, name: str, content: bytes) -> str:
+        (self.path / name).write_bytes(content)
+        return str(self.path / name)
+
+    def verifiable(self) -> list[str]:
+        return ["--hcl", self.hcl, "--certs", self.certs, "--roots", self.roots]
+
+
+def quote_file(**changes: object) -> bytes:
+    signed = sign_attest(quote_message(qualifying_data=b"fresh"))
+    document: dict[str, object] = {
+        "message": signed.message.hex(),
+        "signature": signed.signature.hex(),
+        "pcrs": [pcr.hex() for pcr in PCRS],
+    }
+    return json.dumps(document | changes).encode()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def report(*arguments: str) -> int:
+    parser = argparse.ArgumentParser(prog="skragent")
+    add_parser(parser.add_subparsers(required=True))
+    args = parser.parse_args(["report", *arguments])
+    status: int = args.run(args)
+    return status
+
+
+def outcomes(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, str]:
+    report(*arguments, "--json")
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return {check["name"]: check["outcome"] for check in document["checks"]}
+
+
+def test_a_report_with_everything_verifies(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report(*folder.verifiable(), "--quote", folder.quote) == EXIT_OK
+    out = capsys.readouterr().out
+    assert "\nok          the SNP report is signed with its certificate's key\n" in out
+    assert "FAILED" not in out
+
+
+def test_each_check_has_its_outcome(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert outcomes(capsys, *folder.verifiable()) == {
+        "signature": "ok",
+        "chain": "ok",
+        "binding": "ok",
+        "ak": "not checked",
+        "quote": "not checked",
+    }
+
+
+def test_a_bare_report_has_nothing_to_be_bound(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--hcl", folder.bare, "--certs", folder.certs)
+    found = outcomes(capsys, *arguments, "--roots", folder.roots)
+    assert (found["signature"], found["binding"]) == ("ok", "not checked")
+
+
+def test_a_report_without_certificates_is_not_verified(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report("--hcl", folder.hcl) == EXIT_FAILED
+    assert "no --certs was given" in capsys.readouterr().out
+
+
+def test_without_roots_only_amds_own_are_trusted(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report("--hcl", folder.hcl, "--certs", folder.certs) == EXIT_FAILED
+    assert "[endorsements.root]" in capsys.readouterr().out
+
+
+def test_certificates_may_come_in_several_files_of_der(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chain = mint_chain()
+    arguments = ["--hcl", folder.hcl, "--roots", folder.roots]
+    for name in ("signer", "intermediate", "root"):
+        der = getattr(chain, name).public_bytes(Encoding.DER)
+        arguments += ["--certs", folder.write(f"{name}.der", der)]
+    assert outcomes(capsys, *arguments)["chain"] == "ok"
+
+
+def test_a_vcek_alone_verifies_the_signature_only(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    der = mint_chain().signer.public_bytes(Encoding.DER)
+    vcek = folder.write("vcek.der", der)
+    found = outcomes(capsys, "--hcl", folder.hcl, "--certs", vcek)
+    assert (found["signature"], found["chain"]) == ("ok", "failed")
+
+
+def test_certificates_may_be_an_answer_of_thim(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = json.dumps(thim_answer(mint_chain())).encode()
+    thim = folder.write("thim.json", answer)
+    arguments = ("--hcl", folder.hcl, "--certs", thim, "--roots", folder.roots)
+    assert outcomes(capsys, *arguments)["chain"] == "ok"
+
+
+def test_changed_runtime_data_fail_their_check_alone(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = folder.write("changed.bin", build_hcl().replace(b"ABAB", b"ABAC", 1))
+    arguments = ("--hcl", changed, "--certs", folder.certs, "--roots", folder.roots)
+    assert report(*arguments) == EXIT_FAILED
+    assert "[evidence.binding]" in capsys.readouterr().out
+    found = outcomes(capsys, *arguments)
+    assert [name for name, outcome in found.items() if outcome == "failed"] == [
+        "binding"
+    ]
+
+
+def test_a_quote_of_other_values_fails(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zeros = folder.write("zeros.json", quote_file(pcrs=[bytes(32).hex()] * 8))
+    found = outcomes(capsys, *folder.verifiable(), "--quote", zeros)
+    assert found["quote"] == "failed"
+
+
+def test_a_quote_beside_a_bare_report_leaves_it_unverified(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--hcl", folder.bare, "--certs", folder.certs]
+    arguments += ["--roots", folder.roots, "--quote", folder.quote]
+    assert report(*arguments) == EXIT_FAILED
+    assert "a bare SNP report names no AK" in capsys.readouterr().out
+
+
+def test_the_report_is_shown_decoded(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report(*folder.verifiable(), "--quote", folder.quote, "--json")
+    document = json.loads(capsys.readouterr().out)
+    assert document["verified"] is True
+    assert document["snp_report"]["chip"] == "Milan"
+    assert document["snp_report"]["policy"]["debuggable"] is False
+    assert document["runtime_data"]["vm_id"] == "26F8BC30-774E-4290-8E7A-535F3B672AEE"
+    assert document["quote"]["qualifying_data"] == b"fresh".hex()
+    assert document["quote"]["pcrs"]["7"] == PCRS[7].hex()
+
+
+def test_a_version_5_report_of_turin_shows_what_is_new_in_it(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options: dict[str, Any] = {"version": 5, "mitigations": (1, 3)}
+    data = build_report(cpuid=(0x1A, 2, 1), tcb=TURIN_TCB, **options)
+    report("--hcl", folder.write("turin.bin", data), "--json")
+    shown = json.loads(capsys.readouterr().out)["snp_report"]
+    assert shown["chip"] == "Turin"
+    assert shown["mitigations"] == {"current": "0x3", "launch": "0x1"}
+    assert shown["tcb"]["reported"].startswith("fmc 1, ")
+
+
+def test_an_unknown_chips_tcb_is_shown_raw(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = build_report(cpuid=(0x1B, 0, 0))
+    report("--hcl", folder.write("new.bin", data))
+    assert "its layout is the chip's" in capsys.readouterr().out
+
+
+def test_what_a_terminal_would_obey_is_escaped(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configuration = {"vmUniqueId": "\x1b[2J", "\x1b]0;": ["\x07"], "x": {}}
+    raw = json.dumps(claims(**{"vm-configuration": configuration})).encode()
+    report("--hcl", folder.write("odd.bin", build_hcl(raw)))
+    out = capsys.readouterr().out
+    assert "\\u001b[2J" in out
+    assert "\x1b" not in out
+    assert "\x07" not in out
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "code"),
+    [
+        ("--hcl", b"neither", "evidence.malformed"),
+        ("--hcl", build_hcl(report_type=4), "evidence.unsupported"),
+        ("--certs", b"neither", "endorsements.malformed"),
+        ("--certs", b"{}", "endorsements.malformed"),
+        ("--quote", b"neither", "evidence.malformed"),
+        ("--quote", quote_file(pcrs=[]), "evidence.malformed"),
+        ("--quote", quote_file(message="zz"), "evidence.malformed"),
+        ("--quote", b"[]", "evidence.malformed"),
+        ("--roots", b"neither", "endorsements.malformed"),
+        ("--hcl", bytes(2_000_000), "config.unreadable"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_one_line_with_its_code(
+    folder: Folder,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    content: bytes,
+    code: str,
+) -> None:
+    bad = folder.write("bad", content)
+    assert report(*folder.verifiable(), option, bad) == EXIT_UNUSABLE
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert captured.err.endswith(f"[{code}]\n")
+
+
+@pytest.mark.parametrize("path", ["/nowhere/file", "/", "a\0b"])
+def test_a_file_that_cannot_be_read_is_told(
+    capsys: pytest.CaptureFixture[str], path: str
+) -> None:
+    assert report("--hcl", path) == EXIT_UNUSABLE
+    assert "[config.unreadable]" in capsys.readouterr().err
+
+
+def test_certificates_without_a_report_are_a_mistake(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report("--certs", folder.certs) == EXIT_UNUSABLE
+    assert "--hcl" in capsys.readouterr().err
+
+
+def test_a_configuration_that_is_not_there_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report("--config", str(tmp_path / "none.toml")) == EXIT_UNUSABLE
+    assert "[config.unreadable]" in capsys.readouterr().err
+
+
+def test_a_configuration_that_is_no_text_is_told(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report("--config", folder.write("x.toml", b"\xff")) == EXIT_UNUSABLE
+    assert "[config.syntax]" in capsys.readouterr().err
+
+
+def test_help_says_what_the_status_means(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        report("--help")
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert "exit status:" in out
+    assert "--certs FILE" in out

@@ -1,0 +1,84 @@
+"""Statuses, Retry-After and library errors, as errors of ours."""
+
+from __future__ import annotations
+
+import pytest
+import requests
+import urllib3.exceptions
+
+from skragent.errors import Disposition, TransportError
+from skragent.transport import HttpResponse, parse_retry_after, raise_for_status
+from skragent.transport_failures import translate
+
+
+def answer(status: int, **headers: str) -> HttpResponse:
+    return HttpResponse(status, headers, b"")
+
+
+@pytest.mark.parametrize("status", [200, 201, 400, 401, 403, 404, 499])
+def test_other_statuses_are_the_callers_to_judge(status: int) -> None:
+    raise_for_status(answer(status), "MAA")
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (429, "transport.throttled"),
+        (500, "transport.server"),
+        (503, "transport.server"),
+        (599, "transport.server"),
+    ],
+)
+def test_a_service_that_cannot_now_is_to_be_asked_again(status: int, code: str) -> None:
+    with pytest.raises(TransportError) as caught:
+        raise_for_status(answer(status), "MAA")
+    assert caught.value.code == code
+    assert caught.value.disposition == Disposition.RETRY
+    assert caught.value.retry_after is None
+
+
+def test_retry_after_travels_with_the_error() -> None:
+    with pytest.raises(TransportError) as caught:
+        raise_for_status(answer(429, **{"Retry-After": "7"}), "MAA")
+    assert caught.value.retry_after == 7.0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0", 0.0),
+        (" 120 ", 120.0),
+        ("", None),
+        ("-1", None),
+        ("1.5", None),
+        ("nan", None),
+        ("٣", None),
+        ("9999999999", None),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+    ],
+)
+def test_retry_after_is_read_in_whole_seconds_only(
+    text: str, seconds: float | None
+) -> None:
+    assert parse_retry_after(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (requests.exceptions.InvalidURL("x"), "transport.unexpected"),
+        (requests.exceptions.ContentDecodingError("x"), "transport.unexpected"),
+        (requests.exceptions.ReadTimeout("x"), "transport.timeout"),
+        (requests.exceptions.SSLError("x"), "transport.tls"),
+        (requests.exceptions.ChunkedEncodingError("x"), "transport.reset"),
+        (urllib3.exceptions.IncompleteRead(1, 2), "transport.reset"),
+        (ConnectionResetError(), "transport.reset"),
+        (BrokenPipeError(), "transport.reset"),
+        (ConnectionRefusedError(), "transport.refused"),
+        (OSError(101, "Network is unreachable"), "transport.refused"),
+        (UnicodeError("label too long"), "transport.dns"),
+        (urllib3.exceptions.HTTPError("x"), "transport.unexpected"),
+    ],
+)
+def test_each_failure_has_its_code(error: Exception, code: str) -> None:
+    assert translate(error, "https://host").code == code
