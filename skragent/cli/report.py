@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from skragent.agent.clock import SystemClock
-from skragent.config import parse_config
 from skragent.errors import SkrAgentError
 
 if TYPE_CHECKING:
@@ -125,6 +124,8 @@ def _read_subject(args: argparse.Namespace) -> Subject:
 
     if args.hcl:
         return read_files(args)
+    from skragent.config import parse_config  # noqa: PLC0415 - as above
+
     return read_machine(parse_config(read_text(args.config)), args.roots)
 
 

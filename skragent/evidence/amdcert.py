@@ -126,7 +126,7 @@ def _read_spl(values: dict[str, bytes], oid: str) -> int:
     """
     value = values.get(oid, b"")
     content = value[2:]
-    if value[:2] != bytes((_ASN1_INTEGER, len(content))) or not content:
+    if len(content) not in {1, 2} or value[:2] != bytes((_ASN1_INTEGER, len(content))):
         raise malformed(f"the signer's certificate has no integer in {oid}")
     number = int.from_bytes(content, "big", signed=True)
     if not 0 <= number <= 0xFF:  # noqa: PLR2004 - one byte in TCB_VERSION
@@ -137,6 +137,6 @@ def _read_spl(values: dict[str, bytes], oid: str) -> int:
 def _read_string(value: bytes) -> str:
     """Read a short DER string; empty where it is none, as nothing hangs on it."""
     content = value[2:]
-    if not value or value[0] not in _ASN1_STRINGS or value[1] != len(content):
+    if not content or value[0] not in _ASN1_STRINGS or value[1] != len(content):
         return ""
     return content.decode("ascii", "replace")

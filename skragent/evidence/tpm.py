@@ -203,16 +203,12 @@ class Vtpm:
         if len(ciphertext) != WRAPPING_KEY_BYTES:
             raise _undecipherable()
         message = self._decrypt(key, TPM2B_PUBLIC_KEY_RSA(ciphertext), scheme)
-        # The view is onto the library's own memory: no copy but ours remains of it.
-        plaintext = bytearray(message.buffer)
-        message.buffer[:] = bytes(len(plaintext))
         try:
             # ESYS keeps the last response in its buffer: one that is as long goes over.
             self.read_pcrs()
-        except TpmError:
-            plaintext[:] = bytes(len(plaintext))
-            raise
-        return plaintext
+            return bytearray(message.buffer)  # a view: the one copy is the caller's
+        finally:
+            message.buffer[:] = bytes(len(message))
 
     def _decrypt(self, key: WrappingKey, ciphertext: Any, scheme: Scheme) -> Any:  # noqa: ANN401 - TPM2B_PUBLIC_KEY_RSA; the library has no types
         session = self._start_policy_session()

@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from support.evidence_swtpm import Swtpm, run_swtpm
-from tpm2_pytss.constants import ESYS_TR
+from tpm2_pytss.constants import ESYS_TR, TPM2_ALG
 
 from skragent.errors import TpmError, UnsupportedEvidenceError, UnwrapError
 from skragent.evidence.model import verify_wrapping_key
@@ -179,6 +179,22 @@ def test_nothing_is_left_in_the_tpm(swtpm: Swtpm) -> None:
     for _ in range(5):
         with Vtpm(swtpm.tcti) as vtpm:
             vtpm.create_wrapping_key(vtpm.read_pcrs(), UNIQUE)
+
+
+def test_an_ak_that_does_not_sign_as_azures_is_unsupported(tmp_path: Path) -> None:
+    with run_swtpm(tmp_path) as swtpm:
+        swtpm.create_ak(TPM2_ALG.RSAPSS)
+        with Vtpm(swtpm.tcti) as vtpm:
+            with pytest.raises(UnsupportedEvidenceError) as caught:
+                vtpm.quote()
+            assert caught.value.code == "evidence.unsupported"
+
+
+def test_a_certificates_index_that_may_not_be_read_is_told(swtpm: Swtpm) -> None:
+    swtpm.define(NV_AK_CERTIFICATE, b"\x30\x00", is_readable=False)
+    with Vtpm(swtpm.tcti) as vtpm:
+        error = tpm_error(vtpm.read_ak_certificate)
+    assert (error.code, error.command) == ("evidence.tpm", "TPM2_NV_Read")
 
 
 def test_a_tpm_without_a_sha256_bank_is_unsupported(tmp_path: Path) -> None:

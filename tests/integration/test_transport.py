@@ -226,6 +226,20 @@ def test_a_trusted_server_is_asked_over_tls_connected_ahead(tmp_path: Path) -> N
         assert server.connections == 1
 
 
+def test_a_connection_opened_ahead_and_closed_since_is_replaced(tmp_path: Path) -> None:
+    context, roots = mint_tls(tmp_path, "127.0.0.1")
+    with (
+        run_server(context) as server,
+        HttpClient(timeout_seconds=5, ca_file=roots, use_proxies=False) as client,
+    ):
+        server.hangs_up = True
+        client.connect(https(server))
+        assert server.hung_up.wait(5)
+        server.set(body=b"secret")
+        assert client.request("GET", https(server), max_bytes=9).body == b"secret"
+        assert server.connections == 2
+
+
 def test_an_unknown_servers_certificate_is_refused(tmp_path: Path) -> None:
     context, _ = mint_tls(tmp_path, "127.0.0.1")
     with (

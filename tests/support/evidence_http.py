@@ -20,6 +20,8 @@ class Server:
     requests: list[bytes] = field(default_factory=list)
     connections: int = 0
     stays_silent: bool = False
+    hangs_up: bool = False  # on who connects next, once
+    hung_up: threading.Event = field(default_factory=threading.Event)
 
     def set(self, status: str = "200 OK", body: bytes = b"", headers: str = "") -> None:
         """Answer this from now on."""
@@ -48,6 +50,11 @@ def _read_request(connection: socket.socket) -> bytes:
 def _serve(server: Server, connection: socket.socket, stop: threading.Event) -> None:
     server.connections += 1
     with connection, contextlib.suppress(OSError):
+        if server.hangs_up:
+            server.hangs_up = False
+            connection.close()
+            server.hung_up.set()
+            return
         while not stop.is_set():
             request = _read_request(connection)
             if not request:

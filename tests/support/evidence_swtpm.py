@@ -52,9 +52,17 @@ class Swtpm:
         finally:
             esys.close()
 
-    def define(self, index: int, content: bytes | None, size: int = 0) -> None:
-        """Define an NV index that its owner can read; write it unless None."""
-        attributes = TPMA_NV.OWNERREAD | TPMA_NV.OWNERWRITE | TPMA_NV.NO_DA
+    def define(
+        self,
+        index: int,
+        content: bytes | None,
+        size: int = 0,
+        *,
+        is_readable: bool = True,
+    ) -> None:
+        """Define an NV index, for its owner to read; write it unless None."""
+        reader = TPMA_NV.OWNERREAD if is_readable else TPMA_NV.AUTHREAD
+        attributes = reader | TPMA_NV.OWNERWRITE | TPMA_NV.NO_DA
         public = TPM2B_NV_PUBLIC(
             nvPublic=TPMS_NV_PUBLIC(
                 nvIndex=index,
@@ -69,9 +77,10 @@ class Swtpm:
                 chunk = (content or b"")[offset : offset + 1024]
                 esys.nv_write(handle, chunk, offset, auth_handle=ESYS_TR.OWNER)
 
-    def create_ak(self) -> None:
+    def create_ak(self, scheme: int = TPM2_ALG.RSASSA) -> None:
         """Create the AK and make it persistent at Azure's handle."""
         template = TPM2B_PUBLIC.unmarshal(_AK_TEMPLATE)[0]
+        template.publicArea.parameters.rsaDetail.scheme.scheme = scheme
         with self.esys() as esys:
             sensitive = TPM2B_SENSITIVE_CREATE()
             handle, *_ = esys.create_primary(sensitive, template, ESYS_TR.OWNER)

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from support.evidence import build_snp
 from support.evidence_amd import (
     CHIP_ID,
@@ -27,7 +28,11 @@ from skragent.errors import (
     EndorsementsError,
     UnsupportedEvidenceError,
 )
-from skragent.evidence.amdcert import MAX_CERTIFICATES_BYTES, read_extensions
+from skragent.evidence.amdcert import (
+    MAX_CERTIFICATES_BYTES,
+    load_certificates,
+    read_extensions,
+)
 from skragent.evidence.endorsements import (
     Endorsements,
     chip_generation,
@@ -181,7 +186,16 @@ def test_a_microcode_version_of_two_der_bytes_is_read_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [b"", b"\x02\x00", b"\x02\x02\x01", b"\x02\x02\x01\x00", b"\x02\x01\xff"]
+    "value",
+    [
+        b"",
+        b"\x02",
+        bytes(300),
+        b"\x02\x00",
+        b"\x02\x02\x01",
+        b"\x02\x02\x01\x00",
+        b"\x02\x01\xff",
+    ],
 )
 def test_a_security_version_that_is_no_byte_is_malformed(value: bytes) -> None:
     extensions = dict(amd_extensions(MILAN_TCB, product="Milan", hw_id=CHIP_ID))
@@ -279,3 +293,28 @@ def test_two_chips_certificates_are_malformed() -> None:
 def test_roots_are_known_by_their_fingerprints() -> None:
     chain = mint_chain()
     assert roots_of(chain) < parse_roots(chain.pem)
+
+
+def test_certificates_longer_than_any_chain_are_malformed() -> None:
+    with pytest.raises(EndorsementsError) as caught:
+        parse_pem_chain(mint_chain().pem + b"#" * MAX_CERTIFICATES_BYTES)
+    assert caught.value.code == "endorsements.malformed"
+
+
+def test_an_extension_given_twice_is_malformed() -> None:
+    fitting = amd_extensions(MILAN_TCB, product="Milan-B0", hw_id=CHIP_ID)
+    der = vcek(extensions=fitting).public_bytes(Encoding.DER)
+    # .3.1 becomes a second .3.2
+    oid = bytes.fromhex("2b060104019c780103")
+    (certificate,) = load_certificates(der.replace(oid + b"\x01", oid + b"\x02", 1))
+    with pytest.raises(EndorsementsError) as caught:
+        read_extensions(certificate)
+    assert caught.value.code == "endorsements.malformed"
+
+
+@pytest.mark.parametrize("value", [b"\x04\x05Milan", b"", b"\x16", b"\x16\x06Milan"])
+def test_a_product_name_that_is_no_string_is_none(value: bytes) -> None:
+    extensions = dict(amd_extensions(MILAN_TCB, product="Milan", hw_id=CHIP_ID))
+    extensions["1.3.6.1.4.1.3704.1.2"] = value
+    found = read_extensions(vcek(extensions=tuple(extensions.items())))
+    assert found.product_name == ""
