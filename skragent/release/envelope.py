@@ -11,6 +11,7 @@ Not here: opening the wrapped key (`keywrap`), and what the key is (`formats`).
 
 from __future__ import annotations
 
+import ipaddress
 import urllib.parse
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -173,12 +174,11 @@ def _verify_chain(
     """Verify as a browser would (RFC 5280 and the CA/B baseline), host included."""
     host = _split(question.vault).hostname or ""
     try:
-        subject = x509.DNSName(host)
         verifier = (
             PolicyBuilder()
             .store(Store(list(roots)))
             .time(now)
-            .build_server_verifier(subject)
+            .build_server_verifier(_subject(host))
         )
         verifier.verify(chain[0], chain[1:])
     except VerificationError as error:
@@ -188,6 +188,13 @@ def _verify_chain(
         raise _broken(f"{host} is not vouched for: {reason}", kind) from error
     except ValueError as error:  # no DNS name, or no root
         raise _broken(f"{host} cannot be verified: {error}", "chain") from error
+
+
+def _subject(host: str) -> x509.DNSName | x509.IPAddress:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
 
 
 def _verify_answers(payload: _Payload, question: Question) -> None:

@@ -7,17 +7,22 @@ clearing up: what it leaves behind is the kernel's to clear, and that is the poi
 from __future__ import annotations
 
 import gc
+import sys
 
 from skragent.releaser.hardening import harden
+
+_SWITCH_SECONDS = 0.0005
 
 # Before anything else is even imported.
 harden()
 # Nothing here lives long enough to be worth looking for; imports are 10 % faster.
 gc.disable()
+# One thread imports while others wait for the TPM and the network: they must not wait
+# for the interpreter too, 5 ms each time.
+sys.setswitchinterval(_SWITCH_SECONDS)
 
 import logging  # noqa: E402 - as above
 import os  # noqa: E402
-import sys  # noqa: E402
 
 from skragent.release.environment import settle_environment  # noqa: E402
 from skragent.releaser.process import (  # noqa: E402

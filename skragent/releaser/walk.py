@@ -28,12 +28,17 @@ _WAITING_THREADS = 16
 # Releases at once; a vault allows 10 in 10 s anyway.
 _RELEASING_THREADS = 4
 
+# Whoever lets go of an arena wipes it, and it is the agent's memory too: this process
+# holds it to its end.
+_HELD: list[Arena] = []
+
 
 def run_job(job: Job, watch: Stopwatch) -> Result:
     """Do a job; every failure that has a name is in the result."""
     lane: TpmLane | None = None
     try:
         arena = attach_arena(job.arena_fd, job.arena_bytes)
+        _HELD.append(arena)
         with watch.step("import.tpm"):
             from skragent.releaser.tpm_lane import TpmLane  # noqa: PLC0415 - see above
         lane = TpmLane(job.tcti, watch)
