@@ -84,6 +84,11 @@ class Attestor:
         self._maa: Future[MaaClient] = executor.submit(self._find_provider)
         self._keys: Future[bytes] = executor.submit(self._ask_keys)
 
+    def close(self) -> None:
+        """Close the connections; a process that ends need not."""
+        self._http.close()
+        self._imds.close()
+
     def run(self) -> Outcome:
         """See it through.
 

@@ -51,6 +51,14 @@ def test_signing_keys_are_asked_without_a_version(
     assert server.paths() == ["GET /certs"]
 
 
+def test_connection_opened_ahead_is_the_one_used(
+    server: Server, maa: MaaClient
+) -> None:
+    maa.connect()
+    maa.attest_guest(b"{}")
+    assert server.connections == 1
+
+
 @pytest.mark.parametrize(
     ("answer", "code"),
     [
