@@ -1,0 +1,71 @@
+"""Every name that an SRE's rule, query or script may depend on, in one place.
+
+Metric names follow prometheus.io/docs/practices/naming. Labels are bounded by the
+configuration (`key` is the alias) or by our own enumerations: never a URL, a version,
+a uid or a pid. Journal events carry a MESSAGE_ID (128 bits, made once, never reused).
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from typing import Final
+
+# Metrics. Counters are named without the `_total` that the exposition appends.
+BUILD_INFO: Final = "skragent_build"  # exposed as skragent_build_info
+ATTESTATION_ATTEMPTS: Final = "skragent_attestation_attempts"
+ATTESTATION_LAST_SUCCESS: Final = "skragent_attestation_last_success_timestamp_seconds"
+TOKEN_EXPIRY: Final = "skragent_maa_token_expiry_timestamp_seconds"  # noqa: S105 - a name
+RELEASE_ATTEMPTS: Final = "skragent_key_release_attempts"
+KEY_AVAILABLE: Final = "skragent_key_available"
+KEY_STALE: Final = "skragent_key_stale"
+KEY_LAST_RELEASE: Final = "skragent_key_last_release_timestamp_seconds"
+KEY_NOT_AFTER: Final = "skragent_key_not_after_timestamp_seconds"
+JOB_STEP_SECONDS: Final = "skragent_job_step_seconds"
+SOCKET_REQUESTS: Final = "skragent_socket_requests"
+SOCKET_DENIED: Final = "skragent_socket_denied"
+SOCKET_IN_FLIGHT: Final = "skragent_socket_in_flight"
+SOCKET_CONNECTIONS: Final = "skragent_socket_connections"
+MEMORY_LOCKED: Final = "skragent_memory_locked"
+MEMORY_SECRET: Final = "skragent_memory_secret"  # noqa: S105 - a name
+
+# Values of labels. `error_code` is a code of skragent.errors, empty for success.
+RESULT_SUCCESS: Final = "success"
+RESULT_DENIED: Final = "denied"
+RESULT_ERROR: Final = "error"
+RESULTS: Final = (RESULT_SUCCESS, RESULT_DENIED, RESULT_ERROR)
+DENIED_NO_RULE: Final = "no_rule"
+DENIED_CONNECTIONS: Final = "connections"
+DENIED_REASONS: Final = (DENIED_NO_RULE, DENIED_CONNECTIONS)
+
+# Codes of requests that were answered as asked; others are codes of skragent.errors.
+CODE_OK: Final = "ok"
+CODE_NOT_MODIFIED: Final = "not_modified"
+CODE_INTERNAL: Final = "internal"
+
+SYSLOG_IDENTIFIER: Final = "skragent"
+# Fields of journal entries: `log(..., key=...)` becomes SKRAGENT_KEY.
+FIELD_PREFIX: Final = "SKRAGENT_"
+
+
+class Event(enum.Enum):
+    """What is worth a line in the journal: its MESSAGE_ID and how grave it is."""
+
+    STARTED = ("4c3e7ce5263c4280b2d945c594824ccd", logging.INFO)
+    STOPPED = ("b677840890e34e4fb68c6d83a80e63a3", logging.INFO)
+    FATAL = ("8a3f56cfd41a45019a793d9759b79c2f", logging.CRITICAL)
+    JOB_DONE = ("cdbe8f5a6dbf41bf9ebb8b2799c29c7c", logging.INFO)
+    JOB_FAILED = ("486c5edf017f4ba89c22d8b9e21e2a95", logging.WARNING)
+    KEY_RELEASED = ("a87ba1aa3f0a453ab9553a84fa8bcf95", logging.INFO)
+    KEY_FAILED = ("ca788aed70744b8d938431d4b84eb2f3", logging.WARNING)
+    KEY_STALE = ("1f345142a8d3483b97fe228043e7feb5", logging.WARNING)
+    KEY_DROPPED = ("9da42867da634b0484a8fa55252d9340", logging.ERROR)
+    MEMORY_FALLBACK = ("0ecfaa6965f7408da5191317d5183ae6", logging.WARNING)
+    CONFIG_REFUSED = ("defd677e430544338f937aee661a34ac", logging.ERROR)
+    ACCESS_DENIED = ("2be55c135cfa4cb2b3937b62b2a36c90", logging.WARNING)
+    REQUEST_FAILED = ("ec3d49e9088343fb82e8e8da40aa5f51", logging.ERROR)
+    CONNECTIONS_REFUSED = ("2bf5f10abfe849d2a9fecf86af81291b", logging.WARNING)
+
+    def __init__(self, message_id: str, level: int) -> None:
+        self.message_id = message_id
+        self.level = level

@@ -1,0 +1,151 @@
+"""The head of an HTTP/1.1 request: bytes -> `Request`, or a refusal.
+
+Pure and total. llhttp (httptools) does the grammar of RFC 9112, strictly; what it
+leaves open and what we do not do is refused here: other versions, bodies of any kind,
+a missing or second Host.
+
+Not here: where one head ends and the next begins (`wire`).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import httptools
+
+from skragent.errors import RequestError
+from skragent.serving.limits import MAX_HEADERS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+END_OF_HEAD: Final = b"\r\n\r\n"
+
+# Clients of one kind send the same bytes each time, so heads are parsed once. Longer
+# ones are not remembered: 512 of these are what a stranger can make us keep.
+_REMEMBERED: Final = 512
+_REMEMBERED_BYTES: Final = 1024
+
+# Their order and number mean something; of any other header the last one counts.
+_SINGULAR: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
+
+HTTP_VERSION_NOT_SUPPORTED: Final = 505
+CONTENT_TOO_LARGE: Final = 413
+HEAD_TOO_LARGE: Final = 431
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked."""
+
+    method: str
+    path: str  # as sent; starts with a slash
+    query: str  # as sent, without the question mark
+    headers: Mapping[str, str]  # names in lower case
+    keep_alive: bool
+
+
+def parse_head(head: bytes) -> Request:
+    """Read one whole head, its empty line included.
+
+    Raises:
+        RequestError: and the connection must be closed, for nobody knows where the
+            next request would begin.
+    """
+    if len(head) <= _REMEMBERED_BYTES:
+        return _parse_remembered(head)
+    return _parse(head)
+
+
+def refuse_unfinished(part: bytes | bytearray, *, max_bytes: int) -> None:
+    """Refuse what cannot become a request any more, so that nobody waits for it."""
+    if len(part) >= max_bytes:
+        raise RequestError(
+            f"the head is longer than {max_bytes} bytes",
+            code="serve.head_too_large",
+            status=HEAD_TOO_LARGE,
+        )
+    if part.count(b"\n") != part.count(b"\r\n"):
+        raise RequestError("a line ends without a carriage return")
+    if not part[:1].isalpha():
+        raise RequestError("this is not HTTP")
+
+
+class _Head:
+    """One head, as the parser's callbacks fill it in."""
+
+    def __init__(self) -> None:
+        self.parser = httptools.HttpRequestParser(self)
+        self.target = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.keep_alive = False
+        self.is_complete = False
+
+    def on_url(self, part: bytes) -> None:
+        self.target += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self.keep_alive = self.parser.should_keep_alive()
+        self.is_complete = True
+
+
+def _parse(head: bytes) -> Request:
+    found = _Head()
+    try:
+        found.parser.feed_data(head)
+    except httptools.HttpParserUpgrade:
+        pass  # RFC 9110 §7.8: a server may ignore it. CONNECT is refused by its method.
+    except httptools.HttpParserError as error:
+        if head.startswith(b"PRI * HTTP/2"):
+            raise _other_version() from error
+        raise RequestError(f"not a request: {type(error).__name__}") from error
+    if not found.is_complete:
+        raise RequestError("not a request")
+    if found.parser.get_http_version() != "1.1":
+        raise _other_version()
+    _refuse_headers(found.headers)
+    path, _, query = found.target.decode("ascii", "replace").partition("?")
+    headers = {name.decode("latin-1"): v.decode("latin-1") for name, v in found.headers}
+    return Request(
+        method=found.parser.get_method().decode("ascii", "replace"),
+        path=path,
+        query=query,
+        headers=headers,
+        keep_alive=found.keep_alive,
+    )
+
+
+_parse_remembered = functools.lru_cache(_REMEMBERED)(_parse)
+
+
+def _refuse_headers(headers: list[tuple[bytes, bytes]]) -> None:
+    if len(headers) > MAX_HEADERS:
+        raise RequestError(
+            f"there are more than {MAX_HEADERS} headers",
+            code="serve.head_too_large",
+            status=HEAD_TOO_LARGE,
+        )
+    names = [name for name, _ in headers if name in _SINGULAR]
+    if names.count(b"host") != 1:  # RFC 9112 §3.2
+        raise RequestError("there must be exactly one Host header")
+    if b"transfer-encoding" in names or any(
+        name == b"content-length" and value.strip(b"0 \t") for name, value in headers
+    ):
+        raise RequestError(
+            "this request must not have a body",
+            code="serve.body",
+            status=CONTENT_TOO_LARGE,
+        )
+
+
+def _other_version() -> RequestError:
+    return RequestError(
+        "this is HTTP/1.1 only",
+        code="serve.http_version",
+        status=HTTP_VERSION_NOT_SUPPORTED,
+    )
