@@ -99,7 +99,7 @@ def boot_events(*, secure_boot: bool) -> list[Event]:
         _application("\\EFI\\ubuntu\\shimx64.efi", 0x7D000000),
         _application("\\EFI\\ubuntu\\grubx64.efi", 0x7C000000),
         _plain(14, _EV_IPL, b"MokList\0"),
-        _plain(8, _EV_IPL, b"grub_cmd: linux /vmlinuz root=/dev/sda1 ro\0"),
+        _grub_command(b"linux /vmlinuz root=/dev/sda1 ro"),
         _plain(9, _EV_IPL, b"/vmlinuz\0"),
         _plain(5, _EV_EFI_ACTION, b"Exit Boot Services Invocation"),
         _plain(5, _EV_EFI_ACTION, b"Exit Boot Services Returned with Success"),
@@ -120,6 +120,11 @@ def encode_log(events: list[Event]) -> bytes:
 def _plain(pcr: int, kind: int, data: bytes) -> Event:
     """An event whose digests are of what is logged."""
     return Event(pcr, kind, data, data)
+
+
+def _grub_command(line: bytes) -> Event:
+    """GRUB logs a prefix and a NUL that it does not measure."""
+    return Event(8, _EV_IPL, b"grub_cmd: " + line + b"\0", line)
 
 
 def _variable(name: str, vendor: uuid.UUID, data: bytes) -> bytes:

@@ -42,7 +42,7 @@ class SwtpmProcess:
 
     def __init__(self, state: Path, *, deadline_seconds: float = 30.0) -> None:
         self._state = state
-        self._deadline = deadline_seconds
+        self.deadline_seconds = deadline_seconds
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -95,7 +95,7 @@ class SwtpmProcess:
             raise TpmFailureMode
         self._failed = True  # until the answer is whole: it may never come
         try:
-            async with asyncio.timeout(self._deadline):
+            async with asyncio.timeout(self.deadline_seconds):
                 self._writer.write(command)
                 await self._writer.drain()
                 header = await self._reader.readexactly(tpm.HEADER_BYTES)
