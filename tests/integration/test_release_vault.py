@@ -17,7 +17,16 @@ from support.release import (
     make_token,
     wrapping_key,
 )
-from support.release_server import Answer, Asked, Server, json_answer, make_tls, serve
+from support.release_server import (
+    ACCESS_TOKEN,
+    Answer,
+    Asked,
+    Server,
+    challenge,
+    json_answer,
+    make_tls,
+    serve,
+)
 
 from skragent.attestation.token import (
     AttestationToken,
@@ -33,17 +42,6 @@ from skragent.release.vault import VaultClient, vault_scope
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-ACCESS_TOKEN = {
-    "access_token": "the-access-token",
-    "client_id": "c",
-    "expires_in": "86399",
-    "expires_on": "1795538013",
-    "ext_expires_in": "86399",
-    "not_before": "1795451614",
-    "resource": "r",
-    "token_type": "Bearer",
-}
 
 
 def refusal(status: int, inner: str, message: str, code: str = "Forbidden") -> Answer:
@@ -75,11 +73,7 @@ class FakeVault:
         resource = self.challenge_resource or vault_scope(self.origin).removesuffix(
             "/.default"
         )
-        challenge = (
-            'Bearer authorization="https://login.windows.net/tenant",'
-            f' resource="{resource}"'
-        )
-        return Answer(401, headers={"WWW-Authenticate": challenge})
+        return challenge(resource)
 
 
 @pytest.fixture
@@ -152,8 +146,8 @@ def test_release_is_asked_for_as_the_service_wants_it(
     vault: VaultClient, server: Server, token: AttestationToken
 ) -> None:
     assert vault.release(question(vault), token) == "the release"
-    challenge, release = server.asked
-    assert challenge.body == b""  # nothing is said before we are authorised
+    first, release = server.asked
+    assert first.body == b""  # nothing is said before we are authorised
     assert json.loads(release.body) == {
         "target": token.raw,
         "nonce": "n",

@@ -58,6 +58,24 @@ def json_answer(value: object, status: int = 200, **headers: str) -> Answer:
     )
 
 
+ACCESS_TOKEN = {
+    "access_token": "the-access-token",
+    "client_id": "c",
+    "expires_in": "86399",
+    "expires_on": "1795538013",
+    "ext_expires_in": "86399",
+    "not_before": "1795451614",
+    "resource": "r",
+    "token_type": "Bearer",
+}
+
+
+def challenge(resource: str) -> Answer:
+    """What a vault answers to who has not authorised himself."""
+    text = f'Bearer authorization="https://login.windows.net/t", resource="{resource}"'
+    return Answer(401, headers={"WWW-Authenticate": text})
+
+
 class Server:
     """Answers every request with what `answer` gives for it; keeps what was asked."""
 

@@ -1,0 +1,301 @@
+"""A whole job, in this process: a real TPM, real sockets, a real arena."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives import keywrap
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from support.evidence import build_hcl, claims, mint_world
+from support.evidence_amd import thim_answer
+from support.evidence_swtpm import Swtpm, run_swtpm
+from support.release import (
+    NOW,
+    VERSION,
+    Release,
+    b64,
+    encode_answer,
+    from_b64url,
+    intermediate_certificate,
+    key_set,
+    make_token,
+    pkcs8,
+    root_certificate,
+    rsa_key,
+    seal_token,
+    token_claims,
+    uint,
+    vault_certificate,
+    x5c,
+)
+from support.release_server import (
+    ACCESS_TOKEN,
+    Answer,
+    Asked,
+    Server,
+    challenge,
+    json_answer,
+    make_tls,
+    serve,
+)
+
+from skragent.evidence.public import parse_tpm2b_public
+from skragent.evidence.tpm import Vtpm
+from skragent.job import ARENA_BYTES_PER_KEY, Job, KeyRequest, Result
+from skragent.release.vault import vault_scope
+from skragent.releaser import walk
+from skragent.releaser.watch import Stopwatch
+from skragent.secretmem import Arena, create_arena
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.swtpm,
+    # The releaser leaves its connections to the process's end, which is not here.
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+INNER_KEY = bytes(range(32))
+
+
+def read_public(tpm2b_public: bytes) -> rsa.RSAPublicKey:
+    numbers = parse_tpm2b_public(tpm2b_public).rsa
+    return rsa.RSAPublicNumbers(numbers.exponent, numbers.modulus).public_key()
+
+
+class FakeAzure:
+    """IMDS, provider and vault: they believe everything and do their part of it."""
+
+    def __init__(self) -> None:
+        self.origins: dict[str, str] = {}
+        self.wrapping_key: rsa.RSAPublicKey | None = None
+        self.keys = {"good": rsa_key("released"), "other": rsa_key("other")}
+        self.identity = json_answer(ACCESS_TOKEN)
+
+    def imds(self, asked: Asked) -> Answer:
+        if "/identity/" in asked.path:
+            return self.identity
+        return json_answer(thim_answer(mint_world().evidence.endorsements))
+
+    def maa(self, asked: Asked) -> Answer:
+        if asked.path == "/certs":
+            return Answer(200, key_set())
+        info = json.loads(from_b64url(json.loads(asked.body)["AttestationInfo"]))
+        key = read_public(base64.b64decode(info["TpmInfo"]["EncKeyPub"]))
+        self.wrapping_key = key
+        numbers = key.public_numbers()
+        jwk = {"kty": "RSA", "kid": "E", "use": "enc"}
+        jwk |= {"n": uint(numbers.n), "e": uint(numbers.e)}
+        runtime = {"client-payload": info["ClientPayload"], "keys": [jwk]}
+        issuer = self.origins["maa"]
+        said = token_claims(iss=issuer) | {"x-ms-runtime": runtime}
+        sealed = seal_token(make_token(said, jku=f"{issuer}/certs"))
+        inner_key = b64(key.encrypt(INNER_KEY, padding.PKCS1v15()))
+        return Answer(200, encode_answer(sealed | {"EncryptedInnerKey": inner_key}))
+
+    def vault(self, asked: Asked) -> Answer:
+        url = self.origins["vault"]
+        if "Authorization" not in asked.headers:
+            return challenge(vault_scope(url).removesuffix("/.default"))
+        name = asked.path.split("/")[2]
+        if name not in self.keys:
+            return Answer(404)
+        release = Release(self.keys[name], ciphertext=self._wrap(self.keys[name]))
+        leaf = vault_certificate("127.0.0.1")
+        release.header["x5c"] = x5c(leaf, intermediate_certificate())
+        release.request["kid"] = f"{url}/keys/{name}"
+        release.jwk["kid"] = f"{url}/keys/{name}/{VERSION}"
+        release.key_hsm["header"]["kid"] = "E"
+        return json_answer({"value": release.encode()})
+
+    def _wrap(self, key: rsa.RSAPrivateKey) -> bytes:
+        assert self.wrapping_key is not None
+        transfer_key = os.urandom(32)
+        oaep = padding.OAEP(padding.MGF1(SHA256()), SHA256(), None)
+        head = self.wrapping_key.encrypt(transfer_key, oaep)
+        return head + keywrap.aes_key_wrap_with_padding(transfer_key, pkcs8(key))
+
+
+class World:
+    def __init__(
+        self, directory: Path, azure: FakeAzure, servers: dict[str, Server]
+    ) -> None:
+        self.azure = azure
+        self.servers = servers
+        self.directory = directory
+        self.changes: dict[str, Any] = {}
+        self.arena: Arena = create_arena(4 * ARENA_BYTES_PER_KEY)
+
+    def run(self, *names: str) -> Result:
+        """Do a job in this process."""
+        job = self.make_job(*names, arena_fd=os.dup(self.arena.fd))
+        return walk.run_job(job, Stopwatch())
+
+    def make_job(self, *names: str, arena_fd: int) -> Job:
+        vault = self.azure.origins["vault"]
+        return Job(
+            **{
+                "now": NOW.timestamp(),
+                "timeout_seconds": 2.0,
+                "keys": tuple(
+                    KeyRequest(alias=f"my-{name}", vault=vault, name=name)
+                    for name in names
+                ),
+                "arena_fd": arena_fd,
+                "arena_bytes": self.arena.size,
+                "tcti": f"swtpm:path={self.directory}/tpm.sock",
+                "tcg_log": "",
+                "imds_endpoint": self.azure.origins["imds"],
+                "amd_roots": str(self.directory / "ark.pem"),
+                "attestation_endpoint": self.azure.origins["maa"],
+                "identity_client_id": "",
+                "tls_roots": str(self.directory / "ca.pem"),
+                "release_roots": str(self.directory / "release.pem"),
+                **self.changes,
+            }
+        )
+
+
+@pytest.fixture
+def tpm(tmp_path: Path) -> Iterator[Swtpm]:
+    """A TPM as Azure's: an AK, and an HCL report that names it."""
+    with run_swtpm(tmp_path) as tpm:
+        tpm.create_ak()
+        with Vtpm(tpm.tcti) as vtpm:
+            numbers = parse_tpm2b_public(vtpm.read_ak_public()).rsa
+        ak = {"kty": "RSA", "kid": "HCLAkPub", "key_ops": ["sign"]}
+        ak |= {"n": uint(numbers.modulus), "e": uint(numbers.exponent)}
+        said = claims(keys=[ak])
+        report = build_hcl(json.dumps(said).encode(), padding_bytes=0)
+        tpm.define(0x01400001, report)
+        tpm.define(0x01C101D0, b"\x30\x00")
+        yield tpm
+
+
+@pytest.fixture
+def world(
+    tmp_path: Path, tpm: Swtpm, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
+    assert tpm.tcti
+    key_set()  # made here, and not in two of the servers' threads
+    vault_certificate("127.0.0.1")
+    endorsements = mint_world().evidence.endorsements
+    for file, cert in (("ark", endorsements.root), ("release", root_certificate())):
+        (tmp_path / f"{file}.pem").write_bytes(cert.public_bytes(Encoding.PEM))
+    tls, _ = make_tls(tmp_path)
+    azure = FakeAzure()
+    with (
+        serve(azure.imds) as imds,
+        serve(azure.maa, tls) as maa,
+        serve(azure.vault, tls) as vault,
+    ):
+        servers = {"imds": imds, "maa": maa, "vault": vault}
+        azure.origins = {name: s.origin for name, s in servers.items()}
+        monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", imds.origin)
+        yield World(tmp_path, azure, servers)
+
+
+def test_job_brings_its_keys_home(world: World) -> None:
+    result = world.run("good", "none", "other")
+    assert result.failure is None
+    assert [key.alias for key in result.released] == ["my-good", "my-other"]
+    for key in result.released:
+        part = key.forms["der"]
+        der = bytes(world.arena.view(part.offset, part.length))
+        assert der == pkcs8(world.azure.keys[key.alias.removeprefix("my-")])
+    (failed,) = result.failed
+    assert (failed.alias, failed.failure.code) == ("my-none", "release.not_found")
+    assert result.attestation is not None
+    assert result.attestation.issuer == world.azure.origins["maa"]
+
+
+def test_key_is_in_the_arena_when_the_process_has_ended(world: World) -> None:
+    job = world.make_job("good", arena_fd=world.arena.fd)
+    done = subprocess.run(
+        (sys.executable, "-I", "-m", "skragent.releaser"),
+        input=msgspec.json.encode(job),
+        capture_output=True,
+        pass_fds=(world.arena.fd,),
+        env={"IDENTITY_ENDPOINT": "http://stray", "REQUESTS_CA_BUNDLE": "/stray"},
+        check=True,
+        timeout=60,
+    )
+    result = msgspec.json.decode(done.stdout, type=Result)
+    part = result.released[0].forms["der"]
+    der = bytes(world.arena.view(part.offset, part.length))
+    assert der == pkcs8(rsa_key("released"))
+    said = done.stdout + done.stderr
+    for private in (der, der[100:200], b64(der).encode(), der[100:200].hex().encode()):
+        assert private not in said
+    assert b"PRIVATE KEY" not in said
+    assert done.stderr == b""
+
+
+def test_many_keys_cost_one_attestation_and_one_access_token(world: World) -> None:
+    world.run("good", "other", "good", "other")
+    assert world.servers["maa"].paths().count("GET /certs") == 1
+    assert len(world.servers["maa"].asked) == 2
+    identity = [p for p in world.servers["imds"].paths() if "/identity/" in p]
+    assert len(identity) == 1
+    assert len(world.servers["vault"].asked) == 5  # the challenge, and each key once
+
+
+def test_requests_of_one_key_are_as_few_as_can_be(world: World) -> None:
+    world.run("good")
+    assert {name: len(s.asked) for name, s in world.servers.items()} == {
+        "imds": 2,  # THIM, identity
+        "maa": 2,  # signing keys, attest
+        "vault": 2,  # challenge, release
+    }
+    assert world.servers["vault"].connections == 1
+
+
+def test_identity_that_is_not_there_fails_every_key_and_no_attestation(
+    world: World,
+) -> None:
+    world.azure.identity = json_answer(
+        {"error": "invalid_request", "error_description": "Identity not found"}, 400
+    )
+    result = world.run("good", "other")
+    assert result.failure is None
+    assert result.attestation is not None
+    codes = [key.failure.code for key in result.failed]
+    assert codes == ["identity.not_found", "identity.not_found"]
+
+
+def test_provider_that_refuses_ends_the_job(world: World) -> None:
+    world.servers["maa"].answer = lambda _asked: Answer(400)
+    result = world.run("good")
+    assert result.failure is not None
+    assert result.failure.code == "token.refused"
+    assert result.attestation is None
+    releases = [a for a in world.servers["vault"].asked if a.body]
+    assert releases == []
+
+
+def test_release_roots_that_cannot_be_read_end_the_job(world: World) -> None:
+    world.changes["release_roots"] = "/nonexistent"
+    result = world.run("good")
+    assert result.failure is not None
+    assert result.failure.code == "config.invalid"
+
+
+def test_job_leaves_nothing_loaded_in_the_tpm(world: World, tpm: Swtpm) -> None:
+    for _ in range(4):  # libtpms holds three transient objects
+        assert world.run("good").failure is None
+    with tpm.esys() as esys:
+        more, handles = esys.get_capability(1, 0x80000000, 8)  # TPM_CAP_HANDLES
+    assert not more
+    assert len(handles.data.handles) == 0
