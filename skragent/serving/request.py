@@ -28,9 +28,6 @@ END_OF_HEAD: Final = b"\r\n\r\n"
 _REMEMBERED: Final = 512
 _REMEMBERED_BYTES: Final = 1024
 
-# Their order and number mean something; of any other header the last one counts.
-_SINGULAR: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
-
 HTTP_VERSION_NOT_SUPPORTED: Final = 505
 CONTENT_TOO_LARGE: Final = 413
 HEAD_TOO_LARGE: Final = 431
@@ -95,14 +92,14 @@ class _Head:
 
 
 def _parse(head: bytes) -> Request:
+    if head.startswith(b"PRI * HTTP/2"):  # RFC 9113 §3.4
+        raise _other_version()
     found = _Head()
     try:
         found.parser.feed_data(head)
     except httptools.HttpParserUpgrade:
         pass  # RFC 9110 §7.8: a server may ignore it. CONNECT is refused by its method.
     except httptools.HttpParserError as error:
-        if head.startswith(b"PRI * HTTP/2"):
-            raise _other_version() from error
         raise RequestError(f"not a request: {type(error).__name__}") from error
     if not found.is_complete:
         raise RequestError("not a request")
@@ -110,7 +107,10 @@ def _parse(head: bytes) -> Request:
         raise _other_version()
     _refuse_headers(found.headers)
     path, _, query = found.target.decode("ascii", "replace").partition("?")
-    headers = {name.decode("latin-1"): v.decode("latin-1") for name, v in found.headers}
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in found.headers:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return Request(
         method=found.parser.get_method().decode("ascii", "replace"),
         path=path,
@@ -130,7 +130,7 @@ def _refuse_headers(headers: list[tuple[bytes, bytes]]) -> None:
             code="serve.head_too_large",
             status=HEAD_TOO_LARGE,
         )
-    names = [name for name, _ in headers if name in _SINGULAR]
+    names = [name for name, _ in headers]
     if names.count(b"host") != 1:  # RFC 9112 §3.2
         raise RequestError("there must be exactly one Host header")
     if b"transfer-encoding" in names or any(

@@ -1,0 +1,110 @@
+"""An answer: its bytes, ready to be sent, and how it is counted.
+
+The head is rendered once; the body may be a view of secret memory and is never copied
+or joined with anything. An answer can be sent many times, until it is retired.
+"""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from skragent.errors import ServeError
+    from skragent.observe import Cell
+
+PROBLEM_JSON: Final = "application/problem+json"
+JSON: Final = "application/json"
+
+_CLOSE: Final = b"Connection: close\r\n\r\n"
+
+
+class Answer:
+    """What is sent for a request.
+
+    Attributes:
+        parts: head and body; empty once the answer is retired.
+        cell: counts how often it was sent.
+        is_lasting: the same request on the same connection gets the same answer,
+            until it is retired.
+    """
+
+    __slots__ = ("__weakref__", "cell", "is_lasting", "parts")
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        headers: Mapping[str, str],
+        body: bytes | memoryview = b"",
+        *,
+        cell: Cell,
+        is_lasting: bool = False,
+    ) -> None:
+        head = render_head(status, headers, len(body))
+        self.parts: tuple[bytes | memoryview, ...] = (head, body) if body else (head,)
+        self.cell = cell
+        self.is_lasting = is_lasting
+
+    def retire(self) -> None:
+        """Let go of the bytes: nobody gets this answer any more."""
+        self.parts = ()
+
+    def closing_parts(self) -> tuple[bytes | memoryview, ...]:
+        """Return the parts with word that the connection is closed after them."""
+        head, *body = self.parts
+        return (bytes(head[:-2]) + _CLOSE, *body)
+
+
+def render_head(status: HTTPStatus, headers: Mapping[str, str], length: int) -> bytes:
+    """Render the status line and the headers.
+
+    There is no Date: who asks over a Unix socket has the same clock.
+    """
+    lines = [f"HTTP/1.1 {status.value} {status.phrase}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    if status is not HTTPStatus.NOT_MODIFIED:  # RFC 9110 §15.4.5
+        lines.append(f"Content-Length: {length}")
+    return "\r\n".join([*lines, "\r\n"]).encode("latin-1")
+
+
+def json_answer(
+    value: object, *, cell: Cell, status: HTTPStatus = HTTPStatus.OK
+) -> Answer:
+    """Answer with a JSON document that is not to be stored."""
+    return Answer(
+        status,
+        {"Content-Type": JSON, "Cache-Control": "no-store"},
+        json.dumps(value).encode(),
+        cell=cell,
+    )
+
+
+def problem_answer(
+    error: ServeError,
+    *,
+    cell: Cell,
+    headers: Mapping[str, str] | None = None,
+    **members: object,
+) -> Answer:
+    """Answer with an RFC 9457 problem document: `code` is what programs look at."""
+    status = HTTPStatus(error.status)
+    document = {
+        "title": status.phrase,
+        "status": status.value,
+        "code": error.code,
+        "detail": error.message,
+        **members,
+    }
+    return Answer(
+        status,
+        {
+            "Content-Type": PROBLEM_JSON,
+            "Cache-Control": "no-store",
+            **(headers or {}),
+        },
+        json.dumps(document).encode(),
+        cell=cell,
+    )

@@ -1,0 +1,144 @@
+"""The two servers that the agent runs: keys on a Unix socket, metrics on loopback.
+
+This is the seam between serving and the agent: give them listening sockets, start
+them, close them.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+from skragent.errors import RequestError
+from skragent.keyring import KeyState
+from skragent.observe import KeySample, names
+from skragent.serving.answer import Answer, json_answer, problem_answer
+from skragent.serving.api import METHOD_NOT_ALLOWED, SOCKET, KeyApi
+from skragent.serving.listener import Listener
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+    from skragent.keyring import Keyring
+    from skragent.observe import Cell, Counters
+    from skragent.observe.metrics import MetricsPage
+    from skragent.serving.access import Access
+    from skragent.serving.limits import Limits
+    from skragent.serving.peers import Peer
+    from skragent.serving.request import Request
+
+# What an orderly end waits for readers; a stop takes 2 s in all.
+CLOSE_SECONDS: Final = 1.0
+
+_METRICS_SOCKET: Final = "metrics"
+
+
+class ApiServer:
+    """Serves keys to the workloads that may have them."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        keyring: Keyring,
+        access: Access,
+        counters: Counters,
+        *,
+        limits: Limits | None = None,
+    ) -> None:
+        self._api = KeyApi(keyring, access, counters)
+        self._listener = Listener(
+            sock, self._api.handle, counters=counters, name=SOCKET, limits=limits
+        )
+        self._keyring = keyring
+        keyring.subscribe(self._cut_readers_of_dropped)
+
+    async def start(self) -> None:
+        """Begin to accept; must be called on uvloop, which does not copy views."""
+        await self._listener.start()
+
+    async def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Stop accepting, let answers under way be taken, cut what is left."""
+        await self._listener.close(seconds)
+
+    def change_access(self, access: Access) -> None:
+        """Use other rules from now on, also for connections that are open."""
+        self._api.change_access(access)
+
+    def _cut_readers_of_dropped(self, alias: str) -> None:
+        # A dropped key is wiped next: who has read half of it must not get zeros.
+        # Few are ever that slow, so who reads another key is cut with them.
+        entry = self._keyring.get(alias)
+        if entry is not None and entry.key is None:
+            self._listener.cut_takers()
+
+
+class MetricsServer:
+    """Serves numbers to whoever reaches the socket; it has no secrets."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        keyring: Keyring,
+        counters: Counters,
+        *,
+        limits: Limits | None = None,
+    ) -> None:
+        self._keyring = keyring
+        self._counters = counters
+        self._page: MetricsPage | None = None
+        self._listener = Listener(
+            sock, self._handle, counters=counters, name=_METRICS_SOCKET, limits=limits
+        )
+
+    async def start(self) -> None:
+        """Begin to accept."""
+        await self._listener.start()
+
+    async def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Stop accepting, let answers under way be taken, cut what is left."""
+        await self._listener.close(seconds)
+
+    def _handle(self, request: Request, peer: Peer) -> Answer:  # noqa: ARG002 - a handler's
+        op = {"/metrics": "metrics", "/healthz": "health"}.get(request.path, "none")
+        if request.method != "GET":
+            error = RequestError(
+                "only GET is served here",
+                code="serve.method",
+                status=METHOD_NOT_ALLOWED,
+            )
+            return problem_answer(
+                error, cell=self._cell(op, error.code), headers={"Allow": "GET"}
+            )
+        if op == "none":
+            error = RequestError(
+                "there is nothing here", code="serve.not_found", status=404
+            )
+            return problem_answer(error, cell=self._cell(op, error.code))
+        cell = self._cell(op, names.CODE_OK)
+        if op == "health":
+            return json_answer({"status": "ok"}, cell=cell)
+        body, content_type = self._metrics().render(request.headers.get("accept", ""))
+        return Answer(HTTPStatus.OK, {"Content-Type": content_type}, body, cell=cell)
+
+    def _cell(self, op: str, code: str) -> Cell:
+        return self._counters.requests_cell(_METRICS_SOCKET, op, code)
+
+    def _metrics(self) -> MetricsPage:
+        if self._page is None:
+            # 14 MiB and 70 ms that an agent without a scraper does not pay.
+            from skragent.observe.metrics import MetricsPage  # noqa: PLC0415 - see above
+
+            self._page = MetricsPage(self._counters, self._samples)
+        return self._page
+
+    def _samples(self) -> Iterator[KeySample]:
+        for entry in self._keyring:
+            key = entry.key
+            yield KeySample(
+                alias=entry.alias,
+                is_available=key is not None,
+                is_stale=entry.state is KeyState.STALE,
+                released_at=key.released_at if key else None,
+                not_after=key.not_after if key else None,
+            )
