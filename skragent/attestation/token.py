@@ -204,8 +204,8 @@ def verify_token(
         signing_keys: of the provider that was asked.
         issuer: that provider's URL.
         now: aware.
-        nonce: as it was given to `encode_guest_request`.
-        wrapping_key: whose private half is in our vTPM.
+        nonce: as `encode_guest_request` got it.
+        wrapping_key: of our vTPM.
 
     Raises:
         InvalidTokenError: token.invalid, .signature, .issuer, .lifetime, .nonce,
@@ -219,11 +219,7 @@ def verify_token(
         raise _invalid("its key set is not its provider's", "issuer")
     if not any(is_signed_by(jws, key) for key in signing_keys.candidates(jws.kid)):
         raise _invalid("no key of the provider made its signature", "signature")
-    try:
-        claims = decode_json(jws.payload, _Claims)
-        everything = decode_json(jws.payload, dict[str, Any])
-    except ValueError as error:
-        raise _invalid(f"its claims cannot be read: {error}") from error
+    claims, everything = _read_claims(jws.payload)
     if claims.iss != issuer:
         raise _invalid(f"its issuer is {claims.iss[:200]!r}, not {issuer}", "issuer")
     issued_at, expires_at = _verify_times(claims, now)
@@ -245,6 +241,13 @@ def _parse(raw: str) -> CompactJws:
         return parse_compact_jws(raw, max_chars=MAX_TOKEN_CHARS)
     except ValueError as error:
         raise _invalid(f"it is no token: {error}") from error
+
+
+def _read_claims(payload: bytes) -> tuple[_Claims, dict[str, Any]]:
+    try:
+        return decode_json(payload, _Claims), decode_json(payload, dict[str, Any])
+    except ValueError as error:
+        raise _invalid(f"its claims cannot be read: {error}") from error
 
 
 def _verify_times(claims: _Claims, now: datetime) -> tuple[datetime, datetime]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
-from support.release import intermediate_certificate, root_certificate
+from support.release_pki import intermediate_certificate, root_certificate
 
 from skragent.errors import ConfigError
 from skragent.release.roots import MAX_BUNDLE_BYTES, find_system_bundle, read_roots

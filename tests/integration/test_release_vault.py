@@ -11,12 +11,12 @@ import pytest
 from support.release import (
     ISSUER,
     NONCE,
-    NOW,
     WRAPPING_KID,
     key_set,
     make_token,
     wrapping_key,
 )
+from support.release_pki import NOW
 from support.release_server import (
     ACCESS_TOKEN,
     Answer,
@@ -375,65 +375,3 @@ def test_certificate_of_a_stranger_is_refused(
 )
 def test_scope_is_guessed_from_the_host(vault_url: str, scope: str) -> None:
     assert vault_scope(vault_url) == scope
-
-
-@pytest.mark.parametrize(
-    ("answer", "code"),
-    [
-        (
-            json_answer(
-                {
-                    "error": "invalid_request",
-                    "error_description": "Identity not found",
-                },
-                400,
-            ),
-            "identity.not_found",
-        ),
-        (
-            json_answer({"error": "invalid_resource"}, 400),
-            "identity.not_found",
-        ),
-        (Answer(404), "identity.unavailable"),
-        (Answer(410), "identity.unavailable"),
-        (Answer(429, headers={"Retry-After": "1"}), "identity.unavailable"),
-        (Answer(500, b"<html>"), "identity.unavailable"),
-        (json_answer({}), "identity.unavailable"),
-        (json_answer([]), "identity.unavailable"),
-        (Answer(200, b"no json"), "identity.unavailable"),
-        (Answer(then="hang"), "identity.unavailable"),
-        (Answer(then="reset"), "identity.unavailable"),
-    ],
-)
-def test_every_failure_of_identity_is_ours_and_asked_once(
-    vault: VaultClient,
-    imds: Server,
-    token: AttestationToken,
-    answer: Answer,
-    code: str,
-) -> None:
-    imds.answer = lambda _asked: answer
-    with pytest.raises(SkrAgentError):
-        vault.warm("mykey")
-    assert failure(vault, token).code == code
-    assert len(imds.asked) == 1
-
-
-def test_user_assigned_identity_is_asked_for_by_its_id(imds: Server) -> None:
-    identity = VmIdentity("11111111-2222-3333-4444-555555555555", 1)
-    identity.prefetch("https://vault.azure.net/.default")
-    identity.close()
-    (asked,) = imds.asked
-    assert "client_id=11111111-2222-3333-4444-555555555555" in asked.path
-    assert "resource=https://vault.azure.net" in asked.path
-    assert asked.headers["Metadata"] == "true"
-
-
-def test_token_fetched_ahead_is_not_fetched_again(imds: Server) -> None:
-    identity = VmIdentity("", 1)
-    identity.prefetch("https://vault.azure.net/.default")
-    token = identity.get_token_info("https://vault.azure.net/.default")
-    assert token.token == "the-access-token"
-    assert identity.get_token("https://vault.azure.net/.default").token == token.token
-    identity.close()
-    assert len(imds.asked) == 1

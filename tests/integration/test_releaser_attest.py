@@ -14,15 +14,17 @@ from support.evidence import mint_world, quote_message, sign_attest
 from support.evidence_amd import rsa_key as evidence_key
 from support.evidence_amd import thim_answer
 from support.release import (
-    NOW,
-    b64,
     encode_answer,
-    from_b64url,
     key_set,
     make_token,
     public_jwk,
     seal_token,
     token_claims,
+)
+from support.release_pki import (
+    NOW,
+    b64,
+    from_b64url,
 )
 from support.release_server import Answer, Asked, Server, json_answer, make_tls, serve
 

@@ -19,20 +19,22 @@ from support.evidence import build_hcl, claims, mint_world
 from support.evidence_amd import thim_answer
 from support.evidence_swtpm import Swtpm, run_swtpm
 from support.release import (
-    NOW,
     VERSION,
     Release,
-    b64,
     encode_answer,
-    from_b64url,
-    intermediate_certificate,
     key_set,
     make_token,
+    seal_token,
+    token_claims,
+)
+from support.release_pki import (
+    NOW,
+    b64,
+    from_b64url,
+    intermediate_certificate,
     pkcs8,
     root_certificate,
     rsa_key,
-    seal_token,
-    token_claims,
     uint,
     vault_certificate,
     x5c,

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from support.release import (
     ISSUER,
     NONCE,
-    NOW,
     encode_answer,
     flip_bit,
     key_set,
@@ -16,6 +15,7 @@ from support.release import (
     seal_token,
     wrapping_key,
 )
+from support.release_pki import NOW
 
 from skragent.attestation.guest import (
     open_sealed_token,

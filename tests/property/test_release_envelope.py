@@ -10,11 +10,13 @@ from cryptography.hazmat.primitives.keywrap import aes_key_wrap_with_padding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.release import (
-    NOW,
     VAULT,
     WRAPPING_KID,
     Release,
     flip_bit,
+)
+from support.release_pki import (
+    NOW,
     pkcs8,
     root_certificate,
     rsa_key,

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from support.release import (
-    b64,
-    b64url,
     encode_answer,
-    from_b64url,
     make_token,
     seal_token,
+)
+from support.release_pki import (
+    b64,
+    b64url,
+    from_b64url,
 )
 
 from skragent.attestation.guest import (

@@ -10,17 +10,19 @@ import pytest
 from support.release import (
     ISSUER,
     NONCE,
-    NOW,
     WRAPPING_KID,
-    b64,
-    b64url,
     key_set,
     make_token,
     public_jwk,
-    rsa_key,
     runtime,
     token_claims,
     wrapping_key,
+)
+from support.release_pki import (
+    NOW,
+    b64,
+    b64url,
+    rsa_key,
 )
 
 from skragent.attestation.token import (

@@ -10,13 +10,15 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from support.release import (
-    DAY,
     KID,
-    NOW,
     VAULT,
     VERSION,
     WRAPPING_KID,
     Release,
+)
+from support.release_pki import (
+    DAY,
+    NOW,
     b64url,
     ec_key,
     intermediate_certificate,

@@ -17,7 +17,13 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_pem_public_key,
 )
-from support.release import KID, VERSION, ec_key, from_b64url, pkcs8, rsa_key
+from support.release import KID, VERSION
+from support.release_pki import (
+    ec_key,
+    from_b64url,
+    pkcs8,
+    rsa_key,
+)
 
 from skragent.errors import MalformedReleaseError
 from skragent.job import ARENA_BYTES_PER_KEY

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from support.release import open_transfer_key, wrap, wrapping_key
+from support.release import (
+    open_transfer_key,
+    wrap,
+    wrapping_key,
+)
 
 from skragent.errors import UnwrapError
 from skragent.release.keywrap import OAEP_SCHEMES, split_wrapped_key, unwrap_key

@@ -11,17 +11,19 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.hashes import SHA256
 from support.release import (
     KID,
-    NOW,
     VAULT,
     VERSION,
     WRAPPING_KID,
     Release,
+    wrap,
+    wrapping_key,
+)
+from support.release_pki import (
+    NOW,
     ec_key,
     pkcs8,
     root_certificate,
     rsa_key,
-    wrap,
-    wrapping_key,
 )
 
 from skragent.errors import ReleaseDeniedError, UnwrapError

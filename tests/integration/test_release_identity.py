@@ -1,0 +1,93 @@
+"""The identity's edge: asked once, and every failure is one of ours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from support.release_server import ACCESS_TOKEN, Answer, Server, json_answer, serve
+
+from skragent.errors import IdentityError
+from skragent.release.identity import VmIdentity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SCOPE = "https://vault.azure.net/.default"
+
+
+@pytest.fixture
+def imds(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    with serve(lambda _asked: json_answer(ACCESS_TOKEN)) as server:
+        monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", server.origin)
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (
+            json_answer(
+                {
+                    "error": "invalid_request",
+                    "error_description": "Identity not found",
+                },
+                400,
+            ),
+            "identity.not_found",
+        ),
+        (
+            json_answer({"error": "invalid_resource"}, 400),
+            "identity.not_found",
+        ),
+        (Answer(404), "identity.unavailable"),
+        (Answer(410), "identity.unavailable"),
+        (Answer(429, headers={"Retry-After": "1"}), "identity.unavailable"),
+        (Answer(500, b"<html>"), "identity.unavailable"),
+        (json_answer({}), "identity.unavailable"),
+        (json_answer([]), "identity.unavailable"),
+        (Answer(200, b"no json"), "identity.unavailable"),
+        (Answer(then="hang"), "identity.unavailable"),
+        (Answer(then="reset"), "identity.unavailable"),
+    ],
+)
+def test_every_failure_of_the_library_is_ours_and_asked_once(
+    imds: Server, answer: Answer, code: str
+) -> None:
+    imds.answer = lambda _asked: answer
+    identity = VmIdentity("", 1)
+    identity.prefetch(SCOPE)  # a failure is told to who uses the token
+    for _ in range(2):
+        with pytest.raises(IdentityError) as caught:
+            identity.get_token_info(SCOPE)
+        assert caught.value.code == code
+    identity.close()
+    assert len(imds.asked) == 1
+
+
+def test_user_assigned_identity_is_asked_for_by_its_id(imds: Server) -> None:
+    identity = VmIdentity("11111111-2222-3333-4444-555555555555", 1)
+    identity.prefetch(SCOPE)
+    identity.close()
+    (asked,) = imds.asked
+    assert "client_id=11111111-2222-3333-4444-555555555555" in asked.path
+    assert "resource=https://vault.azure.net" in asked.path
+    assert asked.headers["Metadata"] == "true"
+
+
+def test_token_fetched_ahead_is_not_fetched_again(imds: Server) -> None:
+    identity = VmIdentity("", 1)
+    identity.prefetch(SCOPE)
+    token = identity.get_token_info(SCOPE)
+    assert token.token == "the-access-token"
+    assert identity.get_token(SCOPE).token == token.token
+    identity.close()
+    assert len(imds.asked) == 1
+
+
+def test_newer_token_is_fetched_where_the_vault_demands_one(imds: Server) -> None:
+    identity = VmIdentity("", 1)
+    identity.prefetch(SCOPE)
+    identity.get_token_info(SCOPE, options={"claims": "newer"})
+    identity.close()
+    assert len(imds.asked) == 2
