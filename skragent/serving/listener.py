@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from skragent.observe import Counters
     from skragent.serving.answer import Answer
-    from skragent.serving.peers import Peer, Socket
+    from skragent.serving.peers import Peer
     from skragent.serving.request import Request
 
     Handler = Callable[[Request, Peer], Answer]
@@ -95,14 +95,14 @@ class Listener:
             if connection.is_taking:
                 connection.cut()
 
-    def admit(self, connection: Connection, sock: Socket) -> Answer | None:
+    def admit(self, connection: Connection, fd: int) -> Answer | None:
         """Take a connection in; or return what to say to one too many.
 
         Raises:
             OSError: where the kernel does not tell who it is.
         """
         if self._identifies:
-            connection.peer = identify(sock)
+            connection.peer = identify(fd)
         self._is_empty.clear()
         self._connections.add(connection)
         self._per_uid[connection.peer.uid] += 1

@@ -12,25 +12,13 @@ import errno
 import socket
 import struct
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 _SO_PEERGROUPS: Final = 59
 _UCRED: Final = struct.Struct("iII")  # pid, uid, gid
 # socket.getsockopt takes at most this; it is 256 groups.
 _SMALL_BYTES: Final = 1024
 _NGROUPS_MAX: Final = 65536  # limits.h
-
-
-class Socket(Protocol):
-    """What is asked of a socket; a transport's stand-in has it too."""
-
-    def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes:
-        """Read an option's bytes."""
-        ...
-
-    def fileno(self) -> int:
-        """Return its descriptor."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +39,22 @@ class Peer:
 NOBODY: Final = Peer(uid=-1, gid=-1, pid=0)
 
 
-def identify(connection: Socket) -> Peer:
+def identify(fd: int) -> Peer:
     """Ask the kernel who is at the other end of a Unix socket.
 
     Raises:
         OSError: where the kernel does not tell; such a caller is not served.
     """
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    pid, uid, gid = _UCRED.unpack(raw)
-    return Peer(uid=uid, gid=gid, pid=pid, groups=_groups(connection))
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd)
+    try:
+        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        pid, uid, gid = _UCRED.unpack(raw)
+        return Peer(uid=uid, gid=gid, pid=pid, groups=_groups(connection))
+    finally:
+        connection.detach()  # the descriptor is its transport's
 
 
-def _groups(connection: Socket) -> frozenset[int]:
+def _groups(connection: socket.socket) -> frozenset[int]:
     try:
         raw = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _SMALL_BYTES)
     except OSError as error:

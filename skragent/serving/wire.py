@@ -55,7 +55,9 @@ class Connection(asyncio.BufferedProtocol):
         self._writelines = self._transport.writelines
         self._transport.set_write_buffer_limits(high=0)
         try:
-            refusal = self._listener.admit(self, transport.get_extra_info("socket"))
+            refusal = self._listener.admit(
+                self, transport.get_extra_info("socket").fileno()
+            )
         except OSError:
             self.cut()
             return
