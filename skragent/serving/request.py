@@ -66,7 +66,7 @@ def refuse_unfinished(part: bytes | bytearray, *, max_bytes: int) -> None:
         )
     if part.count(b"\n") != part.count(b"\r\n"):
         raise RequestError("a line ends without a carriage return")
-    if not part[:1].isalpha():
+    if not part[:1].isalpha() and part != b"\r":  # the half of an empty line
         raise RequestError("this is not HTTP")
 
 

@@ -1,0 +1,117 @@
+"""Keys in secret memory, requests and answers, for the tests of serving."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+from skragent.keyring import HeldKey, Keyring
+from skragent.secretmem import Arena, create_arena
+from skragent.serving import Access
+from skragent.serving.access import Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from skragent.job import Form
+
+ALIAS = "db"
+VERSION = "0123456789abcdef0123456789abcdef"
+NEXT_VERSION = "f" * 32
+ME = Rule(uid=os.getuid())
+FORMS: dict[Form, bytes] = {
+    "jwk": b'{"kty":"RSA","d":"secret"}',
+    "pem": b"-----BEGIN PRIVATE KEY-----\nsecret\n-----END PRIVATE KEY-----\n",
+    "der": b"\x30\x82secret",
+}
+
+
+def held_key(
+    alias: str = ALIAS,
+    *,
+    version: str = VERSION,
+    forms: dict[Form, bytes] | None = None,
+    arena: Arena | None = None,
+) -> HeldKey:
+    """Put a key's forms into secret memory and hold it."""
+    contents = FORMS if forms is None else forms
+    if arena is None:
+        arena = create_arena(sum(map(len, contents.values())) or 1)
+        arena.close_fd()
+    views: dict[Form, memoryview] = {}
+    offset = 0
+    for form, content in contents.items():
+        views[form] = arena.view(offset, len(content))
+        views[form][:] = content
+        offset += len(content)
+    return key_of(alias, version, views)
+
+
+def key_of(alias: str, version: str, views: dict[Form, memoryview]) -> HeldKey:
+    return HeldKey(
+        alias=alias,
+        kid=f"https://v.vault.azure.net/keys/{alias}/{version}",
+        version=version,
+        kty="RSA",
+        fingerprint="ab" * 32,
+        public_jwk="{}",
+        public_pem="",
+        forms=views,
+        released_at=1767225600.0,
+    )
+
+
+def ring_with(*keys: HeldKey, waiting: Sequence[str] = ()) -> Keyring:
+    """Hold these keys, and wait for others."""
+    ring = Keyring([*(key.alias for key in keys), *waiting])
+    for key in keys:
+        ring.put(key)
+    return ring
+
+
+def everybody_in(ring: Keyring, rule: Rule = ME) -> Access:
+    """Allow one rule for every key."""
+    return Access({entry.alias: (rule,) for entry in ring})
+
+
+def get(path: str, *headers: str) -> bytes:
+    """Write a request."""
+    lines = [f"GET {path} HTTP/1.1", "Host: localhost", *headers, "", ""]
+    return "\r\n".join(lines).encode("latin-1")
+
+
+class Answered:
+    """One answer, taken apart."""
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    @property
+    def json(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.body)
+        return document
+
+    @property
+    def code(self) -> str:
+        return str(self.json["code"])
+
+
+def split_answers(data: bytes) -> list[Answered]:
+    """Take a stream of answers apart; a rest that is no answer fails the test."""
+    answers = []
+    while data:
+        head, end, data = data.partition(b"\r\n\r\n")
+        assert end, f"an answer without an end: {head[:80]!r}"
+        status_line, *lines = head.decode("latin-1").split("\r\n")
+        match = re.fullmatch(r"HTTP/1\.1 (\d{3}) [ -~]+", status_line)
+        assert match, status_line
+        headers = dict(line.split(": ", 1) for line in lines)
+        length = int(headers.get("Content-Length", "0"))
+        assert len(data) >= length, "an answer is cut"
+        answers.append(Answered(int(match[1]), headers, data[:length]))
+        data = data[length:]
+    return answers

@@ -1,0 +1,195 @@
+"""Keyrings on real sockets: in a thread, and in a child whose memory is scanned."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvloop
+from support.serving import (
+    ALIAS,
+    VERSION,
+    Answered,
+    everybody_in,
+    key_of,
+    ring_with,
+    split_answers,
+)
+
+from skragent.observe import Counters
+from skragent.secretmem import attach_arena, create_arena
+from skragent.serving import ApiServer, MetricsServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from skragent.keyring import Keyring
+    from skragent.serving import Access, Limits
+
+
+class RunningServer:
+    """What a test does to a server that runs in a thread of its own."""
+
+    def __init__(
+        self,
+        path: Path,
+        ring: Keyring,
+        api: ApiServer,
+        metrics_port: int,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.path = path
+        self.ring = ring
+        self.api = api
+        self.metrics_port = metrics_port
+        self._loop = loop
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Run a function on the server's loop."""
+
+        async def run() -> None:
+            function()
+
+        asyncio.run_coroutine_threadsafe(run(), self._loop).result(10)
+
+    def connect(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(10)
+        connection.connect(str(self.path))
+        return connection
+
+    def ask(self, request: bytes) -> Answered:
+        """Ask on a connection of its own."""
+        with self.connect() as connection:
+            connection.sendall(request)
+            connection.shutdown(socket.SHUT_WR)
+            (answer,) = split_answers(read_all(connection))
+        return answer
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Read until the other end closes."""
+    data = b""
+    while chunk := connection.recv(1 << 20):
+        data += chunk
+    return data
+
+
+@contextlib.contextmanager
+def serving(
+    directory: Path,
+    ring: Keyring,
+    access: Access | None = None,
+    limits: Limits | None = None,
+) -> Iterator[RunningServer]:
+    """Serve a keyring on a real socket, on uvloop, in a thread."""
+    path = directory / "api.sock"
+    started: list[RunningServer] = []
+    is_up, stop = threading.Event(), asyncio.Event()
+
+    async def run() -> None:
+        counters = Counters()
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(str(path))
+        path.chmod(0o666)
+        api = ApiServer(
+            sock, ring, access or everybody_in(ring), counters, limits=limits
+        )
+        tcp = socket.create_server(("127.0.0.1", 0))
+        metrics = MetricsServer(tcp, ring, counters)
+        await api.start()
+        await metrics.start()
+        loop = asyncio.get_running_loop()
+        started.append(
+            RunningServer(path, ring, api, tcp.getsockname()[1], loop),
+        )
+        is_up.set()
+        await stop.wait()
+        await api.close(0.5)
+        await metrics.close(0.5)
+
+    thread = threading.Thread(target=lambda: uvloop.run(run()))
+    thread.start()
+    try:
+        assert is_up.wait(10)
+        yield started[0]
+    finally:
+        started[0].call(stop.set)
+        thread.join(10)
+
+
+def child_main() -> None:
+    """Serve one key that another process put into the arena; argv: socket, fd, size,
+    length. A canary comes on stdin and stays on the heap."""
+    path, fd, size, length = sys.argv[1], *map(int, sys.argv[2:])
+    arena = attach_arena(fd, size)
+    canary = sys.stdin.readline()
+    ring = ring_with(key_of(ALIAS, VERSION, {"pem": arena.view(0, length)}))
+
+    async def run() -> None:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(path)
+        await ApiServer(sock, ring, everybody_in(ring), Counters()).start()
+        sys.stdout.write(f"serving {len(canary)}\n")
+        sys.stdout.flush()
+        await asyncio.Event().wait()
+
+    uvloop.run(run())
+
+
+@contextlib.contextmanager
+def serving_child(
+    directory: Path, content: bytes, canary: str
+) -> Iterator[tuple[int, Path]]:
+    """Serve `content` from a child process that only ever sees it in its arena."""
+    arena = create_arena(len(content))
+    arena.view(0, len(content))[:] = content
+    path = directory / "child.sock"
+    command = "from support.serving_server import child_main; child_main()"
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-c", command, str(path)),
+            *map(str, (arena.fd, arena.size, len(content))),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        pass_fds=[arena.fd],
+        env={"PYTHONPATH": str(Path(__file__).parents[1])},
+    ) as child:
+        arena.close_fd()
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            child.stdin.write(canary + "\n")
+            child.stdin.flush()
+            assert child.stdout.readline().startswith("serving")
+            yield child.pid, path
+        finally:
+            child.kill()
+
+
+def count_in_memory(pid: int, needle: bytes) -> int:
+    """Count a pattern in all memory of a process that the kernel lets root read."""
+    found = 0
+    with (
+        Path(f"/proc/{pid}/maps").open() as maps,
+        Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory,
+    ):
+        for line in maps:
+            addresses, permissions, *_ = line.split()
+            if not permissions.startswith("r"):
+                continue
+            start, end = (int(part, 16) for part in addresses.split("-"))
+            try:
+                memory.seek(start)
+                found += (memory.read(end - start) or b"").count(needle)
+            except (OSError, OverflowError):  # secret memory; [vsyscall]
+                continue
+    return found

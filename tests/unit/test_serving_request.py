@@ -1,0 +1,142 @@
+"""Heads that are requests, and heads that are not."""
+
+from __future__ import annotations
+
+import pytest
+
+from skragent.errors import RequestError
+from skragent.serving.limits import MAX_HEADERS
+from skragent.serving.request import parse_head, refuse_unfinished
+
+START = b"GET /v1/keys HTTP/1.1\r\nHost: localhost\r\n"
+
+
+def refusal(head: bytes) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        parse_head(head)
+    return caught.value
+
+
+def test_a_request_is_read() -> None:
+    request = parse_head(
+        b"GET /v1/keys/db?version=1 HTTP/1.1\r\nHost: x\r\nACCEPT: */*\r\n\r\n"
+    )
+    assert (request.method, request.path, request.query) == (
+        "GET",
+        "/v1/keys/db",
+        "version=1",
+    )
+    assert request.headers == {"host": "x", "accept": "*/*"}
+    assert request.keep_alive
+
+
+def test_a_header_given_twice_is_one_list() -> None:
+    request = parse_head(START + b"Accept: a/b\r\naccept: c/d\r\n\r\n")
+    assert request.headers["accept"] == "a/b, c/d"
+
+
+@pytest.mark.parametrize("value", [b"close", b"keep-alive, close", b"CLOSE"])
+def test_connection_close_ends_the_connection(value: bytes) -> None:
+    assert not parse_head(START + b"Connection: " + value + b"\r\n\r\n").keep_alive
+
+
+def test_an_offer_to_upgrade_is_ignored() -> None:
+    request = parse_head(START + b"Connection: upgrade\r\nUpgrade: h2c\r\n\r\n")
+    assert request.path == "/v1/keys"
+
+
+def test_a_body_of_no_bytes_is_no_body() -> None:
+    assert parse_head(START + b"Content-Length: 0\r\n\r\n").path == "/v1/keys"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.0\r\nHost: x\r\n\r\n",
+        b"GET /\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\n",
+    ],
+)
+def test_other_versions_of_http_are_refused(head: bytes) -> None:
+    error = refusal(head)
+    assert (error.code, error.status) == ("serve.http_version", 505)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"Content-Length: 1", b"Transfer-Encoding: chunked", b"Content-Length: 01"],
+)
+def test_a_body_is_refused(header: bytes) -> None:
+    error = refusal(START + header + b"\r\n\r\n")
+    assert (error.code, error.status) == ("serve.body", 413)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"Content-Length: -1",
+        b"Content-Length: 99999999999999999999999999",
+        b"Content-Length: 0x0",
+        b"Content-Length:",
+        b"Content-Length: 0\r\nContent-Length: 0",
+        b"Content-Length: 0\r\nContent-Length: 5",
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 5",
+        b"Host: other",
+        b"A : b",
+        b" folded: line",
+        b"A: b\nC: d",
+        b"A: b\rC: d",
+        b"A: \x00",
+        b"no colon",
+    ],
+)
+def test_ambiguous_heads_are_refused(header: bytes) -> None:
+    error = refusal(START + header + b"\r\n\r\n")
+    assert (error.code, error.status) == ("serve.bad_request", 400)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /v1/keys HTTP/1.1\r\n\r\n",
+        b"GET /v1/keys HTTP/9.9\r\nHost: x\r\n\r\n",
+        b"get /v1/keys HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\r\n\r\n",
+        b"\x16\x03\x01\r\n\r\n",
+    ],
+)
+def test_what_is_no_request_is_refused(head: bytes) -> None:
+    assert refusal(head).status == 400
+
+
+def test_as_many_headers_as_allowed_are_read() -> None:
+    more = b"A: b\r\n" * (MAX_HEADERS - 1)
+    assert len(parse_head(START + more + b"\r\n").headers) == 2
+
+
+def test_one_header_too_many_is_refused() -> None:
+    error = refusal(START + b"A: b\r\n" * MAX_HEADERS + b"\r\n")
+    assert (error.code, error.status) == ("serve.head_too_large", 431)
+
+
+def test_half_a_request_may_become_one() -> None:
+    refuse_unfinished(START[:-1], max_bytes=len(START))
+
+
+def test_half_an_empty_line_may_precede_a_request() -> None:
+    refuse_unfinished(b"\r", max_bytes=10)
+
+
+def test_a_head_at_the_limit_without_an_end_is_refused() -> None:
+    with pytest.raises(RequestError) as caught:
+        refuse_unfinished(START, max_bytes=len(START))
+    assert caught.value.code == "serve.head_too_large"
+
+
+@pytest.mark.parametrize("part", [b"GET / HTTP/1.1\nHost", b"\x16\x03\x01", b"\n"])
+def test_what_cannot_become_a_request_is_refused_at_once(part: bytes) -> None:
+    with pytest.raises(RequestError) as caught:
+        refuse_unfinished(part, max_bytes=1000)
+    assert caught.value.code == "serve.bad_request"
