@@ -1,0 +1,164 @@
+"""The sockets before the services: HTTP over aiohttp, TLS, hosts, and the request log.
+
+One front listens at one address. It chooses the service by the Host header, where it
+has several, and the certificate by the name that the client's TLS asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from skragent.emulator.service import Answer, Request, Service
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+    from collections.abc import Callable, Mapping
+
+    from skragent.emulator.pki import ServerIdentity
+
+_MAX_BODY_BYTES = 4 * 1024 * 1024  # an event log of some megabytes is not unheard of
+_SHUTDOWN_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """One request that was answered. Times are of one monotonic clock, in seconds."""
+
+    service: str
+    method: str
+    target: str
+    connection: int
+    began: float  # its body had arrived
+    ended: float  # its answer was about to be sent
+    status: int
+
+
+class RequestLog(list[RequestRecord]):
+    """All requests to an emulator, in the order of their answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last_connection = 0
+
+    def next_connection(self) -> int:
+        """Number a connection, across all services."""
+        self._last_connection += 1
+        return self._last_connection
+
+
+class Front:
+    """One listening address with one or more services behind it."""
+
+    def __init__(
+        self,
+        services: Mapping[str, Service],
+        *,
+        log: RequestLog,
+        monotonic: Callable[[], float],
+        identities: Mapping[str, ServerIdentity] | None = None,
+    ) -> None:
+        """Build a front.
+
+        Args:
+            services: by host name in lower case; the first one is for all others.
+            log: where its requests are recorded.
+            monotonic: the log's clock.
+            identities: by host name; the first one is for clients without SNI. None
+                at all means plain HTTP.
+        """
+        self._services = dict(services)
+        self._identities = dict(identities or {})
+        self._log = log
+        self._monotonic = monotonic
+        self._connections: weakref.WeakKeyDictionary[asyncio.BaseTransport, int] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._runner: web.ServerRunner | None = None
+
+    async def listen(self, sock: socket.socket) -> None:
+        """Serve on a bound socket until `close`."""
+        server = web.Server(self._handle, access_log=None)
+        self._runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_SECONDS)
+        await self._runner.setup()
+        site = web.SockSite(self._runner, sock, ssl_context=self._tls_context())
+        await site.start()
+
+    async def close(self) -> None:
+        """Stop listening and end all connections."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    def _tls_context(self) -> ssl.SSLContext | None:
+        """Build a context that presents the certificate of the name asked for."""
+        if not self._identities:
+            return None
+        contexts = {h: i.tls_context for h, i in self._identities.items()}
+        first = next(iter(contexts.values()))
+
+        def choose(
+            connection: ssl.SSLSocket | ssl.SSLObject,
+            name: str | None,
+            _: ssl.SSLContext,
+        ) -> None:
+            connection.context = contexts.get((name or "").lower(), first)
+
+        if len(contexts) > 1:
+            first.sni_callback = choose
+        return first
+
+    async def _handle(self, incoming: web.BaseRequest) -> web.StreamResponse:
+        transport = incoming.transport
+        if transport is None:
+            raise asyncio.CancelledError
+        if transport not in self._connections:
+            self._connections[transport] = self._log.next_connection()
+        connection = self._connections[transport]
+        host = incoming.host.rpartition(":")[0] or incoming.host
+        first = next(iter(self._services.values()))
+        service = self._services.get(host.lower(), first)
+        body = await _read(incoming)
+        began = self._monotonic()
+        if body is None:
+            answer = Answer(413)
+            request = Request(incoming.method, incoming.raw_path)
+        else:
+            request = _request_of(incoming, body)
+            answer = await service.serve(request)
+        self._log.append(
+            RequestRecord(
+                service=service.name,
+                method=request.method,
+                target=request.target,
+                connection=connection,
+                began=began,
+                ended=self._monotonic(),
+                status=answer.status,
+            )
+        )
+        return web.Response(
+            status=answer.status, body=answer.body, headers=answer.headers
+        )
+
+
+async def _read(incoming: web.BaseRequest) -> bytes | None:
+    """Read a body up to the limit; `None` when there is more."""
+    chunks = bytearray()
+    with contextlib.suppress(web.HTTPRequestEntityTooLarge):
+        async for chunk in incoming.content.iter_any():
+            chunks += chunk
+            if len(chunks) > _MAX_BODY_BYTES:
+                return None
+    return bytes(chunks)
+
+
+def _request_of(incoming: web.BaseRequest, body: bytes) -> Request:
+    headers = {name.lower(): value for name, value in incoming.headers.items()}
+    return Request(incoming.method, incoming.raw_path, headers, body)

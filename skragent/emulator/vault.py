@@ -1,0 +1,253 @@
+"""Azure Key Vault and Managed HSM, emulated: keys and their release.
+
+One object is one vault. A request passes, in this order: the bearer challenge, the
+api-version, access by identity, and the operation. Release judges an attestation token
+against the key's release policy, wraps the key to the key that the token brings and
+signs the answer as the vault's TLS server.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import override
+
+from skragent.emulator.key_material import (
+    bad_parameter,
+    create_material,
+    import_material,
+)
+from skragent.emulator.maa_signing import sign_jws
+from skragent.emulator.refusal import RefusalError
+from skragent.emulator.release_policy import parse_policy
+from skragent.emulator.service import Answer, Request
+from skragent.emulator.vault_gate import VaultGate, api_version_of
+from skragent.emulator.vault_release import (
+    parse_release_request,
+    verify_policy,
+    wrap_for_release,
+)
+from skragent.emulator.vault_writes import add_version, update_version
+
+if TYPE_CHECKING:
+    from skragent.emulator.attestation_authorities import AttestationAuthorities
+    from skragent.emulator.clock import Clock
+    from skragent.emulator.identities import Entra
+    from skragent.emulator.pki import ServerIdentity
+    from skragent.emulator.vault_access import Permission
+    from skragent.emulator.vault_dialect import Dialect
+    from skragent.emulator.vault_keys import KeyStore, KeyVersion, StoredKey
+
+_KEY_NAME = re.compile(r"[0-9a-zA-Z-]{1,127}")
+_VERSION_OF_NONE = ""
+
+
+class Vault(VaultGate):
+    """One vault.
+
+    Steps that can be mutated: `wrapping_key` and `target` (what is wrapped to what),
+    `key_hsm`, `payload`, `header` and `jws` of a release; `bundle` of a get.
+    """
+
+    steps = ("wrapping_key", "target", "key_hsm", "payload", "header", "jws", "bundle")
+
+    def __init__(
+        self,
+        url: str,
+        dialect: Dialect,
+        store: KeyStore,
+        *,
+        entra: Entra,
+        authorities: AttestationAuthorities,
+        signer: ServerIdentity,
+        clock: Clock,
+    ) -> None:
+        super().__init__(url, dialect, entra, clock)
+        self.store = store
+        self.signer = signer
+        self.authorities = authorities
+
+    @override
+    def answer(self, request: Request) -> Answer:
+        caller = self._authenticate(request)
+        api_version = api_version_of(request)
+        parts = request.path.split("/")[1:]
+        if parts[:1] != ["keys"]:
+            raise _not_found(f"There is nothing at {request.path}.")
+        answer = self._route(request, caller, parts[1:], api_version)
+        return self._with_headers(request, answer)
+
+    def _route(
+        self,
+        request: Request,
+        caller: dict[str, Any],
+        parts: list[str],
+        api_version: str,
+    ) -> Answer:
+        """Route what follows `/keys`; empty parts stand for the version of none."""
+        name = parts[0] if parts else ""
+        rest = [*parts[1:], "", ""][:3]
+        if len(parts) > 3:  # noqa: PLR2004 - name, version, operation
+            raise _not_found(f"There is nothing at {request.path}.")
+        if not name:
+            self._authorize(caller, "list", "")
+            return self._list()
+        if not _KEY_NAME.fullmatch(name):
+            raise bad_parameter(f"{name!r} is not the name of a key.")
+        return self._route_key(request, caller, name, rest, api_version)
+
+    def _route_key(
+        self,
+        request: Request,
+        caller: dict[str, Any],
+        name: str,
+        rest: list[str],
+        api_version: str,
+    ) -> Answer:
+        version, operation = rest[0], rest[1]
+        if version in ("create", "versions", "release") and not operation:
+            version, operation = _VERSION_OF_NONE, version
+        route = (request.method, operation)
+        if route == ("POST", "release"):
+            self._authorize(caller, "release", name)
+            return self._release(request, name, version, api_version)
+        if route == ("POST", "create"):
+            self._authorize(caller, "create", name)
+            return self._create(request, name)
+        if route == ("PUT", "") and not version:
+            self._authorize(caller, "import", name)
+            return self._import(request, name)
+        if route == ("PATCH", ""):
+            self._authorize(caller, "update", name)
+            return self._update(request, name, version)
+        if route == ("GET", "versions"):
+            self._authorize(caller, "list", name)
+            return self._list_versions(name)
+        if route == ("GET", ""):
+            self._authorize(caller, "get", name)
+            key, found = self._find(name, version, "get")
+            return self._bundle(key, found)
+        raise RefusalError(405, "MethodNotAllowed", "The method is not allowed here.")
+
+    def _authorize(
+        self, caller: dict[str, Any], permission: Permission, name: str
+    ) -> None:
+        self.access.authorize(caller, permission, self.name, name)
+
+    def _find(
+        self, name: str, version: str, operation: str
+    ) -> tuple[StoredKey, KeyVersion]:
+        """Find a key's version that is enabled."""
+        key = self.store.find(name)
+        found = key.version(version) if key else None
+        if key is None or found is None:
+            which = f"{name}/{version}" if version else name
+            raise _not_found(
+                f"A key with (name/id) {which} was not found in this key vault. If you"
+                " recently deleted this key you may be able to recover it using the"
+                " correct recovery command. For help resolving this issue, please see"
+                " https://go.microsoft.com/fwlink/?linkid=2125182"
+            )
+        if not found.enabled and operation != "update":
+            raise RefusalError(
+                403,
+                "Forbidden",
+                f"Operation {operation} is not allowed on a disabled key.",
+                inner="KeyDisabled",
+            )
+        return key, found
+
+    def _bundle(self, key: StoredKey, version: KeyVersion) -> Answer:
+        bundle = self.dialect.bundle(self.url, key, version)
+        return Answer.of_json(200, self._through("bundle", bundle))
+
+    def _create(self, request: Request, name: str) -> Answer:
+        body = request.json_object("BadParameter")
+        return self._add(name, body, body, create=True)
+
+    def _import(self, request: Request, name: str) -> Answer:
+        body = request.json_object("BadParameter")
+        jwk = body.get("key")
+        if not isinstance(jwk, dict):
+            raise bad_parameter("The request body has no key.")
+        return self._add(name, body, jwk, create=False)
+
+    def _add(
+        self, name: str, body: dict[str, Any], jwk: dict[str, Any], *, create: bool
+    ) -> Answer:
+        is_hsm_key = (
+            self.dialect.is_hsm
+            or str(jwk.get("kty", "")).endswith("-HSM")
+            or body.get("hsm", body.get("Hsm")) is True
+        )
+        material = create_material(jwk) if create else import_material(jwk)
+        key = add_version(
+            self.store.find(name),
+            name,
+            body,
+            material,
+            is_hsm_key=is_hsm_key,
+            now=self._clock.now(),
+        )
+        self.store.save(key)
+        return self._bundle(key, key.latest)
+
+    def _update(self, request: Request, name: str, version: str) -> Answer:
+        key, found = self._find(name, version, "update")
+        body = request.json_object("BadParameter")
+        now = self._clock.now()
+        update_version(key, found, body, is_versioned=bool(version), now=now)
+        self.store.save(key)
+        return self._bundle(key, found)
+
+    def _list(self) -> Answer:
+        keys = (self.store.find(name) for name in self.store.names)
+        return self._items([(key, key.latest, "") for key in keys if key])
+
+    def _list_versions(self, name: str) -> Answer:
+        key, _ = self._find(name, _VERSION_OF_NONE, "update")
+        return self._items([(key, v, f"/{v.version}") for v in key.versions])
+
+    def _items(self, items: list[tuple[StoredKey, KeyVersion, str]]) -> Answer:
+        value = [
+            {
+                "kid": f"{self.url}/keys/{key.name}{suffix}",
+                "attributes": self.dialect.attributes(key, version),
+            }
+            for key, version, suffix in items
+        ]
+        return Answer.of_json(200, {"value": value, "nextLink": None})
+
+    def _release(
+        self, request: Request, name: str, version: str, api_version: str
+    ) -> Answer:
+        """Release a key to the holder of an attestation token."""
+        key, found = self._find(name, version, "release")
+        asked = parse_release_request(request.json_object("BadParameter"))
+        if not key.exportable:
+            raise bad_parameter("The key is not exportable.")
+        policy = parse_policy(key.policy)
+        claims = self.authorities.verify(asked.token, policy, self._clock.now())
+        verify_policy(policy, claims)
+        key_hsm = wrap_for_release(asked, claims, found, self._through)
+        released = self.dialect.released(
+            self.url, key, found, self._through("key_hsm", key_hsm)
+        )
+        payload = {
+            "request": {
+                "api-version": api_version,
+                "enc": asked.enc,
+                "kid": f"{self.url}/keys/{name}" + (f"/{version}" if version else ""),
+                **({} if asked.nonce is None else {"nonce": asked.nonce}),
+            },
+            "response": {"key": released},
+        }
+        encoded = self.dialect.encode_payload(self._through("payload", payload))
+        header = self._through("header", self.dialect.jws_header(self.signer))
+        token = sign_jws(header, encoded, self.signer.key)
+        return Answer.of_json(200, {"value": self._through("jws", token)})
+
+
+def _not_found(message: str) -> RefusalError:
+    return RefusalError(404, "KeyNotFound", message)

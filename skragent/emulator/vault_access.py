@@ -1,0 +1,79 @@
+"""Who may do what in a vault, and the words in which it says no.
+
+Two ways of Key Vault, access policies and RBAC, and the local roles of Managed HSM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from skragent.emulator.refusal import RefusalError
+
+Permission = Literal["get", "list", "create", "import", "update", "release"]
+ALL_PERMISSIONS: frozenset[Permission] = frozenset(
+    ("get", "list", "create", "import", "update", "release")
+)
+_HELP = "https://go.microsoft.com/fwlink/?linkid=2125287"
+_ACTIONS: dict[Permission, str] = {
+    "get": "read",
+    "list": "read",
+    "create": "create/action",
+    "import": "import/action",
+    "update": "update/action",
+    "release": "release/action",
+}
+
+
+@dataclass(slots=True)
+class AccessControl:
+    """The permissions of each identity, by its object id."""
+
+    model: Literal["policies", "rbac", "hsm"] = "policies"
+    grants: dict[str, frozenset[Permission]] = field(default_factory=dict)
+
+    def grant(self, object_id: str, *permissions: Permission) -> None:
+        """Give an identity these permissions and no others; all when none is named."""
+        self.grants[object_id] = frozenset(permissions or ALL_PERMISSIONS)
+
+    def revoke(self, object_id: str) -> None:
+        """Take everything from an identity."""
+        self.grants.pop(object_id, None)
+
+    def authorize(
+        self, caller: dict[str, Any], permission: Permission, vault: str, key: str
+    ) -> None:
+        """Let the caller pass, or refuse in the words of this model."""
+        if permission in self.grants.get(str(caller.get("oid")), frozenset()):
+            return
+        who = f"appid={caller['appid']};oid={caller['oid']};iss={caller['iss']}"
+        if self.model == "policies":
+            raise RefusalError(
+                403,
+                "Forbidden",
+                f"The user, group or application '{who}' does not have keys"
+                f" {permission} permission on key vault '{vault};location=eastus2'."
+                f" For help resolving this issue, please see {_HELP}",
+                inner="AccessDenied",
+            )
+        if self.model == "hsm":
+            raise RefusalError(
+                403,
+                "Forbidden",
+                "The user does not have permission to perform operation"
+                f" /keys/{_ACTIONS[permission]} on resource /keys/{key}.",
+                inner="AccessDenied",
+            )
+        raise RefusalError(
+            403,
+            "Forbidden",
+            "Caller is not authorized to perform action on resource.\r\n"
+            "If role assignments, deny assignments or role definitions were changed"
+            " recently, please observe propagation time.\r\n"
+            f"Caller: {who}\r\n"
+            f"Action: 'Microsoft.KeyVault/vaults/keys/{_ACTIONS[permission]}'\r\n"
+            f"Resource: '/vaults/{vault}/keys/{key}'\r\n"
+            "Assignment: (not found)\r\nDenyAssignmentId: null\r\n"
+            f"DecisionReason: null \r\nVault: {vault};location=eastus2\r\n",
+            inner="ForbiddenByRbac",
+        )

@@ -1,0 +1,99 @@
+"""The gate of an emulated vault: challenge, access token, api-version, headers.
+
+What every request passes before its operation, and what every answer carries.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import uuid
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from typing_extensions import override
+
+from skragent.emulator.identities import TENANT_ID, InvalidAccessTokenError
+from skragent.emulator.key_material import bad_parameter
+from skragent.emulator.refusal import RefusalError
+from skragent.emulator.service import Answer, Request, Service
+from skragent.emulator.vault_access import AccessControl
+
+if TYPE_CHECKING:
+    from skragent.emulator.clock import Clock
+    from skragent.emulator.identities import Entra
+    from skragent.emulator.vault_dialect import Dialect
+
+_NUMBERED_API = re.compile(r"7\.(\d+)(-preview(\.\d+)?)?")
+_DATED_API = re.compile(r"20\d\d-\d\d-\d\d(-preview)?")
+_FIRST_MINOR_WITH_RELEASE = 3
+
+
+class VaultGate(Service):
+    """A vault without its operations."""
+
+    def __init__(self, url: str, dialect: Dialect, entra: Entra, clock: Clock) -> None:
+        super().__init__()
+        self.url = url
+        self.name = (urlsplit(url).hostname or "").partition(".")[0]
+        self.dialect = dialect
+        self.access = AccessControl("hsm" if dialect.is_hsm else "policies")
+        self._entra = entra
+        self._clock = clock
+
+    @property
+    def resource(self) -> str:
+        """The audience of its access tokens: its URL without the first label.
+
+        So it is in Azure (https://vault.azure.net for https://NAME.vault.azure.net),
+        and so the SDK demands it of any other host, an IP address included.
+        """
+        return "https://" + urlsplit(self.url).netloc.partition(".")[2]
+
+    @override
+    def refuse(self, refusal: RefusalError) -> Answer:
+        error: dict[str, Any] = {"code": refusal.code, "message": refusal.message}
+        if refusal.inner:
+            error["innererror"] = {"code": refusal.inner}
+        body = {"error": error}
+        answer = Answer.of_json(refusal.status, body, refusal.headers)
+        if not refusal.message:  # the challenge to a request without a token
+            answer.body = self.dialect.unauthenticated_body
+        return self._with_headers(None, answer)
+
+    def _with_headers(self, request: Request | None, answer: Answer) -> Answer:
+        headers = self.dialect.headers(latency_ms=1)
+        headers["x-ms-request-id"] = str(uuid.UUID(bytes=secrets.token_bytes(16)))
+        client_id = request and request.headers.get("x-ms-client-request-id")
+        if client_id:
+            headers["x-ms-client-request-id"] = client_id
+        answer.headers = headers | answer.headers
+        return answer
+
+    def _authenticate(self, request: Request) -> dict[str, Any]:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        challenge = {
+            "WWW-Authenticate": (
+                f'Bearer authorization="https://login.microsoftonline.com/{TENANT_ID}",'
+                f' resource="{self.resource}"'
+            )
+        }
+        if scheme.lower() != "bearer" or not token:
+            raise RefusalError(401, "Unauthorized", "", headers=challenge)
+        try:
+            return self._entra.verify(token, self.resource, self._clock.now())
+        except InvalidAccessTokenError as error:
+            raise RefusalError(
+                401, "Unauthorized", str(error), headers=challenge
+            ) from error
+
+
+def api_version_of(request: Request) -> str:
+    """Give the api-version, which must know release: 7.3 or later."""
+    text = request.parameter("api-version")
+    numbered = _NUMBERED_API.fullmatch(text)
+    if numbered and int(numbered[1]) >= _FIRST_MINOR_WITH_RELEASE:
+        return text
+    if _DATED_API.fullmatch(text):
+        return text
+    raise bad_parameter(f"The api-version {text!r} is not one of 7.3 and later.")
