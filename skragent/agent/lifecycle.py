@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from skragent.errors import Disposition
+from skragent.keyring import KeyState
 
 if TYPE_CHECKING:
     from skragent.job import ReleasedKey
@@ -34,16 +35,6 @@ MAX_STALE_SECONDS: Final = 24 * 3600.0
 
 # The denial that a second one, with a fresh token, must confirm.
 DENIALS_TO_CONFIRM: Final = 2
-
-
-class KeyState(enum.StrEnum):
-    """Where a key is in its life."""
-
-    WAITING = "waiting"  # never released yet
-    CURRENT = "current"
-    STALE = "stale"  # held and served, and overdue
-    DENIED = "denied"
-    EXPIRED = "expired"  # by its own `exp`, or stale for too long
 
 
 class Admission(enum.Enum):

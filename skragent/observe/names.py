@@ -56,6 +56,7 @@ class Event(enum.Enum):
     FATAL = ("8a3f56cfd41a45019a793d9759b79c2f", logging.CRITICAL)
     JOB_DONE = ("cdbe8f5a6dbf41bf9ebb8b2799c29c7c", logging.INFO)
     JOB_FAILED = ("486c5edf017f4ba89c22d8b9e21e2a95", logging.WARNING)
+    RELEASER_SAID = ("1258c90423524702908af757f32f4426", logging.WARNING)
     KEY_RELEASED = ("a87ba1aa3f0a453ab9553a84fa8bcf95", logging.INFO)
     KEY_FAILED = ("ca788aed70744b8d938431d4b84eb2f3", logging.WARNING)
     KEY_STALE = ("1f345142a8d3483b97fe228043e7feb5", logging.WARNING)

@@ -23,7 +23,7 @@ from support.agent import (
 
 from skragent.agent import backoff, lifecycle
 from skragent.agent.jobs import key_requests
-from skragent.agent.lifecycle import KeyState
+from skragent.keyring import KeyState
 from skragent.agent.runner import Release
 from skragent.agent.supervisor import Supervisor
 from skragent.errors import ReleaserError, SkrAgentError

@@ -1,0 +1,159 @@
+"""The daemon's life: servers up, supervisor on, and a clean end within two seconds.
+
+Everything is handed in, sockets and the first releaser's launch included; here is
+only the event loop around it. A first SIGTERM or SIGINT ends in order: nobody new is
+accepted, the releaser is killed, what is held is wiped. A second one ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import uvloop
+
+from skragent.agent import exit_codes
+from skragent.agent.holder import Holder
+from skragent.agent.jobs import key_requests
+from skragent.agent.runner import Runner
+from skragent.agent.supervisor import Supervisor
+from skragent.errors import SkrAgentError
+from skragent.keyring import Keyring
+from skragent.observe import Counters, Event, log
+from skragent.serving import ApiServer, MetricsServer
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    from skragent.agent.clock import Clock
+    from skragent.agent.launch import Launch, Launcher
+    from skragent.agent.notify import Notifier
+    from skragent.agent.runner import Release
+    from skragent.config import Config
+    from skragent.job import KeyRequest
+    from skragent.serving import Access
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_RANDOM_BITS = 53  # of a float's mantissa
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """All that the daemon is given."""
+
+    config: Config
+    access: Access
+    clock: Clock
+    launcher: Launcher
+    notifier: Notifier
+    api_socket: socket.socket
+    metrics_socket: socket.socket | None
+
+
+def serve(world: World, launched: Launch) -> int:
+    """Run until a signal or a FATAL error; gives the exit code."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_Daemon(world).run(launched))
+
+
+class _Daemon:
+    def __init__(self, world: World) -> None:
+        config = world.config
+        self._world = world
+        self._keyring = Keyring(config.keys)
+        self._counters = Counters(tuple(config.keys))
+        self._stopping = asyncio.Event()
+        self._runner = Runner(
+            world.launcher,
+            world.clock,
+            timeout_seconds=config.limits.job_timeout_seconds,
+            log_output=_log_output,
+        )
+        self._supervisor = Supervisor(
+            key_requests(config),
+            jobs=_TimedJobs(self._runner, self._counters),
+            holder=Holder(self._keyring, self._counters, world.clock, world.notifier),
+            clock=world.clock,
+            chance=_chance,
+        )
+
+    async def run(self, launched: Launch) -> int:
+        """Live."""
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._stop, number)
+        api = ApiServer(
+            self._world.api_socket, self._keyring, self._world.access, self._counters
+        )
+        servers: list[ApiServer | MetricsServer] = [api]
+        if self._world.metrics_socket is not None:
+            servers.append(
+                MetricsServer(self._world.metrics_socket, self._keyring, self._counters)
+            )
+        for server in servers:
+            await server.start()
+        self._world.notifier.ready(f"0 of {len(self._world.config.keys)} keys held")
+        log(Event.STARTED, f"listening; {len(self._world.config.keys)} keys configured")
+        supervising = asyncio.create_task(self._supervisor.run(launched))
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({supervising, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        self._world.notifier.stopping()
+        self._supervisor.stop()
+        self._runner.kill()
+        # Wiped in any case, and at once where somebody said that we may not go on.
+        is_ordered = self._stopping.is_set()
+        if not is_ordered:
+            self._keyring.wipe()
+        await asyncio.gather(*(server.close() for server in servers))
+        self._keyring.wipe()
+        stopping.cancel()
+        return await self._outcome(supervising)
+
+    def _stop(self, number: signal.Signals) -> None:
+        for each in _SIGNALS:  # the next one is the kernel's to act on, at once
+            asyncio.get_running_loop().remove_signal_handler(each)
+            signal.signal(each, signal.SIG_DFL)
+        log(Event.STOPPED, f"stopping on {number.name}")
+        self._stopping.set()
+
+    async def _outcome(self, supervising: asyncio.Task[None]) -> int:
+        try:
+            await supervising
+        except SkrAgentError as error:
+            if self._stopping.is_set():
+                return exit_codes.OK
+            hint = f" {error.hint}" if error.hint else ""
+            log(Event.FATAL, f"{error.message}.{hint}", code=error.code)
+            return exit_codes.exit_code_of(error)
+        return exit_codes.OK
+
+
+class _TimedJobs:
+    """Runs jobs, and remembers how long the steps of the last one took."""
+
+    def __init__(self, runner: Runner, counters: Counters) -> None:
+        self._runner = runner
+        self._counters = counters
+
+    async def run(
+        self, keys: Sequence[KeyRequest], *, launched: Launch | None = None
+    ) -> Release:
+        release = await self._runner.run(keys, launched=launched)
+        self._counters.step_seconds = {
+            step: milliseconds / 1000
+            for step, milliseconds in release.result.timings.items()
+        }
+        return release
+
+
+def _chance() -> float:
+    return secrets.randbits(_RANDOM_BITS) / (1 << _RANDOM_BITS)
+
+
+def _log_output(line: str, succeeded: bool) -> None:  # noqa: FBT001 - the runner's callback
+    if not succeeded:
+        log(Event.RELEASER_SAID, f"releaser: {line}")

@@ -1,0 +1,152 @@
+"""What the supervisor decides, carried out: on the keyring, in numbers, in the journal.
+
+Says what it holds by version and fingerprint, never more.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from skragent.errors import Disposition, SkrAgentError
+from skragent.keyring import KeyState, hold_key
+from skragent.observe import Event, log, names
+
+if TYPE_CHECKING:
+    from skragent.agent.clock import Clock
+    from skragent.agent.lifecycle import Admission, KeyLife
+    from skragent.agent.notify import Notifier
+    from skragent.job import Attestation, ReleasedKey
+    from skragent.keyring import Keyring
+    from skragent.observe import Counters
+    from skragent.secretmem import Arena
+
+
+class Holder:
+    """Implements `supervisor.Holder`."""
+
+    def __init__(
+        self, keyring: Keyring, counters: Counters, clock: Clock, notifier: Notifier
+    ) -> None:
+        self._keyring = keyring
+        self._counters = counters
+        self._clock = clock
+        self._notifier = notifier
+        self._token_sha256 = ""
+
+    def hold(self, key: ReleasedKey, arena: Arena, attestation: Attestation) -> None:
+        """Serve this key from now on, instead of what was held."""
+        self._note_attestation(attestation)
+        self._note_memory(arena)
+        self._keyring.put(hold_key(key, arena, released_at=self._clock.now()))
+        self._counters.count_release(key.alias, names.RESULT_SUCCESS)
+        log(
+            Event.KEY_RELEASED,
+            f"key {key.alias}: version {key.version} is held",
+            key=key.alias,
+            version=key.version,
+            kty=key.kty,
+            fingerprint=key.fingerprint or None,
+        )
+        self.show_status()
+
+    def not_admitted(self, key: ReleasedKey, admission: Admission) -> None:
+        """Tell that a released key may not be held, by its own attributes."""
+        self._keyring.note_failure(key.alias, admission.value)
+        self._counters.count_release(key.alias, names.RESULT_DENIED, admission.value)
+        log(
+            Event.KEY_FAILED,
+            f"key {key.alias}: version {key.version} was released, but by its own"
+            f" attributes it may not be used now",
+            key=key.alias,
+            version=key.version,
+            code=admission.value,
+        )
+
+    def changed(self, alias: str, life: KeyLife) -> None:
+        """Show a key's new state; wipe it where it is no longer held."""
+        if life.state is KeyState.CURRENT:
+            return  # `hold` did it
+        if not life.is_held:
+            event, what = Event.KEY_DROPPED, "is dropped and wiped"
+        else:
+            event, what = Event.KEY_STALE, "is stale: its refresh is overdue"
+        entry = self._keyring.get(alias)
+        code = entry.failure_code if entry else ""
+        log(
+            event, f"key {alias} {what}", key=alias, state=life.state, code=code or None
+        )
+        self._keyring.mark(alias, life.state)
+        self.show_status()
+
+    def key_failed(self, alias: str, error: SkrAgentError, seconds: float) -> None:
+        """Tell that one key was not released, and when it is asked for again."""
+        retry_at = self._clock.now() + seconds
+        self._keyring.note_failure(alias, error.code, retry_at=retry_at)
+        self._counters.count_release(alias, _result(error), error.code)
+        _log_failure(Event.KEY_FAILED, f"key {alias}: ", error, seconds, alias)
+        self.show_status()
+
+    def job_failed(self, error: SkrAgentError, seconds: float) -> None:
+        """Tell that a job failed as a whole, and when it is repeated."""
+        retry_at = self._clock.now() + seconds
+        for entry in self._keyring:
+            if entry.key is None:
+                self._keyring.note_failure(entry.alias, error.code, retry_at=retry_at)
+        self._counters.count_attestation(_result(error), error.code)
+        _log_failure(Event.JOB_FAILED, "", error, seconds, None)
+        self.show_status()
+
+    def show_status(self) -> None:
+        """Keep the line of `systemctl status` true."""
+        entries = list(self._keyring)
+        held = sum(entry.key is not None for entry in entries)
+        codes = sorted({entry.failure_code for entry in entries} - {""})
+        trouble = f"; {', '.join(codes)}" if codes else ""
+        self._notifier.status(f"{held} of {len(entries)} keys held{trouble}")
+
+    def _note_attestation(self, attestation: Attestation) -> None:
+        """Once for each token, which may bring several keys."""
+        if attestation.token_sha256 == self._token_sha256:
+            return
+        if not self._token_sha256:
+            for sentence in attestation.verified:
+                log(Event.JOB_DONE, f"verified: {sentence}")
+        self._token_sha256 = attestation.token_sha256
+        self._counters.count_attestation(names.RESULT_SUCCESS)
+        self._counters.attested_at = self._clock.now()
+        self._counters.token_expires_at = attestation.expires_at
+        until = datetime.fromtimestamp(attestation.expires_at, UTC)
+        log(
+            Event.JOB_DONE,
+            f"attested by {attestation.issuer} until {until:%Y-%m-%dT%H:%M:%SZ}",
+            compliance=attestation.compliance_status,
+            chip=attestation.chip_generation,
+            token_sha256=attestation.token_sha256,
+        )
+
+    def _note_memory(self, arena: Arena) -> None:
+        if not self._counters.memory_kind and not arena.is_secret:
+            log(
+                Event.MEMORY_FALLBACK,
+                "this kernel has no memfd_secret: keys are in locked memory, which"
+                " root can read; boot with secretmem.enable=1, or a newer kernel",
+            )
+        self._counters.memory_kind = arena.kind
+
+
+def _result(error: SkrAgentError) -> str:
+    denied = error.disposition is Disposition.DENIED
+    return names.RESULT_DENIED if denied else names.RESULT_ERROR
+
+
+def _log_failure(
+    event: Event, prefix: str, error: SkrAgentError, seconds: float, key: str | None
+) -> None:
+    hint = f" {error.hint}" if error.hint else ""
+    log(
+        event,
+        f"{prefix}{error.message}.{hint} Next attempt in {seconds:.0f} s.",
+        key=key,
+        code=error.code,
+    )

@@ -1,0 +1,130 @@
+"""The agent's listening sockets: inherited from systemd, or bound with care.
+
+No event loop here: they are bound before the first releaser starts, so that a second
+agent is refused before it has asked anybody for anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import grp
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from skragent.errors import ListenError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+API_SOCKET_NAME: Final = "api"  # FileDescriptorName= of skragent.socket
+_API_MODE: Final = 0o660
+_API_GROUP: Final = "skragent"  # who may connect at all; rules decide the rest
+_BACKLOG: Final = 1024
+_PROBE_SECONDS: Final = 1.0
+
+
+class ApiSocket:
+    """api.sock, bound; a context manager that removes what it made."""
+
+    def __init__(self, path: str, inherited: socket.socket | None = None) -> None:
+        self.sock = inherited if inherited is not None else _bind(Path(path))
+        self._path = None if inherited is not None else Path(path)
+        self._inode = None if self._path is None else self._path.stat().st_ino
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+        # Only if it is ours still: another agent may have come in between.
+        with contextlib.suppress(OSError):
+            if self._path is not None and self._path.stat().st_ino == self._inode:
+                self._path.unlink()
+
+
+def bind_metrics(address: str) -> socket.socket | None:
+    """Listen for scrapers on HOST:PORT; None where `address` is empty.
+
+    Raises:
+        ListenError: listen.in_use, listen.failed
+    """
+    if not address:
+        return None
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, int(port)), family=family)
+    except OSError as error:
+        raise _failure(f"the metrics address {address}", error) from error
+
+
+def _bind(path: Path) -> socket.socket:
+    _make_way(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # Until it has its group and its mode nobody else can connect.
+        with _umask(0o177):
+            sock.bind(str(path))
+        with contextlib.suppress(KeyError, PermissionError):
+            os.chown(path, -1, grp.getgrnam(_API_GROUP).gr_gid)
+        path.chmod(_API_MODE)
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise _failure(str(path), error) from error
+    return sock
+
+
+def _make_way(path: Path) -> None:
+    """Remove a socket that nobody listens on any more, and nothing else."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _failure(str(path), error) from error
+    if not stat.S_ISSOCK(mode):
+        raise ListenError(
+            f"{path} is there already and is no socket",
+            code="listen.not_a_socket",
+            hint="Move it away, or set agent.api_socket to another path.",
+        )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_PROBE_SECONDS)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except OSError as error:
+            raise _failure(str(path), error) from error
+    raise ListenError(
+        f"{path}: another agent listens there",
+        code="listen.in_use",
+        hint="`systemctl status skragent` tells whether the service runs.",
+    )
+
+
+@contextlib.contextmanager
+def _umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def _failure(what: str, error: OSError) -> ListenError:
+    in_use = error.errno == errno.EADDRINUSE
+    return ListenError(
+        f"cannot listen on {what}: {error.strerror or error}",
+        code="listen.in_use" if in_use else "listen.failed",
+        hint="Something else listens there."
+        if in_use
+        else "The directory must be there, and be ours to write in.",
+    )

@@ -1,0 +1,42 @@
+"""Reading the configuration file, for every command that needs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from skragent.config import MAX_CONFIG_BYTES, Config, parse_config
+from skragent.errors import ConfigError
+
+if TYPE_CHECKING:
+    import argparse
+
+DEFAULT_CONFIG: Final = "/etc/skragent/skragent.toml"
+
+
+def add_config_option(parser: argparse.ArgumentParser) -> None:
+    """Add --config."""
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        default=DEFAULT_CONFIG,
+        help=f"the configuration file (default: {DEFAULT_CONFIG})",
+    )
+
+
+def load_config(path: str) -> Config:
+    """Read and judge a configuration file.
+
+    Raises:
+        ConfigError: config.unreadable, or what `parse_config` says.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            text = file.read(MAX_CONFIG_BYTES + 1).decode()
+    except OSError as error:
+        raise ConfigError(
+            [f"{path}: {error.strerror or error}"], code="config.unreadable"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: not UTF-8"], code="config.syntax") from error
+    return parse_config(text)

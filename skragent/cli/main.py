@@ -1,0 +1,74 @@
+"""`skragent`: the one command, and the last stop of every error.
+
+A command's module is imported only when it is the one that runs: what the others need
+would cost the agent its start and its memory. Exit codes: skragent.agent.exit_codes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING, Final
+
+from skragent import __version__
+from skragent.agent.exit_codes import INTERRUPTED, exit_code_of
+from skragent.errors import SkrAgentError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# In the order of `skragent --help`. Each module has add_parser(commands) and, as the
+# parser's default `run`, a function from the arguments to the exit code.
+_COMMANDS: Final = {
+    "run": "the agent itself: what systemd starts",
+    "get": "fetch a key from the running agent",
+    "check-config": "find every problem of a configuration file",
+    "report": "decode and check an attestation report",
+    "emulator": "a small Azure and a confidential VM on this machine",
+    "demo": "show a key being released and served, on the embedded emulator",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; gives the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        namespace = _build_parser(words).parse_args(words)
+        code: int = namespace.run(namespace)
+        sys.stdout.flush()
+    except SkrAgentError as error:
+        print(f"skragent: {error.code}: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  {error.hint}", file=sys.stderr)
+        return exit_code_of(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Who read us has gone, which is their right; nothing may be said any more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def _build_parser(words: list[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="skragent",
+        description="Secure Key Release for everyone on an Azure confidential VM.",
+        epilog="`skragent COMMAND --help` tells more of each.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    wanted = next((word for word in words if not word.startswith("-")), "")
+    for name, summary in _COMMANDS.items():
+        if name == wanted:
+            module = importlib.import_module(f"skragent.cli.{name.replace('-', '_')}")
+            module.add_parser(commands)
+        else:
+            commands.add_parser(name, help=summary)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""`skragent run`: the agent. Wires it together in the order that starts fastest.
+
+Sockets first, so that a second agent is refused before it asks anybody for anything;
+then the first releaser, whose half second is the cold start; and while it works, the
+event loop, the servers and whatever else takes time to import.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from skragent.cli.config_file import add_config_option, load_config
+from skragent.secretmem import forbid_core_dumps
+
+if TYPE_CHECKING:
+    import argparse
+
+    from skragent.agent.launch import Launch, Launcher
+    from skragent.config import Config
+
+_DESCRIPTION = """\
+Attest, have the configured keys released, hold them and serve them, until SIGTERM.
+
+Logs go to the journal when systemd started it, and to stderr otherwise."""
+
+_EPILOG = """\
+exit status:
+  0   stopped by SIGTERM or SIGINT
+  69  this machine cannot do it: it is not a confidential VM, say
+  71  a socket cannot be bound
+  78  the configuration cannot be used"""
+
+
+def add_parser(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+) -> None:
+    """Add the command to the main parser."""
+    import argparse  # noqa: PLC0415 - already loaded by who calls
+
+    parser = commands.add_parser(
+        "run",
+        help="the agent itself: what systemd starts",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_config_option(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the agent until it is stopped; gives the exit code."""
+    forbid_core_dumps()
+    return run_agent(load_config(arguments.config))
+
+
+def run_agent(config: Config, *, releaser: tuple[str, ...] | None = None) -> int:
+    """Run the agent on a configuration; `releaser` is tests' substitute command.
+
+    Raises:
+        SkrAgentError: it cannot start.
+    """
+    # Imported in this order, each when it is its turn: see the module's docstring.
+    from skragent.agent.clock import SystemClock  # noqa: PLC0415
+    from skragent.agent.launch import Launcher  # noqa: PLC0415
+    from skragent.agent.notify import Notifier, inherited_sockets  # noqa: PLC0415
+    from skragent.agent.sockets import (  # noqa: PLC0415
+        API_SOCKET_NAME,
+        ApiSocket,
+        bind_metrics,
+    )
+
+    environment = dict(os.environ)
+    clock = SystemClock()
+    inherited = inherited_sockets(environment)
+    with ApiSocket(config.agent.api_socket, inherited.get(API_SOCKET_NAME)) as api:
+        metrics = bind_metrics(config.agent.metrics_listen)
+        command = () if releaser is None else (releaser,)
+        launcher = Launcher(config, clock, environment, *command)
+        launched = _launch(launcher, config)
+
+        from skragent.agent.daemon import World, serve  # noqa: PLC0415
+        from skragent.observe import set_up_logging  # noqa: PLC0415
+        from skragent.serving import resolve_access  # noqa: PLC0415
+
+        set_up_logging(environment)
+        try:
+            world = World(
+                config=config,
+                access=resolve_access(config.keys),
+                clock=clock,
+                launcher=launcher,
+                notifier=Notifier(environment),
+                api_socket=api.sock,
+                metrics_socket=metrics,
+            )
+        except BaseException:
+            launched.child.reap()
+            raise
+        return serve(world, launched)
+
+
+def _launch(launcher: Launcher, config: Config) -> Launch:
+    from skragent.agent.jobs import key_requests  # noqa: PLC0415 - as above
+
+    return launcher.launch(list(key_requests(config).values()))
