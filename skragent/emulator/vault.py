@@ -54,6 +54,7 @@ class Vault(VaultGate):
 
     def __init__(
         self,
+        name: str,
         url: str,
         dialect: Dialect,
         store: KeyStore,
@@ -63,7 +64,7 @@ class Vault(VaultGate):
         signer: ServerIdentity,
         clock: Clock,
     ) -> None:
-        super().__init__(url, dialect, entra, clock)
+        super().__init__(name, url, dialect, entra, clock)
         self.store = store
         self.signer = signer
         self.authorities = authorities

@@ -32,10 +32,12 @@ _FIRST_MINOR_WITH_RELEASE = 3
 class VaultGate(Service):
     """A vault without its operations."""
 
-    def __init__(self, url: str, dialect: Dialect, entra: Entra, clock: Clock) -> None:
+    def __init__(
+        self, name: str, url: str, dialect: Dialect, entra: Entra, clock: Clock
+    ) -> None:
         super().__init__()
+        self.name = name
         self.url = url
-        self.name = (urlsplit(url).hostname or "").partition(".")[0]
         self.dialect = dialect
         self.access = AccessControl("hsm" if dialect.is_hsm else "policies")
         self._entra = entra

@@ -1,0 +1,175 @@
+"""`skragent emulator`: a confidential VM and the Azure around it, on this machine.
+
+Starts everything in one directory, writes a configuration for the agent there, says
+where everything is, and runs until Ctrl-C or SIGTERM. The emulator's own library is an
+extra of the installation; this module imports without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from skragent.errors import SkrAgentError
+
+if TYPE_CHECKING:
+    from skragent.emulator.key_specs import KeySpec
+    from skragent.emulator.world import Emulator
+
+_DEFAULT_KEY = "demo:RSA"
+
+
+def add_parser(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+) -> None:
+    """Add the command to the main parser."""
+    parser = commands.add_parser(
+        "emulator",
+        help="run a confidential VM and a small Azure on this machine",
+        description="Run a TPM, an AMD chip, IMDS, Microsoft Azure Attestation, Key"
+        " Vault and Managed HSM, all emulated, until Ctrl-C. Prints READY when all of"
+        " them answer, and writes DIR/skragent.toml for `skragent run`.",
+    )
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="where keys, state and sockets are; made if missing, kept afterwards",
+    )
+    parser.add_argument(
+        "--key",
+        action="append",
+        default=[],
+        metavar="NAME:KIND",
+        help="a key to create if there is none of that name: RSA[-2048|3072|4096],"
+        " EC, P-256|384|521|256K, oct[-128|192|256] (default: one RSA key `demo`, in"
+        " an empty vault); may be repeated",
+    )
+    parser.add_argument(
+        "--latency",
+        type=_seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="add this to every round trip to IMDS, attestation and the vaults",
+    )
+    parser.add_argument(
+        "--real-names",
+        action="store_true",
+        help="listen where Azure does (169.254.169.254:80, *.attest.azure.net:443, …)"
+        " for clients that hard-code it; says what root must prepare for that",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the emulator until it is told to stop.
+
+    Raises:
+        SkrAgentError: it cannot start; the text says why.
+    """
+    try:
+        from skragent.emulator import addresses, azure, key_specs  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise SkrAgentError(
+            f"the emulator is not installed: no module {error.name}",
+            code="emulator.not_installed",
+            hint="pip install 'skragent[emulator]'",
+        ) from error
+    try:
+        specs = [key_specs.parse_key_spec(text) for text in args.key]
+    except ValueError as error:
+        raise SkrAgentError(f"--key: {error}", code="emulator.key") from error
+    if args.real_names:
+        commands = addresses.commands_for_real_names(azure.DEFAULT_VAULTS)
+        if commands:
+            raise SkrAgentError(
+                "Azure's names and addresses are not this machine's yet",
+                code="emulator.address",
+                hint="As root, type:\n  " + "\n  ".join(commands),
+            )
+    asyncio.run(_run(args, specs))
+    return 0
+
+
+async def _run(args: argparse.Namespace, specs: list[KeySpec]) -> None:
+    from skragent.emulator.vtpm_process import VtpmError  # noqa: PLC0415 - an extra
+    from skragent.emulator.world import Emulator  # noqa: PLC0415 - an extra
+
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        emulator = await Emulator.start(
+            args.dir, latency_seconds=args.latency, real_names=args.real_names
+        )
+    except VtpmError as error:
+        raise SkrAgentError(str(error), code="emulator.vtpm") from error
+    try:
+        config = _prepare(emulator, specs)
+        print(_directions(emulator, config))
+        print("READY", flush=True)
+        await stop.wait()
+    finally:
+        await emulator.close()
+
+
+def _prepare(emulator: Emulator, specs: list[KeySpec]) -> Path:
+    """Create the keys that are missing and write the agent's configuration."""
+    from skragent.emulator.key_specs import parse_key_spec  # noqa: PLC0415 - an extra
+
+    store = emulator.vault.store
+    if not specs and not len(store):
+        specs = [parse_key_spec(_DEFAULT_KEY)]
+    for spec in specs:
+        if store.find(spec.name) is None:
+            emulator.create_key(spec)
+    config = emulator.directory.resolve() / "skragent.toml"
+    config.write_text(emulator.config_text())
+    return config
+
+
+def _directions(emulator: Emulator, config: Path) -> str:
+    """Say where everything is and what to type next."""
+    azure, vm = emulator.azure, emulator.vm
+    directory = emulator.directory.resolve()
+    rows = [
+        ("vTPM", vm.tcti),
+        ("HCL report", str(directory / "hcl-report.bin")),
+        ("TCG log", str(vm.tcg_log_path.resolve())),
+        ("VM id", vm.vm_id),
+        ("IMDS", azure.imds_url),
+        ("attestation", azure.maa.issuer),
+        *((f"vault {name}", vault.url) for name, vault in azure.vaults.items()),
+        ("identity", f"{azure.vm_identity.client_id} (system-assigned: everything)"),
+        ("identity", f"{azure.stranger.client_id} (user-assigned: nothing)"),
+        ("TLS root", str(azure.ca_path.resolve())),
+        ("AMD root", str(directory / "amd-roots.pem")),
+        ("keys", ", ".join(emulator.vault.store.names)),
+        ("configuration", str(config)),
+    ]
+    lines = [f"{name:20} {value}" for name, value in rows]
+    key = emulator.vault.store.names[0]
+    lines += [
+        "",
+        "In another terminal:",
+        f"  skragent run --config {config}",
+        f"  skragent get {key} --socket {directory / 'api.sock'} --format pem",
+        "For Azure's SDKs, such as azure-identity and azure-keyvault-keys:",
+        (
+            f"  export AZURE_POD_IDENTITY_AUTHORITY_HOST={azure.imds_url}"
+            f" REQUESTS_CA_BUNDLE={azure.ca_path.resolve()}"
+        ),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 10:  # noqa: PLR2004 - more than any network's round trip
+        raise argparse.ArgumentTypeError("must be from 0 to 10")
+    return value

@@ -1,0 +1,145 @@
+"""Where the emulated services listen, and under which names clients know them.
+
+By default each service has a port of its own on 127.0.0.1, kept in the directory so
+that issuers and key identifiers survive a restart. An IP address, because no name that
+Azure's SDK would accept resolves to loopback everywhere: it demands that the host have
+at least two labels, and plain Debian resolves `localhost` alone and nothing below it.
+
+With real names, the services stand where clients that hard-code Azure look for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from skragent.errors import SkrAgentError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+LOOPBACK = "127.0.0.1"
+IMDS_ADDRESS = "169.254.169.254"
+TLS_ADDRESS = "127.0.0.2"  # loopback as well: nobody else's port 443
+MAA_HOST = "sharedeus2.eus2.attest.azure.net"
+LOCATION = "eastus2"
+
+_HTTP, _HTTPS = 80, 443
+
+
+@dataclass(frozen=True, slots=True)
+class VaultPlan:
+    """A vault to be emulated."""
+
+    name: str
+    kind: Literal["vault", "hsm"] = "vault"
+
+    @property
+    def host(self) -> str:
+        """Its name in Azure."""
+        suffix = "managedhsm" if self.kind == "hsm" else "vault"
+        return f"{self.name}.{suffix}.azure.net"
+
+    @property
+    def certificate_names(self) -> list[str]:
+        """The names on its certificate: Azure's, and the local ones."""
+        if self.kind == "hsm":
+            names = [self.host, f"*.{self.host}"]
+        else:
+            names = ["vault.azure.net", "*.vault.azure.net", "*.vaultcore.azure.net"]
+        return [*names, "localhost", LOOPBACK]
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Bind a TCP socket; port 0 takes a free one.
+
+    Raises:
+        SkrAgentError: emulator.address.
+    """
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+        sock.listen(128)
+    except OSError as error:
+        sock.close()
+        raise SkrAgentError(
+            f"cannot listen on {host}:{port}: {error.strerror}",
+            code="emulator.address",
+            hint="Stop what listens there, or remove ports.json from the directory to"
+            " take other ports (policies of existing keys name the old ones).",
+        ) from error
+    sock.settimeout(0)  # asyncio's sockets never block
+    return sock
+
+
+def port_of(sock: socket.socket) -> int:
+    """Give the port that a socket is bound to."""
+    port: int = sock.getsockname()[1]
+    return port
+
+
+def bind_services(
+    labels: Iterable[str], file: Path, ports: Mapping[str, int]
+) -> dict[str, socket.socket]:
+    """Bind a local port for each service: the one asked for, or the one of last time.
+
+    Args:
+        labels: the services.
+        file: where the ports are kept.
+        ports: by label; a missing one or 0 means the kept one, or a free one.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    kept: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
+    bound: dict[str, socket.socket] = {}
+    with contextlib.ExitStack() as undo:
+        for label in labels:
+            wanted = ports.get(label) or kept.get(label, 0)
+            bound[label] = undo.enter_context(bind(LOOPBACK, wanted))
+        undo.pop_all()
+    chosen = {label: port_of(sock) for label, sock in bound.items()}
+    file.write_text(json.dumps(kept | chosen, indent=1))
+    return bound
+
+
+def bind_real() -> tuple[socket.socket, socket.socket]:
+    """Bind the addresses of IMDS and of everything with TLS."""
+    imds = bind(IMDS_ADDRESS, _HTTP)
+    try:
+        return imds, bind(TLS_ADDRESS, _HTTPS)
+    except SkrAgentError:
+        imds.close()
+        raise
+
+
+def commands_for_real_names(vaults: Iterable[VaultPlan]) -> list[str]:
+    """Tell what root must type before real names work here; nothing if they do."""
+    commands = []
+    if not _is_ours(IMDS_ADDRESS):
+        commands.append(f"ip addr add {IMDS_ADDRESS}/32 dev lo")
+    hosts = [MAA_HOST, *(plan.host for plan in vaults)]
+    missing = [host for host in hosts if _address_of(host) != TLS_ADDRESS]
+    if missing:
+        line = f"{TLS_ADDRESS} {' '.join(missing)}"
+        commands.append(f"echo '{line}' >> /etc/hosts")
+    return commands
+
+
+def _is_ours(address: str) -> bool:
+    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+        return True
+
+
+def _address_of(host: str) -> str:
+    try:
+        return socket.gethostbyname(host)
+    except OSError:
+        return ""

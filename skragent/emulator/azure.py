@@ -1,0 +1,231 @@
+"""The emulated Azure around a VM: IMDS, the attestation provider and the vaults.
+
+It needs to know of the VM only what the cloud knows: its id, its chip's endorsements,
+and the root that vouches for the chip. `world.py` puts it together with a whole VM.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from skragent.emulator import addresses
+from skragent.emulator.addresses import LOOPBACK, VaultPlan
+from skragent.emulator.appraisal.platform import Trust
+from skragent.emulator.attestation_authorities import AttestationAuthorities
+from skragent.emulator.clock import Clock
+from skragent.emulator.delay_relay import DelayRelay
+from skragent.emulator.front import Front, RequestLog
+from skragent.emulator.identities import Entra, identity
+from skragent.emulator.imds import Imds
+from skragent.emulator.maa import Maa
+from skragent.emulator.pki import Pki, ServerIdentity
+from skragent.emulator.vault import Vault
+from skragent.emulator.vault_dialect import Dialect
+from skragent.emulator.vault_keys import KeyStore
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from skragent.emulator.service import Service
+
+DEFAULT_VAULTS = (VaultPlan("skragent-demo"), VaultPlan("skragent-hsm", "hsm"))
+
+
+class Hardware(Protocol):
+    """What the cloud knows of a VM."""
+
+    @property
+    def vm_id(self) -> str:
+        """Its GUID."""
+
+    @property
+    def ark_pem(self) -> str:
+        """The root of its chip's endorsements."""
+
+    def thim_answer(self) -> dict[str, str]:
+        """Give the endorsements, as THIM has them."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an emulated Azure differs from the default one.
+
+    `ports` are by label (`imds`, `maa`, or a vault's name); 0 is a free one.
+    `latency_seconds` is added to every round trip, as `delay_relay` tells.
+    """
+
+    ports: Mapping[str, int] = field(default_factory=dict)
+    latency_seconds: float = 0.0
+    real_names: bool = False
+    vaults: tuple[VaultPlan, ...] = DEFAULT_VAULTS
+    clock: Clock = field(default_factory=Clock)
+
+
+class Azure:
+    """The services, running."""
+
+    def __init__(
+        self, directory: Path, hardware: Hardware, settings: Settings, urls: _Urls
+    ) -> None:
+        self.clock = settings.clock
+        now = dt.datetime.fromtimestamp(self.clock.now(), dt.UTC)
+        state = directory / "azure"
+        self.entra = Entra(state)
+        self.pki = Pki(state / "pki", now)
+        self.ca_path = directory / "ca.pem"
+        self.ca_path.write_bytes(self.pki.root.public_bytes(Encoding.PEM))
+        # The VM's own identity may do everything; the other one has no permission,
+        # to see what a vault says then.
+        self.vm_identity = identity("vm", is_system_assigned=True)
+        self.stranger = identity("stranger")
+        ark = x509.load_pem_x509_certificate(hardware.ark_pem.encode())
+        trust = Trust(arks=frozenset([ark.public_bytes(Encoding.DER)]))
+        self.maa = Maa(urls.maa, state / "maa", trust, self.clock)
+        self.authorities = AttestationAuthorities()
+        self.authorities.add(self.maa.issuer, lambda: self.maa.keys.jwks)
+        self.imds = Imds(
+            vm_id=hardware.vm_id,
+            thim=hardware.thim_answer,
+            entra=self.entra,
+            identities=[self.vm_identity, self.stranger],
+            clock=self.clock,
+            location=addresses.LOCATION,
+        )
+        self.imds_url = urls.imds
+        naming = "real" if settings.real_names else "local"
+        self._keys_directory = directory / "keys" / naming
+        self.vaults = {p.name: self._vault(p, urls) for p in settings.vaults}
+        self.requests = RequestLog()
+        self._listening: list[Front | DelayRelay] = []
+
+    @classmethod
+    async def start(
+        cls, directory: Path, hardware: Hardware, settings: Settings | None = None
+    ) -> Self:
+        """Start all services in a directory that keeps their keys.
+
+        Raises:
+            SkrAgentError: emulator.address: something else listens there.
+        """
+        settings = settings or Settings()
+        if settings.real_names:
+            return await cls._start_real(directory, hardware, settings)
+        labels = ["imds", "maa", *(plan.name for plan in settings.vaults)]
+        bound = addresses.bind_services(
+            labels, directory / "ports.json", settings.ports
+        )
+        origins = {n: f"{LOOPBACK}:{addresses.port_of(s)}" for n, s in bound.items()}
+        urls = _Urls(
+            imds=f"http://{origins['imds']}",
+            maa=f"https://{origins['maa']}",
+            vaults={p.name: f"https://{origins[p.name]}" for p in settings.vaults},
+        )
+        azure = cls(directory, hardware, settings, urls)
+        services: dict[str, Service] = {"imds": azure.imds, "maa": azure.maa}
+        services |= azure.vaults
+        for label, service in services.items():
+            tls = {} if label == "imds" else {"": azure.server_identity(label)}
+            front = azure._front({"": service}, tls)
+            await azure._listen(front, bound[label], settings.latency_seconds)
+        return azure
+
+    @classmethod
+    async def _start_real(
+        cls, directory: Path, hardware: Hardware, settings: Settings
+    ) -> Self:
+        imds_socket, tls_socket = addresses.bind_real()
+        urls = _Urls(
+            imds=f"http://{addresses.IMDS_ADDRESS}",
+            maa=f"https://{addresses.MAA_HOST}",
+            vaults={p.name: f"https://{p.host}" for p in settings.vaults},
+        )
+        azure = cls(directory, hardware, settings, urls)
+        hosts: dict[str, Service] = {addresses.MAA_HOST: azure.maa}
+        tls = {addresses.MAA_HOST: azure.server_identity("maa")}
+        for plan in settings.vaults:
+            hosts[plan.host] = azure.vaults[plan.name]
+            tls[plan.host] = azure.vaults[plan.name].signer
+        latency = settings.latency_seconds
+        await azure._listen(azure._front({"": azure.imds}, {}), imds_socket, latency)
+        await azure._listen(azure._front(hosts, tls), tls_socket, latency)
+        return azure
+
+    async def close(self) -> None:
+        """Stop all services."""
+        for listener in reversed(self._listening):
+            await listener.close()
+        self._listening.clear()
+
+    def heal(self) -> None:
+        """Make every service answer as it should again."""
+        for service in (self.imds, self.maa, *self.vaults.values()):
+            service.heal()
+        self.clock.skew_seconds = 0.0
+
+    def server_identity(self, label: str) -> ServerIdentity:
+        """Give the TLS identity of the attestation provider or of a vault."""
+        if label in self.vaults:
+            return self.vaults[label].signer
+        names = [addresses.MAA_HOST, "*.eus2.attest.azure.net", "localhost", LOOPBACK]
+        return self.pki.server("maa", names)
+
+    def cvm_policy(self) -> dict[str, Any]:
+        """Give the release policy that a CVM attested by this provider meets."""
+        claims = {
+            "x-ms-isolation-tee.x-ms-attestation-type": "sevsnpvm",
+            "x-ms-isolation-tee.x-ms-compliance-status": "azure-compliant-cvm",
+        }
+        conditions = [{"claim": c, "equals": value} for c, value in claims.items()]
+        authority = {"authority": self.maa.issuer, "allOf": conditions}
+        return {"version": "1.0.0", "anyOf": [authority]}
+
+    def _vault(self, plan: VaultPlan, urls: _Urls) -> Vault:
+        vault = Vault(
+            plan.name,
+            urls.vaults[plan.name],
+            Dialect(plan.kind),
+            KeyStore(self._keys_directory / plan.name),
+            entra=self.entra,
+            authorities=self.authorities,
+            signer=self.pki.server(plan.name, plan.certificate_names),
+            clock=self.clock,
+        )
+        vault.access.grant(self.vm_identity.object_id)
+        self.imds.resources.add(vault.resource)
+        return vault
+
+    def _front(
+        self, services: dict[str, Service], tls: dict[str, ServerIdentity]
+    ) -> Front:
+        monotonic = self.clock.monotonic
+        return Front(services, log=self.requests, monotonic=monotonic, identities=tls)
+
+    async def _listen(
+        self, front: Front, sock: socket.socket, latency_seconds: float
+    ) -> None:
+        """Let a front listen on a socket, or behind a relay that does."""
+        self._listening.append(front)
+        if not latency_seconds:
+            await front.listen(sock)
+            return
+        hidden = addresses.bind(LOOPBACK, 0)
+        await front.listen(hidden)
+        relay = DelayRelay(LOOPBACK, addresses.port_of(hidden), latency_seconds)
+        self._listening.append(relay)
+        await relay.listen(sock)
+
+
+@dataclass(frozen=True, slots=True)
+class _Urls:
+    """Where clients find each service."""
+
+    imds: str
+    maa: str
+    vaults: Mapping[str, str]

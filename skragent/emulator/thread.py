@@ -1,0 +1,77 @@
+"""An emulator in a thread with a loop of its own, for callers that have none.
+
+For tests and for experiments in a Python prompt:
+
+    with EmulatorThread(directory) as emulator:
+        print(emulator.world.config_text())
+        emulator.call(emulator.world.vm.reboot())
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from skragent.emulator.world import Emulator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from pathlib import Path
+
+_T = TypeVar("_T")
+_W = TypeVar("_W")
+_START_SECONDS = 60.0
+_CALL_SECONDS = 30.0
+
+
+class LoopThread(Generic[_W]):
+    """A thread that runs a loop around one asynchronous thing."""
+
+    def __init__(
+        self,
+        start: Callable[[], Coroutine[Any, Any, _W]],
+        close: Callable[[_W], Coroutine[Any, Any, None]],
+    ) -> None:
+        self._start = start
+        self._close = close
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="emulator", daemon=True
+        )
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        try:
+            self.world: _W = self.call(self._start(), _START_SECONDS)
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.call(self._close(self.world))
+        finally:
+            self._stop()
+
+    def call(
+        self, coroutine: Coroutine[Any, Any, _T], timeout: float = _CALL_SECONDS
+    ) -> _T:
+        """Run a coroutine in the thread's loop and give its result."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        return future.result(timeout)
+
+    def _stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class EmulatorThread(LoopThread[Emulator]):
+    """A whole emulator; takes what `Emulator.start` takes."""
+
+    def __init__(self, directory: Path, **options: Any) -> None:  # noqa: ANN401 - handed on as they are
+        super().__init__(
+            lambda: Emulator.start(directory, **options), lambda e: e.close()
+        )
