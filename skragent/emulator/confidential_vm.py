@@ -52,7 +52,6 @@ class ConfidentialVm:
         secure_boot: bool = True,
         now: Clock = _wall_clock,
         monotonic: Callable[[], float] = time.monotonic,
-        tpm_deadline_seconds: float = 30.0,
     ) -> Self:
         """Power the VM on; the first time in a directory also builds it.
 
@@ -64,22 +63,14 @@ class ConfidentialVm:
             secure_boot: what the TCG log and the runtime data say.
             now: for the certificates' lifetimes.
             monotonic: for the age of the HCL report, in seconds.
-            tpm_deadline_seconds: a TPM silent for so long is in failure mode.
 
         Raises:
             VtpmError: there is no swtpm, or it does not start, or the path is too long.
         """
-        identity = _prepare(directory, vm_id)
-        vtpm = Vtpm(directory / "swtpm", deadline_seconds=tpm_deadline_seconds)
+        directory, identity = _prepare(directory, vm_id)
+        vtpm = Vtpm(directory / "swtpm")
         sockets = VtpmSockets(vtpm, directory / "tpm.sock")
-        await vtpm.power_on()
-        try:
-            silicon = await Silicon.load_or_mint(
-                directory / f"silicon-{generation}", generation, now=now()
-            )
-        except BaseException:
-            await vtpm.power_off()
-            raise
+        silicon = await _power_on(vtpm, directory, generation, now)
         paravisor = Paravisor(
             directory,
             vtpm,
@@ -151,12 +142,26 @@ class ConfidentialVm:
             raise
 
 
-def _prepare(directory: Path, vm_id: str | None) -> str:
-    """Make the directory, and settle which VM this is."""
+async def _power_on(
+    vtpm: Vtpm, directory: Path, generation: Generation, now: Clock
+) -> Silicon:
+    """Start the TPM, whose lock on its state is the whole directory's, and the chip."""
+    await vtpm.power_on()
+    try:
+        home = directory / f"silicon-{generation}"
+        return await Silicon.load_or_mint(home, generation, now=now())
+    except BaseException:
+        await vtpm.power_off()
+        raise
+
+
+def _prepare(directory: Path, vm_id: str | None) -> tuple[Path, str]:
+    """Make the directory, by a path that holds anywhere; settle which VM this is."""
+    directory = directory.absolute()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = directory / "vm-id"
     if vm_id is None and path.exists():
-        return path.read_text(encoding="ascii").strip()
+        return directory, path.read_text(encoding="ascii").strip()
     identity = str(uuid.UUID(vm_id) if vm_id else uuid.uuid4()).upper()
     path.write_text(f"{identity}\n", encoding="ascii")
-    return identity
+    return directory, identity

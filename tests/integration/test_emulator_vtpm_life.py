@@ -38,9 +38,9 @@ def running() -> Iterator[RunningVm]:
         yield vm
 
 
-def ok(running: RunningVm, command: tpm.Command, *, has_handle: bool = False) -> bytes:
-    """Send a command that must succeed, and give its parameters (after a handle)."""
-    answer = tpm.parse_response(running.ask(command.encode()), has_handle=has_handle)
+def ok(running: RunningVm, command: tpm.Command) -> bytes:
+    """Send a command that must succeed, and give its parameters."""
+    answer = tpm.parse_response(running.ask(command.encode()))
     assert answer.rc == tpm.RC_SUCCESS, hex(answer.rc)
     return answer.parameters
 
@@ -86,16 +86,22 @@ def write_user_data(running: RunningVm, data: bytes) -> None:
 
 def null_key(running: RunningVm) -> bytes:
     """Make a primary key in the NULL hierarchy; its public area tells its seed."""
+    return tpm.Reader(make_primary(running, tpm.RH_NULL).parameters).sized()
+
+
+def make_primary(running: RunningVm, hierarchy: int) -> tpm.Response:
     public = struct.pack(">HHI", 0x0023, tpm.ALG_SHA256, 0x00040072) + bytes(2)
     # No symmetric algorithm, ECDSA with SHA-256, P-256, no KDF, empty point.
     public += struct.pack(">HHHHH", 0x10, 0x18, tpm.ALG_SHA256, 3, 0x10) + bytes(4)
     command = tpm.Command(
         tpm.CC_CREATE_PRIMARY,
-        (tpm.RH_NULL,),
+        (hierarchy,),
         (tpm.PASSWORD,),
         tpm.sized(bytes(4)) + tpm.sized(public) + bytes(6),
     )
-    return tpm.Reader(ok(running, command, has_handle=True)).sized()
+    answer = tpm.parse_response(running.ask(command.encode()), has_handle=True)
+    assert answer.rc == tpm.RC_SUCCESS
+    return answer
 
 
 def pcr(running: RunningVm, index: int) -> bytes:
@@ -192,6 +198,24 @@ def test_reboot_undoes_what_was_extended(running: RunningVm) -> None:
     assert running.vm.tcg_log_path.read_bytes() == log
     running.call(running.vm.reboot)
     assert pcr(running, 7) == at_boot
+
+
+def test_clearing_the_tpm_takes_what_the_owner_had_and_not_the_identity(
+    running: RunningVm,
+) -> None:
+    keys = [make_primary(running, tpm.RH_OWNER).handle or 0 for _ in range(4)]
+    ak_public = running.vm.paravisor.ak_public
+    ok(running, tpm.Command(0x126, (0x4000000A,), (tpm.PASSWORD,)))  # TPM2_Clear
+    for key in keys:  # loaded or swapped out: gone either way
+        read = tpm.Command(tpm.CC_READ_PUBLIC, (key,)).encode()
+        assert code_of(running.ask(read)) == tpm.RC_REFERENCE_H0
+    ask_ak = tpm.Command(tpm.CC_READ_PUBLIC, (0x81000003,)).encode()
+    assert code_of(running.ask(ask_ak)) == 0x18B  # TPM_RC_HANDLE
+    running.call(running.vm.reboot)
+    assert (
+        ok(running, tpm.Command(tpm.CC_READ_PUBLIC, (0x81000003,)))[:280]
+        == (ak_public[:280])
+    )
 
 
 def test_reboot_cuts_connections(running: RunningVm) -> None:

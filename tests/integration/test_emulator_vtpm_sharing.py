@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from typing import TYPE_CHECKING
 
@@ -228,3 +229,21 @@ def test_control_socket_answers(
         connection.sendall(bytes.fromhex(request_hex))
         answer = connection.recv(64)
     assert answer == bytes.fromhex(answer_hex)
+
+
+def test_hash_sequence_survives_being_swapped_out_and_ends(running: RunningVm) -> None:
+    start = tpm.Command(0x186, parameters=bytes(2) + tpm.ALG_SHA256.to_bytes(2))
+    answer = tpm.parse_response(running.ask(start.encode()), has_handle=True)
+    sequence = answer.handle or 0
+    update = tpm.Command(0x15C, (sequence,), (tpm.PASSWORD,), tpm.sized(b"one "))
+    assert code_of(running.ask(update.encode())) == tpm.RC_SUCCESS
+    others = [load_key(running, bytes([number])) for number in range(3)]
+    null = tpm.RH_NULL.to_bytes(4)
+    complete = tpm.Command(
+        0x13E, (sequence,), (tpm.PASSWORD,), tpm.sized(b"two") + null
+    )
+    result = tpm.parse_response(running.ask(complete.encode()))
+    digest = tpm.Reader(result.parameters).sized()
+    assert digest == hashlib.sha256(b"one two").digest()
+    assert own_objects(running) == sorted(others)  # the sequence is complete: no more
+    assert {flush(running, handle) for handle in others} == {tpm.RC_SUCCESS}
