@@ -1,0 +1,127 @@
+"""What the client makes of an answer, and of what is none."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from skragent.client import SkragentClient, SkragentError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@contextlib.contextmanager
+def answering(directory: Path, answer: bytes) -> Iterator[tuple[Path, list[bytes]]]:
+    """Answer one request with these bytes."""
+    path = directory / "s"
+    asked: list[bytes] = []
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                asked.append(connection.recv(65536))
+                with contextlib.suppress(OSError):
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield path, asked
+        thread.join(10)
+
+
+def failure(directory: Path, answer: bytes) -> SkragentError:
+    with (
+        answering(directory, answer) as (path, _),
+        pytest.raises(SkragentError) as caught,
+    ):
+        SkragentClient(str(path)).get_pem("db")
+    return caught.value
+
+
+def test_a_name_is_quoted(tmp_path: Path) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx"
+    with answering(tmp_path, answer) as (path, asked):
+        SkragentClient(str(path)).get_pem("a b/\r\n?é", version="1&2")
+    assert asked[0].startswith(
+        b"GET /v1/keys/a%20b%2F%0D%0A%3F%C3%A9?version=1%262 HTTP/1.1\r\n"
+    )
+
+
+def test_a_problem_document_is_an_error_with_its_code(tmp_path: Path) -> None:
+    body = b'{"code": "serve.not_ready", "detail": "wait", "status": 503}'
+    head = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 3\r\n"
+    error = failure(
+        tmp_path, head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    )
+    assert (error.code, error.status, error.detail, error.retry_after) == (
+        "serve.not_ready",
+        503,
+        "wait",
+        3.0,
+    )
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\nx",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nx",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nx",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nxy",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\nx",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\nx",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\nx",
+        b"HTTP/1.1 2\xb20 OK\r\nContent-Length: 1\r\n\r\nx",
+        b"HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\n[]",
+        b"HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\n{}",
+        b"a" * 20000,
+    ],
+)
+def test_an_answer_that_is_none_is_an_error(tmp_path: Path, answer: bytes) -> None:
+    assert failure(tmp_path, answer).code == "client.garbage"
+
+
+def test_an_agent_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SkragentError) as caught:
+        SkragentClient(str(tmp_path / "none")).get_key("db")
+    assert (caught.value.code, caught.value.status) == ("client.unreachable", 0)
+
+
+def test_an_agent_that_does_not_answer_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        with pytest.raises(SkragentError) as caught:
+            SkragentClient(str(path), timeout=0.05).get_key("db")
+    assert caught.value.code == "client.timeout"
+
+
+def test_a_form_that_does_not_exist_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="form is one of"):
+        SkragentClient().get_bytes("db", "xml")
+
+
+def test_the_client_needs_nothing_but_the_standard_library() -> None:
+    code = (
+        "import sys, skragent.client;"
+        "known = sys.stdlib_module_names | {'skragent', 'skragent.client'};"
+        "print({m for m in sys.modules if m.partition('.')[0] == 'skragent'} - known)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "set()\n"

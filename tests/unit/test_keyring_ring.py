@@ -1,0 +1,138 @@
+"""What is held, and how it is let go."""
+
+from __future__ import annotations
+
+import pytest
+from support.serving import ALIAS, FORMS, NEXT_VERSION, VERSION, held_key, ring_with
+
+from skragent.errors import ReleaserError
+from skragent.job import ReleasedKey, Slice
+from skragent.keyring import Keyring, KeyState, hold_key
+from skragent.secretmem import create_arena
+
+
+def released(offset: int, length: int) -> ReleasedKey:
+    return ReleasedKey(
+        alias=ALIAS,
+        kid="https://v.vault.azure.net/keys/db/1",
+        version=VERSION,
+        kty="oct",
+        fingerprint="",
+        public_jwk="",
+        public_pem="",
+        forms={"raw": Slice(offset, length)},
+        expires=9.0,
+    )
+
+
+def test_a_released_key_is_held_where_it_lies() -> None:
+    arena = create_arena(4096)
+    arena.close_fd()
+    key = hold_key(released(10, 3), arena, released_at=5.0)
+    arena.view(10, 3)[:] = b"abc"
+    assert bytes(key.forms["raw"]) == b"abc"
+    assert (key.alias, key.released_at, key.not_after) == (ALIAS, 5.0, 9.0)
+
+
+@pytest.mark.parametrize(("offset", "length"), [(4096, 1), (-1, 2), (0, 4097), (5, -1)])
+def test_a_form_outside_of_the_arena_is_refused(offset: int, length: int) -> None:
+    arena = create_arena(4096)
+    arena.close_fd()
+    with pytest.raises(ReleaserError) as caught:
+        hold_key(released(offset, length), arena, released_at=5.0)
+    assert caught.value.code == "releaser.garbage"
+
+
+def test_a_configured_key_waits() -> None:
+    entry = Keyring([ALIAS]).get(ALIAS)
+    assert entry is not None
+    assert (entry.state, entry.key) == (KeyState.WAITING, None)
+
+
+def test_a_key_that_is_not_configured_is_not_there() -> None:
+    assert Keyring([ALIAS]).get("other") is None
+
+
+def test_a_release_ends_the_failure() -> None:
+    ring = ring_with(held_key())
+    ring.note_failure(ALIAS, "transport.timeout")
+    ring.put(held_key())
+    entry = ring.get(ALIAS)
+    assert entry is not None
+    assert (entry.state, entry.failure_code) == (KeyState.CURRENT, "")
+
+
+def test_a_failure_leaves_the_key_held() -> None:
+    key = held_key()
+    ring = ring_with(key)
+    ring.note_failure(ALIAS, "transport.timeout")
+    entry = ring.get(ALIAS)
+    assert entry is not None
+    assert (entry.key, entry.failure_code) == (key, "transport.timeout")
+
+
+@pytest.mark.parametrize("state", [KeyState.WAITING, KeyState.DENIED, KeyState.EXPIRED])
+def test_a_state_in_which_nothing_is_held_wipes(state: KeyState) -> None:
+    key = held_key()
+    ring = ring_with(key)
+    ring.mark(ALIAS, state)
+    entry = ring.get(ALIAS)
+    assert entry is not None
+    assert (entry.state, entry.key) == (state, None)
+    assert not any(any(view) for view in key.forms.values())
+
+
+def test_a_stale_key_stays_held() -> None:
+    key = held_key()
+    ring = ring_with(key)
+    ring.mark(ALIAS, KeyState.STALE)
+    assert bytes(key.forms["jwk"]) == FORMS["jwk"]
+
+
+def test_a_key_that_is_not_held_cannot_be_stale() -> None:
+    with pytest.raises(RuntimeError):
+        Keyring([ALIAS]).mark(ALIAS, KeyState.STALE)
+
+
+def test_a_replaced_key_is_left_to_its_readers() -> None:
+    old = held_key()
+    ring = ring_with(old)
+    ring.put(held_key(version=NEXT_VERSION))
+    assert bytes(old.forms["jwk"]) == FORMS["jwk"]
+
+
+def test_listeners_hear_of_a_drop_before_the_bytes_are_gone() -> None:
+    key = held_key()
+    ring = ring_with(key)
+    heard = []
+    ring.subscribe(lambda alias: heard.append((alias, bytes(key.forms["jwk"]))))
+    ring.drop(ALIAS, KeyState.DENIED)
+    assert heard == [(ALIAS, FORMS["jwk"])]
+
+
+def test_listeners_hear_of_every_change_of_what_is_served() -> None:
+    heard: list[str] = []
+    ring = Keyring([ALIAS])
+    ring.subscribe(heard.append)
+    ring.put(held_key())
+    ring.mark(ALIAS, KeyState.STALE)
+    ring.mark(ALIAS, KeyState.STALE)
+    ring.mark(ALIAS, KeyState.EXPIRED)
+    assert heard == [ALIAS] * 3
+
+
+def test_another_configuration_drops_what_it_does_not_name() -> None:
+    gone, kept = held_key("gone"), held_key()
+    ring = ring_with(gone, kept)
+    ring.configure([ALIAS, "new"])
+    assert [entry.alias for entry in ring] == [ALIAS, "new"]
+    assert not any(gone.forms["jwk"])
+    assert bytes(kept.forms["jwk"]) == FORMS["jwk"]
+
+
+def test_wiping_leaves_nothing() -> None:
+    keys = [held_key(), held_key("other")]
+    ring = ring_with(*keys)
+    ring.wipe()
+    assert all(entry.key is None for entry in ring)
+    assert not any(any(view) for key in keys for view in key.forms.values())

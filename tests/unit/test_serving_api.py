@@ -1,0 +1,229 @@
+"""What may be asked, and what is answered."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from support.serving import (
+    ALIAS,
+    FORMS,
+    ME,
+    VERSION,
+    Answered,
+    everybody_in,
+    get,
+    held_key,
+    ring_with,
+    split_answers,
+)
+
+from skragent.keyring import Keyring, KeyState
+from skragent.observe import Counters
+from skragent.serving import Access
+from skragent.serving.api import KeyApi
+from skragent.serving.peers import Peer
+from skragent.serving.request import parse_head
+
+if TYPE_CHECKING:
+    from skragent.serving.access import Rule
+
+CALLER = Peer(uid=ME.uid or 0, gid=1, pid=1)
+STRANGER = Peer(uid=54321, gid=54321, pid=1)
+KEY = f"/v1/keys/{ALIAS}"
+
+
+class Api:
+    """An API of one keyring, asked without a wire."""
+
+    def __init__(self, ring: Keyring, rule: Rule = ME) -> None:
+        self.counters = Counters()
+        self.api = KeyApi(ring, everybody_in(ring, rule), self.counters)
+
+    def ask(self, request: bytes, peer: Peer = CALLER) -> Answered:
+        answer = self.api.handle(parse_head(request), peer)
+        (answered,) = split_answers(b"".join(answer.parts))
+        return answered
+
+
+@pytest.fixture
+def ring() -> Keyring:
+    return ring_with(held_key(), waiting=["later"])
+
+
+@pytest.fixture
+def api(ring: Keyring) -> Api:
+    return Api(ring)
+
+
+@pytest.mark.parametrize(
+    ("accept", "form"),
+    [
+        ("application/jwk+json", "jwk"),
+        ("application/x-pem-file", "pem"),
+        ("application/pkcs8", "der"),
+    ],
+)
+def test_a_key_is_served_in_the_form_asked_for(
+    api: Api, accept: str, form: str
+) -> None:
+    answer = api.ask(get(KEY, f"Accept: {accept}"))
+    assert answer.status == 200
+    assert answer.body == dict(FORMS)[form]  # type: ignore[index]
+    assert answer.headers["Content-Type"] == accept
+    assert answer.headers["ETag"] == f'"{VERSION}"'
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["Skragent-State"] == "current"
+
+
+def test_a_form_that_the_key_has_not_is_refused_with_those_it_has(api: Api) -> None:
+    answer = api.ask(get(KEY, "Accept: application/octet-stream"))
+    assert (answer.status, answer.code) == (406, "serve.not_acceptable")
+    assert answer.json["formats"] == [
+        "application/jwk+json",
+        "application/x-pem-file",
+        "application/pkcs8",
+    ]
+
+
+def test_a_stale_key_is_served_and_says_so(api: Api, ring: Keyring) -> None:
+    api.ask(get(KEY))
+    ring.mark(ALIAS, KeyState.STALE)
+    answer = api.ask(get(KEY))
+    assert (answer.status, answer.headers["Skragent-State"]) == (200, "stale")
+
+
+def test_the_version_that_is_held_can_be_asked_for(api: Api) -> None:
+    assert api.ask(get(f"{KEY}?version={VERSION}")).status == 200
+
+
+def test_another_version_is_not_there(api: Api) -> None:
+    answer = api.ask(get(f"{KEY}?version={'0' * 32}"))
+    assert (answer.status, answer.code) == (404, "serve.version")
+
+
+@pytest.mark.parametrize("query", ["wait=5", "version=a&version=b", "version", "&&"])
+def test_a_query_that_would_be_ignored_is_refused(api: Api, query: str) -> None:
+    answer = api.ask(get(f"{KEY}?{query}"))
+    assert (answer.status, answer.code) == (400, "serve.bad_request")
+
+
+@pytest.mark.parametrize(
+    "tags", [f'"{VERSION}"', f'"x", W/"{VERSION}"', "*", f' "{VERSION}" ']
+)
+def test_a_key_that_the_caller_has_is_not_sent_again(api: Api, tags: str) -> None:
+    answer = api.ask(get(KEY, f"If-None-Match: {tags}"))
+    assert (answer.status, answer.body) == (304, b"")
+    assert answer.headers["ETag"] == f'"{VERSION}"'
+    assert "Content-Length" not in answer.headers
+
+
+def test_a_key_that_the_caller_has_in_another_version_is_sent(api: Api) -> None:
+    answer = api.ask(get(KEY, 'If-None-Match: "other"'))
+    assert (answer.status, answer.body) == (200, FORMS["jwk"])
+
+
+def test_unknown_and_forbidden_keys_are_the_same_answer(api: Api) -> None:
+    forbidden = api.ask(get(KEY), STRANGER)
+    unknown = api.ask(get("/v1/keys/unknown"), STRANGER)
+    assert (forbidden.status, forbidden.code) == (404, "serve.denied")
+    assert (forbidden.headers, forbidden.body) == (unknown.headers, unknown.body)
+
+
+@pytest.mark.parametrize(
+    "request_", [f"{KEY}?wait=1", f"{KEY}?version=x", "/v1/keys/later"]
+)
+def test_a_stranger_learns_nothing_from_other_refusals(api: Api, request_: str) -> None:
+    assert api.ask(get(request_, "Accept: text/html"), STRANGER).code == "serve.denied"
+
+
+def test_denials_are_counted(api: Api) -> None:
+    api.ask(get(KEY), STRANGER)
+    api.ask(get("/v1/keys/unknown"))
+    assert api.counters.denied["no_rule"] == 2
+    assert api.counters.requests_cell("api", "get", "ok").value == 0
+
+
+def test_a_key_that_is_not_held_yet_is_promised(api: Api, ring: Keyring) -> None:
+    ring.note_failure("later", "transport.timeout")
+    answer = api.ask(get("/v1/keys/later"))
+    assert (answer.status, answer.code) == (503, "serve.not_ready")
+    assert answer.headers["Retry-After"] == "1"
+    assert answer.json["state"] == "waiting"
+    assert answer.json["last_failure"] == "transport.timeout"
+
+
+def test_a_denied_key_is_not_served(api: Api, ring: Keyring) -> None:
+    api.ask(get(KEY))
+    ring.note_failure(ALIAS, "release.denied.policy")
+    ring.mark(ALIAS, KeyState.DENIED)
+    answer = api.ask(get(KEY))
+    assert (answer.status, answer.json["state"]) == (503, "denied")
+    assert answer.json["last_failure"] == "release.denied.policy"
+
+
+def test_the_list_has_what_the_caller_may_see(ring: Keyring) -> None:
+    api = Api(ring)
+    api.api.change_access(Access({ALIAS: (ME,)}))
+    assert api.ask(get("/v1/keys")).json == {
+        "keys": [
+            {
+                "name": ALIAS,
+                "state": "current",
+                "version": VERSION,
+                "kty": "RSA",
+                "fingerprint": "ab" * 32,
+                "formats": [
+                    "application/jwk+json",
+                    "application/x-pem-file",
+                    "application/pkcs8",
+                ],
+            }
+        ]
+    }
+
+
+def test_the_list_of_a_stranger_is_empty(api: Api) -> None:
+    assert api.ask(get("/v1/keys"), STRANGER).json == {"keys": []}
+
+
+def test_the_list_shows_a_key_that_is_not_held(api: Api) -> None:
+    waiting = api.ask(get("/v1/keys")).json["keys"][1]
+    assert (waiting["name"], waiting["state"]) == ("later", "waiting")
+    assert waiting["version"] is None
+
+
+def test_health_is_everybodys(api: Api) -> None:
+    assert api.ask(get("/healthz"), STRANGER).json == {"status": "ok"}
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/keys/", "/metrics", "*", "/v2/keys"])
+def test_other_paths_are_not_there(api: Api, path: str) -> None:
+    answer = api.ask(get(path))
+    assert answer.status == 404
+    assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("method", [b"POST", b"HEAD", b"PUT", b"DELETE", b"OPTIONS"])
+def test_other_methods_are_refused(api: Api, method: bytes) -> None:
+    answer = api.ask(get(KEY).replace(b"GET", method, 1))
+    assert (answer.status, answer.code) == (405, "serve.method")
+    assert answer.headers["Allow"] == "GET"
+
+
+def test_a_percent_encoded_name_is_the_same_name(api: Api) -> None:
+    assert api.ask(get("/v1/keys/%64b")).status == 200
+
+
+def test_key_bytes_are_sent_from_secret_memory(api: Api, ring: Keyring) -> None:
+    answer = api.api.handle(parse_head(get(KEY)), CALLER)
+    entry = ring.get(ALIAS)
+    assert entry is not None
+    assert entry.key is not None
+    assert answer.parts[1] is entry.key.forms["jwk"]
+
+
+def test_a_retired_answer_lets_go_of_the_key(api: Api, ring: Keyring) -> None:
+    answer = api.api.handle(parse_head(get(KEY)), CALLER)
+    ring.drop(ALIAS, KeyState.EXPIRED)
+    assert answer.parts == ()
