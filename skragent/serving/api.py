@@ -139,7 +139,8 @@ class KeyApi:
         return answer
 
     def _not_ready(self, entry: Entry) -> Answer:
-        error = NotReadyError(f"the key is not held: it is {entry.state}")
+        why = f"; the last attempt: {entry.failure_code}" if entry.failure_code else ""
+        error = NotReadyError(f"the key is not held: it is {entry.state}{why}")
         return self._problem(
             "get",
             error,

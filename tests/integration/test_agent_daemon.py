@@ -1,0 +1,190 @@
+"""The daemon as a real process, with a substitute for its releaser."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.agent import substitute
+
+from skragent.client import SkragentClient, SkragentError
+
+DAEMON = Path(__file__).resolve().parents[1] / "support" / "agent_daemon.py"
+DEADLINE_SECONDS = 20.0
+KEY = b"k" * 32  # the substitute's
+
+
+class Agent:
+    """One agent in a directory of its own."""
+
+    def __init__(self, directory: Path, mode: str, *arguments: str) -> None:
+        self.socket = directory / "api.sock"
+        self.client = SkragentClient(str(self.socket))
+        config = directory / "skragent.toml"
+        config.write_text(
+            f'[agent]\napi_socket = "{self.socket}"\nmetrics_listen = ""\n'
+            '[keys.disk]\nvault = "https://v.vault.azure.net"\n'
+            f"allow = [{{ user = {os.getuid()} }}]\n"
+        )
+        self.notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.notified.bind(str(directory / "notify"))
+        self.notified.settimeout(DEADLINE_SECONDS)
+        self.process = subprocess.Popen(
+            [sys.executable, DAEMON, config, *substitute(mode, *arguments)],
+            stderr=subprocess.PIPE,
+            env=os.environ | {"NOTIFY_SOCKET": str(directory / "notify")},
+        )
+
+    def until_notified(self, what: bytes) -> None:
+        while what not in self.notified.recv(4096):
+            pass
+
+    def fetch(self) -> bytes:
+        return self.client.get_bytes("disk", "raw")
+
+    def until(self, is_so: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not is_so():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)  # noqa: TID251 - another process; nothing tells when
+
+    def holds_key(self) -> bool:
+        try:
+            return self.fetch() == KEY
+        except SkragentError:
+            return False
+
+    def trouble(self) -> str:
+        """The code that a caller is shown while there is no key."""
+        try:
+            self.fetch()
+        except SkragentError as error:
+            return error.detail
+        return ""
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
+    agents: list[Agent] = []
+
+    def begin(mode: str, *arguments: str) -> Agent:
+        directory = tmp_path / str(len(agents))
+        directory.mkdir()
+        agents.append(Agent(directory, mode, *arguments))
+        return agents[-1]
+
+    yield begin
+    for agent in agents:
+        agent.process.kill()
+        agent.process.communicate()
+        agent.notified.close()
+
+
+def test_a_released_key_is_served_and_systemd_is_told(
+    start: Callable[..., Agent],
+) -> None:
+    agent = start("release")
+    agent.until_notified(b"READY=1")
+    agent.until(agent.holds_key)
+    agent.process.send_signal(signal.SIGTERM)
+    agent.until_notified(b"STOPPING=1")
+    assert agent.process.wait(DEADLINE_SECONDS) == 0
+    assert not agent.socket.exists()
+
+
+def test_sigterm_is_obeyed_in_two_seconds_whatever_clients_and_releaser_do(
+    start: Callable[..., Agent],
+) -> None:
+    agent = start("hang")
+    agent.until_notified(b"READY=1")
+    with socket.socket(socket.AF_UNIX) as stalled:
+        stalled.connect(str(agent.socket))
+        stalled.sendall(b"GET /v1/keys HTTP/1.1\r\nHos")
+        agent.process.send_signal(signal.SIGTERM)
+        assert agent.process.wait(2.0) == 0
+
+
+def test_only_owner_and_group_may_connect(start: Callable[..., Agent]) -> None:
+    agent = start("hang")
+    agent.until_notified(b"READY=1")
+    assert stat.S_IMODE(agent.socket.stat().st_mode) == 0o660
+
+
+def test_a_second_agent_on_the_same_socket_is_refused(
+    start: Callable[..., Agent], tmp_path: Path
+) -> None:
+    first = start("release")
+    first.until_notified(b"READY=1")
+    second = subprocess.run(
+        [sys.executable, DAEMON, tmp_path / "0/skragent.toml", *substitute("hang")],
+        capture_output=True,
+        timeout=DEADLINE_SECONDS,
+        check=False,
+    )
+    assert second.stderr.startswith(b"listen.in_use")
+    first.until(first.holds_key)
+
+
+def test_a_socket_left_by_a_killed_agent_is_replaced(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "api.sock"))
+    agent = Agent(tmp_path, "release")
+    try:
+        agent.until(agent.holds_key)
+    finally:
+        agent.process.kill()
+        agent.process.communicate()
+        agent.notified.close()
+
+
+def test_a_killed_agent_takes_its_releaser_with_it(
+    start: Callable[..., Agent], tmp_path: Path
+) -> None:
+    written = tmp_path / "pid"
+    agent = start("hang", str(written))
+    agent.until(lambda: written.exists() and written.read_text() != "")
+    agent.process.kill()
+    agent.process.wait()
+    releaser = Path("/proc", written.read_text(), "stat")
+    agent.until(lambda: not releaser.exists() or ") Z " in releaser.read_text())
+
+
+def test_a_file_in_the_place_of_the_socket_is_refused_and_left(tmp_path: Path) -> None:
+    (tmp_path / "api.sock").write_text("precious")
+    agent = Agent(tmp_path, "release")
+    try:
+        _, said = agent.process.communicate(timeout=DEADLINE_SECONDS)
+    finally:
+        agent.notified.close()
+    assert said.startswith(b"listen.not_a_socket")
+    assert (tmp_path / "api.sock").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("mode", "code"),
+    [("garbage", "releaser.garbage"), ("crash-late", "releaser.crashed")],
+)
+def test_a_releaser_that_fails_leaves_the_agent_well_and_is_named(
+    start: Callable[..., Agent], mode: str, code: str
+) -> None:
+    agent = start(mode)
+    agent.until_notified(b"READY=1")
+    agent.until(lambda: code in agent.trouble())
+    assert agent.client.list_keys()[0]["state"] == "waiting"
+
+
+def test_a_fatal_failure_ends_the_agent_with_a_code_that_is_not_restarted(
+    start: Callable[..., Agent],
+) -> None:
+    agent = start("failure", "evidence.not_a_cvm", "fatal")
+    assert agent.process.wait(DEADLINE_SECONDS) == 69
+    assert agent.process.stderr is not None
+    assert b"evidence.not_a_cvm" in agent.process.stderr.read()
