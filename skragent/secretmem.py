@@ -171,11 +171,14 @@ def _require_size(fd: int, size: int) -> None:
 
 
 def _kind_of(fd: int) -> Kind:
-    """Ask the descriptor itself: only a memfd has seals."""
+    """Ask the descriptor itself; keys are written into nothing else than these two."""
     try:
         fcntl.fcntl(fd, fcntl.F_GET_SEALS)
-    except OSError:
-        return "memfd_secret"
+    except OSError:  # only a memfd has seals
+        name = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - spares an import
+        if name.startswith("/secretmem"):
+            return "memfd_secret"
+        raise SecretMemoryError("what was handed over is no secret memory") from None
     return "mlock"
 
 

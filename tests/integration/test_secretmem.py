@@ -167,6 +167,22 @@ def test_no_descriptor_is_no_arena() -> None:
     assert caught.value.code == "memory"
 
 
+def test_an_ordinary_file_is_no_arena(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(4096))
+    with pytest.raises(SecretMemoryError) as caught:
+        attach_arena(os.open(path, os.O_RDWR), 4096)
+    assert caught.value.code == "memory"
+
+
+def test_a_kernel_that_fails_otherwise_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    close = 3  # close(2) of a descriptor that is not open: EBADF
+    monkeypatch.setattr(secretmem, "_SYS_MEMFD_SECRET", close)
+    with pytest.raises(SecretMemoryError) as caught:
+        create_arena(4096)
+    assert caught.value.code == "memory"
+
+
 @pytest.mark.parametrize(("offset", "length"), [(8192, 1), (0, 8193), (-1, 1), (1, -1)])
 def test_a_view_outside_of_the_arena_is_a_mistake(
     arena: Arena, offset: int, length: int
