@@ -68,11 +68,20 @@ class Settings:
     clock: Clock = field(default_factory=Clock)
 
 
+@dataclass(frozen=True, slots=True)
+class Urls:
+    """Where clients find each service."""
+
+    imds: str
+    maa: str
+    vaults: Mapping[str, str]
+
+
 class Azure:
     """The services, running."""
 
     def __init__(
-        self, directory: Path, hardware: Hardware, settings: Settings, urls: _Urls
+        self, directory: Path, hardware: Hardware, settings: Settings, urls: Urls
     ) -> None:
         self.clock = settings.clock
         now = dt.datetime.fromtimestamp(self.clock.now(), dt.UTC)
@@ -122,7 +131,7 @@ class Azure:
             labels, directory / "ports.json", settings.ports
         )
         origins = {n: f"{LOOPBACK}:{addresses.port_of(s)}" for n, s in bound.items()}
-        urls = _Urls(
+        urls = Urls(
             imds=f"http://{origins['imds']}",
             maa=f"https://{origins['maa']}",
             vaults={p.name: f"https://{origins[p.name]}" for p in settings.vaults},
@@ -141,7 +150,7 @@ class Azure:
         cls, directory: Path, hardware: Hardware, settings: Settings
     ) -> Self:
         imds_socket, tls_socket = addresses.bind_real()
-        urls = _Urls(
+        urls = Urls(
             imds=f"http://{addresses.IMDS_ADDRESS}",
             maa=f"https://{addresses.MAA_HOST}",
             vaults={p.name: f"https://{p.host}" for p in settings.vaults},
@@ -186,7 +195,7 @@ class Azure:
         authority = {"authority": self.maa.issuer, "allOf": conditions}
         return {"version": "1.0.0", "anyOf": [authority]}
 
-    def _vault(self, plan: VaultPlan, urls: _Urls) -> Vault:
+    def _vault(self, plan: VaultPlan, urls: Urls) -> Vault:
         vault = Vault(
             plan.name,
             urls.vaults[plan.name],
@@ -220,12 +229,3 @@ class Azure:
         relay = DelayRelay(LOOPBACK, addresses.port_of(hidden), latency_seconds)
         self._listening.append(relay)
         await relay.listen(sock)
-
-
-@dataclass(frozen=True, slots=True)
-class _Urls:
-    """Where clients find each service."""
-
-    imds: str
-    maa: str
-    vaults: Mapping[str, str]

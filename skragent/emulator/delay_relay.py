@@ -38,7 +38,7 @@ class DelayRelay:
 
     async def listen(self, sock: socket.socket) -> None:
         """Relay what connects to a bound socket until `close`."""
-        self._server = await asyncio.start_server(self._relay, sock=sock)
+        self._server = await asyncio.start_server(self._accept, sock=sock)
 
     async def close(self) -> None:
         """Stop listening and cut all connections."""
@@ -48,13 +48,16 @@ class DelayRelay:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def _accept(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        task = asyncio.get_running_loop().create_task(self._relay(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def _relay(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
         established_at = asyncio.get_running_loop().time() + self._round_trip
         with contextlib.suppress(OSError):
             far_reader, far_writer = await asyncio.open_connection(*self._target)

@@ -112,9 +112,14 @@ class Service(ABC):
             answer = self.answer(request)
         except RefusalError as refusal:
             answer = self.refuse(refusal)
+        answer.headers = self.common_headers(request) | answer.headers
         if self.before_answer is not None:
             answer = await self.before_answer(request, answer)
         return answer
+
+    def common_headers(self, request: Request) -> dict[str, str]:  # noqa: ARG002 - for who overrides it
+        """Give the headers that every answer to this request carries."""
+        return {}
 
     @abstractmethod
     def answer(self, request: Request) -> Answer:

@@ -76,8 +76,7 @@ class Vault(VaultGate):
         parts = request.path.split("/")[1:]
         if parts[:1] != ["keys"]:
             raise _not_found(f"There is nothing at {request.path}.")
-        answer = self._route(request, caller, parts[1:], api_version)
-        return self._with_headers(request, answer)
+        return self._route(request, caller, parts[1:], api_version)
 
     def _route(
         self,

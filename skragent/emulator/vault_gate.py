@@ -61,16 +61,14 @@ class VaultGate(Service):
         answer = Answer.of_json(refusal.status, body, refusal.headers)
         if not refusal.message:  # the challenge to a request without a token
             answer.body = self.dialect.unauthenticated_body
-        return self._with_headers(None, answer)
+        return answer
 
-    def _with_headers(self, request: Request | None, answer: Answer) -> Answer:
+    @override
+    def common_headers(self, request: Request) -> dict[str, str]:
         headers = self.dialect.headers(latency_ms=1)
         headers["x-ms-request-id"] = str(uuid.UUID(bytes=secrets.token_bytes(16)))
-        client_id = request and request.headers.get("x-ms-client-request-id")
-        if client_id:
-            headers["x-ms-client-request-id"] = client_id
-        answer.headers = headers | answer.headers
-        return answer
+        client_id = request.headers.get("x-ms-client-request-id")
+        return headers | ({"x-ms-client-request-id": client_id} if client_id else {})
 
     def _authenticate(self, request: Request) -> dict[str, Any]:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
