@@ -152,8 +152,16 @@ def _convert(value: Any, kind: Any, path: str, problems: list[str]) -> Any:  # n
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        problems.append(f"{path}: {str(error).lower()}")
+        problems.append(f"{path}: {_in_toml_words(str(error))}")
         return None
+
+
+def _in_toml_words(message: str) -> str:
+    """Say what msgspec says of JSON, in the words of who writes TOML."""
+    words = {"`object`": "a table", "`array`": "a list", "`str`": "a string"}
+    for theirs, ours in words.items():
+        message = message.replace(theirs, ours)
+    return message[:1].lower() + message[1:]
 
 
 def _convert_table(
@@ -167,7 +175,7 @@ def _convert_table(
         return None
     before = len(problems)
     fields = {field.name: field for field in msgspec.structs.fields(kind)}
-    for name in value.keys() - fields.keys():
+    for name in sorted(value.keys() - fields.keys()):
         near = difflib.get_close_matches(name, fields, 1)
         meant = f"; did you mean `{near[0]}`?" if near else ""
         problems.append(f"{_join(path, name)}: no such setting{meant}")
