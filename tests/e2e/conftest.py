@@ -1,0 +1,42 @@
+"""One emulator for all; each test begins with it healed, and with its own agent."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.e2e import create_key
+
+from skragent.emulator.thread import EmulatorThread
+
+
+@pytest.fixture(scope="session")
+def running_emulator() -> Iterator[EmulatorThread]:
+    # Not pytest's own directory: a Unix socket's path is at most 107 bytes long.
+    with (
+        tempfile.TemporaryDirectory(prefix="skr-") as name,
+        EmulatorThread(Path(name)) as emulator,
+    ):
+        emulator.world.imds.is_limited = False  # many agents, one VM
+        create_key(emulator, "demo:RSA")
+        yield emulator
+
+
+@pytest.fixture
+def emulator(running_emulator: EmulatorThread) -> Iterator[EmulatorThread]:
+    world = running_emulator.world
+    chip = world.vm.paravisor.silicon
+    yield running_emulator
+    for service in (world.imds, world.maa, *world.vaults.values()):
+        service.heal()
+    world.vm.paravisor.silicon = chip
+    world.vm.paravisor.tamper = None
+    running_emulator.call(world.vm.reboot())
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="skr-") as name:
+        yield Path(name)

@@ -1,0 +1,194 @@
+"""The whole story on real bytes, and every way in which it must not go on."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from support.e2e import Agent, config_for, create_key
+
+from skragent.client import SkragentError
+from skragent.emulator.confidential_vm import ConfidentialVm
+from skragent.emulator.service import Answer, Request
+from skragent.emulator.silicon import Silicon
+from skragent.emulator.thread import EmulatorThread
+
+pytestmark = pytest.mark.swtpm
+
+HW_REPORT = 0x20  # where the hardware's report begins in an HCL report
+
+
+def refused_with(agent: Agent, alias: str = "demo") -> str:
+    """The code of the failure; and no key is served."""
+    code = agent.first_failure()
+    with pytest.raises(SkragentError) as caught:
+        agent.client.get_key(alias)
+    assert caught.value.code in ("serve.not_ready", "client.unreachable")
+    return code
+
+
+def test_the_served_key_is_the_vaults_own(
+    emulator: EmulatorThread, directory: Path
+) -> None:
+    stored = emulator.world.vault.store.find("demo")
+    assert stored is not None
+    material = stored.latest.material
+    assert isinstance(material, rsa.RSAPrivateKey)
+    with Agent(directory, config_for(emulator, directory, "demo")) as agent:
+        agent.until(lambda: agent.holds("demo"))
+        served = load_pem_private_key(agent.client.get_pem("demo").encode(), None)
+    assert isinstance(served, rsa.RSAPrivateKey)
+    assert served.private_numbers() == material.private_numbers()
+
+
+@pytest.mark.parametrize("kind", ["RSA-3072", "RSA-4096", "P-256", "P-384", "P-521"])
+def test_every_kind_of_key_comes_through(
+    emulator: EmulatorThread, directory: Path, kind: str
+) -> None:
+    create_key(emulator, f"k-{kind}:{kind}")
+    with Agent(directory, config_for(emulator, directory, f"k-{kind}")) as agent:
+        agent.until(lambda: agent.holds(f"k-{kind}"))
+        jwk = agent.client.get_key(f"k-{kind}").jwk
+    assert jwk["kty"] == ("RSA" if "RSA" in kind else "EC")
+
+
+def test_one_keys_trouble_does_not_touch_the_others(
+    emulator: EmulatorThread, directory: Path
+) -> None:
+    config = config_for(emulator, directory, "demo", "no-such-key")
+    with Agent(directory, config) as agent:
+        agent.until(lambda: agent.holds("demo"))
+        assert agent.first_failure() == "release.not_found"
+        assert not agent.holds("no-such-key")
+
+
+def test_another_vtpm_cannot_use_this_vms_report(
+    emulator: EmulatorThread, directory: Path
+) -> None:
+    (directory / "vm").mkdir()
+    report = (emulator.world.directory / "hcl-report.bin").read_bytes()
+    other = emulator.call(ConfidentialVm.start(directory / "vm"))
+    try:
+        other.paravisor.tamper = lambda _: report
+        emulator.call(other.paravisor.refresh())
+        config = config_for(emulator, directory, "demo", tcti=other.tcti)
+        with Agent(directory, config) as agent:
+            assert refused_with(agent) == "evidence.ak_mismatch"
+    finally:
+        emulator.call(other.close())
+
+
+def test_a_pcr_that_changes_after_attestation_closes_the_wrapping_key(
+    emulator: EmulatorThread, directory: Path
+) -> None:
+    async def extend_first(_: Request, answer: Answer) -> Answer:
+        await emulator.world.vm.extend_pcr(7, b"evil")
+        return answer
+
+    emulator.world.vault.before_answer = extend_first
+    with Agent(directory, config_for(emulator, directory, "demo")) as agent:
+        assert refused_with(agent) == "evidence.pcr_changed"
+
+
+def another_chip(emulator: EmulatorThread) -> Silicon:
+    now = datetime.now(UTC)  # noqa: TID251 - certificates for now
+    return emulator.call(Silicon.mint(now=now, root=emulator.world.vm.silicon.root))
+
+
+def test_a_report_of_another_chip_is_refused(
+    emulator: EmulatorThread, directory: Path
+) -> None:
+    vm = emulator.world.vm
+    endorsements = vm.thim_answer()
+    emulator.world.imds.mutate("thim", lambda _: endorsements)
+    vm.paravisor.silicon = another_chip(emulator)
+    emulator.call(vm.paravisor.refresh())
+    with Agent(directory, config_for(emulator, directory, "demo")) as agent:
+        assert refused_with(agent) == "endorsements.chip"
+
+
+def test_a_report_that_another_chip_signed_in_this_ones_name_is_refused(
+    emulator: EmulatorThread, directory: Path
+) -> None:
+    vm = emulator.world.vm
+    ours, other = vm.silicon, another_chip(emulator)
+
+    def sign_again(report: bytes) -> bytes:
+        data = report[HW_REPORT + 0x50 : HW_REPORT + 0x90]  # REPORT_DATA
+        forged = other.attest(data, chip_id=ours.chip_id)
+        return report[:HW_REPORT] + forged + report[HW_REPORT + len(forged) :]
+
+    vm.paravisor.tamper = sign_again
+    emulator.call(vm.paravisor.refresh())
+    with Agent(directory, config_for(emulator, directory, "demo")) as agent:
+        assert refused_with(agent) == "evidence.signature"
+
+
+def test_a_policy_that_the_token_does_not_meet_denies_the_release(
+    emulator: EmulatorThread, directory: Path
+) -> None:
+    create_key(emulator, "strict:P-256")
+    store = emulator.world.vault.store
+    stored = store.find("strict")
+    assert stored is not None
+    policy = stored.policy.replace(b"azure-compliant-cvm", b"azure-compliant-uvm")
+    assert policy != stored.policy
+    store.save(dataclasses.replace(stored, policy=policy))
+    with Agent(directory, config_for(emulator, directory, "strict")) as agent:
+        assert refused_with(agent, "strict") == "release.denied.policy"
+
+
+def test_a_wrapping_key_swapped_in_the_token_is_noticed_before_the_vault_is_asked(
+    emulator: EmulatorThread, directory: Path
+) -> None:
+    foreign = rsa.generate_private_key(65537, 2048).public_key().public_numbers()
+    n = base64.urlsafe_b64encode(foreign.n.to_bytes(256, "big")).rstrip(b"=").decode()
+    jwk = {"kty": "RSA", "kid": "x", "key_ops": ["encrypt"], "e": "AQAB", "n": n}
+
+    def put_first(claims: dict[str, Any]) -> dict[str, Any]:
+        changed: dict[str, Any] = json.loads(json.dumps(claims))
+        changed["x-ms-runtime"]["keys"].insert(0, jwk)
+        return changed
+
+    emulator.world.maa.mutate("claims", put_first)
+    begin = len(emulator.world.requests)
+    with Agent(directory, config_for(emulator, directory, "demo")) as agent:
+        assert refused_with(agent) == "token.wrapping_key"
+    asked = emulator.world.requests[begin:]
+    assert not [r for r in asked if "release" in r.target and r.status == 200]
+
+
+def test_an_agent_that_is_killed_takes_the_real_releaser_with_it(
+    emulator: EmulatorThread, directory: Path
+) -> None:
+    async def hang(_: Request, answer: Answer) -> Answer:
+        await emulator.world.vm.extend_pcr(23, b"seen")  # the releaser is under way
+        children.extend(children_of(agent.process.pid))
+        agent.process.kill()
+        return answer
+
+    children: list[int] = []
+    with Agent(directory, config_for(emulator, directory, "demo")) as agent:
+        emulator.world.maa.before_answer = hang
+        agent.process.wait(20)
+        assert children
+        agent.until(lambda: not any(is_running(pid) for pid in children))
+
+
+def children_of(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(word) for word in text.split()]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False

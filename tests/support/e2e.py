@@ -1,0 +1,91 @@
+"""The installed command against the whole emulator."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from skragent.client import SkragentClient, SkragentError
+from skragent.emulator.key_specs import parse_key_spec
+
+if TYPE_CHECKING:
+    from skragent.emulator.thread import EmulatorThread
+
+DEADLINE_SECONDS = 30.0
+SKRAGENT = (sys.executable, "-I", "-m", "skragent.cli.main")
+
+
+class Agent:
+    """`skragent run` on a configuration, in a directory of its own."""
+
+    def __init__(self, directory: Path, config: str) -> None:
+        self.socket = directory / "api.sock"
+        self.client = SkragentClient(str(self.socket))
+        self.log = directory / "agent.log"
+        (directory / "skragent.toml").write_text(config)
+        self.began = time.monotonic()
+        with self.log.open("wb") as sink:
+            self.process = subprocess.Popen(
+                [*SKRAGENT, "run", "--config", directory / "skragent.toml"],
+                stdout=sink,
+                stderr=sink,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(DEADLINE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def until(self, is_so: Callable[[], bool]) -> None:
+        """Wait for something that another process does."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not is_so():
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.01)  # noqa: TID251 - another process; nothing tells when
+
+    def holds(self, alias: str) -> bool:
+        """Tell whether it serves the key; whatever else it says is no error here."""
+        try:
+            self.client.get_key(alias)
+        except SkragentError:
+            return False
+        return True
+
+    def first_failure(self) -> str:
+        """Wait for the first failure that the log names, and give its code."""
+
+        def codes() -> list[str]:
+            return re.findall(r" code=(\S+)", self.log.read_text())
+
+        self.until(lambda: bool(codes()) or self.process.poll() is not None)
+        return (codes() or ["none"])[0]
+
+
+def config_for(
+    emulator: EmulatorThread, directory: Path, *aliases: str, **other: str
+) -> str:
+    """Write a configuration for one test's agent: these keys, its own socket.
+
+    `other` replaces values by setting, such as `tcti`.
+    """
+    text = emulator.world.config_text(aliases, api_socket=directory / "api.sock")
+    for name, value in other.items():
+        text, count = re.subn(rf'(?m)^{name} = ".*"$', f'{name} = "{value}"', text)
+        assert count == 1
+    return text
+
+
+def create_key(emulator: EmulatorThread, spec: str) -> None:
+    """Create an exportable key that this VM's attestation releases."""
+    emulator.world.create_key(parse_key_spec(spec))
