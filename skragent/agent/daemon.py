@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from skragent.serving import Access
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_RELEASER_SECONDS = 0.5
 _RANDOM_BITS = 53  # of a float's mantissa
 
 
@@ -54,8 +55,13 @@ class World:
     metrics_socket: socket.socket | None
 
 
-def serve(world: World, launched: Launch) -> int:
-    """Run until a signal or a FATAL error; gives the exit code."""
+def serve(world: World, launched: Launch | None) -> int:
+    """Run until a signal or a FATAL error; gives the exit code.
+
+    Args:
+        world: what the daemon lives in.
+        launched: the first job, where it is under way already.
+    """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_Daemon(world).run(launched))
 
@@ -81,7 +87,7 @@ class _Daemon:
             chance=_chance,
         )
 
-    async def run(self, launched: Launch) -> int:
+    async def run(self, launched: Launch | None) -> int:
         """Live."""
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
@@ -111,7 +117,11 @@ class _Daemon:
         await asyncio.gather(*(server.close() for server in servers))
         self._keyring.wipe()
         stopping.cancel()
-        return await self._outcome(supervising)
+        # The releaser was killed long ago by now; one that waits in the kernel is left.
+        await asyncio.wait({supervising}, timeout=_RELEASER_SECONDS)
+        if not supervising.done():
+            return exit_codes.OK
+        return self._outcome(supervising)
 
     def _stop(self, number: signal.Signals) -> None:
         for each in _SIGNALS:  # the next one is the kernel's to act on, at once
@@ -120,15 +130,15 @@ class _Daemon:
         log(Event.STOPPED, f"stopping on {number.name}")
         self._stopping.set()
 
-    async def _outcome(self, supervising: asyncio.Task[None]) -> int:
-        try:
-            await supervising
-        except SkrAgentError as error:
-            if self._stopping.is_set():
-                return exit_codes.OK
+    def _outcome(self, supervising: asyncio.Task[None]) -> int:
+        error = supervising.exception()
+        if isinstance(error, SkrAgentError):
             hint = f" {error.hint}" if error.hint else ""
             log(Event.FATAL, f"{error.message}.{hint}", code=error.code)
             return exit_codes.exit_code_of(error)
+        if error is not None:
+            log(Event.FATAL, "a bug of ours; please report it", error=error)
+            return exit_codes.SOFTWARE
         return exit_codes.OK
 
 

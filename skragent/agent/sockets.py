@@ -31,9 +31,15 @@ class ApiSocket:
     """api.sock, bound; a context manager that removes what it made."""
 
     def __init__(self, path: str, inherited: socket.socket | None = None) -> None:
-        self.sock = inherited if inherited is not None else _bind(Path(path))
-        self._path = None if inherited is not None else Path(path)
-        self._inode = None if self._path is None else self._path.stat().st_ino
+        self._path: Path | None = None
+        self._inode = 0
+        if inherited is not None:
+            _require_listener(inherited)
+            self.sock = inherited
+        else:
+            self.sock = _bind(Path(path))
+            self._path = Path(path)
+            self._inode = self._path.stat().st_ino
 
     def __enter__(self) -> Self:
         return self
@@ -99,7 +105,7 @@ def _make_way(path: Path) -> None:
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
+            _unlink(path)
             return
         except OSError as error:
             raise _failure(str(path), error) from error
@@ -108,6 +114,24 @@ def _make_way(path: Path) -> None:
         code="listen.in_use",
         hint="`systemctl status skragent` tells whether the service runs.",
     )
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _failure(str(path), error) from error
+
+
+def _require_listener(sock: socket.socket) -> None:
+    """Refuse a unit file that hands over something else than our socket."""
+    is_ours = (sock.family, sock.type) == (socket.AF_UNIX, socket.SOCK_STREAM)
+    if not is_ours or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise ListenError(
+            "the socket that was handed over is no listening Unix stream socket",
+            code="listen.inherited",
+            hint=f"FileDescriptorName={API_SOCKET_NAME} needs ListenStream=PATH.",
+        )
 
 
 @contextlib.contextmanager

@@ -175,6 +175,8 @@ class Supervisor:
             self._put(alias, lifecycle.failed(self.lives[alias], error.disposition))
 
     def _wait_after(self, error: SkrAgentError, failures: int) -> float:
+        if self._stopping.is_set():
+            return 0.0  # we killed it ourselves: nobody's failure
         seconds = backoff.wait_seconds(
             error,
             failures=failures,

@@ -27,6 +27,7 @@ The key goes to stdout as it is, without a newline that is not part of it.
 
 exit status:
   0   done
+  69  it cannot be had so: in this format or version, say
   73  the output file cannot be written
   75  not now: the agent has not got it yet, or does not run
   77  there is no such key, or it is not for you: the agent does not tell which
@@ -67,18 +68,24 @@ def add_parser(
         metavar="FILE",
         help="write to FILE (mode 0600, replaced as a whole) instead of stdout",
     )
-    parser.add_argument(
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
         "--socket",
         metavar="PATH",
         default=DEFAULT_SOCKET,
         help=f"the agent's socket (default: {DEFAULT_SOCKET})",
+    )
+    where.add_argument(
+        "--config",
+        metavar="FILE",
+        help="take the socket's path from the agent's configuration",
     )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Fetch and write; gives the exit code."""
-    client = SkragentClient(arguments.socket)
+    client = SkragentClient(_socket_path(arguments))
 
     def fetch() -> bytes:
         return client.get_bytes(arguments.key, arguments.format, arguments.version)
@@ -100,6 +107,15 @@ def run(arguments: argparse.Namespace) -> int:
         )
         return exit_codes.CANTCREAT
     return exit_codes.OK
+
+
+def _socket_path(arguments: argparse.Namespace) -> str:
+    path: str = arguments.socket
+    if arguments.config is None:
+        return path
+    from skragent.cli.config_file import load_config  # noqa: PLC0415 - seldom needed
+
+    return load_config(arguments.config).agent.api_socket
 
 
 def _seconds(text: str) -> float:

@@ -10,10 +10,11 @@ import argparse
 import importlib
 import os
 import sys
+import traceback
 from typing import TYPE_CHECKING, Final
 
 from skragent import __version__
-from skragent.agent.exit_codes import INTERRUPTED, exit_code_of
+from skragent.agent.exit_codes import INTERRUPTED, SOFTWARE, exit_code_of
 from skragent.errors import SkrAgentError
 
 if TYPE_CHECKING:
@@ -49,7 +50,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Who read us has gone, which is their right; nothing may be said any more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:  # noqa: BLE001 - the last stop: no traceback for a user
+        _apologize(error)
+        return SOFTWARE
     return code
+
+
+def _apologize(error: Exception) -> None:
+    """Say where a bug of ours is; not what it says: that could be anything."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
+    print(f"skragent: internal: {type(error).__name__} at {place}", file=sys.stderr)
+    print("  This is a bug: please report it.", file=sys.stderr)
 
 
 def _build_parser(words: list[str]) -> argparse.ArgumentParser:
