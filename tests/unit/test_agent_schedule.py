@@ -6,8 +6,8 @@ from support.agent import BOOTTIME, NOW, released_key
 
 from skragent.agent import lifecycle, schedule
 from skragent.agent.lifecycle import Admission, KeyLife
-from skragent.keyring import KeyState
 from skragent.errors import Disposition
+from skragent.keyring import KeyState
 
 HELD = lifecycle.released(released_key(), began_at=BOOTTIME, life_seconds=100.0)
 

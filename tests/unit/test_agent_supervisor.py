@@ -23,11 +23,11 @@ from support.agent import (
 
 from skragent.agent import backoff, lifecycle
 from skragent.agent.jobs import key_requests
-from skragent.keyring import KeyState
 from skragent.agent.runner import Release
 from skragent.agent.supervisor import Supervisor
 from skragent.errors import ReleaserError, SkrAgentError
 from skragent.job import FailedKey, Failure, Result
+from skragent.keyring import KeyState
 from skragent.secretmem import create_arena
 
 if TYPE_CHECKING:

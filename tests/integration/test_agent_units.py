@@ -1,0 +1,58 @@
+"""The unit files: systemd understands them, and they agree with the code."""
+
+from __future__ import annotations
+
+import configparser
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from skragent.agent import exit_codes
+from skragent.agent.sockets import API_SOCKET_NAME
+from skragent.config import AgentConfig
+from skragent.job import ARENA_BYTES_PER_KEY, MAX_KEYS
+
+UNITS = Path(__file__).resolve().parents[2] / "systemd"
+
+
+def read(name: str) -> configparser.ConfigParser:
+    unit = configparser.ConfigParser(interpolation=None, strict=False)
+    unit.read(UNITS / name)
+    return unit
+
+
+def test_systemd_finds_no_fault(tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("needs systemd-analyze")
+    for unit in UNITS.iterdir():  # the command of the package is not installed here
+        text = unit.read_text().replace("/usr/bin/skragent", "/bin/true")
+        (tmp_path / unit.name).write_text(text)
+    outcome = subprocess.run(
+        [analyze, "verify", *sorted(tmp_path.iterdir())],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    about_ours = [line for line in outcome.stderr.splitlines() if "skragent" in line]
+    assert about_ours == []
+
+
+def test_systemd_does_not_restart_what_time_cannot_mend() -> None:
+    prevented = read("skragent.service")["Service"]["RestartPreventExitStatus"].split()
+    assert prevented == [str(exit_codes.UNAVAILABLE), str(exit_codes.CONFIG)]
+
+
+def test_the_units_socket_is_the_one_that_the_agent_looks_for() -> None:
+    unit = read("skragent.socket")["Socket"]
+    assert unit["FileDescriptorName"] == API_SOCKET_NAME
+    assert unit["ListenStream"] == AgentConfig().api_socket
+    assert unit["SocketMode"] == "0660"
+
+
+def test_the_memory_that_may_be_locked_suffices_for_two_jobs_of_all_keys() -> None:
+    limit = read("skragent.service")["Service"]["LimitMEMLOCK"]
+    assert limit == "64M"
+    assert 2 * MAX_KEYS * ARENA_BYTES_PER_KEY < 64 * 1024 * 1024

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from skragent.agent import exit_codes
+from skragent.errors import (
+    ConfigError,
+    Disposition,
+    ListenError,
+    SkrAgentError,
+    TransportError,
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError(["x"]), os.EX_CONFIG),
+        (ListenError("x"), os.EX_OSERR),
+        (SkrAgentError("x"), os.EX_SOFTWARE),
+        (TransportError("x"), os.EX_TEMPFAIL),
+        (SkrAgentError("x", code="evidence.not_a_cvm"), os.EX_UNAVAILABLE),
+        (
+            SkrAgentError("x", code="token.refused", disposition=Disposition.DENIED),
+            os.EX_NOPERM,
+        ),
+    ],
+)
+def test_an_error_ends_a_command_with_its_own_code(
+    error: SkrAgentError, code: int
+) -> None:
+    assert exit_codes.exit_code_of(error) == code
+
+
+def test_every_disposition_has_an_exit_code() -> None:
+    for disposition in Disposition:
+        error = SkrAgentError("x", code="x", disposition=disposition)
+        assert exit_codes.exit_code_of(error) != exit_codes.OK

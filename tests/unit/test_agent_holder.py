@@ -1,0 +1,160 @@
+"""What the supervisor decided, as workloads, scrapers and the journal see it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import pytest
+from support.agent import NOW, VERSION, FakeClock, attestation, released_key
+
+from skragent.agent import lifecycle
+from skragent.agent.holder import Holder
+from skragent.agent.lifecycle import Admission, KeyLife
+from skragent.errors import Disposition, SkrAgentError
+from skragent.keyring import Keyring, KeyState
+from skragent.observe import Counters
+from skragent.secretmem import Arena, create_arena
+
+KEY = b"\xa5" * 32
+
+
+class Status:
+    """Stands for systemd."""
+
+    line = ""
+
+    def status(self, line: str) -> None:
+        self.line = line
+
+
+@dataclass
+class World:
+    keyring: Keyring
+    counters: Counters
+    holder: Holder
+    status: Status
+    arena: Arena
+
+    def hold(self) -> None:
+        self.holder.hold(released_key("disk"), self.arena, attestation())
+
+    def let_go(self, state: KeyState) -> None:
+        self.holder.changed("disk", KeyLife(state=state))
+
+
+@pytest.fixture
+def world(caplog: pytest.LogCaptureFixture) -> World:
+    caplog.set_level(logging.INFO)
+    keyring, counters, status = Keyring(["disk"]), Counters(("disk",)), Status()
+    arena = create_arena(4096)
+    arena.view(0, 32)[:] = KEY
+    holder = Holder(keyring, counters, FakeClock(), status)  # type: ignore[arg-type]
+    return World(keyring, counters, holder, status, arena)
+
+
+def denied() -> SkrAgentError:
+    return SkrAgentError(
+        "no", code="release.denied", disposition=Disposition.DENIED, hint="Ask."
+    )
+
+
+def test_a_key_that_is_held_is_served(world: World) -> None:
+    world.hold()
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert entry.key is not None
+    assert entry.key.forms["raw"] == KEY
+    assert entry.key.released_at == NOW
+
+
+def test_a_key_that_is_let_go_is_wiped(world: World) -> None:
+    world.hold()
+    world.let_go(KeyState.DENIED)
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert entry.key is None
+    assert world.arena.view(0, 32) == bytes(32)
+
+
+def test_a_stale_key_is_served_as_that(world: World) -> None:
+    world.hold()
+    world.let_go(KeyState.STALE)
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert entry.key is not None
+    assert entry.state is KeyState.STALE
+
+
+def test_the_status_line_counts_and_names_the_trouble(world: World) -> None:
+    world.holder.key_failed("disk", denied(), 3)
+    assert world.status.line == "0 of 1 keys held; release.denied"
+    world.hold()
+    assert world.status.line == "1 of 1 keys held"
+
+
+def test_why_a_key_is_not_held_and_when_it_is_asked_for_again_is_kept(
+    world: World,
+) -> None:
+    world.holder.key_failed("disk", denied(), 3)
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert (entry.failure_code, entry.retry_at) == ("release.denied", NOW + 3)
+
+
+def test_a_failed_job_is_why_every_missing_key_is_missing(world: World) -> None:
+    world.holder.job_failed(denied(), 3)
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert entry.failure_code == "release.denied"
+
+
+def test_a_failed_job_is_no_fault_of_a_key_that_is_held(world: World) -> None:
+    world.hold()
+    world.holder.job_failed(denied(), 3)
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert entry.failure_code == ""
+
+
+def test_a_key_that_is_not_valid_yet_says_so(world: World) -> None:
+    world.holder.not_admitted(released_key("disk"), Admission.NOT_YET)
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert entry.failure_code == "release.not_yet_valid"
+
+
+def test_everything_is_counted(world: World) -> None:
+    world.hold()
+    world.hold()  # under the same token
+    world.holder.key_failed("disk", denied(), 3)
+    world.holder.job_failed(SkrAgentError("x", code="transport.timeout"), 3)
+    assert world.counters.releases["disk", "success", ""] == 2
+    assert world.counters.releases["disk", "denied", "release.denied"] == 1
+    assert world.counters.attestations["success", ""] == 1
+    assert world.counters.attestations["error", "transport.timeout"] == 1
+    assert world.counters.memory_kind == world.arena.kind
+
+
+def test_the_journal_names_version_and_hint_and_never_the_key(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.hold()
+    world.holder.key_failed("disk", denied(), 3)
+    world.let_go(KeyState.DENIED)
+    said = "\n".join(str(vars(record)) for record in caplog.records)
+    assert VERSION in said
+    assert "no. Ask. Next attempt in 3 s." in said
+    assert "a5a5" not in said
+    assert repr(KEY)[2:-1] not in said
+
+
+def test_what_is_released_again_is_current(world: World) -> None:
+    world.hold()
+    world.let_go(KeyState.STALE)
+    world.hold()
+    life = lifecycle.released(released_key(), began_at=0, life_seconds=1)
+    world.holder.changed("disk", life)
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert entry.state is KeyState.CURRENT
