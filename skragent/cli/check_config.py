@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         config = load_config(arguments.config)
     except ConfigError as error:
         return _refuse(error.problems)
-    problems = _missing_files(config)
+    problems = _judge_files(config)
     try:
         resolve_access(config.keys)
     except ConfigError as error:
@@ -47,7 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _refuse(problems)
     for warning in _warnings(config):
         print(f"warning: {warning}")
-    print(f"ok: {len(config.keys)} keys: {', '.join(config.keys)}")
+    count = len(config.keys)
+    print(f"ok: {count} key{'s' * (count != 1)}: {', '.join(config.keys)}")
     return exit_codes.OK
 
 
@@ -57,12 +57,26 @@ def _refuse(problems: list[str]) -> int:
     return exit_codes.CONFIG
 
 
-def _missing_files(config: Config) -> list[str]:
-    return [
-        f"trust.{name}: {path}: cannot be read"
-        for name in ("amd_roots", "tls_roots", "release_roots")
-        if (path := getattr(config.trust, name)) and not os.access(path, os.R_OK)
-    ]
+def _judge_files(config: Config) -> list[str]:
+    problems = []
+    for name in ("amd_roots", "tls_roots", "release_roots"):
+        path = getattr(config.trust, name)
+        problem = _judge_certificates(Path(path)) if path else ""
+        if problem:
+            problems.append(f"trust.{name}: {path}: {problem}")
+    return problems
+
+
+def _judge_certificates(path: Path) -> str:
+    from cryptography import x509  # noqa: PLC0415 - most configurations name no file
+
+    try:
+        x509.load_pem_x509_certificates(path.read_bytes())
+    except OSError as error:
+        return error.strerror or "cannot be read"
+    except ValueError:
+        return "no certificates in PEM"
+    return ""
 
 
 def _warnings(config: Config) -> list[str]:

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from skragent.agent import exit_codes
+from skragent.cli.main import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEY = f"""
+[vtpm]
+tcti = "swtpm:path=/nowhere"
+[keys.disk]
+vault = "https://v.vault.azure.net"
+allow = [{{ user = {os.getuid()} }}]
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return tmp_path / "skragent.toml"
+
+
+def check(config: Path, text: str) -> int:
+    config.write_text(text)
+    return main(["check-config", "--config", str(config)])
+
+
+def test_a_good_configuration_is_ok(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(config, KEY) == exit_codes.OK
+    assert capsys.readouterr().out == "ok: 1 key: disk\n"
+
+
+def test_every_problem_is_printed_with_its_place(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = '[agent]\napi_socket = "s"\n' + KEY.replace("https", "http")
+    assert check(config, text) == exit_codes.CONFIG
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.split("\n")] == [
+        "agent.api_socket",
+        "keys.disk.vault",
+        "",
+    ]
+
+
+def test_users_that_this_machine_does_not_know_and_files_that_are_not_there(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = '[trust]\ntls_roots = "/nowhere.pem"\n' + KEY.replace(
+        str(os.getuid()), '"no-such-user"'
+    )
+    assert check(config, text) == exit_codes.CONFIG
+    said = capsys.readouterr().out
+    assert "trust.tls_roots: /nowhere.pem: " in said
+    assert "keys.disk.allow[0].user: " in said
+
+
+def test_a_file_that_is_no_certificate_is_a_problem(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ca.pem").write_text("hello")
+    text = f'[trust]\nrelease_roots = "{tmp_path}/ca.pem"\n' + KEY
+    assert check(config, text) == exit_codes.CONFIG
+    assert "trust.release_roots: " in capsys.readouterr().out
+
+
+def test_a_missing_tpm_and_a_key_for_nobody_are_warnings(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = KEY.replace("swtpm:path=", "device:").replace("allow", "# allow")
+    assert check(config, text) == exit_codes.OK
+    said = capsys.readouterr().out
+    assert "warning: vtpm.tcti: /nowhere" in said
+    assert "warning: keys.disk.allow" in said
+    assert said.endswith("ok: 1 key: disk\n")
+
+
+def test_a_file_that_is_not_text_is_a_problem(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_bytes(b"\xff")
+    assert main(["check-config", "--config", str(config)]) == exit_codes.CONFIG
+    assert "not UTF-8" in capsys.readouterr().out

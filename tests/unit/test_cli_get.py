@@ -1,0 +1,177 @@
+"""`skragent get` against a substitute of the agent: a socket with fixed answers."""
+
+from __future__ import annotations
+
+import socket
+import stat
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from skragent.agent import exit_codes
+from skragent.cli.main import main
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+KEY = b"\x00the key\xff"
+
+
+def key(body: bytes = KEY) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+def problem(status: int, code: str) -> bytes:
+    body = b'{"code": "%b", "detail": "because"}' % code.encode()
+    return b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body)
+
+
+@contextmanager
+def agent(path: Path, *answers: bytes) -> Iterator[list[bytes]]:
+    """Give these answers to as many requests; yields the requests."""
+    requests: list[bytes] = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.settimeout(10)
+
+        def serve() -> None:
+            for answer in answers:
+                connection, _ = listener.accept()
+                with connection:
+                    requests.append(connection.recv(4096))
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield requests
+        thread.join()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "s"
+
+
+def get(path: Path, *more: str) -> int:
+    return main(["get", "disk", "--socket", str(path), *more])
+
+
+def test_the_key_goes_to_stdout_as_it_is(
+    path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    with agent(path, key()):
+        assert get(path, "--format", "raw") == exit_codes.OK
+    assert capfdbinary.readouterr() == (KEY, b"")
+
+
+@pytest.mark.parametrize(
+    ("form", "media_type"),
+    [
+        ("jwk", b"application/jwk+json"),
+        ("pem", b"application/x-pem-file"),
+        ("der", b"application/pkcs8"),
+        ("raw", b"application/octet-stream"),
+    ],
+)
+def test_the_format_is_asked_for(
+    path: Path, tmp_path: Path, form: str, media_type: bytes
+) -> None:
+    with agent(path, key()) as requests:
+        get(path, "--format", form, "--output", str(tmp_path / "out"))
+    assert b"Accept: " + media_type in requests[0]
+
+
+def test_the_version_is_asked_for(path: Path, tmp_path: Path) -> None:
+    with agent(path, key()) as requests:
+        get(path, "--version", "abc", "--output", str(tmp_path / "out"))
+    assert requests[0].startswith(b"GET /v1/keys/disk?version=abc ")
+
+
+def test_the_socket_may_be_taken_from_the_configuration(
+    path: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    config = tmp_path / "skragent.toml"
+    config.write_text(
+        f'[agent]\napi_socket = "{path}"\n[keys.disk]\nvault = "https://v.example"\n'
+    )
+    with agent(path, key()):
+        assert main(["get", "disk", "--config", str(config)]) == exit_codes.OK
+    assert capfdbinary.readouterr().out == KEY
+
+
+def test_an_output_file_is_for_its_owner_alone(path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with agent(path, key()):
+        assert get(path, "--output", str(out)) == exit_codes.OK
+    assert out.read_bytes() == KEY
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+
+
+def test_an_output_file_is_replaced_as_a_whole(path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.write_text("before")
+    out.chmod(0o644)
+    with out.open() as reader, agent(path, key()):
+        get(path, "--output", str(out))
+        assert reader.read() == "before"
+    assert out.read_bytes() == KEY
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+
+
+def test_an_output_that_cannot_be_written_leaves_nothing_behind(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    with agent(path, key()):
+        code = get(path, "--output", str(tmp_path / "out"))
+    assert code == exit_codes.CANTCREAT
+    assert "output: " in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "s"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (problem(404, "serve.denied"), exit_codes.NOPERM),
+        (problem(503, "serve.not_ready"), exit_codes.TEMPFAIL),
+        (problem(406, "serve.not_acceptable"), exit_codes.UNAVAILABLE),
+        (b"nonsense\r\n\r\n", exit_codes.UNAVAILABLE),
+    ],
+)
+def test_a_refusal_has_its_exit_code(
+    path: Path, answer: bytes, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with agent(path, answer):
+        assert get(path) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("skragent: ")
+
+
+def test_without_an_agent_it_is_said_where_there_is_none(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert get(path) == exit_codes.TEMPFAIL
+    assert str(path) in capsys.readouterr().err
+
+
+def test_waiting_ends_when_the_key_is_there(
+    path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    not_yet = problem(503, "serve.not_ready")
+    with agent(path, not_yet, not_yet, key()):
+        assert get(path, "--wait", "10") == exit_codes.OK
+    assert capfdbinary.readouterr().out == KEY
+
+
+def test_waiting_does_not_wait_for_what_will_not_come(path: Path) -> None:
+    with agent(path, problem(404, "serve.denied")):
+        assert get(path, "--wait", "10") == exit_codes.NOPERM
+
+
+def test_waiting_ends_at_its_deadline(path: Path) -> None:
+    assert get(path, "--wait", "0.02") == exit_codes.TEMPFAIL
