@@ -54,6 +54,10 @@ class Agent:
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.01)  # noqa: TID251 - another process; nothing tells when
 
+    def seconds(self) -> float:
+        """Tell how long ago it was started."""
+        return time.monotonic() - self.began
+
     def holds(self, alias: str) -> bool:
         """Tell whether it serves the key; whatever else it says is no error here."""
         try:
