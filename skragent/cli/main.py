@@ -68,7 +68,6 @@ def _build_parser(words: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="skragent",
         description="Secure Key Release for everyone on an Azure confidential VM.",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=20),
         epilog="`skragent COMMAND --help` tells more of each.",
     )
     parser.add_argument("--version", action="version", version=__version__)

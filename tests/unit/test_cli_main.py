@@ -40,7 +40,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     said = capsys.readouterr().out
-    assert all(re.search(rf"(?m)^ +{command} +\w", said) for command in COMMANDS)
+    assert all(re.search(rf"(?m)^ +{command}\b", said) for command in COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
