@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from skragent.config import MAX_CONFIG_BYTES, Config, parse_config
+from skragent.config import MAX_CONFIG_BYTES, Config, parse_config, too_long
 from skragent.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,11 +32,15 @@ def load_config(path: str) -> Config:
     """
     try:
         with Path(path).open("rb") as file:
-            text = file.read(MAX_CONFIG_BYTES + 1).decode()
+            raw = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
         raise ConfigError(
             [f"{path}: {error.strerror or error}"], code="config.unreadable"
         ) from error
+    if len(raw) > MAX_CONFIG_BYTES:  # what was read of it is not what was meant
+        raise too_long()
+    try:
+        text = raw.decode()
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: not UTF-8"], code="config.syntax") from error
     return parse_config(text)

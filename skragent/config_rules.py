@@ -1,0 +1,169 @@
+"""What a configuration's types cannot say: ranges, paths, origins, names.
+
+Pure: a `Config` in, problems out, each one sentence behind its key path. Nothing here
+asks whether what is named exists. No problem repeats more than a short, printable
+piece of a value, and none repeats an address with a user or password in it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import TYPE_CHECKING, Final
+
+from skragent.job import MAX_KEYS
+
+if TYPE_CHECKING:
+    from skragent.config import Config, KeyConfig, LimitsConfig
+
+MAX_SHOWN: Final = 80
+_MAX_SHOWN_BITS: Final = 128
+_MAX_SOCKET_PATH_BYTES: Final = 107  # sockaddr_un.sun_path with its NUL: unix(7)
+_TRUST_FILES: Final = ("amd_roots", "tls_roots", "release_roots")
+_MAX_WHO: Final = 256
+_MAX_HOST: Final = 253
+_MAX_PORT: Final = 2**16 - 1
+
+_ALIAS: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_VAULT_KEY_NAME: Final = re.compile(r"[0-9A-Za-z-]{1,127}")  # Key Vault: object-name
+_VERSION: Final = re.compile(r"[0-9a-f]{32}")  # Key Vault: object-version
+_TCTI: Final = re.compile(r"(device|swtpm|mssim|tabrmd|cmd)(:[^\x00-\x1f\x7f]*)?")
+_UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+_LABEL: Final = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST: Final = re.compile(rf"{_LABEL}(\.{_LABEL})*")
+_AUTHORITY: Final = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]{1,5}))?")
+
+
+def shown(value: object) -> str:
+    """Make a piece of a value fit to be printed: short, and on one line."""
+    if isinstance(value, int) and value.bit_length() > _MAX_SHOWN_BITS:
+        return "a very large number"  # str() refuses more than 4300 digits
+    text = str(value)
+    if len(text) > MAX_SHOWN:
+        text = f"{text[: MAX_SHOWN - 32]}…{text[-31:]}"  # TOML: the place is last
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def judge(config: Config) -> list[str]:
+    """Find every problem."""
+    problems = _judge_paths(config) + _judge_limits(config.limits)
+    if config.agent.metrics_listen and not _is_host_port(config.agent.metrics_listen):
+        problems.append("agent.metrics_listen: must be HOST:PORT, or empty for none")
+    if config.attestation.endpoint != "auto":
+        problems += _judge_origin("attestation.endpoint", config.attestation.endpoint)
+    if config.identity.client_id and not _UUID.fullmatch(config.identity.client_id):
+        problems.append("identity.client_id: must be a UUID, or empty")
+    if not _TCTI.fullmatch(config.vtpm.tcti):
+        problems.append(
+            "vtpm.tcti: must be a TCTI string such as device:/dev/tpmrm0"
+            " or swtpm:path=/run/tpm.sock"
+        )
+    problems += _judge_origin("imds.endpoint", config.imds.endpoint, scheme="http")
+    if len(config.keys) > MAX_KEYS:
+        problems.append(f"keys: at most {MAX_KEYS} keys, these are {len(config.keys)}")
+    for alias, key in config.keys.items():
+        problems += _judge_key(alias, key)
+    return problems
+
+
+def _judge_paths(config: Config) -> list[str]:
+    """Refuse relative paths: what they mean would depend on who starts us."""
+    optional = {f"trust.{n}": getattr(config.trust, n) for n in _TRUST_FILES}
+    optional["vtpm.tcg_log"] = config.vtpm.tcg_log
+    paths = {"agent.api_socket": config.agent.api_socket}
+    paths |= {name: path for name, path in optional.items() if path}
+    problems = [
+        f"{name}: must be an absolute path, not `{shown(path)}`"
+        for name, path in paths.items()
+        if not path.startswith("/") or not path.isprintable()
+    ]
+    if len(config.agent.api_socket.encode()) > _MAX_SOCKET_PATH_BYTES:
+        problems.append(
+            f"agent.api_socket: a socket's path has at most {_MAX_SOCKET_PATH_BYTES}"
+            " bytes"
+        )
+    return problems
+
+
+def _judge_limits(limits: LimitsConfig) -> list[str]:
+    problems = []
+    if not 0.1 <= limits.request_timeout_seconds <= 300:  # noqa: PLR2004 - said right below
+        problems.append("limits.request_timeout_seconds: must be from 0.1 to 300")
+    if not 1 <= limits.job_timeout_seconds <= 3600:  # noqa: PLR2004 - said right below
+        problems.append("limits.job_timeout_seconds: must be from 1 to 3600")
+    return problems
+
+
+def _judge_key(alias: str, key: KeyConfig) -> list[str]:
+    path = f"keys.{shown(alias)}"
+    problems = _judge_origin(f"{path}.vault", key.vault)
+    if not _ALIAS.fullmatch(alias):
+        problems.append(
+            f"{path}: a key's name is 1 to 64 letters, digits, `-` and `_`,"
+            " and begins with a letter or digit"
+        )
+    name = key.name or alias
+    if not _VAULT_KEY_NAME.fullmatch(name):
+        problems.append(
+            f"{path}.name: `{shown(name)}` is no vault key name"
+            " (1 to 127 letters, digits and `-`)"
+        )
+    if key.version and not _VERSION.fullmatch(key.version):
+        problems.append(f"{path}.version: must be 32 lower-case hex digits, or empty")
+    for i, rule in enumerate(key.allow):
+        if rule.user is None and rule.group is None:
+            problems.append(f"{path}.allow[{i}]: names nobody; give `user` or `group`")
+        problems += [
+            f"{path}.allow[{i}].{member}: no such {member}: `{shown(who)}`"
+            for member in ("user", "group")
+            if (who := getattr(rule, member)) is not None and not _is_who(who)
+        ]
+    return problems
+
+
+def _is_who(who: str | int) -> bool:
+    if isinstance(who, int):
+        return 0 <= who < 2**32 - 1  # the last one is no id: chown(2)
+    return 0 < len(who) <= _MAX_WHO and who.isprintable()
+
+
+def _judge_origin(path: str, url: str, *, scheme: str = "https") -> list[str]:
+    """Accept scheme, host, maybe a port: nothing that would be ignored, or mended.
+
+    Not urlsplit: it drops line breaks, and cannot tell `https://h?` from `https://h`.
+    """
+    start = f"{scheme}://"
+    if url.startswith(start) and _is_authority(url[len(start) :].removesuffix("/")):
+        return []
+    what = "" if "@" in url else f", not `{shown(url)}`"
+    return [f"{path}: must be {start}HOST[:PORT] and nothing after it{what}"]
+
+
+def _is_authority(text: str) -> bool:
+    match = _AUTHORITY.fullmatch(text)
+    if match is None:
+        return False
+    host, port = match.groups()
+    is_port = port is None or 0 < int(port) <= _MAX_PORT
+    if host.startswith("["):
+        return is_port and _is_ipv6(host[1:-1])
+    return is_port and _is_host(host)
+
+
+def _is_host_port(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    is_port = re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) <= _MAX_PORT
+    if host.startswith("[") and host.endswith("]"):
+        return bool(is_port) and _is_ipv6(host[1:-1])
+    return bool(is_port) and (_is_host(host) or _is_ipv6(host))
+
+
+def _is_host(text: str) -> bool:
+    return len(text) <= _MAX_HOST and _HOST.fullmatch(text) is not None
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return ipaddress.IPv6Address(text).scope_id is None
+    except ValueError:
+        return False
