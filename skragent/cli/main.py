@@ -10,7 +10,6 @@ import argparse
 import importlib
 import os
 import sys
-import traceback
 from typing import TYPE_CHECKING, Final
 
 from skragent import __version__
@@ -58,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _apologize(error: Exception) -> None:
     """Say where a bug of ours is; not what it says: that could be anything."""
+    import traceback  # noqa: PLC0415 - every start of the agent would wait for it
+
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
     print(f"skragent: internal: {type(error).__name__} at {place}", file=sys.stderr)

@@ -1,0 +1,162 @@
+"""A supervisor with a clock that the test moves and jobs that the test decides."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from support.agent import (
+    MID_JITTER,
+    NOW,
+    TOKEN_LIFE_SECONDS,
+    FakeClock,
+    attestation,
+    make_config,
+    released_key,
+    run,
+    settle,
+)
+
+from skragent.agent.jobs import key_requests
+from skragent.agent.runner import Release
+from skragent.agent.supervisor import Supervisor
+from skragent.errors import SkrAgentError
+from skragent.job import FailedKey, Failure, Result
+from skragent.secretmem import create_arena
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from skragent.agent.launch import Launch
+    from skragent.agent.lifecycle import Admission, KeyLife
+    from skragent.job import Attestation, KeyRequest, ReleasedKey
+    from skragent.keyring import KeyState
+    from skragent.secretmem import Arena
+
+
+@dataclass
+class Jobs:
+    """Answers each key with its failure, if it has one; else it is released."""
+
+    clock: FakeClock
+    arena: Arena
+    failures: dict[str, Failure] = field(default_factory=dict)
+    keys: dict[str, ReleasedKey] = field(default_factory=dict)
+    whole: Failure | SkrAgentError | None = None
+    asked: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)
+    expires_at: float = NOW + TOKEN_LIFE_SECONDS
+
+    async def run(
+        self, keys: Sequence[KeyRequest], *, launched: Launch | None = None
+    ) -> Release:
+        del launched
+        self.asked.append((self.clock.boot, tuple(key.alias for key in keys)))
+        if isinstance(self.whole, SkrAgentError):
+            raise self.whole
+        return Release(self._result(keys), self.arena, self.clock.boot)
+
+    def _result(self, keys: Sequence[KeyRequest]) -> Result:
+        if isinstance(self.whole, Failure):
+            return Result(failure=self.whole)
+        return Result(
+            attestation=attestation(expires_at=self.expires_at),
+            released=tuple(
+                self.keys.get(key.alias, released_key(key.alias))
+                for key in keys
+                if key.alias not in self.failures
+            ),
+            failed=tuple(
+                FailedKey(alias=key.alias, failure=self.failures[key.alias])
+                for key in keys
+                if key.alias in self.failures
+            ),
+        )
+
+
+@dataclass
+class Holder:
+    """Remembers what it was told, and so what would be served."""
+
+    held: dict[str, ReleasedKey] = field(default_factory=dict)
+    states: dict[str, KeyState] = field(default_factory=dict)
+    waits: list[float] = field(default_factory=list)
+    codes: list[str] = field(default_factory=list)
+
+    def hold(self, key: ReleasedKey, arena: Arena, attestation: Attestation) -> None:
+        del arena, attestation
+        self.held[key.alias] = key
+
+    def not_admitted(self, key: ReleasedKey, admission: Admission) -> None:
+        del key
+        self.codes.append(admission.value)
+
+    def changed(self, alias: str, life: KeyLife) -> None:
+        self.states[alias] = life.state
+        if not life.is_held:
+            self.held.pop(alias, None)
+
+    def key_failed(self, alias: str, error: SkrAgentError, seconds: float) -> None:
+        del alias
+        self.codes.append(error.code)
+        self.waits.append(seconds)
+
+    def job_failed(self, error: SkrAgentError, seconds: float) -> None:
+        self.codes.append(error.code)
+        self.waits.append(seconds)
+
+
+@dataclass
+class World:
+    clock: FakeClock
+    jobs: Jobs
+    holder: Holder
+    supervisor: Supervisor
+    task: asyncio.Task[None]
+
+    @property
+    def times(self) -> list[float]:
+        """When jobs began, counted from the first one."""
+        return [moment - self.jobs.asked[0][0] for moment, _ in self.jobs.asked]
+
+
+def supervise(
+    test: Callable[[World], Coroutine[Any, Any, None]],
+    *aliases: str,
+    chance: float = MID_JITTER,
+    **jobs: Any,  # noqa: ANN401 - the fields of Jobs
+) -> World:
+    """Run `test` beside a supervisor of these keys."""
+
+    async def both() -> World:
+        clock, holder = FakeClock(), Holder()
+        world = Jobs(clock, create_arena(4096), **jobs)
+        supervisor = Supervisor(
+            key_requests(make_config(*aliases or ("disk",))),
+            jobs=world,
+            holder=holder,
+            clock=clock,
+            chance=lambda: chance,
+        )
+        task = asyncio.create_task(supervisor.run())
+        await settle()
+        together = World(clock, world, holder, supervisor, task)
+        try:
+            await test(together)
+        finally:
+            supervisor.stop()
+            await asyncio.gather(task, return_exceptions=True)
+        return together
+
+    return run(both())
+
+
+async def nothing(world: World) -> None:
+    del world
+
+
+def passing(seconds: float) -> Callable[[World], Coroutine[Any, Any, None]]:
+    async def test(world: World) -> None:
+        await world.clock.advance(seconds)
+
+    return test
