@@ -138,7 +138,9 @@ def _key_path(name: str, version: str | None) -> str:
 def _quote(text: str) -> str:
     """Percent-encode all but unreserved characters (RFC 3986 §2.3)."""
     return "".join(
-        chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in text.encode()
+        chr(byte) if byte in _UNRESERVED else f"%{byte:02X}"
+        # Python's words for bytes of the command line that are no text, too.
+        for byte in text.encode(errors="surrogatepass")
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
 import tempfile
@@ -119,9 +120,12 @@ def _socket_path(arguments: argparse.Namespace) -> str:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
     if not 0 <= seconds <= 86400:  # noqa: PLR2004 - a day; more is a mistake
-        raise argparse.ArgumentTypeError("from 0 to 86400 seconds")
+        raise argparse.ArgumentTypeError("must be from 0 to 86400")
     return seconds
 
 
@@ -147,6 +151,8 @@ def _exit_code_of(error: SkragentError) -> int:
 
 def _write(key: bytes, output: str | None) -> None:
     if output is None:
+        if sys.stdout is None:  # started with it closed
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         if sys.stdout.isatty():
             print("skragent: a private key follows on this terminal", file=sys.stderr)
         sys.stdout.buffer.write(key)

@@ -13,7 +13,13 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from skragent import __version__
-from skragent.agent.exit_codes import INTERRUPTED, SOFTWARE, exit_code_of
+from skragent.agent.exit_codes import (
+    CANTCREAT,
+    INTERRUPTED,
+    OK,
+    SOFTWARE,
+    exit_code_of,
+)
 from skragent.errors import SkrAgentError
 
 if TYPE_CHECKING:
@@ -33,11 +39,13 @@ _COMMANDS: Final = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    return _write_out(_run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _run(words: list[str]) -> int:
     try:
         namespace = _build_parser(words).parse_args(words)
         code: int = namespace.run(namespace)
-        sys.stdout.flush()
     except SkrAgentError as error:
         print(f"skragent: {error.code}: {error.message}", file=sys.stderr)
         if error.hint:
@@ -46,12 +54,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Who read us has gone, which is their right; nothing may be said any more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return OK  # who read us has gone, which is their right
     except Exception as error:  # noqa: BLE001 - the last stop: no traceback for a user
         _apologize(error)
         return SOFTWARE
+    return code
+
+
+def _write_out(code: int) -> int:
+    """Write what was printed; the interpreter would end with 120 where that fails."""
+    if sys.stdout is None:  # started with it closed
+        return code
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if code == OK and not isinstance(error, BrokenPipeError):
+            print(f"skragent: output: stdout: {error.strerror}", file=sys.stderr)
+            return CANTCREAT
     return code
 
 

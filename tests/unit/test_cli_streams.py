@@ -1,0 +1,145 @@
+"""The commands where a stream, an argument or a file is not as usual."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.serving import ALIAS, FORMS, held_key, ring_with
+from support.serving_server import serving
+
+from skragent.agent import exit_codes
+from skragent.cli.main import main
+from skragent.config import MAX_CONFIG_BYTES
+from skragent.job import Form
+
+GOOD = (
+    '[vtpm]\ntcti = "swtpm"\n[keys.disk]\nvault = "https://v.example"\n'
+    f"allow = [{{ user = {os.getuid()} }}]\n"
+)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "skragent.toml"
+    path.write_text(GOOD)
+    return path
+
+
+def shell(redirection: str, *words: str) -> tuple[int, str]:
+    """Run a command with a stream redirected; gives its exit code and its stderr."""
+    outcome = subprocess.run(
+        [
+            *("sh", "-c", f'"$@" {redirection}', "sh"),
+            *(sys.executable, "-I", "-m", "skragent.cli.main", *words),
+        ],
+        stderr=subprocess.PIPE,
+        timeout=30,
+        check=False,
+    )
+    return outcome.returncode, outcome.stderr.decode()
+
+
+def test_a_command_may_run_with_its_stdout_closed(config: Path) -> None:
+    assert shell(">&-", "check-config", "--config", str(config)) == (0, "")
+
+
+def test_output_that_does_not_fit_is_told_in_one_line(config: Path) -> None:
+    code, said = shell(">/dev/full", "check-config", "--config", str(config))
+    assert code == exit_codes.CANTCREAT
+    assert said == "skragent: output: stdout: No space left on device\n"
+
+
+@pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
+def test_a_key_that_could_not_be_written_to_stdout_is_told_in_one_line(
+    tmp_path: Path, redirection: str
+) -> None:
+    with serving(tmp_path, ring_with(held_key())) as server:
+        code, said = shell(redirection, "get", ALIAS, "--socket", str(server.path))
+    assert code == exit_codes.CANTCREAT
+    assert re.fullmatch(r"skragent: output: stdout: [A-Za-z ]+\n", said)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_real_api_gives_every_format_as_it_is(tmp_path: Path, form: Form) -> None:
+    out = tmp_path / "out"
+    words = ["--format", form, "--output", str(out)]
+    with serving(tmp_path, ring_with(held_key())) as server:
+        assert main(["get", ALIAS, "--socket", str(server.path), *words]) == 0
+    assert out.read_bytes() == FORMS[form]
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("other", exit_codes.NOPERM),
+        ("\udcff", exit_codes.NOPERM),
+        ("waiting", exit_codes.TEMPFAIL),
+    ],
+)
+def test_the_real_api_refuses_with_the_exit_code_that_help_tells(
+    tmp_path: Path, name: str, code: int
+) -> None:
+    ring = ring_with(held_key(), waiting=["waiting"])
+    with serving(tmp_path, ring) as server:
+        assert main(["get", name, "--socket", str(server.path)]) == code
+
+
+def test_a_directory_that_is_not_there_cannot_be_written_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "none" / "key"
+    with serving(tmp_path, ring_with(held_key())) as server:
+        words = ["--socket", str(server.path), "--output", str(out)]
+        assert main(["get", ALIAS, *words]) == exit_codes.CANTCREAT
+    said = capsys.readouterr()
+    assert said.err == f"skragent: output: {out}: No such file or directory\n"
+    assert said.out == ""
+
+
+def test_a_wait_that_is_no_number_is_told_in_words_for_people(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["get", "k", "--wait", "soon"])
+    assert caught.value.code == exit_codes.USAGE
+    assert "argument --wait: must be from 0 to 86400" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("filler", ["#", "ä"])
+def test_a_file_that_is_too_long_is_not_used_in_part(
+    config: Path, filler: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(GOOD + "#" + filler * MAX_CONFIG_BYTES)
+    assert main(["check-config", "--config", str(config)]) == exit_codes.CONFIG
+    assert "longer than" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "codes"),
+    [
+        ("run", (exit_codes.UNAVAILABLE, exit_codes.OSERR, exit_codes.CONFIG)),
+        (
+            "get",
+            (
+                exit_codes.UNAVAILABLE,
+                exit_codes.CANTCREAT,
+                exit_codes.TEMPFAIL,
+                exit_codes.NOPERM,
+            ),
+        ),
+        ("check-config", (exit_codes.CONFIG,)),
+        ("report", (1, exit_codes.USAGE)),
+    ],
+)
+def test_help_names_the_exit_codes(
+    command: str, codes: tuple[int, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    _, _, said = capsys.readouterr().out.lower().partition("exit status")
+    assert all(re.search(rf"\b{code}\b", said) for code in codes)
