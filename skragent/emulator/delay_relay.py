@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,6 +26,20 @@ if TYPE_CHECKING:
 _SEGMENT_BYTES = 1448  # Ethernet's 1500 less IP, TCP and its timestamps
 _INITIAL_WINDOW_BYTES = 10 * _SEGMENT_BYTES  # RFC 6928
 _READ_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One direction of a connection, and what is on the way in it."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    not_before: float
+    pieces: asyncio.Queue[tuple[float, bytes]] = field(default_factory=asyncio.Queue)
+
+    def put(self, due: float, piece: bytes) -> None:
+        """Let a piece arrive at a time."""
+        self.pieces.put_nowait((due, piece))
 
 
 class DelayRelay:
@@ -59,70 +74,63 @@ class DelayRelay:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         established_at = asyncio.get_running_loop().time() + self._round_trip
-        with contextlib.suppress(OSError):
-            far_reader, far_writer = await asyncio.open_connection(*self._target)
-            with contextlib.closing(far_writer), contextlib.closing(writer):
-                await asyncio.gather(
-                    self._pump(reader, far_writer, established_at),
-                    self._pump(far_reader, writer, 0.0),
+        with contextlib.closing(writer):
+            try:
+                far_reader, far_writer = await asyncio.open_connection(*self._target)
+            except OSError:
+                return
+            with contextlib.closing(far_writer):
+                await self._both_ways(
+                    _Way(reader, far_writer, established_at),
+                    _Way(far_reader, writer, 0.0),
                 )
 
-    async def _pump(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        not_before: float,
-    ) -> None:
-        """Carry one direction, half a round trip late, within the window."""
-        loop = asyncio.get_running_loop()
-        on_the_way: deque[tuple[float, bytes]] = deque()
-        acknowledgements: deque[tuple[float, int]] = deque()
-        arrived = asyncio.Event()
-        deliverer = asyncio.create_task(self._deliver(on_the_way, arrived, writer))
-        window, in_flight = _INITIAL_WINDOW_BYTES, 0
+    async def _both_ways(self, there: _Way, back: _Way) -> None:
+        """Carry both directions until both have ended or one breaks."""
         try:
-            while data := await reader.read(_READ_BYTES):
-                offset = 0
-                while offset < len(data):
-                    while acknowledgements and (
-                        acknowledgements[0][0] <= loop.time() or in_flight >= window
-                    ):
-                        due, size = acknowledgements.popleft()
-                        await _sleep_until(due)
-                        in_flight -= size
-                        window += size
-                    piece = data[offset : offset + window - in_flight]
-                    offset += len(piece)
-                    in_flight += len(piece)
-                    sent_at = max(loop.time(), not_before)
-                    on_the_way.append((sent_at + self._round_trip / 2, piece))
-                    acknowledgements.append((sent_at + self._round_trip, len(piece)))
-                    arrived.set()
-            on_the_way.append((loop.time() + self._round_trip / 2, b""))
-            arrived.set()
-            await deliverer
-        finally:
-            deliverer.cancel()
+            async with asyncio.TaskGroup() as group:
+                for way in (there, back):
+                    group.create_task(self._send(way))
+                    group.create_task(_deliver(way))
+        except* OSError:
+            pass  # a peer is gone, and so is the connection
 
-    async def _deliver(
-        self,
-        on_the_way: deque[tuple[float, bytes]],
-        arrived: asyncio.Event,
-        writer: asyncio.StreamWriter,
-    ) -> None:
-        """Hand over what is due; an empty piece is the end of the stream."""
-        while True:
-            await arrived.wait()
-            arrived.clear()
-            while on_the_way:
-                due, piece = on_the_way.popleft()
-                await _sleep_until(due)
-                if not piece:
-                    if writer.can_write_eof():
-                        writer.write_eof()
-                    return
-                writer.write(piece)
-                await writer.drain()
+    async def _send(self, way: _Way) -> None:
+        """Put what arrives on its way, within the window."""
+        loop = asyncio.get_running_loop()
+        acknowledgements: deque[tuple[float, int]] = deque()
+        window, in_flight = _INITIAL_WINDOW_BYTES, 0
+        while data := await way.reader.read(_READ_BYTES):
+            offset = 0
+            while offset < len(data):
+                while acknowledgements and (
+                    acknowledgements[0][0] <= loop.time() or in_flight >= window
+                ):
+                    due, size = acknowledgements.popleft()
+                    await _sleep_until(due)
+                    in_flight -= size
+                    window += size
+                piece = data[offset : offset + window - in_flight]
+                offset += len(piece)
+                in_flight += len(piece)
+                sent_at = max(loop.time(), way.not_before)
+                acknowledgements.append((sent_at + self._round_trip, len(piece)))
+                way.put(sent_at + self._round_trip / 2, piece)
+        sent_at = max(loop.time(), way.not_before)
+        way.put(sent_at + self._round_trip / 2, b"")
+
+
+async def _deliver(way: _Way) -> None:
+    """Hand over what is due; an empty piece is the end of the stream."""
+    while True:
+        due, piece = await way.pieces.get()
+        await _sleep_until(due)
+        if not piece:
+            if way.writer.can_write_eof():
+                way.writer.write_eof()
+            return
+        way.writer.write(piece)
+        await way.writer.drain()
 
 
 async def _sleep_until(due: float) -> None:

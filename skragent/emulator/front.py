@@ -92,9 +92,17 @@ class Front:
 
     async def close(self) -> None:
         """Stop listening and end all connections."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        if self._runner is None:
+            return
+        server = self._runner.server
+        transports = [c.transport for c in server.connections] if server else []
+        await self._runner.cleanup()
+        self._runner = None
+        for transport in transports:
+            if transport is not None:
+                # TLS's goodbye would wait for clients that do not answer it.
+                transport.abort()
+        await asyncio.sleep(0)  # lets the transports close their sockets
 
     def _tls_context(self) -> ssl.SSLContext | None:
         """Build a context that presents the certificate of the name asked for."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -87,7 +87,7 @@ class KeyStore:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._keys = {
-            key.name: key
+            key.name.lower(): key
             for path in sorted(directory.glob("*.json"))
             for key in [_decode(path.read_bytes())]
         }
@@ -101,8 +101,14 @@ class KeyStore:
         return sorted(self._keys)
 
     def find(self, name: str) -> StoredKey | None:
-        """Find a key; names do not tell case apart."""
-        return self._keys.get(name.lower())
+        """Find a key; names do not tell case apart.
+
+        What it gives is the caller's: a change counts once it is saved.
+        """
+        key = self._keys.get(name.lower())
+        if key is None:
+            return None
+        return replace(key, versions=[replace(v) for v in key.versions])
 
     def save(self, key: StoredKey) -> None:
         """Keep a key, new or changed."""

@@ -15,7 +15,7 @@ import json
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -28,7 +28,10 @@ from cryptography.x509.oid import NameOID
 
 from skragent.emulator.azure import Azure, Settings, Urls
 from skragent.emulator.clock import Clock
-from skragent.emulator.service import Answer, Request
+from skragent.emulator.service import Answer, Request, Service
+
+Json: TypeAlias = Any  # what json.loads gives, or takes
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 VM_ID = "D3FD4B09-37A3-40D5-8F2A-EA80762213CC"
@@ -64,29 +67,26 @@ def vcek_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP384R1())
 
 
-def _cert(
-    subject: str, issuer: str, key: Any, signer: Any, *, pss: bool = True
-) -> x509.CertificateBuilder:
-    del signer, pss
+def _cert(subject: str, issuer: str, key: PrivateKey) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
         .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
         .public_key(key.public_key())
         .serial_number(7)
-        .not_valid_before(NOW - dt.timedelta(days=10))
-        .not_valid_after(NOW + dt.timedelta(days=2000))
+        .not_valid_before(NOW - dt.timedelta(days=1000))
+        .not_valid_after(NOW + dt.timedelta(days=36500))
     )
 
 
-def _pem(builder: x509.CertificateBuilder, signer: Any) -> str:
+def _pem(builder: x509.CertificateBuilder, signer: rsa.RSAPrivateKey) -> str:
     cert = builder.sign(signer, hashes.SHA384(), rsa_padding=_PSS)
     return cert.public_bytes(Encoding.PEM).decode()
 
 
 def vcek_pem(tcb: dict[str, int] = _TCB, chip: bytes = _CHIP) -> str:
     """Mint a VCEK certificate with AMD's extensions."""
-    builder = _cert("SEV-VCEK", "SEV-Milan", vcek_key(), None)
+    builder = _cert("SEV-VCEK", "SEV-Milan", vcek_key())
     extensions = {"2": b"\x16\x08Milan-B0", "4": chip}
     for oid, value in tcb.items():
         content = value.to_bytes(value.bit_length() // 8 + 1, "big")
@@ -102,12 +102,12 @@ def vcek_pem(tcb: dict[str, int] = _TCB, chip: bytes = _CHIP) -> str:
 @functools.cache
 def ark_pem() -> str:
     key = rsa_key("ark")
-    return _pem(_cert("ARK-Milan", "ARK-Milan", key, key), key)
+    return _pem(_cert("ARK-Milan", "ARK-Milan", key), key)
 
 
 @functools.cache
 def ask_pem() -> str:
-    return _pem(_cert("SEV-Milan", "ARK-Milan", rsa_key("ask"), None), rsa_key("ark"))
+    return _pem(_cert("SEV-Milan", "ARK-Milan", rsa_key("ask")), rsa_key("ark"))
 
 
 def tpm2b(data: bytes) -> bytes:
@@ -127,8 +127,11 @@ def attest(kind: int, body: bytes) -> bytes:
     """Write a TPMS_ATTEST with an empty qualifyingData."""
     signer = b"\0\x0b" + bytes(32)
     clock = struct.pack(">QIIB", 1, 2, 3, 1) + bytes(8)
-    return struct.pack(">IH", 0xFF544347, kind) + tpm2b(signer) + tpm2b(b"") + (
-        clock + body
+    return (
+        struct.pack(">IH", 0xFF544347, kind)
+        + tpm2b(signer)
+        + tpm2b(b"")
+        + (clock + body)
     )
 
 
@@ -254,14 +257,12 @@ class SoftwareVm:
 
     def tpm_info(self) -> dict[str, Any]:
         """Write TpmInfo; all values are bytes, PCR values too."""
-        ak = rsa_public_area(
-            rsa_key(self.ak), self.ak_attributes, b"", b"\0\x14\0\x0b"
-        )
+        ak = rsa_public_area(rsa_key(self.ak), self.ak_attributes, b"", b"\0\x14\0\x0b")
         public = self.wrapping_public()
         name = b"\0\x0b" + hashlib.sha256(public).digest()
         quote = attest(0x8018, self.tpml + tpm2b(self.pcr_digest))
         certify = attest(0x8017, tpm2b(name) + tpm2b(name))
-        cert = _cert("vm.TrustedVM", "vTPM CA", rsa_key(self.ak), None).sign(
+        cert = _cert("vm.TrustedVM", "vTPM CA", rsa_key(self.ak)).sign(
             rsa_key("vtpm-ca"), hashes.SHA256()
         )
         return {
@@ -313,7 +314,7 @@ class SoftwareVm:
         }
 
 
-def encode_bytes(value: Any) -> Any:
+def encode_bytes(value: Json) -> Json:
     """Write every bytes value in standard base64."""
     if isinstance(value, bytes):
         return b64(value)
@@ -353,9 +354,7 @@ def verify_jws(token: str, cert_der: bytes) -> None:
     signed, _, signature = token.rpartition(".")
     key = x509.load_der_x509_certificate(cert_der).public_key()
     assert isinstance(key, rsa.RSAPublicKey)
-    key.verify(
-        unb64u(signature), signed.encode(), padding.PKCS1v15(), hashes.SHA256()
-    )
+    key.verify(unb64u(signature), signed.encode(), padding.PKCS1v15(), hashes.SHA256())
 
 
 def unwrap(
@@ -371,7 +370,9 @@ def unwrap(
 def make_azure(directory: Path, vm: SoftwareVm | None = None) -> Azure:
     """Build the services, at rest at 2026-01-01, without any socket."""
     clock = Clock(NOW.timestamp())
-    urls = Urls("http://imds.test", ISSUER, {"skragent-demo": VAULT, "skragent-hsm": HSM})
+    urls = Urls(
+        "http://imds.test", ISSUER, {"skragent-demo": VAULT, "skragent-hsm": HSM}
+    )
     azure = Azure(directory, vm or SoftwareVm(), Settings(clock=clock), urls)
     azure.imds.is_limited = False
     return azure
@@ -384,7 +385,7 @@ def attest_guest(azure: Azure, info: dict[str, Any]) -> Answer:
 
 
 def ask(
-    service: Any,
+    service: Service,
     method: str,
     target: str,
     body: object = None,

@@ -1,8 +1,8 @@
 """The TCG event log, replayed (TCG PC Client Platform Firmware Profile, §10).
 
 A log shorter than one event header holds no event and is judged like an empty one,
-which clients without a log send. Anything longer must parse to its last byte and, for
-every PCR that it has events of, replay to the value that was quoted.
+which clients without a log send. Anything longer must parse to its last byte and
+replay to every PCR that was quoted.
 """
 
 from __future__ import annotations
@@ -35,20 +35,26 @@ class _Event:
 class EventLog:
     """A log that parsed: the PCR values it leads to, and whether secure boot was on."""
 
+    is_empty: bool
     pcrs: dict[int, bytes]
     secure_boot: bool | None  # None: the log does not say
 
     def verify_replays_to(self, quoted: dict[int, bytes]) -> None:
-        """Demand that each PCR with events has the quoted value, or refuse."""
-        for index, value in self.pcrs.items():
-            if index in quoted and quoted[index] != value:
+        """Demand that each quoted PCR is what the log's events make of it, or refuse.
+
+        A PCR without events must still be as a reset leaves it.
+        """
+        if self.is_empty:
+            return
+        for index, value in quoted.items():
+            if self.pcrs.get(index, bytes(_DIGEST_BYTES)) != value:
                 raise invalid(f"TcgLogs does not replay to PCR{index}.")
 
 
 def parse_event_log(data: bytes) -> EventLog:
     """Parse and replay a log, or refuse it."""
     if len(data) < _HEADER_BYTES:
-        return EventLog({}, None)
+        return EventLog(is_empty=True, pcrs={}, secure_boot=None)
     reader = Reader(data, "TcgLogs", "little")
     algorithms = _parse_spec_id(reader)
     pcrs: dict[int, bytes] = {}
@@ -58,7 +64,7 @@ def parse_event_log(data: bytes) -> EventLog:
         _extend(pcrs, event)
         if secure_boot is None:
             secure_boot = _secure_boot_of(event)
-    return EventLog(pcrs, secure_boot)
+    return EventLog(is_empty=False, pcrs=pcrs, secure_boot=secure_boot)
 
 
 def _parse_spec_id(reader: Reader) -> dict[int, int]:

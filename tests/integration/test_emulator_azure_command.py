@@ -1,0 +1,118 @@
+"""`skragent emulator`, as a person starts and stops it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import pytest
+
+from skragent.config import parse_config
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.swtpm
+
+_COMMAND = [sys.executable, "-I", "-m", "skragent.cli.main", "emulator", "--dir"]
+_SECONDS = 60
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    # Short, for it holds sockets.
+    with tempfile.TemporaryDirectory(prefix="skr") as name:
+        yield Path(name)
+
+
+class Running:
+    """The command in a process of its own, up to READY."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [*_COMMAND, str(directory), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout
+        self.said: list[str] = []
+        for line in self.process.stdout:
+            self.said.append(line.rstrip())
+            if self.said[-1] == "READY":
+                return
+        raise AssertionError(self.process.communicate())
+
+    def stop(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        _, self.complaints = self.process.communicate(timeout=_SECONDS)
+        return self.process.returncode
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_says_where_everything_is_and_ends_cleanly(
+    directory: Path, number: signal.Signals
+) -> None:
+    with Running(directory) as running:
+        config = parse_config((directory / "skragent.toml").read_text())
+        text = "\n".join(running.said)
+        for value in (
+            config.vtpm.tcti,
+            config.attestation.endpoint,
+            config.imds.endpoint,
+            config.keys["demo"].vault,
+            config.trust.tls_roots,
+        ):
+            assert value in text
+        assert running.stop(number) == 0
+        assert running.complaints == ""
+    assert not list(directory.rglob("*.sock"))
+
+
+def test_keys_that_are_asked_for_are_made_once(directory: Path) -> None:
+    for _ in range(2):
+        with Running(directory, "--key", "a:P-384", "--key", "b:oct") as running:
+            config = parse_config((directory / "skragent.toml").read_text())
+            assert set(config.keys) == {"a", "b"}
+            assert running.stop(signal.SIGTERM) == 0
+    files = sorted((directory / "keys").rglob("*.json"))
+    assert [file.name for file in files] == ["a.json", "b.json"]
+
+
+def test_second_emulator_in_a_directory_is_refused(directory: Path) -> None:
+    with Running(directory) as running:
+        second = subprocess.run(
+            [*_COMMAND, str(directory)],
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+        assert second.returncode != 0
+        assert "emulator.in_use" in second.stderr
+        assert running.stop(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("key", ["a:DSA", "no_such name", ":RSA"])
+def test_key_that_cannot_be_is_refused(directory: Path, key: str) -> None:
+    outcome = subprocess.run(
+        [*_COMMAND, str(directory), "--key", key],
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+        check=False,
+    )
+    assert outcome.returncode != 0
+    assert "emulator.key" in outcome.stderr

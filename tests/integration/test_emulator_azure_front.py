@@ -1,0 +1,148 @@
+"""The sockets of the emulated services: hosts, TLS names, limits, delays."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import requests
+from support.azure import SoftwareVm
+
+from skragent.emulator import addresses
+from skragent.emulator.azure import Azure, Settings
+from skragent.emulator.service import Answer, Request
+from skragent.emulator.thread import LoopThread
+from skragent.errors import SkrAgentError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_LATENCY_SECONDS = 0.06
+
+
+def _running(directory: Path, settings: Settings | None = None) -> LoopThread[Azure]:
+    return LoopThread(
+        lambda: Azure.start(directory, SoftwareVm(), settings),
+        lambda azure: azure.close(),
+    )
+
+
+def _origin(azure: Azure, path: str) -> str:
+    return f"{azure.maa.issuer}{path}"
+
+
+def test_header_without_a_space_reaches_imds(tmp_path: Path) -> None:
+    with _running(tmp_path) as thread:
+        port = int(thread.world.imds_url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(
+                b"GET /metadata/THIM/amd/certification HTTP/1.1\r\n"
+                b"Host: 169.254.169.254\r\nAccept: */*\r\nMetadata:true\r\n\r\n"
+            )
+            assert connection.recv(64).startswith(b"HTTP/1.1 200 ")
+
+
+def test_ports_are_the_same_after_a_restart(tmp_path: Path) -> None:
+    with _running(tmp_path) as thread:
+        first = (thread.world.maa.issuer, thread.world.imds_url)
+    with _running(tmp_path) as thread:
+        assert (thread.world.maa.issuer, thread.world.imds_url) == first
+
+
+def test_taken_port_is_an_error_that_says_so(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        ports = {"maa": other.getsockname()[1]}
+        with (
+            pytest.raises(SkrAgentError) as caught,
+            _running(tmp_path, Settings(ports=ports)),
+        ):
+            pass
+    assert caught.value.code == "emulator.address"
+
+
+def test_body_beyond_the_limit_is_refused(tmp_path: Path) -> None:
+    with _running(tmp_path) as thread:
+        azure = thread.world
+        url = _origin(azure, "/attest/AzureGuest?api-version=2020-10-01")
+        answer = requests.post(
+            url, data=b"x" * (5 << 20), verify=str(azure.ca_path), timeout=10
+        )
+        assert answer.status_code == 413
+
+
+def test_hook_can_replace_an_answer(tmp_path: Path) -> None:
+    async def unavailable(_: Request, answer: Answer) -> Answer:
+        answer.status = 503
+        return answer
+
+    with _running(tmp_path) as thread:
+        azure = thread.world
+        azure.maa.before_answer = unavailable
+        url, ca = _origin(azure, "/certs"), str(azure.ca_path)
+        assert requests.get(url, verify=ca, timeout=10).status_code == 503
+        azure.heal()
+        assert requests.get(url, verify=ca, timeout=10).status_code == 200
+        assert [r.status for r in azure.requests] == [503, 200]
+
+
+def test_each_round_trip_costs_the_latency(tmp_path: Path) -> None:
+    settings = Settings(latency_seconds=_LATENCY_SECONDS)
+    with _running(tmp_path, settings) as thread, requests.Session() as session:
+        azure = thread.world
+        session.trust_env = False
+        session.verify = str(azure.ca_path)
+        spent = []
+        for _ in range(2):
+            began = time.perf_counter()
+            session.get(_origin(azure, "/certs"), timeout=10).raise_for_status()
+            spent.append(time.perf_counter() - began)
+    # TCP, TLS 1.3 and the request; then the request alone.
+    assert spent[0] >= 3 * _LATENCY_SECONDS
+    assert _LATENCY_SECONDS <= spent[1] < 3 * _LATENCY_SECONDS
+
+
+def test_body_beyond_ten_segments_costs_one_round_trip_more(tmp_path: Path) -> None:
+    settings = Settings(latency_seconds=_LATENCY_SECONDS)
+    with _running(tmp_path, settings) as thread, requests.Session() as session:
+        azure = thread.world
+        session.trust_env = False
+        session.verify = str(azure.ca_path)
+        session.get(_origin(azure, "/certs"), timeout=10)
+        began = time.perf_counter()
+        url = _origin(azure, "/attest/AzureGuest?api-version=2020-10-01")
+        session.post(url, data=b"x" * 30000, timeout=10)
+        assert time.perf_counter() - began >= 2 * _LATENCY_SECONDS
+
+
+def test_certificate_is_the_one_of_the_name_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imds, tls = addresses.bind("127.0.0.1", 0), addresses.bind("127.0.0.1", 0)
+    monkeypatch.setattr(addresses, "bind_real", lambda: (imds, tls))
+    port = addresses.port_of(tls)
+    with _running(tmp_path, Settings(real_names=True)) as thread:
+        azure = thread.world
+        context = ssl.create_default_context(cafile=str(azure.ca_path))
+        hosts = [addresses.MAA_HOST, *(p.host for p in Settings().vaults)]
+        for host in hosts:
+            with (
+                socket.create_connection(("127.0.0.1", port)) as plain,
+                context.wrap_socket(plain, server_hostname=host) as connection,
+            ):
+                connection.sendall(
+                    f"GET /certs HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+                )
+                status = connection.recv(64).split()[1]
+                assert status == (b"200" if host == addresses.MAA_HOST else b"401")
+        assert [r.service for r in azure.requests] == ["maa", *azure.vaults]
+
+
+def test_missing_names_are_told_as_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(addresses, "IMDS_ADDRESS", "192.0.2.1")
+    commands = addresses.commands_for_real_names(Settings().vaults)
+    assert commands[0] == "ip addr add 192.0.2.1/32 dev lo"
+    assert commands[1].startswith("echo '127.0.0.2 ")
+    assert commands[1].endswith("' >> /etc/hosts")

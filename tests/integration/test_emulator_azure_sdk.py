@@ -1,0 +1,195 @@
+"""Azure's own SDK, unmodified, against the emulated IMDS and vaults.
+
+The SDK's check that a challenge's resource belongs to the vault stays on.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import requests
+from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.identity import CredentialUnavailableError, ManagedIdentityCredential
+from azure.keyvault.keys import JsonWebKey, KeyClient, KeyReleasePolicy
+from cryptography.hazmat.primitives import hashes
+from support.azure import (
+    SoftwareVm,
+    b64u,
+    jws_parts,
+    open_sealed,
+    rsa_key,
+    unb64u,
+    unwrap,
+)
+
+from skragent.emulator.azure import Azure
+from skragent.emulator.service import Answer
+from skragent.emulator.thread import LoopThread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+VAULTS = ["skragent-demo", "skragent-hsm"]
+
+
+@pytest.fixture(scope="module")
+def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azure]:
+    directory = tmp_path_factory.mktemp("azure")
+    with LoopThread(
+        lambda: Azure.start(directory, SoftwareVm()), lambda azure: azure.close()
+    ) as thread:
+        yield thread.world
+
+
+@pytest.fixture
+def credential(
+    azure: Azure, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ManagedIdentityCredential]:
+    monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", azure.imds_url)
+    with ManagedIdentityCredential(retry_total=0) as credential:
+        yield credential
+
+
+@pytest.fixture(params=VAULTS)
+def client(
+    request: pytest.FixtureRequest,
+    azure: Azure,
+    credential: ManagedIdentityCredential,
+) -> Iterator[KeyClient]:
+    url = azure.vaults[request.param].url
+    ca = str(azure.ca_path)
+    with KeyClient(url, credential, connection_verify=ca, retry_total=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def token(azure: Azure) -> str:
+    info = SoftwareVm().attestation_info()
+    answer = requests.post(
+        f"{azure.maa.issuer}/attest/AzureGuest?api-version=2020-10-01",
+        json={"AttestationInfo": b64u(json.dumps(info).encode())},
+        verify=str(azure.ca_path),
+        timeout=10,
+    )
+    return open_sealed(Answer(answer.status_code, answer.content))
+
+
+def _policy(azure: Azure) -> KeyReleasePolicy:
+    return KeyReleasePolicy(json.dumps(azure.cvm_policy()).encode())
+
+
+def test_key_is_created_read_listed_and_released(
+    azure: Azure, client: KeyClient, token: str
+) -> None:
+    created = client.create_rsa_key(
+        "k1",
+        size=2048,
+        hardware_protected=True,
+        exportable=True,
+        release_policy=_policy(azure),
+    )
+    version = created.properties.version
+    assert client.get_key("k1").properties.version == version
+    assert [key.name for key in client.list_properties_of_keys()] == ["k1"]
+    versions = client.list_properties_of_key_versions("k1")
+    assert version in [key.version for key in versions]
+    for wanted in (None, version):
+        result = client.release_key(
+            "k1", token, version=wanted, algorithm="RSA_AES_KEY_WRAP_256", nonce="n"
+        )
+        _, payload = jws_parts(result.value)
+        released = payload["response"]["key"]["key"]
+        assert released["kid"] == created.id
+        assert payload["request"]["nonce"] == "n"
+        wrapped = json.loads(unb64u(released["key_hsm"]))
+        unwrap(unb64u(wrapped["ciphertext"]), rsa_key("wrapping"), hashes.SHA256())
+
+
+def test_both_paths_of_the_sdk_were_used(azure: Azure, client: KeyClient) -> None:
+    name = next(n for n, v in azure.vaults.items() if v.url == client.vault_url)
+    targets = [r.target for r in azure.requests if r.service == name]
+    assert any("/keys/k1//release" in target for target in targets)
+
+
+def test_imported_oct_key_is_released_as_it_was(
+    azure: Azure, client: KeyClient, token: str
+) -> None:
+    client.import_key(
+        "mac",
+        JsonWebKey(kty="oct-HSM", k=bytes(range(32))),
+        hardware_protected=True,
+        exportable=True,
+        release_policy=_policy(azure),
+    )
+    result = client.release_key("mac", token, algorithm="RSA_AES_KEY_WRAP_384")
+    _, payload = jws_parts(result.value)
+    wrapped = json.loads(unb64u(payload["response"]["key"]["key"]["key_hsm"]))
+    target = unwrap(unb64u(wrapped["ciphertext"]), rsa_key("wrapping"), hashes.SHA384())
+    assert target == bytes(range(32))
+
+
+def test_unknown_key_is_the_sdks_not_found(client: KeyClient) -> None:
+    with pytest.raises(ResourceNotFoundError) as caught:
+        client.get_key("none")
+    assert caught.value.error
+    assert caught.value.error.code == "KeyNotFound"
+
+
+def test_identity_without_permission_is_the_sdks_forbidden(
+    azure: Azure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", azure.imds_url)
+    vault = azure.vaults[VAULTS[0]]
+    with (
+        ManagedIdentityCredential(client_id=azure.stranger.client_id) as stranger,
+        KeyClient(
+            vault.url,
+            stranger,
+            connection_verify=str(azure.ca_path),
+            retry_total=0,
+        ) as client,
+        pytest.raises(HttpResponseError) as caught,
+    ):
+        client.release_key("k1", "token")
+    assert caught.value.status_code == 403
+    assert caught.value.error
+    assert caught.value.error.innererror == {"code": "AccessDenied"}
+
+
+def test_unknown_identity_is_the_sdks_unavailable_credential(
+    azure: Azure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", azure.imds_url)
+    with (
+        ManagedIdentityCredential(client_id="nobody", retry_total=0) as credential,
+        pytest.raises(CredentialUnavailableError, match="Identity not found"),
+    ):
+        credential.get_token("https://vault.azure.net/.default")
+
+
+def test_first_release_is_a_challenge_and_a_release_on_one_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    # A vault of its own: the SDK remembers challenges for as long as the process lives.
+    with LoopThread(
+        lambda: Azure.start(tmp_path, SoftwareVm()), lambda azure: azure.close()
+    ) as thread:
+        fresh = thread.world
+        monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", fresh.imds_url)
+        with (
+            ManagedIdentityCredential(retry_total=0) as credential,
+            KeyClient(
+                fresh.vaults[VAULTS[0]].url,
+                credential,
+                connection_verify=str(fresh.ca_path),
+                retry_total=0,
+            ) as client,
+            pytest.raises(ResourceNotFoundError),
+        ):
+            client.release_key("none", token)
+        ours = [r for r in fresh.requests if r.service == VAULTS[0]]
+    assert [r.status for r in ours] == [401, 404]
+    assert len({r.connection for r in ours}) == 1
