@@ -11,7 +11,7 @@ import pytest
 
 from skragent.agent import exit_codes
 from skragent.agent.sockets import API_SOCKET_NAME
-from skragent.config import AgentConfig
+from skragent.config import AgentConfig, VtpmConfig
 from skragent.job import ARENA_BYTES_PER_KEY, MAX_KEYS
 
 UNITS = Path(__file__).resolve().parents[2] / "systemd"
@@ -56,3 +56,23 @@ def test_the_memory_that_may_be_locked_suffices_for_two_jobs_of_all_keys() -> No
     limit = read("skragent.service")["Service"]["LimitMEMLOCK"]
     assert limit == "64M"
     assert 2 * MAX_KEYS * ARENA_BYTES_PER_KEY < 64 * 1024 * 1024
+
+
+def test_peers_keep_their_uids_and_the_tpm_its_device() -> None:
+    unit = read("skragent.service")["Service"]
+    assert "PrivateUsers" not in unit
+    assert "PrivateDevices" not in unit
+    assert unit["ProtectProc"] == "default"
+    assert unit["DeviceAllow"] == f"{VtpmConfig().tcti.removeprefix('device:')} rw"
+
+
+def test_the_log_that_systemd_reads_for_us_is_the_one_that_we_would() -> None:
+    unit = read("skragent.service")["Service"]
+    assert unit["LoadCredential"] == f"tcglog:{VtpmConfig().tcg_log}"
+    assert unit["SetCredential"] == "tcglog:none"
+
+
+def test_memory_for_keys_is_allowed_after_all_that_takes_away() -> None:
+    lines = (UNITS / "skragent.service").read_text().splitlines()
+    filters = [line for line in lines if line.startswith("SystemCallFilter=")]
+    assert filters[-1] == "SystemCallFilter=mlock mlock2 mlockall memfd_secret"
