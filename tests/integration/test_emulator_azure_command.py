@@ -116,3 +116,21 @@ def test_key_that_cannot_be_is_refused(directory: Path, key: str) -> None:
     )
     assert outcome.returncode != 0
     assert "emulator.key" in outcome.stderr
+
+
+def test_missing_extra_is_an_error_that_tells_the_remedy(directory: Path) -> None:
+    program = (
+        "import sys; sys.modules['aiohttp'] = None;"
+        "from skragent.cli.main import main;"
+        f"sys.exit(main(['emulator', '--dir', {str(directory)!r}]))"
+    )
+    outcome = subprocess.run(
+        [sys.executable, "-I", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+        check=False,
+    )
+    assert outcome.returncode != 0
+    assert "emulator.not_installed" in outcome.stderr
+    assert "skragent[emulator]" in outcome.stderr

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import requests
-from support.azure import SoftwareVm
+from support.azure_vm import (
+    SoftwareVm,
+)
 
 from skragent.emulator import addresses
 from skragent.emulator.azure import Azure, Settings

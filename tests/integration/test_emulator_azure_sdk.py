@@ -15,13 +15,15 @@ from azure.identity import CredentialUnavailableError, ManagedIdentityCredential
 from azure.keyvault.keys import JsonWebKey, KeyClient, KeyReleasePolicy
 from cryptography.hazmat.primitives import hashes
 from support.azure import (
-    SoftwareVm,
-    b64u,
     jws_parts,
     open_sealed,
+    unwrap,
+)
+from support.azure_vm import (
+    SoftwareVm,
+    b64u,
     rsa_key,
     unb64u,
-    unwrap,
 )
 
 from skragent.emulator.azure import Azure

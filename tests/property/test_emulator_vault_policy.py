@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.azure import Json, SoftwareVm, b64, event_log
+from support.azure_vm import (
+    Json,
+    SoftwareVm,
+    b64,
+    event_log,
+)
 
 from skragent.emulator.appraisal.event_log import parse_event_log
 from skragent.emulator.appraisal.snp_report import parse_snp_report

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING
 
 import pytest
-from support.azure import Json, SoftwareVm, ask, jws_parts, make_azure
+from support.azure import (
+    ask,
+    jws_parts,
+    make_azure,
+)
+from support.azure_vm import (
+    Json,
+    SoftwareVm,
+)
 
+from skragent.emulator.service import Answer, Request
 from skragent.emulator.throttle import TokenBucket
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from skragent.emulator.azure import Azure
-    from skragent.emulator.service import Answer
 
 _TOKEN = (
     "/metadata/identity/oauth2/token?api-version=2018-02-01"
@@ -167,3 +176,23 @@ def test_bucket_refills_with_time_up_to_its_burst() -> None:
     assert [bucket.take() for _ in range(2)] == [True, False]
     now[0] = 100.0
     assert [bucket.take() for _ in range(6)] == [True] * 5 + [False]
+
+
+def test_sixth_token_request_at_once_is_throttled(tmp_path: Path) -> None:
+    azure = make_azure(tmp_path)
+    azure.imds.is_limited = True
+    held = asyncio.Event()
+
+    async def hold(_: Request, answer: Answer) -> Answer:
+        await held.wait()
+        return answer
+
+    async def ask_six_times() -> list[int]:
+        azure.imds.before_answer = hold
+        request = Request("GET", _TOKEN, _HEADERS)
+        asked = [asyncio.create_task(azure.imds.serve(request)) for _ in range(6)]
+        await asyncio.sleep(0)
+        held.set()
+        return [answer.status for answer in await asyncio.gather(*asked)]
+
+    assert asyncio.run(ask_six_times()) == [200] * 5 + [429]

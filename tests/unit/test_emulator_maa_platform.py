@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography import x509
-from support.azure import SoftwareVm, ask, b64, b64u, jws_parts, make_azure
+from support.azure import (
+    ask,
+    jws_parts,
+    make_azure,
+)
+from support.azure_vm import (
+    SoftwareVm,
+    b64,
+    b64u,
+)
 
 if TYPE_CHECKING:
     from skragent.emulator.azure import Azure

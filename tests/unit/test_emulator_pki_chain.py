@@ -12,7 +12,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.verification import PolicyBuilder, Store
-from support.azure import NOW
+from support.azure_vm import (
+    NOW,
+)
 
 from skragent.emulator.addresses import VaultPlan
 from skragent.emulator.pki import Pki, ServerIdentity

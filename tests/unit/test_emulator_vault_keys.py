@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
-from support.azure import Json, ask, b64u, make_azure, unb64u
+from support.azure import (
+    ask,
+    make_azure,
+)
+from support.azure_vm import (
+    Json,
+    b64u,
+    unb64u,
+)
 
 from skragent.emulator.vault_keys import KeyStore
 

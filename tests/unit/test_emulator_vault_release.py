@@ -1,4 +1,4 @@
-"""Release by the emulated vaults: policy, wrapping, both dialects, and refusals."""
+"""Release by the emulated vaults: wrapping, both dialects, paths, kinds of keys."""
 
 from __future__ import annotations
 
@@ -11,80 +11,26 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_private_key
 from support.azure import (
+    API,
     HSM,
     VAULT,
-    Json,
-    SoftwareVm,
-    ask,
+    World,
     attest_guest,
-    b64u,
     jws_parts,
-    make_azure,
     open_sealed,
-    rsa_key,
-    unb64u,
     unwrap,
     verify_jws,
 )
+from support.azure_vm import (
+    Json,
+    SoftwareVm,
+    b64u,
+    rsa_key,
+    unb64u,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from skragent.emulator.azure import Azure
-    from skragent.emulator.service import Answer
-    from skragent.emulator.vault import Vault
-
-API = "?api-version=7.3"
-
-
-class World:
-    """The services, a token of each kind, and short ways to ask."""
-
-    def __init__(self, directory: Path) -> None:
-        self.azure: Azure = make_azure(directory)
-        self.vault: Vault = self.azure.vaults["skragent-demo"]
-        self.hsm: Vault = self.azure.vaults["skragent-hsm"]
-        info = SoftwareVm().attestation_info()
-        self.token = open_sealed(attest_guest(self.azure, info))
-
-    def bearer(self, vault: Vault) -> dict[str, str]:
-        token, _ = self.azure.entra.issue(
-            self.azure.vm_identity, vault.resource, self.azure.clock.now()
-        )
-        return {"authorization": f"Bearer {token}"}
-
-    def ask(
-        self, vault: Vault, method: str, target: str, body: object = None
-    ) -> Answer:
-        return ask(vault, method, target, body, self.bearer(vault))
-
-    def create(
-        self, vault: Vault, name: str, policy: object = None, **body: Json
-    ) -> Json:
-        document = self.azure.cvm_policy() if policy is None else policy
-        request = {
-            "kty": "RSA-HSM",
-            "attributes": {"exportable": True},
-            "release_policy": {"data": b64u(json.dumps(document).encode())},
-        } | body
-        answer = self.ask(vault, "POST", f"/keys/{name}/create{API}", request)
-        assert answer.status == 200, answer.body
-        return json.loads(answer.body)
-
-    def version(self, name: str) -> str:
-        key = self.vault.store.find(name)
-        assert key
-        return key.latest.version
-
-    def release(self, vault: Vault, path: str, **body: Json) -> Answer:
-        request = {"target": self.token} | body
-        return self.ask(vault, "POST", f"{path}{API}", request)
-
-    def released(self, vault: Vault, path: str, **body: Json) -> Json:
-        answer = self.release(vault, path, **body)
-        assert answer.status == 200, answer.body
-        return jws_parts(json.loads(answer.body)["value"])
+    pass
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +39,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     for vault in (world.vault, world.hsm):
         world.create(vault, "rsa")
     return world
-
-
-def _refusal(answer: Answer) -> tuple[int, str, str]:
-    error = json.loads(answer.body)["error"]
-    return answer.status, error["code"], error.get("innererror", {}).get("code", "")
 
 
 def _wrapped(payload: Json) -> Json:
@@ -228,82 +169,6 @@ def test_oct_keys_are_released_raw(world: World) -> None:
     assert target == bytes(range(32))
 
 
-CANNOT_VERIFY = "Target environment attestation statement cannot be verified."
-
-
-def _tampered(token: str) -> str:
-    head, payload, signature = token.split(".")
-    flipped = ("A" if signature[0] != "A" else "B") + signature[1:]
-    return f"{head}.{payload}.{flipped}"
-
-
-@pytest.mark.parametrize(
-    "target",
-    [
-        _tampered,
-        lambda t: t.rpartition(".")[0],
-        lambda t: t.rpartition(".")[0] + ".",
-        lambda _: "garbage",
-        lambda t: t.replace(".", "..", 1),
-    ],
-    ids=["signature", "two-parts", "unsigned", "garbage", "four-parts"],
-)
-def test_token_that_does_not_verify_is_refused_without_a_reason(
-    world: World, target: Callable[[str], str]
-) -> None:
-    answer = world.release(world.vault, "/keys/rsa/release", target=target(world.token))
-    assert _refusal(answer) == (403, "Forbidden", "AccessDenied")
-    assert json.loads(answer.body)["error"]["message"] == CANNOT_VERIFY
-
-
-@pytest.mark.parametrize("skew", [28801.0, -10.0])
-def test_token_out_of_its_time_is_refused(world: World, skew: float) -> None:
-    bearer = world.bearer(world.vault)  # lives longer than the attestation token
-    if skew < 0:
-        world.azure.clock.skew_seconds = skew
-        bearer = world.bearer(world.vault)
-    world.azure.clock.skew_seconds = skew
-    try:
-        answer = ask(
-            world.vault,
-            "POST",
-            f"/keys/rsa/release{API}",
-            {"target": world.token},
-            bearer,
-        )
-    finally:
-        world.azure.heal()
-    assert answer.status == 403
-    assert json.loads(answer.body)["error"]["message"] == CANNOT_VERIFY
-
-
-def test_token_of_an_issuer_that_the_policy_does_not_name_is_refused(
-    world: World,
-) -> None:
-    policy = world.azure.cvm_policy()
-    policy["anyOf"][0]["authority"] = "https://other.test"
-    world.create(world.vault, "other-authority", policy)
-    answer = world.release(world.vault, "/keys/other-authority/release")
-    assert answer.status == 403
-    assert json.loads(answer.body)["error"]["message"] == CANNOT_VERIFY
-
-
-def test_authority_with_a_trailing_slash_is_the_same(world: World) -> None:
-    policy = world.azure.cvm_policy()
-    policy["anyOf"][0]["authority"] += "/"
-    world.create(world.vault, "slash", policy)
-    assert world.release(world.vault, "/keys/slash/release").status == 200
-
-
-def test_claims_that_do_not_meet_the_policy_are_refused(world: World) -> None:
-    policy = world.azure.cvm_policy()
-    policy["anyOf"][0]["allOf"].append({"claim": "secureboot", "equals": False})
-    world.create(world.vault, "no-match", policy)
-    answer = world.release(world.vault, "/keys/no-match/release")
-    assert _refusal(answer)[:2] == (403, "Forbidden")
-    assert "does not meet key release policy" in answer.body.decode()
-
-
 def test_first_suitable_key_of_the_token_wins(world: World) -> None:
     numbers = rsa_key("foreign").public_key().public_numbers()
     foreign = {
@@ -327,23 +192,3 @@ def test_first_suitable_key_of_the_token_wins(world: World) -> None:
     envelope = _wrapped(payload)
     assert envelope["header"]["kid"] == "foreign"
     unwrap(unb64u(envelope["ciphertext"]), rsa_key("foreign"), hashes.SHA1())
-
-
-def test_unknown_enc_is_a_bad_parameter(world: World) -> None:
-    answer = world.release(world.vault, "/keys/rsa/release", enc="RSA-OAEP")
-    assert _refusal(answer)[:2] == (400, "BadParameter")
-
-
-def test_disabled_key_is_not_released(world: World) -> None:
-    world.create(world.vault, "off")
-    off = {"attributes": {"enabled": False}}
-    assert world.ask(world.vault, "PATCH", f"/keys/off{API}", off).status == 200
-    answer = world.release(world.vault, "/keys/off/release")
-    assert _refusal(answer) == (403, "Forbidden", "KeyDisabled")
-
-
-@pytest.mark.parametrize(
-    "path", ["/keys/none/release", f"/keys/rsa/{'0' * 32}/release"]
-)
-def test_unknown_key_or_version_is_not_found(world: World, path: str) -> None:
-    assert _refusal(world.release(world.vault, path))[:2] == (404, "KeyNotFound")

@@ -12,7 +12,16 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.azure import SoftwareVm, ask, jws_parts, make_azure, open_sealed, unb64u
+from support.azure import (
+    ask,
+    jws_parts,
+    make_azure,
+    open_sealed,
+)
+from support.azure_vm import (
+    SoftwareVm,
+    unb64u,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
