@@ -27,7 +27,7 @@ _MAX_PORT: Final = 2**16 - 1
 _ALIAS: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _VAULT_KEY_NAME: Final = re.compile(r"[0-9A-Za-z-]{1,127}")  # Key Vault: object-name
 _VERSION: Final = re.compile(r"[0-9a-f]{32}")  # Key Vault: object-version
-_TCTI: Final = re.compile(r"(device|swtpm|mssim|tabrmd|cmd)(:[^\x00-\x1f\x7f]*)?")
+_TCTI: Final = re.compile(r"(device|swtpm|mssim|tabrmd|cmd)(:.*)?")
 _UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _LABEL: Final = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST: Final = re.compile(rf"{_LABEL}(\.{_LABEL})*")
@@ -53,7 +53,7 @@ def judge(config: Config) -> list[str]:
         problems += _judge_origin("attestation.endpoint", config.attestation.endpoint)
     if config.identity.client_id and not _UUID.fullmatch(config.identity.client_id):
         problems.append("identity.client_id: must be a UUID, or empty")
-    if not _TCTI.fullmatch(config.vtpm.tcti):
+    if not (_TCTI.fullmatch(config.vtpm.tcti) and config.vtpm.tcti.isprintable()):
         problems.append(
             "vtpm.tcti: must be a TCTI string such as device:/dev/tpmrm0"
             " or swtpm:path=/run/tpm.sock"

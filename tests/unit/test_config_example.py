@@ -40,7 +40,7 @@ def flatten(table: dict[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def test_the_example_can_be_used() -> None:
-    assert list(parse_config(EXAMPLE).keys) == ["database"]
+    assert list(parse_config(EXAMPLE).keys) == ["database", "backup"]
 
 
 def test_the_example_shows_every_setting() -> None:
