@@ -6,6 +6,7 @@ judged like anybody else's before an offset of it is used.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 # A failure's words go to the journal and to `status`; a service's prose can be long.
 MAX_MESSAGE_CHARACTERS: Final = 1000
+
+# It becomes a metric's label and a part of the line in `systemctl status`.
+_CODE: Final = re.compile(r"[a-z0-9_.]{1,64}")
 
 # All that the releaser sees of our environment.
 _ENVIRONMENT: Final = frozenset(
@@ -105,7 +109,7 @@ def failure_error(failure: Failure) -> SkrAgentError:
     """Turn a failure that crossed the pipe back into what it was."""
     return SkrAgentError(
         _trim(failure.message),
-        code=_trim(failure.code),
+        code=failure.code if _CODE.fullmatch(failure.code) else "releaser.garbage",
         disposition=Disposition(failure.disposition),
         hint=_trim(failure.hint),
         retry_after=failure.retry_after,
@@ -151,6 +155,7 @@ def _garbage(why: str) -> ReleaserError:
 
 
 def _trim(text: str) -> str:
-    if len(text) <= MAX_MESSAGE_CHARACTERS:
-        return text
-    return text[: MAX_MESSAGE_CHARACTERS - 1] + "…"
+    """Make prose, maybe a service's, fit to log: short, and on one line."""
+    if len(text) > MAX_MESSAGE_CHARACTERS:
+        text = text[: MAX_MESSAGE_CHARACTERS - 1] + "…"
+    return "".join(c if c.isprintable() else " " for c in text)

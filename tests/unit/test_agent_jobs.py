@@ -121,6 +121,20 @@ def test_a_long_message_is_cut() -> None:
     assert len(failure_error(raw).message) == MAX_MESSAGE_CHARACTERS
 
 
+def test_a_message_cannot_forge_another_line() -> None:
+    raw = Failure(
+        code="x", disposition="retry", message="a\nb\x1b[2J\u2028c", hint="\0"
+    )
+    error = failure_error(raw)
+    assert (error.message, error.hint) == ("a b [2J c", " ")
+
+
+@pytest.mark.parametrize("code", ["x\nMAINPID=1", "", "x" * 65, "no such code"])
+def test_a_code_that_is_none_is_not_passed_on(code: str) -> None:
+    raw = Failure(code=code, disposition="denied", message="m")
+    assert failure_error(raw).code == "releaser.garbage"
+
+
 def test_a_key_without_a_vault_name_is_asked_for_by_its_own() -> None:
     assert key_requests(make_config("disk"))["disk"].name == "disk"
 
