@@ -52,12 +52,7 @@ class HttpClient:
         self._timeout_seconds = timeout_seconds
         self._use_proxies = use_proxies
         self._adapter = TlsAdapter(ca_file)
-        self._session = requests.Session()
-        # The environment has no say: neither netrc's passwords nor other TLS roots.
-        self._session.trust_env = False
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self._session.mount("http://", self._adapter)
-        self._session.mount("https://", self._adapter)
+        self._session = self.new_session()
 
     def __enter__(self) -> Self:
         return self
@@ -73,6 +68,16 @@ class HttpClient:
     def close(self) -> None:
         """Close every connection."""
         self._session.close()
+
+    def new_session(self) -> requests.Session:
+        """Give a library that works with requests a session over our connections."""
+        session = requests.Session()
+        # The environment has no say: neither netrc's passwords nor other TLS roots.
+        session.trust_env = False
+        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        session.mount("http://", self._adapter)
+        session.mount("https://", self._adapter)
+        return session
 
     def connect(self, origin: str) -> None:
         """Open a connection ahead of time, for the next request to `origin`.

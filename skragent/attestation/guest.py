@@ -22,6 +22,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from skragent.attestation.limits import MAX_ANSWER_BYTES
 from skragent.errors import Disposition, InvalidTokenError
 from skragent.jose import (
     decode_base64,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from skragent.evidence.model import Evidence
 
 # The sealed answers seen are 12 kB; a token's claims grow by lines, not by magnitudes.
-MAX_ANSWER_BYTES = 256 * 1024
 
 _PROTOCOL_VERSION = "2.0"
 _OS_BUILD = "NotApplication"  # sic: what the C++ client says on Linux

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from skragent.attestation.guest import MAX_ANSWER_BYTES
-from skragent.attestation.token import MAX_KEY_SET_BYTES
+from skragent.attestation.limits import MAX_ANSWER_BYTES, MAX_KEY_SET_BYTES
 from skragent.errors import AttestationRefusedError, TransportError
 from skragent.jose import decode_json
 from skragent.transport import raise_for_status

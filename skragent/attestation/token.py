@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from skragent.evidence.public import RsaPublic
 
 MAX_TOKEN_CHARS = 128 * 1024  # tokens seen have 6 to 9 kB
-MAX_KEY_SET_BYTES = 512 * 1024  # sets seen have about 10 kB
 _MAX_SIGNING_KEYS = 64
 
 # How far the provider's clock may be ahead of ours; the vault judges by its own.

@@ -14,11 +14,13 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from azure.core.exceptions import AzureError, ClientAuthenticationError
+from azure.core.pipeline.transport import RequestsTransport
 from azure.identity import ManagedIdentityCredential
 
 from skragent.errors import Disposition, IdentityError, SkrAgentError
 
 if TYPE_CHECKING:
+    import requests
     from azure.core.credentials import (
         AccessToken,
         AccessTokenInfo,
@@ -40,13 +42,24 @@ class VmIdentity:
     Args:
         client_id: of a user-assigned identity; empty for the system-assigned one.
         timeout_seconds: for connecting and for the answer.
+        session: of `transport.HttpClient` without proxies, which IMDS refuses.
 
     Safe to use from several threads: the first asks, the others wait for its outcome.
     """
 
-    def __init__(self, client_id: str, timeout_seconds: float) -> None:
+    def __init__(
+        self, client_id: str, timeout_seconds: float, session: requests.Session
+    ) -> None:
+        transport = RequestsTransport(
+            session=session,
+            session_owner=False,
+            connection_timeout=timeout_seconds,
+            read_timeout=timeout_seconds,
+            use_env_settings=False,
+        )
         self._credential = ManagedIdentityCredential(
             client_id=client_id or None,
+            transport=transport,
             use_env_settings=False,  # a proxy would add X-Forwarded-For: refused
             retry_total=0,
             connection_timeout=timeout_seconds,

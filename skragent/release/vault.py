@@ -20,6 +20,7 @@ from skragent.transport_failures import translate
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import requests
     from azure.core.rest import HttpResponse
 
     from skragent.attestation.token import AttestationToken
@@ -45,14 +46,19 @@ class VaultClient:
         url: https://HOST[:PORT]
         identity: whose access token is sent.
         timeout_seconds: for connecting and for each wait for bytes.
-        ca_file: PEM of the roots to trust for TLS.
+        session: of `transport.HttpClient`: for this client alone.
     """
 
     def __init__(
-        self, url: str, identity: VmIdentity, *, timeout_seconds: float, ca_file: str
+        self,
+        url: str,
+        identity: VmIdentity,
+        *,
+        timeout_seconds: float,
+        session: requests.Session,
     ) -> None:
         self.url = url.rstrip("/")
-        self._transport = VaultTransport(timeout_seconds, ca_file)
+        self._transport = VaultTransport(timeout_seconds, session)
         self._client = KeyClient(
             self.url,
             identity,

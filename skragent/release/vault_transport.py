@@ -6,7 +6,7 @@ that says anything. None of that needs the attestation token, so it is done ahea
 `is_warming`, the request that would carry the access token is not sent, and `WarmError`
 unwinds through the SDK, which keeps connection, challenge and token for the next one.
 
-Public extension points only: `transport=`, `send` and `open`, and requests' hooks.
+Public extension points only: `transport=`, `session=` and `send`, and requests' hooks.
 """
 
 from __future__ import annotations
@@ -34,24 +34,19 @@ class VaultTransport(RequestsTransport):  # type: ignore[misc]  # exported lazil
 
     Args:
         timeout_seconds: for connecting and for each wait for bytes.
-        ca_file: PEM of the roots to trust for TLS.
+        session: of `transport.HttpClient`: its connections, its TLS roots.
     """
 
-    def __init__(self, timeout_seconds: float, ca_file: str) -> None:
+    def __init__(self, timeout_seconds: float, session: requests.Session) -> None:
+        session.hooks["response"].append(_bound_answer)
         super().__init__(
+            session=session,
+            session_owner=False,
             connection_timeout=timeout_seconds,
             read_timeout=timeout_seconds,
-            connection_verify=ca_file,
             use_env_settings=False,  # no netrc, no other roots
         )
         self.is_warming = False
-
-    def open(self) -> None:
-        """Open the session, with the bound on every answer."""
-        is_new = not self.session
-        super().open()
-        if is_new and self.session:
-            self.session.hooks["response"].append(_bound_answer)
 
     def send(self, request: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - two kinds of request, each with its answer
         """Send, unless all that was wanted is to be ready to.

@@ -20,8 +20,6 @@ from skragent.attestation.guest import (
     parse_guest_response,
     parse_os_release,
 )
-from skragent.attestation.maa import MaaClient
-from skragent.attestation.regions import shared_endpoint
 from skragent.attestation.token import (
     AttestationToken,
     parse_signing_keys,
@@ -35,17 +33,17 @@ from skragent.evidence.endorsements import (
     parse_roots,
     parse_thim_answer,
 )
-from skragent.evidence.imds import ImdsClient
 from skragent.evidence.model import Evidence, verify_evidence
 from skragent.evidence.public import RsaPublic
 from skragent.evidence.tcglog import trim_tcg_log
 from skragent.job import Attestation
-from skragent.transport import HttpClient
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor, Future
+    from concurrent.futures import Executor
 
+    from skragent.attestation.maa import MaaClient
     from skragent.job import Job
+    from skragent.releaser.ahead import Ahead
     from skragent.releaser.tpm_lane import TpmLane
     from skragent.releaser.watch import Stopwatch
 
@@ -64,30 +62,22 @@ class Outcome:
 
 
 class Attestor:
-    """One attestation under way; begins all its waiting when it is made."""
+    """One attestation; what it waits for is under way already."""
 
     def __init__(
-        self, job: Job, lane: TpmLane, executor: Executor, watch: Stopwatch
+        self,
+        job: Job,
+        lane: TpmLane,
+        ahead: Ahead,
+        executor: Executor,
+        watch: Stopwatch,
     ) -> None:
         self._job = job
         self._lane = lane
+        self._ahead = ahead
+        self._executor = executor
         self._watch = watch
         self._now = datetime.fromtimestamp(job.now, UTC)
-        self._imds = ImdsClient(job.imds_endpoint, job.timeout_seconds)
-        self._http = HttpClient(
-            timeout_seconds=job.timeout_seconds,
-            ca_file=job.tls_roots,
-            use_proxies=True,
-        )
-        self._executor = executor
-        self._thim: Future[bytes] = executor.submit(self._ask_endorsements)
-        self._maa: Future[MaaClient] = executor.submit(self._find_provider)
-        self._keys: Future[bytes] = executor.submit(self._ask_keys)
-
-    def close(self) -> None:
-        """Close the connections; a process that ends need not."""
-        self._http.close()
-        self._imds.close()
 
     def run(self) -> Outcome:
         """See it through.
@@ -98,7 +88,7 @@ class Attestor:
         roots = _read_amd_roots(self._job.amd_roots)
         evidence = self._complete_evidence()
         nonce = secrets.token_hex(_NONCE_BYTES)
-        maa = self._maa.result()
+        maa = self._ahead.maa.result()
         body = encode_guest_request(evidence, parse_os_release(_read_text()), nonce)
         answer = self._executor.submit(self._attest, maa, body)
         # Meanwhile. A VM whose evidence does not hold together learns it from us.
@@ -108,34 +98,12 @@ class Attestor:
         token = self._verify(maa, self._open(sealed), nonce)
         return Outcome(token, _summarise(token, evidence, verified))
 
-    def _ask_endorsements(self) -> bytes:
-        with self._watch.step("imds.endorsements"):
-            return self._imds.endorsements()
-
-    def _find_provider(self) -> MaaClient:
-        endpoint = self._job.attestation_endpoint
-        if endpoint == "auto":
-            with self._watch.step("imds.location"):
-                endpoint = shared_endpoint(self._imds.location())
-        maa = MaaClient(endpoint, self._http)
-        with self._watch.step("maa.connect"):
-            maa.connect()
-        return maa
-
-    def _ask_keys(self) -> bytes:
-        # Not over the connection that the evidence will need: they would meet.
-        endpoint = self._job.attestation_endpoint
-        known = MaaClient(endpoint, self._http) if endpoint != "auto" else None
-        maa = known or self._maa.result()
-        with self._watch.step("maa.keys"):
-            return maa.signing_keys()
-
     def _complete_evidence(self) -> Evidence:
         tcg_log = trim_tcg_log(_read_tcg_log(self._job.tcg_log))
         tpm = self._lane.evidence.result()
         return Evidence(
             hcl_report=tpm.hcl_report,
-            endorsements=parse_thim_answer(self._thim.result()),
+            endorsements=parse_thim_answer(self._ahead.endorsements.result()),
             ak_certificate=tpm.ak_certificate,
             ak_public=tpm.ak_public,
             pcrs=tpm.pcrs,
@@ -163,7 +131,7 @@ class Attestor:
             inner_key[:] = bytes(len(inner_key))
 
     def _verify(self, maa: MaaClient, raw: str, nonce: str) -> AttestationToken:
-        signing_keys = parse_signing_keys(self._keys.result())
+        signing_keys = parse_signing_keys(self._ahead.signing_keys.result())
         if not signing_keys.has(token_key_id(raw)):
             # Rotated since; once in a job is often enough.
             with self._watch.step("maa.keys_again"):

@@ -10,7 +10,6 @@ import queue
 from typing import TYPE_CHECKING
 
 from skragent.release.identity import VmIdentity
-from skragent.release.roots import find_system_bundle
 from skragent.release.vault import VaultClient, vault_scope
 
 if TYPE_CHECKING:
@@ -19,17 +18,22 @@ if TYPE_CHECKING:
     from skragent.attestation.token import AttestationToken
     from skragent.job import Job
     from skragent.release.envelope import Question
+    from skragent.releaser.ahead import Ahead
     from skragent.releaser.watch import Stopwatch
 
 
 class Vaults:
     """Every vault of one job; begins to warm them when it is made."""
 
-    def __init__(self, job: Job, executor: Executor, watch: Stopwatch) -> None:
+    def __init__(
+        self, job: Job, ahead: Ahead, executor: Executor, watch: Stopwatch
+    ) -> None:
         self._timeout_seconds = job.timeout_seconds
-        self._tls_roots = job.tls_roots or find_system_bundle()
+        self._ahead = ahead
         self._watch = watch
-        self._identity = VmIdentity(job.identity_client_id, job.timeout_seconds)
+        self._identity = VmIdentity(
+            job.identity_client_id, job.timeout_seconds, ahead.identity_session()
+        )
         names = {key.vault: key.name for key in reversed(job.keys)}
         self._idle = {url: queue.LifoQueue[VaultClient]() for url in names}
         # The tokens first: IMDS may take a second or two for the first one.
@@ -73,5 +77,5 @@ class Vaults:
             url,
             self._identity,
             timeout_seconds=self._timeout_seconds,
-            ca_file=self._tls_roots,
+            session=self._ahead.session_for(url),
         )

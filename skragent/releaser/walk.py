@@ -19,6 +19,9 @@ from skragent.releaser.failures import describe_failure
 from skragent.secretmem import attach_arena
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from skragent.releaser.ahead import Ahead
     from skragent.releaser.tpm_lane import TpmLane
     from skragent.releaser.watch import Stopwatch
     from skragent.secretmem import Arena
@@ -39,10 +42,14 @@ def run_job(job: Job, watch: Stopwatch) -> Result:
     try:
         arena = attach_arena(job.arena_fd, job.arena_bytes)
         _HELD.append(arena)
+        waiting = ThreadPoolExecutor(_WAITING_THREADS, "wait")
+        with watch.step("import.network"):
+            from skragent.releaser.ahead import Ahead  # noqa: PLC0415 - see above
+        ahead = Ahead(job, waiting, watch)
         with watch.step("import.tpm"):
             from skragent.releaser.tpm_lane import TpmLane  # noqa: PLC0415 - see above
         lane = TpmLane(job.tcti, watch)
-        return _walk(job, arena, lane, watch)
+        return _walk(job, arena, lane, ahead, waiting, watch=watch)
     except SkrAgentError as error:
         return Result(failure=describe_failure(error), timings=watch.timings())
     finally:
@@ -50,14 +57,21 @@ def run_job(job: Job, watch: Stopwatch) -> Result:
             lane.close()
 
 
-def _walk(job: Job, arena: Arena, lane: TpmLane, watch: Stopwatch) -> Result:
-    waiting = ThreadPoolExecutor(_WAITING_THREADS, "wait")
+def _walk(
+    job: Job,
+    arena: Arena,
+    lane: TpmLane,
+    ahead: Ahead,
+    waiting: Executor,
+    *,
+    watch: Stopwatch,
+) -> Result:
     with watch.step("import.attest"):
         from skragent.releaser.attest import Attestor  # noqa: PLC0415 - see above
-    attesting = waiting.submit(Attestor(job, lane, waiting, watch).run)
+    attesting = waiting.submit(Attestor(job, lane, ahead, waiting, watch).run)
     with watch.step("import.azure"):
         from skragent.releaser.vaults import Vaults  # noqa: PLC0415 - see above
-    vaults = Vaults(job, waiting, watch)
+    vaults = Vaults(job, ahead, waiting, watch)
     with watch.step("import.release"):
         from skragent.release.roots import read_roots  # noqa: PLC0415 - see above
         from skragent.releaser.keys import KeyStep  # noqa: PLC0415 - see above

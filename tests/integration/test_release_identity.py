@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from support.release_server import ACCESS_TOKEN, Answer, Server, json_answer, serve
+from support.release_server import (
+    ACCESS_TOKEN,
+    Answer,
+    Server,
+    json_answer,
+    make_identity,
+    serve,
+)
 
 from skragent.errors import IdentityError
-from skragent.release.identity import VmIdentity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +61,7 @@ def test_every_failure_of_the_library_is_ours_and_asked_once(
     imds: Server, answer: Answer, code: str
 ) -> None:
     imds.answer = lambda _asked: answer
-    identity = VmIdentity("", 1)
+    identity = make_identity("", 1)
     identity.prefetch(SCOPE)  # a failure is told to who uses the token
     for _ in range(2):
         with pytest.raises(IdentityError) as caught:
@@ -66,7 +72,7 @@ def test_every_failure_of_the_library_is_ours_and_asked_once(
 
 
 def test_user_assigned_identity_is_asked_for_by_its_id(imds: Server) -> None:
-    identity = VmIdentity("11111111-2222-3333-4444-555555555555", 1)
+    identity = make_identity("11111111-2222-3333-4444-555555555555", 1)
     identity.prefetch(SCOPE)
     identity.close()
     (asked,) = imds.asked
@@ -76,7 +82,7 @@ def test_user_assigned_identity_is_asked_for_by_its_id(imds: Server) -> None:
 
 
 def test_token_fetched_ahead_is_not_fetched_again(imds: Server) -> None:
-    identity = VmIdentity("", 1)
+    identity = make_identity("", 1)
     identity.prefetch(SCOPE)
     token = identity.get_token_info(SCOPE)
     assert token.token == "the-access-token"
@@ -86,7 +92,7 @@ def test_token_fetched_ahead_is_not_fetched_again(imds: Server) -> None:
 
 
 def test_newer_token_is_fetched_where_the_vault_demands_one(imds: Server) -> None:
-    identity = VmIdentity("", 1)
+    identity = make_identity("", 1)
     identity.prefetch(SCOPE)
     identity.get_token_info(SCOPE, options={"claims": "newer"})
     identity.close()

@@ -24,6 +24,7 @@ from support.release_server import (
     Server,
     challenge,
     json_answer,
+    make_identity,
     make_tls,
     serve,
 )
@@ -36,8 +37,8 @@ from skragent.attestation.token import (
 from skragent.errors import Disposition, SkrAgentError
 from skragent.evidence.public import RsaPublic
 from skragent.release.envelope import Question
-from skragent.release.identity import VmIdentity
 from skragent.release.vault import VaultClient, vault_scope
+from skragent.transport import HttpClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,15 +101,19 @@ def vault(server: Server, imds: Server, tmp_path: Path) -> Iterator[VaultClient]
 def make_client(
     origin: str, directory: Path, timeout_seconds: float = 1
 ) -> Iterator[VaultClient]:
-    identity = VmIdentity("", timeout_seconds)
-    client = VaultClient(
+    identity = make_identity("", timeout_seconds)
+    http = HttpClient(
+        timeout_seconds=timeout_seconds,
+        ca_file=str(directory / "ca.pem"),
+        use_proxies=True,
+    )
+    yield VaultClient(
         origin,
         identity,
         timeout_seconds=timeout_seconds,
-        ca_file=str(directory / "ca.pem"),
+        session=http.new_session(),
     )
-    yield client
-    client.close()
+    http.close()
     identity.close()
 
 

@@ -25,6 +25,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from typing_extensions import override
 
+from skragent.release.identity import VmIdentity
+from skragent.transport import HttpClient
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -211,3 +214,9 @@ def make_tls(directory: Path) -> tuple[ssl.SSLContext, str]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(server_file)
     return context, str(ca_file)
+
+
+def make_identity(client_id: str, timeout_seconds: float) -> VmIdentity:
+    """An identity over connections of its own."""
+    http = HttpClient(timeout_seconds=timeout_seconds, use_proxies=False)
+    return VmIdentity(client_id, timeout_seconds, http.new_session())
