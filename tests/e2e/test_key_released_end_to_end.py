@@ -59,6 +59,25 @@ def test_every_kind_of_key_comes_through(
     assert jwk["kty"] == ("RSA" if "RSA" in kind else "EC")
 
 
+@pytest.mark.parametrize("kind", ["RSA-2048", "P-256", "oct-256"])
+def test_a_managed_hsm_releases_as_a_vault_does(
+    emulator: EmulatorThread, directory: Path, kind: str
+) -> None:
+    vault, hsm = emulator.world.vaults.values()
+    name = f"hsm-{kind}"
+    create_key(emulator, f"{name}:{kind}", hsm)
+    config = config_for(emulator, directory, name).replace(vault.url, hsm.url)
+    with Agent(directory, config) as agent:
+        agent.until(lambda: agent.holds(name))
+        jwk = agent.client.get_key(name).jwk
+        if kind.startswith("oct"):
+            raw = agent.client.get_bytes(name, "raw")
+            stored = hsm.store.find(name)
+            assert stored is not None
+            assert raw == stored.latest.material
+    assert jwk["kid"].startswith(f"{hsm.url}/keys/{name}/")
+
+
 def test_one_keys_trouble_does_not_touch_the_others(
     emulator: EmulatorThread, directory: Path
 ) -> None:

@@ -15,6 +15,7 @@ from skragent.emulator.key_specs import parse_key_spec
 
 if TYPE_CHECKING:
     from skragent.emulator.thread import EmulatorThread
+    from skragent.emulator.vault import Vault
 
 DEADLINE_SECONDS = 30.0
 SKRAGENT = (sys.executable, "-I", "-m", "skragent.cli.main")
@@ -90,6 +91,6 @@ def config_for(
     return text
 
 
-def create_key(emulator: EmulatorThread, spec: str) -> None:
+def create_key(emulator: EmulatorThread, spec: str, vault: Vault | None = None) -> None:
     """Create an exportable key that this VM's attestation releases."""
-    emulator.world.create_key(parse_key_spec(spec))
+    emulator.world.create_key(parse_key_spec(spec), vault)
