@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from skragent.agent.clock import SystemClock
+from skragent.cli.config_file import add_config_option, load_config
 from skragent.errors import SkrAgentError
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_UNUSABLE = 2
-
-_DEFAULT_CONFIG = "/etc/skragent/skragent.toml"
 
 _DESCRIPTION = """\
 Decode an attestation report and check it, down to AMD's root certificate.
@@ -87,12 +86,7 @@ def add_parser(
         default="",
         help="PEM of the root certificates (ARK) to trust instead of AMD's own",
     )
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        default=_DEFAULT_CONFIG,
-        help="where the vTPM and IMDS are (default: %(default)s)",
-    )
+    add_config_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.set_defaults(run=run)
 
@@ -119,14 +113,11 @@ def _read_subject(args: argparse.Namespace) -> Subject:
     from skragent.cli.report_input import (  # noqa: PLC0415 - see above
         read_files,
         read_machine,
-        read_text,
     )
 
     if args.hcl:
         return read_files(args)
-    from skragent.config import parse_config  # noqa: PLC0415 - as above
-
-    return read_machine(parse_config(read_text(args.config)), args.roots)
+    return read_machine(load_config(args.config), args.roots)
 
 
 def _report(subject: Subject, now: datetime, *, as_json: bool) -> int:

@@ -144,14 +144,6 @@ def _read_roots(path: str) -> frozenset[bytes]:
     return parse_roots(_read(path)) if path else AMD_ROOTS
 
 
-def read_text(path: str) -> str:
-    """Read a text file, up to a size."""
-    try:
-        return _read(path).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError([f"{path}: not UTF-8"], code="config.syntax") from error
-
-
 def _read(path: str) -> bytes:
     """Read a file, up to a size; `-` is not special."""
     try:
