@@ -95,13 +95,13 @@ class Front:
         if self._runner is None:
             return
         server = self._runner.server
-        transports = [c.transport for c in server.connections] if server else []
+        for connection in server.connections if server else []:
+            if connection.transport is not None:
+                # TLS's goodbye would wait for clients that do not answer it. Before
+                # aiohttp closes them: early 3.11 aborts no transport that is closed.
+                connection.transport.abort()
         await self._runner.cleanup()
         self._runner = None
-        for transport in transports:
-            if transport is not None:
-                # TLS's goodbye would wait for clients that do not answer it.
-                transport.abort()
         await asyncio.sleep(0)  # lets the transports close their sockets
 
     def _tls_context(self) -> ssl.SSLContext | None:

@@ -134,6 +134,7 @@ def test_a_child_of_fork_does_not_see_it(arena: Arena) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+@pytest.mark.root  # what forbade its own core dumps is root's in /proc
 def test_the_kernel_reads_secret_memory_for_nobody() -> None:
     arena = create_arena(4096)
     arena.close_fd()
