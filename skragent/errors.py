@@ -272,7 +272,12 @@ class ServeError(SkrAgentError):
 
 
 class RequestError(ServeError):
-    """The caller's fault: what was asked cannot be understood or is too much."""
+    """The caller's fault: what was asked cannot be understood or is too much.
+
+    Codes: serve.bad_request, serve.method, serve.not_found (no such resource),
+    serve.version (not the version that is held), serve.not_acceptable, serve.body,
+    serve.head_too_large, serve.http_version, serve.timeout, serve.connections.
+    """
 
     code = "serve.bad_request"
     status = 400
