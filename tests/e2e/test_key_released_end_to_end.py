@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import json
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,9 @@ def test_a_pcr_that_changes_after_attestation_closes_the_wrapping_key(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     async def extend_first(_: Request, answer: Answer) -> Answer:
-        await emulator.world.vm.extend_pcr(7, b"evil")
+        # Not at the challenge, which comes while the evidence is still being collected.
+        if answer.status == HTTPStatus.OK:
+            await emulator.world.vm.extend_pcr(7, b"evil")
         return answer
 
     emulator.world.vault.before_answer = extend_first
