@@ -34,6 +34,8 @@ class AgentConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """[agent]: where the daemon listens."""
 
     api_socket: str = "/run/skragent/api.sock"
+    credentials_socket: str = "/run/skragent/credentials.sock"  # empty: none
+    admin_socket: str = "/run/skragent/admin.sock"  # empty: none
     metrics_listen: str = "127.0.0.1:9469"  # HOST:PORT; empty switches it off
 
 
@@ -77,6 +79,22 @@ class LimitsConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True
     job_timeout_seconds: float = 120.0  # the releaser is killed then
 
 
+class ServingConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[serving]: bounds of each socket. Whole seconds; `serving.limits` says why."""
+
+    connections: int = 768
+    connections_per_uid: int = 384
+    requests_in_flight: int = 640
+    long_polls: int = 512
+    answers_per_second_per_uid: int = 10_000
+    head_bytes: int = 8192
+    body_bytes: int = 16384
+    head_timeout_seconds: int = 5
+    idle_timeout_seconds: int = 75
+    send_timeout_seconds: int = 10
+    credential_wait_seconds: int = 60  # of a unit that starts before its key is here
+
+
 class AllowRule(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One entry of `allow`: a caller must match every member that is given."""
 
@@ -103,6 +121,7 @@ class Config(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     imds: ImdsConfig = ImdsConfig()
     trust: TrustConfig = TrustConfig()
     limits: LimitsConfig = LimitsConfig()
+    serving: ServingConfig = ServingConfig()
     keys: dict[str, KeyConfig] = {}
 
 

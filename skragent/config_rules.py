@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Final
 from skragent.job import MAX_KEYS
 
 if TYPE_CHECKING:
-    from skragent.config import Config, KeyConfig, LimitsConfig
+    from skragent.config import Config, KeyConfig, LimitsConfig, ServingConfig
 
 MAX_SHOWN: Final = 80
 _MAX_SHOWN_BITS: Final = 128
 _MAX_SOCKET_PATH_BYTES: Final = 107  # sockaddr_un.sun_path with its NUL: unix(7)
+_SOCKETS: Final = ("api_socket", "credentials_socket", "admin_socket")
 _TRUST_FILES: Final = ("amd_roots", "tls_roots", "release_roots")
 _MAX_WHO: Final = 256
 _MAX_HOST: Final = 253
@@ -29,6 +30,26 @@ _VAULT_KEY_NAME: Final = re.compile(r"[0-9A-Za-z-]{1,127}")  # Key Vault: object
 _VERSION: Final = re.compile(r"[0-9a-f]{32}")  # Key Vault: object-version
 _TCTI: Final = re.compile(r"(device|swtpm|mssim|tabrmd|cmd)(:.*)?")
 _UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+# Fewest and most. A head has at least a method, a path and a Host; what is read at
+# once is 16 KiB; descriptors are the process's, LimitNOFILE=.
+_SERVING: Final = {
+    "connections": (1, 65536),
+    "connections_per_uid": (1, 65536),
+    "requests_in_flight": (1, 65536),
+    "long_polls": (0, 65536),
+    "answers_per_second_per_uid": (1, 10_000_000),
+    "head_bytes": (256, 65536),
+    "body_bytes": (0, 1048576),
+    "head_timeout_seconds": (1, 300),
+    "idle_timeout_seconds": (1, 86400),
+    "send_timeout_seconds": (1, 300),
+    "credential_wait_seconds": (0, 86400),
+}
+# systemd.unit(5), without `slice`: no process is in a slice itself.
+UNIT_TYPES: Final = (
+    *("service", "scope", "socket", "mount", "swap", "timer"),
+    *("path", "device", "automount", "target"),
+)
 _LABEL: Final = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST: Final = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 _AUTHORITY: Final = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]{1,5}))?")
@@ -47,6 +68,7 @@ def shown(value: object) -> str:
 def judge(config: Config) -> list[str]:
     """Find every problem."""
     problems = _judge_paths(config) + _judge_limits(config.limits)
+    problems += _judge_serving(config.serving)
     if config.agent.metrics_listen and not _is_host_port(config.agent.metrics_listen):
         problems.append("agent.metrics_listen: must be HOST:PORT, or empty for none")
     if config.attestation.endpoint != "auto":
@@ -70,18 +92,24 @@ def _judge_paths(config: Config) -> list[str]:
     """Refuse relative paths: what they mean would depend on who starts us."""
     optional = {f"trust.{n}": getattr(config.trust, n) for n in _TRUST_FILES}
     optional["vtpm.tcg_log"] = config.vtpm.tcg_log
-    paths = {"agent.api_socket": config.agent.api_socket}
+    sockets = {f"agent.{n}": getattr(config.agent, n) for n in _SOCKETS}
+    paths = {n: p for n, p in sockets.items() if p or n == "agent.api_socket"}
     paths |= {name: path for name, path in optional.items() if path}
     problems = [
         f"{name}: must be an absolute path, not `{shown(path)}`"
         for name, path in paths.items()
         if not path.startswith("/") or not path.isprintable()
     ]
-    if len(config.agent.api_socket.encode()) > _MAX_SOCKET_PATH_BYTES:
-        problems.append(
-            f"agent.api_socket: a socket's path has at most {_MAX_SOCKET_PATH_BYTES}"
-            " bytes"
-        )
+    problems += [
+        f"{name}: a socket's path has at most {_MAX_SOCKET_PATH_BYTES} bytes"
+        for name, path in sockets.items()
+        if len(path.encode()) > _MAX_SOCKET_PATH_BYTES
+    ]
+    problems += [
+        f"{name}: another socket has this path"
+        for i, (name, path) in enumerate(sockets.items())
+        if path and path in list(sockets.values())[:i]
+    ]
     return problems
 
 
@@ -92,6 +120,14 @@ def _judge_limits(limits: LimitsConfig) -> list[str]:
     if not 1 <= limits.job_timeout_seconds <= 3600:  # noqa: PLR2004 - said right below
         problems.append("limits.job_timeout_seconds: must be from 1 to 3600")
     return problems
+
+
+def _judge_serving(serving: ServingConfig) -> list[str]:
+    return [
+        f"serving.{name}: must be from {least} to {most}"
+        for name, (least, most) in _SERVING.items()
+        if not least <= getattr(serving, name) <= most
+    ]
 
 
 def _judge_key(alias: str, key: KeyConfig) -> list[str]:

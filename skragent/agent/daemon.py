@@ -11,11 +11,12 @@ import asyncio
 import secrets
 import signal
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import uvloop
 
 from skragent.agent import exit_codes
+from skragent.agent.control import Control
 from skragent.agent.holder import Holder
 from skragent.agent.jobs import key_requests
 from skragent.agent.runner import Runner
@@ -23,16 +24,16 @@ from skragent.agent.supervisor import Supervisor
 from skragent.errors import SkrAgentError
 from skragent.keyring import Keyring
 from skragent.observe import Counters, Event, log
-from skragent.serving import ApiServer, MetricsServer
+from skragent.serving import AdminServer, ApiServer, MetricsServer, limits_of
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Sequence
 
     from skragent.agent.clock import Clock
     from skragent.agent.launch import Launch, Launcher
     from skragent.agent.notify import Notifier
     from skragent.agent.runner import Release
+    from skragent.agent.sockets import Sockets
     from skragent.config import Config
     from skragent.job import KeyRequest
     from skragent.serving import Access
@@ -51,8 +52,8 @@ class World:
     clock: Clock
     launcher: Launcher
     notifier: Notifier
-    api_socket: socket.socket
-    metrics_socket: socket.socket | None
+    sockets: Sockets
+    unit_rules: str = ""  # how rules on units hold here
 
 
 def serve(world: World, launched: Launch | None) -> int:
@@ -64,6 +65,18 @@ def serve(world: World, launched: Launch | None) -> int:
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_Daemon(world).run(launched))
+
+
+class Server(Protocol):
+    """Something that listens."""
+
+    async def start(self) -> None:
+        """Begin to accept."""
+        ...
+
+    async def close(self) -> None:
+        """Stop accepting, and end within a second or two."""
+        ...
 
 
 class _Daemon:
@@ -92,14 +105,7 @@ class _Daemon:
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._stop, number)
-        api = ApiServer(
-            self._world.api_socket, self._keyring, self._world.access, self._counters
-        )
-        servers: list[ApiServer | MetricsServer] = [api]
-        if self._world.metrics_socket is not None:
-            servers.append(
-                MetricsServer(self._world.metrics_socket, self._keyring, self._counters)
-            )
+        servers = self._servers()
         for server in servers:
             await server.start()
         self._world.notifier.ready(f"0 of {len(self._world.config.keys)} keys held")
@@ -122,6 +128,36 @@ class _Daemon:
         if not supervising.done():
             return exit_codes.OK
         return self._outcome(supervising)
+
+    def _servers(self) -> list[Server]:
+        world, keyring, counters = self._world, self._keyring, self._counters
+        sockets = world.sockets
+        limits = limits_of(world.config.serving)
+        servers: list[Server] = [
+            ApiServer(
+                sockets.api,
+                keyring,
+                world.access,
+                counters,
+                now=world.clock.now,
+                limits=limits,
+            )
+        ]
+        if sockets.admin is not None:
+            control = Control(
+                self._supervisor,
+                world.config,
+                world.clock,
+                unit_rules=world.unit_rules,
+            )
+            servers.append(
+                AdminServer(sockets.admin, keyring, counters, control, limits=limits)
+            )
+        if sockets.metrics is not None:
+            servers.append(
+                MetricsServer(sockets.metrics, keyring, counters, limits=limits)
+            )
+        return servers
 
     def _stop(self, number: signal.Signals) -> None:
         for each in _SIGNALS:  # the next one is the kernel's to act on, at once

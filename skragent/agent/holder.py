@@ -67,6 +67,9 @@ class Holder:
         """Show a key's new state; wipe it where it is no longer held."""
         if life.state is KeyState.CURRENT:
             return  # `hold` did it
+        if life.state is KeyState.WAITING:  # it was dropped, and may come back
+            self._keyring.mark(alias, life.state)
+            return
         if not life.is_held:
             event, what = Event.KEY_DROPPED, "is dropped and wiped"
         else:

@@ -1,6 +1,6 @@
 """The life of one key: pure transitions between its states.
 
-    waiting -> current -> stale -> (current | denied | expired)
+    waiting -> current -> stale -> (current | denied | expired | dropped)
 
 A key is *held* while it is current or stale, and wiped in every other state. The
 table of dispositions (errors) decides:
@@ -115,6 +115,19 @@ def failed(life: KeyLife, disposition: Disposition) -> KeyLife:
     if confirmed or disposition is Disposition.FATAL:
         return _let_go(life, KeyState.DENIED)
     return life
+
+
+def dropped(life: KeyLife) -> KeyLife:
+    """Let go of a key because an administrator says so; it is not asked for again."""
+    return dataclasses.replace(
+        _let_go(life, KeyState.DROPPED), due_at=math.inf, failures=0, denials=0
+    )
+
+
+def asked_for(life: KeyLife, boottime: float) -> KeyLife:
+    """Ask for a key now, whatever was planned; one that was dropped may come back."""
+    state = KeyState.WAITING if life.state is KeyState.DROPPED else life.state
+    return dataclasses.replace(life, state=state, due_at=min(life.due_at, boottime))
 
 
 def planned(life: KeyLife, due_at: float) -> KeyLife:

@@ -12,32 +12,49 @@ import grp
 import os
 import socket
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from skragent.errors import ListenError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-API_SOCKET_NAME: Final = "api"  # FileDescriptorName= of skragent.socket
-_API_MODE: Final = 0o660
-_API_GROUP: Final = "skragent"  # who may connect at all; rules decide the rest
+    from skragent.config import AgentConfig
+
 _BACKLOG: Final = 1024
 _PROBE_SECONDS: Final = 1.0
 
 
-class ApiSocket:
-    """api.sock, bound; a context manager that removes what it made."""
+@dataclass(frozen=True, slots=True)
+class SocketKind:
+    """One of the agent's Unix sockets, as skragent.socket describes it too."""
 
-    def __init__(self, path: str, inherited: socket.socket | None = None) -> None:
+    name: str  # FileDescriptorName=
+    setting: str  # in the configuration's [agent]
+    mode: int
+    group: str = ""  # who may connect at all; rules decide the rest
+
+
+API: Final = SocketKind("api", "api_socket", 0o660, "skragent")
+CREDENTIALS: Final = SocketKind("credentials", "credentials_socket", 0o600)
+ADMIN: Final = SocketKind("admin", "admin_socket", 0o600)
+
+
+class UnixSocket:
+    """A listening Unix socket; a context manager that removes what it made."""
+
+    def __init__(
+        self, kind: SocketKind, path: str, inherited: socket.socket | None = None
+    ) -> None:
         self._path: Path | None = None
         self._inode = 0
         if inherited is not None:
-            _require_listener(inherited)
+            _require_listener(inherited, kind)
             self.sock = inherited
         else:
-            self.sock = _bind(Path(path))
+            self.sock = _bind(Path(path), kind)
             self._path = Path(path)
             self._inode = self._path.stat().st_ino
 
@@ -50,6 +67,44 @@ class ApiSocket:
         with contextlib.suppress(OSError):
             if self._path is not None and self._path.stat().st_ino == self._inode:
                 self._path.unlink()
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """All that the agent listens on."""
+
+    api: socket.socket
+    credentials: socket.socket | None
+    admin: socket.socket | None
+    metrics: socket.socket | None
+
+
+@contextlib.contextmanager
+def open_sockets(
+    config: AgentConfig, inherited: Mapping[str, socket.socket]
+) -> Iterator[Sockets]:
+    """Listen on everything that is configured, or on what systemd hands over.
+
+    Raises:
+        ListenError: one cannot be had; what was made is removed again.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def listen(kind: SocketKind) -> socket.socket:
+            path = getattr(config, kind.setting)
+            unix = UnixSocket(kind, path, inherited.get(kind.name))
+            return stack.enter_context(unix).sock
+
+        def listen_if_wanted(kind: SocketKind) -> socket.socket | None:
+            is_wanted = kind.name in inherited or getattr(config, kind.setting)
+            return listen(kind) if is_wanted else None
+
+        yield Sockets(
+            api=listen(API),
+            credentials=listen_if_wanted(CREDENTIALS),
+            admin=listen_if_wanted(ADMIN),
+            metrics=bind_metrics(config.metrics_listen),
+        )
 
 
 def bind_metrics(address: str) -> socket.socket | None:
@@ -69,16 +124,17 @@ def bind_metrics(address: str) -> socket.socket | None:
         raise _failure(f"the metrics address {address}", error) from error
 
 
-def _bind(path: Path) -> socket.socket:
-    _make_way(path)
+def _bind(path: Path, kind: SocketKind) -> socket.socket:
+    _make_way(path, kind)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         # Until it has its group and its mode nobody else can connect.
         with _umask(0o177):
             sock.bind(str(path))
-        with contextlib.suppress(KeyError, PermissionError):
-            os.chown(path, -1, grp.getgrnam(_API_GROUP).gr_gid)
-        path.chmod(_API_MODE)
+        if kind.group:
+            with contextlib.suppress(KeyError, PermissionError):
+                os.chown(path, -1, grp.getgrnam(kind.group).gr_gid)
+        path.chmod(kind.mode)
         sock.listen(_BACKLOG)
     except OSError as error:
         sock.close()
@@ -86,7 +142,7 @@ def _bind(path: Path) -> socket.socket:
     return sock
 
 
-def _make_way(path: Path) -> None:
+def _make_way(path: Path, kind: SocketKind) -> None:
     """Remove a socket that nobody listens on any more, and nothing else."""
     try:
         mode = path.lstat().st_mode
@@ -98,7 +154,7 @@ def _make_way(path: Path) -> None:
         raise ListenError(
             f"{path} is there already and is no socket",
             code="listen.not_a_socket",
-            hint="Move it away, or set agent.api_socket to another path.",
+            hint=f"Move it away, or set agent.{kind.setting} to another path.",
         )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_PROBE_SECONDS)
@@ -123,14 +179,14 @@ def _unlink(path: Path) -> None:
         raise _failure(str(path), error) from error
 
 
-def _require_listener(sock: socket.socket) -> None:
+def _require_listener(sock: socket.socket, kind: SocketKind) -> None:
     """Refuse a unit file that hands over something else than our socket."""
     is_ours = (sock.family, sock.type) == (socket.AF_UNIX, socket.SOCK_STREAM)
     if not is_ours or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         raise ListenError(
             "the socket that was handed over is no listening Unix stream socket",
             code="listen.inherited",
-            hint=f"FileDescriptorName={API_SOCKET_NAME} needs ListenStream=PATH.",
+            hint=f"FileDescriptorName={kind.name} needs ListenStream=PATH.",
         )
 
 

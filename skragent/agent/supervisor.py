@@ -18,9 +18,10 @@ from skragent.agent import backoff, lifecycle, schedule
 from skragent.agent.jobs import failure_error
 from skragent.agent.lifecycle import Admission, KeyLife
 from skragent.errors import Disposition, ReleaseDeniedError, SkrAgentError
+from skragent.keyring import KeyState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from skragent.agent.clock import Clock
     from skragent.agent.launch import Launch
@@ -98,6 +99,7 @@ class Supervisor:
         self._launched: Launch | None = None
         self._due: tuple[str, ...] = ()
         self._stopping = asyncio.Event()
+        self._hurried = asyncio.Event()  # set: no pause between two attempts
         self._plans_changed = asyncio.Event()
         self._lives_changed = asyncio.Event()
 
@@ -124,8 +126,20 @@ class Supervisor:
     def stop(self) -> None:
         """End every wait; what runs is ended by who owns it."""
         self._stopping.set()
+        self._hurried.set()
         self._plans_changed.set()
         self._lives_changed.set()
+
+    def refresh(self, aliases: Iterable[str]) -> None:
+        """Have these keys released as soon as it can be, whatever was planned."""
+        boottime = self._clock.boottime()
+        for alias in aliases:
+            self._put(alias, lifecycle.asked_for(self.lives[alias], boottime))
+        self._hurried.set()
+
+    def drop(self, alias: str) -> None:
+        """Let go of a key; it comes back when `refresh` names it."""
+        self._put(alias, lifecycle.dropped(self.lives[alias]))
 
     async def _keep_fresh(self) -> None:
         retrying = backoff.retrying(
@@ -148,7 +162,9 @@ class Supervisor:
             await self._clock.wait(self._plans_changed, left)
 
     async def _pause(self, seconds: float) -> None:
-        await self._clock.wait(self._stopping, seconds)
+        self._hurried.clear()
+        if not self._stopping.is_set():
+            await self._clock.wait(self._hurried, seconds)
 
     async def _attempt(self) -> None:
         """Run one job for the keys that are due now."""
@@ -171,8 +187,12 @@ class Supervisor:
         """Note a failed job in the life of each of its keys; they remain due."""
         if error.disposition is Disposition.FATAL or self._stopping.is_set():
             return
-        for alias in self._due:
+        for alias in self._still_wanted():
             self._put(alias, lifecycle.failed(self.lives[alias], error.disposition))
+
+    def _still_wanted(self) -> list[str]:
+        """List the keys of this job that were not dropped while it ran."""
+        return [a for a in self._due if self.lives[a].state is not KeyState.DROPPED]
 
     def _wait_after(self, error: SkrAgentError, failures: int) -> float:
         if self._stopping.is_set():
@@ -192,7 +212,10 @@ class Supervisor:
         Keys that share a fate stay together: one attestation serves them again.
         """
         chance = self._chance()
+        wanted = self._still_wanted()
         for key in release.result.released:
+            if key.alias not in wanted:
+                continue
             admission = lifecycle.admit(key, self._clock.now())
             if admission is Admission.DISABLED:
                 error = ReleaseDeniedError(
@@ -202,7 +225,8 @@ class Supervisor:
             else:
                 self._settle_released(key, admission, release, chance)
         for entry in release.result.failed:
-            self._settle_failed(entry.alias, failure_error(entry.failure), chance)
+            if entry.alias in wanted:
+                self._settle_failed(entry.alias, failure_error(entry.failure), chance)
 
     def _settle_released(
         self, key: ReleasedKey, admission: Admission, release: Release, chance: float

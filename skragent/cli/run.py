@@ -66,17 +66,11 @@ def run_agent(config: Config, *, releaser: tuple[str, ...] | None = None) -> int
     from skragent.agent.jobs import key_requests  # noqa: PLC0415
     from skragent.agent.launch import Launcher  # noqa: PLC0415
     from skragent.agent.notify import Notifier, inherited_sockets  # noqa: PLC0415
-    from skragent.agent.sockets import (  # noqa: PLC0415
-        API_SOCKET_NAME,
-        ApiSocket,
-        bind_metrics,
-    )
+    from skragent.agent.sockets import open_sockets  # noqa: PLC0415
 
     environment = dict(os.environ)
     clock = SystemClock()
-    inherited = inherited_sockets(environment)
-    with ApiSocket(config.agent.api_socket, inherited.get(API_SOCKET_NAME)) as api:
-        metrics = bind_metrics(config.agent.metrics_listen)
+    with open_sockets(config.agent, inherited_sockets(environment)) as sockets:
         command = () if releaser is None else (releaser,)
         launcher = Launcher(config, clock, environment, *command)
         try:
@@ -99,8 +93,7 @@ def run_agent(config: Config, *, releaser: tuple[str, ...] | None = None) -> int
                 clock=clock,
                 launcher=launcher,
                 notifier=Notifier(environment),
-                api_socket=api.sock,
-                metrics_socket=metrics,
+                sockets=sockets,
             )
         except BaseException:
             if launched is not None:

@@ -150,9 +150,12 @@ class Emulator:
         """
         names = list(keys) or self.vault.store.names
         directory = self.directory.resolve()
+        api = api_socket or directory / "api.sock"
         tables = {
             "agent": {
-                "api_socket": str(api_socket or directory / "api.sock"),
+                "api_socket": str(api),
+                "credentials_socket": str(api.with_name("credentials.sock")),
+                "admin_socket": str(api.with_name("admin.sock")),
                 "metrics_listen": "",
             },
             "attestation": {"endpoint": self.maa.issuer},

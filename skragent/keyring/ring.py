@@ -1,6 +1,6 @@
 """The keys that we hold, by alias, and the state that the supervisor gave to each.
 
-    waiting -> current -> stale -> (current | denied | expired)
+    waiting -> current -> stale -> (current | denied | expired | dropped)
 
 A key is held in `current` and `stale` and in no other state. Nothing here knows what
 time it is or decides when a state changes: that is the supervisor's.
@@ -26,6 +26,7 @@ class KeyState(enum.StrEnum):
     STALE = "stale"  # held and served, but its refresh is overdue
     DENIED = "denied"  # somebody with the right to say no said no: wiped
     EXPIRED = "expired"  # too old to be served: wiped
+    DROPPED = "dropped"  # an administrator said so: wiped
 
 
 _HELD = (KeyState.CURRENT, KeyState.STALE)
@@ -52,6 +53,7 @@ class Keyring:
     def __init__(self, aliases: Iterable[str] = ()) -> None:
         self._entries = {alias: Entry(alias) for alias in aliases}
         self._listeners: list[Callable[[str], None]] = []
+        self._observers: list[Callable[[], None]] = []
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries.values())
@@ -63,6 +65,10 @@ class Keyring:
     def subscribe(self, listener: Callable[[str], None]) -> None:
         """Call `listener(alias)` at each change of what can be served."""
         self._listeners.append(listener)
+
+    def observe(self, observer: Callable[[], None]) -> None:
+        """Call `observer()` after each change of what is known, failures too."""
+        self._observers.append(observer)
 
     def configure(self, aliases: Iterable[str]) -> None:
         """Hold exactly these keys: new ones wait, others are dropped and wiped."""
@@ -102,6 +108,7 @@ class Keyring:
         """Remember why the last attempt failed; what is held stays held."""
         entry = self._entries[alias]
         entry.failure_code, entry.retry_at = code, retry_at
+        self._show()
 
     def drop(self, alias: str, state: KeyState) -> None:
         """Let go of a key and wipe it at once."""
@@ -119,3 +126,8 @@ class Keyring:
     def _tell(self, alias: str) -> None:
         for listener in self._listeners:
             listener(alias)
+        self._show()
+
+    def _show(self) -> None:
+        for observer in self._observers:
+            observer()

@@ -36,7 +36,14 @@ RESULT_ERROR: Final = "error"
 RESULTS: Final = (RESULT_SUCCESS, RESULT_DENIED, RESULT_ERROR)
 DENIED_NO_RULE: Final = "no_rule"
 DENIED_CONNECTIONS: Final = "connections"
-DENIED_REASONS: Final = (DENIED_NO_RULE, DENIED_CONNECTIONS)
+DENIED_RATE: Final = "rate"
+DENIED_BUSY: Final = "busy"
+DENIED_REASONS: Final = (
+    DENIED_NO_RULE,
+    DENIED_CONNECTIONS,
+    DENIED_RATE,
+    DENIED_BUSY,
+)
 
 # Codes of requests that were answered as asked; others are codes of skragent.errors.
 CODE_OK: Final = "ok"
@@ -64,6 +71,8 @@ class Event(enum.Enum):
     MEMORY_FALLBACK = ("0ecfaa6965f7408da5191317d5183ae6", logging.WARNING)
     CONFIG_REFUSED = ("defd677e430544338f937aee661a34ac", logging.ERROR)
     ACCESS_DENIED = ("2be55c135cfa4cb2b3937b62b2a36c90", logging.WARNING)
+    KEY_SERVED = ("a899bce9e3774ec582bddb053590efe0", logging.INFO)
+    ADMIN = ("c199f1b3cafc48678b5ff170c4bdcc78", logging.WARNING)
     REQUEST_FAILED = ("ec3d49e9088343fb82e8e8da40aa5f51", logging.ERROR)
     CONNECTIONS_REFUSED = ("2bf5f10abfe849d2a9fecf86af81291b", logging.WARNING)
 

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from skragent.serving.access import Access, resolve_access
-from skragent.serving.limits import Limits
-from skragent.serving.server import ApiServer, MetricsServer
+from skragent.serving.limits import Limits, limits_of
+from skragent.serving.server import AdminServer, ApiServer, MetricsServer
 
-__all__ = ["Access", "ApiServer", "Limits", "MetricsServer", "resolve_access"]
+__all__ = [
+    "Access",
+    "AdminServer",
+    "ApiServer",
+    "Limits",
+    "MetricsServer",
+    "limits_of",
+    "resolve_access",
+]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import grp
 import pwd
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from skragent.errors import ConfigError
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from skragent.config import AllowRule, KeyConfig
     from skragent.serving.peers import Peer
+
+
+Operation = Literal["get", "public"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,12 @@ class Access:
 
     rules: Mapping[str, tuple[Rule, ...]]
 
-    def allows(self, peer: Peer, alias: str) -> bool:
+    @property
+    def wants_units(self) -> bool:
+        """Tell whether a rule names a unit."""
+        return False
+
+    def allows(self, peer: Peer, alias: str, operation: Operation = "get") -> bool:  # noqa: ARG002
         """Tell whether the caller may have the key."""
         return any(rule.allows(peer) for rule in self.rules.get(alias, ()))
 

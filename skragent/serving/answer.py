@@ -27,12 +27,13 @@ class Answer:
 
     Attributes:
         parts: head and body; empty once the answer is retired.
+        size: the bytes of all parts.
         cell: counts how often it was sent.
         is_lasting: the same request on the same connection gets the same answer,
             until it is retired.
     """
 
-    __slots__ = ("__weakref__", "cell", "is_lasting", "parts")
+    __slots__ = ("__weakref__", "cell", "is_lasting", "parts", "size")
 
     def __init__(
         self,
@@ -45,6 +46,7 @@ class Answer:
     ) -> None:
         head = render_head(status, headers, len(body))
         self.parts: tuple[bytes | memoryview, ...] = (head, body) if body else (head,)
+        self.size = len(head) + len(body)
         self.cell = cell
         self.is_lasting = is_lasting
 

@@ -1,31 +1,48 @@
 """api.sock: what workloads may ask, and the answers.
 
-    GET /v1/keys                 the keys that this caller may have
-    GET /v1/keys/NAME[?version=] one key, in the form of Accept
-    GET /healthz                 200 while we serve
+    GET /v1/keys                          the keys that this caller may have
+    GET /v1/keys/NAME[?version=&wait=]    one key, in the form of Accept
+    GET /v1/keys/NAME/public[?...]        its public half
+    GET /v1/status[?wait=]                the same keys, and who we think is asking
+    GET /v1/openapi.json                  all of this, for programs
+    GET /healthz                          200 while we serve
 
 A key that does not exist and one that the caller may not have are the same answer.
 Answers with key bytes are made once per key and form, and retired when the keyring
-says that the key changed; until then connections send them again (see `wire`).
+says that the key changed, or a second is over, for they tell the key's age; until
+then connections send them again (see `wire`).
 """
 
 from __future__ import annotations
 
 import urllib.parse
+from collections import defaultdict
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from importlib import resources
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from skragent import __version__
 from skragent.errors import AccessDeniedError, NotReadyError, RequestError, ServeError
-from skragent.observe import Event, log, names
-from skragent.serving.answer import Answer, json_answer, problem_answer
+from skragent.observe import names
+from skragent.serving.answer import JSON, Answer, json_answer, problem_answer
+from skragent.serving.audit import Audit
+from skragent.serving.documents import (
+    describe_key,
+    key_headers,
+    overall_state,
+)
 from skragent.serving.negotiation import MEDIA_TYPES, choose_form
+from skragent.serving.park import Parked, look_at_all
+from skragent.serving.query import is_known_tag, parse_query, parse_wait
+from skragent.serving.status import status_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from skragent.job import Form
     from skragent.keyring import Entry, HeldKey, Keyring
     from skragent.observe import Cell, Counters
-    from skragent.serving.access import Access
+    from skragent.serving.access import Access, Operation
     from skragent.serving.negotiation import Choice
     from skragent.serving.peers import Peer
     from skragent.serving.request import Request
@@ -34,38 +51,77 @@ SOCKET: Final = "api"
 
 KEYS_PATH: Final = "/v1/keys"
 _ONE_KEY: Final = KEYS_PATH + "/"
+_PUBLIC: Final = "/public"
 
 METHOD_NOT_ALLOWED: Final = 405
 
-# What a key that was never released asks its callers to wait: a cold start is faster.
-RETRY_AFTER_SECONDS: Final = 1
+# What a caller is asked to wait for a key: no less than a cold start takes, and no
+# more than it may wait for us (`?wait=`).
+_MIN_RETRY_SECONDS: Final = 1
+_MAX_RETRY_SECONDS: Final = 300
 
-# One line in the journal for each pair of caller and key, and no more than these.
-_DENIALS_LOGGED: Final = 1024
+_PUBLIC_FORMS: Final[tuple[Form, ...]] = ("jwk", "pem")
+
+
+class _Wish(NamedTuple):
+    """What is asked of one key."""
+
+    alias: str
+    operation: Operation
+    version: str  # empty: any
+    accept: str
+    if_none_match: str
 
 
 class KeyApi:
-    """Answers requests for keys. One for all connections; it has no state of theirs."""
+    """Answers requests for keys. One for all connections; it has no state of theirs.
 
-    def __init__(self, keyring: Keyring, access: Access, counters: Counters) -> None:
+    Args:
+        keyring: what is held.
+        access: who may have it.
+        counters: what is counted.
+        now: the wall time, for a key's age.
+        long_polls: how many requests may wait at once.
+    """
+
+    def __init__(
+        self,
+        keyring: Keyring,
+        access: Access,
+        counters: Counters,
+        *,
+        now: Callable[[], float],
+        long_polls: int,
+    ) -> None:
         self._keyring = keyring
         self._access = access
         self._counters = counters
-        self._lasting: dict[str, dict[tuple[Choice, bool], Answer]] = {}
-        self._denials: set[tuple[int, str]] = set()
-        keyring.subscribe(self._retire)
+        self._now = now
+        self._long_polls = long_polls
+        self._audit = Audit(counters)
+        self._waiting: dict[str, set[Parked]] = defaultdict(set)  # for one key
+        self._watching: set[Parked] = set()  # /v1/status
+        self._lasting: dict[str, dict[tuple[Operation, Choice, bool], Answer]] = {}
+        self._openapi: Answer | None = None
+        keyring.subscribe(self._on_change)
         for op, code in (("list", names.CODE_OK), ("get", names.CODE_OK)):
             counters.requests_cell(SOCKET, op, code)
 
     def change_access(self, access: Access) -> None:
         """Use other rules from now on, also for connections that are open."""
         self._access = access
-        self._denials.clear()
+        self._audit.forget_denials()
+        for alias in [*self._lasting, *self._waiting]:
+            self._on_change(alias)
+        look_at_all(self._watching)
+
+    def retire_all(self) -> None:
+        """Let answers tell a new age; called each second."""
         for alias in list(self._lasting):
             self._retire(alias)
 
-    def handle(self, request: Request, peer: Peer) -> Answer:
-        """Answer one request; every refusal is an answer."""
+    def handle(self, request: Request, peer: Peer) -> Answer | Parked:
+        """Answer one request, now or later; every refusal is an answer."""
         op, answer = self._route(request.path)
         try:
             if request.method != "GET":
@@ -74,96 +130,208 @@ class KeyApi:
                     code="serve.method",
                     status=METHOD_NOT_ALLOWED,
                 )
+            if request.body:
+                raise RequestError("this request has no body", code="serve.body")
             return answer(request, peer)
         except ServeError as error:
             headers = {"Allow": "GET"} if error.status == METHOD_NOT_ALLOWED else {}
             return self._problem(op, error, headers)
 
-    def _route(self, path: str) -> tuple[str, Callable[[Request, Peer], Answer]]:
+    def _route(
+        self, path: str
+    ) -> tuple[str, Callable[[Request, Peer], Answer | Parked]]:
         if path.startswith(_ONE_KEY):
+            if path.endswith(_PUBLIC):
+                return "public", self._public
             return "get", self._get
-        if path == KEYS_PATH:
-            return "list", self._list
-        if path == "/healthz":
-            return "health", self._health
-        return "none", _nothing
+        routes = {
+            KEYS_PATH: ("list", self._list),
+            "/v1/status": ("status", self._status),
+            "/v1/openapi.json": ("openapi", self._describe_us),
+            "/healthz": ("health", self._health),
+        }
+        return routes.get(path, ("none", _nothing))
 
     def _health(self, request: Request, peer: Peer) -> Answer:  # noqa: ARG002 - a handler's
         return json_answer({"status": "ok"}, cell=self._cell("health", names.CODE_OK))
 
+    def _describe_us(self, request: Request, peer: Peer) -> Answer:  # noqa: ARG002 - a handler's
+        if self._openapi is None:
+            document = resources.files("skragent.serving").joinpath("openapi.json")
+            self._openapi = Answer(
+                HTTPStatus.OK,
+                {"Content-Type": JSON},
+                document.read_bytes(),
+                cell=self._cell("openapi", names.CODE_OK),
+                is_lasting=True,
+            )
+        return self._openapi
+
     def _list(self, request: Request, peer: Peer) -> Answer:
-        _query(request, ())
-        keys = [
-            _describe(entry)
-            for entry in self._keyring
-            if self._access.allows(peer, entry.alias)
-        ]
+        parse_query(request, ())
+        keys = [describe_key(entry) for entry in self._visible_to(peer)]
         return json_answer({"keys": keys}, cell=self._cell("list", names.CODE_OK))
 
-    def _get(self, request: Request, peer: Peer) -> Answer:
-        alias = urllib.parse.unquote(request.path[len(_ONE_KEY) :])
+    def _status(self, request: Request, peer: Peer) -> Answer | Parked:
+        you = {
+            "uid": peer.uid,
+            "gid": peer.gid,
+            "groups": sorted(peer.groups),
+            "pid": peer.pid,
+            "unit": peer.unit or None,
+        }
+
+        def document() -> dict[str, object]:
+            entries = self._visible_to(peer)
+            return {
+                "version": __version__,
+                "state": overall_state(entries),
+                "you": you,
+                "keys": [describe_key(entry) for entry in entries],
+            }
+
+        wait = parse_wait(parse_query(request, ("wait",)).get("wait", ""))
+
+        def ask(must: bool) -> Answer | None:  # noqa: FBT001 - Parked's
+            return status_answer(
+                document(),
+                request.headers.get("if-none-match", ""),
+                must=must,
+                cell_of=lambda code: self._cell("status", code),
+            )
+
+        return self._now_or_later("status", wait, ask, self._watching)
+
+    def _get(self, request: Request, peer: Peer) -> Answer | Parked:
+        return self._one_key(request, peer, request.path[len(_ONE_KEY) :], "get")
+
+    def _public(self, request: Request, peer: Peer) -> Answer | Parked:
+        name = request.path[len(_ONE_KEY) : -len(_PUBLIC)]
+        return self._one_key(request, peer, name, "public")
+
+    def _one_key(
+        self, request: Request, peer: Peer, name: str, operation: Operation
+    ) -> Answer | Parked:
+        alias = urllib.parse.unquote(name)
+        self._admit(peer, alias, operation)  # a stranger learns nothing from the query
+        query = parse_query(request, ("version", "wait"))
+        wait = parse_wait(query.get("wait", ""))
+        wish = _Wish(
+            alias=alias,
+            operation=operation,
+            version=query.get("version", ""),
+            accept=request.headers.get("accept", ""),
+            if_none_match=request.headers.get("if-none-match", ""),
+        )
+
+        def ask(must: bool) -> Answer | None:  # noqa: FBT001 - Parked's
+            return self._key_answer(wish, peer, must=must)
+
+        return self._now_or_later(operation, wait, ask, self._waiting[alias])
+
+    def _now_or_later(
+        self,
+        op: str,
+        seconds: float,
+        ask: Callable[[bool], Answer | None],
+        lot: set[Parked],
+    ) -> Answer | Parked:
+        """Ask; where there is no answer yet and the caller waits, park the question."""
+
+        def ask_safely(must: bool) -> Answer | None:  # noqa: FBT001 - Parked's
+            try:
+                return ask(must)
+            except ServeError as error:
+                return self._problem(op, error, {})
+
+        answer = ask_safely(seconds <= 0)
+        if answer is not None:
+            return answer
+        parked = len(self._watching) + sum(map(len, self._waiting.values()))
+        if parked >= self._long_polls:
+            self._counters.denied[names.DENIED_BUSY] += 1
+            error = NotReadyError("too many requests wait already", code="serve.busy")
+            return self._problem(op, error, {"Retry-After": str(_MIN_RETRY_SECONDS)})
+        return Parked(seconds, ask_safely, lot)
+
+    def _admit(self, peer: Peer, alias: str, operation: Operation) -> Entry:
         entry = self._keyring.get(alias)
-        if entry is None or not self._access.allows(peer, alias):
-            self._note_denial(peer, entry)
+        if entry is None or not self._access.allows(peer, alias, operation):
+            self._audit.denied(peer, None if entry is None else alias)
             raise AccessDeniedError("there is no such key for you")
-        wanted = _query(request, ("version",)).get("version", "")
+        return entry
+
+    def _key_answer(self, wish: _Wish, peer: Peer, *, must: bool) -> Answer | None:
+        """Answer what is asked of a key; None while it is worth waiting for."""
+        entry = self._admit(peer, wish.alias, wish.operation)
         key = entry.key
         if key is None:
-            return self._not_ready(entry)
-        if wanted not in ("", key.version):
+            return self._not_ready(entry, wish.operation) if must else None
+        if wish.version not in ("", key.version):
+            if not must:
+                return None
             raise AccessDeniedError(
                 "this key is held in another version", code="serve.version"
             )
+        forms = _forms(key, wish.operation)
         try:
-            choice = choose_form(request.headers.get("accept", ""), key.forms)
+            choice = choose_form(wish.accept, forms)
         except RequestError as error:
-            formats = _formats(key)
-            return self._problem("get", error, {}, formats=formats)
-        matches = _matches(request.headers.get("if-none-match", ""), key.version)
-        return self._lasting_answer(entry, key, choice, is_known=matches)
+            formats = [media for form, media in MEDIA_TYPES.items() if form in forms]
+            return self._problem(wish.operation, error, {}, formats=formats)
+        is_known = is_known_tag(wish.if_none_match, key.version)
+        if is_known and not must:
+            return None
+        self._audit.served(peer, key, wish.operation)
+        return self._lasting_answer(entry, key, wish.operation, choice, is_known)
 
     def _lasting_answer(
-        self, entry: Entry, key: HeldKey, choice: Choice, *, is_known: bool
+        self,
+        entry: Entry,
+        key: HeldKey,
+        operation: Operation,
+        choice: Choice,
+        is_known: bool,  # noqa: FBT001 - a part of the answer's name
     ) -> Answer:
         answers = self._lasting.setdefault(key.alias, {})
-        answer = answers.get((choice, is_known))
+        answer = answers.get((operation, choice, is_known))
         if answer is None:
             code = names.CODE_NOT_MODIFIED if is_known else names.CODE_OK
-            answer = answers[choice, is_known] = Answer(
+            body = _forms(key, operation)[choice.form]
+            answer = answers[operation, choice, is_known] = Answer(
                 HTTPStatus.NOT_MODIFIED if is_known else HTTPStatus.OK,
-                _key_headers(entry, key, choice),
-                b"" if is_known else key.forms[choice.form],
-                cell=self._cell("get", code),
+                key_headers(entry, key, choice.media_type, self._now()),
+                b"" if is_known else body,
+                cell=self._cell(operation, code),
                 is_lasting=True,
             )
         return answer
 
-    def _not_ready(self, entry: Entry) -> Answer:
+    def _not_ready(self, entry: Entry, op: str) -> Answer:
         why = f"; the last attempt: {entry.failure_code}" if entry.failure_code else ""
         error = NotReadyError(f"the key is not held: it is {entry.state}{why}")
+        left = 0 if entry.retry_at is None else int(entry.retry_at - self._now()) + 1
+        retry_after = min(max(left, _MIN_RETRY_SECONDS), _MAX_RETRY_SECONDS)
         return self._problem(
-            "get",
+            op,
             error,
-            {"Retry-After": str(RETRY_AFTER_SECONDS)},
+            {"Retry-After": str(retry_after)},
             state=entry.state.value,
             last_failure=entry.failure_code or None,
         )
 
-    def _note_denial(self, peer: Peer, entry: Entry | None) -> None:
-        self._counters.denied[names.DENIED_NO_RULE] += 1
-        if entry is None:
-            return
-        who = (peer.uid, entry.alias)
-        if who not in self._denials and len(self._denials) < _DENIALS_LOGGED:
-            self._denials.add(who)
-            log(
-                Event.ACCESS_DENIED,
-                f"uid {peer.uid} asked for key {entry.alias}, and no rule allows it",
-                key=entry.alias,
-                uid=peer.uid,
-                gid=peer.gid,
-                pid=peer.pid,
-            )
+    def _visible_to(self, peer: Peer) -> list[Entry]:
+        return [
+            entry
+            for entry in self._keyring
+            if self._access.allows(peer, entry.alias, "get")
+            or self._access.allows(peer, entry.alias, "public")
+        ]
+
+    def _on_change(self, alias: str) -> None:
+        self._retire(alias)
+        look_at_all(self._waiting[alias])
+        look_at_all(self._watching)
 
     def _retire(self, alias: str) -> None:
         for answer in self._lasting.pop(alias, {}).values():
@@ -183,49 +351,12 @@ def _nothing(request: Request, peer: Peer) -> Answer:  # noqa: ARG001 - a handle
     raise RequestError("there is nothing here", code="serve.not_found", status=404)
 
 
-def _describe(entry: Entry) -> dict[str, object]:
-    key = entry.key
-    return {
-        "name": entry.alias,
-        "state": entry.state.value,
-        "version": key.version if key else None,
-        "kty": key.kty if key else None,
-        "fingerprint": (key.fingerprint or None) if key else None,
-        "formats": _formats(key) if key else [],
-    }
-
-
-def _formats(key: HeldKey) -> list[str]:
-    return [media for form, media in MEDIA_TYPES.items() if form in key.forms]
-
-
-def _key_headers(entry: Entry, key: HeldKey, choice: Choice) -> dict[str, str]:
-    return {
-        "Content-Type": choice.media_type,
-        "Cache-Control": "no-store",
-        "ETag": f'"{key.version}"',
-        "Vary": "Accept",
-        "Skragent-State": entry.state.value,
-    }
-
-
-def _matches(if_none_match: str, version: str) -> bool:
-    """Compare as RFC 9110 §13.1.2 does: a list of tags, weak or not, or a star."""
-    if not if_none_match:
-        return False
-    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
-    return f'"{version}"' in tags or tags == ["*"]
-
-
-def _query(request: Request, known: tuple[str, ...]) -> dict[str, str]:
-    """Read the query; a parameter that would be ignored is refused."""
-    try:
-        pairs = urllib.parse.parse_qsl(
-            request.query, keep_blank_values=True, strict_parsing=bool(request.query)
+def _forms(key: HeldKey, operation: Operation) -> Mapping[Form, bytes | memoryview]:
+    """Return what of a key an operation gives away."""
+    if operation == "get":
+        return key.forms
+    if not key.public_jwk:
+        raise RequestError(
+            "a symmetric key has no public half", code="serve.not_found", status=404
         )
-    except ValueError as error:
-        raise RequestError("the query does not parse") from error
-    found = dict(pairs)
-    if len(found) != len(pairs) or not found.keys() <= set(known):
-        raise RequestError("the query has a parameter that is unknown or given twice")
-    return found
+    return {"jwk": key.public_jwk.encode(), "pem": key.public_pem.encode()}

@@ -4,29 +4,61 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from skragent.errors import ServeError
+from skragent.errors import RequestError, ServeError
 from skragent.observe import Event, log, names
+from skragent.serving.accounts import Accounts
 from skragent.serving.answer import problem_answer
 from skragent.serving.limits import READ_BYTES, Limits
-from skragent.serving.peers import identify
+from skragent.serving.peers import NOBODY, identify
 from skragent.serving.wire import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from skragent.observe import Counters
+    from skragent.serving.accounts import Account
     from skragent.serving.answer import Answer
+    from skragent.serving.park import Parked
     from skragent.serving.peers import Peer
     from skragent.serving.request import Request
+    from skragent.serving.wire import Socket
 
-    Handler = Callable[[Request, Peer], Answer]
+    Handler = Callable[[Request, Peer], Answer | Parked]
 
 _TICK_SECONDS: Final = 1.0
 _BACKLOG: Final = 1024
+# Connections taken in before what is open is looked at again.
+_ACCEPTED_AT_ONCE: Final = 64
+
+CONTENT_TOO_LARGE: Final = 413
+TOO_MANY_REQUESTS: Final = 429
 SERVICE_UNAVAILABLE: Final = 503
+
+
+class Loop(Protocol):
+    """What is needed of an event loop."""
+
+    def add_reader(self, fd: int, callback: Callable[[], object]) -> object:
+        """See asyncio."""
+        ...
+
+    def remove_reader(self, fd: int) -> object:
+        """See asyncio."""
+        ...
+
+    def add_writer(self, fd: int, callback: Callable[[], object]) -> object:
+        """See asyncio."""
+        ...
+
+    def remove_writer(self, fd: int) -> object:
+        """See asyncio."""
+        ...
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Any:  # noqa: ANN401 - a handle
+        """See asyncio."""
+        ...
 
 
 class Listener:
@@ -37,7 +69,11 @@ class Listener:
         handle: answers one request; must not raise for what a caller does.
         counters: where everything is counted.
         name: the `socket` label of the counts.
+        limits: the bounds.
+        on_tick: called each second as long as somebody is connected.
     """
+
+    loop: Loop  # from `start` on
 
     def __init__(
         self,
@@ -47,19 +83,24 @@ class Listener:
         counters: Counters,
         name: str,
         limits: Limits | None = None,
+        on_tick: Callable[[], None] | None = None,
     ) -> None:
-        self.handle = handle
+        self._handle = handle
         self.counters = counters
         self.name = name
         self.limits = limits or Limits()
+        self.wants_unit = False
         self.read_buffer = bytearray(READ_BYTES)
         self.tick = 0
+        self.is_busy = False  # no more requests in flight are admitted
+        self._in_flight = 0
+        self._accounts = Accounts(self.limits.answers_per_second_per_uid)
         self._refused_at = -1
+        self._on_tick = on_tick
         self._socket = sock
         self._identifies = sock.family == socket.AF_UNIX
         self._connections: set[Connection] = set()
-        self._per_uid: Counter[int] = Counter()
-        self._server: asyncio.Server | None = None
+        self._is_accepting = False
         self._sweeping: asyncio.TimerHandle | None = None
         self._is_empty = asyncio.Event()
         self._is_empty.set()
@@ -67,16 +108,15 @@ class Listener:
 
     async def start(self) -> None:
         """Begin to accept."""
-        loop = asyncio.get_running_loop()
-        serve = loop.create_unix_server if self._identifies else loop.create_server
-        self._server = await serve(
-            lambda: Connection(self), sock=self._socket, backlog=_BACKLOG
-        )
+        self.loop = asyncio.get_running_loop()
+        self._socket.settimeout(0)
+        self._socket.listen(_BACKLOG)
+        self._start_accepting()
 
     async def close(self, seconds: float) -> None:
         """Stop accepting; let answers under way be taken for some seconds, then cut."""
-        if self._server is not None:
-            self._server.close()
+        self._stop_accepting()
+        self._socket.close()
         for connection in list(self._connections):
             connection.end()
         try:
@@ -95,46 +135,124 @@ class Listener:
             if connection.is_taking:
                 connection.cut()
 
-    def admit(self, connection: Connection, fd: int) -> Answer | None:
-        """Take a connection in; or return what to say to one too many.
-
-        Raises:
-            OSError: where the kernel does not tell who it is.
-        """
-        if self._identifies:
-            connection.peer = identify(fd)
+    def admit(self, sock: Socket, peer: Peer) -> Connection:
+        """Take a connection in, and answer what it brought; refuse one too many."""
+        if self._sweeping is None:
+            self._tick()
+            self._sweep_later()
+        account = self._accounts.of(peer.uid)
+        account.connections += 1
+        connection = Connection(self, sock, peer, account)
         self._is_empty.clear()
         self._connections.add(connection)
-        self._per_uid[connection.peer.uid] += 1
         self.counters.connections[self.name] += 1
-        if self._sweeping is None:
-            self._sweep_later()
         if (
             len(self._connections) <= self.limits.connections
-            and self._per_uid[connection.peer.uid] <= self.limits.connections_per_uid
+            and account.connections <= self.limits.connections_per_uid
         ):
-            return None
-        return self._refuse(connection.peer)
+            connection.begin()
+        else:
+            connection.refuse(self._too_many(peer))
+        return connection
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: Connection, account: Account) -> None:
         """Note that a connection is gone."""
         if connection not in self._connections:
             return
         self._connections.remove(connection)
-        uid = connection.peer.uid
-        self._per_uid[uid] -= 1
-        if not self._per_uid[uid]:
-            del self._per_uid[uid]
+        account.connections -= 1
         self.counters.connections[self.name] -= 1
         if not self._connections:
             self._is_empty.set()
 
-    def problem(self, error: ServeError) -> Answer:
-        """Answer what never became a request."""
-        cell = self.counters.requests_cell(self.name, "none", error.code)
-        return problem_answer(error, cell=cell)
+    def answer(self, request: Request, peer: Peer, account: Account) -> Answer | Parked:
+        """Answer one request, if its sender and all together have not asked enough."""
+        if account.left <= 0:
+            self.counters.denied[names.DENIED_RATE] += 1
+            return self.problem(
+                RequestError(
+                    "too many requests within a second",
+                    code="serve.rate",
+                    status=TOO_MANY_REQUESTS,
+                ),
+                retry_after=1,
+            )
+        account.left -= 1
+        if self.is_busy:
+            self.counters.denied[names.DENIED_BUSY] += 1
+            return self.problem(busy("too many requests are in flight"), retry_after=1)
+        return self._handle(request, peer)
 
-    def _refuse(self, peer: Peer) -> Answer:
+    def refuse_body(self, size: int) -> None:
+        """Refuse a body that is too large to be read."""
+        if size > self.limits.body_bytes:
+            raise RequestError(
+                f"the body is longer than {self.limits.body_bytes} bytes",
+                code="serve.body",
+                status=CONTENT_TOO_LARGE,
+            )
+
+    def problem(self, error: ServeError, *, retry_after: int | None = None) -> Answer:
+        """Answer what never came to the handler."""
+        cell = self.counters.requests_cell(self.name, "none", error.code)
+        headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        return problem_answer(error, cell=cell, headers=headers)
+
+    def take_off(self) -> None:
+        """Count one more request whose answer is not taken yet."""
+        self._count_in_flight(1)
+
+    def land(self) -> None:
+        """Count one less."""
+        self._count_in_flight(-1)
+
+    def _count_in_flight(self, change: int) -> None:
+        self._in_flight += change
+        self.counters.in_flight[self.name] = self._in_flight
+        self.is_busy = self._in_flight >= self.limits.requests_in_flight
+
+    def _on_acceptable(self) -> None:
+        for _ in range(_ACCEPTED_AT_ONCE):
+            try:
+                sock, _address = self._socket.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:  # no descriptor is left, or no memory: unchanged
+                self._pause_accepting(error)  # until somebody goes
+                return
+            sock.settimeout(0)
+            try:
+                peer = self._identify(sock)
+            except OSError:
+                sock.close()
+                continue
+            self.admit(sock, peer)
+
+    def _identify(self, sock: socket.socket) -> Peer:
+        if not self._identifies:
+            return NOBODY
+        return identify(sock.fileno(), wants_unit=self.wants_unit)
+
+    def _pause_accepting(self, error: OSError) -> None:
+        log(
+            Event.CONNECTIONS_REFUSED,
+            f"connections cannot be accepted now: {error.strerror}",
+        )
+        self._stop_accepting()
+        self.loop.call_later(_TICK_SECONDS, self._start_accepting)
+
+    def _start_accepting(self) -> None:
+        fd = self._socket.fileno()
+        if fd >= 0 and not self._is_accepting:
+            self._is_accepting = True
+            self.loop.add_reader(fd, self._on_acceptable)
+
+    def _stop_accepting(self) -> None:
+        if self._is_accepting:
+            self._is_accepting = False
+            self.loop.remove_reader(self._socket.fileno())
+
+    def _too_many(self, peer: Peer) -> ServeError:
         self.counters.denied[names.DENIED_CONNECTIONS] += 1
         if self._refused_at != self.tick:  # one line a second is enough
             self._refused_at = self.tick
@@ -146,18 +264,30 @@ class Listener:
             )
         error = ServeError("too many connections", code="serve.connections")
         error.status = SERVICE_UNAVAILABLE
-        return self.problem(error)
+        return error
 
     def _sweep_later(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._sweeping = loop.call_later(_TICK_SECONDS, self._sweep)
+        self._sweeping = self.loop.call_later(_TICK_SECONDS, self._sweep)
+
+    def _tick(self) -> None:
+        self.tick += 1
+        self._accounts.refill()
+        if self._on_tick is not None:
+            self._on_tick()
 
     def _sweep(self) -> None:
         """End what is overdue. An agent that nobody talks to is not woken for this."""
-        self.tick += 1
+        self._tick()
         for connection in list(self._connections):
             if connection.is_overdue():
                 connection.give_up()
         self._sweeping = None
-        if self._connections:
+        if self._connections or len(self._accounts):
             self._sweep_later()
+
+
+def busy(message: str) -> ServeError:
+    """Refuse what could be served later."""
+    error = ServeError(message, code="serve.busy")
+    error.status = SERVICE_UNAVAILABLE
+    return error

@@ -2,6 +2,12 @@
 
 The credentials are those of the process that called connect(2), at that time: a
 socket that was inherited or passed on keeps them. Asked for once, at accept.
+
+The unit is that process's, read from /proc/PID/cgroup. A process id alone is no proof:
+its process may have ended, and the number have gone to another. A peer pidfd
+(SO_PEERPIDFD, Linux 6.5) holds on to the process; while it has not ended, its number
+is its own. So the order is: pidfd, cgroup, and only then the question whether it still
+lives. Such a unit is *pinned*. Without peer pidfds the unit is a guess, and said to be.
 """
 
 from __future__ import annotations
@@ -9,16 +15,23 @@ from __future__ import annotations
 import array
 import ctypes
 import errno
+import os
+import select
 import socket
 import struct
 from dataclasses import dataclass
 from typing import Final
 
+from skragent.serving.units import NO_UNIT, CallerUnit, parse_cgroup
+
 _SO_PEERGROUPS: Final = 59
+_SO_PEERPIDFD: Final = 77
 _UCRED: Final = struct.Struct("iII")  # pid, uid, gid
 # socket.getsockopt takes at most this; it is 256 groups.
 _SMALL_BYTES: Final = 1024
 _NGROUPS_MAX: Final = 65536  # limits.h
+_MAX_FDINFO_BYTES: Final = 4096
+_MAX_CGROUP_BYTES: Final = 65536  # a dozen hierarchies of PATH_MAX each
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +42,9 @@ class Peer:
     gid: int
     pid: int
     groups: frozenset[int] = frozenset()  # supplementary ones
+    unit: str = ""  # the systemd unit; empty: none, not known, or not asked for
+    is_pinned: bool = False  # whether the unit was read while the process was held
+    user_unit: str = ""  # inside `unit` user@UID.service, by that user's word
 
     def is_member(self, gid: int) -> bool:
         """Tell whether a group is the caller's, primary or supplementary."""
@@ -39,8 +55,12 @@ class Peer:
 NOBODY: Final = Peer(uid=-1, gid=-1, pid=0)
 
 
-def identify(fd: int) -> Peer:
+def identify(fd: int, *, wants_unit: bool = False) -> Peer:
     """Ask the kernel who is at the other end of a Unix socket.
+
+    Args:
+        fd: a connected Unix socket; it stays open.
+        wants_unit: also find the unit, which costs several times the rest.
 
     Raises:
         OSError: where the kernel does not tell; such a caller is not served.
@@ -49,9 +69,89 @@ def identify(fd: int) -> Peer:
     try:
         raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         pid, uid, gid = _UCRED.unpack(raw)
-        return Peer(uid=uid, gid=gid, pid=pid, groups=_groups(connection))
+        groups = _groups(connection)
+        if not wants_unit:
+            return Peer(uid=uid, gid=gid, pid=pid, groups=groups)
+        found, is_pinned = _find_unit(connection, pid)
+        return Peer(uid, gid, pid, groups, found.unit, is_pinned, found.user_unit)
     finally:
         connection.detach()  # the descriptor is its transport's
+
+
+def probe_pidfd() -> bool:
+    """Tell whether this kernel has peer pidfds, by asking for our own."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        try:
+            os.close(ours.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD))
+        except OSError:
+            return False
+    return True
+
+
+def _find_unit(connection: socket.socket, pid: int) -> tuple[CallerUnit, bool]:
+    """Find the caller's unit, and whether it is pinned.
+
+    Whatever cannot be read is no unit: the caller has gone, or /proc does not show it.
+    """
+    try:
+        pidfd = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError as error:
+        if error.errno != errno.ENOPROTOOPT:
+            return NO_UNIT, False  # the caller has gone
+        return unit_of(pid), False
+    try:
+        return unit_behind(pidfd)
+    finally:
+        os.close(pidfd)
+
+
+def unit_behind(pidfd: int) -> tuple[CallerUnit, bool]:
+    """Read the unit of the process that a pidfd holds; none of one that has ended."""
+    found = unit_of(_pid_behind(pidfd))
+    if found == NO_UNIT or _has_ended(pidfd):
+        return NO_UNIT, False
+    return found, True
+
+
+def unit_of(pid: int) -> CallerUnit:
+    """Read the unit of whichever process has this number now."""
+    if pid <= 0:
+        return NO_UNIT
+    raw = _read(f"/proc/{pid}/cgroup", _MAX_CGROUP_BYTES)
+    return parse_cgroup(raw.decode("ascii", "replace"))
+
+
+def _pid_behind(pidfd: int) -> int:
+    """Give the process's number in our namespace: 0 outside it, -1 once reaped."""
+    for line in _read(f"/proc/self/fdinfo/{pidfd}", _MAX_FDINFO_BYTES).split(b"\n"):
+        if line.startswith(b"Pid:"):
+            return int(line[4:])
+    return 0
+
+
+def _has_ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _read(path: str, limit: int) -> bytes:
+    """Read a small file of /proc, which comes in one piece; nothing if it cannot be.
+
+    What is as long as the limit may have been cut, and is nothing as well.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        raw = os.read(fd, limit)
+    except OSError:  # ESRCH: it ended between the two
+        return b""
+    finally:
+        os.close(fd)
+    return raw if len(raw) < limit else b""
 
 
 def _groups(connection: socket.socket) -> frozenset[int]:

@@ -1,15 +1,17 @@
 """The head of an HTTP/1.1 request: bytes -> `Request`, or a refusal.
 
 Pure and total. llhttp (httptools) does the grammar of RFC 9112, strictly; what it
-leaves open and what we do not do is refused here: other versions, bodies of any kind,
-a missing or second Host.
+leaves open and what we do not do is refused here: other versions, bodies without a
+Content-Length, a missing or second Host.
 
 Not here: where one head ends and the next begins (`wire`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -29,8 +31,9 @@ _REMEMBERED: Final = 512
 _REMEMBERED_BYTES: Final = 1024
 
 HTTP_VERSION_NOT_SUPPORTED: Final = 505
-CONTENT_TOO_LARGE: Final = 413
 HEAD_TOO_LARGE: Final = 431
+
+_LENGTH: Final = re.compile(rb"[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,12 @@ class Request:
     query: str  # as sent, without the question mark
     headers: Mapping[str, str]  # names in lower case
     keep_alive: bool
+    body_bytes: int = 0  # Content-Length
+    body: bytes = b""
+
+    def with_body(self, body: bytes) -> Request:
+        """Return the same request with its body."""
+        return dataclasses.replace(self, body=body)
 
 
 def parse_head(head: bytes) -> Request:
@@ -117,6 +126,7 @@ def _parse(head: bytes) -> Request:
         query=query,
         headers=headers,
         keep_alive=found.keep_alive,
+        body_bytes=int(headers.get("content-length", "0")),
     )
 
 
@@ -133,14 +143,15 @@ def _refuse_headers(headers: list[tuple[bytes, bytes]]) -> None:
     names = [name for name, _ in headers]
     if names.count(b"host") != 1:  # RFC 9112 §3.2
         raise RequestError("there must be exactly one Host header")
-    if b"transfer-encoding" in names or any(
-        name == b"content-length" and value.strip(b"0 \t") for name, value in headers
-    ):
+    if b"transfer-encoding" in names:  # RFC 9110 §15.5.12
         raise RequestError(
-            "this request must not have a body",
-            code="serve.body",
-            status=CONTENT_TOO_LARGE,
+            "a body must have a Content-Length", code="serve.body", status=411
         )
+    lengths = [value for name, value in headers if name == b"content-length"]
+    if lengths and not (len(lengths) == 1 and _LENGTH.fullmatch(lengths[0])):
+        raise RequestError("there must be at most one Content-Length, a number")
+    if b"expect" in names:  # RFC 9110 §10.1.1
+        raise RequestError("no Expect is met here", code="serve.body", status=417)
 
 
 def _other_version() -> RequestError:

@@ -1,4 +1,4 @@
-"""The two servers that the agent runs: keys on a Unix socket, metrics on loopback.
+"""The HTTP servers that the agent runs: for workloads, for root, for scrapers.
 
 This is the seam between serving and the agent: give them listening sockets, start
 them, close them.
@@ -12,19 +12,22 @@ from typing import TYPE_CHECKING, Final
 from skragent.errors import RequestError
 from skragent.keyring import KeyState
 from skragent.observe import KeySample, names
+from skragent.serving.admin import SOCKET as ADMIN_SOCKET
+from skragent.serving.admin import AdminApi
 from skragent.serving.answer import Answer, json_answer, problem_answer
 from skragent.serving.api import METHOD_NOT_ALLOWED, SOCKET, KeyApi
+from skragent.serving.limits import Limits
 from skragent.serving.listener import Listener
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from skragent.keyring import Keyring
     from skragent.observe import Cell, Counters
     from skragent.observe.metrics import MetricsPage
     from skragent.serving.access import Access
-    from skragent.serving.limits import Limits
+    from skragent.serving.admin import Control
     from skragent.serving.peers import Peer
     from skragent.serving.request import Request
 
@@ -35,7 +38,16 @@ _METRICS_SOCKET: Final = "metrics"
 
 
 class ApiServer:
-    """Serves keys to the workloads that may have them."""
+    """Serves keys to the workloads that may have them.
+
+    Args:
+        sock: api.sock, bound.
+        keyring: what is held.
+        access: who may have it.
+        counters: what is counted.
+        now: the wall time.
+        limits: the bounds of this socket.
+    """
 
     def __init__(
         self,
@@ -44,17 +56,27 @@ class ApiServer:
         access: Access,
         counters: Counters,
         *,
+        now: Callable[[], float],
         limits: Limits | None = None,
     ) -> None:
-        self._api = KeyApi(keyring, access, counters)
-        self._listener = Listener(
-            sock, self._api.handle, counters=counters, name=SOCKET, limits=limits
+        limits = limits or Limits()
+        self._api = KeyApi(
+            keyring, access, counters, now=now, long_polls=limits.long_polls
         )
+        self._listener = Listener(
+            sock,
+            self._api.handle,
+            counters=counters,
+            name=SOCKET,
+            limits=limits,
+            on_tick=self._api.retire_all,
+        )
+        self._listener.wants_unit = access.wants_units
         self._keyring = keyring
         keyring.subscribe(self._cut_readers_of_dropped)
 
     async def start(self) -> None:
-        """Begin to accept; must be called on uvloop, which does not copy views."""
+        """Begin to accept."""
         await self._listener.start()
 
     async def close(self, seconds: float = CLOSE_SECONDS) -> None:
@@ -62,7 +84,11 @@ class ApiServer:
         await self._listener.close(seconds)
 
     def change_access(self, access: Access) -> None:
-        """Use other rules from now on, also for connections that are open."""
+        """Use other rules from now on, also for connections that are open.
+
+        Where no rule named a unit before, those who are connected have none.
+        """
+        self._listener.wants_unit = access.wants_units
         self._api.change_access(access)
 
     def _cut_readers_of_dropped(self, alias: str) -> None:
@@ -71,6 +97,33 @@ class ApiServer:
         entry = self._keyring.get(alias)
         if entry is not None and entry.key is None:
             self._listener.cut_takers()
+
+
+class AdminServer:
+    """Takes orders from root."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        keyring: Keyring,
+        counters: Counters,
+        control: Control,
+        *,
+        limits: Limits | None = None,
+    ) -> None:
+        limits = limits or Limits()
+        api = AdminApi(keyring, counters, control, watchers=limits.long_polls)
+        self._listener = Listener(
+            sock, api.handle, counters=counters, name=ADMIN_SOCKET, limits=limits
+        )
+
+    async def start(self) -> None:
+        """Begin to accept."""
+        await self._listener.start()
+
+    async def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Stop accepting, let answers under way be taken, cut what is left."""
+        await self._listener.close(seconds)
 
 
 class MetricsServer:
@@ -101,7 +154,7 @@ class MetricsServer:
 
     def _handle(self, request: Request, peer: Peer) -> Answer:  # noqa: ARG002 - a handler's
         op = {"/metrics": "metrics", "/healthz": "health"}.get(request.path, "none")
-        if request.method != "GET":
+        if request.method != "GET" or request.body:
             error = RequestError(
                 "only GET is served here",
                 code="serve.method",

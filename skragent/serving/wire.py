@@ -1,134 +1,186 @@
 """One connection: bytes in, requests found, answers out, in order.
 
-Theory of operation. A request is a head and nothing more, so the wire looks for empty
-lines: what precedes one is parsed (`request`), handed to the listener's handler, and
-answered before the next one is looked at. uvloop's high-water mark is 0: as long as
-a byte of an answer is not taken, the connection is paused, so a connection never has
-more than one answer under way nor more than one read pending. What the transport
-could not send at once it keeps as the view that it was given: key bytes are not
-copied, and their arena lives until the reader has them or is cut.
+Theory of operation. A request is a head, and a body where Content-Length says so. It
+is parsed (`request`), handed to the listener's handler, and answered before the next
+one is looked at. As long as a byte of an answer is not taken, or a request is parked
+(`park`), nothing more is answered; as long as a byte is not taken, nothing is read
+either. So a connection has at most one answer under way and a bounded number of
+bytes pending. What the socket did not take at once stays the view that it was: key
+bytes are never copied, and their arena lives until the reader has them or is cut.
+
+Sockets, and not asyncio's transports: a new connection that sends its request with
+its connect(2), which most do, is answered and gone before a transport would exist.
 
 The hot path: a client that keeps its connection sends the same bytes again, and gets
 the same answer, unless that was retired meanwhile. No parsing, no decision, one
-writev(2). The peer is the connection's, so the decision holds for it.
+sendmsg(2). The peer is the connection's, so the decision holds for it.
 
 Time is the listener's tick of one second: no timers, no clock calls per request.
 """
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Final, cast
+import select
+from typing import TYPE_CHECKING, Final, Protocol
 
 from skragent.errors import RequestError, ServeError
 from skragent.observe import Event, log
-from skragent.serving.peers import NOBODY
+from skragent.serving.park import Parked
 from skragent.serving.request import END_OF_HEAD, parse_head, refuse_unfinished
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from skragent.serving.accounts import Account
     from skragent.serving.answer import Answer
     from skragent.serving.listener import Listener
-
-# Overrides below are without @override, which is Python 3.12's.
+    from skragent.serving.peers import Peer
+    from skragent.serving.request import Request
 
 _NEVER: Final = -1
+# What is read and thrown away before a refused connection is closed: a socket that is
+# closed with bytes unread resets the other end, which may then not see the refusal.
+_DRAINED_READS: Final = 4
+
+_Buffer = bytes | memoryview
 
 
-class Connection(asyncio.BufferedProtocol):
+class Socket(Protocol):
+    """What a connection needs of its socket; non-blocking."""
+
+    def fileno(self) -> int:
+        """Return the descriptor, to wait on."""
+        ...
+
+    def recv_into(self, buffer: bytearray) -> int:
+        """Read what is there."""
+        ...
+
+    def sendmsg(self, buffers: Sequence[_Buffer]) -> int:
+        """Send what can be sent at once; tell how much it was."""
+        ...
+
+    def close(self) -> None:
+        """Behave as close(2)."""
+        ...
+
+
+class Connection:
     """The server's end of one connection."""
 
-    def __init__(self, listener: Listener) -> None:
+    __slots__ = (
+        "_account",
+        "_buffer",
+        "_is_ending",
+        "_is_half_closed",
+        "_is_kept_alive",
+        "_is_reading",
+        "_listener",
+        "_parked",
+        "_pending",
+        "_recv_into",
+        "_same_answer",
+        "_same_request",
+        "_same_size",
+        "_sendmsg",
+        "_since",
+        "_socket",
+        "_unsent",
+        "peer",
+    )
+
+    def __init__(
+        self, listener: Listener, sock: Socket, peer: Peer, account: Account
+    ) -> None:
         self._listener = listener
-        self._buffer = listener.read_buffer
+        self._socket = sock
+        self._recv_into = sock.recv_into
+        self._sendmsg = sock.sendmsg
+        self._account = account
+        self._buffer = listener.read_buffer  # one for all: used before the next read
         self._pending = bytearray()  # received and not yet answered
-        self._is_paused = False  # an answer is not taken yet
+        self._unsent: list[_Buffer] = []  # of an answer that is not taken yet
+        self._parked: Parked | None = None
+        self._is_kept_alive = True  # after the answer to what is parked
+        self._is_reading = False
         self._is_ending = False  # nothing more is read or answered
+        self._is_half_closed = False  # the other end sends nothing more
         self._same_size = _NEVER  # of the request that `_same_answer` is for
         self._same_request = b""
         self._same_answer: Answer | None = None
         self._since = listener.tick  # of what is waited for: see `is_overdue`
-        self.peer = NOBODY
+        self.peer = peer
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # type: ignore[explicit-override]
-        """Learn who it is, and take it in or turn it away."""
-        self._transport = cast("asyncio.Transport", transport)  # of a stream server
-        self._writelines = self._transport.writelines
-        self._transport.set_write_buffer_limits(high=0)
+    def begin(self) -> None:
+        """Answer what came with the connection; wait for more where it goes on."""
+        self.on_readable()
+        if not self._is_ending and not self._unsent:
+            self._start_reading()
+
+    def on_readable(self) -> None:
+        """Read once, and answer; see the hot path above."""
         try:
-            refusal = self._listener.admit(
-                self, transport.get_extra_info("socket").fileno()
-            )
+            count = self._recv_into(self._buffer)
+        except BlockingIOError:
+            return
         except OSError:
             self.cut()
             return
-        if refusal is not None:
-            self._finish(refusal)
-
-    def get_buffer(self, sizehint: int) -> bytearray:  # type: ignore[explicit-override] # noqa: ARG002 - asyncio's
-        """Offer one buffer for all connections: it is used before the next read."""
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:  # type: ignore[explicit-override]
-        """Answer what came; see the hot path above."""
+        account, listener = self._account, self._listener
         if (
-            nbytes == self._same_size
+            count == self._same_size
+            and account.left > 0
             and not self._pending
+            and not listener.is_busy
             and self._buffer.startswith(self._same_request)
         ):
             answer = self._same_answer
             if answer is not None and (parts := answer.parts):
+                account.left -= 1
                 answer.cell.value += 1
-                self._since = self._listener.tick
-                self._writelines(parts)
+                self._since = listener.tick
+                self._send(parts, answer.size)
                 return
-        if not self._is_ending:
-            if not self._pending:
-                self._since = self._listener.tick
-            self._pending += self._buffer[:nbytes]
-            self._answer_pending()
+        self._take(count)
 
-    def pause_writing(self) -> None:  # type: ignore[explicit-override]
-        """Stop: an answer is not taken at once."""
-        self._is_paused = True
+    def on_writable(self) -> None:
+        """Send more of an answer; go on with what is pending when it is taken."""
+        unsent, self._unsent = self._unsent, []
+        self._listener.loop.remove_writer(self._socket.fileno())
+        self._listener.land()
+        self._send(unsent, sum(map(len, unsent)))
+        if self._unsent:
+            return
+        if self._is_ending:
+            self._close()
+            return
         self._since = self._listener.tick
-        self._transport.pause_reading()
-        self._listener.counters.in_flight[self._listener.name] += 1
-
-    def resume_writing(self) -> None:  # type: ignore[explicit-override]
-        """Go on: the answer is taken."""
-        self._end_pause()
-        self._since = self._listener.tick
-        if not self._is_ending:
-            self._transport.resume_reading()
-            self._answer_pending()
-
-    def connection_lost(self, exc: Exception | None) -> None:  # type: ignore[explicit-override] # noqa: ARG002 - asyncio's
-        """Let go of everything."""
-        self._end_pause()
-        self._is_ending = True
-        self._same_answer = None
-        self._listener.forget(self)
+        self._go_on()
 
     def is_overdue(self) -> bool:
         """Tell whether the other end let us wait for too long, at this tick."""
+        if self._parked is not None:
+            return self._listener.tick > self._parked.last_tick
         limits = self._listener.limits
-        if self._is_paused:
-            allowed = limits.send_seconds
+        if self._unsent:
+            allowed = limits.send_timeout_seconds
         elif self._pending:
-            allowed = limits.head_seconds
+            allowed = limits.head_timeout_seconds
         else:
-            allowed = limits.idle_seconds
+            allowed = limits.idle_timeout_seconds
         return self._listener.tick - self._since > allowed
 
     @property
     def is_taking(self) -> bool:
         """Tell whether an answer is under way that is not wholly taken yet."""
-        return self._is_paused
+        return bool(self._unsent)
 
     def give_up(self) -> None:
-        """End an overdue connection: with a word where the other end may read it."""
-        if self._pending and not self._is_paused:
-            self._refuse(
+        """End an overdue wait: with a word where the other end may read it."""
+        if self._parked is not None:
+            self._parked.answer_now()
+        elif self._pending and not self._unsent:
+            self.refuse(
                 RequestError(
                     "the request did not come in time",
                     code="serve.timeout",
@@ -138,25 +190,83 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self.cut()
 
+    def deliver(self, answer: Answer) -> None:
+        """Send the answer to the request that was parked."""
+        self._unpark()
+        self._since = self._listener.tick
+        if self._is_kept_alive:
+            answer.cell.value += 1
+            self._send(answer.parts, answer.size)
+            if not (self._unsent or self._is_ending):
+                self._go_on()
+        else:
+            self._finish(answer)
+
     def end(self) -> None:
         """Answer nothing more; close once the answer under way is taken."""
+        if self._parked is not None:
+            self._is_kept_alive = False
+            self._parked.answer_now()
+            return
         self._is_ending = True
         self._same_size = _NEVER
         self._pending.clear()
-        self._transport.close()
+        self._stop_reading()
+        if not self._unsent:
+            self._close()
 
     def cut(self) -> None:
         """Close at once; an answer that is under way ends in the middle."""
-        self._is_ending = True
-        self._same_size = _NEVER
-        self._transport.abort()
+        if self._unsent:
+            self._unsent = []
+            self._listener.land()
+            self._listener.loop.remove_writer(self._socket.fileno())
+        self._unpark()
+        self._stop_reading()
+        self._close()
+
+    def _take(self, count: int) -> None:
+        """Take in what was read."""
+        if self._is_ending:
+            return
+        if count == 0:
+            self._half_close()
+            return
+        if not self._pending:
+            self._since = self._listener.tick
+        self._pending += self._buffer[:count]
+        if self._parked is None:
+            self._answer_pending()
+        elif len(self._pending) > self._listener.limits.pending_bytes:
+            self._stop_reading()  # it waits for an answer and asks on and on
+
+    def _half_close(self) -> None:
+        """Note that no request comes any more; one that is parked may be waited for."""
+        if self._parked is None:
+            self.end()
+            return
+        poll = select.poll()
+        poll.register(self._socket.fileno(), 0)
+        if poll.poll(0):  # POLLHUP: nobody is there
+            self.cut()
+            return
+        self._is_half_closed = True
+        self._stop_reading()
+
+    def _go_on(self) -> None:
+        self._answer_pending()
+        if self._parked is None and not (self._is_ending or self._unsent):
+            if self._is_half_closed:
+                self.end()
+            else:
+                self._start_reading()
 
     def _answer_pending(self) -> None:
         """Answer every request that is complete, one at a time."""
         pending = self._pending
         max_bytes = self._listener.limits.head_bytes
         try:
-            while pending and not (self._is_paused or self._is_ending):
+            while pending and not (self._unsent or self._is_ending or self._parked):
                 if pending.startswith(b"\r\n"):  # RFC 9112 §2.2: ignore an empty line
                     del pending[:2]
                     continue
@@ -164,41 +274,113 @@ class Connection(asyncio.BufferedProtocol):
                 if end < 0:
                     refuse_unfinished(pending, max_bytes=max_bytes)
                     return
-                head = bytes(pending[: end + len(END_OF_HEAD)])
-                del pending[: len(head)]
-                self._answer(head)
+                size = end + len(END_OF_HEAD)
+                request = parse_head(bytes(pending[:size]))
+                if request.body_bytes:
+                    self._listener.refuse_body(request.body_bytes)
+                    size += request.body_bytes
+                    if len(pending) < size:
+                        return
+                    request = request.with_body(
+                        bytes(pending[size - request.body_bytes : size])
+                    )
+                whole = bytes(pending[:size])
+                del pending[:size]
+                self._answer(request, whole)
                 self._since = self._listener.tick
         except RequestError as error:
-            self._refuse(error)
+            self.refuse(error)
 
-    def _answer(self, head: bytes) -> None:
-        request = parse_head(head)
+    def _answer(self, request: Request, whole: bytes) -> None:
+        self._is_kept_alive = request.keep_alive
         try:
-            answer = self._listener.handle(request, self.peer)
+            answer = self._listener.answer(request, self.peer, self._account)
         except Exception as error:  # noqa: BLE001 - one connection's trouble stays its own
             log(Event.REQUEST_FAILED, "a request failed unexpectedly", error=error)
-            self._refuse(ServeError("something went wrong here", code="internal"))
+            self.refuse(ServeError("something went wrong here", code="internal"))
+            return
+        if isinstance(answer, Parked):
+            self._parked = answer
+            self._same_size = _NEVER  # what comes meanwhile is not answered at once
+            self._listener.take_off()
+            answer.park(self, self._listener.tick)
             return
         if not request.keep_alive:
             self._finish(answer)
             return
         if answer.is_lasting:
-            self._same_size = len(head)
-            self._same_request = head
+            self._same_size = len(whole)
+            self._same_request = whole
             self._same_answer = answer
         answer.cell.value += 1
-        self._writelines(answer.parts)
+        self._send(answer.parts, answer.size)
 
-    def _refuse(self, error: ServeError) -> None:
+    def _send(self, parts: Sequence[_Buffer], size: int) -> None:
+        """Send; keep what is not taken, as it is."""
+        try:
+            sent = self._sendmsg(parts)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.cut()
+            return
+        if sent == size:
+            return
+        self._unsent = _rest(parts, sent)
+        self._listener.take_off()
+        self._since = self._listener.tick
+        self._stop_reading()
+        self._listener.loop.add_writer(self._socket.fileno(), self.on_writable)
+
+    def refuse(self, error: ServeError) -> None:
+        """Say no, and close."""
         self._finish(self._listener.problem(error))
 
     def _finish(self, answer: Answer) -> None:
         """Send a last answer and close once it is taken."""
         answer.cell.value += 1
-        self._writelines(answer.closing_parts())
-        self.end()
+        parts = answer.closing_parts()
+        self._send(parts, sum(map(len, parts)))
+        if not self._is_ending:
+            self.end()
 
-    def _end_pause(self) -> None:
-        if self._is_paused:
-            self._is_paused = False
-            self._listener.counters.in_flight[self._listener.name] -= 1
+    def _unpark(self) -> None:
+        if self._parked is not None:
+            self._parked.forget()
+            self._parked = None
+            self._listener.land()
+
+    def _start_reading(self) -> None:
+        if not self._is_reading:
+            self._is_reading = True
+            self._listener.loop.add_reader(self._socket.fileno(), self.on_readable)
+
+    def _stop_reading(self) -> None:
+        if self._is_reading:
+            self._is_reading = False
+            self._listener.loop.remove_reader(self._socket.fileno())
+
+    def _close(self) -> None:
+        self._is_ending = True
+        self._same_size = _NEVER
+        self._same_answer = None
+        self._listener.forget(self, self._account)
+        try:
+            for _ in range(_DRAINED_READS):
+                if not self._recv_into(self._buffer):
+                    break
+        except OSError:  # nothing more is there, or nobody
+            pass
+        self._socket.close()
+
+
+def _rest(parts: Sequence[_Buffer], sent: int) -> list[_Buffer]:
+    """Return views of what comes after the first `sent` bytes; nothing is copied."""
+    rest: list[_Buffer] = []
+    for part in parts:
+        if sent >= len(part):
+            sent -= len(part)
+        else:
+            rest.append(memoryview(part)[sent:])
+            sent = 0
+    return rest

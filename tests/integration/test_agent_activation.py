@@ -25,6 +25,7 @@ def activate(directory: Path, name: str) -> subprocess.Popen[bytes]:
     config = directory / "skragent.toml"
     config.write_text(
         '[agent]\napi_socket = "/nowhere/api.sock"\nmetrics_listen = ""\n'
+        'credentials_socket = ""\nadmin_socket = ""\n'
         '[keys.disk]\nvault = "https://v.vault.azure.net"\n'
         f"allow = [{{ user = {os.getuid()} }}]\n"
     )

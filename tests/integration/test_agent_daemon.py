@@ -31,6 +31,8 @@ class Agent:
         config = directory / "skragent.toml"
         config.write_text(
             f'[agent]\napi_socket = "{self.socket}"\nmetrics_listen = ""\n'
+            f'credentials_socket = "{directory}/credentials.sock"\n'
+            f'admin_socket = "{directory}/admin.sock"\n'
             '[keys.disk]\nvault = "https://v.vault.azure.net"\n'
             f"allow = [{{ user = {os.getuid()} }}]\n"
         )

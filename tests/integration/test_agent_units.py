@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from skragent.agent import exit_codes
-from skragent.agent.sockets import API_SOCKET_NAME
+from skragent.agent.sockets import API
 from skragent.config import AgentConfig, VtpmConfig
 from skragent.job import ARENA_BYTES_PER_KEY, MAX_KEYS
 
@@ -47,7 +47,7 @@ def test_systemd_does_not_restart_what_time_cannot_mend() -> None:
 
 def test_the_units_socket_is_the_one_that_the_agent_looks_for() -> None:
     unit = read("skragent.socket")["Socket"]
-    assert unit["FileDescriptorName"] == API_SOCKET_NAME
+    assert unit["FileDescriptorName"] == API.name
     assert unit["ListenStream"] == AgentConfig().api_socket
     assert unit["SocketMode"] == "0660"
 

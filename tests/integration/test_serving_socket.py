@@ -120,7 +120,7 @@ def test_a_stalled_reader_does_not_delay_others(tmp_path: Path) -> None:
 
 def test_a_reader_that_stalls_for_too_long_is_cut(tmp_path: Path) -> None:
     ring = ring_with(held_key(forms={"jwk": BIG}))
-    limits = Limits(send_seconds=0)
+    limits = Limits(send_timeout_seconds=0)
     with serving(tmp_path, ring, limits=limits) as server:
         with server.connect() as connection:
             connection.sendall(KEY * 100)
@@ -136,7 +136,7 @@ def wait_for_end(connection: socket.socket) -> None:
 
 
 def test_an_idle_connection_is_ended(tmp_path: Path) -> None:
-    limits = Limits(idle_seconds=0)
+    limits = Limits(idle_timeout_seconds=0)
     with (
         serving(tmp_path, ring_with(), limits=limits) as server,
         server.connect() as connection,
@@ -145,7 +145,7 @@ def test_an_idle_connection_is_ended(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_request_is_ended(tmp_path: Path) -> None:
-    limits = Limits(head_seconds=0)
+    limits = Limits(head_timeout_seconds=0)
     with (
         serving(tmp_path, ring_with(), limits=limits) as server,
         server.connect() as connection,

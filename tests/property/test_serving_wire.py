@@ -33,9 +33,9 @@ def talk(chunks: list[bytes]) -> FullSocket:
     seen = []
 
     def test(wire: Wire) -> None:
-        connection, transport = wire.connect()
+        _, transport = wire.connect()
         for chunk in chunks:
-            feed(connection, chunk)
+            feed(transport, chunk)
         seen.append(transport)
 
     on_wire(ring_with(held_key()), test)

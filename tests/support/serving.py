@@ -11,6 +11,7 @@ from skragent.keyring import HeldKey, Keyring
 from skragent.secretmem import Arena, create_arena
 from skragent.serving import Access
 from skragent.serving.access import Rule
+from skragent.serving.peers import Peer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 ALIAS = "db"
 VERSION = "0123456789abcdef0123456789abcdef"
 NEXT_VERSION = "f" * 32
+NOW = 1767225660.0  # a minute after the release
 ME = Rule(uid=os.getuid())
+MYSELF = Peer(uid=os.getuid(), gid=os.getgid(), pid=os.getpid())
 FORMS: dict[Form, bytes] = {
     "jwk": b'{"kty":"RSA","d":"secret"}',
     "pem": b"-----BEGIN PRIVATE KEY-----\nsecret\n-----END PRIVATE KEY-----\n",

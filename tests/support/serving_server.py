@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import uvloop
 from support.serving import (
     ALIAS,
+    NOW,
     VERSION,
     Answered,
     everybody_in,
@@ -99,7 +100,12 @@ def serving(
         sock.bind(str(path))
         path.chmod(0o666)
         api = ApiServer(
-            sock, ring, access or everybody_in(ring), counters, limits=limits
+            sock,
+            ring,
+            access or everybody_in(ring),
+            counters,
+            now=lambda: NOW,
+            limits=limits,
         )
         tcp = socket.create_server(("127.0.0.1", 0))
         metrics = MetricsServer(tcp, ring, counters)
@@ -135,7 +141,8 @@ def child_main() -> None:
     async def run() -> None:
         sock = socket.socket(socket.AF_UNIX)
         sock.bind(path)
-        await ApiServer(sock, ring, everybody_in(ring), Counters()).start()
+        api = ApiServer(sock, ring, everybody_in(ring), Counters(), now=lambda: NOW)
+        await api.start()
         sys.stdout.write(f"serving {len(canary)}\n")
         sys.stdout.flush()
         await asyncio.Event().wait()

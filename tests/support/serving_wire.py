@@ -4,99 +4,111 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from support.serving import everybody_in
-from typing_extensions import override
+from support.serving import MYSELF, NOW, everybody_in
 
 from skragent.observe import Counters
+from skragent.serving import Limits
 from skragent.serving.api import KeyApi
 from skragent.serving.listener import Listener
-from skragent.serving.wire import Connection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
     from skragent.keyring import Keyring
-    from skragent.serving import Access, Limits
+    from skragent.serving import Access
+    from skragent.serving.peers import Peer
+    from skragent.serving.wire import Connection
 
 
-class FullSocket(asyncio.Transport):
-    """A transport that takes `room` bytes, and the rest when it is told to.
+class FullSocket:
+    """A socket that takes `room` bytes, and the rest when there is room again."""
 
-    Behaves as uvloop's does with a high-water mark of 0.
-    """
-
-    def __init__(self, room: float = float("inf")) -> None:
-        super().__init__()
+    def __init__(self, loop: HandLoop, room: float = float("inf")) -> None:
         self.room = room
         self.sent = b""
-        self.queued: list[bytes | memoryview] = []
-        self.reads = True
         self.closed = False
-        self.aborted = False
-        self.protocol: Connection | None = None
+        self._loop = loop
+        self._arrived = b""
         self._mine, self._theirs = socket.socketpair()
+        self._fd = self._mine.fileno()
 
-    @override
-    def get_extra_info(self, name: str, default: object = None) -> object:
-        return self._mine if name == "socket" else default
+    @property
+    def reads(self) -> bool:
+        """Tell whether the connection waits for more."""
+        return self._fd in self._loop.readers
 
-    @override
-    def set_write_buffer_limits(
-        self, high: int | None = None, low: int | None = None
-    ) -> None:
-        assert (high, low) == (0, None)
+    def fileno(self) -> int:
+        assert not self.closed
+        return self._fd
 
-    @override
-    def writelines(self, list_of_data: Iterable[Any]) -> None:
-        assert not self.queued, "written while paused"
+    def recv_into(self, buffer: bytearray) -> int:
+        assert not self.closed
+        if not self._arrived:
+            raise BlockingIOError
+        part = self._arrived[: len(buffer)]
+        self._arrived = self._arrived[len(part) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+    def sendmsg(self, buffers: Sequence[bytes | memoryview]) -> int:
         assert not self.closed, "written after close"
-        self.queued = list(list_of_data)
-        self._send()
-        if self.queued and self.protocol is not None:
-            self.protocol.pause_writing()
+        data = b"".join(buffers)
+        count = int(min(len(data), self.room))
+        if not count:
+            raise BlockingIOError
+        self.sent += data[:count]
+        self.room -= count
+        return count
+
+    def close(self) -> None:
+        assert self._fd not in self._loop.readers
+        assert self._fd not in self._loop.writers
+        self.closed = True
+
+    def arrive(self, data: bytes) -> None:
+        """Let bytes come, and the loop tell of them for as long as it is asked to."""
+        self._arrived += data
+        while self._arrived and self.reads:
+            self._loop.readers[self._fd]()
 
     def make_room(self) -> None:
         """Let the reader take everything."""
         self.room = float("inf")
-        self._send()
-        assert self.protocol is not None
-        self.protocol.resume_writing()
-        if self.closed:
-            self.protocol.connection_lost(None)
-
-    def _send(self) -> None:
-        data = b"".join(self.queued)
-        count = int(min(len(data), self.room))
-        self.sent += data[:count]
-        self.room -= count
-        self.queued = [data[count:]] if data[count:] else []
-
-    @override
-    def pause_reading(self) -> None:
-        self.reads = False
-
-    @override
-    def resume_reading(self) -> None:
-        self.reads = True
-
-    @override
-    def close(self) -> None:
-        self.closed = True
-        if not self.queued and self.protocol is not None:
-            self.protocol.connection_lost(None)
-
-    @override
-    def abort(self) -> None:
-        self.closed = self.aborted = True
-        self.queued = []
-        if self.protocol is not None:
-            self.protocol.connection_lost(None)
+        while self._fd in self._loop.writers:
+            self._loop.writers[self._fd]()
+        self.arrive(b"")
 
     def release(self) -> None:
         self._mine.close()
         self._theirs.close()
+
+
+class HandLoop:
+    """An event loop that is turned by hand."""
+
+    def __init__(self) -> None:
+        self.readers: dict[int, Callable[[], object]] = {}
+        self.writers: dict[int, Callable[[], object]] = {}
+
+    def add_reader(self, fd: int, callback: Callable[[], object]) -> None:
+        self.readers[fd] = callback
+
+    def remove_reader(self, fd: int) -> bool:
+        return self.readers.pop(fd, None) is not None
+
+    def add_writer(self, fd: int, callback: Callable[[], object]) -> None:
+        self.writers[fd] = callback
+
+    def remove_writer(self, fd: int) -> bool:
+        return self.writers.pop(fd, None) is not None
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> HandLoop:  # noqa: ARG002
+        return self
+
+    def cancel(self) -> None:
+        """Behave as a timer's handle, too."""
 
 
 class Wire:
@@ -109,7 +121,16 @@ class Wire:
         limits: Limits | None = None,
     ) -> None:
         self.counters = Counters()
-        self.api = KeyApi(ring, access or everybody_in(ring), self.counters)
+        self.now = NOW
+        self.loop = HandLoop()
+        limits = limits or Limits()
+        self.api = KeyApi(
+            ring,
+            access or everybody_in(ring),
+            self.counters,
+            now=lambda: self.now,
+            long_polls=limits.long_polls,
+        )
         with socket.socket(socket.AF_UNIX) as unbound:
             self.listener = Listener(
                 unbound,
@@ -117,33 +138,32 @@ class Wire:
                 counters=self.counters,
                 name="api",
                 limits=limits,
+                on_tick=self.api.retire_all,
             )
-        self._transports: list[FullSocket] = []
+        self.listener.loop = self.loop
+        self._sockets: list[FullSocket] = []
 
-    def connect(self, room: float = float("inf")) -> tuple[Connection, FullSocket]:
-        transport = FullSocket(room)
-        self._transports.append(transport)
-        connection = transport.protocol = Connection(self.listener)
-        connection.connection_made(transport)
-        return connection, transport
+    def connect(
+        self, room: float = float("inf"), peer: Peer = MYSELF
+    ) -> tuple[Connection, FullSocket]:
+        sock = FullSocket(self.loop, room)
+        self._sockets.append(sock)
+        return self.listener.admit(sock, peer), sock
 
     def pass_seconds(self, seconds: int) -> None:
         for _ in range(seconds):
+            self.now += 1
             self.listener._sweep()
 
     async def close(self) -> None:
         await self.listener.close(0)
-        for transport in self._transports:
-            transport.release()
+        for sock in self._sockets:
+            sock.release()
 
 
-def feed(connection: Connection, data: bytes) -> None:
+def feed(sock: FullSocket, data: bytes) -> None:
     """Let bytes arrive, as a loop would do it."""
-    while data:
-        buffer = connection.get_buffer(-1)
-        part, data = data[: len(buffer)], data[len(buffer) :]
-        buffer[: len(part)] = part
-        connection.buffer_updated(len(part))
+    sock.arrive(data)
 
 
 def on_wire(

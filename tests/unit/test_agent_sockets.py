@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from skragent.agent.notify import Notifier, inherited_sockets
-from skragent.agent.sockets import ApiSocket, bind_metrics
+from skragent.agent.sockets import ADMIN, API, UnixSocket, bind_metrics
 from skragent.errors import ListenError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def code_of(path: Path) -> str:
     with pytest.raises(ListenError) as caught:
-        ApiSocket(str(path))
+        UnixSocket(API, str(path))
     return caught.value.code
 
 
@@ -27,39 +27,39 @@ def connects(path: Path) -> bool:
 
 
 def test_the_socket_listens_at_once(tmp_path: Path) -> None:
-    with ApiSocket(str(tmp_path / "s")):
+    with UnixSocket(API, str(tmp_path / "s")):
         assert connects(tmp_path / "s")
 
 
 def test_the_socket_is_for_owner_and_group(tmp_path: Path) -> None:
-    with ApiSocket(str(tmp_path / "s")):
+    with UnixSocket(API, str(tmp_path / "s")):
         assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o660
 
 
 def test_the_umask_is_as_it_was(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        with ApiSocket(str(tmp_path / "s")):
+        with UnixSocket(API, str(tmp_path / "s")):
             assert os.umask(0o027) == 0o027
     finally:
         os.umask(before)
 
 
 def test_the_socket_is_removed_at_the_end(tmp_path: Path) -> None:
-    with ApiSocket(str(tmp_path / "s")):
+    with UnixSocket(API, str(tmp_path / "s")):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
 def test_another_agents_socket_is_not_removed_at_the_end(tmp_path: Path) -> None:
-    with ApiSocket(str(tmp_path / "s")):
+    with UnixSocket(API, str(tmp_path / "s")):
         (tmp_path / "s").rename(tmp_path / "ours")
         (tmp_path / "s").touch()
     assert (tmp_path / "s").exists()
 
 
 def test_a_socket_that_somebody_listens_on_is_left_to_them(tmp_path: Path) -> None:
-    with ApiSocket(str(tmp_path / "s")):
+    with UnixSocket(API, str(tmp_path / "s")):
         assert code_of(tmp_path / "s") == "listen.in_use"
         assert connects(tmp_path / "s")
 
@@ -67,7 +67,7 @@ def test_a_socket_that_somebody_listens_on_is_left_to_them(tmp_path: Path) -> No
 def test_a_socket_that_nobody_listens_on_is_replaced(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / "s"))
-    with ApiSocket(str(tmp_path / "s")):
+    with UnixSocket(API, str(tmp_path / "s")):
         assert connects(tmp_path / "s")
 
 
@@ -78,7 +78,7 @@ def test_a_file_in_its_place_is_refused_and_left(tmp_path: Path) -> None:
 
 
 def test_a_link_to_a_socket_is_refused(tmp_path: Path) -> None:
-    with ApiSocket(str(tmp_path / "real")):
+    with UnixSocket(API, str(tmp_path / "real")):
         (tmp_path / "s").symlink_to(tmp_path / "real")
         assert code_of(tmp_path / "s") == "listen.not_a_socket"
 
@@ -95,7 +95,7 @@ def test_an_inherited_socket_is_used_and_its_file_left(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as inherited:
         inherited.bind(str(tmp_path / "s"))
         inherited.listen()
-        with ApiSocket("/nowhere", inherited) as api:
+        with UnixSocket(API, "/nowhere", inherited) as api:
             assert api.sock is inherited
         assert (tmp_path / "s").exists()
 
@@ -113,7 +113,7 @@ def test_another_inherited_socket_is_refused(
 ) -> None:
     with socket.socket(family, kind) as inherited:
         with pytest.raises(ListenError) as caught:
-            ApiSocket("/nowhere", inherited)
+            UnixSocket(API, "/nowhere", inherited)
         assert caught.value.code == "listen.inherited"
 
 
@@ -194,3 +194,8 @@ def test_nobody_is_told_where_nobody_asked(systemd: socket.socket) -> None:
         systemd.settimeout(0)
         with pytest.raises(BlockingIOError):
             systemd.recv(4096)
+
+
+def test_only_its_owner_may_connect_to_the_admin_socket(tmp_path: Path) -> None:
+    with UnixSocket(ADMIN, str(tmp_path / "s")):
+        assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o600

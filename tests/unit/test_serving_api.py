@@ -9,6 +9,7 @@ from support.serving import (
     ALIAS,
     FORMS,
     ME,
+    NOW,
     VERSION,
     Answered,
     everybody_in,
@@ -38,7 +39,13 @@ class Api:
 
     def __init__(self, ring: Keyring, rule: Rule = ME) -> None:
         self.counters = Counters()
-        self.api = KeyApi(ring, everybody_in(ring, rule), self.counters)
+        self.api = KeyApi(
+            ring,
+            everybody_in(ring, rule),
+            self.counters,
+            now=lambda: NOW,
+            long_polls=2,
+        )
 
     def ask(self, request: bytes, peer: Peer = CALLER) -> Answered:
         answer = self.api.handle(parse_head(request), peer)
@@ -102,7 +109,19 @@ def test_another_version_is_not_there(api: Api) -> None:
     assert (answer.status, answer.code) == (404, "serve.version")
 
 
-@pytest.mark.parametrize("query", ["wait=5", "version=a&version=b", "version", "&&"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "wait=x",
+        "wait=301",
+        "wait=-1",
+        "wait=nan",
+        "hold=5",
+        "version=a&version=b",
+        "version",
+        "&&",
+    ],
+)
 def test_a_query_that_would_be_ignored_is_refused(api: Api, query: str) -> None:
     answer = api.ask(get(f"{KEY}?{query}"))
     assert (answer.status, answer.code) == (400, "serve.bad_request")
@@ -178,6 +197,8 @@ def test_the_list_has_what_the_caller_may_see(ring: Keyring) -> None:
                     "application/x-pem-file",
                     "application/pkcs8",
                 ],
+                "released_at": 1767225600.0,
+                "not_after": None,
             }
         ]
     }

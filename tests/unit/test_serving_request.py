@@ -63,12 +63,33 @@ def test_other_versions_of_http_are_refused(head: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "header",
-    [b"Content-Length: 1", b"Transfer-Encoding: chunked", b"Content-Length: 01"],
+    ("header", "status"),
+    [
+        (b"Transfer-Encoding: chunked", 411),
+        (b"Transfer-Encoding: chunked\r\nContent-Length: 4", 400),
+        (b"Transfer-Encoding: identity", 400),
+        (b"Content-Length: -1", 400),
+        (b"Content-Length: +1", 400),
+        (b"Content-Length: 0x10", 400),
+        (b"Content-Length: 1234567890", 400),
+        (b"Content-Length: 99999999999999999999999", 400),
+        (b"Content-Length: 1\r\nContent-Length: 1", 400),
+        (b"Content-Length: 1\r\nContent-Length: 2", 400),
+        (b"Content-Length: 1, 1", 400),
+        (b"Content-Length:", 400),
+        (b"Content-Length: 1\r\nExpect: 100-continue", 417),
+    ],
 )
-def test_a_body_is_refused(header: bytes) -> None:
-    error = refusal(START + header + b"\r\n\r\n")
-    assert (error.code, error.status) == ("serve.body", 413)
+def test_a_body_of_unclear_length_is_refused(header: bytes, status: int) -> None:
+    assert refusal(START + header + b"\r\n\r\n").status == status
+
+
+@pytest.mark.parametrize(
+    ("header", "size"),
+    [(b"Content-Length: 0", 0), (b"Content-Length: 17", 17), (b"X: y", 0)],
+)
+def test_a_body_has_the_length_that_is_told(header: bytes, size: int) -> None:
+    assert parse_head(START + header + b"\r\n\r\n").body_bytes == size
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,56 @@
+"""What an administrator can ask and order of the agent: `serving.admin.Control`."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from skragent.agent.clock import Clock
+    from skragent.agent.supervisor import Supervisor
+    from skragent.config import Config
+
+
+class Control:
+    """Hands orders to the supervisor, and tells what it knows.
+
+    Args:
+        supervisor: carries orders out.
+        config: what is configured.
+        clock: the one clock.
+        unit_rules: how rules on units hold here; see `unit_rules.UnitRules`.
+    """
+
+    def __init__(
+        self, supervisor: Supervisor, config: Config, clock: Clock, *, unit_rules: str
+    ) -> None:
+        self._supervisor = supervisor
+        self._config = config
+        self._clock = clock
+        self._unit_rules = unit_rules
+        self._started_at = clock.now()
+
+    def refresh(self, aliases: Sequence[str]) -> None:
+        """Have these keys released as soon as it can be."""
+        self._supervisor.refresh(aliases)
+
+    def drop(self, alias: str) -> None:
+        """Wipe a key and keep it away."""
+        self._supervisor.drop(alias)
+
+    def describe(self) -> Mapping[str, object]:
+        """Tell of the agent as a whole."""
+        return {"started_at": self._started_at, "unit_rules": self._unit_rules}
+
+    def describe_key(self, alias: str) -> Mapping[str, object]:
+        """Tell of one key where it comes from and when it is asked for again."""
+        key = self._config.keys[alias]
+        due_at = self._supervisor.lives[alias].due_at
+        left = due_at - self._clock.boottime()
+        return {
+            "vault": key.vault,
+            "vault_name": key.name or alias,
+            "due_at": self._clock.now() + left if math.isfinite(due_at) else None,
+        }

@@ -1,0 +1,224 @@
+"""admin.sock: what an administrator may ask and order. Root's, and the agent's own.
+
+    GET /v1/status[?wait=]     everything that is known
+    POST /v1/refresh           release now: all keys, or {"keys": [NAME...]}
+    DELETE /v1/keys/NAME       wipe a key; it stays away until it is refreshed by name
+
+The socket's mode keeps others out; the peer's uid is looked at all the same, for a
+mode can be changed and a socket passed on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.parse
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, Protocol
+
+from skragent import __version__
+from skragent.errors import AccessDeniedError, NotReadyError, RequestError, ServeError
+from skragent.keyring import KeyState
+from skragent.observe import Event, log, names
+from skragent.serving.answer import Answer, json_answer, problem_answer
+from skragent.serving.documents import describe_key, overall_state
+from skragent.serving.park import Parked, look_at_all
+from skragent.serving.query import parse_query, parse_wait
+from skragent.serving.status import status_answer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from skragent.keyring import Keyring
+    from skragent.observe import Cell, Counters
+    from skragent.serving.peers import Peer
+    from skragent.serving.request import Request
+
+SOCKET: Final = "admin"
+METHOD_NOT_ALLOWED: Final = 405
+
+_KEYS: Final = "/v1/keys/"
+
+
+class Control(Protocol):
+    """What an administrator can order of the agent."""
+
+    def refresh(self, aliases: Sequence[str]) -> None:
+        """Have these keys released as soon as it can be."""
+        ...
+
+    def drop(self, alias: str) -> None:
+        """Wipe a key and keep it away."""
+        ...
+
+    def describe(self) -> Mapping[str, object]:
+        """Tell of the agent as a whole: more members for the status."""
+        ...
+
+    def describe_key(self, alias: str) -> Mapping[str, object]:
+        """Tell of one key what only the supervisor knows."""
+        ...
+
+
+class AdminApi:
+    """Answers an administrator."""
+
+    def __init__(
+        self, keyring: Keyring, counters: Counters, control: Control, *, watchers: int
+    ) -> None:
+        self._keyring = keyring
+        self._counters = counters
+        self._control = control
+        self._most_watchers = watchers
+        self._watching: set[Parked] = set()
+        self._trusted = frozenset({0, os.geteuid()})
+        keyring.observe(lambda: look_at_all(self._watching))
+
+    def handle(self, request: Request, peer: Peer) -> Answer | Parked:
+        """Answer one request, now or later; every refusal is an answer."""
+        op, method, answer = self._route(request.path)
+        try:
+            if peer.uid not in self._trusted:
+                self._counters.denied[names.DENIED_NO_RULE] += 1
+                raise AccessDeniedError("only root may ask here")
+            if method and request.method != method:
+                raise RequestError(
+                    f"only {method} is served here",
+                    code="serve.method",
+                    status=METHOD_NOT_ALLOWED,
+                )
+            if request.body and method != "POST":
+                raise RequestError("this request has no body", code="serve.body")
+            return answer(request, peer)
+        except ServeError as error:
+            headers = {"Allow": method} if error.status == METHOD_NOT_ALLOWED else {}
+            cell = self._cell(op, error.code)
+            return problem_answer(error, cell=cell, headers=headers)
+
+    def _route(
+        self, path: str
+    ) -> tuple[str, str, Callable[[Request, Peer], Answer | Parked]]:
+        if path.startswith(_KEYS):
+            return "drop", "DELETE", self._drop
+        routes = {
+            "/v1/status": ("status", "GET", self._status),
+            "/v1/refresh": ("refresh", "POST", self._refresh),
+            "/healthz": ("health", "GET", self._health),
+        }
+        return routes.get(path, ("none", "", _nothing))
+
+    def _health(self, request: Request, peer: Peer) -> Answer:  # noqa: ARG002 - a handler's
+        return json_answer({"status": "ok"}, cell=self._cell("health", names.CODE_OK))
+
+    def _status(self, request: Request, peer: Peer) -> Answer | Parked:  # noqa: ARG002 - a handler's
+        wait = parse_wait(parse_query(request, ("wait",)).get("wait", ""))
+
+        def ask(must: bool) -> Answer | None:  # noqa: FBT001 - Parked's
+            return status_answer(
+                self._document(),
+                request.headers.get("if-none-match", ""),
+                must=must,
+                cell_of=lambda code: self._cell("status", code),
+            )
+
+        answer = ask(wait <= 0)
+        if answer is not None:
+            return answer
+        if len(self._watching) >= self._most_watchers:
+            raise NotReadyError("too many requests wait already", code="serve.busy")
+        return Parked(wait, ask, self._watching)
+
+    def _document(self) -> dict[str, object]:
+        entries = list(self._keyring)
+        keys = [
+            describe_key(entry)
+            | {"last_failure": entry.failure_code or None, "retry_at": entry.retry_at}
+            | dict(self._control.describe_key(entry.alias))
+            for entry in entries
+        ]
+        counters = self._counters
+        sockets = {
+            name: {
+                "connections": counters.connections[name],
+                "in_flight": counters.in_flight[name],
+            }
+            for name in counters.connections
+        }
+        return {
+            "version": __version__,
+            "state": overall_state(entries),
+            **self._control.describe(),
+            "memory": counters.memory_kind or None,
+            "attestation": {
+                "attested_at": counters.attested_at,
+                "token_expires_at": counters.token_expires_at,
+            },
+            "sockets": sockets,
+            "keys": keys,
+        }
+
+    def _refresh(self, request: Request, peer: Peer) -> Answer:
+        parse_query(request, ())
+        named = _named_keys(request.body)
+        for alias in named or ():
+            self._require(alias)
+        # What was dropped comes back only by its name.
+        wanted = self._not_dropped() if named is None else named
+        _log(peer, f"refresh of {', '.join(wanted) or 'nothing'} was ordered")
+        self._control.refresh(wanted)
+        return json_answer(
+            {"refreshing": list(wanted)},
+            cell=self._cell("refresh", names.CODE_OK),
+            status=HTTPStatus.ACCEPTED,
+        )
+
+    def _drop(self, request: Request, peer: Peer) -> Answer:
+        parse_query(request, ())
+        alias = urllib.parse.unquote(request.path[len(_KEYS) :])
+        self._require(alias)
+        _log(peer, f"key {alias} was ordered to be dropped", key=alias)
+        self._control.drop(alias)
+        return json_answer({"dropped": alias}, cell=self._cell("drop", names.CODE_OK))
+
+    def _not_dropped(self) -> tuple[str, ...]:
+        return tuple(
+            entry.alias
+            for entry in self._keyring
+            if entry.state is not KeyState.DROPPED
+        )
+
+    def _require(self, alias: str) -> None:
+        if self._keyring.get(alias) is None:
+            raise AccessDeniedError("there is no such key")
+
+    def _cell(self, op: str, code: str) -> Cell:
+        return self._counters.requests_cell(SOCKET, op, code)
+
+
+def _named_keys(body: bytes) -> tuple[str, ...] | None:
+    """Read {"keys": [...]}; None where all are meant.
+
+    Raises:
+        RequestError: serve.bad_request
+    """
+    if not body:
+        return None
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RequestError("the body is not JSON") from error
+    keys = document.get("keys") if isinstance(document, dict) else None
+    is_known = isinstance(document, dict) and document.keys() == {"keys"}
+    if not is_known or not isinstance(keys, list) or not keys:
+        raise RequestError('the body is {"keys": [NAME, ...]}, or none')
+    if not all(isinstance(key, str) for key in keys):
+        raise RequestError("a key's name is a string")
+    return tuple(dict.fromkeys(keys))
+
+
+def _nothing(request: Request, peer: Peer) -> Answer:  # noqa: ARG001 - a handler's
+    raise RequestError("there is nothing here", code="serve.not_found", status=404)
+
+
+def _log(peer: Peer, what: str, key: str | None = None) -> None:
+    log(Event.ADMIN, f"{what} by uid {peer.uid}", key=key, uid=peer.uid, pid=peer.pid)

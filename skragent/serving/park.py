@@ -1,0 +1,78 @@
+"""Requests that are answered later: when a key changes, or when their time is over.
+
+A handler that has nothing to say yet returns a `Parked`; its connection waits. What
+changes calls `look`, which asks the handler's question again.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from skragent.serving.answer import Answer
+
+MAX_WAIT_SECONDS: Final = 300.0
+
+
+class Waiter(Protocol):
+    """The connection that a parked request came on."""
+
+    def deliver(self, answer: Answer) -> None:
+        """Send the answer."""
+        ...
+
+
+class Parked:
+    """One request that waits.
+
+    Args:
+        seconds: how long, at least; ticks are whole seconds.
+        ask: gives the answer, or None to go on waiting; with True it must answer.
+        lot: where it is kept while it waits.
+    """
+
+    __slots__ = ("_ask", "_lot", "_seconds", "_waiter", "last_tick")
+
+    def __init__(
+        self,
+        seconds: float,
+        ask: Callable[[bool], Answer | None],
+        lot: set[Parked],
+    ) -> None:
+        self._seconds = seconds
+        self._ask = ask
+        self._lot = lot
+        self._waiter: Waiter | None = None
+        self.last_tick = 0
+
+    def park(self, waiter: Waiter, tick: int) -> None:
+        """Begin to wait."""
+        self._waiter = waiter
+        self.last_tick = tick + math.ceil(self._seconds)
+        self._lot.add(self)
+
+    def look(self) -> None:
+        """Answer if there is something to say now."""
+        answer = self._ask(False)  # noqa: FBT003 - "must you?"
+        if answer is not None and self._waiter is not None:
+            self._waiter.deliver(answer)
+
+    def answer_now(self) -> None:
+        """Answer in any case: the time is over."""
+        answer = self._ask(True)  # noqa: FBT003 - "must you?"
+        if answer is not None and self._waiter is not None:
+            self._waiter.deliver(answer)
+
+    def forget(self) -> None:
+        """Wait no longer."""
+        self._waiter = None
+        self._lot.discard(self)
+
+
+def look_at_all(lot: set[Parked]) -> None:
+    """Ask for everyone who waits; who is answered leaves the lot meanwhile."""
+    for parked in list(lot):
+        parked.look()

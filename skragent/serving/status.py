@@ -1,0 +1,41 @@
+"""`/v1/status` of both sockets: a document with a tag, that can be waited on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from skragent.observe import names
+from skragent.serving.answer import JSON, Answer
+from skragent.serving.query import is_known_tag
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from skragent.observe import Cell
+
+
+def status_answer(
+    document: Mapping[str, object],
+    if_none_match: str,
+    *,
+    must: bool,
+    cell_of: Callable[[str], Cell],
+) -> Answer | None:
+    """Answer with a document; None where the caller has it and can wait.
+
+    The tag is a digest of `state` and `keys`: what nobody may see changes nothing.
+    """
+    told = json.dumps([document["state"], document["keys"]]).encode()
+    tag = hashlib.sha256(told).hexdigest()[:32]
+    is_known = is_known_tag(if_none_match, tag)
+    if is_known and not must:
+        return None
+    return Answer(
+        HTTPStatus.NOT_MODIFIED if is_known else HTTPStatus.OK,
+        {"Content-Type": JSON, "Cache-Control": "no-store", "ETag": f'"{tag}"'},
+        b"" if is_known else json.dumps(document).encode(),
+        cell=cell_of(names.CODE_NOT_MODIFIED if is_known else names.CODE_OK),
+    )

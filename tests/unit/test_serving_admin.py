@@ -1,0 +1,170 @@
+"""What an administrator may ask and order, and nobody else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+import pytest
+from support.serving import ALIAS, Answered, get, held_key, ring_with, split_answers
+
+from skragent.keyring import Keyring, KeyState
+from skragent.observe import Counters
+from skragent.serving.admin import AdminApi
+from skragent.serving.park import Parked
+from skragent.serving.peers import Peer
+from skragent.serving.request import parse_head
+
+ROOT = Peer(uid=0, gid=0, pid=1)
+STRANGER = Peer(uid=54321, gid=0, pid=1, groups=frozenset({0}))
+
+
+class Control:
+    """Takes orders, and remembers them."""
+
+    def __init__(self) -> None:
+        self.orders: list[tuple[str, ...]] = []
+
+    def refresh(self, aliases: Sequence[str]) -> None:
+        self.orders.append(("refresh", *aliases))
+
+    def drop(self, alias: str) -> None:
+        self.orders.append(("drop", alias))
+
+    def describe(self) -> Mapping[str, object]:
+        return {"started_at": 1.0}
+
+    def describe_key(self, alias: str) -> Mapping[str, object]:
+        return {"vault": f"https://{alias}.vault.azure.net", "due_at": 2.0}
+
+
+class Admin:
+    """An API of one keyring, asked without a wire."""
+
+    def __init__(self, ring: Keyring) -> None:
+        self.control = Control()
+        self.api = AdminApi(ring, Counters(), self.control, watchers=1)
+
+    def send(self, request: bytes, peer: Peer = ROOT) -> Answered | Parked:
+        head, end, body = request.partition(b"\r\n\r\n")
+        parsed = parse_head(head + end).with_body(body)
+        answer = self.api.handle(parsed, peer)
+        if isinstance(answer, Parked):
+            return answer
+        (answered,) = split_answers(b"".join(answer.parts))
+        return answered
+
+    def ask(self, request: bytes, peer: Peer = ROOT) -> Answered:
+        answered = self.send(request, peer)
+        assert isinstance(answered, Answered)
+        return answered
+
+
+def post(body: bytes = b"") -> bytes:
+    request = get("/v1/refresh", f"Content-Length: {len(body)}") + body
+    return request.replace(b"GET", b"POST", 1)
+
+
+def delete(name: str) -> bytes:
+    return get(f"/v1/keys/{name}").replace(b"GET", b"DELETE", 1)
+
+
+@pytest.fixture
+def ring() -> Keyring:
+    return ring_with(held_key(), waiting=["later"])
+
+
+@pytest.fixture
+def admin(ring: Keyring) -> Admin:
+    return Admin(ring)
+
+
+@pytest.mark.parametrize(
+    "request_", [get("/v1/status"), post(), delete(ALIAS), get("/healthz"), get("/x")]
+)
+def test_only_root_may_ask(admin: Admin, request_: bytes) -> None:
+    assert admin.ask(request_, STRANGER).code == "serve.denied"
+    assert admin.control.orders == []
+
+
+def test_the_status_has_everything(admin: Admin, ring: Keyring) -> None:
+    ring.note_failure("later", "transport.timeout", retry_at=5.0)
+    status = admin.ask(get("/v1/status")).json
+    assert status["started_at"] == 1.0
+    assert status["state"] == "degraded"
+    assert [key["name"] for key in status["keys"]] == [ALIAS, "later"]
+    later = status["keys"][1]
+    assert (later["last_failure"], later["retry_at"]) == ("transport.timeout", 5.0)
+    assert (later["vault"], later["due_at"]) == ("https://later.vault.azure.net", 2.0)
+
+
+def test_a_failure_is_a_change_of_the_status(admin: Admin, ring: Keyring) -> None:
+    tag = admin.ask(get("/v1/status")).headers["ETag"]
+    assert isinstance(
+        admin.send(get("/v1/status?wait=5", f"If-None-Match: {tag}")), Parked
+    )
+    ring.note_failure("later", "transport.timeout")
+    assert admin.ask(get("/v1/status")).headers["ETag"] != tag
+
+
+def test_all_keys_are_refreshed_where_none_is_named(admin: Admin) -> None:
+    answer = admin.ask(post())
+    assert (answer.status, answer.json) == (202, {"refreshing": [ALIAS, "later"]})
+    assert admin.control.orders == [("refresh", ALIAS, "later")]
+
+
+def test_a_dropped_key_comes_back_only_by_its_name(admin: Admin, ring: Keyring) -> None:
+    ring.mark(ALIAS, KeyState.DROPPED)
+    assert admin.ask(post()).json == {"refreshing": ["later"]}
+    body = json.dumps({"keys": [ALIAS, ALIAS]}).encode()
+    assert admin.ask(post(body)).json == {"refreshing": [ALIAS]}
+    assert admin.control.orders == [("refresh", "later"), ("refresh", ALIAS)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"x",
+        b"[]",
+        b"null",
+        b"{}",
+        b'{"keys": []}',
+        b'{"keys": "db"}',
+        b'{"keys": [1]}',
+        b'{"keys": ["db"], "more": 1}',
+        b'{"key": "db"}',
+        b"[" * 5000,
+        b"\xff",
+    ],
+)
+def test_an_order_that_is_not_understood_is_refused(admin: Admin, body: bytes) -> None:
+    answer = admin.ask(post(body))
+    assert (answer.status, answer.code) == (400, "serve.bad_request")
+    assert admin.control.orders == []
+
+
+def test_a_key_is_dropped(admin: Admin) -> None:
+    assert admin.ask(delete(ALIAS)).json == {"dropped": ALIAS}
+    assert admin.control.orders == [("drop", ALIAS)]
+
+
+def test_a_key_that_is_not_configured_is_told(admin: Admin) -> None:
+    assert admin.ask(delete("unknown")).code == "serve.denied"
+    assert admin.ask(post(b'{"keys": ["db", "unknown"]}')).code == "serve.denied"
+    assert admin.control.orders == []
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [("/v1/status", "GET"), ("/v1/refresh", "POST"), ("/v1/keys/db", "DELETE")],
+)
+def test_other_methods_are_refused(admin: Admin, path: str, allowed: str) -> None:
+    answer = admin.ask(get(path).replace(b"GET", b"PUT", 1))
+    assert (answer.status, answer.code) == (405, "serve.method")
+    assert answer.headers["Allow"] == allowed
+
+
+def test_an_order_has_a_body_only_where_it_means_something(admin: Admin) -> None:
+    request = get(f"/v1/keys/{ALIAS}", "Content-Length: 2").replace(b"GET", b"DELETE")
+    assert admin.ask(request + b"{}").code == "serve.body"
+    assert admin.control.orders == []

@@ -1,0 +1,185 @@
+"""Every bound of a socket: at the limit, and one more."""
+
+from __future__ import annotations
+
+import pytest
+from support.serving import ALIAS, MYSELF, get, held_key, ring_with, split_answers
+from support.serving_wire import Wire, feed, on_wire
+
+from skragent.serving import Limits
+from skragent.serving.peers import Peer
+
+KEY = get(f"/v1/keys/{ALIAS}")
+WAITING = get("/v1/keys/later?wait=60")
+OTHER = Peer(uid=MYSELF.uid + 1, gid=1, pid=1)
+
+
+def with_body(size: int) -> bytes:
+    return get("/v1/keys", f"Content-Length: {size}") + b"x" * size
+
+
+@pytest.mark.parametrize(("size", "status"), [(100, 400), (101, 413)])
+def test_a_body_has_a_limit(size: int, status: int) -> None:
+    def test(wire: Wire) -> None:
+        _, sock = wire.connect()
+        feed(sock, with_body(size))
+        (answer,) = split_answers(sock.sent)
+        assert (answer.status, answer.code) == (status, "serve.body")
+
+    on_wire(ring_with(), test, limits=Limits(body_bytes=100))
+
+
+def test_a_body_too_large_is_refused_before_it_is_read() -> None:
+    def test(wire: Wire) -> None:
+        _, sock = wire.connect()
+        feed(sock, get("/v1/keys", "Content-Length: 999999999"))
+        assert [a.status for a in split_answers(sock.sent)] == [413]
+        assert sock.closed
+
+    on_wire(ring_with(), test)
+
+
+def test_what_follows_a_body_is_the_next_request() -> None:
+    def test(wire: Wire) -> None:
+        _, sock = wire.connect()
+        for byte in with_body(30) + get("/healthz"):
+            feed(sock, bytes([byte]))
+        assert [a.status for a in split_answers(sock.sent)] == [400, 200]
+
+    on_wire(ring_with(), test)
+
+
+def test_a_body_that_does_not_come_is_not_waited_for_long() -> None:
+    def test(wire: Wire) -> None:
+        _, sock = wire.connect()
+        feed(sock, with_body(30)[:-1])
+        wire.pass_seconds(6)
+        (answer,) = split_answers(sock.sent)
+        assert (answer.status, answer.code) == (408, "serve.timeout")
+
+    on_wire(ring_with(), test)
+
+
+def test_answers_to_one_user_are_bounded_within_a_second() -> None:
+    def test(wire: Wire) -> None:
+        _, first = wire.connect()
+        _, second = wire.connect()
+        feed(first, KEY)
+        feed(first, KEY)
+        feed(second, KEY)
+        assert [a.status for a in split_answers(first.sent + second.sent)] == [200] * 3
+        first.sent = b""
+        feed(first, KEY)
+        (answer,) = split_answers(first.sent)
+        assert (answer.status, answer.code) == (429, "serve.rate")
+        assert answer.headers["Retry-After"] == "1"
+        assert wire.counters.denied["rate"] == 1
+
+    on_wire(ring_with(held_key()), test, limits=Limits(answers_per_second_per_uid=3))
+
+
+def test_a_user_who_asks_too_much_is_answered_again_in_the_next_second() -> None:
+    def test(wire: Wire) -> None:
+        _, sock = wire.connect()
+        feed(sock, KEY + KEY)
+        wire.pass_seconds(1)
+        feed(sock, KEY)
+        assert [a.status for a in split_answers(sock.sent)] == [200, 429, 200]
+
+    on_wire(ring_with(held_key()), test, limits=Limits(answers_per_second_per_uid=1))
+
+
+def test_a_user_who_asks_too_much_takes_nothing_from_others() -> None:
+    def test(wire: Wire) -> None:
+        _, mine = wire.connect()
+        _, others = wire.connect(peer=OTHER)
+        feed(mine, KEY + KEY)
+        feed(others, get("/healthz"))
+        assert [a.status for a in split_answers(others.sent)] == [200]
+
+    on_wire(ring_with(held_key()), test, limits=Limits(answers_per_second_per_uid=1))
+
+
+def test_a_new_connection_brings_no_new_allowance() -> None:
+    def test(wire: Wire) -> None:
+        first, sock = wire.connect()
+        feed(sock, KEY)
+        first.cut()
+        _, again = wire.connect()
+        feed(again, KEY)
+        assert [a.status for a in split_answers(again.sent)] == [429]
+
+    on_wire(ring_with(held_key()), test, limits=Limits(answers_per_second_per_uid=1))
+
+
+def test_users_who_are_gone_are_forgotten() -> None:
+    def test(wire: Wire) -> None:
+        for uid in range(5):
+            connection, _ = wire.connect(peer=Peer(uid=uid, gid=0, pid=1))
+            connection.cut()
+        assert len(wire.listener._accounts) == 5
+        wire.pass_seconds(1)
+        assert len(wire.listener._accounts) == 0
+
+    on_wire(ring_with(), test)
+
+
+def test_requests_in_flight_are_bounded() -> None:
+    def test(wire: Wire) -> None:
+        stalled = [wire.connect(room=10)[1] for _ in range(2)]
+        _, third = wire.connect()
+        feed(third, KEY)
+        feed(stalled[0], KEY)
+        feed(third, KEY)
+        feed(stalled[1], KEY)
+        feed(third, KEY)  # one too many; on the hot path
+        feed(third, get("/healthz"))
+        statuses = [a.status for a in split_answers(third.sent)]
+        assert statuses == [200, 200, 503, 503]
+        refused = split_answers(third.sent)[2]
+        assert (refused.code, refused.headers["Retry-After"]) == ("serve.busy", "1")
+        assert wire.counters.denied["busy"] == 2
+        stalled[0].make_room()
+        feed(third, KEY)
+        assert [a.status for a in split_answers(third.sent)][-1] == 200
+
+    on_wire(ring_with(held_key()), test, limits=Limits(requests_in_flight=2))
+
+
+def test_long_polls_are_bounded() -> None:
+    def test(wire: Wire) -> None:
+        socks = [wire.connect()[1] for _ in range(3)]
+        for sock in socks:
+            feed(sock, WAITING)
+        assert [sock.sent for sock in socks[:2]] == [b"", b""]
+        (answer,) = split_answers(socks[2].sent)
+        assert (answer.status, answer.code) == (503, "serve.busy")
+        assert answer.headers["Retry-After"] == "1"
+
+    on_wire(ring_with(waiting=["later"]), test, limits=Limits(long_polls=2))
+
+
+def test_a_long_poll_that_ends_makes_room_for_another() -> None:
+    def test(wire: Wire) -> None:
+        first, _ = wire.connect()
+        feed(wire._sockets[0], WAITING)
+        first.cut()
+        _, second = wire.connect()
+        feed(second, WAITING)
+        assert second.sent == b""
+
+    on_wire(ring_with(waiting=["later"]), test, limits=Limits(long_polls=1))
+
+
+def test_what_is_sent_while_a_request_waits_is_bounded() -> None:
+    limits = Limits(head_bytes=300, body_bytes=0)
+
+    def test(wire: Wire) -> None:
+        connection, sock = wire.connect()
+        feed(sock, WAITING)
+        for _ in range(100):
+            feed(sock, KEY)
+        assert len(connection._pending) <= limits.pending_bytes + len(KEY)
+        assert not sock.reads
+
+    on_wire(ring_with(waiting=["later"]), test, limits=limits)
