@@ -28,12 +28,14 @@ class Answer:
     Attributes:
         parts: head and body; empty once the answer is retired.
         size: the bytes of all parts.
+        last_parts: the same with word that the connection is closed after them.
+        last_size: the bytes of these.
         cell: counts how often it was sent.
         is_lasting: the same request on the same connection gets the same answer,
             until it is retired.
     """
 
-    __slots__ = ("__weakref__", "cell", "is_lasting", "parts", "size")
+    __slots__ = ("cell", "is_lasting", "last_parts", "last_size", "parts", "size")
 
     def __init__(
         self,
@@ -45,19 +47,18 @@ class Answer:
         is_lasting: bool = False,
     ) -> None:
         head = render_head(status, headers, len(body))
-        self.parts: tuple[bytes | memoryview, ...] = (head, body) if body else (head,)
+        rest = (body,) if body else ()
+        self.parts: tuple[bytes | memoryview, ...] = (head, *rest)
         self.size = len(head) + len(body)
+        last_head = head[:-2] + _CLOSE
+        self.last_parts: tuple[bytes | memoryview, ...] = (last_head, *rest)
+        self.last_size = len(last_head) + len(body)
         self.cell = cell
         self.is_lasting = is_lasting
 
     def retire(self) -> None:
         """Let go of the bytes: nobody gets this answer any more."""
-        self.parts = ()
-
-    def closing_parts(self) -> tuple[bytes | memoryview, ...]:
-        """Return the parts with word that the connection is closed after them."""
-        head, *body = self.parts
-        return (bytes(head[:-2]) + _CLOSE, *body)
+        self.parts = self.last_parts = ()
 
 
 def render_head(status: HTTPStatus, headers: Mapping[str, str], length: int) -> bytes:

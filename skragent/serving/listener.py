@@ -31,6 +31,9 @@ _TICK_SECONDS: Final = 1.0
 _BACKLOG: Final = 1024
 # Connections taken in before what is open is looked at again.
 _ACCEPTED_AT_ONCE: Final = 64
+# Different requests of different callers within a second that are answered at once.
+_REMEMBERED: Final = 256
+_NOTHING_YET: Final = -1
 
 CONTENT_TOO_LARGE: Final = 413
 TOO_MANY_REQUESTS: Final = 429
@@ -95,6 +98,7 @@ class Listener:
         self.is_busy = False  # no more requests in flight are admitted
         self._in_flight = 0
         self._accounts = Accounts(self.limits.answers_per_second_per_uid)
+        self._remembered: dict[tuple[tuple[object, ...], bytes], Answer] = {}
         self._refused_at = -1
         self._on_tick = on_tick
         self._socket = sock
@@ -135,24 +139,82 @@ class Listener:
             if connection.is_taking:
                 connection.cut()
 
-    def admit(self, sock: Socket, peer: Peer) -> Connection:
-        """Take a connection in, and answer what it brought; refuse one too many."""
+    def admit(self, sock: Socket, peer: Peer) -> Connection | None:
+        """Take a connection in, and answer what it brought; refuse one too many.
+
+        Gives none where that was all.
+        """
         if self._sweeping is None:
             self._tick()
             self._sweep_later()
         account = self._accounts.of(peer.uid)
+        has_room = (
+            len(self._connections) < self.limits.connections
+            and account.connections < self.limits.connections_per_uid
+        )
+        try:
+            count = sock.recv_into(self.read_buffer, 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            count = _NOTHING_YET
+        except OSError:
+            sock.close()
+            return None
+        if has_room and count > 0 and self._answer_at_once(sock, peer, account, count):
+            return None
+        return self._take_in(sock, peer, account, count, has_room=has_room)
+
+    def remember(self, peer: Peer, request: bytes, answer: Answer) -> None:
+        """Answer the same bytes of the same identity in the same way, for this tick.
+
+        As long as the answer is not retired, that is, which a change of the key and of
+        the rules does. Only for answers that are the last on their connection.
+        """
+        if len(self._remembered) < _REMEMBERED:
+            self._remembered[peer.identity, request] = answer
+
+    def _answer_at_once(
+        self, sock: Socket, peer: Peer, account: Account, count: int
+    ) -> bool:
+        """Answer a request that was answered before, and be done with it."""
+        request = bytes(self.read_buffer[:count])
+        answer = self._remembered.get((peer.identity, request))
+        if answer is None or self.is_busy or account.left <= 0:
+            return False
+        parts = answer.last_parts
+        if not parts:
+            return False
+        account.left -= 1
+        answer.cell.value += 1
+        try:
+            sent = sock.sendmsg(parts, (), socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # it did not wait for its answer
+            sent = answer.last_size
+        if sent < answer.last_size:
+            connection = self._make(sock, peer, account)
+            connection.send_rest(parts, sent)
+        else:
+            sock.close()
+        return True
+
+    def _take_in(
+        self, sock: Socket, peer: Peer, account: Account, count: int, *, has_room: bool
+    ) -> Connection:
+        connection = self._make(sock, peer, account)
+        if has_room:
+            connection.begin(count)
+        else:
+            connection.refuse(self._too_many(peer))
+        return connection
+
+    def _make(self, sock: Socket, peer: Peer, account: Account) -> Connection:
+        sock.settimeout(0)
         account.connections += 1
         connection = Connection(self, sock, peer, account)
         self._is_empty.clear()
         self._connections.add(connection)
         self.counters.connections[self.name] += 1
-        if (
-            len(self._connections) <= self.limits.connections
-            and account.connections <= self.limits.connections_per_uid
-        ):
-            connection.begin()
-        else:
-            connection.refuse(self._too_many(peer))
         return connection
 
     def forget(self, connection: Connection, account: Account) -> None:
@@ -220,7 +282,6 @@ class Listener:
             except OSError as error:  # no descriptor is left, or no memory: unchanged
                 self._pause_accepting(error)  # until somebody goes
                 return
-            sock.settimeout(0)
             try:
                 peer = self._identify(sock)
             except OSError:
@@ -231,7 +292,7 @@ class Listener:
     def _identify(self, sock: socket.socket) -> Peer:
         if not self._identifies:
             return NOBODY
-        return identify(sock.fileno(), wants_unit=self.wants_unit)
+        return identify(sock, wants_unit=self.wants_unit)
 
     def _pause_accepting(self, error: OSError) -> None:
         log(
@@ -271,6 +332,7 @@ class Listener:
 
     def _tick(self) -> None:
         self.tick += 1
+        self._remembered.clear()
         self._accounts.refill()
         if self._on_tick is not None:
             self._on_tick()

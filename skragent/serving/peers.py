@@ -30,6 +30,7 @@ _UCRED: Final = struct.Struct("iII")  # pid, uid, gid
 # socket.getsockopt takes at most this; it is 256 groups.
 _SMALL_BYTES: Final = 1024
 _NGROUPS_MAX: Final = 65536  # limits.h
+_NO_GROUPS: Final[frozenset[int]] = frozenset()
 _MAX_FDINFO_BYTES: Final = 4096
 _MAX_CGROUP_BYTES: Final = 65536  # a dozen hierarchies of PATH_MAX each
 
@@ -46,6 +47,14 @@ class Peer:
     is_pinned: bool = False  # whether the unit was read while the process was held
     user_unit: str = ""  # inside `unit` user@UID.service, by that user's word
 
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What rules can look at: all but the process's number."""
+        return (
+            *(self.uid, self.gid, self.groups),
+            *(self.unit, self.is_pinned, self.user_unit),
+        )
+
     def is_member(self, gid: int) -> bool:
         """Tell whether a group is the caller's, primary or supplementary."""
         return gid == self.gid or gid in self.groups
@@ -55,27 +64,23 @@ class Peer:
 NOBODY: Final = Peer(uid=-1, gid=-1, pid=0)
 
 
-def identify(fd: int, *, wants_unit: bool = False) -> Peer:
+def identify(connection: socket.socket, *, wants_unit: bool = False) -> Peer:
     """Ask the kernel who is at the other end of a Unix socket.
 
     Args:
-        fd: a connected Unix socket; it stays open.
+        connection: a connected Unix socket.
         wants_unit: also find the unit, which costs several times the rest.
 
     Raises:
         OSError: where the kernel does not tell; such a caller is not served.
     """
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd)
-    try:
-        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        pid, uid, gid = _UCRED.unpack(raw)
-        groups = _groups(connection)
-        if not wants_unit:
-            return Peer(uid=uid, gid=gid, pid=pid, groups=groups)
-        found, is_pinned = _find_unit(connection, pid)
-        return Peer(uid, gid, pid, groups, found.unit, is_pinned, found.user_unit)
-    finally:
-        connection.detach()  # the descriptor is its transport's
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    pid, uid, gid = _UCRED.unpack(raw)
+    groups = _groups(connection)
+    if not wants_unit:
+        return Peer(uid, gid, pid, groups)
+    found, is_pinned = _find_unit(connection, pid)
+    return Peer(uid, gid, pid, groups, found.unit, is_pinned, found.user_unit)
 
 
 def probe_pidfd() -> bool:
@@ -161,7 +166,7 @@ def _groups(connection: socket.socket) -> frozenset[int]:
         if error.errno != errno.ERANGE:
             raise
         raw = _many_groups(connection.fileno())
-    return frozenset(array.array("I", raw))
+    return frozenset(array.array("I", raw)) if raw else _NO_GROUPS
 
 
 def _many_groups(fd: int) -> bytes:

@@ -8,12 +8,14 @@ either. So a connection has at most one answer under way and a bounded number of
 bytes pending. What the socket did not take at once stays the view that it was: key
 bytes are never copied, and their arena lives until the reader has them or is cut.
 
-Sockets, and not asyncio's transports: a new connection that sends its request with
-its connect(2), which most do, is answered and gone before a transport would exist.
+Sockets, and not asyncio's transports: a new connection that sends its request at once,
+which most do, is answered and gone before a transport would exist.
 
-The hot path: a client that keeps its connection sends the same bytes again, and gets
+The hot path has two forms. A client that keeps its connection sends the same bytes again, and gets
 the same answer, unless that was retired meanwhile. No parsing, no decision, one
-sendmsg(2). The peer is the connection's, so the decision holds for it.
+sendmsg(2). The peer is the connection's, so the decision holds for it. And a client
+that makes a connection for each request sends the same bytes as one before it with the
+same identity: see `Listener.remember`.
 
 Time is the listener's tick of one second: no timers, no clock calls per request.
 """
@@ -21,7 +23,7 @@ Time is the listener's tick of one second: no timers, no clock calls per request
 from __future__ import annotations
 
 import select
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from skragent.errors import RequestError, ServeError
 from skragent.observe import Event, log
@@ -52,16 +54,25 @@ class Socket(Protocol):
         """Return the descriptor, to wait on."""
         ...
 
-    def recv_into(self, buffer: bytearray) -> int:
+    def recv_into(self, buffer: bytearray, nbytes: int = 0, flags: int = 0) -> int:
         """Read what is there."""
         ...
 
-    def sendmsg(self, buffers: Sequence[_Buffer]) -> int:
+    def sendmsg(
+        self,
+        buffers: Sequence[_Buffer],
+        ancdata: Sequence[Any] = (),
+        flags: int = 0,
+    ) -> int:
         """Send what can be sent at once; tell how much it was."""
         ...
 
+    def settimeout(self, value: float, /) -> None:
+        """Never block, with 0."""
+        ...
+
     def close(self) -> None:
-        """Behave as close(2)."""
+        """End the connection."""
         ...
 
 
@@ -111,11 +122,21 @@ class Connection:
         self._since = listener.tick  # of what is waited for: see `is_overdue`
         self.peer = peer
 
-    def begin(self) -> None:
-        """Answer what came with the connection; wait for more where it goes on."""
-        self.on_readable()
+    def begin(self, count: int) -> None:
+        """Answer what came with the connection; wait for more where it goes on.
+
+        Args:
+            count: what is in the buffer already; 0 where the other end was gone.
+        """
+        if count >= 0:
+            self._take(count)
         if not self._is_ending and not self._unsent:
             self._start_reading()
+
+    def send_rest(self, parts: Sequence[_Buffer], sent: int) -> None:
+        """Go on with a last answer that was not taken at once; then close."""
+        self._keep(parts, sent)
+        self.end()
 
     def on_readable(self) -> None:
         """Read once, and answer; see the hot path above."""
@@ -306,6 +327,8 @@ class Connection:
             answer.park(self, self._listener.tick)
             return
         if not request.keep_alive:
+            if answer.is_lasting and not self._pending:
+                self._listener.remember(self.peer, whole, answer)
             self._finish(answer)
             return
         if answer.is_lasting:
@@ -316,7 +339,7 @@ class Connection:
         self._send(answer.parts, answer.size)
 
     def _send(self, parts: Sequence[_Buffer], size: int) -> None:
-        """Send; keep what is not taken, as it is."""
+        """Send what is taken at once, and keep the rest."""
         try:
             sent = self._sendmsg(parts)
         except BlockingIOError:
@@ -324,8 +347,11 @@ class Connection:
         except OSError:
             self.cut()
             return
-        if sent == size:
-            return
+        if sent != size:
+            self._keep(parts, sent)
+
+    def _keep(self, parts: Sequence[_Buffer], sent: int) -> None:
+        """Keep what is not taken, and wait until more can be sent."""
         self._unsent = _rest(parts, sent)
         self._listener.take_off()
         self._since = self._listener.tick
@@ -339,8 +365,7 @@ class Connection:
     def _finish(self, answer: Answer) -> None:
         """Send a last answer and close once it is taken."""
         answer.cell.value += 1
-        parts = answer.closing_parts()
-        self._send(parts, sum(map(len, parts)))
+        self._send(answer.last_parts, answer.last_size)
         if not self._is_ending:
             self.end()
 

@@ -43,7 +43,7 @@ class FullSocket:
         assert not self.closed
         return self._fd
 
-    def recv_into(self, buffer: bytearray) -> int:
+    def recv_into(self, buffer: bytearray, nbytes: int = 0, flags: int = 0) -> int:  # noqa: ARG002
         assert not self.closed
         if not self._arrived:
             raise BlockingIOError
@@ -52,7 +52,15 @@ class FullSocket:
         buffer[: len(part)] = part
         return len(part)
 
-    def sendmsg(self, buffers: Sequence[bytes | memoryview]) -> int:
+    def settimeout(self, value: float, /) -> None:
+        assert value == 0
+
+    def sendmsg(
+        self,
+        buffers: Sequence[bytes | memoryview],
+        ancdata: Sequence[object] = (),  # noqa: ARG002
+        flags: int = 0,  # noqa: ARG002
+    ) -> int:
         assert not self.closed, "written after close"
         data = b"".join(buffers)
         count = int(min(len(data), self.room))
@@ -148,7 +156,17 @@ class Wire:
     ) -> tuple[Connection, FullSocket]:
         sock = FullSocket(self.loop, room)
         self._sockets.append(sock)
-        return self.listener.admit(sock, peer), sock
+        connection = self.listener.admit(sock, peer)
+        assert connection is not None
+        return connection, sock
+
+    def visit(self, request: bytes, peer: Peer = MYSELF) -> FullSocket:
+        """Make a connection that brings its request with it."""
+        sock = FullSocket(self.loop)
+        self._sockets.append(sock)
+        sock.arrive(request)
+        self.listener.admit(sock, peer)
+        return sock
 
     def pass_seconds(self, seconds: int) -> None:
         for _ in range(seconds):
