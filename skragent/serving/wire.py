@@ -11,11 +11,11 @@ bytes are never copied, and their arena lives until the reader has them or is cu
 Sockets, and not asyncio's transports: a new connection that sends its request at once,
 which most do, is answered and gone before a transport would exist.
 
-The hot path has two forms. A client that keeps its connection sends the same bytes again, and gets
-the same answer, unless that was retired meanwhile. No parsing, no decision, one
-sendmsg(2). The peer is the connection's, so the decision holds for it. And a client
-that makes a connection for each request sends the same bytes as one before it with the
-same identity: see `Listener.remember`.
+The hot path has two forms. A client that keeps its connection sends the same bytes
+again, and gets the same answer, unless that was retired meanwhile. No parsing, no
+decision, one sendmsg(2). The peer is the connection's, so the decision holds for it.
+And a client that makes a connection for each request sends the same bytes as one before
+it with the same identity: see `Listener.remember`.
 
 Time is the listener's tick of one second: no timers, no clock calls per request.
 """

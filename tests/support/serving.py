@@ -52,15 +52,21 @@ def held_key(
     return key_of(alias, version, views)
 
 
-def key_of(alias: str, version: str, views: dict[Form, memoryview]) -> HeldKey:
+def key_of(
+    alias: str,
+    version: str,
+    views: dict[Form, memoryview],
+    public_jwk: str = "{}",
+    public_pem: str = "",
+) -> HeldKey:
     return HeldKey(
         alias=alias,
         kid=f"https://v.vault.azure.net/keys/{alias}/{version}",
         version=version,
         kty="RSA",
         fingerprint="ab" * 32,
-        public_jwk="{}",
-        public_pem="",
+        public_jwk=public_jwk,
+        public_pem=public_pem,
         forms=views,
         released_at=1767225600.0,
     )
