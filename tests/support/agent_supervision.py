@@ -46,12 +46,14 @@ class Jobs:
     whole: Failure | SkrAgentError | None = None
     asked: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)
     expires_at: float = NOW + TOKEN_LIFE_SECONDS
+    while_running: Callable[[], None] = lambda: None
 
     async def run(
         self, keys: Sequence[KeyRequest], *, launched: Launch | None = None
     ) -> Release:
         del launched
         self.asked.append((self.clock.boot, tuple(key.alias for key in keys)))
+        self.while_running()
         if isinstance(self.whole, SkrAgentError):
             raise self.whole
         return Release(self._result(keys), self.arena, self.clock.boot)

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from support.agent import (
+    BOOTTIME,
     MID_JITTER,
     NOW,
     REFRESH_SECONDS,
@@ -254,3 +255,74 @@ def test_a_bug_in_the_jobs_ends_the_supervisor() -> None:
             raise ExplodedError
 
     supervise(test, failures=Answers())
+
+
+def test_a_refresh_is_at_once_and_for_the_keys_that_are_named() -> None:
+    async def test(world: World) -> None:
+        await world.clock.advance(60)
+        world.supervisor.refresh(["signing"])
+        await world.clock.advance(1)
+
+    world = supervise(test, "disk", "signing")
+    assert world.jobs.asked[1:] == [(BOOTTIME + 60, ("signing",))]
+
+
+def test_a_refresh_cuts_a_backoff_short() -> None:
+    async def test(world: World) -> None:
+        await world.clock.advance(25)  # in the middle of the wait of 16 s
+        world.jobs.whole = None
+        world.supervisor.refresh(["disk"])
+        await world.clock.advance(0)
+
+    world = supervise(test, whole=failure("transport.timeout", "retry"))
+    assert world.holder.held.keys() == {"disk"}
+
+
+def test_a_dropped_key_is_let_go_and_not_asked_for_again() -> None:
+    async def test(world: World) -> None:
+        world.supervisor.drop("disk")
+        await world.clock.advance(3 * TOKEN_LIFE_SECONDS)
+
+    world = supervise(test, "disk", "signing")
+    assert world.holder.held.keys() == {"signing"}
+    assert world.holder.states["disk"] is KeyState.DROPPED
+    assert all(aliases == ("signing",) for _, aliases in world.jobs.asked[1:])
+
+
+def test_a_dropped_key_comes_back_when_it_is_refreshed() -> None:
+    async def test(world: World) -> None:
+        world.supervisor.drop("disk")
+        await world.clock.advance(60)
+        world.supervisor.refresh(["disk"])
+        await world.clock.advance(1)
+
+    world = supervise(test)
+    assert world.holder.held.keys() == {"disk"}
+    assert world.supervisor.lives["disk"].state is KeyState.CURRENT
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_key_that_is_dropped_while_a_job_runs_does_not_come_back(
+    *, fails: bool
+) -> None:
+    async def test(world: World) -> None:
+        world.jobs.while_running = lambda: world.supervisor.drop("disk")
+        world.supervisor.refresh(["disk"])
+        await world.clock.advance(60)
+
+    failures = {"disk": failure("release.denied", "denied")} if fails else {}
+    world = supervise(test, failures=failures)
+    assert world.holder.held.keys() == set()
+    assert world.supervisor.lives["disk"].state is KeyState.DROPPED
+
+
+def test_a_job_that_fails_after_its_key_was_dropped_is_not_repeated() -> None:
+    async def test(world: World) -> None:
+        world.jobs.while_running = lambda: world.supervisor.drop("disk")
+        world.jobs.whole = failure("transport.timeout", "retry")
+        world.supervisor.refresh(["disk"])
+        await world.clock.advance(3600)
+
+    world = supervise(test)
+    assert len(world.jobs.asked) == 2
+    assert world.supervisor.lives["disk"].state is KeyState.DROPPED
