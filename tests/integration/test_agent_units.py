@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from skragent.agent import exit_codes
-from skragent.agent.sockets import API
+from skragent.agent.sockets import ADMIN, API, CREDENTIALS, SocketKind
 from skragent.config import AgentConfig, VtpmConfig
 from skragent.job import ARENA_BYTES_PER_KEY, MAX_KEYS
 
@@ -45,11 +45,24 @@ def test_systemd_does_not_restart_what_time_cannot_mend() -> None:
     assert prevented == [str(exit_codes.UNAVAILABLE), str(exit_codes.CONFIG)]
 
 
-def test_the_units_socket_is_the_one_that_the_agent_looks_for() -> None:
-    unit = read("skragent.socket")["Socket"]
-    assert unit["FileDescriptorName"] == API.name
-    assert unit["ListenStream"] == AgentConfig().api_socket
-    assert unit["SocketMode"] == "0660"
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("skragent.socket", API),
+        ("skragent-credentials.socket", CREDENTIALS),
+        ("skragent-admin.socket", ADMIN),
+    ],
+)
+def test_the_units_sockets_are_those_that_the_agent_looks_for(
+    name: str, kind: SocketKind
+) -> None:
+    unit = read(name)["Socket"]
+    assert unit["FileDescriptorName"] == kind.name
+    assert unit["ListenStream"] == getattr(AgentConfig(), kind.setting)
+    assert unit["SocketMode"] == f"{kind.mode:04o}"
+    assert unit["SocketUser"] == "root"
+    assert unit["SocketGroup"] == (kind.group or "root")
+    assert name in read("skragent.service")["Service"]["Sockets"].split()
 
 
 def test_the_memory_that_may_be_locked_suffices_for_two_jobs_of_all_keys() -> None:
