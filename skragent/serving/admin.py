@@ -111,7 +111,7 @@ class AdminApi:
         return json_answer({"status": "ok"}, cell=self._cell("health", names.CODE_OK))
 
     def _status(self, request: Request, peer: Peer) -> Answer | Parked:  # noqa: ARG002 - a handler's
-        wait = parse_wait(parse_query(request, ("wait",)).get("wait", ""))
+        wait = parse_wait(parse_query(request, ("wait",)).get("wait"))
 
         def ask(must: bool) -> Answer | None:  # noqa: FBT001 - Parked's
             return status_answer(

@@ -6,6 +6,7 @@ or joined with anything. An answer can be sent many times, until it is retired.
 
 from __future__ import annotations
 
+import copy
 import json
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -55,6 +56,15 @@ class Answer:
         self.last_size = len(last_head) + len(body)
         self.cell = cell
         self.is_lasting = is_lasting
+
+    def without_body(self) -> Answer:
+        """Return what HEAD is answered with: RFC 9110 §9.3.2."""
+        answer = copy.copy(self)
+        answer.is_lasting = False
+        answer.parts, answer.last_parts = self.parts[:1], self.last_parts[:1]
+        answer.size = sum(map(len, answer.parts))
+        answer.last_size = sum(map(len, answer.last_parts))
+        return answer
 
     def retire(self) -> None:
         """Let go of the bytes: nobody gets this answer any more."""

@@ -68,7 +68,7 @@ class _Wish(NamedTuple):
 
     alias: str
     operation: Operation
-    version: str  # empty: any
+    version: str | None  # None: any
     accept: str
     if_none_match: str
 
@@ -190,7 +190,7 @@ class KeyApi:
                 "keys": [describe_key(entry) for entry in entries],
             }
 
-        wait = parse_wait(parse_query(request, ("wait",)).get("wait", ""))
+        wait = parse_wait(parse_query(request, ("wait",)).get("wait"))
 
         def ask(must: bool) -> Answer | None:  # noqa: FBT001 - Parked's
             return status_answer(
@@ -215,11 +215,11 @@ class KeyApi:
         alias = urllib.parse.unquote(name)
         self._admit(peer, alias, operation)  # a stranger learns nothing from the query
         query = parse_query(request, ("version", "wait"))
-        wait = parse_wait(query.get("wait", ""))
+        wait = parse_wait(query.get("wait"))
         wish = _Wish(
             alias=alias,
             operation=operation,
-            version=query.get("version", ""),
+            version=query.get("version"),
             accept=request.headers.get("accept", ""),
             if_none_match=request.headers.get("if-none-match", ""),
         )
@@ -267,7 +267,7 @@ class KeyApi:
         key = entry.key
         if key is None:
             return self._not_ready(entry, wish.operation) if must else None
-        if wish.version not in ("", key.version):
+        if wish.version not in (None, key.version):
             if not must:
                 return None
             raise AccessDeniedError(

@@ -339,13 +339,13 @@ class Listener:
 
     def _sweep(self) -> None:
         """End what is overdue. An agent that nobody talks to is not woken for this."""
+        self._sweeping = None
         self._tick()
+        if self._connections or len(self._accounts):
+            self._sweep_later()
         for connection in list(self._connections):
             if connection.is_overdue():
                 connection.give_up()
-        self._sweeping = None
-        if self._connections or len(self._accounts):
-            self._sweep_later()
 
 
 def busy(message: str) -> ServeError:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final, Protocol
 
+from skragent.observe import Event, log
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -22,6 +24,10 @@ class Waiter(Protocol):
 
     def deliver(self, answer: Answer) -> None:
         """Send the answer."""
+        ...
+
+    def cut(self) -> None:
+        """Close at once."""
         ...
 
 
@@ -56,15 +62,24 @@ class Parked:
 
     def look(self) -> None:
         """Answer if there is something to say now."""
-        answer = self._ask(False)  # noqa: FBT003 - "must you?"
-        if answer is not None and self._waiter is not None:
-            self._waiter.deliver(answer)
+        self._deliver(must=False)
 
     def answer_now(self) -> None:
         """Answer in any case: the time is over."""
-        answer = self._ask(True)  # noqa: FBT003 - "must you?"
-        if answer is not None and self._waiter is not None:
-            self._waiter.deliver(answer)
+        self._deliver(must=True)
+
+    def _deliver(self, *, must: bool) -> None:
+        waiter = self._waiter
+        if waiter is None:
+            return
+        try:
+            answer = self._ask(must)
+        except Exception as error:  # noqa: BLE001 - one request's trouble stays its own
+            log(Event.REQUEST_FAILED, "a request failed unexpectedly", error=error)
+            waiter.cut()
+            return
+        if answer is not None:
+            waiter.deliver(answer)
 
     def forget(self) -> None:
         """Wait no longer."""

@@ -33,16 +33,18 @@ def parse_query(request: Request, known: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def parse_wait(text: str) -> float:
-    """Read `wait`, in seconds; empty is 0.
+def parse_wait(text: str | None) -> float:
+    """Read `wait`, in seconds; 0 where it is not given.
 
     Raises:
         RequestError: serve.bad_request
     """
+    if text is None:
+        return 0.0
     seconds = float(text) if _SECONDS.fullmatch(text) else -1.0
-    if text and not 0 <= seconds <= MAX_WAIT_SECONDS:
+    if not 0 <= seconds <= MAX_WAIT_SECONDS:
         raise RequestError(f"wait is a number from 0 to {MAX_WAIT_SECONDS:.0f}")
-    return max(0.0, seconds)
+    return seconds
 
 
 def is_known_tag(if_none_match: str, tag: str) -> bool:

@@ -33,6 +33,8 @@ _REMEMBERED_BYTES: Final = 1024
 HTTP_VERSION_NOT_SUPPORTED: Final = 505
 HEAD_TOO_LARGE: Final = 431
 
+# RFC 9112 §3.2.2: a server must understand it. Which host it names says nothing here.
+_ABSOLUTE: Final = re.compile(r"\Ahttp://[^/?#]*(?=/)", re.IGNORECASE)
 _LENGTH: Final = re.compile(rb"[0-9]{1,9}")
 
 
@@ -115,7 +117,8 @@ def _parse(head: bytes) -> Request:
     if found.parser.get_http_version() != "1.1":
         raise _other_version()
     _refuse_headers(found.headers)
-    path, _, query = found.target.decode("ascii", "replace").partition("?")
+    target = found.target.decode("ascii", "replace")
+    path, _, query = _ABSOLUTE.sub("", target).partition("?")
     headers: dict[str, str] = {}
     for raw_name, raw_value in found.headers:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")

@@ -82,6 +82,7 @@ class Connection:
     __slots__ = (
         "_account",
         "_buffer",
+        "_is_closed",
         "_is_ending",
         "_is_half_closed",
         "_is_kept_alive",
@@ -115,6 +116,7 @@ class Connection:
         self._is_kept_alive = True  # after the answer to what is parked
         self._is_reading = False
         self._is_ending = False  # nothing more is read or answered
+        self._is_closed = False
         self._is_half_closed = False  # the other end sends nothing more
         self._same_size = _NEVER  # of the request that `_same_answer` is for
         self._same_request = b""
@@ -170,7 +172,7 @@ class Connection:
         self._listener.loop.remove_writer(self._socket.fileno())
         self._listener.land()
         self._send(unsent, sum(map(len, unsent)))
-        if self._unsent:
+        if self._unsent or self._is_closed:
             return
         if self._is_ending:
             self._close()
@@ -233,11 +235,13 @@ class Connection:
         self._same_size = _NEVER
         self._pending.clear()
         self._stop_reading()
-        if not self._unsent:
+        if not (self._unsent or self._is_closed):
             self._close()
 
     def cut(self) -> None:
         """Close at once; an answer that is under way ends in the middle."""
+        if self._is_closed:
+            return
         if self._unsent:
             self._unsent = []
             self._listener.land()
@@ -320,6 +324,8 @@ class Connection:
             log(Event.REQUEST_FAILED, "a request failed unexpectedly", error=error)
             self.refuse(ServeError("something went wrong here", code="internal"))
             return
+        if request.method == "HEAD" and not isinstance(answer, Parked):
+            answer = answer.without_body()
         if isinstance(answer, Parked):
             self._parked = answer
             self._same_size = _NEVER  # what comes meanwhile is not answered at once
@@ -366,7 +372,7 @@ class Connection:
         """Send a last answer and close once it is taken."""
         answer.cell.value += 1
         self._send(answer.last_parts, answer.last_size)
-        if not self._is_ending:
+        if not self._is_closed:
             self.end()
 
     def _unpark(self) -> None:
@@ -386,7 +392,7 @@ class Connection:
             self._listener.loop.remove_reader(self._socket.fileno())
 
     def _close(self) -> None:
-        self._is_ending = True
+        self._is_closed = self._is_ending = True
         self._same_size = _NEVER
         self._same_answer = None
         self._listener.forget(self, self._account)

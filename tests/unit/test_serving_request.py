@@ -161,3 +161,17 @@ def test_what_cannot_become_a_request_is_refused_at_once(part: bytes) -> None:
     with pytest.raises(RequestError) as caught:
         refuse_unfinished(part, max_bytes=1000)
     assert caught.value.code == "serve.bad_request"
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        (b"http://localhost/v1/keys", "/v1/keys"),
+        (b"HTTP://x:1/v1/keys", "/v1/keys"),
+        (b"http://localhost", "http://localhost"),
+        (b"//v1/keys", "//v1/keys"),
+    ],
+)
+def test_the_absolute_form_is_understood(target: bytes, path: str) -> None:
+    head = b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    assert parse_head(head).path == path

@@ -440,3 +440,32 @@ def test_the_age_of_a_key_grows() -> None:
         assert int(visited.headers["Age"]) == second
 
     on_wire(ring_with(held_key()), test)
+
+
+def test_head_is_refused_without_a_body() -> None:
+    def test(wire: Wire) -> None:
+        _, sock = wire.connect()
+        feed(sock, KEY.replace(b"GET", b"HEAD", 1))
+        head, end, rest = sock.sent.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 405 ")
+        assert (end, rest) == (b"\r\n\r\n", b"")
+
+    on_wire(ring_with(held_key()), test)
+
+
+def test_a_question_that_fails_while_it_waits_ends_its_connection_alone() -> None:
+    ring = ring_with(waiting=[ALIAS])
+
+    def broken(must: object) -> Answer | None:
+        raise ZeroDivisionError(must)
+
+    def test(wire: Wire) -> None:
+        _, sock = wire.connect()
+        feed(sock, get(f"/v1/keys/{ALIAS}?wait=10"))
+        (parked,) = wire.api._waiting[ALIAS]
+        parked._ask = broken
+        ring.put(held_key())
+        assert sock.closed
+        assert wire.counters.in_flight["api"] == 0
+
+    on_wire(ring, test)
