@@ -1,0 +1,191 @@
+"""Real callers, as other users and in real control groups, and what the kernel says."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from support.callers import PASS_ON, Groups, Who, calling, listening, own_groups
+
+from skragent.serving.peers import Peer, identify, probe_pidfd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.root
+
+HAS_PIDFDS = probe_pidfd()
+_SO_PEERPIDFD = 77
+
+
+class OldSocket(socket.socket):
+    """A socket of Linux before 6.5."""
+
+    def getsockopt(self, level: int, option: int, *length: int) -> object:  # type: ignore[override]
+        if option == _SO_PEERPIDFD:
+            raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
+        return super().getsockopt(level, option, *length)
+
+
+@pytest.fixture
+def groups() -> Iterator[Groups]:
+    with own_groups() as made:
+        yield made
+
+
+def accept_and_identify(sock: socket.socket) -> Peer:
+    connection, _ = sock.accept()
+    with connection:
+        return identify(connection, wants_unit=True)
+
+
+def identify_from(groups: Groups, path: str) -> Peer:
+    """Let a process of a control group connect, and ask who it is."""
+    with listening() as (sock, name), calling(name) as caller:
+        groups.put(caller.pid, path)
+        caller.connect()
+        peer = accept_and_identify(sock)
+        assert peer.pid == caller.pid
+    return peer
+
+
+@pytest.mark.parametrize(
+    "who", [(1234, 2345, []), (1234, 2345, [7, 70000]), (0, 0, []), (0, 5, [5, 6])]
+)
+def test_another_user_is_known_by_numbers(who: Who) -> None:
+    with listening() as (sock, name), calling(name, who=who) as caller:
+        caller.connect()
+        peer = accept_and_identify(sock)
+    assert (peer.uid, peer.gid, peer.groups) == (who[0], who[1], frozenset(who[2]))
+
+
+def test_a_socket_that_was_passed_on_keeps_who_connected() -> None:
+    with listening() as (sock, name), calling(name, script=PASS_ON) as caller:
+        caller.connect()
+        connection, _ = sock.accept()
+        with connection:
+            peer = identify(connection, wants_unit=True)
+            taker = int(connection.recv(100))
+    assert (peer.uid, peer.pid) == (1234, caller.pid)
+    assert taker != caller.pid
+
+
+def test_a_process_is_in_the_unit_of_its_control_group(groups: Groups) -> None:
+    peer = identify_from(groups, "system.slice/app.service")
+    assert (peer.unit, peer.user_unit) == ("app.service", "")
+    assert peer.is_pinned is HAS_PIDFDS
+
+
+@pytest.mark.parametrize(
+    ("path", "unit", "user_unit"),
+    [
+        ("app.service/evil.service", "app.service", ""),
+        ("a.slice/app@1.service/b.slice/evil.service", "app@1.service", ""),
+        ("docker-01ab.scope/evil.service", "docker-01ab.scope", ""),
+        (
+            "user-7.slice/user@7.service/x.slice/w.service",
+            "user@7.service",
+            "w.service",
+        ),
+        ("docker/evil.service", "", ""),
+    ],
+)
+def test_a_group_made_below_a_unit_is_no_unit(
+    groups: Groups, path: str, unit: str, user_unit: str
+) -> None:
+    peer = identify_from(groups, path)
+    assert (peer.unit, peer.user_unit) == (unit, user_unit)
+    assert peer.is_pinned is (HAS_PIDFDS and unit != "")
+
+
+def test_another_user_in_a_unit_is_known_by_both(groups: Groups) -> None:
+    who = (1234, 1234, [])
+    with listening() as (sock, name), calling(name, who=who) as caller:
+        groups.put(caller.pid, "app.service")
+        caller.connect()
+        peer = accept_and_identify(sock)
+    assert (peer.uid, peer.unit) == (1234, "app.service")
+
+
+def test_who_ended_before_accept_has_no_unit(groups: Groups) -> None:
+    with listening() as (sock, name), calling(name) as caller:
+        groups.put(caller.pid, "app.service")
+        caller.connect()
+        caller.end()
+        peer = accept_and_identify(sock)
+    assert peer.pid == caller.pid
+    assert (peer.unit, peer.is_pinned) == ("", False)
+
+
+def test_who_ended_but_was_not_waited_for_has_no_unit(groups: Groups) -> None:
+    with listening() as (sock, name), calling(name) as caller:
+        groups.put(caller.pid, "app.service")
+        caller.connect()
+        caller.process.kill()
+        os.waitid(os.P_PID, caller.pid, os.WEXITED | os.WNOWAIT)
+        peer = accept_and_identify(sock)
+    assert (peer.unit, peer.is_pinned) == ("", False)
+
+
+def test_who_holds_a_passed_socket_has_not_the_unit_of_who_ended(
+    groups: Groups,
+) -> None:
+    with listening() as (sock, name), calling(name, script=PASS_ON) as caller:
+        groups.put(caller.pid, "app.service")
+        caller.connect()
+        caller.end()
+        connection, _ = sock.accept()
+        with connection:
+            assert int(connection.recv(100)) != caller.pid  # somebody still holds it
+            peer = identify(connection, wants_unit=True)
+    assert (peer.uid, peer.unit, peer.is_pinned) == (1234, "", False)
+
+
+def test_without_peer_pidfds_a_unit_is_known_and_not_pinned(groups: Groups) -> None:
+    with listening() as (sock, name), calling(name) as caller:
+        groups.put(caller.pid, "app.service")
+        caller.connect()
+        accepted, _ = sock.accept()
+        with OldSocket(fileno=accepted.detach()) as connection:
+            peer = identify(connection, wants_unit=True)
+    assert (peer.unit, peer.is_pinned) == ("app.service", False)
+
+
+_IN_NAMESPACE = """
+import os, socket, sys
+sys.stdin.readline()
+os.execvp("unshare", ["unshare", "--cgroup", sys.executable, "-c", *sys.argv[1:]])
+"""
+_SERVE_ONE = """
+import socket, sys
+from skragent.serving.peers import identify
+sock = socket.socket(fileno=int(sys.argv[1]))
+sock.setblocking(True)
+connection, _ = sock.accept()
+peer = identify(connection, wants_unit=True)
+print(peer.pid, repr(peer.unit), flush=True)
+"""
+
+
+def test_who_is_outside_our_cgroup_namespace_has_no_unit(groups: Groups) -> None:
+    if not shutil.which("unshare"):
+        pytest.skip("needs unshare")
+    with listening() as (sock, name), calling(name) as caller:
+        groups.put(caller.pid, "app.service")
+        with subprocess.Popen(
+            [sys.executable, "-c", _IN_NAMESPACE, _SERVE_ONE, str(sock.fileno())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            pass_fds=[sock.fileno()],
+        ) as server:
+            groups.put(server.pid, "agent.service")
+            caller.connect()
+            said, _ = server.communicate("\n", timeout=30)
+    assert said == f"{caller.pid} ''\n"

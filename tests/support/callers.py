@@ -1,0 +1,182 @@
+"""Callers in other processes, as other users and in control groups of our making."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Each waits for a line, so that it can be put where it belongs; then for the end.
+CONNECT = """
+import json, os, socket, sys
+sys.stdin.readline()
+uid, gid, groups = json.loads(sys.argv[2])
+os.setgroups(groups)
+os.setresgid(gid, gid, gid)
+os.setresuid(uid, uid, uid)
+caller = socket.socket(socket.AF_UNIX)
+caller.connect("\\0" + sys.argv[1])
+print("connected", flush=True)
+sys.stdin.readline()
+"""
+# Connects as one user, and passes the socket to a process of another.
+PASS_ON = """
+import os, socket, sys
+sys.stdin.readline()
+ours, theirs = socket.socketpair()
+if os.fork() == 0:
+    ours.close()
+    os.setresuid(5678, 5678, 5678)
+    _, (passed,), _, _ = socket.recv_fds(theirs, 1, 1)
+    taker = socket.socket(fileno=passed)
+    taker.sendall(b"%d" % os.getpid())
+    taker.recv(1)  # until the other end goes
+    os._exit(0)
+os.setresuid(1234, 1234, 1234)
+caller = socket.socket(socket.AF_UNIX)
+caller.connect("\\0" + sys.argv[1])
+socket.send_fds(ours, [b"x"], [caller.fileno()])
+caller.close()
+print("connected", flush=True)
+sys.stdin.readline()
+"""
+# Whoever they become, they start as root: not every user can reach every Python.
+Who = tuple[int, int, list[int]]  # uid, gid, supplementary groups
+ROOT: Who = (0, 0, [])
+
+
+class Caller:
+    """One child process that connects when it is told to."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.pid = process.pid
+
+    def connect(self) -> None:
+        """Let it connect; gives back when it has."""
+        self._say()
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "connected\n"
+
+    def end(self) -> None:
+        """Let it end, and wait until it has."""
+        self._say()
+        self.process.wait(10)
+
+    def _say(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[tuple[socket.socket, str]]:
+    """Listen at an abstract address, which any user can reach."""
+    name = f"skragent-test-{os.getpid()}-{os.urandom(4).hex()}"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.bind(f"\0{name}")
+        sock.listen()
+        yield sock, name
+
+
+@contextlib.contextmanager
+def calling(name: str, *, script: str = CONNECT, who: Who = ROOT) -> Iterator[Caller]:
+    """Start a caller; it becomes who it shall be before it connects."""
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", script, name, json.dumps(who)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield Caller(process)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
+
+
+def end_process(pid: int) -> None:
+    """Kill a process, and wait until it has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            poll.poll(10_000)
+        finally:
+            os.close(pidfd)
+
+
+class Groups:
+    """Control groups below one of our own, in the hierarchy that systemd would keep."""
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        self._made: list[Path] = []
+
+    def put(self, pid: int, path: str) -> None:
+        """Make the groups of a path, and move a process into the last one."""
+        group = self.top
+        for component in path.split("/"):
+            group /= component
+            if not group.exists():
+                group.mkdir()
+                self._made.append(group)
+        (group / "cgroup.procs").write_text(str(pid))
+
+    def remove(self) -> None:
+        """End whoever is still in there, and remove the groups."""
+        for group in reversed(self._made):
+            for pid in (group / "cgroup.procs").read_text().split():
+                end_process(int(pid))
+            group.rmdir()
+        self.top.rmdir()
+
+
+def hierarchy() -> Path | None:
+    """Find where systemd's hierarchy is mounted; None where it is not."""
+    unified = None
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, kind = line.partition(" - ")
+        _, _, _, root, mounted_at, *_ = fields.split()
+        name, _, options = kind.split(maxsplit=2)
+        if name == "cgroup" and root == "/" and "name=systemd" in options.split(","):
+            return Path(mounted_at)
+        if name == "cgroup2" and root == "/":
+            unified = Path(mounted_at)
+    has_named = "name=systemd:" in Path("/proc/self/cgroup").read_text()
+    return None if has_named else unified
+
+
+@contextlib.contextmanager
+def own_groups() -> Iterator[Groups]:
+    """Make a slice of our own, and remove it; skips where that cannot be."""
+    mounted_at = hierarchy()
+    if mounted_at is None:
+        pytest.skip("needs systemd's cgroup hierarchy, mounted whole")
+    top = mounted_at / f"skragenttest{os.getpid()}.slice"
+    try:
+        top.mkdir()
+    except OSError as error:
+        pytest.skip(f"needs to make a control group: {error.strerror}")
+    groups = Groups(top)
+    try:
+        yield groups
+    finally:
+        groups.remove()

@@ -1,0 +1,135 @@
+"""Reading who is there, from our own process and children of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from skragent.serving import peers
+from skragent.serving.peers import Peer, identify, probe_pidfd, unit_behind, unit_of
+from skragent.serving.units import NO_UNIT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_SO_PEERPIDFD = 77
+
+
+class RefusingSocket(socket.socket):
+    """A socket of a kernel that does not tell one thing."""
+
+    option = _SO_PEERPIDFD
+    refusal = errno.ENOPROTOOPT
+
+    def getsockopt(self, level: int, option: int, *length: int) -> object:  # type: ignore[override]
+        if option == self.option:
+            raise OSError(self.refusal, os.strerror(self.refusal))
+        return super().getsockopt(level, option, *length)
+
+
+@pytest.fixture
+def connection() -> Iterator[RefusingSocket]:
+    ours, theirs = socket.socketpair()
+    with theirs, RefusingSocket(fileno=ours.detach()) as refusing:
+        yield refusing
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - as plain as can be
+
+
+def test_our_own_process_is_recognised() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        groups = frozenset(os.getgroups())
+        assert identify(ours) == Peer(os.getuid(), os.getgid(), os.getpid(), groups)
+
+
+def test_the_unit_is_not_looked_for_where_nobody_wants_it(
+    connection: RefusingSocket,
+) -> None:
+    connection.refusal = errno.EIO  # would be a caller without a unit
+    peer = identify(connection)
+    assert (peer.unit, peer.is_pinned) == ("", False)
+
+
+@pytest.mark.parametrize("wants_unit", [False, True])
+def test_no_descriptor_is_left_behind(*, wants_unit: bool) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        before = open_descriptors()
+        identify(ours, wants_unit=wants_unit)
+        probe_pidfd()
+        assert open_descriptors() == before
+        theirs.send(b"x")
+        assert ours.recv(1) == b"x"
+
+
+@pytest.mark.parametrize("refusal", [errno.ESRCH, errno.EINVAL, errno.ENODATA])
+def test_a_caller_whom_the_kernel_cannot_hold_has_no_unit(
+    connection: RefusingSocket, refusal: int
+) -> None:
+    connection.refusal = refusal
+    peer = identify(connection, wants_unit=True)
+    assert (peer.uid, peer.unit, peer.is_pinned) == (os.getuid(), "", False)
+
+
+def test_without_peer_pidfds_nothing_is_pinned(connection: RefusingSocket) -> None:
+    peer = identify(connection, wants_unit=True)
+    assert (peer.pid, peer.is_pinned) == (os.getpid(), False)
+
+
+def test_a_caller_whom_the_kernel_does_not_name_is_an_error(
+    connection: RefusingSocket,
+) -> None:
+    connection.option = socket.SO_PEERCRED
+    with pytest.raises(OSError, match="Protocol not available"):
+        identify(connection)
+
+
+def test_a_process_that_has_ended_has_no_unit() -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        pidfd = os.pidfd_open(child.pid)
+        try:
+            child.kill()
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+            assert unit_behind(pidfd) == (NO_UNIT, False)  # not waited for yet
+            child.wait()
+            assert unit_behind(pidfd) == (NO_UNIT, False)
+        finally:
+            os.close(pidfd)
+
+
+@pytest.mark.parametrize("pid", [-1, 0, 2**31 - 1])
+def test_a_number_that_no_process_has_gives_no_unit(pid: int) -> None:
+    assert unit_of(pid) == NO_UNIT
+
+
+def test_a_file_that_may_have_been_cut_is_not_believed(tmp_path: Path) -> None:
+    (tmp_path / "cgroup").write_text("0::/app.service\n")
+    path = str(tmp_path / "cgroup")
+    assert peers._read(path, 17) == b"0::/app.service\n"
+    assert peers._read(path, 16) == b""
+
+
+def test_a_file_that_cannot_be_read_says_nothing(tmp_path: Path) -> None:
+    assert peers._read(str(tmp_path / "none"), 10) == b""
+    assert peers._read(str(tmp_path), 10) == b""
+
+
+@pytest.mark.skipif(not probe_pidfd(), reason="needs peer pidfds (Linux 6.5)")
+def test_a_kernel_with_peer_pidfds_gives_ours() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        pidfd = ours.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+        try:
+            assert peers._pid_behind(pidfd) == os.getpid()
+            assert not peers._has_ended(pidfd)
+        finally:
+            os.close(pidfd)
