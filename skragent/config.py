@@ -10,17 +10,13 @@ two together. Durations end in `_seconds`.
 
 from __future__ import annotations
 
-import difflib
 import tomllib
-from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args, get_origin
+from typing import Any, Final, TypeVar, get_args, get_origin
 
 import msgspec
 
-from skragent.config_rules import MAX_SHOWN, judge, shown
+from skragent.config_rules import OPERATIONS, judge, meant, shown
 from skragent.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 MAX_CONFIG_BYTES: Final = 1024 * 1024
 _MAX_PROBLEMS: Final = 100  # more helps nobody
@@ -36,6 +32,7 @@ class AgentConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True)
     api_socket: str = "/run/skragent/api.sock"
     credentials_socket: str = "/run/skragent/credentials.sock"  # empty: none
     admin_socket: str = "/run/skragent/admin.sock"  # empty: none
+    unit_rules_without_pidfd: bool = False  # Linux before 6.5: believe units anyway
     metrics_listen: str = "127.0.0.1:9469"  # HOST:PORT; empty switches it off
 
 
@@ -100,6 +97,8 @@ class AllowRule(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     user: str | int | None = None  # name or uid
     group: str | int | None = None  # name or gid; supplementary groups count
+    unit: str | None = None  # systemd unit: a name, a template for instances, a glob
+    operations: tuple[str, ...] = OPERATIONS  # get: the key; public: its public half
 
 
 class KeyConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -134,6 +133,21 @@ def parse_config(text: str) -> Config:
     Raises:
         ConfigError: with every problem that the text has.
     """
+    config, problems = examine_config(text)
+    if problems:
+        raise ConfigError(in_short(problems))
+    return config
+
+
+def examine_config(text: str) -> tuple[Config, list[str]]:
+    """Read what can be read of a configuration file's text, and find every problem.
+
+    For who has more to ask of the rest. What has a problem has its default instead, or
+    is still what the text says: it is fit for looking at, and not for use.
+
+    Raises:
+        ConfigError: it is no TOML, or too long.
+    """
     if len(text) > MAX_CONFIG_BYTES:
         raise too_long()
     document = _read_toml(text)
@@ -141,15 +155,22 @@ def parse_config(text: str) -> Config:
     config = _convert_table(document, Config, "", problems) or Config()
     if document.get("keys", {}) == {}:
         problems.append("keys: no key is configured; add a [keys.NAME] table")
-    # What could not be converted has its default here, and is not told of twice.
+    return config, merge(problems, judge(config))
+
+
+def merge(problems: list[str], more: list[str]) -> list[str]:
+    """Add what is not told of yet: one problem for each place, and each list entry."""
     told = {problem.partition(": ")[0] for problem in problems}
-    problems += [p for p in judge(config) if p.partition(": ")[0] not in told]
-    if len(problems) > _MAX_PROBLEMS:
-        more = len(problems) - _MAX_PROBLEMS
-        problems = [*problems[:_MAX_PROBLEMS], f"and {more} problems more"]
-    if problems:
-        raise ConfigError(problems)
-    return config
+    told |= {p for path in told if (p := path.rpartition(".")[0]).endswith("]")}
+    return problems + [p for p in more if p.partition(": ")[0] not in told]
+
+
+def in_short(problems: list[str]) -> list[str]:
+    """Leave out what nobody would read to the end."""
+    if len(problems) <= _MAX_PROBLEMS:
+        return problems
+    more = len(problems) - _MAX_PROBLEMS
+    return [*problems[:_MAX_PROBLEMS], f"and {more} problems more"]
 
 
 def too_long() -> ConfigError:
@@ -184,11 +205,12 @@ def _convert(value: Any, kind: Any, path: str, problems: list[str]) -> Any:  # n
         }
         return {k: v for k, v in items.items() if v is not None}
     if get_origin(kind) is tuple and isinstance(value, list):
-        inner, before = get_args(kind)[0], len(problems)
+        inner = get_args(kind)[0]
         entries = [
             _convert(v, inner, f"{path}[{i}]", problems) for i, v in enumerate(value)
         ]
-        return tuple(entries) if len(problems) == before else None
+        # What is no entry leaves an empty one: the others keep their places.
+        return tuple(inner() if entry is None else entry for entry in entries)
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
@@ -217,7 +239,7 @@ def _convert_table(
         return None
     fields = {field.name: field for field in msgspec.structs.fields(kind)}
     problems += [
-        f"{_join(path, name)}: no such setting{_meant(name, fields)}"
+        f"{_join(path, name)}: no such setting{meant(name, fields)}"
         for name in sorted(value.keys() - fields.keys())
     ]
     converted: dict[str, Any] = {}
@@ -231,13 +253,6 @@ def _convert_table(
             problems.append(f"{_join(path, name)}: missing")
         is_usable &= name in converted or not field.required
     return kind(**converted) if is_usable else None
-
-
-def _meant(name: str, known: Iterable[str]) -> str:
-    if len(name) > MAX_SHOWN:
-        return ""
-    near = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean `{near[0]}`?" if near else ""
 
 
 def _join(path: str, name: str) -> str:

@@ -7,6 +7,7 @@ piece of a value, and none repeats an address with a user or password in it.
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import re
 from typing import TYPE_CHECKING, Final
@@ -14,7 +15,15 @@ from typing import TYPE_CHECKING, Final
 from skragent.job import MAX_KEYS
 
 if TYPE_CHECKING:
-    from skragent.config import Config, KeyConfig, LimitsConfig, ServingConfig
+    from collections.abc import Iterable
+
+    from skragent.config import (
+        AllowRule,
+        Config,
+        KeyConfig,
+        LimitsConfig,
+        ServingConfig,
+    )
 
 MAX_SHOWN: Final = 80
 _MAX_SHOWN_BITS: Final = 128
@@ -50,6 +59,12 @@ UNIT_TYPES: Final = (
     *("service", "scope", "socket", "mount", "swap", "timer"),
     *("path", "device", "automount", "target"),
 )
+_MAX_UNIT: Final = 256
+# Names and globs of units: systemd.unit(5), fnmatch(3). A `[` must be closed.
+_UNIT_CLASS: Final = re.compile(r"\[!?[A-Za-z0-9:_.\\@-]+\]")
+_UNIT: Final = re.compile(rf"([A-Za-z0-9:_.\\@*?-]|{_UNIT_CLASS.pattern})+")
+_UNIT_END: Final = re.compile(rf".*(\*|[^.]\.({'|'.join(UNIT_TYPES)}))")
+OPERATIONS: Final = ("get", "public")
 _LABEL: Final = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST: Final = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 _AUTHORITY: Final = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]{1,5}))?")
@@ -63,6 +78,14 @@ def shown(value: object) -> str:
     if len(text) > MAX_SHOWN:
         text = f"{text[: MAX_SHOWN - 32]}…{text[-31:]}"  # TOML: the place is last
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """Say which known name is near; nothing where none is."""
+    if len(name) > MAX_SHOWN:
+        return ""
+    near = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean `{near[0]}`?" if near else ""
 
 
 def judge(config: Config) -> list[str]:
@@ -147,14 +170,47 @@ def _judge_key(alias: str, key: KeyConfig) -> list[str]:
     if key.version and not _VERSION.fullmatch(key.version):
         problems.append(f"{path}.version: must be 32 lower-case hex digits, or empty")
     for i, rule in enumerate(key.allow):
-        if rule.user is None and rule.group is None:
-            problems.append(f"{path}.allow[{i}]: names nobody; give `user` or `group`")
-        problems += [
-            f"{path}.allow[{i}].{member}: no such {member}: `{shown(who)}`"
-            for member in ("user", "group")
-            if (who := getattr(rule, member)) is not None and not _is_who(who)
-        ]
+        problems += _judge_rule(f"{path}.allow[{i}]", rule)
     return problems
+
+
+def _judge_rule(path: str, rule: AllowRule) -> list[str]:
+    problems = []
+    if rule.user is None and rule.group is None and rule.unit is None:
+        problems.append(f"{path}: names nobody; give `user`, `group` or `unit`")
+    problems += [
+        f"{path}.{member}: no such {member}: `{shown(who)}`"
+        for member in ("user", "group")
+        if (who := getattr(rule, member)) is not None and not _is_who(who)
+    ]
+    if rule.unit is not None and (problem := _unit_problem(rule.unit)):
+        problems.append(f"{path}.unit: {problem}, not `{shown(rule.unit)}`")
+    if not rule.operations:
+        problems.append(f"{path}.operations: must name one of {', '.join(OPERATIONS)}")
+    for i, operation in enumerate(rule.operations):
+        if operation not in OPERATIONS:
+            near = meant(operation, OPERATIONS)
+            said = f"no such operation: `{shown(operation)}`{near}"
+            problems.append(f"{path}.operations[{i}]: {said}")
+        elif operation in rule.operations[:i]:
+            problems.append(f"{path}.operations[{i}]: `{operation}` is there twice")
+    return problems
+
+
+def _unit_problem(unit: str) -> str:
+    """Refuse what no unit can be called, and a glob that means another thing."""
+    if len(unit) > _MAX_UNIT:
+        return f"has at most {_MAX_UNIT} characters"
+    if unit.endswith(".slice"):
+        return "must be a unit in which processes are (a slice only has units)"
+    if not _UNIT.fullmatch(unit):
+        return "must be a unit's name, or a glob with `*`, `?` and `[…]`"
+    if not _UNIT_END.fullmatch(unit):
+        return "must end with `.service` or another type of unit, or with `*`"
+    ranges = re.findall(r"(.)-(.)", "".join(_UNIT_CLASS.findall(unit)))
+    if any(first > last for first, last in ranges):
+        return "must not have a range that ends before it begins"
+    return ""
 
 
 def _is_who(who: str | int) -> bool:

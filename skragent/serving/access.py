@@ -2,25 +2,44 @@
 
 Pure but for the look-up of names, which is done once, when a configuration is loaded:
 who is renamed later keeps the number that the rule was resolved to.
+
+A rule on a unit holds for a caller whose unit is pinned (`peers` says what that is);
+for the others only where the configuration says so (`unit_rules_without_pidfd`).
 """
 
 from __future__ import annotations
 
+import fnmatch
 import grp
 import pwd
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
+from skragent.config_rules import UNIT_TYPES, shown
 from skragent.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from skragent.config import AllowRule, KeyConfig
     from skragent.serving.peers import Peer
 
 
 Operation = Literal["get", "public"]
+_EVERY_OPERATION: Final[frozenset[Operation]] = frozenset(get_args(Operation))
+_TEMPLATE: Final = re.compile(rf"(.*@)(\.({'|'.join(UNIT_TYPES)}))", re.DOTALL)
+
+
+def compile_unit(pattern: str) -> re.Pattern[str]:
+    """Turn a unit's name, template or glob into an expression for `fullmatch`.
+
+    A template (`app@.service`) stands for all its instances, and for nothing else.
+    """
+    template = _TEMPLATE.fullmatch(pattern)
+    if template is not None:
+        pattern = f"{template[1]}?*{template[2]}"
+    return re.compile(fnmatch.translate(pattern))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +48,56 @@ class Rule:
 
     uid: int | None = None
     gid: int | None = None
+    unit: str | None = None  # name, template or glob
+    operations: frozenset[Operation] = _EVERY_OPERATION
+    _unit: re.Pattern[str] | None = field(init=False, repr=False, compare=False)
 
-    def allows(self, peer: Peer) -> bool:
-        """Tell whether the caller matches wholly. A rule of no members does not."""
-        if self.uid is None and self.gid is None:
+    def __post_init__(self) -> None:
+        unit = None if self.unit is None else compile_unit(self.unit)
+        object.__setattr__(self, "_unit", unit)
+
+    def allows(self, peer: Peer, *, unpinned: bool = False) -> bool:
+        """Tell whether the caller matches wholly. A rule on nobody does not.
+
+        Args:
+            peer: the caller.
+            unpinned: believe its unit even where that is not pinned.
+        """
+        if self.uid is None and self.gid is None and self._unit is None:
             return False
-        return (self.uid is None or self.uid == peer.uid) and (
-            self.gid is None or peer.is_member(self.gid)
+        return (
+            (self.uid is None or self.uid == peer.uid)
+            and (self.gid is None or peer.is_member(self.gid))
+            and (
+                self._unit is None
+                or ((peer.is_pinned or unpinned) and self.names_unit(peer.unit))
+            )
         )
+
+    def names_unit(self, unit: str) -> bool:
+        """Tell whether the rule's unit is this one. A caller without one has none."""
+        return bool(unit and self._unit and self._unit.fullmatch(unit))
+
+
+@dataclass(frozen=True, slots=True)
+class _Grants:
+    """The rules of one key for one operation, sorted by what it takes to match them."""
+
+    uids: frozenset[int]  # allowed whatever else they are
+    gids: frozenset[int]
+    others: tuple[Rule, ...]
+
+    @classmethod
+    def of(cls, rules: Iterable[Rule]) -> _Grants:
+        uids, gids, others = set(), set(), []
+        for rule in rules:
+            if rule.unit is None and rule.gid is None and rule.uid is not None:
+                uids.add(rule.uid)
+            elif rule.unit is None and rule.uid is None and rule.gid is not None:
+                gids.add(rule.gid)
+            else:
+                others.append(rule)
+        return cls(frozenset(uids), frozenset(gids), tuple(others))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +105,50 @@ class Access:
     """The rules of every key, by alias. A key without rules is nobody's."""
 
     rules: Mapping[str, tuple[Rule, ...]]
+    unit_rules_without_pidfd: bool = False
+    wants_units: bool = field(init=False)  # whether a rule names a unit
+    _grants: Mapping[Operation, Mapping[str, _Grants]] = field(
+        init=False, repr=False, compare=False
+    )
 
-    @property
-    def wants_units(self) -> bool:
-        """Tell whether a rule names a unit."""
-        return False
+    def __post_init__(self) -> None:
+        every = [rule for rules in self.rules.values() for rule in rules]
+        grants = {
+            operation: {
+                alias: _Grants.of(
+                    rule for rule in rules if operation in rule.operations
+                )
+                for alias, rules in self.rules.items()
+            }
+            for operation in _EVERY_OPERATION
+        }
+        object.__setattr__(self, "wants_units", any(r.unit is not None for r in every))
+        object.__setattr__(self, "_grants", grants)
 
-    def allows(self, peer: Peer, alias: str, operation: Operation = "get") -> bool:  # noqa: ARG002
-        """Tell whether the caller may have the key."""
-        return any(rule.allows(peer) for rule in self.rules.get(alias, ()))
+    def allows(self, peer: Peer, alias: str, operation: Operation = "get") -> bool:
+        """Tell whether the caller may have the key, or its public half."""
+        grants = self._grants[operation].get(alias)
+        if grants is None:
+            return False
+        if peer.uid in grants.uids or peer.gid in grants.gids:
+            return True
+        if grants.gids and not grants.gids.isdisjoint(peer.groups):
+            return True
+        if not grants.others:
+            return False
+        unpinned = self.unit_rules_without_pidfd
+        return any(rule.allows(peer, unpinned=unpinned) for rule in grants.others)
+
+    def allows_unit(self, unit: str, alias: str) -> bool:
+        """Tell whether a unit may have the key, by systemd's own word for its name.
+
+        Only rules on units alone: whom the unit will run as, nobody has said.
+        """
+        return any(
+            rule.uid is None and rule.gid is None and rule.names_unit(unit)
+            for rule in self.rules.get(alias, ())
+            if "get" in rule.operations
+        )
 
 
 def _uid_of(name: str) -> int:
@@ -66,6 +162,7 @@ def _gid_of(name: str) -> int:
 def resolve_access(
     keys: Mapping[str, KeyConfig],
     *,
+    unit_rules_without_pidfd: bool = False,
     uid_of: Callable[[str], int] = _uid_of,
     gid_of: Callable[[str], int] = _gid_of,
 ) -> Access:
@@ -73,6 +170,7 @@ def resolve_access(
 
     Args:
         keys: the configured keys by alias.
+        unit_rules_without_pidfd: believe units that are not pinned.
         uid_of: looks a user up; raises KeyError where there is none.
         gid_of: the same for groups.
 
@@ -83,12 +181,12 @@ def resolve_access(
     rules: dict[str, tuple[Rule, ...]] = {}
     for alias, key in keys.items():
         rules[alias] = tuple(
-            _resolve(rule, f"keys.{alias}.allow[{i}]", problems, uid_of, gid_of)
+            _resolve(rule, f"keys.{shown(alias)}.allow[{i}]", problems, uid_of, gid_of)
             for i, rule in enumerate(key.allow)
         )
     if problems:
         raise ConfigError(problems, code="config.unknown_name")
-    return Access(rules)
+    return Access(rules, unit_rules_without_pidfd)
 
 
 def _resolve(
@@ -101,6 +199,8 @@ def _resolve(
     return Rule(
         uid=_number(rule.user, uid_of, f"{path}.user", problems),
         gid=_number(rule.group, gid_of, f"{path}.group", problems),
+        unit=rule.unit,
+        operations=_EVERY_OPERATION & frozenset(rule.operations),
     )
 
 
@@ -114,6 +214,6 @@ def _number(
         return who
     try:
         return look_up(who)
-    except KeyError:
-        problems.append(f"{path}: this machine does not know `{who}`")
+    except (KeyError, ValueError):  # no such name; nor can there be one
+        problems.append(f"{path}: this machine does not know `{shown(who)}`")
         return None

@@ -27,6 +27,10 @@ def with_setting(setting: str, value: str) -> str:
     ("setting", "value"),
     [
         ("agent.api_socket", f'"/{"s" * 106}"'),
+        ("agent.credentials_socket", f'"/{"s" * 106}"'),
+        ("agent.admin_socket", f'"/{"s" * 106}"'),
+        ("agent.admin_socket", '""'),
+        ("agent.unit_rules_without_pidfd", "true"),
         ("agent.metrics_listen", '""'),
         ("agent.metrics_listen", '"localhost:1"'),
         ("agent.metrics_listen", '"0.0.0.0:65535"'),
@@ -54,6 +58,14 @@ def test_a_value_at_the_limit_is_accepted(setting: str, value: str) -> None:
     [
         ("agent.api_socket", '""'),
         ("agent.api_socket", f'"/{"s" * 107}"'),
+        ("agent.credentials_socket", f'"/{"s" * 107}"'),
+        ("agent.credentials_socket", '"run/credentials.sock"'),
+        ("agent.credentials_socket", '"/run/skragent/api.sock"'),
+        ("agent.admin_socket", f'"/{"s" * 107}"'),
+        ("agent.admin_socket", r'"/run/a\n"'),
+        ("agent.admin_socket", '"/run/skragent/credentials.sock"'),
+        ("agent.unit_rules_without_pidfd", "1"),
+        ("agent.unit_rules_without_pidfd", '"true"'),
         ("agent.api_socket", f'"/{"ä" * 54}"'),
         ("agent.api_socket", r'"/run/a\u0000b"'),
         ("agent.api_socket", "2026-01-01T00:00:00Z"),
@@ -112,6 +124,7 @@ def test_one_wrong_type_does_not_hide_what_else_is_wrong_with_its_table() -> Non
     assert [problem.partition(": ")[0] for problem in problems_of(text)] == [
         "keys.disk.allow[0].group",
         "keys.disk.version",
+        "keys.disk.allow[1]",
     ]
 
 
