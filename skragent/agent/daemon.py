@@ -24,9 +24,16 @@ from skragent.agent.supervisor import Supervisor
 from skragent.errors import SkrAgentError
 from skragent.keyring import Keyring
 from skragent.observe import Counters, Event, log
-from skragent.serving import AdminServer, ApiServer, MetricsServer, limits_of
+from skragent.serving import (
+    AdminServer,
+    ApiServer,
+    CredentialServer,
+    MetricsServer,
+    limits_of,
+)
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
 
     from skragent.agent.clock import Clock
@@ -53,6 +60,7 @@ class World:
     launcher: Launcher
     notifier: Notifier
     sockets: Sockets
+    stored_credentials: Sequence[tuple[str, socket.socket]] = ()
     unit_rules: str = ""  # how rules on units hold here
 
 
@@ -143,6 +151,18 @@ class _Daemon:
                 limits=limits,
             )
         ]
+        if sockets.credentials is not None:
+            servers.append(
+                CredentialServer(
+                    sockets.credentials,
+                    keyring,
+                    world.access,
+                    counters,
+                    wait_seconds=world.config.serving.credential_wait_seconds,
+                    store=world.notifier,
+                    restored=world.stored_credentials,
+                )
+            )
         if sockets.admin is not None:
             control = Control(
                 self._supervisor,

@@ -1,4 +1,4 @@
-"""What systemd gives us and is told: inherited sockets, readiness, status.
+"""What systemd gives us, keeps for us and is told: sockets, readiness, status.
 
 The one file that imports `systemd.daemon`, inside functions and only where systemd
 asked for it: a laptop without libsystemd runs all the rest.
@@ -6,24 +6,44 @@ asked for it: a laptop without libsystemd runs all the rest.
 
 from __future__ import annotations
 
+import os
 import socket
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# What the names of stored connections begin with.
+_STORED: Final = "credential-"
 
-def inherited_sockets(environment: Mapping[str, str]) -> dict[str, socket.socket]:
-    """Take the sockets that systemd listens on for us, by FileDescriptorName=.
 
-    Source: sd_listen_fds(3). They are taken once: the variables are unset.
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """What systemd hands over when it starts us."""
+
+    listeners: Mapping[str, socket.socket]  # by FileDescriptorName=
+    credentials: tuple[tuple[str, socket.socket], ...] = ()  # stored connections
+
+
+def inherited_sockets(environment: Mapping[str, str]) -> Inherited:
+    """Take the sockets that systemd listens on or stores for us, by their names.
+
+    Source: sd_listen_fds(3). They are taken once: the variables are unset. What has a
+    name that is nobody's is closed: a descriptor that was stored is not stored again.
     """
     if "LISTEN_FDS" not in environment:
-        return {}
+        return Inherited({})
     from systemd.daemon import listen_fds_with_names  # noqa: PLC0415 - see above
 
-    names = listen_fds_with_names(unset_environment=True)
-    return {name: socket.socket(fileno=fd) for fd, name in names.items()}
+    listeners: dict[str, socket.socket] = {}
+    credentials: list[tuple[str, socket.socket]] = []
+    for fd, name in sorted(listen_fds_with_names(unset_environment=True).items()):
+        if name.startswith(_STORED):
+            credentials.append((name, socket.socket(fileno=fd)))
+        else:
+            listeners[name] = socket.socket(fileno=fd)
+    return Inherited(listeners, tuple(credentials))
 
 
 class Notifier:
@@ -43,12 +63,25 @@ class Notifier:
             self._status = status
             self._send(f"STATUS={status}")
 
+    def store_fd(self, fd: int) -> str:
+        """Have systemd keep a copy of a descriptor until `remove_fd`, or its HUP."""
+        name = _STORED + os.urandom(8).hex()
+        self._send(f"FDSTORE=1\nFDNAME={name}", fd)
+        return name
+
+    def remove_fd(self, name: str) -> None:
+        """Have systemd close its copy."""
+        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
     def stopping(self) -> None:
         """Say that the end has begun."""
         self._send("STOPPING=1")
 
-    def _send(self, state: str) -> None:
+    def _send(self, state: str, *fds: int) -> None:
         if self._is_wanted:
             from systemd.daemon import notify  # noqa: PLC0415 - see above
 
-            notify(state)
+            if fds:  # the library does not take None, its own default
+                notify(state, fds=list(fds))
+            else:
+                notify(state)

@@ -70,7 +70,8 @@ def run_agent(config: Config, *, releaser: tuple[str, ...] | None = None) -> int
 
     environment = dict(os.environ)
     clock = SystemClock()
-    with open_sockets(config.agent, inherited_sockets(environment)) as sockets:
+    inherited = inherited_sockets(environment)
+    with open_sockets(config.agent, inherited.listeners) as sockets:
         command = () if releaser is None else (releaser,)
         launcher = Launcher(config, clock, environment, *command)
         try:
@@ -94,6 +95,7 @@ def run_agent(config: Config, *, releaser: tuple[str, ...] | None = None) -> int
                 launcher=launcher,
                 notifier=Notifier(environment),
                 sockets=sockets,
+                stored_credentials=inherited.credentials,
             )
         except BaseException:
             if launched is not None:

@@ -13,7 +13,12 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final
 
-from skragent.observe.names import FIELD_PREFIX, SYSLOG_IDENTIFIER, Event
+from skragent.observe.names import (
+    FIELD_PREFIX,
+    OBJECT_UNIT_FIELD,
+    SYSLOG_IDENTIFIER,
+    Event,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +50,8 @@ def log(
         event: decides the MESSAGE_ID and the priority.
         message: one sentence for people.
         error: an unexpected one, whose traceback is wanted.
-        fields: what scripts look for; `key=` becomes SKRAGENT_KEY.
+        fields: what scripts look for; `key=` becomes SKRAGENT_KEY. `unit=` is
+            OBJECT_SYSTEMD_UNIT as well: the unit that the entry is about.
     """
     extra: dict[str, object] = {"MESSAGE_ID": event.message_id}
     for name, value in fields.items():
@@ -53,6 +59,8 @@ def log(
             raise TypeError(f"{name} is {type(value).__name__}: not to be logged")
         if value is not None:
             extra[FIELD_PREFIX + name.upper()] = str(value)
+    if fields.get("unit") is not None:
+        extra[OBJECT_UNIT_FIELD] = str(fields["unit"])
     _logger.log(event.level, "%s", message, exc_info=error, extra=extra)
 
 

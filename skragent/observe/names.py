@@ -53,6 +53,8 @@ CODE_INTERNAL: Final = "internal"
 SYSLOG_IDENTIFIER: Final = "skragent"
 # Fields of journal entries: `log(..., key=...)` becomes SKRAGENT_KEY.
 FIELD_PREFIX: Final = "SKRAGENT_"
+# The unit that an entry is about; `journalctl OBJECT_SYSTEMD_UNIT=` finds it.
+OBJECT_UNIT_FIELD: Final = "OBJECT_SYSTEMD_UNIT"  # systemd.journal-fields(7)
 
 
 class Event(enum.Enum):
@@ -72,6 +74,8 @@ class Event(enum.Enum):
     CONFIG_REFUSED = ("defd677e430544338f937aee661a34ac", logging.ERROR)
     ACCESS_DENIED = ("2be55c135cfa4cb2b3937b62b2a36c90", logging.WARNING)
     KEY_SERVED = ("a899bce9e3774ec582bddb053590efe0", logging.INFO)
+    CREDENTIAL_SERVED = ("4f7b8690259d4ce8a1c9bc386ee97363", logging.INFO)
+    CREDENTIAL_REFUSED = ("ced5e55dd8f0458192741fb7c71c2cb2", logging.WARNING)
     ADMIN = ("c199f1b3cafc48678b5ff170c4bdcc78", logging.WARNING)
     REQUEST_FAILED = ("ec3d49e9088343fb82e8e8da40aa5f51", logging.ERROR)
     CONNECTIONS_REFUSED = ("2bf5f10abfe849d2a9fecf86af81291b", logging.WARNING)

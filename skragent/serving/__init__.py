@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from skragent.serving.access import Access, resolve_access
+from skragent.serving.credentials import CredentialServer
 from skragent.serving.limits import Limits, limits_of
 from skragent.serving.server import AdminServer, ApiServer, MetricsServer
 
@@ -10,6 +11,7 @@ __all__ = [
     "Access",
     "AdminServer",
     "ApiServer",
+    "CredentialServer",
     "Limits",
     "MetricsServer",
     "limits_of",

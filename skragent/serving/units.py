@@ -37,6 +37,11 @@ class CallerUnit(NamedTuple):
 NO_UNIT: Final = CallerUnit()
 
 
+def is_unit_name(name: str) -> bool:
+    """Tell whether a unit that has processes can be named so."""
+    return len(name) <= _MAX_NAME and _UNIT.fullmatch(name) is not None
+
+
 def parse_cgroup(text: str) -> CallerUnit:
     """Find the unit in the text of /proc/PID/cgroup; what is malformed has none."""
     components = _components(_systemd_path(text))
@@ -83,6 +88,5 @@ def _first_unit(components: list[str]) -> tuple[str, list[str]]:
         name = component.removeprefix("_")
         if _SLICE.fullmatch(name):
             continue
-        is_unit = len(name) <= _MAX_NAME and _UNIT.fullmatch(name)
-        return (name, components[i + 1 :]) if is_unit else ("", [])
+        return (name, components[i + 1 :]) if is_unit_name(name) else ("", [])
     return "", []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from skragent.agent.notify import Notifier, inherited_sockets
+from skragent.agent.notify import Inherited, Notifier, inherited_sockets
 from skragent.agent.sockets import ADMIN, API, UnixSocket, bind_metrics
 from skragent.errors import ListenError
 
@@ -118,7 +118,7 @@ def test_another_inherited_socket_is_refused(
 
 
 def test_nothing_is_inherited_where_systemd_did_not_start_us() -> None:
-    assert inherited_sockets({}) == {}
+    assert inherited_sockets({}) == Inherited({})
 
 
 def test_no_metrics_address_is_no_metrics_socket() -> None:
@@ -199,3 +199,22 @@ def test_nobody_is_told_where_nobody_asked(systemd: socket.socket) -> None:
 def test_only_its_owner_may_connect_to_the_admin_socket(tmp_path: Path) -> None:
     with UnixSocket(ADMIN, str(tmp_path / "s")):
         assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o600
+
+
+def test_systemd_keeps_a_descriptor_and_lets_go_of_it(systemd: socket.socket) -> None:
+    ours, theirs = socket.socketpair()
+    with systemd, ours, theirs:
+        notifier = Notifier(os.environ)
+        name = notifier.store_fd(ours.fileno())
+        said, fds, _, _ = socket.recv_fds(systemd, 4096, 2)
+        assert said == f"FDSTORE=1\nFDNAME={name}".encode()
+        with socket.socket(fileno=fds[0]) as kept:
+            kept.send(b"x")
+            assert theirs.recv(1) == b"x"
+        notifier.remove_fd(name)
+        assert systemd.recv(4096) == f"FDSTOREREMOVE=1\nFDNAME={name}".encode()
+
+
+def test_no_two_descriptors_are_kept_under_one_name() -> None:
+    notifier = Notifier({})
+    assert len({notifier.store_fd(0) for _ in range(10)}) == 10

@@ -1,0 +1,104 @@
+"""The whole agent and LoadCredential=, with a test in systemd's place."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.agent import substitute
+from support.serving_credentials import Asking
+
+pytestmark = pytest.mark.root  # systemd is root
+
+DAEMON = Path(__file__).resolve().parents[1] / "support" / "agent_daemon.py"
+KEY = b"k" * 32  # the substitute releaser's
+
+
+class Systemd:
+    """Starts agents, hears what they say, and keeps what they store."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "credentials.sock"
+        self._config = directory / "skragent.toml"
+        self._config.write_text(
+            f'[agent]\napi_socket = "{directory}/api.sock"\nmetrics_listen = ""\n'
+            f'credentials_socket = "{self.path}"\nadmin_socket = ""\n'
+            '[keys.disk]\nvault = "https://v.vault.azure.net"\n'
+            'allow = [{ unit = "web.service" }]\n'
+        )
+        self._notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notified.bind(str(directory / "notify"))
+        self._notified.settimeout(20)
+        self._environment = os.environ | {"NOTIFY_SOCKET": str(directory / "notify")}
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def start(self, mode: str, stored: dict[str, int]) -> subprocess.Popen[bytes]:
+        """Start the agent with what is stored for it; see sd_listen_fds(3)."""
+        passing = "".join(f" {3 + i}<&{fd}" for i, fd in enumerate(stored.values()))
+        names = ":".join(stored)
+        variables = f"LISTEN_PID=$$ LISTEN_FDS={len(stored)} LISTEN_FDNAMES={names}"
+        command = [sys.executable, DAEMON, self._config, *substitute(mode)]
+        agent = subprocess.Popen(
+            [
+                "/bin/bash",
+                "-c",
+                f'{variables if stored else ""} exec "$@"{passing}',
+                "-",
+            ]
+            + [str(word) for word in command],
+            env=self._environment,
+            pass_fds=list(stored.values()),
+            stderr=subprocess.PIPE,
+        )
+        self._started.append(agent)
+        return agent
+
+    def until(self, what: bytes) -> tuple[bytes, list[int]]:
+        """Wait until an agent says this; give it with its descriptors."""
+        while True:
+            said, fds, _, _ = socket.recv_fds(self._notified, 4096, 1)
+            if said.startswith(what):
+                return said, list(fds)
+
+    def close(self) -> None:
+        for agent in self._started:
+            agent.kill()
+            agent.communicate()
+        self._notified.close()
+
+
+@pytest.fixture
+def systemd() -> Iterator[Systemd]:
+    with tempfile.TemporaryDirectory() as name:
+        one = Systemd(Path(name))
+        yield one
+        one.close()
+
+
+def test_a_unit_gets_its_credential(systemd: Systemd) -> None:
+    systemd.start("release", {})
+    systemd.until(b"READY=1")
+    assert Asking(systemd.path, "disk").read() == KEY
+
+
+def test_an_agent_that_is_killed_while_a_unit_waits_answers_when_it_is_back(
+    systemd: Systemd,
+) -> None:
+    first = systemd.start("hang", {})
+    systemd.until(b"READY=1")
+    asked = Asking(systemd.path, "disk")
+    said, (fd,) = systemd.until(b"FDSTORE=1")
+    name = said.rpartition(b"FDNAME=")[2].decode()
+    first.kill()
+    first.wait(10)
+    assert not asked.has_an_answer()
+    systemd.start("release", {name: fd})
+    assert asked.read() == KEY  # although systemd's copy, `fd`, is open still
+    assert systemd.until(b"FDSTOREREMOVE=1")[0].endswith(name.encode())
+    os.close(fd)

@@ -1,0 +1,278 @@
+"""credentials.sock, asked as systemd asks; what systemd makes of it is measured in
+../shared/vm/credentials.md."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.serving import ALIAS, FORMS, held_key, ring_with
+from support.serving_credentials import (
+    TOO_MUCH,
+    UNIT,
+    Asking,
+    OneRule,
+    RunningCredentials,
+    Systemd,
+)
+
+from skragent.keyring import Keyring, KeyState
+
+pytestmark = pytest.mark.root  # systemd is root
+RULE = OneRule(UNIT, ALIAS)
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture
+def server(directory: Path) -> Iterator[RunningCredentials]:
+    ring = ring_with(held_key(), held_key("other"))
+    with RunningCredentials(directory, ring, RULE) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("credential", "form"),
+    [("db", "pem"), ("db.pem", "pem"), ("db.der", "der"), ("db.jwk", "jwk")],
+)
+def test_a_unit_gets_its_key_in_the_form_that_its_name_says(
+    server: RunningCredentials, credential: str, form: str
+) -> None:
+    expected = dict(FORMS)[form]  # type: ignore[index]
+    assert Asking(server.path, credential).read() == expected
+
+
+def test_a_symmetric_key_is_its_bytes_where_nothing_else_is_said(
+    directory: Path,
+) -> None:
+    ring = ring_with(held_key(forms={"jwk": b"{}", "raw": b"k" * 32}))
+    with RunningCredentials(directory, ring, RULE) as server:
+        assert Asking(server.path, "db").read() == b"k" * 32
+        assert is_refused(Asking(server.path, "db.pem"))
+
+
+def is_refused(asked: Asking) -> bool:
+    """Tell whether the unit fails: it got more than it may have, and no key."""
+    data = asked.read()
+    assert b"secret" not in data
+    return len(data) > TOO_MUCH
+
+
+@pytest.mark.parametrize(
+    "credential", ["unknown", "other", "db.raw", "db.txt", "db.pem.pem", ".pem", "db."]
+)
+def test_what_is_not_for_the_unit_makes_it_fail(
+    server: RunningCredentials, credential: str
+) -> None:
+    assert is_refused(Asking(server.path, credential))
+
+
+def test_another_unit_fails(server: RunningCredentials) -> None:
+    assert is_refused(Asking(server.path, "db", unit="evil.service"))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        b"\0nothing of systemd's",
+        b"\0ab/unit/web.service",
+        b"\0ab/unit/web.service/db/db",
+        b"\0xy/unit/web.service/db",
+        b"\0ab/unit/web/db",
+        b"\0ab/unit/../web.service/db",
+        b"\0ab/unit/web.service/d\xff",
+        b"\0" + b"ab/unit/web.service/" + b"d" * 80,
+    ],
+)
+def test_an_address_that_is_not_systemds_is_refused(
+    server: RunningCredentials, address: bytes
+) -> None:
+    assert is_refused(Asking(server.path, address))
+
+
+def test_who_has_no_address_is_refused(server: RunningCredentials) -> None:
+    asked = Asking.__new__(Asking)
+    asked.sock = socket.socket(socket.AF_UNIX)
+    asked.sock.settimeout(20)
+    asked.sock.connect(str(server.path))
+    assert is_refused(asked)
+
+
+def test_systemds_address_is_not_believed_of_anybody_else(
+    server: RunningCredentials,
+) -> None:
+    if not shutil.which("setpriv"):
+        pytest.skip("needs setpriv")
+    code = (
+        "import socket,sys\n"
+        "s=socket.socket(socket.AF_UNIX)\n"
+        "s.bind(b'\\0ab12/unit/web.service/db')\n"
+        "s.connect(sys.argv[1])\n"
+        "n=0\n"
+        "while c:=s.recv(65536):\n"
+        "    n+=len(c); assert b'secret' not in c\n"
+        "print(n)\n"
+    )
+    command = ["setpriv", "--reuid=1234", "--regid=1234", "--clear-groups"]
+    command += ["/usr/bin/python3", "-c", code, str(server.path)]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=20)
+    assert int(done.stdout) > TOO_MUCH
+
+
+def test_a_unit_waits_for_a_key_that_is_not_there_yet(directory: Path) -> None:
+    ring = ring_with(waiting=[ALIAS])
+    with RunningCredentials(directory, ring, RULE) as server:
+        asked = Asking(server.path, "db.pem")
+        server.until_waiting()
+        assert not asked.has_an_answer()
+        server.call(lambda: ring.put(held_key()))
+        assert asked.read() == FORMS["pem"]
+
+
+def test_a_unit_does_not_wait_for_ever(directory: Path) -> None:
+    ring = ring_with(waiting=[ALIAS])
+    with RunningCredentials(directory, ring, RULE, wait_seconds=0.0) as server:
+        assert is_refused(Asking(server.path, "db"))
+
+
+def test_a_unit_that_waits_survives_a_denial_that_is_taken_back(
+    directory: Path,
+) -> None:
+    ring = ring_with(waiting=[ALIAS])
+    with RunningCredentials(directory, ring, RULE) as server:
+        asked = Asking(server.path, "db.pem")
+        server.until_waiting()
+        server.call(lambda: ring.mark(ALIAS, KeyState.DENIED))
+        server.call(lambda: ring.put(held_key()))
+        assert asked.read() == FORMS["pem"]
+
+
+def test_a_unit_that_waits_fails_when_its_rule_is_taken_away(directory: Path) -> None:
+    ring = ring_with(waiting=[ALIAS])
+    with RunningCredentials(directory, ring, RULE) as server:
+        asked = Asking(server.path, "db")
+        server.until_waiting()
+        nobody = OneRule("x.service", ALIAS)
+        server.call(lambda: server.server.change_access(nobody))  # type: ignore[arg-type]
+        assert is_refused(asked)
+
+
+def test_a_unit_that_is_stopped_while_it_waits_is_forgotten(directory: Path) -> None:
+    ring = ring_with(waiting=[ALIAS])
+    with RunningCredentials(directory, ring, RULE) as server:
+        asked = Asking(server.path, "db")
+        server.until_waiting()
+        asked.sock.close()
+        server.until_waiting(0)
+        assert server.systemd.kept == {}
+
+
+def test_an_orderly_end_makes_the_unit_fail(directory: Path) -> None:
+    ring = ring_with(waiting=[ALIAS])
+    with RunningCredentials(directory, ring, RULE) as server:
+        asked = Asking(server.path, "db")
+        server.until_waiting()
+        received: list[bool] = []
+        reader = threading.Thread(target=lambda: received.append(is_refused(asked)))
+        reader.start()
+        server.end()
+        reader.join(10)
+        assert received == [True]
+
+
+def test_systemd_keeps_no_connection_that_was_answered(
+    server: RunningCredentials,
+) -> None:
+    Asking(server.path, "db").read()
+    Asking(server.path, "unknown").read()
+    server.until_waiting(0)
+    assert server.systemd.kept == {}
+    assert server.call(lambda: server.counters.connections["credentials"]) == 0
+
+
+CHILD = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from support.serving import ALIAS, ring_with
+from support.serving_credentials import OneRule, RunningCredentials, UNIT
+import threading
+with RunningCredentials(Path(sys.argv[1]), ring_with(waiting=[ALIAS]),
+                        OneRule(UNIT, ALIAS)) as server:
+    print(server.path, flush=True)
+    server.until_waiting()
+    (name, kept), = server.systemd.kept.items()
+    import socket
+    out = socket.socket(socket.AF_UNIX)
+    out.connect(sys.argv[2])
+    socket.send_fds(out, [name.encode()], [kept.fileno()])
+    threading.Event().wait()
+"""
+
+
+def test_an_agent_that_is_killed_before_it_answers_is_no_empty_credential(
+    directory: Path,
+) -> None:
+    keeper = socket.socket(socket.AF_UNIX)  # PID 1: it gets the stored descriptor
+    keeper.bind(str(directory / "keeper"))
+    keeper.listen()
+    tests = str(Path(__file__).resolve().parents[1])
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            CHILD.format(tests=tests),
+            directory,
+            directory / "keeper",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdout is not None
+        asked = Asking(Path(child.stdout.readline().strip()), "db.pem")
+        with keeper, keeper.accept()[0] as channel:
+            name, fds, _, _ = socket.recv_fds(channel, 100, 1)
+        child.kill()
+        child.wait(10)
+    assert not asked.has_an_answer()
+    systemd = Systemd()
+    systemd.kept[name.decode()] = socket.socket(fileno=fds[0])
+    with RunningCredentials(
+        directory,
+        ring_with(held_key()),
+        RULE,
+        systemd=systemd,
+        restored=systemd.hand_over(),
+    ):
+        assert asked.read() == FORMS["pem"]
+    assert systemd.kept == {}
+
+
+def test_why_a_unit_was_refused_is_found_by_its_name(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    ring: Keyring = ring_with(held_key())
+    with RunningCredentials(directory, ring, RULE) as server:
+        Asking(server.path, "db", unit="evil.service").read()
+        Asking(server.path, "db.pem").read()
+    refused, served = (
+        vars(record) for record in caplog.records if hasattr(record, "SKRAGENT_UNIT")
+    )
+    assert refused["OBJECT_SYSTEMD_UNIT"] == "evil.service"
+    assert refused["SKRAGENT_CODE"] == "serve.denied"
+    assert served["OBJECT_SYSTEMD_UNIT"] == UNIT
+    assert served["SKRAGENT_CREDENTIAL"] == "db.pem"

@@ -1,0 +1,73 @@
+"""A peer's address is read totally, and in one way only."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skragent.serving.credential_address import (
+    CredentialName,
+    choose_credential_form,
+    parse_address,
+    parse_credential,
+)
+
+UNITS = st.from_regex(
+    r"[A-Za-z0-9:_.-]{1,40}(@[a-z0-9]{1,9})?\.service", fullmatch=True
+)
+NAMES = st.from_regex(r"[A-Za-z0-9._-]{1,60}", fullmatch=True)
+
+
+@given(st.integers(min_value=0, max_value=2**64 - 1), UNITS, NAMES)
+def test_what_systemd_says_is_understood(number: int, unit: str, name: str) -> None:
+    address = f"\0{number:x}/unit/{unit}/{name}".encode()
+    assert parse_address(address) == (unit, name)
+
+
+@given(st.binary(max_size=108) | st.text(max_size=50) | st.none())
+def test_any_address_is_read_or_is_none(address: bytes | str | None) -> None:
+    found = parse_address(address)
+    assert found is None or (isinstance(address, bytes) and address[:1] == b"\0")
+
+
+@given(UNITS, NAMES, st.data())
+def test_a_damaged_address_never_names_what_it_does_not_say(
+    unit: str, name: str, data: st.DataObject
+) -> None:
+    address = bytearray(f"\0ab12/unit/{unit}/{name}".encode())
+    bit = data.draw(st.integers(min_value=0, max_value=len(address) * 8 - 1))
+    address[bit // 8] ^= 1 << bit % 8
+    found = parse_address(bytes(address))
+    assert found is None or "/".join(found).encode() in address
+
+
+@given(st.text(max_size=80))
+def test_any_credential_is_a_name_or_none(name: str) -> None:
+    found = parse_credential(name)
+    assert found is None or name.startswith(found.alias)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("db", CredentialName("db", None)),
+        ("db.pem", CredentialName("db", "pem")),
+        ("db.raw", None),
+        ("db.PEM", None),
+        ("db.pem\n", None),
+        ("d" * 65, None),
+        ("", None),
+    ],
+)
+def test_a_credential_is_a_key_and_maybe_a_form(
+    name: str, expected: CredentialName | None
+) -> None:
+    assert parse_credential(name) == expected
+
+
+def test_a_form_is_what_was_asked_for_or_nothing() -> None:
+    assert choose_credential_form("jwk", ("jwk", "pem")) == "jwk"
+    assert choose_credential_form("der", ("jwk", "raw")) is None
+    assert choose_credential_form(None, ("jwk", "pem", "der")) == "pem"
+    assert choose_credential_form(None, ("jwk", "raw")) == "raw"

@@ -1,0 +1,151 @@
+"""systemd's side of credentials.sock, and a server for it in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import select
+import socket
+import threading
+from typing import TYPE_CHECKING, Self
+
+import uvloop
+
+from skragent.observe import Counters
+from skragent.serving.credentials import CredentialServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from skragent.keyring import Keyring
+
+UNIT = "web.service"
+TOO_MUCH = 1024 * 1024  # what a unit's credentials may have in all
+
+
+class Systemd:
+    """Keeps copies of descriptors, as PID 1 does."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, socket.socket] = {}
+
+    def store_fd(self, fd: int) -> str:
+        name = f"credential-{secrets.token_hex(4)}"
+        self.kept[name] = socket.socket(fileno=os.dup(fd))
+        return name
+
+    def remove_fd(self, name: str) -> None:
+        self.kept.pop(name).close()
+
+    def hand_over(self) -> list[tuple[str, socket.socket]]:
+        """Give copies of the copies to the next agent."""
+        return [(name, sock.dup()) for name, sock in self.kept.items()]
+
+
+class OneRule:
+    """Allows one unit one key."""
+
+    def __init__(self, unit: str, alias: str) -> None:
+        self.allowed = (unit, alias)
+
+    def allows_unit(self, unit: str, alias: str) -> bool:
+        return (unit, alias) == self.allowed
+
+
+class Asking:
+    """A process of systemd's that wants a credential for a unit."""
+
+    def __init__(self, path: Path, address: bytes | str, unit: str = UNIT) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(20)
+        if isinstance(address, str):
+            address = b"\0%s/unit/%s/%s" % (
+                secrets.token_hex(8).encode(),
+                unit.encode(),
+                address.encode(),
+            )
+        self.sock.bind(address)
+        self.sock.connect(str(path))
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def read(self) -> bytes:
+        """Read to the end, as systemd does: that is the credential."""
+        data = b""
+        with self.sock:
+            while chunk := self.sock.recv(1 << 16):
+                data += chunk
+        return data
+
+    def has_an_answer(self) -> bool:
+        return bool(select.select([self.sock], [], [], 0)[0])
+
+
+class RunningCredentials:
+    """A server on a loop in a thread."""
+
+    def __init__(
+        self,
+        directory: Path,
+        ring: Keyring,
+        access: object,
+        *,
+        wait_seconds: float = 20.0,
+        systemd: Systemd | None = None,
+        restored: Sequence[tuple[str, socket.socket]] = (),
+    ) -> None:
+        self.path = directory / f"{secrets.token_hex(4)}.sock"
+        self.systemd = systemd or Systemd()
+        self.counters = Counters()
+        self.ring = ring
+        self._is_up = threading.Event()
+        self._arguments = (access, wait_seconds, restored)
+        self._thread = threading.Thread(target=lambda: uvloop.run(self._run()))
+
+    async def _run(self) -> None:
+        access, wait_seconds, restored = self._arguments
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(str(self.path))
+        self.path.chmod(0o666)
+        self.server = CredentialServer(
+            sock,
+            self.ring,
+            access,  # type: ignore[arg-type]
+            self.counters,
+            wait_seconds=wait_seconds,
+            store=self.systemd,
+            restored=restored,
+        )
+        await self.server.start()
+        self._is_up.set()
+        await self._stop.wait()
+        await self.server.close(5)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._is_up.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Stop in order."""
+        if self._thread.is_alive():
+            self.call(self._stop.set)
+            self._thread.join(10)
+
+    def call(self, function: Callable[[], object]) -> object:
+        """Run a function on the server's loop."""
+
+        async def run() -> object:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(10)
+
+    def until_waiting(self, count: int = 1) -> None:
+        """Wait until so many wait for a key."""
+        while self.call(lambda: self.counters.in_flight["credentials"]) != count:
+            pass
