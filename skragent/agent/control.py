@@ -20,7 +20,7 @@ class Control:
         supervisor: carries orders out.
         config: what is configured.
         clock: the one clock.
-        unit_rules: how rules on units hold here; see `unit_rules.UnitRules`.
+        unit_rules: how rules on units hold here: `serving.UnitRules`.
     """
 
     def __init__(

@@ -29,7 +29,9 @@ from skragent.serving import (
     ApiServer,
     CredentialServer,
     MetricsServer,
+    UnitRules,
     limits_of,
+    probe_pidfd,
 )
 
 if TYPE_CHECKING:
@@ -61,7 +63,6 @@ class World:
     notifier: Notifier
     sockets: Sockets
     stored_credentials: Sequence[tuple[str, socket.socket]] = ()
-    unit_rules: str = ""  # how rules on units hold here
 
 
 def serve(world: World, launched: Launch | None) -> int:
@@ -94,6 +95,7 @@ class _Daemon:
         self._keyring = Keyring(config.keys)
         self._counters = Counters(tuple(config.keys))
         self._stopping = asyncio.Event()
+        self._has_pidfd = probe_pidfd()
         self._runner = Runner(
             world.launcher,
             world.clock,
@@ -116,6 +118,7 @@ class _Daemon:
         servers = self._servers()
         for server in servers:
             await server.start()
+        self._tell_of_unit_rules()
         self._world.notifier.ready(f"0 of {len(self._world.config.keys)} keys held")
         log(Event.STARTED, f"listening; {len(self._world.config.keys)} keys configured")
         supervising = asyncio.create_task(self._supervisor.run(launched))
@@ -168,7 +171,7 @@ class _Daemon:
                 self._supervisor,
                 world.config,
                 world.clock,
-                unit_rules=world.unit_rules,
+                unit_rules=world.access.unit_rules(has_pidfd=self._has_pidfd),
             )
             servers.append(
                 AdminServer(sockets.admin, keyring, counters, control, limits=limits)
@@ -178,6 +181,21 @@ class _Daemon:
                 MetricsServer(sockets.metrics, keyring, counters, limits=limits)
             )
         return servers
+
+    def _tell_of_unit_rules(self) -> None:
+        how = self._world.access.unit_rules(has_pidfd=self._has_pidfd)
+        if how is UnitRules.NOT_PINNED:
+            log(
+                Event.UNIT_RULES,
+                "this kernel has no peer pidfds (Linux 6.5): rules on units hold as"
+                " agent.unit_rules_without_pidfd says, by process ids",
+            )
+        elif how is UnitRules.IGNORED:
+            log(
+                Event.UNIT_RULES,
+                "this kernel has no peer pidfds (Linux 6.5): rules on units match"
+                " nobody on api.sock; agent.unit_rules_without_pidfd would let them",
+            )
 
     def _stop(self, number: signal.Signals) -> None:
         for each in _SIGNALS:  # the next one is the kernel's to act on, at once

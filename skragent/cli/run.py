@@ -90,7 +90,10 @@ def run_agent(config: Config, *, releaser: tuple[str, ...] | None = None) -> int
         try:
             world = World(
                 config=config,
-                access=resolve_access(config.keys),
+                access=resolve_access(
+                    config.keys,
+                    unit_rules_without_pidfd=config.agent.unit_rules_without_pidfd,
+                ),
                 clock=clock,
                 launcher=launcher,
                 notifier=Notifier(environment),

@@ -76,6 +76,7 @@ class Event(enum.Enum):
     KEY_SERVED = ("a899bce9e3774ec582bddb053590efe0", logging.INFO)
     CREDENTIAL_SERVED = ("4f7b8690259d4ce8a1c9bc386ee97363", logging.INFO)
     CREDENTIAL_REFUSED = ("ced5e55dd8f0458192741fb7c71c2cb2", logging.WARNING)
+    UNIT_RULES = ("9ff64a3f40574ecbb477ccfc0fb6dfec", logging.WARNING)
     ADMIN = ("c199f1b3cafc48678b5ff170c4bdcc78", logging.WARNING)
     REQUEST_FAILED = ("ec3d49e9088343fb82e8e8da40aa5f51", logging.ERROR)
     CONNECTIONS_REFUSED = ("2bf5f10abfe849d2a9fecf86af81291b", logging.WARNING)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from skragent.serving.access import Access, resolve_access
+from skragent.serving.access import Access, UnitRules, resolve_access
 from skragent.serving.credentials import CredentialServer
 from skragent.serving.limits import Limits, limits_of
+from skragent.serving.peers import probe_pidfd
 from skragent.serving.server import AdminServer, ApiServer, MetricsServer
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     "CredentialServer",
     "Limits",
     "MetricsServer",
+    "UnitRules",
     "limits_of",
+    "probe_pidfd",
     "resolve_access",
 ]

@@ -9,6 +9,7 @@ for the others only where the configuration says so (`unit_rules_without_pidfd`)
 
 from __future__ import annotations
 
+import enum
 import fnmatch
 import grp
 import pwd
@@ -40,6 +41,15 @@ def compile_unit(pattern: str) -> re.Pattern[str]:
     if template is not None:
         pattern = f"{template[1]}?*{template[2]}"
     return re.compile(fnmatch.translate(pattern))
+
+
+class UnitRules(enum.StrEnum):
+    """How rules on units hold on this machine; the values are what `status` shows."""
+
+    NONE = "none"  # no rule names a unit
+    PINNED = "pinned"
+    NOT_PINNED = "not pinned"  # by process ids, as the configuration says
+    IGNORED = "ignored"  # they match nobody on api.sock
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +148,16 @@ class Access:
             return False
         unpinned = self.unit_rules_without_pidfd
         return any(rule.allows(peer, unpinned=unpinned) for rule in grants.others)
+
+    def unit_rules(self, *, has_pidfd: bool) -> UnitRules:
+        """Tell how rules on units hold on a kernel with or without peer pidfds."""
+        if not self.wants_units:
+            return UnitRules.NONE
+        if has_pidfd:
+            return UnitRules.PINNED
+        if self.unit_rules_without_pidfd:
+            return UnitRules.NOT_PINNED
+        return UnitRules.IGNORED
 
     def allows_unit(self, unit: str, alias: str) -> bool:
         """Tell whether a unit may have the key, by systemd's own word for its name.

@@ -2,51 +2,106 @@
 
 from __future__ import annotations
 
+import fnmatch
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from skragent.serving import Access
-from skragent.serving.access import Rule
+from skragent.serving.access import Operation, Rule, compile_unit
 from skragent.serving.peers import Peer
 
+OPERATIONS: tuple[Operation, ...] = ("get", "public")
 IDS = st.integers(min_value=0, max_value=4)
 MAYBE = st.none() | IDS
+UNITS = st.sampled_from(["", "a.service", "a@1.service", "a@2.service", "b.scope"])
+# Each with what it means, said in another way.
+PATTERNS = {
+    "a.service": {"a.service"},
+    "a@.service": {"a@1.service", "a@2.service"},
+    "a@2.service": {"a@2.service"},
+    "a*": {"a.service", "a@1.service", "a@2.service"},
+    "*": {"a.service", "a@1.service", "a@2.service", "b.scope"},
+    "c.service": set[str](),
+}
 PEERS = st.builds(
-    Peer, uid=IDS, gid=IDS, pid=st.just(1), groups=st.frozensets(IDS, max_size=3)
+    Peer,
+    uid=IDS,
+    gid=IDS,
+    pid=st.just(1),
+    groups=st.frozensets(IDS, max_size=3),
+    unit=UNITS,
+    is_pinned=st.booleans(),
 )
-RULES = st.lists(st.builds(Rule, uid=MAYBE, gid=MAYBE), max_size=4).map(tuple)
+RULE = st.builds(
+    Rule,
+    uid=MAYBE,
+    gid=MAYBE,
+    unit=st.none() | st.sampled_from(sorted(PATTERNS)),
+    operations=st.frozensets(st.sampled_from(OPERATIONS)),
+)
+RULES = st.lists(RULE, max_size=4).map(tuple)
+ASKED = st.sampled_from(OPERATIONS)
 
 
-@given(PEERS)
-def test_empty_rules_deny_everyone(peer: Peer) -> None:
-    assert not Access({"db": ()}).allows(peer, "db")
-    assert not Access({}).allows(peer, "db")
+@given(PEERS, ASKED)
+def test_empty_rules_deny_everyone(peer: Peer, operation: Operation) -> None:
+    assert not Access({"db": ()}).allows(peer, "db", operation)
+    assert not Access({}).allows(peer, "db", operation)
 
 
-@given(RULES, PEERS)
+def matches(rule: Rule, peer: Peer, *, unpinned: bool) -> bool:
+    members = []
+    if rule.uid is not None:
+        members.append(rule.uid == peer.uid)
+    if rule.gid is not None:
+        members.append(rule.gid in {peer.gid, *peer.groups})
+    if rule.unit is not None:
+        members.append(peer.unit in PATTERNS[rule.unit])
+        members.append(peer.is_pinned or unpinned)
+    return bool(members) and all(members)
+
+
+@given(RULES, PEERS, ASKED, st.booleans())
 def test_allowed_is_who_matches_every_member_of_a_rule(
-    rules: tuple[Rule, ...], peer: Peer
+    rules: tuple[Rule, ...], peer: Peer, operation: Operation, *, unpinned: bool
 ) -> None:
-    mine = {peer.gid, *peer.groups}
     expected = any(
-        (rule.uid is not None or rule.gid is not None)
-        and (rule.uid is None or rule.uid == peer.uid)
-        and (rule.gid is None or rule.gid in mine)
+        operation in rule.operations and matches(rule, peer, unpinned=unpinned)
         for rule in rules
     )
-    assert Access({"db": rules}).allows(peer, "db") is expected
+    access = Access({"db": rules}, unpinned)
+    assert access.allows(peer, "db", operation) is expected
 
 
-@given(RULES, st.builds(Rule, uid=MAYBE, gid=MAYBE), PEERS)
+@given(RULES, UNITS)
+def test_a_unit_by_its_name_is_any_caller_that_is_nothing_else(
+    rules: tuple[Rule, ...], unit: str
+) -> None:
+    access = Access({"db": rules})
+    peer = Peer(uid=99, gid=99, pid=1, unit=unit, is_pinned=True)
+    assert access.allows_unit(unit, "db") is access.allows(peer, "db", "get")
+
+
+@given(RULES, RULE, PEERS, ASKED)
 def test_one_more_rule_takes_nothing_away(
-    rules: tuple[Rule, ...], more: Rule, peer: Peer
+    rules: tuple[Rule, ...], more: Rule, peer: Peer, operation: Operation
 ) -> None:
-    if Access({"db": rules}).allows(peer, "db"):
-        assert Access({"db": (*rules, more)}).allows(peer, "db")
+    if Access({"db": rules}).allows(peer, "db", operation):
+        assert Access({"db": (*rules, more)}).allows(peer, "db", operation)
 
 
-@given(RULES, PEERS)
+@given(RULES, PEERS, ASKED)
 def test_rules_of_one_key_say_nothing_of_another(
-    rules: tuple[Rule, ...], peer: Peer
+    rules: tuple[Rule, ...], peer: Peer, operation: Operation
 ) -> None:
-    assert not Access({"db": rules, "other": ()}).allows(peer, "other")
+    assert not Access({"db": rules, "other": ()}).allows(peer, "other", operation)
+
+
+@given(st.text("ab@.*?[]!-service", max_size=12), st.text("ab@.service", max_size=12))
+def test_any_pattern_is_what_fnmatch_takes_it_for_unless_a_template(
+    pattern: str, unit: str
+) -> None:
+    is_named = compile_unit(pattern).fullmatch(unit) is not None
+    if not pattern.endswith("@.service"):
+        assert is_named == fnmatch.fnmatchcase(unit, pattern)

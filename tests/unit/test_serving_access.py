@@ -7,9 +7,10 @@ import pytest
 from skragent.config import AllowRule, KeyConfig
 from skragent.errors import ConfigError
 from skragent.serving import Access, resolve_access
-from skragent.serving.access import Rule
+from skragent.serving.access import Operation, Rule
 from skragent.serving.peers import NOBODY, Peer
 
+OPERATIONS: tuple[Operation, ...] = ("get", "public")
 USERS = {"app": 1001}
 GROUPS = {"web": 2001}
 
@@ -45,6 +46,117 @@ def test_this_machines_names_are_looked_up() -> None:
     assert access.rules == {"db": (Rule(0, 0),)}
 
 
+def in_unit(unit: str, *, is_pinned: bool = True) -> Peer:
+    return Peer(uid=1, gid=1, pid=1, unit=unit, is_pinned=is_pinned)
+
+
+def test_units_and_operations_are_kept_as_they_are_given() -> None:
+    access = resolve(db=key(AllowRule(unit="app@.service", operations=("public",))))
+    rule = Rule(unit="app@.service", operations=frozenset({"public"}))
+    assert access.rules == {"db": (rule,)}
+
+
+def test_a_name_that_no_system_takes_is_unknown() -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve_access({"a\nb": key(AllowRule(user="a\0b"))})
+    (problem,) = caught.value.problems
+    assert problem.startswith("keys.a\\nb.allow[0].user: ")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "unit", "is_named"),
+    [
+        ("app.service", "app.service", True),
+        ("app.service", "app.services", False),
+        ("app.service", "my-app.service", False),
+        ("app.service", "appxservice", False),
+        ("app.service", "App.service", False),
+        ("app@.service", "app@1.service", True),
+        ("app@.service", "app@a@b.c.service", True),
+        ("app@.service", "app@.service", False),
+        ("app@.service", "app.service", False),
+        ("app@.service", "app@1.socket", False),
+        ("app@.service", "my-app@1.service", False),
+        ("app@1.service", "app@1.service", True),
+        ("app@1.service", "app@2.service", False),
+        ("app@*.service", "app@2.service", True),
+        ("web-*@.service", "web-a@1.service", True),
+        ("web-*@.service", "web-a.service", False),
+        ("web-*.service", "web-a.service", True),
+        ("web-?.service", "web-ab.service", False),
+        ("web-[ab].service", "web-b.service", True),
+        ("web-[!ab].service", "web-b.service", False),
+        ("*", "session-2.scope", True),
+        ("*", "", False),
+        (r"dev-disk\x2dby.swap", r"dev-disk\x2dby.swap", True),
+    ],
+)
+def test_a_unit_is_named_by_name_template_or_glob(
+    pattern: str, unit: str, *, is_named: bool
+) -> None:
+    access = Access({"db": (Rule(unit=pattern),)})
+    assert access.allows(in_unit(unit), "db") is is_named
+    assert access.allows_unit(unit, "db") is is_named
+
+
+def test_a_unit_that_is_not_pinned_counts_only_where_that_is_wanted() -> None:
+    keys = {"db": key(AllowRule(unit="app.service"))}
+    guessed = in_unit("app.service", is_pinned=False)
+    assert not resolve_access(keys).allows(guessed, "db")
+    assert resolve_access(keys, unit_rules_without_pidfd=True).allows(guessed, "db")
+
+
+def test_users_and_groups_count_for_a_caller_that_is_not_pinned() -> None:
+    access = Access({"db": (Rule(unit="app.service"), Rule(uid=1))})
+    assert access.allows(in_unit("", is_pinned=False), "db")
+
+
+def test_a_users_own_unit_is_not_the_systems() -> None:
+    peer = Peer(1, 1, 1, unit="user@1.service", is_pinned=True, user_unit="app.service")
+    assert not Access({"db": (Rule(unit="app.service"),)}).allows(peer, "db")
+    assert Access({"db": (Rule(unit="user@1.service"),)}).allows(peer, "db")
+
+
+@pytest.mark.parametrize(
+    ("rule", "is_allowed"),
+    [
+        (Rule(unit="app.service"), True),
+        (Rule(unit="app.service", uid=0), False),
+        (Rule(unit="app.service", gid=0), False),
+        (Rule(uid=0), False),
+        (Rule(unit="app.service", operations=frozenset({"public"})), False),
+        (Rule(unit="app.service", operations=frozenset({"get"})), True),
+    ],
+)
+def test_systemd_asks_for_a_unit_by_rules_on_units_alone(
+    rule: Rule, *, is_allowed: bool
+) -> None:
+    assert Access({"db": (rule,)}).allows_unit("app.service", "db") is is_allowed
+    assert not Access({"db": (rule,)}).allows_unit("app.service", "other")
+
+
+@pytest.mark.parametrize("operation", ["get", "public"])
+@pytest.mark.parametrize("who", [Rule(uid=1), Rule(gid=1), Rule(unit="a.service")])
+def test_a_rule_is_for_its_operations(operation: Operation, who: Rule) -> None:
+    rule = Rule(who.uid, who.gid, who.unit, frozenset({operation}))
+    access = Access({"db": (rule,)})
+    allowed = {
+        one for one in OPERATIONS if access.allows(in_unit("a.service"), "db", one)
+    }
+    assert allowed == {operation}
+
+
+def test_units_are_wanted_where_a_rule_names_one() -> None:
+    assert not Access({"db": (Rule(uid=1),), "other": ()}).wants_units
+    assert Access({"db": (Rule(uid=1),), "b": (Rule(unit="*", uid=1),)}).wants_units
+
+
+def test_a_rule_on_operations_alone_is_nobodys() -> None:
+    access = Access({"db": (Rule(operations=frozenset({"get"})),)})
+    assert not access.allows(in_unit("app.service"), "db")
+    assert not access.allows_unit("app.service", "db")
+
+
 def test_a_supplementary_group_counts() -> None:
     access = Access({"db": (Rule(gid=5),)})
     assert access.allows(Peer(uid=1, gid=1, pid=1, groups=frozenset({4, 5})), "db")
@@ -53,3 +165,20 @@ def test_a_supplementary_group_counts() -> None:
 def test_who_comes_without_credentials_is_refused() -> None:
     access = Access({"db": (Rule(uid=0), Rule(gid=0), Rule(uid=0, gid=0))})
     assert not access.allows(NOBODY, "db")
+
+
+@pytest.mark.parametrize(
+    ("rule", "has_pidfd", "is_configured", "expected"),
+    [
+        (Rule(uid=1), False, False, "none"),
+        (Rule(unit="a.service"), True, False, "pinned"),
+        (Rule(unit="a.service"), True, True, "pinned"),
+        (Rule(unit="a.service"), False, True, "not pinned"),
+        (Rule(unit="a.service"), False, False, "ignored"),
+    ],
+)
+def test_how_rules_on_units_hold_is_told(
+    rule: Rule, expected: str, *, has_pidfd: bool, is_configured: bool
+) -> None:
+    access = Access({"db": (rule,)}, is_configured)
+    assert access.unit_rules(has_pidfd=has_pidfd) == expected
