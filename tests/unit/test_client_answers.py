@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +17,9 @@ from skragent.client import SkragentClient, SkragentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+
+CLIENT = Path(__file__).resolve().parents[2] / "skragent" / "client"
 
 
 @contextlib.contextmanager
@@ -115,13 +119,34 @@ def test_a_form_that_does_not_exist_is_a_mistake() -> None:
         SkragentClient().get_bytes("db", "xml")
 
 
-def test_the_client_needs_nothing_but_the_standard_library() -> None:
+def modules_after(code: str, path: str) -> set[str]:
+    """List what a fresh interpreter has imported after some code, beyond its own."""
     code = (
-        "import sys, skragent.client;"
-        "known = sys.stdlib_module_names | {'skragent', 'skragent.client'};"
-        "print({m for m in sys.modules if m.partition('.')[0] == 'skragent'} - known)"
+        "import sys; before = set(sys.modules); sys.path.insert(0, sys.argv[1]);"
+        f"{code}; print(*(set(sys.modules) - before))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+        [sys.executable, "-I", "-S", "-c", code, path],
+        check=True,
+        capture_output=True,
+        text=True,
     )
-    assert done.stdout == "set()\n"
+    return set(done.stdout.split())
+
+
+def test_the_client_works_when_it_is_copied_alone(tmp_path: Path) -> None:
+    shutil.copytree(CLIENT, tmp_path / "skragent" / "client")
+    found = modules_after(
+        "from skragent.client import *",  # asyncio's client is one of them
+        str(tmp_path),
+    )
+    others = {name.partition(".")[0] for name in found} - sys.stdlib_module_names
+    assert others == {"skragent"}
+
+
+def test_who_does_not_use_asyncio_does_not_pay_for_it() -> None:
+    found = modules_after("import skragent.client", str(CLIENT.parents[1]))
+    assert found.isdisjoint(
+        {"asyncio", "ssl", "http", "email", "urllib", "typing_extensions"}
+    )
+    assert len(found) < 60  # half of them json's and socket's; asyncio alone has 150

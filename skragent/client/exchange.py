@@ -1,0 +1,262 @@
+"""One request and its answer on the agent's socket. No state, no retries.
+
+Without http.client and its email parser, which would cost more than the fetch: the
+agent's answers are plain (a Content-Length, no chunks), and what is not is refused.
+Reading an answer is apart from the socket: both clients feed it what they read.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any, Final
+
+DEFAULT_SOCKET: Final = "/run/skragent/api.sock"
+
+JSON: Final = "application/json"
+FORMS: Final = {
+    "jwk": "application/jwk+json",
+    "pem": "application/x-pem-file",
+    "der": "application/pkcs8",
+    "raw": "application/octet-stream",
+}
+
+# What `watch` asks the agent to hold a request for; a lost agent is noticed then.
+_WATCH_SECONDS: Final = 60.0
+# Between two attempts of `watch` where the agent is not there or asks to wait.
+_LEAST_PAUSE_SECONDS: Final = 0.5
+_MOST_PAUSE_SECONDS: Final = 60.0
+
+_MAX_HEAD_BYTES: Final = 16 * 1024
+_MAX_BODY_BYTES: Final = 4 * 1024 * 1024
+READ_BYTES: Final = 65536
+_OK: Final = 200
+NOT_MODIFIED: Final = 304
+_TEMPORARY: Final = (408, 429, 503)
+_UNRESERVED: Final = (
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+)
+
+
+class SkragentError(Exception):
+    """The agent did not give what was asked for, or was not there.
+
+    Attributes:
+        code: stable: the agent's, or client.unreachable, client.timeout,
+            client.garbage where the agent did not answer.
+        status: the HTTP status; 0 where there was no answer.
+        detail: one sentence.
+        retry_after: seconds that the agent asks to wait, where it does.
+    """
+
+    def __init__(
+        self, code: str, status: int, detail: str, retry_after: float | None = None
+    ) -> None:
+        super().__init__(f"{detail} ({code})")
+        self.code = code
+        self.status = status
+        self.detail = detail
+        self.retry_after = retry_after
+
+    @property
+    def is_temporary(self) -> bool:
+        """Tell whether the same request may succeed later, with nothing changed."""
+        return self.status in (0, *_TEMPORARY)
+
+
+class Key:
+    """A key as it was served; `raw` are its bytes in the form that was asked for."""
+
+    def __init__(self, name: str, headers: dict[str, str], raw: bytes) -> None:
+        self.name = name
+        self.raw = raw
+        self.version = headers.get("etag", "").strip('"')
+        self.is_stale = headers.get("skragent-state") == "stale"  # refresh is overdue
+        # Seconds since 1970, and since the vault released it; 0 where it is not told.
+        self.released_at = _number(headers.get("skragent-released-at", ""))
+        self.age_seconds = _number(headers.get("age", ""))
+        self._jwk: dict[str, Any] | None = None
+
+    def __repr__(self) -> str:  # type: ignore[explicit-override] # 3.12's
+        """Show which key it is, and not a byte of it."""
+        return f"Key({self.name!r}, version={self.version!r})"
+
+    @property
+    def jwk(self) -> dict[str, Any]:
+        """Return a JWK's members (RFC 7517); read the first time that somebody asks."""
+        if self._jwk is None:
+            jwk: dict[str, Any] = json.loads(self.raw)
+            self._jwk = jwk
+        return self._jwk
+
+
+class Answer:
+    """An answer as it comes in, in any pieces."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.body = b""
+        self._data = b""
+        self._length = -1
+
+    def feed(self, data: bytes) -> bool:
+        """Take in what was read; tell whether that is all of it."""
+        if not data:
+            raise _garbage("it ends early")
+        self._data += data
+        if self._length < 0:
+            head, end, rest = self._data.partition(b"\r\n\r\n")
+            if not end:
+                if len(head) > _MAX_HEAD_BYTES:
+                    raise _garbage("its head does not end")
+                return False
+            self.status, self.headers = _parse_head(head)
+            self._length = self._read_length()
+            self._data = rest
+        if len(self._data) > self._length:
+            raise _garbage("it is longer than it says")
+        self.body = self._data
+        return len(self._data) == self._length
+
+    def _read_length(self) -> int:
+        if self.status == NOT_MODIFIED:
+            return 0
+        length = self.headers.get("content-length", "")
+        if not (length.isascii() and length.isdigit() and len(length) <= len("9" * 9)):
+            raise _garbage("it does not say how long it is")
+        if int(length) > _MAX_BODY_BYTES:
+            raise _garbage("it is too long")
+        return int(length)
+
+    def judged(self) -> Answer:
+        """Return it where it is what was asked for, or nothing new.
+
+        Raises:
+            SkragentError: as the agent says.
+        """
+        if self.status // 100 == _OK // 100 or self.status == NOT_MODIFIED:
+            return self
+        try:
+            document = json.loads(self.body)  # RFC 9457
+            code, detail = str(document["code"]), str(document["detail"])
+        except (ValueError, KeyError, TypeError):
+            raise _garbage(
+                f"it is status {self.status} without a problem document"
+            ) from None
+        waits = _number(self.headers.get("retry-after", ""))
+        raise SkragentError(code, self.status, detail, waits or None)
+
+
+class Request:
+    """What is asked; the same for both clients."""
+
+    def __init__(
+        self,
+        target: str,
+        accept: str = JSON,
+        *,
+        wait: float = 0.0,
+        known: str = "",
+        method: str = "GET",
+        body: bytes = b"",
+    ) -> None:
+        self.wait = wait
+        if wait:
+            target += f"{'&' if '?' in target else '?'}wait={wait:.3f}"
+        tag = f'If-None-Match: "{known}"\r\n' if known else ""
+        length = f"Content-Length: {len(body)}\r\n" if method != "GET" else ""
+        head = (
+            f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\n"
+            f"{tag}{length}Connection: close\r\n\r\n"
+        )
+        self.raw = head.encode("ascii") + body
+
+
+def exchange(path: str, request: Request, timeout: float) -> Answer:
+    """Send one request to a socket, and read its answer.
+
+    Raises:
+        SkragentError: with what the agent says, or client.*.
+    """
+    answer = Answer()
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(timeout)
+            connection.connect(path)
+            connection.sendall(request.raw)
+            connection.settimeout(timeout + request.wait)
+            while not answer.feed(connection.recv(READ_BYTES)):
+                pass
+    except TimeoutError as error:
+        raise no_answer(timeout + request.wait) from error
+    except OSError as error:
+        raise unreachable(path, error) from error
+    return answer.judged()
+
+
+def key_target(name: str, version: str | None = None, suffix: str = "") -> str:
+    """Write the path of a key."""
+    query = "" if version is None else f"?version={_quote(version)}"
+    return f"/v1/keys/{_quote(name)}{suffix}{query}"
+
+
+def media_type(form: str) -> str:
+    """Return what to ask for; a form that nobody knows is the caller's bug."""
+    if form not in FORMS:
+        raise ValueError(f"form is one of {', '.join(FORMS)}, not {form!r}")
+    return FORMS[form]
+
+
+def watch_request(name: str, form: str, version: str) -> Request:
+    """Ask for a version that is not this one."""
+    accept = media_type(form)
+    return Request(key_target(name), accept, wait=_WATCH_SECONDS, known=version)
+
+
+def pause_after(error: SkragentError) -> float:
+    """Choose how long to wait before the next attempt; raise what time cannot mend."""
+    if not error.is_temporary:
+        raise error
+    seconds = 1.0 if error.retry_after is None else error.retry_after
+    return min(max(seconds, _LEAST_PAUSE_SECONDS), _MOST_PAUSE_SECONDS)
+
+
+def _quote(text: str) -> str:
+    """Percent-encode all but unreserved characters (RFC 3986 §2.3)."""
+    return "".join(
+        chr(byte) if byte in _UNRESERVED else f"%{byte:02X}"
+        # Python's words for bytes of the command line that are no text, too.
+        for byte in text.encode(errors="surrogatepass")
+    )
+
+
+def _parse_head(head: bytes) -> tuple[int, dict[str, str]]:
+    status_line, *lines = head.decode("latin-1").split("\r\n")
+    version, _, rest = status_line.partition(" ")
+    status = rest[:3]
+    if version != "HTTP/1.1" or not (status.isascii() and status.isdigit()):
+        raise _garbage("it is not HTTP/1.1")
+    pairs = (line.partition(":") for line in lines)
+    return int(status), {name.lower(): value.strip() for name, _, value in pairs}
+
+
+def _number(text: str) -> float:
+    return float(text) if text.isascii() and text.isdigit() else 0.0
+
+
+def no_answer(seconds: float) -> SkragentError:
+    """Say that the agent did not answer in time."""
+    return SkragentError("client.timeout", 0, f"no answer in {seconds:g} s")
+
+
+def unreachable(path: str, error: OSError) -> SkragentError:
+    """Say that the agent is not there, or not for us."""
+    why = f"{path}: {error.strerror or error}"
+    return SkragentError("client.unreachable", 0, why)
+
+
+def _garbage(what: str) -> SkragentError:
+    return SkragentError(
+        "client.garbage", 0, f"the agent's answer cannot be used: {what}"
+    )
