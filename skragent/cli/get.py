@@ -10,18 +10,22 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from skragent.agent import exit_codes
-from skragent.client import DEFAULT_SOCKET, SkragentClient, SkragentError
+from skragent.cli.ask import (
+    API_SOCKET,
+    MOST_WAIT_SECONDS,
+    add_socket_options,
+    api_socket,
+    is_forbidden,
+    seconds,
+    tell,
+)
+from skragent.client import SkragentClient, SkragentError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-# Between two questions while we wait. The agent answers from memory: this costs it
-# little, and a workload that waits loses no more than this.
-_POLL_SECONDS: Final = 0.05
-_NOT_YET: Final = ("serve.not_ready", "client.unreachable")
+# Between two attempts while the agent is not there.
+_PAUSE_SECONDS: Final = 0.05
 
 _EPILOG = """\
 The key goes to stdout as it is, without a newline that is not part of it.
@@ -60,7 +64,7 @@ def add_parser(
     parser.add_argument(
         "--wait",
         metavar="SECONDS",
-        type=_seconds,
+        type=seconds,
         default=0.0,
         help="wait so long for the agent to have it",
     )
@@ -69,33 +73,16 @@ def add_parser(
         metavar="FILE",
         help="write to FILE (mode 0600, replaced as a whole) instead of stdout",
     )
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--socket",
-        metavar="PATH",
-        default=DEFAULT_SOCKET,
-        help=f"the agent's socket (default: {DEFAULT_SOCKET})",
-    )
-    where.add_argument(
-        "--config",
-        metavar="FILE",
-        help="take the socket's path from the agent's configuration",
-    )
+    add_socket_options(parser, API_SOCKET, "workloads")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Fetch and write; gives the exit code."""
-    client = SkragentClient(_socket_path(arguments))
-
-    def fetch() -> bytes:
-        return client.get_bytes(arguments.key, arguments.format, arguments.version)
-
     try:
-        key = _wait_for(fetch, arguments.wait)
+        key = _fetch(SkragentClient(api_socket(arguments)), arguments)
     except SkragentError as error:
-        print(f"skragent: {error.code}: {error.detail}", file=sys.stderr)
-        return _exit_code_of(error)
+        return tell(error)
     try:
         _write(key, arguments.output)
     except BrokenPipeError:
@@ -110,43 +97,27 @@ def run(arguments: argparse.Namespace) -> int:
     return exit_codes.OK
 
 
-def _socket_path(arguments: argparse.Namespace) -> str:
-    path: str = arguments.socket
-    if arguments.config is None:
-        return path
-    from skragent.cli.config_file import load_config  # noqa: PLC0415 - seldom needed
+def _fetch(client: SkragentClient, arguments: argparse.Namespace) -> bytes:
+    """Ask until there is an answer, or the time is over.
 
-    return load_config(arguments.config).agent.api_socket
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= 86400:  # noqa: PLR2004 - a day; more is a mistake
-        raise argparse.ArgumentTypeError("must be from 0 to 86400")
-    return seconds
-
-
-def _wait_for(fetch: Callable[[], bytes], seconds: float) -> bytes:
-    deadline = time.monotonic() + seconds
+    The agent itself holds the request; what is repeated is asking one that is not
+    there (yet), or that has too much to do.
+    """
+    deadline = time.monotonic() + arguments.wait
     while True:
+        left = max(0.0, deadline - time.monotonic())
         try:
-            return fetch()
+            return client.get_bytes(
+                arguments.key,
+                arguments.format,
+                arguments.version,
+                wait=min(left, MOST_WAIT_SECONDS),
+            )
         except SkragentError as error:
             left = deadline - time.monotonic()
-            if error.code not in _NOT_YET or left <= 0:
+            if not error.is_temporary or is_forbidden(error) or left <= 0:
                 raise
-        time.sleep(min(_POLL_SECONDS, left))  # noqa: TID251 - this is no daemon, and --wait is for waiting
-
-
-def _exit_code_of(error: SkragentError) -> int:
-    if error.code == "serve.denied":
-        return exit_codes.NOPERM
-    if error.code in (*_NOT_YET, "client.timeout"):
-        return exit_codes.TEMPFAIL
-    return exit_codes.UNAVAILABLE
+        time.sleep(min(_PAUSE_SECONDS, left))  # noqa: TID251 - this is no daemon, and --wait is for waiting
 
 
 def _write(key: bytes, output: str | None) -> None:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from skragent.observe import names
 from skragent.serving.answer import JSON, Answer
 from skragent.serving.query import is_known_tag
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from skragent.observe import Cell
 
 
 def status_answer(
-    document: Mapping[str, object],
+    document: Mapping[str, Any],
     if_none_match: str,
     *,
     must: bool,
@@ -26,10 +26,10 @@ def status_answer(
 ) -> Answer | None:
     """Answer with a document; None where the caller has it and can wait.
 
-    The tag is a digest of `state` and `keys`: what nobody may see changes nothing.
+    The tag is a digest of `state` and `keys`: what nobody may see changes nothing, and
+    neither does time, by which `due_at` is computed anew each time.
     """
-    told = json.dumps([document["state"], document["keys"]]).encode()
-    tag = hashlib.sha256(told).hexdigest()[:32]
+    tag = _digest(document["state"], document["keys"])
     is_known = is_known_tag(if_none_match, tag)
     if is_known and not must:
         return None
@@ -39,3 +39,8 @@ def status_answer(
         b"" if is_known else json.dumps(document).encode(),
         cell=cell_of(names.CODE_NOT_MODIFIED if is_known else names.CODE_OK),
     )
+
+
+def _digest(state: str, keys: Sequence[Mapping[str, object]]) -> str:
+    lasting = [{k: v for k, v in key.items() if k != "due_at"} for key in keys]
+    return hashlib.sha256(json.dumps([state, lasting]).encode()).hexdigest()[:32]

@@ -1,0 +1,114 @@
+"""What the commands that talk to the running agent have in common."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Final
+
+from skragent.agent import exit_codes
+
+if TYPE_CHECKING:
+    from skragent.client import SkragentError
+    from skragent.config import AgentConfig
+
+ADMIN_SOCKET: Final = "/run/skragent/admin.sock"
+API_SOCKET: Final = "/run/skragent/api.sock"
+
+TIMEOUT_SECONDS: Final = 10.0
+# The agent holds a request no longer (serving.park); longer waits are several.
+MOST_WAIT_SECONDS: Final = 300.0
+DAY_SECONDS: Final = 86400.0
+
+NOT_YET: Final = ("serve.not_ready", "serve.busy", "serve.rate", "serve.connections")
+_NOT_THERE: Final = ("client.unreachable", "client.timeout")
+
+
+def add_socket_options(
+    parser: argparse.ArgumentParser, default: str, what: str
+) -> None:
+    """Add --socket and --config."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--socket",
+        metavar="PATH",
+        help=f"the agent's socket for {what} (default: {default})",
+    )
+    where.add_argument(
+        "--config",
+        metavar="FILE",
+        help="take the socket's path from the agent's configuration",
+    )
+
+
+def agent_config(arguments: argparse.Namespace) -> AgentConfig:
+    """Read [agent] of the configuration that was named, or its defaults."""
+    if arguments.config is None:
+        from skragent.config import AgentConfig  # noqa: PLC0415 - msgspec, seldom needed
+
+        return AgentConfig()
+    from skragent.cli.config_file import load_config  # noqa: PLC0415 - seldom needed
+
+    return load_config(arguments.config).agent
+
+
+def api_socket(arguments: argparse.Namespace) -> str:
+    """Choose the path of api.sock."""
+    if arguments.socket is not None:
+        path: str = arguments.socket
+        return path
+    return (
+        API_SOCKET if arguments.config is None else agent_config(arguments).api_socket
+    )
+
+
+def admin_socket(arguments: argparse.Namespace) -> str:
+    """Choose the path of admin.sock."""
+    if arguments.socket is not None:
+        path: str = arguments.socket
+        return path
+    if arguments.config is None:
+        return ADMIN_SOCKET
+    return agent_config(arguments).admin_socket
+
+
+def seconds(text: str) -> float:
+    """Read an option's number of seconds: at most a day; more is a mistake."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= DAY_SECONDS:
+        raise argparse.ArgumentTypeError("must be from 0 to 86400")
+    return value
+
+
+def tell(error: SkragentError, hint: str = "") -> int:
+    """Say what went wrong; gives the exit code."""
+    print(f"skragent: {error.code}: {error.detail}", file=sys.stderr)
+    if hint:
+        print(f"  {hint}", file=sys.stderr)
+    return exit_code_of(error)
+
+
+def exit_code_of(error: SkragentError) -> int:
+    """Choose the exit code for what the agent said."""
+    if error.code == "serve.denied" or is_forbidden(error):
+        return exit_codes.NOPERM
+    if error.code in (*NOT_YET, *_NOT_THERE):
+        return exit_codes.TEMPFAIL
+    return exit_codes.UNAVAILABLE
+
+
+def is_forbidden(error: SkragentError) -> bool:
+    """Tell whether the socket's mode kept us out."""
+    return isinstance(error.__cause__, PermissionError)
+
+
+def hint_for_root(error: SkragentError) -> str:
+    """Say what to do where only root may ask."""
+    if is_forbidden(error):
+        return "Only root may ask there: try sudo."
+    if error.code == "client.unreachable":
+        return "`systemctl status skragent` tells whether the agent runs."
+    return ""

@@ -1,0 +1,53 @@
+"""`skragent drop KEY`: wipe a key now, and keep it away."""
+
+from __future__ import annotations
+
+import argparse
+
+from skragent.agent import exit_codes
+from skragent.cli.ask import (
+    ADMIN_SOCKET,
+    TIMEOUT_SECONDS,
+    add_socket_options,
+    admin_socket,
+    hint_for_root,
+    tell,
+)
+from skragent.client.exchange import Request, SkragentError, exchange, key_target
+
+_EPILOG = """\
+The key is wiped from memory at once and served to nobody. It is not released again
+until `skragent refresh KEY` names it, or the agent is restarted. Whoever fetched it
+before has it still: to take it from them, disable or rotate it in the vault.
+
+exit status:
+  0   dropped
+  75  the agent does not run, or does not answer
+  77  there is no such key, or you are not root"""
+
+
+def add_parser(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+) -> None:
+    """Add the command to the main parser."""
+    parser = commands.add_parser(
+        "drop",
+        help="wipe a key now, and keep it away",
+        description="Wipe a key now, and keep it away.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("key", metavar="KEY", help="its name in the configuration")
+    add_socket_options(parser, ADMIN_SOCKET, "administrators")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Order it; gives the exit code."""
+    request = Request(key_target(arguments.key), method="DELETE")
+    try:
+        exchange(admin_socket(arguments), request, TIMEOUT_SECONDS)
+    except SkragentError as error:
+        return tell(error, hint_for_root(error))
+    print(f"dropped: {arguments.key}")
+    return exit_codes.OK

@@ -1,0 +1,119 @@
+"""`skragent wait`: until keys are held; for scripts and units that need them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import Any, Final
+
+from skragent.agent import exit_codes
+from skragent.cli.ask import (
+    API_SOCKET,
+    MOST_WAIT_SECONDS,
+    TIMEOUT_SECONDS,
+    add_socket_options,
+    admin_socket,
+    api_socket,
+    hint_for_root,
+    seconds,
+    tell,
+)
+from skragent.client.exchange import Request, SkragentError, exchange
+
+_HELD: Final = ("current", "stale")
+# Between two attempts to reach an agent that is not there.
+_PAUSE_SECONDS: Final = 0.2
+
+_EPILOG = """\
+Without --all, keys are those that you may have, and asked for on api.sock.
+
+exit status:
+  0   all of them are held
+  75  not within --timeout
+  77  a key that was named is not for you or does not exist, or you are not root (--all)
+
+examples:
+  skragent wait db --timeout 60 && exec my-service
+  ExecStart=/usr/bin/skragent wait --all --timeout 300   (in a unit)"""
+
+
+def add_parser(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+) -> None:
+    """Add the command to the main parser."""
+    parser = commands.add_parser(
+        "wait",
+        help="wait until keys are held",
+        description="Wait until keys are held: those that are named, or all of them.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("keys", metavar="KEY", nargs="*", help="only these")
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="every key of the configuration, asked for on admin.sock (root)",
+    )
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=seconds,
+        default=90.0,
+        help="give up after so long (default: 90)",
+    )
+    add_socket_options(parser, API_SOCKET, "workloads (with --all: administrators)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Wait; gives the exit code."""
+    path = admin_socket(arguments) if arguments.all else api_socket(arguments)
+    deadline = time.monotonic() + arguments.timeout
+    tag, missing = "", list(arguments.keys)
+    while True:
+        left = max(0.0, deadline - time.monotonic())
+        request = Request(
+            "/v1/status", wait=min(left, MOST_WAIT_SECONDS) if tag else 0.0, known=tag
+        )
+        try:
+            answer = exchange(path, request, TIMEOUT_SECONDS)
+        except SkragentError as error:
+            if not error.is_temporary or hint_for_root(error).startswith("Only"):
+                return tell(error, hint_for_root(error))
+            if time.monotonic() >= deadline:
+                return tell(error, hint_for_root(error))
+            time.sleep(min(_PAUSE_SECONDS, left))  # noqa: TID251 - this is no daemon
+            continue
+        if answer.body:
+            tag = answer.headers.get("etag", "").strip('"')
+            keys = json.loads(answer.body)["keys"]
+            unknown = set(arguments.keys) - {key["name"] for key in keys}
+            if unknown:
+                return _refuse(unknown)
+            missing = _missing(keys, arguments.keys)
+        if not missing:
+            return exit_codes.OK
+        if time.monotonic() >= deadline:
+            return _give_up(missing, arguments.timeout)
+
+
+def _missing(keys: list[dict[str, Any]], wanted: list[str]) -> list[str]:
+    return [
+        f"{key['name']} ({key['state']})"
+        for key in keys
+        if key["state"] not in _HELD and (not wanted or key["name"] in wanted)
+    ]
+
+
+def _refuse(unknown: set[str]) -> int:
+    names = ", ".join(sorted(unknown))
+    print(f"skragent: serve.denied: no such key for you: {names}", file=sys.stderr)
+    return exit_codes.NOPERM
+
+
+def _give_up(missing: list[str], timeout: float) -> int:
+    what = f"not held after {timeout:g} s: {', '.join(missing)}"
+    print(f"skragent: serve.not_ready: {what}", file=sys.stderr)
+    return exit_codes.TEMPFAIL

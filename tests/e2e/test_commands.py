@@ -1,0 +1,202 @@
+"""What an administrator types, against the whole agent."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from support.e2e import SKRAGENT, Agent, config_for, create_key
+
+from skragent.client import SkragentError
+
+if TYPE_CHECKING:
+    from skragent.emulator.thread import EmulatorThread
+
+pytestmark = pytest.mark.swtpm
+
+
+@pytest.fixture
+def agent(emulator: EmulatorThread, directory: Path) -> Iterator[Agent]:
+    if "db" not in emulator.world.vault.store.names:
+        create_key(emulator, "db:EC")
+    with Agent(directory, config_for(emulator, directory, "demo", "db")) as agent:
+        agent.until(lambda: agent.holds("demo") and agent.holds("db"))
+        yield agent
+
+
+def type_(agent: Agent, *words: str) -> subprocess.CompletedProcess[str]:
+    """Type a command; the sockets are this agent's."""
+    config = agent.socket.with_name("skragent.toml")
+    return subprocess.run(
+        [*SKRAGENT, *words, "--config", str(config)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_status_is_a_table_for_people(agent: Agent) -> None:
+    done = type_(agent, "status")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == [
+        "KEY",
+        "STATE",
+        "VERSION",
+        "AGE",
+        "NEXT",
+        "LAST",
+        "FAILURE",
+    ]
+    assert [line.split()[:2] for line in lines[1:3]] == [
+        ["demo", "current"],
+        ["db", "current"],
+    ]
+    assert "attestation token: until" in done.stdout
+    assert "rules on units: none" in done.stdout
+
+
+def test_the_status_is_json_for_programs(agent: Agent) -> None:
+    status = json.loads(type_(agent, "status", "--json").stdout)
+    assert status["state"] == "ready"
+    assert {key["name"] for key in status["keys"]} == {"demo", "db"}
+    assert all(key["due_at"] > key["released_at"] for key in status["keys"])
+    assert status["memory"] in ("memfd_secret", "locked")
+
+
+def test_a_refresh_releases_again(agent: Agent) -> None:
+    before = agent.client.get_key("db").released_at
+    done = type_(agent, "refresh", "db")
+    assert (done.returncode, done.stdout) == (0, "refreshing: db\n")
+    agent.until(lambda: agent.log.read_text().count("key db: version") == 2)
+    agent.until(lambda: agent.client.get_key("db").released_at >= before)
+    assert agent.log.read_text().count("key demo: version") == 1
+
+
+def test_a_dropped_key_is_served_to_nobody_until_it_is_refreshed(agent: Agent) -> None:
+    assert type_(agent, "drop", "db").stdout == "dropped: db\n"
+    with pytest.raises(SkragentError) as caught:
+        agent.client.get_key("db")
+    assert caught.value.code == "serve.not_ready"
+    assert type_(agent, "wait", "db", "--timeout", "0.2").returncode == 75
+    assert type_(agent, "refresh").stdout == "refreshing: demo\n"
+    assert type_(agent, "refresh", "db").returncode == 0
+    assert type_(agent, "wait", "db", "--timeout", "20").returncode == 0
+    assert agent.holds("db")
+
+
+def test_a_watched_status_is_printed_again_at_each_change(agent: Agent) -> None:
+    config = agent.socket.with_name("skragent.toml")
+    with subprocess.Popen(
+        [*SKRAGENT, "status", "--watch", "--config", str(config)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as watching:
+        assert watching.stdout is not None
+        lines = iter(watching.stdout.readline, "")
+        assert (
+            next(line for line in lines if line.startswith("db")).split()[1]
+            == "current"
+        )
+        type_(agent, "drop", "db")
+        assert (
+            next(line for line in lines if line.startswith("db")).split()[1]
+            == "dropped"
+        )
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(10) == 130
+
+
+def test_all_keys_are_waited_for(agent: Agent) -> None:
+    assert type_(agent, "wait", "--all", "--timeout", "20").returncode == 0
+    assert type_(agent, "wait", "--timeout", "20").returncode == 0
+
+
+def test_an_agent_that_starts_later_is_waited_for(
+    emulator: EmulatorThread, directory: Path
+) -> None:
+    (directory / "skragent.toml").write_text(config_for(emulator, directory, "demo"))
+    codes: list[int] = []
+    command = [*SKRAGENT, "wait", "demo", "--timeout", "30"]
+    command += ["--config", str(directory / "skragent.toml")]
+    waiting = threading.Thread(
+        target=lambda: codes.append(subprocess.run(command, check=False).returncode)
+    )
+    waiting.start()
+    with Agent(directory, config_for(emulator, directory, "demo")):
+        waiting.join(30)
+    assert codes == [0]
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("refresh", "unknown"), 77),
+        (("drop", "unknown"), 77),
+        (("wait", "unknown"), 77),
+        (("get", "unknown"), 77),
+    ],
+)
+def test_a_mistyped_key_is_told(
+    agent: Agent, words: tuple[str, ...], code: int
+) -> None:
+    done = type_(agent, *words)
+    assert done.returncode == code
+    assert "serve.denied" in done.stderr
+
+
+@pytest.mark.parametrize("words", [("status",), ("refresh",), ("drop", "db")])
+def test_no_agent_is_told(directory: Path, words: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [*SKRAGENT, *words, "--socket", str(directory / "none")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 75
+    assert "client.unreachable" in done.stderr
+    assert "systemctl status" in done.stderr
+
+
+# The interpreter may lie where only root can read it: so all is imported before.
+AS_ANOTHER = """
+import locale, os, sys, traceback
+import skragent.cli.config_file, skragent.cli.refresh, skragent.cli.status
+import skragent.cli.wait
+from skragent.cli.main import main
+os.setgroups([])
+os.setgid(1234)
+os.setuid(1234)
+sys.exit(main())
+"""
+
+
+@pytest.mark.root
+def test_who_is_not_root_gets_what_the_rules_give(agent: Agent) -> None:
+    agent.socket.parent.chmod(0o755)
+    agent.socket.chmod(0o666)
+    config = agent.socket.with_name("skragent.toml")
+    shown = {}
+    for words in (("status",), ("refresh",), ("wait", "--all")):
+        shown[words[0]] = subprocess.run(
+            [sys.executable, "-I", "-c", AS_ANOTHER, *words, "--config", str(config)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert shown["status"].returncode == 0, shown["status"].stderr
+    assert "asking on" in shown["status"].stderr
+    assert "you are uid 1234" in shown["status"].stdout
+    assert "demo" not in shown["status"].stdout
+    assert (shown["refresh"].returncode, shown["wait"].returncode) == (77, 77)
+    assert "sudo" in shown["refresh"].stderr
