@@ -169,7 +169,7 @@ def test_no_agent_is_told(directory: Path, words: tuple[str, ...]) -> None:
 
 # The interpreter may lie where only root can read it: so all is imported before.
 AS_ANOTHER = """
-import locale, os, sys, traceback
+import _strptime, locale, os, shutil, socket, sys, traceback
 import skragent.cli.config_file, skragent.cli.refresh, skragent.cli.status
 import skragent.cli.wait
 from skragent.cli.main import main
