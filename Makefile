@@ -4,7 +4,7 @@
 # The rest is for who changes the code. `make` alone lists everything.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench fix clean setup
+.PHONY: help demo test check lint bench soak fix clean setup
 .SUFFIXES:
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
@@ -36,6 +36,9 @@ lint: setup ## format, lint, types and import contracts
 
 bench: setup ## measure start-up, memory and throughput; the last line is JSON
 	@$(PY) tests/bench/run.py
+
+soak: setup ## a million requests while the key rotates under them
+	@.venv/bin/python tests/bench/soak.py
 
 fix: setup ## let the tools repair what they can
 	@.venv/bin/ruff format .

@@ -37,7 +37,8 @@ NGINX_CONF = """
 worker_processes 1; daemon off; pid {dir}/pid; error_log {dir}/error.log;
 events {{ worker_connections 1024; }}
 http {{
-  access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000000; keepalive_timeout 600;
+  access_log off; sendfile on; tcp_nopush on;
+  keepalive_requests 1000000000; keepalive_timeout 600;
   client_body_temp_path {dir}/1; proxy_temp_path {dir}/2; fastcgi_temp_path {dir}/3;
   uwsgi_temp_path {dir}/4; scgi_temp_path {dir}/5;
   server {{ listen unix:{dir}/nginx.sock; root {dir}/root; }}
@@ -124,13 +125,12 @@ def resident_mib(pid: int) -> float:
 
 
 def load(
-    binary: Path, mode: str, sock: Path, connections: int, path: str, body: Path
+    binary: Path, mode: str, connections: int, server: Server, body: Path
 ) -> dict[str, float]:
     """Give what one round measured."""
-    command = [str(binary), mode, str(sock), str(connections), str(LOAD_SECONDS)]
-    outcome = subprocess.run(
-        [*command, path, str(body)], check=True, capture_output=True, timeout=60
-    )
+    command = [str(binary), mode, str(server.sock), str(connections)]
+    command += [str(LOAD_SECONDS), server.path, str(body)]
+    outcome = subprocess.run(command, check=True, capture_output=True, timeout=60)
     measured: dict[str, float] = json.loads(outcome.stdout)
     return measured
 
@@ -186,7 +186,7 @@ def measure(
 ) -> Measured:
     """Load one server for one round."""
     before = cpu_seconds(server.pid)
-    found = load(binary, mode, server.sock, connections, server.path, body)
+    found = load(binary, mode, connections, server, body)
     cpu = (cpu_seconds(server.pid) - before) / found["answered"]
     return Measured(found["per_second"], found["p50_us"], found["p99_us"], cpu * 1e6)
 
