@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
@@ -33,6 +34,19 @@ MIN_RSA_BITS = 2048
 def encode_base64url(data: bytes) -> str:
     """Encode as RFC 7515 §2 does: the URL-safe alphabet, no padding."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def load_certificate(der: bytes) -> x509.Certificate:
+    """Read one certificate of an `x5c` chain.
+
+    Raises:
+        ValueError: whatever is wrong with it; the library has a class of its own for
+            a version that does not exist.
+    """
+    try:
+        return x509.load_der_x509_certificate(der)
+    except x509.InvalidVersion as error:
+        raise ValueError(str(error)) from error
 
 
 def decode_base64url(text: str) -> bytes:

@@ -30,6 +30,7 @@ from skragent.jose import (
     decode_base64url,
     decode_json,
     is_signed_by,
+    load_certificate,
     parse_compact_jws,
 )
 
@@ -131,7 +132,7 @@ def parse_signing_keys(body: bytes) -> SigningKeys:
 
 
 def _certified_key(x5c: str) -> rsa.RSAPublicKey | None:
-    certificate = x509.load_der_x509_certificate(decode_base64(x5c))
+    certificate = load_certificate(decode_base64(x5c))
     try:
         key = certificate.public_key()
     except UnsupportedAlgorithm:  # a kind from the future: another entry will do

@@ -28,6 +28,7 @@ from skragent.jose import (
     decode_base64url,
     decode_json,
     is_signed_by,
+    load_certificate,
     parse_compact_jws,
 )
 
@@ -162,7 +163,7 @@ def verify_release(
 def _parse_chain(jws: CompactJws) -> list[x509.Certificate]:
     if not 1 <= len(jws.x5c) <= _MAX_CHAIN:
         raise ValueError(f"a chain of {len(jws.x5c)} certificates")
-    return [x509.load_der_x509_certificate(decode_base64(text)) for text in jws.x5c]
+    return [load_certificate(decode_base64(text)) for text in jws.x5c]
 
 
 def _verify_chain(

@@ -37,7 +37,7 @@ def read_roots(path: str) -> tuple[x509.Certificate, ...]:
         return tuple(x509.load_pem_x509_certificates(pem))
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror or error}"]) from error
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise ConfigError([f"{path}: no PEM file of certificates: {error}"]) from error
 
 

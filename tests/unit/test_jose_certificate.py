@@ -1,0 +1,25 @@
+"""Certificates of an `x5c` chain: read, or a ValueError whatever is wrong."""
+
+from __future__ import annotations
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from support.release_pki import root_certificate
+
+from skragent.jose import load_certificate
+
+DER = root_certificate().public_bytes(Encoding.DER)
+VERSION_3 = b"\xa0\x03\x02\x01\x02"  # RFC 5280 §4.1.2.1
+
+
+def test_a_certificate_is_read() -> None:
+    assert load_certificate(DER) == root_certificate()
+
+
+@pytest.mark.parametrize(
+    "der", [b"", b"x", DER[:-1], DER.replace(VERSION_3, VERSION_3[:-1] + b"\x22", 1)]
+)
+def test_what_is_no_certificate_is_a_value_error(der: bytes) -> None:
+    assert der != DER
+    with pytest.raises(ValueError, match="."):
+        load_certificate(der)
