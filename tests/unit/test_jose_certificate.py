@@ -21,5 +21,5 @@ def test_a_certificate_is_read() -> None:
 )
 def test_what_is_no_certificate_is_a_value_error(der: bytes) -> None:
     assert der != DER
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError):  # noqa: PT011 - whatever is wrong
         load_certificate(der)
