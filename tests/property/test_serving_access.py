@@ -62,7 +62,7 @@ def matches(rule: Rule, peer: Peer, *, unpinned: bool) -> bool:
     return bool(members) and all(members)
 
 
-@given(RULES, PEERS, ASKED, st.booleans())
+@given(rules=RULES, peer=PEERS, operation=ASKED, unpinned=st.booleans())
 def test_allowed_is_who_matches_every_member_of_a_rule(
     rules: tuple[Rule, ...], peer: Peer, operation: Operation, *, unpinned: bool
 ) -> None:
