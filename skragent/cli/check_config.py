@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skragent.agent import exit_codes
-from skragent.cli.config_file import add_config_option, load_config
+from skragent.cli.config_file import add_config_option, examine_file
+from skragent.config import in_short, merge
 from skragent.errors import ConfigError
-from skragent.serving import resolve_access
+from skragent.serving import probe_pidfd, resolve_access
 
 if TYPE_CHECKING:
     import argparse
@@ -34,16 +35,16 @@ def add_parser(
 def run(arguments: argparse.Namespace) -> int:
     """Check; gives the exit code."""
     try:
-        config = load_config(arguments.config)
+        config, problems = examine_file(arguments.config)
     except ConfigError as error:
         return _refuse(error.problems)
-    problems = _judge_files(config)
+    problems = merge(problems, _judge_files(config))
     try:
         resolve_access(config.keys)
     except ConfigError as error:
-        problems += error.problems
+        problems = merge(problems, error.problems)
     if problems:
-        return _refuse(problems)
+        return _refuse(in_short(problems))
     for warning in _warnings(config):
         print(f"warning: {warning}")
     count = len(config.keys)
@@ -86,6 +87,14 @@ def _warnings(config: Config) -> list[str]:
         for alias, key in config.keys.items()
         if not key.allow
     ]
+    if not config.agent.unit_rules_without_pidfd and not probe_pidfd():
+        warnings += [
+            f"keys.{alias}.allow[{i}].unit: this kernel has no peer pidfds (Linux 6.5):"
+            " on api.sock it matches nobody, see agent.unit_rules_without_pidfd"
+            for alias, key in config.keys.items()
+            for i, rule in enumerate(key.allow)
+            if rule.unit is not None
+        ]
     kind, _, device = config.vtpm.tcti.partition(":")
     if kind == "device" and not Path(device).exists():
         warnings.append(f"vtpm.tcti: {device}: there is no such device here")

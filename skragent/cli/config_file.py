@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from skragent.config import MAX_CONFIG_BYTES, Config, parse_config, too_long
+from skragent.config import (
+    MAX_CONFIG_BYTES,
+    Config,
+    examine_config,
+    parse_config,
+    too_long,
+)
 from skragent.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,6 +36,19 @@ def load_config(path: str) -> Config:
     Raises:
         ConfigError: config.unreadable, or what `parse_config` says.
     """
+    return parse_config(_read(path))
+
+
+def examine_file(path: str) -> tuple[Config, list[str]]:
+    """Read a configuration file as far as it can be, and find what is wrong with it.
+
+    Raises:
+        ConfigError: config.unreadable, or it is no TOML at all.
+    """
+    return examine_config(_read(path))
+
+
+def _read(path: str) -> str:
     try:
         with Path(path).open("rb") as file:
             raw = file.read(MAX_CONFIG_BYTES + 1)
@@ -40,7 +59,6 @@ def load_config(path: str) -> Config:
     if len(raw) > MAX_CONFIG_BYTES:  # what was read of it is not what was meant
         raise too_long()
     try:
-        text = raw.decode()
+        return raw.decode()
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: not UTF-8"], code="config.syntax") from error
-    return parse_config(text)

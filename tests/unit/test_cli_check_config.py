@@ -87,3 +87,21 @@ def test_a_file_that_is_not_text_is_a_problem(
     config.write_bytes(b"\xff")
     assert main(["check-config", "--config", str(config)]) == exit_codes.CONFIG
     assert "not UTF-8" in capsys.readouterr().out
+
+
+def test_settings_and_names_are_told_in_one_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "skragent.toml"
+    file.write_text(
+        "[serving]\nhead_bytes = 1\n"
+        '[keys.db]\nvault = "https://v.vault.azure.net"\n'
+        'allow = [{ user = "no-such-user" }, { unit = "web" }]\n'
+    )
+    assert main(["check-config", "--config", str(file)]) == exit_codes.CONFIG
+    places = [line.partition(": ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert places == [
+        "serving.head_bytes",
+        "keys.db.allow[1].unit",
+        "keys.db.allow[0].user",
+    ]
