@@ -27,6 +27,8 @@ done
 cat >"$dir/skragent.toml" <<CONFIG
 [agent]
 api_socket = "$dir/api.sock"
+credentials_socket = "$dir/credentials.sock"
+admin_socket = "$dir/admin.sock"
 metrics_listen = ""
 [vtpm]
 tcti = "swtpm:path=$dir/emu/tpm.sock"
