@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import select
 import shutil
 import socket
@@ -24,7 +25,12 @@ from support.serving import (
     ring_with,
     split_answers,
 )
-from support.serving_server import RunningServer, read_all, serving
+from support.serving_server import (
+    RunningServer,
+    read_all,
+    serving,
+    serving_child,
+)
 
 from skragent.client import SkragentClient, SkragentError
 from skragent.keyring import KeyState
@@ -259,3 +265,59 @@ def test_one_users_connections_do_not_take_anothers(open_directory: Path) -> Non
         mine.sendall(KEY)
         mine.recv(65536)
         assert ask_as(server.path, 1234, 1234) == 200
+
+
+WAITING = get("/v1/keys/later?wait=60")
+
+
+def test_a_caller_that_half_closes_and_waits_is_answered(server: RunningServer) -> None:
+    with server.connect() as connection:
+        connection.sendall(WAITING)
+        connection.shutdown(socket.SHUT_WR)
+        wait_for_parked(server, 1)
+        server.call(lambda: server.ring.put(held_key("later")))
+        (answer,) = split_answers(read_all(connection))
+    assert answer.body == FORMS["jwk"]
+
+
+def test_a_caller_that_is_gone_is_not_waited_with(server: RunningServer) -> None:
+    connection = server.connect()
+    connection.sendall(WAITING)
+    wait_for_parked(server, 1)
+    connection.close()
+    wait_for_parked(server, 0)
+
+
+def wait_for_parked(server: RunningServer, count: int) -> None:
+    found: list[int] = []
+    while not found or found[-1] != count:
+        server.call(lambda: found.append(len(server.api._api._waiting["later"])))
+
+
+@pytest.mark.root
+def test_an_agent_without_descriptors_left_goes_on_when_there_are_some(
+    tmp_path: Path,
+) -> None:
+    with serving_child(tmp_path, b"the key", "canary") as (pid, path):
+        with connect(path) as first:
+            first.sendall(PEM)
+            assert first.recv(65536)
+            used = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (used, used))
+            second = connect(path)
+            second.sendall(PEM)
+            first.sendall(PEM)  # who is connected is served all the same
+            assert first.recv(65536)
+            assert not select.select([second], [], [], 0)[0]
+        with second:
+            assert second.recv(65536).endswith(b"the key")
+
+
+def connect(path: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(10)
+    connection.connect(str(path))
+    return connection
+
+
+PEM = get(f"/v1/keys/{ALIAS}", "Accept: application/x-pem-file")
