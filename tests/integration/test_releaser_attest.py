@@ -98,9 +98,9 @@ class FakeMaa:
 
     def __call__(self, asked: Asked) -> Answer:
         if asked.path == "/certs":
-            return Answer(200, key_set(*self.published))
-        # From now on the key of this token is published, as after a rotation.
-        self.published = [self.signer]
+            # Who asks again finds the signer's key: the keys were rotated meanwhile.
+            published, self.published = self.published, [self.signer]
+            return Answer(200, key_set(*published))
         return self.refusal or Answer(200, self._attest(asked.body))
 
     def _attest(self, body: bytes) -> bytes:
