@@ -25,6 +25,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Final, Protocol
 
 from skragent.observe import Event, log, names
+from skragent.serving.acceptor import Acceptor
 from skragent.serving.credential_address import (
     CredentialAddress,
     CredentialName,
@@ -51,8 +52,6 @@ _FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 # More stay in the backlog, which is safe: those fail where nobody ever accepts them.
 # FileDescriptorStoreMax= of the unit has room for these.
 _MAX_CONNECTIONS: Final = 256
-_ACCEPTED_AT_ONCE: Final = 32
-_PAUSE_SECONDS: Final = 1.0
 
 
 class Store(Protocol):
@@ -103,7 +102,7 @@ class CredentialServer:
         store: Store,
         restored: Sequence[tuple[str, socket.socket]] = (),
     ) -> None:
-        self._socket = sock
+        self._acceptor = Acceptor(sock, self._accept)
         self._keyring = keyring
         self._access = access
         self._counters = counters
@@ -112,8 +111,6 @@ class CredentialServer:
         self._restored = list(restored)
         self._askers: dict[int, _Asker] = {}
         self._waiting: dict[str, set[_Asker]] = defaultdict(set)
-        self._is_accepting = False
-        self._is_closing = False
         self._is_empty = asyncio.Event()
         self._is_empty.set()
         self._gone = select.epoll()
@@ -124,18 +121,14 @@ class CredentialServer:
         """Go on with what was accepted before us, and begin to accept."""
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._gone.fileno(), self._on_gone)
-        self._socket.settimeout(0)
-        self._socket.listen()
         restored, self._restored = self._restored, []
         for stored_as, sock in restored:
             self._take_in(sock, stored_as)
-        self._start_accepting()
+        self._acceptor.start(self._loop)
 
     async def close(self, seconds: float = 1.0) -> None:
         """Accept nobody more, and refuse who still waits."""
-        self._is_closing = True
-        self._stop_accepting()
-        self._socket.close()
+        self._acceptor.close()
         for asker in [a for lot in self._waiting.values() for a in lot]:
             self._refuse(asker, "serve.not_ready", "the agent is stopped")
         with contextlib.suppress(TimeoutError):
@@ -152,24 +145,10 @@ class CredentialServer:
         for alias in list(self._waiting):
             self._on_change(alias)
 
-    def _on_acceptable(self) -> None:
-        for _ in range(_ACCEPTED_AT_ONCE):
-            if len(self._askers) >= _MAX_CONNECTIONS:
-                self._stop_accepting()  # until one is gone
-                return
-            try:
-                sock, _address = self._socket.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:  # no descriptor is left, or no memory
-                log(
-                    Event.CONNECTIONS_REFUSED,
-                    f"connections cannot be accepted now: {error.strerror}",
-                )
-                self._stop_accepting()
-                self._loop.call_later(_PAUSE_SECONDS, self._start_accepting)
-                return
-            self._take_in(sock, self._store.store_fd(sock.fileno()))
+    def _accept(self, sock: socket.socket) -> None:
+        self._take_in(sock, self._store.store_fd(sock.fileno()))
+        if len(self._askers) >= _MAX_CONNECTIONS:
+            self._acceptor.pause()  # until one is gone
 
     def _take_in(self, sock: socket.socket, stored_as: str) -> None:
         sock.settimeout(0)
@@ -305,8 +284,7 @@ class CredentialServer:
         self._counters.connections[SOCKET] = len(self._askers)
         if not self._askers:
             self._is_empty.set()
-        if not self._is_closing:
-            self._start_accepting()
+        self._acceptor.resume()
 
     def _wait_no_more(self, asker: _Asker) -> None:
         if asker.deadline is not None:
@@ -314,16 +292,6 @@ class CredentialServer:
             asker.deadline = None
             self._counters.in_flight[SOCKET] -= 1
         self._waiting[asker.name.alias].discard(asker)
-
-    def _start_accepting(self) -> None:
-        if not self._is_accepting and self._socket.fileno() >= 0:
-            self._is_accepting = True
-            self._loop.add_reader(self._socket.fileno(), self._on_acceptable)
-
-    def _stop_accepting(self) -> None:
-        if self._is_accepting:
-            self._is_accepting = False
-            self._loop.remove_reader(self._socket.fileno())
 
     def _note(self, asker: _Asker, event: Event, code: str, what: str) -> None:
         self._counters.requests_cell(SOCKET, "get", code).value += 1

@@ -39,11 +39,6 @@ class Limits:
     # From an answer's first byte to its last one; slower readers are cut.
     send_timeout_seconds: int = 10
 
-    @property
-    def pending_bytes(self) -> int:
-        """What a connection may have sent and we not have answered."""
-        return self.head_bytes + self.body_bytes
-
 
 def limits_of(settings: ServingConfig) -> Limits:
     """Take the bounds from the configuration."""

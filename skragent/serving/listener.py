@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from skragent.errors import RequestError, ServeError
 from skragent.observe import Event, log, names
+from skragent.serving.acceptor import Acceptor
 from skragent.serving.accounts import Accounts
 from skragent.serving.answer import problem_answer
 from skragent.serving.limits import READ_BYTES, Limits
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from skragent.observe import Counters
+    from skragent.serving.acceptor import Loop
     from skragent.serving.accounts import Account
     from skragent.serving.answer import Answer
     from skragent.serving.park import Parked
@@ -28,40 +30,12 @@ if TYPE_CHECKING:
     Handler = Callable[[Request, Peer], Answer | Parked]
 
 _TICK_SECONDS: Final = 1.0
-_BACKLOG: Final = 1024
-# Connections taken in before what is open is looked at again.
-_ACCEPTED_AT_ONCE: Final = 64
 # Different requests of different callers within a second that are answered at once.
 _REMEMBERED: Final = 256
 _NOTHING_YET: Final = -1
 
-CONTENT_TOO_LARGE: Final = 413
 TOO_MANY_REQUESTS: Final = 429
 SERVICE_UNAVAILABLE: Final = 503
-
-
-class Loop(Protocol):
-    """What is needed of an event loop."""
-
-    def add_reader(self, fd: int, callback: Callable[[], object]) -> object:
-        """See asyncio."""
-        ...
-
-    def remove_reader(self, fd: int) -> object:
-        """See asyncio."""
-        ...
-
-    def add_writer(self, fd: int, callback: Callable[[], object]) -> object:
-        """See asyncio."""
-        ...
-
-    def remove_writer(self, fd: int) -> object:
-        """See asyncio."""
-        ...
-
-    def call_later(self, delay: float, callback: Callable[[], object]) -> Any:  # noqa: ANN401 - a handle
-        """See asyncio."""
-        ...
 
 
 class Listener:
@@ -101,10 +75,9 @@ class Listener:
         self._remembered: dict[tuple[tuple[object, ...], bytes], Answer] = {}
         self._refused_at = -1
         self._on_tick = on_tick
-        self._socket = sock
+        self._acceptor = Acceptor(sock, self._accept)
         self._identifies = sock.family == socket.AF_UNIX
         self._connections: set[Connection] = set()
-        self._is_accepting = False
         self._sweeping: asyncio.TimerHandle | None = None
         self._is_empty = asyncio.Event()
         self._is_empty.set()
@@ -113,14 +86,11 @@ class Listener:
     async def start(self) -> None:
         """Begin to accept."""
         self.loop = asyncio.get_running_loop()
-        self._socket.settimeout(0)
-        self._socket.listen(_BACKLOG)
-        self._start_accepting()
+        self._acceptor.start(self.loop)
 
     async def close(self, seconds: float) -> None:
         """Stop accepting; let answers under way be taken for some seconds, then cut."""
-        self._stop_accepting()
-        self._socket.close()
+        self._acceptor.close()
         for connection in list(self._connections):
             connection.end()
         try:
@@ -245,15 +215,6 @@ class Listener:
             return self.problem(busy("too many requests are in flight"), retry_after=1)
         return self._handle(request, peer)
 
-    def refuse_body(self, size: int) -> None:
-        """Refuse a body that is too large to be read."""
-        if size > self.limits.body_bytes:
-            raise RequestError(
-                f"the body is longer than {self.limits.body_bytes} bytes",
-                code="serve.body",
-                status=CONTENT_TOO_LARGE,
-            )
-
     def problem(self, error: ServeError, *, retry_after: int | None = None) -> Answer:
         """Answer what never came to the handler."""
         cell = self.counters.requests_cell(self.name, "none", error.code)
@@ -273,45 +234,18 @@ class Listener:
         self.counters.in_flight[self.name] = self._in_flight
         self.is_busy = self._in_flight >= self.limits.requests_in_flight
 
-    def _on_acceptable(self) -> None:
-        for _ in range(_ACCEPTED_AT_ONCE):
-            try:
-                sock, _address = self._socket.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:  # no descriptor is left, or no memory: unchanged
-                self._pause_accepting(error)  # until somebody goes
-                return
-            try:
-                peer = self._identify(sock)
-            except OSError:
-                sock.close()
-                continue
-            self.admit(sock, peer)
+    def _accept(self, sock: socket.socket) -> None:
+        try:
+            peer = self._identify(sock)
+        except OSError:  # the kernel does not tell: nobody is served unknown
+            sock.close()
+            return
+        self.admit(sock, peer)
 
     def _identify(self, sock: socket.socket) -> Peer:
         if not self._identifies:
             return NOBODY
         return identify(sock, wants_unit=self.wants_unit)
-
-    def _pause_accepting(self, error: OSError) -> None:
-        log(
-            Event.CONNECTIONS_REFUSED,
-            f"connections cannot be accepted now: {error.strerror}",
-        )
-        self._stop_accepting()
-        self.loop.call_later(_TICK_SECONDS, self._start_accepting)
-
-    def _start_accepting(self) -> None:
-        fd = self._socket.fileno()
-        if fd >= 0 and not self._is_accepting:
-            self._is_accepting = True
-            self.loop.add_reader(fd, self._on_acceptable)
-
-    def _stop_accepting(self) -> None:
-        if self._is_accepting:
-            self._is_accepting = False
-            self.loop.remove_reader(self._socket.fileno())
 
     def _too_many(self, peer: Peer) -> ServeError:
         self.counters.denied[names.DENIED_CONNECTIONS] += 1

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from skragent.errors import RequestError, ServeError
 from skragent.observe import Event, log
+from skragent.serving.inbox import Inbox
 from skragent.serving.park import Parked
-from skragent.serving.request import END_OF_HEAD, parse_head, refuse_unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,6 +82,7 @@ class Connection:
     __slots__ = (
         "_account",
         "_buffer",
+        "_inbox",
         "_is_closed",
         "_is_ending",
         "_is_half_closed",
@@ -89,7 +90,6 @@ class Connection:
         "_is_reading",
         "_listener",
         "_parked",
-        "_pending",
         "_recv_into",
         "_same_answer",
         "_same_request",
@@ -110,7 +110,7 @@ class Connection:
         self._sendmsg = sock.sendmsg
         self._account = account
         self._buffer = listener.read_buffer  # one for all: used before the next read
-        self._pending = bytearray()  # received and not yet answered
+        self._inbox = Inbox(listener.limits)
         self._unsent: list[_Buffer] = []  # of an answer that is not taken yet
         self._parked: Parked | None = None
         self._is_kept_alive = True  # after the answer to what is parked
@@ -153,7 +153,7 @@ class Connection:
         if (
             count == self._same_size
             and account.left > 0
-            and not self._pending
+            and not self._inbox
             and not listener.is_busy
             and self._buffer.startswith(self._same_request)
         ):
@@ -187,7 +187,7 @@ class Connection:
         limits = self._listener.limits
         if self._unsent:
             allowed = limits.send_timeout_seconds
-        elif self._pending:
+        elif self._inbox:
             allowed = limits.head_timeout_seconds
         else:
             allowed = limits.idle_timeout_seconds
@@ -202,7 +202,7 @@ class Connection:
         """End an overdue wait: with a word where the other end may read it."""
         if self._parked is not None:
             self._parked.answer_now()
-        elif self._pending and not self._unsent:
+        elif self._inbox and not self._unsent:
             self.refuse(
                 RequestError(
                     "the request did not come in time",
@@ -233,7 +233,7 @@ class Connection:
             return
         self._is_ending = True
         self._same_size = _NEVER
-        self._pending.clear()
+        self._inbox.clear()
         self._stop_reading()
         if not (self._unsent or self._is_closed):
             self._close()
@@ -257,12 +257,12 @@ class Connection:
         if count == 0:
             self._half_close()
             return
-        if not self._pending:
+        if not self._inbox:
             self._since = self._listener.tick
-        self._pending += self._buffer[:count]
+        self._inbox.add(self._buffer[:count])
         if self._parked is None:
             self._answer_pending()
-        elif len(self._pending) > self._listener.limits.pending_bytes:
+        elif self._inbox.is_full:
             self._stop_reading()  # it waits for an answer and asks on and on
 
     def _half_close(self) -> None:
@@ -288,35 +288,18 @@ class Connection:
 
     def _answer_pending(self) -> None:
         """Answer every request that is complete, one at a time."""
-        pending = self._pending
-        max_bytes = self._listener.limits.head_bytes
+        inbox = self._inbox
         try:
-            while pending and not (self._unsent or self._is_ending or self._parked):
-                if pending.startswith(b"\r\n"):  # RFC 9112 §2.2: ignore an empty line
-                    del pending[:2]
-                    continue
-                end = pending.find(END_OF_HEAD, 0, max_bytes)
-                if end < 0:
-                    refuse_unfinished(pending, max_bytes=max_bytes)
+            while inbox and not (self._unsent or self._is_ending or self._parked):
+                received = inbox.next()
+                if received is None:
                     return
-                size = end + len(END_OF_HEAD)
-                request = parse_head(bytes(pending[:size]))
-                if request.body_bytes:
-                    self._listener.refuse_body(request.body_bytes)
-                    size += request.body_bytes
-                    if len(pending) < size:
-                        return
-                    request = request.with_body(
-                        bytes(pending[size - request.body_bytes : size])
-                    )
-                whole = bytes(pending[:size])
-                del pending[:size]
-                self._answer(request, whole)
+                self._answer(*received)
                 self._since = self._listener.tick
         except RequestError as error:
             self.refuse(error)
 
-    def _answer(self, request: Request, whole: bytes) -> None:
+    def _answer(self, request: Request, raw: bytes) -> None:
         self._is_kept_alive = request.keep_alive
         try:
             answer = self._listener.answer(request, self.peer, self._account)
@@ -333,13 +316,13 @@ class Connection:
             answer.park(self, self._listener.tick)
             return
         if not request.keep_alive:
-            if answer.is_lasting and not self._pending:
-                self._listener.remember(self.peer, whole, answer)
+            if answer.is_lasting and not self._inbox:
+                self._listener.remember(self.peer, raw, answer)
             self._finish(answer)
             return
         if answer.is_lasting:
-            self._same_size = len(whole)
-            self._same_request = whole
+            self._same_size = len(raw)
+            self._same_request = raw
             self._same_answer = answer
         answer.cell.value += 1
         self._send(answer.parts, answer.size)

@@ -158,7 +158,7 @@ def test_whatever_callers_do_the_wire_stays_what_it_is(
             parked = sum(map(len, wire.api._waiting.values()))
             assert parked + len(wire.api._watching) <= 2
             for connection in wire.listener._connections:
-                assert len(connection._pending) <= LIMITS.pending_bytes + 16384
+                assert len(connection._inbox) <= 350 + 16384
         for _ in range(20):  # nobody does anything any more
             wire.pass_seconds(1)
         assert wire.listener._connections == set()
