@@ -6,7 +6,7 @@ a whole request here, and copies what a slow reader does not take.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from skragent.observe import Event, log
 
@@ -14,34 +14,12 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from skragent.serving.ports import Loop
+
 _BACKLOG: Final = 1024
 # Connections taken in before those that are open are looked at again.
 _AT_ONCE: Final = 64
 _PAUSE_SECONDS: Final = 1.0
-
-
-class Loop(Protocol):
-    """What is needed of an event loop."""
-
-    def add_reader(self, fd: int, callback: Callable[[], object]) -> object:
-        """See asyncio."""
-        ...
-
-    def remove_reader(self, fd: int) -> object:
-        """See asyncio."""
-        ...
-
-    def add_writer(self, fd: int, callback: Callable[[], object]) -> object:
-        """See asyncio."""
-        ...
-
-    def remove_writer(self, fd: int) -> object:
-        """See asyncio."""
-        ...
-
-    def call_later(self, delay: float, callback: Callable[[], object]) -> Any:  # noqa: ANN401 - a handle
-        """See asyncio."""
-        ...
 
 
 class Acceptor:

@@ -17,12 +17,12 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol
 
 from skragent import __version__
-from skragent.errors import AccessDeniedError, NotReadyError, RequestError, ServeError
+from skragent.errors import AccessDeniedError, RequestError, ServeError
 from skragent.keyring import KeyState
 from skragent.observe import Event, log, names
 from skragent.serving.answer import Answer, json_answer, problem_answer
 from skragent.serving.documents import describe_key, overall_state
-from skragent.serving.park import Parked, look_at_all
+from skragent.serving.park import ParkingLots
 from skragent.serving.query import parse_query, parse_wait
 from skragent.serving.status import status_answer
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from skragent.keyring import Keyring
     from skragent.observe import Cell, Counters
+    from skragent.serving.park import Parked
     from skragent.serving.peers import Peer
     from skragent.serving.request import Request
 
@@ -38,6 +39,7 @@ SOCKET: Final = "admin"
 METHOD_NOT_ALLOWED: Final = 405
 
 _KEYS: Final = "/v1/keys/"
+_STATUS: Final = "status"  # what is waited for
 
 
 class Control(Protocol):
@@ -69,10 +71,9 @@ class AdminApi:
         self._keyring = keyring
         self._counters = counters
         self._control = control
-        self._most_watchers = watchers
-        self._watching: set[Parked] = set()
+        self._lots = ParkingLots(watchers)
         self._trusted = frozenset({0, os.geteuid()})
-        keyring.observe(lambda: look_at_all(self._watching))
+        keyring.observe(lambda: self._lots.look(_STATUS))
 
     def handle(self, request: Request, peer: Peer) -> Answer | Parked:
         """Answer one request, now or later; every refusal is an answer."""
@@ -121,12 +122,7 @@ class AdminApi:
                 cell_of=lambda code: self._cell("status", code),
             )
 
-        answer = ask(wait <= 0)
-        if answer is not None:
-            return answer
-        if len(self._watching) >= self._most_watchers:
-            raise NotReadyError("too many requests wait already", code="serve.busy")
-        return Parked(wait, ask, self._watching)
+        return self._lots.now_or_later(_STATUS, wait, ask)
 
     def _document(self) -> dict[str, object]:
         entries = list(self._keyring)

@@ -16,7 +16,6 @@ then connections send them again (see `wire`).
 from __future__ import annotations
 
 import urllib.parse
-from collections import defaultdict
 from http import HTTPStatus
 from importlib import resources
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -32,7 +31,7 @@ from skragent.serving.documents import (
     overall_state,
 )
 from skragent.serving.negotiation import MEDIA_TYPES, choose_form
-from skragent.serving.park import Parked, look_at_all
+from skragent.serving.park import ParkingLots
 from skragent.serving.query import is_known_tag, parse_query, parse_wait
 from skragent.serving.status import status_answer
 
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from skragent.observe import Cell, Counters
     from skragent.serving.access import Access, Operation
     from skragent.serving.negotiation import Choice
+    from skragent.serving.park import Parked
     from skragent.serving.peers import Peer
     from skragent.serving.request import Request
 
@@ -52,6 +52,7 @@ SOCKET: Final = "api"
 KEYS_PATH: Final = "/v1/keys"
 _ONE_KEY: Final = KEYS_PATH + "/"
 _PUBLIC: Final = "/public"
+_ANY_KEY: Final = ""  # what a request for the status waits for; no key has this name
 
 METHOD_NOT_ALLOWED: Final = 405
 
@@ -97,10 +98,8 @@ class KeyApi:
         self._access = access
         self._counters = counters
         self._now = now
-        self._long_polls = long_polls
         self._audit = Audit(counters)
-        self._waiting: dict[str, set[Parked]] = defaultdict(set)  # for one key
-        self._watching: set[Parked] = set()  # /v1/status
+        self._lots = ParkingLots(long_polls)  # by key
         self._lasting: dict[str, dict[tuple[Operation, Choice, bool], Answer]] = {}
         self._openapi: Answer | None = None
         keyring.subscribe(self._on_change)
@@ -111,9 +110,8 @@ class KeyApi:
         """Use other rules from now on, also for connections that are open."""
         self._access = access
         self._audit.forget_denials()
-        for alias in [*self._lasting, *self._waiting]:
-            self._on_change(alias)
-        look_at_all(self._watching)
+        for entry in self._keyring:
+            self._on_change(entry.alias)
 
     def retire_all(self) -> None:
         """Let answers tell a new age; called each second."""
@@ -200,7 +198,7 @@ class KeyApi:
                 cell_of=lambda code: self._cell("status", code),
             )
 
-        return self._now_or_later("status", wait, ask, self._watching)
+        return self._later("status", _ANY_KEY, wait, ask)
 
     def _get(self, request: Request, peer: Peer) -> Answer | Parked:
         return self._one_key(request, peer, request.path[len(_ONE_KEY) :], "get")
@@ -227,16 +225,12 @@ class KeyApi:
         def ask(must: bool) -> Answer | None:  # noqa: FBT001 - Parked's
             return self._key_answer(wish, peer, must=must)
 
-        return self._now_or_later(operation, wait, ask, self._waiting[alias])
+        return self._later(operation, alias, wait, ask)
 
-    def _now_or_later(
-        self,
-        op: str,
-        seconds: float,
-        ask: Callable[[bool], Answer | None],
-        lot: set[Parked],
+    def _later(
+        self, op: str, what: str, seconds: float, ask: Callable[[bool], Answer | None]
     ) -> Answer | Parked:
-        """Ask; where there is no answer yet and the caller waits, park the question."""
+        """Answer, or park the question; a refusal later is an answer as well."""
 
         def ask_safely(must: bool) -> Answer | None:  # noqa: FBT001 - Parked's
             try:
@@ -244,15 +238,12 @@ class KeyApi:
             except ServeError as error:
                 return self._problem(op, error, {})
 
-        answer = ask_safely(seconds <= 0)
-        if answer is not None:
-            return answer
-        parked = len(self._watching) + sum(map(len, self._waiting.values()))
-        if parked >= self._long_polls:
+        try:
+            return self._lots.now_or_later(what, seconds, ask_safely)
+        except NotReadyError as error:
             self._counters.denied[names.DENIED_BUSY] += 1
-            error = NotReadyError("too many requests wait already", code="serve.busy")
-            return self._problem(op, error, {"Retry-After": str(_MIN_RETRY_SECONDS)})
-        return Parked(seconds, ask_safely, lot)
+            headers = {"Retry-After": str(_MIN_RETRY_SECONDS)}
+            return self._problem(op, error, headers)
 
     def _admit(self, peer: Peer, alias: str, operation: Operation) -> Entry:
         entry = self._keyring.get(alias)
@@ -330,8 +321,8 @@ class KeyApi:
 
     def _on_change(self, alias: str) -> None:
         self._retire(alias)
-        look_at_all(self._waiting[alias])
-        look_at_all(self._watching)
+        self._lots.look(alias)
+        self._lots.look(_ANY_KEY)
 
     def _retire(self, alias: str) -> None:
         for answer in self._lasting.pop(alias, {}).values():

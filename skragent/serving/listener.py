@@ -19,13 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from skragent.observe import Counters
-    from skragent.serving.acceptor import Loop
     from skragent.serving.accounts import Account
     from skragent.serving.answer import Answer
     from skragent.serving.park import Parked
     from skragent.serving.peers import Peer
+    from skragent.serving.ports import Loop, Socket
     from skragent.serving.request import Request
-    from skragent.serving.wire import Socket
 
     Handler = Callable[[Request, Peer], Answer | Parked]
 

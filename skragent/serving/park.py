@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final, Protocol
 
+from skragent.errors import NotReadyError
 from skragent.observe import Event, log
 
 if TYPE_CHECKING:
@@ -87,7 +88,32 @@ class Parked:
         self._lot.discard(self)
 
 
-def look_at_all(lot: set[Parked]) -> None:
-    """Ask for everyone who waits; who is answered leaves the lot meanwhile."""
-    for parked in list(lot):
-        parked.look()
+class ParkingLots:
+    """All that waits on one socket, by what it waits for; at most so many in all."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lots: dict[str, set[Parked]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._lots.values()))
+
+    def now_or_later(
+        self, what: str, seconds: float, ask: Callable[[bool], Answer | None]
+    ) -> Answer | Parked:
+        """Ask; where there is no answer yet and the caller waits, park the question.
+
+        Raises:
+            NotReadyError: serve.busy, where too many wait already.
+        """
+        answer = ask(seconds <= 0)
+        if answer is not None:
+            return answer
+        if len(self) >= self._limit:
+            raise NotReadyError("too many requests wait already", code="serve.busy")
+        return Parked(seconds, ask, self._lots.setdefault(what, set()))
+
+    def look(self, what: str) -> None:
+        """Ask for everyone who waits for this; who is answered leaves meanwhile."""
+        for parked in list(self._lots.get(what, ())):
+            parked.look()

@@ -23,7 +23,7 @@ Time is the listener's tick of one second: no timers, no clock calls per request
 from __future__ import annotations
 
 import select
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from skragent.errors import RequestError, ServeError
 from skragent.observe import Event, log
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from skragent.serving.answer import Answer
     from skragent.serving.listener import Listener
     from skragent.serving.peers import Peer
+    from skragent.serving.ports import Socket
     from skragent.serving.request import Request
 
 _NEVER: Final = -1
@@ -45,35 +46,6 @@ _NEVER: Final = -1
 _DRAINED_READS: Final = 4
 
 _Buffer = bytes | memoryview
-
-
-class Socket(Protocol):
-    """What a connection needs of its socket; non-blocking."""
-
-    def fileno(self) -> int:
-        """Return the descriptor, to wait on."""
-        ...
-
-    def recv_into(self, buffer: bytearray, nbytes: int = 0, flags: int = 0) -> int:
-        """Read what is there."""
-        ...
-
-    def sendmsg(
-        self,
-        buffers: Sequence[_Buffer],
-        ancdata: Sequence[Any] = (),
-        flags: int = 0,
-    ) -> int:
-        """Send what can be sent at once; tell how much it was."""
-        ...
-
-    def settimeout(self, value: float, /) -> None:
-        """Never block, with 0."""
-        ...
-
-    def close(self) -> None:
-        """End the connection."""
-        ...
 
 
 class Connection:

@@ -152,7 +152,7 @@ def test_a_call_that_is_cancelled_waits_no_longer(server: RunningServer) -> None
 
     def waiting() -> bool:
         found = []
-        server.call(lambda: found.append(bool(server.api._api._waiting["later"])))
+        server.call(lambda: found.append(bool(len(server.api._api._lots))))
         return found[0]
 
     asyncio.run(asyncio.wait_for(test(), 20))

@@ -291,7 +291,7 @@ def test_a_caller_that_is_gone_is_not_waited_with(server: RunningServer) -> None
 def wait_for_parked(server: RunningServer, count: int) -> None:
     found: list[int] = []
     while not found or found[-1] != count:
-        server.call(lambda: found.append(len(server.api._api._waiting["later"])))
+        server.call(lambda: found.append(len(server.api._api._lots)))
 
 
 @pytest.mark.root

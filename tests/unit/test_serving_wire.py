@@ -462,7 +462,7 @@ def test_a_question_that_fails_while_it_waits_ends_its_connection_alone() -> Non
     def test(wire: Wire) -> None:
         _, sock = wire.connect()
         feed(sock, get(f"/v1/keys/{ALIAS}?wait=10"))
-        (parked,) = wire.api._waiting[ALIAS]
+        (parked,) = wire.api._lots._lots[ALIAS]
         parked._ask = broken
         ring.put(held_key())
         assert sock.closed
