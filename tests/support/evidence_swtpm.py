@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 os.environ["TSS2_LOG"] = "all+NONE"  # before the import: it is read once
@@ -26,7 +26,6 @@ from tpm2_pytss.types import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 AK_HANDLE = 0x81000003
 
@@ -129,13 +128,18 @@ def run_swtpm(directory: Path) -> Iterator[Swtpm]:
 
 
 def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
-    """Try to connect until it answers; the kernel tells when it listens."""
+    """Wait until it listens, by the kernel's word: a connection would be its only one."""
     for _ in range(500):
         if process.poll() is not None:
             raise RuntimeError("swtpm ended at once")
-        with socket.socket(socket.AF_UNIX) as probe:
-            if path.exists() and probe.connect_ex(f"{path}.ctrl") == 0:
-                return
+        if _listens(path) and _listens(path.with_name(f"{path.name}.ctrl")):
+            return
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.01)
     raise RuntimeError("swtpm does not listen")
+
+
+def _listens(path: Path) -> bool:
+    """Look a socket up in proc(5)'s /proc/net/unix: `__SO_ACCEPTCON` is 0x10000."""
+    rows = (row.split() for row in Path("/proc/net/unix").read_text().splitlines()[1:])
+    return any(row[-1] == str(path) and int(row[3], 16) & 0x10000 for row in rows)
