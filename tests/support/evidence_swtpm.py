@@ -128,7 +128,7 @@ def run_swtpm(directory: Path) -> Iterator[Swtpm]:
 
 
 def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
-    """Wait until it listens, by the kernel's word: a connection would be its only one."""
+    """Wait until the kernel says that it listens: it takes one connection at a time."""
     for _ in range(500):
         if process.poll() is not None:
             raise RuntimeError("swtpm ended at once")
