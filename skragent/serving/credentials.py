@@ -51,7 +51,7 @@ _FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 # More stay in the backlog, which is safe: those fail where nobody ever accepts them.
 # FileDescriptorStoreMax= of the unit has room for these.
-_MAX_CONNECTIONS: Final = 256
+MAX_CONNECTIONS: Final = 256
 
 
 class Store(Protocol):
@@ -147,7 +147,7 @@ class CredentialServer:
 
     def _accept(self, sock: socket.socket) -> None:
         self._take_in(sock, self._store.store_fd(sock.fileno()))
-        if len(self._askers) >= _MAX_CONNECTIONS:
+        if len(self._askers) >= MAX_CONNECTIONS:
             self._acceptor.pause()  # until one is gone
 
     def _take_in(self, sock: socket.socket, stored_as: str) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from skragent.agent import exit_codes
 from skragent.agent.sockets import ADMIN, API, CREDENTIALS, SocketKind
-from skragent.config import AgentConfig, VtpmConfig
+from skragent.config import AgentConfig, ServingConfig, VtpmConfig
 from skragent.job import ARENA_BYTES_PER_KEY, MAX_KEYS
+from skragent.serving.credentials import MAX_CONNECTIONS
 
 UNITS = Path(__file__).resolve().parents[2] / "systemd"
 
@@ -69,6 +70,18 @@ def test_the_memory_that_may_be_locked_suffices_for_two_jobs_of_all_keys() -> No
     limit = read("skragent.service")["Service"]["LimitMEMLOCK"]
     assert limit == "64M"
     assert 2 * MAX_KEYS * ARENA_BYTES_PER_KEY < 64 * 1024 * 1024
+
+
+def test_no_socket_can_take_the_descriptors_of_the_others() -> None:
+    limits = ServingConfig()
+    most = 2 * limits.connections  # api and admin
+    most += limits.connections_per_uid + MAX_CONNECTIONS  # metrics, credentials
+    assert int(read("skragent.service")["Service"]["LimitNOFILE"]) > most + 100
+
+
+def test_systemd_can_store_every_connection_that_waits_for_a_credential() -> None:
+    stored = int(read("skragent.service")["Service"]["FileDescriptorStoreMax"])
+    assert stored > MAX_CONNECTIONS
 
 
 def test_peers_keep_their_uids_and_the_tpm_its_device() -> None:
