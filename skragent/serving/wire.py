@@ -267,11 +267,11 @@ class Connection:
                 if received is None:
                     return
                 self._answer(*received)
-                self._since = self._listener.tick
         except RequestError as error:
             self.refuse(error)
 
     def _answer(self, request: Request, raw: bytes) -> None:
+        self._since = self._listener.tick
         self._is_kept_alive = request.keep_alive
         try:
             answer = self._listener.answer(request, self.peer, self._account)
@@ -315,7 +315,6 @@ class Connection:
         """Keep what is not taken, and wait until more can be sent."""
         self._unsent = _rest(parts, sent)
         self._listener.take_off()
-        self._since = self._listener.tick
         self._stop_reading()
         self._listener.loop.add_writer(self._socket.fileno(), self.on_writable)
 
@@ -325,6 +324,7 @@ class Connection:
 
     def _finish(self, answer: Answer) -> None:
         """Send a last answer and close once it is taken."""
+        self._since = self._listener.tick
         answer.cell.value += 1
         self._send(answer.last_parts, answer.last_size)
         if not self._is_closed:

@@ -270,6 +270,21 @@ def test_a_reader_is_cut_at_the_deadline_and_not_before() -> None:
     on_wire(ring_with(held_key()), test, limits=LIMITS)
 
 
+def test_a_reader_that_takes_a_byte_now_and_then_is_cut_all_the_same() -> None:
+    def test(wire: Wire) -> None:
+        _, sock = wire.connect(room=10)
+        feed(sock, KEY)
+        for _ in range(5):
+            wire.pass_seconds(2)
+            sock.room += 1
+            wire.loop.writers[sock.fileno()]()
+        assert len(sock.sent) == 15
+        wire.pass_seconds(1)
+        assert sock.closed
+
+    on_wire(ring_with(held_key()), test, limits=LIMITS)
+
+
 def test_a_reader_of_a_last_answer_is_cut_at_the_deadline_too() -> None:
     def test(wire: Wire) -> None:
         _, transport = wire.connect(room=10)
