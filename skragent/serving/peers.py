@@ -15,6 +15,7 @@ from __future__ import annotations
 import array
 import ctypes
 import errno
+import functools
 import os
 import select
 import socket
@@ -22,7 +23,13 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from skragent.serving.units import NO_UNIT, CallerUnit, parse_cgroup
+from skragent.serving.units import (
+    NO_UNIT,
+    CallerUnit,
+    Hierarchy,
+    find_hierarchy,
+    parse_cgroup,
+)
 
 _SO_PEERGROUPS: Final = 59
 _SO_PEERPIDFD: Final = 77
@@ -123,8 +130,17 @@ def unit_of(pid: int) -> CallerUnit:
     """Read the unit of whichever process has this number now."""
     if pid <= 0:
         return NO_UNIT
-    raw = _read(f"/proc/{pid}/cgroup", _MAX_CGROUP_BYTES)
-    return parse_cgroup(raw.decode("ascii", "replace"))
+    return parse_cgroup(_read_cgroup(pid), _hierarchy())
+
+
+@functools.cache
+def _hierarchy() -> Hierarchy | None:
+    """Find out once which hierarchy systemd keeps: it is the same until a boot."""
+    return find_hierarchy(_read_cgroup(1))
+
+
+def _read_cgroup(pid: int) -> str:
+    return _read(f"/proc/{pid}/cgroup", _MAX_CGROUP_BYTES).decode("ascii", "replace")
 
 
 def _pid_behind(pidfd: int) -> int:

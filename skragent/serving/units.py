@@ -12,6 +12,7 @@ manager the same holds once more, by the word of that user.
 
 from __future__ import annotations
 
+import enum
 import re
 from typing import Final, NamedTuple
 
@@ -42,33 +43,56 @@ def is_unit_name(name: str) -> bool:
     return len(name) <= _MAX_NAME and _UNIT.fullmatch(name) is not None
 
 
-def parse_cgroup(text: str) -> CallerUnit:
-    """Find the unit in the text of /proc/PID/cgroup; what is malformed has none."""
-    components = _components(_systemd_path(text))
-    unit, rest = _first_unit(components)
+class Hierarchy(enum.Enum):
+    """The hierarchies that systemd may keep its units in; the value is its marking."""
+
+    NAMED = "name=systemd"  # version 1, and the hybrid of both
+    UNIFIED = ""  # version 2
+
+
+def find_hierarchy(text: str) -> Hierarchy | None:
+    """Tell from PID 1's /proc/1/cgroup which hierarchy systemd keeps.
+
+    systemd puts itself into `init.scope` there. The other one may exist all the same,
+    made by somebody else (containers of old images want it). None where PID 1 is not
+    systemd.
+    """
+    for hierarchy in Hierarchy:
+        if any(path.endswith("/init.scope") for path in _paths(text, hierarchy)):
+            return hierarchy
+    return None
+
+
+def parse_cgroup(text: str, hierarchy: Hierarchy | None = None) -> CallerUnit:
+    """Find the unit in the text of /proc/PID/cgroup; what is malformed has none.
+
+    Args:
+        text: the file.
+        hierarchy: the one that systemd keeps. None: the named one, if there is one.
+    """
+    if hierarchy is None:
+        paths = _paths(text, Hierarchy.NAMED) or _paths(text, Hierarchy.UNIFIED)
+    else:
+        paths = _paths(text, hierarchy)
+    if len(paths) != 1:
+        return NO_UNIT
+    unit, rest = _first_unit(_components(paths[0]))
     if not _USER_MANAGER.fullmatch(unit):
         return CallerUnit(unit)
     return CallerUnit(unit, _first_unit(rest)[0])
 
 
-def _systemd_path(text: str) -> str:
-    """Choose the hierarchy that systemd keeps: cgroups(7), /proc/[pid]/cgroup.
-
-    With version 1, and where both are mounted, that is the one named `systemd`.
-    """
-    named: list[str] = []
-    unified: list[str] = []
+def _paths(text: str, hierarchy: Hierarchy) -> list[str]:
+    """Read the paths in one hierarchy: cgroups(7), /proc/[pid]/cgroup. One, or none."""
+    paths = []
     for line in text.split("\n"):
         number, _, rest = line.partition(":")
         controllers, colon, path = rest.partition(":")
-        if not colon:
-            continue
-        if controllers == "name=systemd":
-            named.append(path)
-        elif number == "0" and not controllers:
-            unified.append(path)
-    paths = named or unified
-    return paths[0] if len(paths) == 1 else ""
+        is_unified = number == "0" and not controllers
+        is_it = is_unified if hierarchy is Hierarchy.UNIFIED else bool(controllers)
+        if colon and is_it and controllers == hierarchy.value:
+            paths.append(path)
+    return paths
 
 
 def _components(path: str) -> list[str]:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from skragent.serving.units import NO_UNIT, CallerUnit, parse_cgroup
+from skragent.serving.units import (
+    NO_UNIT,
+    CallerUnit,
+    Hierarchy,
+    find_hierarchy,
+    parse_cgroup,
+)
 
 APP = CallerUnit("app.service")
 USER_SLICE = "/user.slice/user-1000.slice"
@@ -175,3 +181,33 @@ def test_malformed_text_has_no_unit(text: str) -> None:
 
 def test_a_colon_in_a_path_is_part_of_it() -> None:
     assert in_unified("/a:b.service") == CallerUnit("a:b.service")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0::/init.scope\n", Hierarchy.UNIFIED),
+        ("1:name=systemd:/init.scope\n0::/init.scope\n", Hierarchy.NAMED),
+        ("9:name=systemd:/\n0::/init.scope\n", Hierarchy.UNIFIED),
+        ("1:name=systemd:/init.scope\n0::/\n", Hierarchy.NAMED),
+        ("4:memory:/init.scope\n0::/\n", None),
+        ("0::/\n", None),
+        ("", None),
+    ],
+)
+def test_systemd_keeps_the_hierarchy_that_pid_1_is_in(
+    text: str, expected: Hierarchy | None
+) -> None:
+    assert find_hierarchy(text) is expected
+
+
+def test_a_hierarchy_that_is_not_systemds_says_nothing() -> None:
+    text = "1:name=systemd:/evil.service\n0::/system.slice/app.service\n"
+    assert parse_cgroup(text, Hierarchy.UNIFIED) == APP
+    assert parse_cgroup(text, Hierarchy.NAMED) == CallerUnit("evil.service")
+    assert parse_cgroup("0::/system.slice/app.service\n", Hierarchy.NAMED) == NO_UNIT
+
+
+def test_two_paths_in_one_hierarchy_are_none() -> None:
+    text = "1:name=systemd:/app.service\n2:name=systemd:/app.service\n0::/app.service\n"
+    assert parse_cgroup(text) == NO_UNIT
