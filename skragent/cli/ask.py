@@ -105,6 +105,13 @@ def is_forbidden(error: SkragentError) -> bool:
     return isinstance(error.__cause__, PermissionError)
 
 
+def hint_for_workload(error: SkragentError) -> str:
+    """Say what to do where a workload cannot ask."""
+    if is_forbidden(error):
+        return "Only the socket's group (skragent) may connect: is your user in it?"
+    return hint_for_root(error)
+
+
 def hint_for_root(error: SkragentError) -> str:
     """Say what to do where only root may ask."""
     if is_forbidden(error):

@@ -18,6 +18,7 @@ from skragent.cli.ask import (
     MOST_WAIT_SECONDS,
     add_socket_options,
     api_socket,
+    hint_for_workload,
     is_forbidden,
     seconds,
     tell,
@@ -82,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         key = _fetch(SkragentClient(api_socket(arguments)), arguments)
     except SkragentError as error:
-        return tell(error)
+        return tell(error, hint_for_workload(error))
     try:
         _write(key, arguments.output)
     except BrokenPipeError:

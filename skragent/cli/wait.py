@@ -17,6 +17,8 @@ from skragent.cli.ask import (
     admin_socket,
     api_socket,
     hint_for_root,
+    hint_for_workload,
+    is_forbidden,
     seconds,
     tell,
 )
@@ -80,10 +82,10 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             answer = exchange(path, request, TIMEOUT_SECONDS)
         except SkragentError as error:
-            if not error.is_temporary or hint_for_root(error).startswith("Only"):
-                return tell(error, hint_for_root(error))
-            if time.monotonic() >= deadline:
-                return tell(error, hint_for_root(error))
+            hopeless = not error.is_temporary or is_forbidden(error)
+            if hopeless or time.monotonic() >= deadline:
+                hint = hint_for_root if arguments.all else hint_for_workload
+                return tell(error, hint(error))
             time.sleep(min(_PAUSE_SECONDS, left))  # noqa: TID251 - this is no daemon
             continue
         if answer.body:
