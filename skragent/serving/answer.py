@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PROBLEM_JSON: Final = "application/problem+json"
 JSON: Final = "application/json"
 
+_LATER: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _CLOSE: Final = b"Connection: close\r\n\r\n"
 
 
@@ -102,8 +103,12 @@ def problem_answer(
     headers: Mapping[str, str] | None = None,
     **members: object,
 ) -> Answer:
-    """Answer with an RFC 9457 problem document: `code` is what programs look at."""
+    """Answer with an RFC 9457 problem document: `code` is what programs look at.
+
+    What may succeed later says when, and where nobody knows better, in a second.
+    """
     status = HTTPStatus(error.status)
+    later = {"Retry-After": "1"} if status in _LATER else {}
     document = {
         "title": status.phrase,
         "status": status.value,
@@ -116,6 +121,7 @@ def problem_answer(
         {
             "Content-Type": PROBLEM_JSON,
             "Cache-Control": "no-store",
+            **later,
             **(headers or {}),
         },
         json.dumps(document).encode(),

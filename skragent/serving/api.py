@@ -242,8 +242,7 @@ class KeyApi:
             return self._lots.now_or_later(what, seconds, ask_safely)
         except NotReadyError as error:
             self._counters.denied[names.DENIED_BUSY] += 1
-            headers = {"Retry-After": str(_MIN_RETRY_SECONDS)}
-            return self._problem(op, error, headers)
+            return self._problem(op, error, {})
 
     def _admit(self, peer: Peer, alias: str, operation: Operation) -> Entry:
         entry = self._keyring.get(alias)

@@ -205,20 +205,18 @@ class Listener:
                     "too many requests within a second",
                     code="serve.rate",
                     status=TOO_MANY_REQUESTS,
-                ),
-                retry_after=1,
+                )
             )
         account.left -= 1
         if self.is_busy:
             self.counters.denied[names.DENIED_BUSY] += 1
-            return self.problem(busy("too many requests are in flight"), retry_after=1)
+            return self.problem(busy("too many requests are in flight"))
         return self._handle(request, peer)
 
-    def problem(self, error: ServeError, *, retry_after: int | None = None) -> Answer:
+    def problem(self, error: ServeError) -> Answer:
         """Answer what never came to the handler."""
         cell = self.counters.requests_cell(self.name, "none", error.code)
-        headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
-        return problem_answer(error, cell=cell, headers=headers)
+        return problem_answer(error, cell=cell)
 
     def take_off(self) -> None:
         """Count one more request whose answer is not taken yet."""

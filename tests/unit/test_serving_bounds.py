@@ -183,3 +183,16 @@ def test_what_is_sent_while_a_request_waits_is_bounded() -> None:
         assert not sock.reads
 
     on_wire(ring_with(waiting=["later"]), test, limits=limits)
+
+
+def test_a_connection_too_many_is_told_when_to_come_again() -> None:
+    def test(wire: Wire) -> None:
+        wire.connect()
+        _, second = wire.connect()
+        (answer,) = split_answers(second.sent)
+        assert (answer.code, answer.headers["Retry-After"]) == (
+            "serve.connections",
+            "1",
+        )
+
+    on_wire(ring_with(), test, limits=Limits(connections=1))
