@@ -1,0 +1,97 @@
+"""Requests that come with their connections, and are answered before one is made."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from support.serving import (
+    ALIAS,
+    FORMS,
+    MYSELF,
+    NEXT_VERSION,
+    get,
+    held_key,
+    ring_with,
+    split_answers,
+)
+from support.serving_wire import Wire, feed, on_wire
+
+from skragent.keyring import KeyState
+from skragent.serving import Access, Limits
+
+LAST_KEY = get(f"/v1/keys/{ALIAS}", "Connection: close")
+
+
+def test_a_request_that_comes_with_its_connection_is_answered() -> None:
+    def test(wire: Wire) -> None:
+        for _ in range(3):
+            sock = wire.visit(LAST_KEY)
+            (answer,) = split_answers(sock.sent)
+            assert (answer.status, answer.body) == (200, FORMS["jwk"])
+            assert answer.headers["Connection"] == "close"
+            assert sock.closed
+        assert wire.counters.requests["api", "get", "ok"].value == 3
+        assert wire.counters.connections["api"] == 0
+
+    on_wire(ring_with(held_key()), test)
+
+
+def test_half_a_request_that_comes_with_its_connection_is_waited_for() -> None:
+    def test(wire: Wire) -> None:
+        wire.visit(LAST_KEY)
+        sock = wire.visit(LAST_KEY[:30])
+        assert not sock.closed
+        feed(sock, LAST_KEY[30:])
+        assert [a.status for a in split_answers(sock.sent)] == [200]
+
+    on_wire(ring_with(held_key()), test)
+
+
+def test_what_was_answered_before_is_not_answered_so_after_a_rotation() -> None:
+    ring = ring_with(held_key())
+
+    def test(wire: Wire) -> None:
+        wire.visit(LAST_KEY)
+        ring.put(held_key(version=NEXT_VERSION, forms={"jwk": b"{}"}))
+        (answer,) = split_answers(wire.visit(LAST_KEY).sent)
+        assert answer.body == b"{}"
+        ring.drop(ALIAS, KeyState.DENIED)
+        (answer,) = split_answers(wire.visit(LAST_KEY).sent)
+        assert answer.status == 503
+
+    on_wire(ring, test)
+
+
+def test_what_was_answered_before_is_not_answered_so_to_another_caller() -> None:
+    def test(wire: Wire) -> None:
+        wire.visit(LAST_KEY)
+        for other in (
+            dataclasses.replace(MYSELF, uid=MYSELF.uid + 1),
+            dataclasses.replace(MYSELF, gid=MYSELF.gid + 1),
+            dataclasses.replace(MYSELF, groups=frozenset({54321})),
+            dataclasses.replace(MYSELF, unit="other.service"),
+        ):
+            assert wire.listener._remembered.get((other.identity, LAST_KEY)) is None
+        sock = wire.visit(LAST_KEY, dataclasses.replace(MYSELF, uid=MYSELF.uid + 1))
+        assert [a.status for a in split_answers(sock.sent)] == [404]
+
+    on_wire(ring_with(held_key()), test)
+
+
+def test_what_was_answered_before_is_not_answered_so_under_other_rules() -> None:
+    def test(wire: Wire) -> None:
+        wire.visit(LAST_KEY)
+        wire.api.change_access(Access({}))
+        assert [a.status for a in split_answers(wire.visit(LAST_KEY).sent)] == [404]
+
+    on_wire(ring_with(held_key()), test)
+
+
+def test_requests_that_come_with_their_connections_are_bounded_too() -> None:
+    def test(wire: Wire) -> None:
+        statuses = [
+            split_answers(wire.visit(LAST_KEY).sent)[0].status for _ in range(3)
+        ]
+        assert statuses == [200, 200, 429]
+
+    on_wire(ring_with(held_key()), test, limits=Limits(answers_per_second_per_uid=2))
