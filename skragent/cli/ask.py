@@ -24,6 +24,23 @@ NOT_YET: Final = ("serve.not_ready", "serve.busy", "serve.rate", "serve.connecti
 _NOT_THERE: Final = ("client.unreachable", "client.timeout")
 
 
+def add_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    summary: str,
+    *,
+    epilog: str,
+) -> argparse.ArgumentParser:
+    """Add a command; its epilog is printed as it is."""
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def add_socket_options(
     parser: argparse.ArgumentParser, default: str, what: str
 ) -> None:

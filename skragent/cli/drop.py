@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
+from typing import TYPE_CHECKING
 
 from skragent.agent import exit_codes
 from skragent.cli.ask import (
     ADMIN_SOCKET,
     TIMEOUT_SECONDS,
+    add_command,
     add_socket_options,
     admin_socket,
     hint_for_root,
     tell,
 )
 from skragent.client.exchange import Request, SkragentError, exchange, key_target
+
+if TYPE_CHECKING:
+    import argparse
 
 _EPILOG = """\
 The key is wiped from memory at once and served to nobody. It is not released again
@@ -30,12 +34,8 @@ def add_parser(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
 ) -> None:
     """Add the command to the main parser."""
-    parser = commands.add_parser(
-        "drop",
-        help="wipe a key now, and keep it away",
-        description="Wipe a key now, and keep it away.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_command(
+        commands, "drop", "wipe a key now, and keep it away", epilog=_EPILOG
     )
     parser.add_argument("key", metavar="KEY", help="its name in the configuration")
     add_socket_options(parser, ADMIN_SOCKET, "administrators")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import os
@@ -10,12 +9,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from skragent.agent import exit_codes
 from skragent.cli.ask import (
     API_SOCKET,
     MOST_WAIT_SECONDS,
+    add_command,
     add_socket_options,
     api_socket,
     hint_for_workload,
@@ -24,6 +24,9 @@ from skragent.cli.ask import (
     tell,
 )
 from skragent.client import SkragentClient, SkragentError
+
+if TYPE_CHECKING:
+    import argparse
 
 # Between two attempts while the agent is not there.
 _PAUSE_SECONDS: Final = 0.05
@@ -47,12 +50,8 @@ def add_parser(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
 ) -> None:
     """Add the command to the main parser."""
-    parser = commands.add_parser(
-        "get",
-        help="fetch a key from the running agent",
-        description="Fetch a key from the running agent.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_command(
+        commands, "get", "fetch a key from the running agent", epilog=_EPILOG
     )
     parser.add_argument("key", metavar="KEY", help="its name in the configuration")
     parser.add_argument(

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 _COMMANDS: Final = {
     "run": "the agent itself: what systemd starts",
     "get": "fetch a key from the running agent",
-    "status": "what the agent holds, and what keeps it from the rest",
-    "refresh": "have keys released now",
+    "status": "show what the agent holds, and what keeps it from the rest",
+    "refresh": "have keys released now: those that are named, or all but dropped ones",
     "drop": "wipe a key now, and keep it away",
-    "wait": "wait until keys are held",
+    "wait": "wait until keys are held: those that are named, or all of them",
     "check-config": "find every problem of a configuration file",
     "report": "decode and check an attestation report",
     "emulator": "a small Azure and a confidential VM on this machine",

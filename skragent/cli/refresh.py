@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+from typing import TYPE_CHECKING
 
 from skragent.agent import exit_codes
 from skragent.cli.ask import (
     ADMIN_SOCKET,
     TIMEOUT_SECONDS,
+    add_command,
     add_socket_options,
     admin_socket,
     hint_for_root,
     tell,
 )
 from skragent.client.exchange import Request, SkragentError, exchange
+
+if TYPE_CHECKING:
+    import argparse
 
 _EPILOG = """\
 It returns at once; `skragent wait` waits for the outcome, and `skragent status` and the
@@ -34,13 +38,11 @@ def add_parser(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
 ) -> None:
     """Add the command to the main parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "refresh",
-        help="have keys released now",
-        description="Have keys released now: those that are named, or all but dropped"
-        " ones.",
+        "have keys released now: those that are named, or all but dropped ones",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("keys", metavar="KEY", nargs="*", help="only these")
     add_socket_options(parser, ADMIN_SOCKET, "administrators")

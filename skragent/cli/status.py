@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from skragent.agent import exit_codes
 from skragent.cli.ask import (
     ADMIN_SOCKET,
     MOST_WAIT_SECONDS,
     TIMEOUT_SECONDS,
+    add_command,
     add_socket_options,
     admin_socket,
     api_socket,
@@ -22,6 +22,9 @@ from skragent.cli.ask import (
     tell,
 )
 from skragent.client.exchange import Answer, Request, SkragentError, exchange
+
+if TYPE_CHECKING:
+    import argparse
 
 _HEADINGS: Final = ("KEY", "STATE", "VERSION", "AGE", "NEXT", "LAST FAILURE")
 _SHORT_VERSION: Final = 8
@@ -45,12 +48,11 @@ def add_parser(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
 ) -> None:
     """Add the command to the main parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "status",
-        help="what the agent holds, and what keeps it from the rest",
-        description="Show what the agent holds, and what keeps it from the rest.",
+        "show what the agent holds, and what keeps it from the rest",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print the document itself")
     parser.add_argument("--watch", action="store_true", help="again at each change")

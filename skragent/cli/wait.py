@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from skragent.agent import exit_codes
 from skragent.cli.ask import (
     API_SOCKET,
     MOST_WAIT_SECONDS,
     TIMEOUT_SECONDS,
+    add_command,
     add_socket_options,
     admin_socket,
     api_socket,
@@ -23,6 +23,9 @@ from skragent.cli.ask import (
     tell,
 )
 from skragent.client.exchange import Request, SkragentError, exchange
+
+if TYPE_CHECKING:
+    import argparse
 
 _HELD: Final = ("current", "stale")
 # Between two attempts to reach an agent that is not there.
@@ -45,12 +48,11 @@ def add_parser(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
 ) -> None:
     """Add the command to the main parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "wait",
-        help="wait until keys are held",
-        description="Wait until keys are held: those that are named, or all of them.",
+        "wait until keys are held: those that are named, or all of them",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("keys", metavar="KEY", nargs="*", help="only these")
     parser.add_argument(
