@@ -5,9 +5,10 @@ socket that was inherited or passed on keeps them. Asked for once, at accept.
 
 The unit is that process's, read from /proc/PID/cgroup. A process id alone is no proof:
 its process may have ended, and the number have gone to another. A peer pidfd
-(SO_PEERPIDFD, Linux 6.5) holds on to the process; while it has not ended, its number
-is its own. So the order is: pidfd, cgroup, and only then the question whether it still
-lives. Such a unit is *pinned*. Without peer pidfds the unit is a guess, and said to be.
+(SO_PEERPIDFD, Linux 6.5) holds on to the very process that SO_PEERCRED numbers; while
+it has not ended, that number is its own. So the order is: pidfd, cgroup, and only then
+the question whether it still lives. Such a unit is *pinned*. Without peer pidfds the
+unit is a guess, and said to be.
 """
 
 from __future__ import annotations
@@ -38,8 +39,11 @@ _UCRED: Final = struct.Struct("iII")  # pid, uid, gid
 _SMALL_BYTES: Final = 1024
 _NGROUPS_MAX: Final = 65536  # limits.h
 _NO_GROUPS: Final[frozenset[int]] = frozenset()
-_MAX_FDINFO_BYTES: Final = 4096
 _MAX_CGROUP_BYTES: Final = 65536  # a dozen hierarchies of PATH_MAX each
+# Callers of one unit have the same text, so it is parsed once; longer ones are not
+# remembered: these are all that strangers can make us keep.
+_REMEMBERED: Final = 256
+_REMEMBERED_BYTES: Final = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +117,19 @@ def _find_unit(connection: socket.socket, pid: int) -> tuple[CallerUnit, bool]:
             return NO_UNIT, False  # the caller has gone
         return unit_of(pid), False
     try:
-        return unit_behind(pidfd)
+        return unit_behind(pidfd, pid)
     finally:
         os.close(pidfd)
 
 
-def unit_behind(pidfd: int) -> tuple[CallerUnit, bool]:
-    """Read the unit of the process that a pidfd holds; none of one that has ended."""
-    found = unit_of(_pid_behind(pidfd))
+def unit_behind(pidfd: int, pid: int) -> tuple[CallerUnit, bool]:
+    """Read the unit of the process that a pidfd holds; none of one that has ended.
+
+    Args:
+        pidfd: holds the process.
+        pid: its number, or the one that it had when it lived; 0 outside our namespace.
+    """
+    found = unit_of(pid)
     if found == NO_UNIT or _has_ended(pidfd):
         return NO_UNIT, False
     return found, True
@@ -130,25 +139,29 @@ def unit_of(pid: int) -> CallerUnit:
     """Read the unit of whichever process has this number now."""
     if pid <= 0:
         return NO_UNIT
-    return parse_cgroup(_read_cgroup(pid), _hierarchy())
+    raw = _read_cgroup(pid)
+    return (_parse_remembered if len(raw) <= _REMEMBERED_BYTES else _parse)(raw)
+
+
+def _parse(raw: bytes) -> CallerUnit:
+    return parse_cgroup(_text(raw), _hierarchy())
+
+
+_parse_remembered = functools.lru_cache(_REMEMBERED)(_parse)
 
 
 @functools.cache
 def _hierarchy() -> Hierarchy | None:
     """Find out once which hierarchy systemd keeps: it is the same until a boot."""
-    return find_hierarchy(_read_cgroup(1))
+    return find_hierarchy(_text(_read_cgroup(1)))
 
 
-def _read_cgroup(pid: int) -> str:
-    return _read(f"/proc/{pid}/cgroup", _MAX_CGROUP_BYTES).decode("ascii", "replace")
+def _read_cgroup(pid: int) -> bytes:
+    return _read(f"/proc/{pid}/cgroup", _MAX_CGROUP_BYTES)
 
 
-def _pid_behind(pidfd: int) -> int:
-    """Give the process's number in our namespace: 0 outside it, -1 once reaped."""
-    for line in _read(f"/proc/self/fdinfo/{pidfd}", _MAX_FDINFO_BYTES).split(b"\n"):
-        if line.startswith(b"Pid:"):
-            return int(line[4:])
-    return 0
+def _text(raw: bytes) -> str:
+    return raw.decode("ascii", "replace")
 
 
 def _has_ended(pidfd: int) -> bool:
