@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import sys
 import tempfile
 import time
@@ -71,7 +72,8 @@ def add_parser(
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="write to FILE (mode 0600, replaced as a whole) instead of stdout",
+        help="write to FILE instead of stdout: mode 0600, replaced as a whole; links"
+        " and devices are refused",
     )
     add_socket_options(parser, API_SOCKET, "workloads")
     parser.set_defaults(run=run)
@@ -130,6 +132,7 @@ def _write(key: bytes, output: str | None) -> None:
         sys.stdout.buffer.flush()
         return
     path = Path(output)
+    _require_replaceable(path)
     # mkstemp makes it 0600; in the same directory, so that replacing is one step.
     fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -142,3 +145,13 @@ def _write(key: bytes, output: str | None) -> None:
         with contextlib.suppress(OSError):
             Path(temporary).unlink()
         raise
+
+
+def _require_replaceable(path: Path) -> None:
+    """Refuse to put a file where /dev/stdout, a pipe or somebody's link was."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EEXIST, "it exists, and is no regular file to replace")

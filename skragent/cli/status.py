@@ -146,7 +146,8 @@ def _about(status: dict[str, Any]) -> list[str]:
     if "you" in status:
         you = status["you"]
         unit = f", unit {you['unit']}" if you["unit"] else ""
-        lines.append(f"you are uid {you['uid']}, gid {you['gid']}{unit}")
+        within = f" ({you['user_unit']})" if you["user_unit"] else ""
+        lines.append(f"you are uid {you['uid']}, gid {you['gid']}{unit}{within}")
     return lines
 
 

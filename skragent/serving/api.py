@@ -177,6 +177,7 @@ class KeyApi:
             "groups": sorted(peer.groups),
             "pid": peer.pid,
             "unit": peer.unit or None,
+            "user_unit": peer.user_unit or None,
         }
 
         def document() -> dict[str, object]:

@@ -239,7 +239,7 @@ class CredentialServer:
         self._refuse(asker, "serve.not_ready", f"{what}: {why}" if why else what)
 
     def _on_change(self, alias: str) -> None:
-        for asker in list(self._waiting[alias]):
+        for asker in list(self._waiting.get(alias, ())):
             self._answer(asker)
 
     def _on_gone(self) -> None:
@@ -291,7 +291,7 @@ class CredentialServer:
             asker.deadline.cancel()
             asker.deadline = None
             self._counters.in_flight[SOCKET] -= 1
-        self._waiting[asker.name.alias].discard(asker)
+            self._waiting[asker.name.alias].discard(asker)
 
     def _note(self, asker: _Asker, event: Event, code: str, what: str) -> None:
         self._counters.requests_cell(SOCKET, "get", code).value += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
 import threading
@@ -120,6 +121,28 @@ def test_an_output_file_is_replaced_as_a_whole(path: Path, tmp_path: Path) -> No
         assert reader.read() == "before"
     assert out.read_bytes() == KEY
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("kind", ["directory", "link", "dangling link", "pipe"])
+def test_an_output_that_is_no_file_is_refused_and_stays(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    out, target = tmp_path / "out", tmp_path / "target"
+    if kind == "directory":
+        out.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(out)
+    else:
+        out.symlink_to(target)
+    if kind == "link":
+        target.write_text("before")
+    before = out.lstat()
+    with agent(path, key()):
+        code = get(path, "--output", str(out))
+    assert code == exit_codes.CANTCREAT
+    assert "no regular file to replace" in capsys.readouterr().err
+    assert out.lstat() == before
+    assert not target.exists() or target.read_text() == "before"
 
 
 def test_an_output_that_cannot_be_written_leaves_nothing_behind(

@@ -99,7 +99,8 @@ def test_a_process_that_has_ended_has_no_unit() -> None:
         try:
             child.kill()
             os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-            assert unit_behind(pidfd, child.pid) == (NO_UNIT, False)  # not waited for yet
+            # It was not waited for yet.
+            assert unit_behind(pidfd, child.pid) == (NO_UNIT, False)
             child.wait()
             assert unit_behind(pidfd, child.pid) == (NO_UNIT, False)
         finally:
