@@ -1,7 +1,7 @@
 """Layers whose tool is missing skip with a reason, and fail where that is demanded.
 
-SKRAGENT_REQUIRE is a comma-separated list of markers (`swtpm`, `root`, `vectors`)
-that this machine must be able to run, as CI sets it.
+SKRAGENT_REQUIRE is a comma-separated list of markers (those below) that this machine
+must be able to run, as CI sets it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ VECTORS = Path(__file__).resolve().parents[2] / "shared" / "vectors"
 
 _MISSING = {
     "swtpm": "" if shutil.which("swtpm") else "the swtpm binary (Debian: swtpm)",
+    "tpm2_tools": ""
+    if shutil.which("tpm2_nvread")
+    else "tpm2_nvread (Debian: tpm2-tools)",
     "root": "" if os.geteuid() == 0 else "root",
     "vectors": "" if VECTORS.is_dir() else "the captures in ../shared/vectors",
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -19,12 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = [
-    pytest.mark.swtpm,
-    pytest.mark.skipif(
-        shutil.which("tpm2_nvread") is None, reason="needs tpm2-tools (Debian package)"
-    ),
-]
+pytestmark = [pytest.mark.swtpm, pytest.mark.tpm2_tools]
 
 AK = "0x81000003"
 
