@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -24,8 +25,17 @@ def test_an_agent_with_azures_defaults_finds_everything_by_its_real_name(
         check=False,
     )
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    assert processes_about(directory) == []  # none is left behind
     *log, kid = outcome.stdout.splitlines()
     assert kid.startswith("https://skragent-demo.vault.azure.net/keys/demo/")
     assert any(
         "attested by https://sharedeus2.eus2.attest.azure.net" in line for line in log
     )
+
+
+def processes_about(directory: Path) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            found.append(path.read_bytes().replace(b"\0", b" ").decode())
+    return [command for command in found if str(directory) in command]

@@ -4,6 +4,7 @@
 set -eu
 python=$1 dir=$2
 skragent() { "$python" -I -m skragent.cli.main "$@"; }
+in_background() { exec "$python" -I -m skragent.cli.main "$@"; }  # its $! can be killed
 
 ip link set lo up
 cp /etc/hosts "$dir/hosts"
@@ -14,7 +15,7 @@ skragent emulator --dir "$dir/emu" --real-names >"$dir/refused" 2>&1 && exit 3
 grep -E '^  (ip|echo) ' "$dir/refused" >"$dir/commands"
 . "$dir/commands"
 
-skragent emulator --dir "$dir/emu" --real-names >"$dir/emulator.log" 2>&1 &
+in_background emulator --dir "$dir/emu" --real-names >"$dir/emulator.log" 2>&1 &
 emulator=$!
 trap 'kill $agent $emulator 2>/dev/null; wait' EXIT
 agent=
@@ -41,7 +42,7 @@ release_roots = "$dir/emu/ca.pem"
 vault = "https://skragent-demo.vault.azure.net"
 allow = [{ user = $(id -u) }]
 CONFIG
-skragent run --config "$dir/skragent.toml" >"$dir/agent.log" 2>&1 &
+in_background run --config "$dir/skragent.toml" >"$dir/agent.log" 2>&1 &
 agent=$!
 skragent get demo --socket "$dir/api.sock" --wait 30 >"$dir/key" || { cat "$dir/agent.log"; exit 4; }
 cat "$dir/agent.log"
