@@ -58,13 +58,19 @@ class SkrAgentError(Exception):
 
 
 class ConfigError(SkrAgentError):
-    """The configuration cannot be used; lists every problem, not the first one."""
+    """The configuration cannot be used; lists every problem, not the first one.
+
+    Codes: config.invalid, config.syntax (no TOML), config.unreadable (the file),
+    config.unknown_name (of a user or group), config.no_socket.
+    """
 
     code = "config.invalid"
     _default_hint = "Correct the file, then run `skragent check-config`."
 
-    def __init__(self, problems: list[str], *, code: str | None = None) -> None:
-        super().__init__("; ".join(problems), code=code)
+    def __init__(
+        self, problems: list[str], *, code: str | None = None, hint: str = ""
+    ) -> None:
+        super().__init__("; ".join(problems), code=code, hint=hint)
         self.problems = problems
 
 

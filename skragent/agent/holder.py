@@ -13,6 +13,8 @@ from skragent.keyring import KeyState, hold_key
 from skragent.observe import Event, log, names
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from skragent.agent.clock import Clock
     from skragent.agent.lifecycle import Admission, KeyLife
     from skragent.agent.notify import Notifier
@@ -70,15 +72,22 @@ class Holder:
         if life.state is KeyState.WAITING:  # it was dropped, and may come back
             self._keyring.mark(alias, life.state)
             return
-        if not life.is_held:
-            event, what = Event.KEY_DROPPED, "is dropped and wiped"
-        else:
-            event, what = Event.KEY_STALE, "is stale: its refresh is overdue"
         entry = self._keyring.get(alias)
+        was_held = entry is not None and entry.key is not None
+        if life.is_held:
+            event, what = Event.KEY_STALE, "is stale: its refresh is overdue"
+        else:
+            event = Event.KEY_DROPPED
+            what = f"is {life.state}" + (" and wiped" if was_held else "")
         code = entry.failure_code if entry else ""
-        log(
-            event, f"key {alias} {what}", key=alias, state=life.state, code=code or None
-        )
+        if life.state is not KeyState.DROPPED:  # whose order is in the journal already
+            log(
+                event,
+                f"key {alias} {what}",
+                key=alias,
+                state=life.state,
+                code=code or None,
+            )
         self._keyring.mark(alias, life.state)
         self.show_status()
 
@@ -90,12 +99,13 @@ class Holder:
         _log_failure(Event.KEY_FAILED, f"key {alias}: ", error, seconds, alias)
         self.show_status()
 
-    def job_failed(self, error: SkrAgentError, seconds: float) -> None:
-        """Tell that a job failed as a whole, and when it is repeated."""
+    def job_failed(
+        self, aliases: Sequence[str], error: SkrAgentError, seconds: float
+    ) -> None:
+        """Tell that a job for these keys failed as a whole, and when it is repeated."""
         retry_at = self._clock.now() + seconds
-        for entry in self._keyring:
-            if entry.key is None:
-                self._keyring.note_failure(entry.alias, error.code, retry_at=retry_at)
+        for alias in aliases:
+            self._keyring.note_failure(alias, error.code, retry_at=retry_at)
         self._counters.count_attestation(_result(error), error.code)
         _log_failure(Event.JOB_FAILED, "", error, seconds, None)
         self.show_status()

@@ -65,8 +65,10 @@ class Holder(Protocol):
         """Tell that one key was not released, and when it is asked for again."""
         ...
 
-    def job_failed(self, error: SkrAgentError, seconds: float) -> None:
-        """Tell that a job failed as a whole, and when it is repeated."""
+    def job_failed(
+        self, aliases: Sequence[str], error: SkrAgentError, seconds: float
+    ) -> None:
+        """Tell that a job for these keys failed as a whole, and when it is repeated."""
         ...
 
 
@@ -203,7 +205,7 @@ class Supervisor:
             denials=max((self.lives[alias].denials for alias in self._due), default=0),
             jitter=self._chance(),
         )
-        self._holder.job_failed(error, seconds)
+        self._holder.job_failed(self._still_wanted(), error, seconds)
         return seconds
 
     def _settle(self, release: Release) -> None:

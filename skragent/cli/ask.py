@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from skragent.agent import exit_codes
+from skragent.errors import ConfigError
 
 if TYPE_CHECKING:
     from skragent.client import SkragentError
@@ -16,12 +17,13 @@ ADMIN_SOCKET: Final = "/run/skragent/admin.sock"
 API_SOCKET: Final = "/run/skragent/api.sock"
 
 TIMEOUT_SECONDS: Final = 10.0
-# The agent holds a request no longer (serving.park); longer waits are several.
-MOST_WAIT_SECONDS: Final = 300.0
 DAY_SECONDS: Final = 86400.0
 
 NOT_YET: Final = ("serve.not_ready", "serve.busy", "serve.rate", "serve.connections")
 _NOT_THERE: Final = ("client.unreachable", "client.timeout")
+_NO_PERMISSION: Final = ("serve.denied", "client.forbidden")
+# Between two attempts while the agent is not there, where it does not say itself.
+_PAUSE_SECONDS: Final = 0.1
 
 
 def add_command(
@@ -35,6 +37,7 @@ def add_command(
     return commands.add_parser(
         name,
         help=summary,
+        allow_abbrev=False,
         description=f"{summary[0].upper()}{summary[1:]}.",
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -80,13 +83,24 @@ def api_socket(arguments: argparse.Namespace) -> str:
 
 
 def admin_socket(arguments: argparse.Namespace) -> str:
-    """Choose the path of admin.sock."""
+    """Choose the path of admin.sock.
+
+    Raises:
+        ConfigError: the configuration that was named has none.
+    """
     if arguments.socket is not None:
         path: str = arguments.socket
         return path
     if arguments.config is None:
         return ADMIN_SOCKET
-    return agent_config(arguments).admin_socket
+    path = agent_config(arguments).admin_socket
+    if not path:
+        raise ConfigError(
+            ["agent.admin_socket: it is empty, so there is no socket to ask on"],
+            code="config.no_socket",
+            hint="Set it, restart the agent, and ask again.",
+        )
+    return path
 
 
 def seconds(text: str) -> float:
@@ -110,29 +124,59 @@ def tell(error: SkragentError, hint: str = "") -> int:
 
 def exit_code_of(error: SkragentError) -> int:
     """Choose the exit code for what the agent said."""
-    if error.code == "serve.denied" or is_forbidden(error):
+    if error.code in _NO_PERMISSION:
         return exit_codes.NOPERM
     if error.code in (*NOT_YET, *_NOT_THERE):
         return exit_codes.TEMPFAIL
     return exit_codes.UNAVAILABLE
 
 
-def is_forbidden(error: SkragentError) -> bool:
-    """Tell whether the socket's mode kept us out."""
-    return isinstance(error.__cause__, PermissionError)
+def pause_seconds(error: SkragentError, left: float) -> float:
+    """Choose how long to wait before asking again: as the agent says, if it does."""
+    asked = _PAUSE_SECONDS if error.retry_after is None else error.retry_after
+    return max(0.0, min(asked, left))
 
 
-def hint_for_workload(error: SkragentError) -> str:
-    """Say what to do where a workload cannot ask."""
-    if is_forbidden(error):
+def timeout_for(left: float) -> float:
+    """Choose the timeout of one attempt: an agent that hangs is not waited for long."""
+    return min(TIMEOUT_SECONDS, max(left, 1.0))
+
+
+def hint_for_workload(error: SkragentError, path: str) -> str:
+    """Say what to do where a workload cannot have what it asks for."""
+    if error.code == "client.forbidden":
         return "Only the socket's group (skragent) may connect: is your user in it?"
-    return hint_for_root(error)
+    if error.code == "serve.denied":
+        return (
+            f"`skragent status --socket {path}` tells what you may have, and who the"
+            " agent thinks you are."
+        )
+    if error.formats:
+        return f"It can be had as: {', '.join(error.formats)}."
+    return _hint_for_anybody(error)
 
 
 def hint_for_root(error: SkragentError) -> str:
     """Say what to do where only root may ask."""
-    if is_forbidden(error):
+    if error.code == "client.forbidden":
         return "Only root may ask there: try sudo."
+    if error.code == "serve.method":
+        return f"This is no admin.sock (usually {ADMIN_SOCKET}), where orders go."
+    return _hint_for_anybody(error)
+
+
+def hint_for_order(error: SkragentError) -> str:
+    """Say what to do where an order was not answered, or refused."""
+    if error.code == "client.timeout":
+        return "It may be obeyed later all the same: `skragent status` tells."
+    if error.code == "serve.denied":
+        return "`skragent status` lists the keys."
+    return hint_for_root(error)
+
+
+def _hint_for_anybody(error: SkragentError) -> str:
     if error.code == "client.unreachable":
         return "`systemctl status skragent` tells whether the agent runs."
+    if error.code == "client.timeout":
+        return "`journalctl -u skragent` tells what it last did."
     return ""

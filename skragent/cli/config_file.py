@@ -54,7 +54,9 @@ def _read(path: str) -> str:
             raw = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
         raise ConfigError(
-            [f"{path}: {error.strerror or error}"], code="config.unreadable"
+            [f"{path}: {error.strerror or error}"],
+            code="config.unreadable",
+            hint="Is that the file, and may you read it?",
         ) from error
     if len(raw) > MAX_CONFIG_BYTES:  # what was read of it is not what was meant
         raise too_long()

@@ -11,7 +11,7 @@ from skragent.cli.ask import (
     add_command,
     add_socket_options,
     admin_socket,
-    hint_for_root,
+    hint_for_order,
     tell,
 )
 from skragent.client.exchange import Request, SkragentError, exchange, key_target
@@ -25,9 +25,11 @@ until `skragent refresh KEY` names it, or the agent is restarted. Whoever fetche
 before has it still: to take it from them, disable or rotate it in the vault.
 
 exit status:
-  0   dropped
-  75  the agent does not run, or does not answer
-  77  there is no such key, or you are not root"""
+  0    dropped
+  69   what answers is no agent's admin.sock
+  75   the agent does not run, or does not answer
+  77   there is no such key, or you are not root
+  78   the file of --config cannot be used"""
 
 
 def add_parser(
@@ -48,6 +50,6 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         exchange(admin_socket(arguments), request, TIMEOUT_SECONDS)
     except SkragentError as error:
-        return tell(error, hint_for_root(error))
+        return tell(error, hint_for_order(error))
     print(f"dropped: {arguments.key}")
     return exit_codes.OK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import os
@@ -10,37 +11,34 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
 
 from skragent.agent import exit_codes
 from skragent.cli.ask import (
     API_SOCKET,
-    MOST_WAIT_SECONDS,
+    TIMEOUT_SECONDS,
     add_command,
     add_socket_options,
     api_socket,
     hint_for_workload,
-    is_forbidden,
+    pause_seconds,
     seconds,
     tell,
+    timeout_for,
 )
 from skragent.client import SkragentClient, SkragentError
-
-if TYPE_CHECKING:
-    import argparse
-
-# Between two attempts while the agent is not there.
-_PAUSE_SECONDS: Final = 0.05
+from skragent.client.exchange import MOST_WAIT_SECONDS
 
 _EPILOG = """\
 The key goes to stdout as it is, without a newline that is not part of it.
 
 exit status:
-  0   done
-  69  it cannot be had so: in this format or version, say
-  73  the output file cannot be written
-  75  not now: the agent has not got it yet, or does not run
-  77  there is no such key, or it is not for you: the agent does not tell which
+  0    done
+  69   it cannot be had so: in this format or version, say
+  73   the output cannot be written
+  75   not now: the agent has not got it yet, or does not run
+  77   there is no such key, or it is not for you: the agent does not tell which
+  78   the file of --config cannot be used
+  130  Ctrl-C
 
 examples:
   skragent get db --format pem --output /run/db/key.pem
@@ -72,8 +70,9 @@ def add_parser(
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="write to FILE instead of stdout: mode 0600, replaced as a whole; links"
-        " and devices are refused",
+        type=_output_file,
+        help="write to FILE instead of stdout (`-`): yours with mode 0600, replaced as"
+        " a whole; links, devices and directories are refused",
     )
     add_socket_options(parser, API_SOCKET, "workloads")
     parser.set_defaults(run=run)
@@ -81,31 +80,39 @@ def add_parser(
 
 def run(arguments: argparse.Namespace) -> int:
     """Fetch and write; gives the exit code."""
+    output = None if arguments.output == "-" else arguments.output
+    path = api_socket(arguments)
     try:
-        key = _fetch(SkragentClient(api_socket(arguments)), arguments)
+        if output is not None:
+            _require_replaceable(Path(output))  # before the key is asked for
+        key = _fetch(path, arguments)
+        _write(key, output)
     except SkragentError as error:
-        return tell(error, hint_for_workload(error))
-    try:
-        _write(key, arguments.output)
+        return tell(error, hint_for_workload(error, path))
     except BrokenPipeError:
         raise
     except OSError as error:
-        print(
-            f"skragent: output: {arguments.output or 'stdout'}:"
-            f" {error.strerror or error}",
-            file=sys.stderr,
-        )
+        where = "stdout" if output is None else output
+        print(f"skragent: output: {where}: {error.strerror or error}", file=sys.stderr)
         return exit_codes.CANTCREAT
     return exit_codes.OK
 
 
-def _fetch(client: SkragentClient, arguments: argparse.Namespace) -> bytes:
+def _output_file(text: str) -> str:
+    if text in ("", ".", "..") or text.endswith("/"):
+        raise argparse.ArgumentTypeError("must name a file")
+    return text
+
+
+def _fetch(path: str, arguments: argparse.Namespace) -> bytes:
     """Ask until there is an answer, or the time is over.
 
     The agent itself holds the request; what is repeated is asking one that is not
     there (yet), or that has too much to do.
     """
     deadline = time.monotonic() + arguments.wait
+    timeout = timeout_for(arguments.wait) if arguments.wait else TIMEOUT_SECONDS
+    client = SkragentClient(path, timeout=timeout)
     while True:
         left = max(0.0, deadline - time.monotonic())
         try:
@@ -117,9 +124,10 @@ def _fetch(client: SkragentClient, arguments: argparse.Namespace) -> bytes:
             )
         except SkragentError as error:
             left = deadline - time.monotonic()
-            if not error.is_temporary or is_forbidden(error) or left <= 0:
+            if not error.is_temporary or left <= 0:
                 raise
-        time.sleep(min(_PAUSE_SECONDS, left))  # noqa: TID251 - this is no daemon, and --wait is for waiting
+            pause = pause_seconds(error, left)
+        time.sleep(pause)  # noqa: TID251 - this is no daemon, and --wait is for waiting
 
 
 def _write(key: bytes, output: str | None) -> None:
@@ -132,7 +140,6 @@ def _write(key: bytes, output: str | None) -> None:
         sys.stdout.buffer.flush()
         return
     path = Path(output)
-    _require_replaceable(path)
     # mkstemp makes it 0600; in the same directory, so that replacing is one step.
     fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -148,7 +155,12 @@ def _write(key: bytes, output: str | None) -> None:
 
 
 def _require_replaceable(path: Path) -> None:
-    """Refuse to put a file where /dev/stdout, a pipe or somebody's link was."""
+    """Refuse to put a file where /dev/stdout, a pipe or somebody's link was.
+
+    Raises:
+        OSError: also where its directory is not there.
+    """
+    path.parent.stat()
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:

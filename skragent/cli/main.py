@@ -7,6 +7,7 @@ would cost the agent its start and its memory. Exit codes: skragent.agent.exit_c
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -41,9 +42,17 @@ _COMMANDS: Final = {
 }
 
 
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit code."""
-    return _write_out(_run(list(sys.argv[1:] if arguments is None else arguments)))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _run(words)
+    except SystemExit as ended:  # argparse: it printed its help, or what is wrong
+        raise SystemExit(_write_out(int(ended.code or OK))) from None
+    return _write_out(code)
 
 
 def _run(words: list[str]) -> int:
@@ -60,6 +69,8 @@ def _run(words: list[str]) -> int:
     except BrokenPipeError:
         return OK  # who read us has gone, which is their right
     except Exception as error:  # noqa: BLE001 - the last stop: no traceback for a user
+        if isinstance(error, OSError) and _is_full(error):
+            return _cannot_write(error)
         _apologize(error)
         return SOFTWARE
     return code
@@ -74,9 +85,18 @@ def _write_out(code: int) -> int:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if code == OK and not isinstance(error, BrokenPipeError):
-            print(f"skragent: output: stdout: {error.strerror}", file=sys.stderr)
-            return CANTCREAT
+            return _cannot_write(error)
     return code
+
+
+def _is_full(error: OSError) -> bool:
+    """Tell whether write(2) said that stdout takes no more."""
+    return error.errno in _NO_ROOM and error.filename is None
+
+
+def _cannot_write(error: OSError) -> int:
+    print(f"skragent: output: stdout: {error.strerror}", file=sys.stderr)
+    return CANTCREAT
 
 
 def _apologize(error: Exception) -> None:

@@ -11,22 +11,31 @@ from typing import TYPE_CHECKING, Any, Final
 from skragent.agent import exit_codes
 from skragent.cli.ask import (
     ADMIN_SOCKET,
-    MOST_WAIT_SECONDS,
     TIMEOUT_SECONDS,
     add_command,
     add_socket_options,
-    admin_socket,
-    api_socket,
+    agent_config,
     hint_for_root,
-    is_forbidden,
+    hint_for_workload,
     tell,
 )
-from skragent.client.exchange import Answer, Request, SkragentError, exchange
+from skragent.client.exchange import (
+    MOST_WAIT_SECONDS,
+    Answer,
+    Request,
+    SkragentError,
+    exchange,
+)
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
-_HEADINGS: Final = ("KEY", "STATE", "VERSION", "AGE", "NEXT", "LAST FAILURE")
+_OF_ROOT: Final = ("NEXT", "LAST FAILURE")
+_HEADINGS: Final = ("KEY", "STATE", "VERSION", "AGE", *_OF_ROOT)
+# Where one socket cannot be asked on, the other may.
+_ASK_ANOTHER: Final = ("client.forbidden", "client.unreachable")
+_PAUSE_SECONDS: Final = 1.0
 _SHORT_VERSION: Final = 8
 _MINUTE: Final = 60
 _HOUR: Final = 3600
@@ -35,13 +44,17 @@ _DAY: Final = 86400
 _EPILOG = """\
 Asks on admin.sock, which is root's; where that may not be, on api.sock, for the keys
 that you may have. AGE is the time since the vault released what is held, NEXT the time
-until the next release is tried.
+until the next release is tried (root's to know), LAST FAILURE why the last one failed.
+--watch goes on while the agent is restarted; with --json it prints a line each time.
 
 exit status:
   0    it was printed, whatever it says
+  69   what answers is no agent
+  73   it cannot be written
   75   the agent does not run, or does not answer
   77   you may ask on neither socket
-  130  Ctrl-C ended --watch"""
+  78   the file of --config cannot be used
+  130  Ctrl-C, which also ends --watch"""
 
 
 def add_parser(
@@ -62,66 +75,113 @@ def add_parser(
 
 def run(arguments: argparse.Namespace) -> int:
     """Show it; gives the exit code."""
-    try:
-        path = _choose_socket(arguments)
-        answer = exchange(path, Request("/v1/status"), TIMEOUT_SECONDS)
-        while True:
-            if answer.body:
-                _show(json.loads(answer.body), as_json=arguments.json)
-            if not arguments.watch:
-                return exit_codes.OK
-            answer = _next(path, answer)
-    except SkragentError as error:
-        return tell(error, hint_for_root(error))
+    sockets = _sockets(arguments)
+    while True:
+        path, hint = sockets.pop(0)
+        try:
+            return _run_on(path, arguments)
+        except SkragentError as error:
+            if not sockets or error.code not in _ASK_ANOTHER:
+                return tell(error, hint(error))
+            print(
+                f"skragent: {error.detail}; asking on {sockets[0][0]}", file=sys.stderr
+            )
 
 
-def _choose_socket(arguments: argparse.Namespace) -> str:
-    path = admin_socket(arguments)
+def _run_on(path: str, arguments: argparse.Namespace) -> int:
+    answer = exchange(path, Request("/v1/status"), TIMEOUT_SECONDS)
+    _show(answer.document(), arguments)
+    if arguments.watch:
+        _watch(path, answer, arguments)
+    return exit_codes.OK
+
+
+def _sockets(
+    arguments: argparse.Namespace,
+) -> list[tuple[str, Callable[[SkragentError], str]]]:
+    """List where to ask, one after the other, and what to say where that fails."""
     if arguments.socket is not None:
-        return path
-    try:
-        exchange(path, Request("/healthz"), TIMEOUT_SECONDS)
-    except SkragentError as error:
-        if not (is_forbidden(error) or error.code == "client.unreachable"):
-            raise
-        other = api_socket(arguments)
-        if is_forbidden(error):
-            print(f"skragent: {error.detail}; asking on {other}", file=sys.stderr)
-        return other
-    return path
+        return [(arguments.socket, hint_for_root)]
+    config = agent_config(arguments)
+    path = config.api_socket
+    sockets = [(path, lambda error: hint_for_workload(error, path))]
+    if config.admin_socket:
+        sockets.insert(0, (config.admin_socket, hint_for_root))
+    return sockets
 
 
-def _next(path: str, answer: Answer) -> Answer:
-    """Wait for a change."""
-    tag = answer.headers.get("etag", "").strip('"')
-    request = Request("/v1/status", wait=MOST_WAIT_SECONDS, known=tag)
-    sys.stdout.flush()
-    return exchange(path, request, TIMEOUT_SECONDS)
+def _watch(path: str, answer: Answer, arguments: argparse.Namespace) -> None:
+    """Show it again at each change, until Ctrl-C.
+
+    Raises:
+        SkragentError: what answers is no agent any more, or not for us.
+    """
+    tag, is_there = _tag(answer), True
+    while True:
+        sys.stdout.flush()
+        wait = MOST_WAIT_SECONDS if tag else 0.0
+        request = Request("/v1/status", wait=wait, known=tag)
+        try:
+            answer = exchange(path, request, TIMEOUT_SECONDS)
+        except SkragentError as error:
+            if not error.is_temporary:
+                raise
+            if is_there:
+                print(f"skragent: {error.detail}; asking again", file=sys.stderr)
+            tag, is_there = "", False
+            time.sleep(_PAUSE_SECONDS)  # noqa: TID251 - this is no daemon
+            continue
+        tag, is_there = _tag(answer), True
+        if answer.body:
+            _show(answer.document(), arguments)
 
 
-def _show(status: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(status, indent=2))
-        return
+def _tag(answer: Answer) -> str:
+    return answer.headers.get("etag", "").strip('"')
+
+
+def _show(status: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Print a status.
+
+    Raises:
+        SkragentError: client.garbage: it is none.
+    """
     now = time.time()  # noqa: TID251 - this is no daemon; ages are for people
+    try:
+        lines = [*_table(status, now), "", *_about(status)]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise SkragentError(
+            "client.garbage", 0, "what answers is no agent, or another version's"
+        ) from error
+    if arguments.json:
+        print(json.dumps(status, indent=None if arguments.watch else 2))
+        return
+    if arguments.watch:
+        print(f"--- {_moment(now)}")
+    print("\n".join(lines))
+
+
+def _table(status: dict[str, Any], now: float) -> list[str]:
     rows = [_HEADINGS, *(_row(key, now) for key in status["keys"])]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADINGS))]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
-    print()
-    for line in _about(status):
-        print(line)
+    if "attestation" not in status:  # api.sock's
+        rows = [row[: -len(_OF_ROOT)] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(c.ljust(width) for c, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def _row(key: dict[str, Any], now: float) -> tuple[str, ...]:
-    due_at = key.get("due_at") or key.get("retry_at")
+    # What failed as a whole is due still; when it is tried again is another time.
+    times = [at for at in (key.get("due_at"), key.get("retry_at")) if at is not None]
+    left = max(times, default=now) - now
     return (
         key["name"],
         key["state"],
         (key["version"] or "-")[:_SHORT_VERSION],
         "-" if key["released_at"] is None else _span(now - key["released_at"]),
-        "-" if due_at is None else _span(due_at - now),
+        "-" if not times else (_span(left) if left > 0 else "now"),
         key.get("last_failure") or "-",
     )
 
@@ -147,7 +207,10 @@ def _about(status: dict[str, Any]) -> list[str]:
         you = status["you"]
         unit = f", unit {you['unit']}" if you["unit"] else ""
         within = f" ({you['user_unit']})" if you["user_unit"] else ""
-        lines.append(f"you are uid {you['uid']}, gid {you['gid']}{unit}{within}")
+        groups = "".join(f", {gid}" for gid in you["groups"])
+        lines.append(
+            f"you are uid {you['uid']}, groups {you['gid']}{groups}{unit}{within}"
+        )
     return lines
 
 

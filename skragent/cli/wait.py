@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -10,34 +9,41 @@ from typing import TYPE_CHECKING, Any, Final
 from skragent.agent import exit_codes
 from skragent.cli.ask import (
     API_SOCKET,
-    MOST_WAIT_SECONDS,
-    TIMEOUT_SECONDS,
     add_command,
     add_socket_options,
     admin_socket,
     api_socket,
     hint_for_root,
     hint_for_workload,
-    is_forbidden,
+    pause_seconds,
     seconds,
     tell,
+    timeout_for,
 )
-from skragent.client.exchange import Request, SkragentError, exchange
+from skragent.client.exchange import (
+    MOST_WAIT_SECONDS,
+    Request,
+    SkragentError,
+    exchange,
+    keys_of,
+)
 
 if TYPE_CHECKING:
     import argparse
 
 _HELD: Final = ("current", "stale")
-# Between two attempts to reach an agent that is not there.
-_PAUSE_SECONDS: Final = 0.2
 
 _EPILOG = """\
 Without --all, keys are those that you may have, and asked for on api.sock.
 
 exit status:
-  0   all of them are held
-  75  not within --timeout
-  77  a key that was named is not for you or does not exist, or you are not root (--all)
+  0    all of them are held
+  69   what answers is no agent
+  75   not within --timeout
+  77   a key that was named is not for you or does not exist, or no key at all is for
+       you, or you are not root (--all)
+  78   the file of --config cannot be used
+  130  Ctrl-C
 
 examples:
   skragent wait db --timeout 60 && exec my-service
@@ -82,25 +88,29 @@ def run(arguments: argparse.Namespace) -> int:
             "/v1/status", wait=min(left, MOST_WAIT_SECONDS) if tag else 0.0, known=tag
         )
         try:
-            answer = exchange(path, request, TIMEOUT_SECONDS)
+            answer = exchange(path, request, timeout_for(left))
+            if answer.body:
+                tag = answer.headers.get("etag", "").strip('"')
+                keys = keys_of(answer.document())
+                refusal = _refusal(keys, arguments.keys)
+                if refusal:
+                    return _refuse(refusal)
+                missing = _missing(keys, arguments.keys)
         except SkragentError as error:
-            hopeless = not error.is_temporary or is_forbidden(error)
-            if hopeless or time.monotonic() >= deadline:
-                hint = hint_for_root if arguments.all else hint_for_workload
-                return tell(error, hint(error))
-            time.sleep(min(_PAUSE_SECONDS, left))  # noqa: TID251 - this is no daemon
+            left = deadline - time.monotonic()
+            if not error.is_temporary or left <= 0:
+                return _tell(error, path, is_for_root=arguments.all)
+            time.sleep(pause_seconds(error, left))  # noqa: TID251 - this is no daemon
             continue
-        if answer.body:
-            tag = answer.headers.get("etag", "").strip('"')
-            keys = json.loads(answer.body)["keys"]
-            unknown = set(arguments.keys) - {key["name"] for key in keys}
-            if unknown:
-                return _refuse(unknown)
-            missing = _missing(keys, arguments.keys)
         if not missing:
             return exit_codes.OK
         if time.monotonic() >= deadline:
             return _give_up(missing, arguments.timeout)
+
+
+def _tell(error: SkragentError, path: str, *, is_for_root: bool) -> int:
+    hint = hint_for_root(error) if is_for_root else hint_for_workload(error, path)
+    return tell(error, hint)
 
 
 def _missing(keys: list[dict[str, Any]], wanted: list[str]) -> list[str]:
@@ -111,9 +121,16 @@ def _missing(keys: list[dict[str, Any]], wanted: list[str]) -> list[str]:
     ]
 
 
-def _refuse(unknown: set[str]) -> int:
-    names = ", ".join(sorted(unknown))
-    print(f"skragent: serve.denied: no such key for you: {names}", file=sys.stderr)
+def _refusal(keys: list[dict[str, Any]], wanted: list[str]) -> str:
+    """Say why it is no use to wait; nothing where it is."""
+    unknown = set(wanted) - {key["name"] for key in keys}
+    if unknown:
+        return f"no such key for you: {', '.join(sorted(unknown))}"
+    return "" if keys else "no key is for you"
+
+
+def _refuse(why: str) -> int:
+    print(f"skragent: serve.denied: {why}", file=sys.stderr)
     return exit_codes.NOPERM
 
 

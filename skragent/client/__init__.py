@@ -9,7 +9,8 @@
 
 One request is one connection: nothing stays open, and fork and threads need no care.
 Everything that can go wrong is a `SkragentError` with the agent's stable `code`.
-Nothing of this directory needs the rest of skragent: `skragent/client` can be copied.
+Nothing of this directory needs the rest of skragent: it can be copied, as
+`skragent/client`.
 """
 
 from __future__ import annotations

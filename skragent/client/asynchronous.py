@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
+import os
+import socket
 from typing import TYPE_CHECKING, Any
 
 from skragent.client.exchange import (
@@ -14,10 +16,13 @@ from skragent.client.exchange import (
     Key,
     Request,
     SkragentError,
+    check_timeout,
     key_target,
+    keys_of,
     media_type,
     no_answer,
     pause_after,
+    text_of,
     unreachable,
     watch_request,
 )
@@ -29,39 +34,38 @@ if TYPE_CHECKING:
 class AsyncSkragentClient:
     """The same for asyncio. Cancelling a call closes its connection."""
 
-    def __init__(self, socket: str = DEFAULT_SOCKET, *, timeout: float = 10.0) -> None:
-        self._path = socket
-        self._timeout = timeout
+    def __init__(
+        self, socket: str | os.PathLike[str] = DEFAULT_SOCKET, *, timeout: float = 10.0
+    ) -> None:
+        self._path = os.fspath(socket)
+        self._timeout = check_timeout(timeout)
 
     async def list_keys(self) -> list[dict[str, Any]]:
         """See SkragentClient."""
-        answer = await self._ask(Request("/v1/keys"))
-        keys: list[dict[str, Any]] = json.loads(answer.body)["keys"]
-        return keys
+        return keys_of((await self._ask(Request("/v1/keys"))).document())
 
     async def status(self) -> dict[str, Any]:
         """See SkragentClient."""
-        answer = await self._ask(Request("/v1/status"))
-        status: dict[str, Any] = json.loads(answer.body)
-        return status
+        return (await self._ask(Request("/v1/status"))).document()
 
     async def get_key(
         self, name: str, version: str | None = None, *, wait: float = 0.0
     ) -> Key:
         """See SkragentClient."""
-        return await self._get(name, "jwk", version, wait)
+        answer = await self._get(name, "jwk", version, wait)
+        return Key(name, answer.headers, answer.body)
 
     async def get_pem(
         self, name: str, version: str | None = None, *, wait: float = 0.0
     ) -> str:
         """See SkragentClient."""
-        return (await self._get(name, "pem", version, wait)).raw.decode("ascii")
+        return text_of(await self._get(name, "pem", version, wait))
 
     async def get_bytes(
         self, name: str, form: str, version: str | None = None, *, wait: float = 0.0
     ) -> bytes:
         """See SkragentClient."""
-        return (await self._get(name, form, version, wait)).raw
+        return (await self._get(name, form, version, wait)).body
 
     async def get_public(
         self, name: str, form: str = "jwk", *, wait: float = 0.0
@@ -86,24 +90,30 @@ class AsyncSkragentClient:
                 version = key.version
                 yield key
 
-    async def _get(self, name: str, form: str, version: str | None, wait: float) -> Key:
+    async def _get(
+        self, name: str, form: str, version: str | None, wait: float
+    ) -> Answer:
         target = key_target(name, version)
-        answer = await self._ask(Request(target, media_type(form), wait=wait))
-        return Key(name, answer.headers, answer.body)
+        return await self._ask(Request(target, media_type(form), wait=wait))
 
     async def _ask(self, request: Request) -> Answer:
-        answer, seconds = Answer(), self._timeout + request.wait
+        answer, seconds = Answer(), self._timeout + request.may_take
         try:
             async with asyncio.timeout(seconds):
-                reader, writer = await asyncio.open_unix_connection(self._path)
-                try:
-                    writer.write(request.raw)
-                    while not answer.feed(await reader.read(READ_BYTES)):
-                        pass
-                finally:
-                    writer.close()
+                await self._exchange(request, answer)
         except TimeoutError as error:
-            raise no_answer(seconds) from error
+            raise no_answer(self._path, seconds) from error
         except OSError as error:
             raise unreachable(self._path, error) from error
-        return answer.judged()
+        return answer.judged(request)
+
+    async def _exchange(self, request: Request, answer: Answer) -> None:
+        # Not asyncio's streams: they lose an answer that came before we had sent all.
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(0)
+            await loop.sock_connect(connection, self._path)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                await loop.sock_sendall(connection, request.raw)
+            while not answer.feed(await loop.sock_recv(connection, READ_BYTES)):
+                pass

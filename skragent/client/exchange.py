@@ -8,7 +8,10 @@ Reading an answer is apart from the socket: both clients feed it what they read.
 from __future__ import annotations
 
 import json
+import os
 import socket
+import stat
+import time
 from typing import Any, Final
 
 DEFAULT_SOCKET: Final = "/run/skragent/api.sock"
@@ -30,9 +33,14 @@ _MOST_PAUSE_SECONDS: Final = 60.0
 _MAX_HEAD_BYTES: Final = 16 * 1024
 _MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 READ_BYTES: Final = 65536
-_OK: Final = 200
+OK: Final = 200
 NOT_MODIFIED: Final = 304
+_FIRST_ERROR: Final = 400
 _TEMPORARY: Final = (408, 429, 503)
+_TEMPORARY_CODES: Final = ("client.unreachable", "client.timeout")
+
+MOST_WAIT_SECONDS: Final = 300.0  # the agent holds a request no longer
+_TICK_SECONDS: Final = 2.0  # it looks at its watch each second
 _UNRESERVED: Final = (
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 )
@@ -42,11 +50,12 @@ class SkragentError(Exception):
     """The agent did not give what was asked for, or was not there.
 
     Attributes:
-        code: stable: the agent's, or client.unreachable, client.timeout,
-            client.garbage where the agent did not answer.
+        code: stable: the agent's; or, where it did not answer, client.unreachable,
+            client.forbidden (the socket's mode), client.timeout, client.garbage.
         status: the HTTP status; 0 where there was no answer.
         detail: one sentence.
         retry_after: seconds that the agent asks to wait, where it does.
+        formats: the media types that there are, where another one was asked for.
     """
 
     def __init__(
@@ -57,11 +66,12 @@ class SkragentError(Exception):
         self.status = status
         self.detail = detail
         self.retry_after = retry_after
+        self.formats: list[str] = []
 
     @property
     def is_temporary(self) -> bool:
         """Tell whether the same request may succeed later, with nothing changed."""
-        return self.status in (0, *_TEMPORARY)
+        return self.status in _TEMPORARY or self.code in _TEMPORARY_CODES
 
 
 class Key:
@@ -83,7 +93,11 @@ class Key:
 
     @property
     def jwk(self) -> dict[str, Any]:
-        """Return a JWK's members (RFC 7517); read the first time that somebody asks."""
+        """Return a JWK's members (RFC 7517); read the first time that somebody asks.
+
+        Raises:
+            ValueError: it was fetched in another form.
+        """
         if self._jwk is None:
             jwk: dict[str, Any] = json.loads(self.raw)
             self._jwk = jwk
@@ -103,7 +117,9 @@ class Answer:
     def feed(self, data: bytes) -> bool:
         """Take in what was read; tell whether that is all of it."""
         if not data:
-            raise _garbage("it ends early")
+            raise SkragentError(
+                "client.unreachable", 0, "the agent ended before its answer did"
+            )
         self._data += data
         if self._length < 0:
             head, end, rest = self._data.partition(b"\r\n\r\n")
@@ -129,27 +145,58 @@ class Answer:
             raise _garbage("it is too long")
         return int(length)
 
-    def judged(self) -> Answer:
+    def judged(self, request: Request) -> Answer:
         """Return it where it is what was asked for, or nothing new.
 
         Raises:
-            SkragentError: as the agent says.
+            SkragentError: as the agent says; client.garbage where that is no answer to
+                this request.
         """
-        if self.status // 100 == _OK // 100 or self.status == NOT_MODIFIED:
+        if self.status >= _FIRST_ERROR:
+            raise self._problem()
+        if self.status == NOT_MODIFIED and request.known:
             return self
+        if self.status != request.expects:
+            raise _garbage(f"it is status {self.status}, not {request.expects}")
+        media = self.headers.get("content-type", "")
+        if media != request.accept or not self.body:
+            raise _garbage(f"it is `{media[:64]}`, not {request.accept}")
+        return self
+
+    def document(self) -> dict[str, Any]:
+        """Read the body as a JSON object.
+
+        Raises:
+            SkragentError: client.garbage
+        """
         try:
-            document = json.loads(self.body)  # RFC 9457
+            document = json.loads(self.body)
+        except (ValueError, RecursionError):
+            document = None
+        if not isinstance(document, dict):
+            raise _garbage("it is no JSON object")
+        return document
+
+    def _problem(self) -> SkragentError:
+        """Read an RFC 9457 problem document."""
+        try:
+            document = self.document()
             code, detail = str(document["code"]), str(document["detail"])
-        except (ValueError, KeyError, TypeError):
-            raise _garbage(
-                f"it is status {self.status} without a problem document"
-            ) from None
+        except (SkragentError, KeyError):
+            return _garbage(f"it is status {self.status} without a problem document")
         waits = _number(self.headers.get("retry-after", ""))
-        raise SkragentError(code, self.status, detail, waits or None)
+        error = SkragentError(code, self.status, detail, waits or None)
+        formats = document.get("formats")
+        error.formats = [str(one) for one in formats] if formats else []
+        return error
 
 
 class Request:
-    """What is asked; the same for both clients."""
+    """What is asked, and what may be answered; the same for both clients.
+
+    Raises:
+        ValueError: `wait` is no time that the agent would hold a request for.
+    """
 
     def __init__(
         self,
@@ -160,8 +207,15 @@ class Request:
         known: str = "",
         method: str = "GET",
         body: bytes = b"",
+        expects: int = OK,
     ) -> None:
-        self.wait = wait
+        if not 0 <= wait <= MOST_WAIT_SECONDS:
+            raise ValueError(f"wait is from 0 to {MOST_WAIT_SECONDS:.0f} seconds")
+        self.accept = accept
+        self.known = known
+        self.expects = expects
+        # What it may take beyond the client's own timeout.
+        self.may_take = wait + _TICK_SECONDS if wait else 0.0
         if wait:
             target += f"{'&' if '?' in target else '?'}wait={wait:.3f}"
         tag = f'If-None-Match: "{known}"\r\n' if known else ""
@@ -176,23 +230,40 @@ class Request:
 def exchange(path: str, request: Request, timeout: float) -> Answer:
     """Send one request to a socket, and read its answer.
 
+    Args:
+        path: of the socket.
+        request: what is asked.
+        timeout: seconds for all of it, a wait not counted.
+
     Raises:
         SkragentError: with what the agent says, or client.*.
     """
-    answer = Answer()
+    answer, seconds = Answer(), timeout + request.may_take
+    deadline = time.monotonic() + seconds
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout)
             connection.connect(path)
-            connection.sendall(request.raw)
-            connection.settimeout(timeout + request.wait)
-            while not answer.feed(connection.recv(READ_BYTES)):
-                pass
+            try:  # noqa: SIM105 - contextlib would be one import more
+                connection.sendall(request.raw)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # it may have refused us before it read: that is its answer
+            _read(connection, answer, deadline)
     except TimeoutError as error:
-        raise no_answer(timeout + request.wait) from error
+        raise no_answer(path, seconds) from error
     except OSError as error:
         raise unreachable(path, error) from error
-    return answer.judged()
+    return answer.judged(request)
+
+
+def _read(connection: socket.socket, answer: Answer, deadline: float) -> None:
+    is_complete = False
+    while not is_complete:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        connection.settimeout(left)
+        is_complete = answer.feed(connection.recv(READ_BYTES))
 
 
 def key_target(name: str, version: str | None = None, suffix: str = "") -> str:
@@ -206,6 +277,37 @@ def media_type(form: str) -> str:
     if form not in FORMS:
         raise ValueError(f"form is one of {', '.join(FORMS)}, not {form!r}")
     return FORMS[form]
+
+
+def text_of(answer: Answer) -> str:
+    """Read a body that is ASCII, as PEM is.
+
+    Raises:
+        SkragentError: client.garbage
+    """
+    try:
+        return answer.body.decode("ascii")
+    except UnicodeDecodeError:
+        raise _garbage("it is no text") from None
+
+
+def keys_of(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Take the list of keys out of a document.
+
+    Raises:
+        SkragentError: client.garbage
+    """
+    keys = document.get("keys")
+    if not isinstance(keys, list) or not all(isinstance(key, dict) for key in keys):
+        raise _garbage("it lists no keys")
+    return keys
+
+
+def check_timeout(timeout: float) -> float:
+    """Refuse a timeout that would be none."""
+    if not timeout > 0:
+        raise ValueError(f"timeout is more than 0 seconds, not {timeout!r}")
+    return timeout
 
 
 def watch_request(name: str, form: str, version: str) -> Request:
@@ -245,15 +347,26 @@ def _number(text: str) -> float:
     return float(text) if text.isascii() and text.isdigit() else 0.0
 
 
-def no_answer(seconds: float) -> SkragentError:
+def no_answer(path: str, seconds: float) -> SkragentError:
     """Say that the agent did not answer in time."""
-    return SkragentError("client.timeout", 0, f"no answer in {seconds:g} s")
+    return SkragentError("client.timeout", 0, f"{path}: no answer in {seconds:g} s")
 
 
 def unreachable(path: str, error: OSError) -> SkragentError:
     """Say that the agent is not there, or not for us."""
-    why = f"{path}: {error.strerror or error}"
-    return SkragentError("client.unreachable", 0, why)
+    is_forbidden = isinstance(error, PermissionError)
+    code = "client.forbidden" if is_forbidden else "client.unreachable"
+    why = error.strerror or str(error)
+    if isinstance(error, ConnectionRefusedError) and not _is_socket(path):
+        why = "is no socket"
+    return SkragentError(code, 0, f"{path}: {why}")
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)  # noqa: PTH116 - pathlib costs an import
+    except OSError:
+        return True  # it is gone by now
 
 
 def _garbage(what: str) -> SkragentError:

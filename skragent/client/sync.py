@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,13 @@ from skragent.client.exchange import (
     Key,
     Request,
     SkragentError,
+    check_timeout,
     exchange,
     key_target,
+    keys_of,
     media_type,
     pause_after,
+    text_of,
     watch_request,
 )
 
@@ -32,42 +35,44 @@ class SkragentClient:
 
     Args:
         socket: the path of api.sock.
-        timeout: seconds for each step of one request, a wait not counted.
+        timeout: seconds for one request, a wait not counted.
+
+    Raises:
+        ValueError: a `timeout`, `wait` or `form` that does not exist; a caller's bug.
     """
 
-    def __init__(self, socket: str = DEFAULT_SOCKET, *, timeout: float = 10.0) -> None:
-        self._path = socket
-        self._timeout = timeout
+    def __init__(
+        self, socket: str | os.PathLike[str] = DEFAULT_SOCKET, *, timeout: float = 10.0
+    ) -> None:
+        self._path = os.fspath(socket)
+        self._timeout = check_timeout(timeout)
 
     def list_keys(self) -> list[dict[str, Any]]:
         """Return what this process may see: name, state, version, type, formats."""
-        keys: list[dict[str, Any]] = json.loads(self._ask(Request("/v1/keys")).body)[
-            "keys"
-        ]
-        return keys
+        return keys_of(self._ask(Request("/v1/keys")).document())
 
     def status(self) -> dict[str, Any]:
         """Return the same, and who the agent thinks this process is."""
-        status: dict[str, Any] = json.loads(self._ask(Request("/v1/status")).body)
-        return status
+        return self._ask(Request("/v1/status")).document()
 
     def get_key(
         self, name: str, version: str | None = None, *, wait: float = 0.0
     ) -> Key:
         """Fetch a key as a JWK."""
-        return self._get(name, "jwk", version, wait)
+        answer = self._get(name, "jwk", version, wait)
+        return Key(name, answer.headers, answer.body)
 
     def get_pem(
         self, name: str, version: str | None = None, *, wait: float = 0.0
     ) -> str:
         """Fetch a private key as PEM (PKCS#8)."""
-        return self._get(name, "pem", version, wait).raw.decode("ascii")
+        return text_of(self._get(name, "pem", version, wait))
 
     def get_bytes(
         self, name: str, form: str, version: str | None = None, *, wait: float = 0.0
     ) -> bytes:
         """Fetch a key's bytes: `form` is jwk, pem, der (PKCS#8) or raw (oct)."""
-        return self._get(name, form, version, wait).raw
+        return self._get(name, form, version, wait).body
 
     def get_public(self, name: str, form: str = "jwk", *, wait: float = 0.0) -> Key:
         """Fetch the public half of a key: `form` is jwk or pem."""
@@ -81,7 +86,8 @@ class SkragentClient:
         Goes on while the agent is restarted or has no key.
 
         Raises:
-            SkragentError: where the key is not for this process, or not in this form.
+            SkragentError: where the key is not for this process, or not in this form,
+                or what answers is no agent.
         """
         version = ""
         while True:
@@ -96,10 +102,9 @@ class SkragentClient:
                 version = key.version
                 yield key
 
-    def _get(self, name: str, form: str, version: str | None, wait: float) -> Key:
+    def _get(self, name: str, form: str, version: str | None, wait: float) -> Answer:
         target = key_target(name, version)
-        answer = self._ask(Request(target, media_type(form), wait=wait))
-        return Key(name, answer.headers, answer.body)
+        return self._ask(Request(target, media_type(form), wait=wait))
 
     def _ask(self, request: Request) -> Answer:
         return exchange(self._path, request, self._timeout)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ import pytest
 from support.e2e import SKRAGENT, Agent, config_for, create_key
 
 from skragent.client import SkragentError
+from skragent.emulator.service import Answer, Request
 
 if TYPE_CHECKING:
     from skragent.emulator.thread import EmulatorThread
@@ -115,6 +117,52 @@ def test_a_watched_status_is_printed_again_at_each_change(agent: Agent) -> None:
         assert watching.wait(10) == 130
 
 
+def test_a_watched_status_goes_on_when_the_agent_is_restarted(
+    emulator: EmulatorThread, directory: Path
+) -> None:
+    config = config_for(emulator, directory, "demo")
+    command = [*SKRAGENT, "status", "--watch", "--json"]
+    command += ["--socket", str(directory / "admin.sock")]
+    with Agent(directory, config) as agent:
+        agent.until(lambda: agent.holds("demo"))
+        watching = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert watching.stdout is not None
+        before = json.loads(watching.stdout.readline())
+        agent.process.kill()
+    with Agent(directory, config) as agent:
+        agent.until(lambda: agent.holds("demo"))
+        lines = iter(watching.stdout.readline, "")
+        assert any(
+            json.loads(line)["started_at"] != before["started_at"] for line in lines
+        )
+        watching.send_signal(signal.SIGINT)
+        _, said = watching.communicate(timeout=10)
+    assert watching.returncode == 130
+    assert said.count("asking again") == 1
+
+
+def test_a_refresh_that_fails_is_shown_though_the_key_is_held(
+    emulator: EmulatorThread, agent: Agent
+) -> None:
+    def row() -> list[str]:
+        lines = type_(agent, "status").stdout.splitlines()
+        return next(line.split() for line in lines if line.startswith("demo"))
+
+    assert row()[-1] == "-"
+
+    async def unavailable(_: Request, answer: Answer) -> Answer:
+        return replace(answer, status=503)
+
+    emulator.world.maa.before_answer = unavailable
+    type_(agent, "refresh")
+    agent.until(lambda: row()[-1] == "transport.server")
+    assert row()[1] == "current"
+    emulator.world.maa.heal()
+    agent.until(lambda: row()[-1] == "-")
+
+
 def test_all_keys_are_waited_for(agent: Agent) -> None:
     assert type_(agent, "wait", "--all", "--timeout", "20").returncode == 0
     assert type_(agent, "wait", "--timeout", "20").returncode == 0
@@ -186,8 +234,8 @@ def test_who_is_not_root_gets_what_the_rules_give(agent: Agent) -> None:
     agent.socket.chmod(0o666)
     config = agent.socket.with_name("skragent.toml")
     shown = {}
-    for words in (("status",), ("refresh",), ("wait", "--all")):
-        shown[words[0]] = subprocess.run(
+    for words in (("status",), ("refresh",), ("wait", "--all"), ("wait",)):
+        shown[" ".join(words)] = subprocess.run(
             [sys.executable, "-I", "-c", AS_ANOTHER, *words, "--config", str(config)],
             capture_output=True,
             text=True,
@@ -198,5 +246,7 @@ def test_who_is_not_root_gets_what_the_rules_give(agent: Agent) -> None:
     assert "asking on" in shown["status"].stderr
     assert "you are uid 1234" in shown["status"].stdout
     assert "demo" not in shown["status"].stdout
-    assert (shown["refresh"].returncode, shown["wait"].returncode) == (77, 77)
+    assert (shown["refresh"].returncode, shown["wait --all"].returncode) == (77, 77)
     assert "sudo" in shown["refresh"].stderr
+    assert shown["wait"].returncode == 77
+    assert "no key is for you" in shown["wait"].stderr

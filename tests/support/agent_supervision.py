@@ -103,7 +103,10 @@ class Holder:
         self.codes.append(error.code)
         self.waits.append(seconds)
 
-    def job_failed(self, error: SkrAgentError, seconds: float) -> None:
+    def job_failed(
+        self, aliases: Sequence[str], error: SkrAgentError, seconds: float
+    ) -> None:
+        del aliases
         self.codes.append(error.code)
         self.waits.append(seconds)
 

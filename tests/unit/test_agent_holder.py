@@ -103,18 +103,53 @@ def test_why_a_key_is_not_held_and_when_it_is_asked_for_again_is_kept(
 
 
 def test_a_failed_job_is_why_every_missing_key_is_missing(world: World) -> None:
-    world.holder.job_failed(denied(), 3)
+    world.holder.job_failed(["disk"], denied(), 3)
     entry = world.keyring.get("disk")
     assert entry is not None
     assert entry.failure_code == "release.denied"
 
 
-def test_a_failed_job_is_no_fault_of_a_key_that_is_held(world: World) -> None:
+def test_a_failed_job_is_told_of_a_key_that_is_held_until_one_succeeds(
+    world: World,
+) -> None:
     world.hold()
-    world.holder.job_failed(denied(), 3)
+    world.holder.job_failed(["disk"], denied(), 3)
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert entry.key is not None
+    assert (entry.failure_code, entry.retry_at) == ("release.denied", NOW + 3)
+    world.hold()
+    assert (entry.failure_code, entry.retry_at) == ("", None)
+
+
+def test_a_failed_job_is_no_fault_of_a_key_that_it_was_not_for(world: World) -> None:
+    world.holder.job_failed([], denied(), 3)
     entry = world.keyring.get("disk")
     assert entry is not None
     assert entry.failure_code == ""
+
+
+def test_a_key_that_was_never_held_is_not_said_to_be_wiped(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.holder.changed("disk", KeyLife(state=KeyState.DENIED))
+    assert [r.getMessage() for r in caplog.records] == ["key disk is denied"]
+    world.hold()
+    caplog.clear()
+    world.holder.changed("disk", KeyLife(state=KeyState.DENIED))
+    assert [r.getMessage() for r in caplog.records] == ["key disk is denied and wiped"]
+
+
+def test_an_ordered_drop_is_no_error(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.hold()
+    caplog.clear()
+    world.holder.changed("disk", KeyLife(state=KeyState.DROPPED))
+    assert caplog.records == []
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert (entry.key, entry.state) == (None, KeyState.DROPPED)
 
 
 def test_a_key_that_is_not_valid_yet_says_so(world: World) -> None:
@@ -128,7 +163,7 @@ def test_everything_is_counted(world: World) -> None:
     world.hold()
     world.hold()  # under the same token
     world.holder.key_failed("disk", denied(), 3)
-    world.holder.job_failed(SkrAgentError("x", code="transport.timeout"), 3)
+    world.holder.job_failed(["disk"], SkrAgentError("x", code="transport.timeout"), 3)
     assert world.counters.releases["disk", "success", ""] == 2
     assert world.counters.releases["disk", "denied", "release.denied"] == 1
     assert world.counters.attestations["success", ""] == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
 import socket
 import stat
 import threading
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
 KEY = b"\x00the key\xff"
 
 
-def key(body: bytes = KEY) -> bytes:
-    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+def key(media_type: bytes = b"application/jwk+json") -> bytes:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n"
+    return head % (media_type, len(KEY)) + KEY
 
 
 def problem(status: int, code: str) -> bytes:
@@ -52,6 +55,19 @@ def agent(path: Path, *answers: bytes) -> Iterator[list[bytes]]:
         thread.join()
 
 
+@contextmanager
+def limited_files(size: int) -> Iterator[None]:
+    """Let no file grow beyond this; a full disk fails at the same place."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "s"
@@ -64,7 +80,7 @@ def get(path: Path, *more: str) -> int:
 def test_the_key_goes_to_stdout_as_it_is(
     path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    with agent(path, key()):
+    with agent(path, key(b"application/octet-stream")):
         assert get(path, "--format", "raw") == exit_codes.OK
     assert capfdbinary.readouterr() == (KEY, b"")
 
@@ -81,8 +97,9 @@ def test_the_key_goes_to_stdout_as_it_is(
 def test_the_format_is_asked_for(
     path: Path, tmp_path: Path, form: str, media_type: bytes
 ) -> None:
-    with agent(path, key()) as requests:
-        get(path, "--format", form, "--output", str(tmp_path / "out"))
+    out = tmp_path / "out"
+    with agent(path, key(media_type)) as requests:
+        assert get(path, "--format", form, "--output", str(out)) == exit_codes.OK
     assert b"Accept: " + media_type in requests[0]
 
 
@@ -137,8 +154,7 @@ def test_an_output_that_is_no_file_is_refused_and_stays(
     if kind == "link":
         target.write_text("before")
     before = out.lstat()
-    with agent(path, key()):
-        code = get(path, "--output", str(out))
+    code = get(path, "--output", str(out))  # nobody is asked
     assert code == exit_codes.CANTCREAT
     assert "no regular file to replace" in capsys.readouterr().err
     assert out.lstat() == before
@@ -148,12 +164,46 @@ def test_an_output_that_is_no_file_is_refused_and_stays(
 def test_an_output_that_cannot_be_written_leaves_nothing_behind(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "out").mkdir()
-    with agent(path, key()):
+    with limited_files(len(KEY) - 1), agent(path, key()):
         code = get(path, "--output", str(tmp_path / "out"))
     assert code == exit_codes.CANTCREAT
     assert "output: " in capsys.readouterr().err
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "s"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s"]
+
+
+def test_a_directory_that_is_not_there_is_told_before_a_key_is_asked_for(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "none" / "out"
+    assert get(path, "--wait", "60", "--output", str(out)) == exit_codes.CANTCREAT
+    said = capsys.readouterr().err
+    assert said == f"skragent: output: {out}: No such file or directory\n"
+
+
+@pytest.mark.parametrize("output", ["", "dir/", "."])
+def test_an_output_that_names_no_file_is_a_mistake(path: Path, output: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        get(path, "--output", output)
+    assert caught.value.code == exit_codes.USAGE
+
+
+def test_a_dash_is_stdout(
+    path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    with agent(path, key()):
+        assert get(path, "--output", "-") == exit_codes.OK
+    assert capfdbinary.readouterr().out == KEY
+
+
+def test_a_key_file_stays_as_it_was_where_the_answer_is_none(
+    path: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.write_text("before")
+    nothing = b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n"
+    with agent(path, nothing):
+        assert get(path, "--output", str(out)) == exit_codes.UNAVAILABLE
+    assert out.read_text() == "before"
 
 
 @pytest.mark.parametrize(
