@@ -14,8 +14,9 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import threading
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from cryptography import x509
@@ -24,6 +25,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 _Shape = TypeVar("_Shape")
+
+_decoders: Final[dict[type[Any], msgspec.json.Decoder[Any]]] = {}
+_is_building: Final = threading.Lock()
 
 _BASE64URL = re.compile(rb"[A-Za-z0-9_-]*")
 
@@ -157,6 +161,18 @@ def decode_json(data: bytes, kind: type[_Shape]) -> _Shape:
         ValueError: not JSON, not UTF-8, too deep, or not of this shape.
     """
     try:
-        return msgspec.json.decode(data, type=kind)
+        return _decoder_of(kind).decode(data)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"unexpected JSON: {error}") from None
+
+
+def _decoder_of(kind: type[_Shape]) -> msgspec.json.Decoder[_Shape]:
+    """Give the type's decoder, built once and by one thread.
+
+    msgspec 0.22 looks into a type when it is first used, and dies of SIGSEGV where two
+    threads do so at once, as those of a release do.
+    """
+    with _is_building:
+        if kind not in _decoders:
+            _decoders[kind] = msgspec.json.Decoder(kind)
+        return _decoders[kind]
