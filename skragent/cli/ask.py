@@ -114,9 +114,10 @@ def seconds(text: str) -> float:
     return value
 
 
-def tell(error: SkragentError, hint: str = "") -> int:
-    """Say what went wrong; gives the exit code."""
-    print(f"skragent: {error.code}: {error.detail}", file=sys.stderr)
+def tell(error: SkragentError, hint: str = "", *, about: str = "") -> int:
+    """Say what went wrong, and to what; gives the exit code."""
+    what = f"{about}: " if about else ""
+    print(f"skragent: {error.code}: {what}{error.detail}", file=sys.stderr)
     if hint:
         print(f"  {hint}", file=sys.stderr)
     return exit_code_of(error)

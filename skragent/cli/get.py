@@ -88,7 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
         key = _fetch(path, arguments)
         _write(key, output)
     except SkragentError as error:
-        return tell(error, hint_for_workload(error, path))
+        about = "" if error.status == 0 else f"key {arguments.key!r}"
+        return tell(error, hint_for_workload(error, path), about=about)
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -17,6 +17,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol
 
 from skragent import __version__
+from skragent.config_rules import shown
 from skragent.errors import AccessDeniedError, RequestError, ServeError
 from skragent.keyring import KeyState
 from skragent.observe import Event, log, names
@@ -185,7 +186,7 @@ class AdminApi:
 
     def _require(self, alias: str) -> None:
         if self._keyring.get(alias) is None:
-            raise AccessDeniedError("there is no such key")
+            raise AccessDeniedError(f"there is no key `{shown(alias)}`")
 
     def _cell(self, op: str, code: str) -> Cell:
         return self._counters.requests_cell(SOCKET, op, code)

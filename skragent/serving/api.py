@@ -139,7 +139,8 @@ class KeyApi:
         self, path: str
     ) -> tuple[str, Callable[[Request, Peer], Answer | Parked]]:
         if path.startswith(_ONE_KEY):
-            if path.endswith(_PUBLIC):
+            # A key may be called `public`: /v1/keys/public is that key itself.
+            if path.endswith(_PUBLIC) and len(path) > len(_ONE_KEY) + len(_PUBLIC) - 1:
                 return "public", self._public
             return "get", self._get
         routes = {
@@ -262,7 +263,8 @@ class KeyApi:
             if not must:
                 return None
             raise AccessDeniedError(
-                "this key is held in another version", code="serve.version"
+                f"the key is held in version {key.version}, not in that one",
+                code="serve.version",
             )
         forms = _forms(key, wish.operation)
         try:

@@ -28,7 +28,10 @@ _FORMS: Final[dict[str, Form]] = {
     **{media: form for form, media in MEDIA_TYPES.items()},
     "application/json": "jwk",
 }
-_ANYTHING: Final = ("*/*", "application/*")
+_WILDCARDS: Final = ("application/*", "*/*")  # the more specific one first
+
+# Nobody has more to say; reading more takes time from everybody else.
+MAX_RANGES: Final = 32
 
 
 class Choice(NamedTuple):
@@ -39,41 +42,47 @@ class Choice(NamedTuple):
 
 
 class _Range(NamedTuple):
-    media: str
     quality: float
+    place: int  # in the header: the first one wins among equals
 
 
 def choose_form(accept: str, available: Collection[Form]) -> Choice:
     """Choose the form that the caller likes best.
 
     Raises:
-        RequestError: serve.not_acceptable where nothing fits.
+        RequestError: serve.not_acceptable where nothing fits; serve.bad_request where
+            the header is too long to be meant.
     """
-    for media, quality in _parse_accept(accept or "*/*"):
-        if quality <= 0:
-            break
-        if media in _ANYTHING:
-            for form, media_type in MEDIA_TYPES.items():
-                if form in available:
-                    return Choice(form, media_type)
-        elif media in _FORMS and _FORMS[media] in available:
-            return Choice(_FORMS[media], media)
-    raise RequestError(
-        "this key has no such form",
-        code="serve.not_acceptable",
-        status=NOT_ACCEPTABLE,
-    )
+    ranges = _parse_accept(accept or "*/*")
+    best: tuple[float, int] = (0.0, 0)
+    choice = None
+    for media, form in _FORMS.items():
+        found = next((ranges[m] for m in (media, *_WILDCARDS) if m in ranges), None)
+        if form not in available or found is None:
+            continue
+        if found.quality > 0 and (found.quality, -found.place) > best:
+            best, choice = (found.quality, -found.place), Choice(form, media)
+    if choice is None:
+        raise RequestError(
+            "this key has no such form",
+            code="serve.not_acceptable",
+            status=NOT_ACCEPTABLE,
+        )
+    return choice
 
 
 @functools.lru_cache(maxsize=64)
-def _parse_accept(accept: str) -> tuple[_Range, ...]:
-    """Return the media ranges, the best first; equals stay in their order."""
-    ranges = []
-    for entry in accept.split(","):
+def _parse_accept(accept: str) -> dict[str, _Range]:
+    """Return the media ranges; of one that is there twice, the first."""
+    entries = accept.split(",", MAX_RANGES)
+    if len(entries) > MAX_RANGES:
+        raise RequestError(f"Accept has more than {MAX_RANGES} entries")
+    ranges: dict[str, _Range] = {}
+    for place, entry in enumerate(entries):
         media, *parameters = (part.strip().lower() for part in entry.split(";"))
         if media:
-            ranges.append(_Range(media, _quality(parameters)))
-    return tuple(sorted(ranges, key=lambda one: one.quality, reverse=True))
+            ranges.setdefault(media, _Range(_quality(parameters), place))
+    return ranges
 
 
 def _quality(parameters: list[str]) -> float:

@@ -111,9 +111,9 @@ def _parse(head: bytes) -> Request:
     except httptools.HttpParserUpgrade:
         pass  # RFC 9110 §7.8: a server may ignore it. CONNECT is refused by its method.
     except httptools.HttpParserError as error:
-        raise RequestError(f"not a request: {type(error).__name__}") from error
+        raise RequestError(f"this is no HTTP/1.1 request: {error}") from error
     if not found.is_complete:
-        raise RequestError("not a request")
+        raise RequestError("this is no HTTP/1.1 request")
     if found.parser.get_http_version() != "1.1":
         raise _other_version()
     _refuse_headers(found.headers)

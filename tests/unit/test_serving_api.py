@@ -248,3 +248,23 @@ def test_a_retired_answer_lets_go_of_the_key(api: Api, ring: Keyring) -> None:
     answer = api.api.handle(parse_head(get(KEY)), CALLER)
     ring.drop(ALIAS, KeyState.EXPIRED)
     assert answer.parts == ()
+
+
+def test_a_key_may_be_called_public() -> None:
+    api = Api(ring_with(held_key("public"), held_key(ALIAS)))
+    assert api.ask(get("/v1/keys/public")).body == FORMS["jwk"]
+    half = api.ask(get("/v1/keys/public/public"))
+    assert half.status == 200
+    assert half.body not in FORMS.values()
+    assert api.ask(get("/v1/keys//public")).code == "serve.denied"
+
+
+@pytest.mark.parametrize(("count", "status"), [(32, 304), (33, 400)])
+def test_a_list_of_tags_has_a_limit(api: Api, count: int, status: int) -> None:
+    tags = ", ".join(['"x"'] * (count - 1) + [f'"{VERSION}"'])
+    assert api.ask(get(KEY, f"If-None-Match: {tags}")).status == status
+
+
+def test_a_query_with_very_many_parameters_is_not_even_read(api: Api) -> None:
+    answer = api.ask(get(f"{KEY}?{'a=1&' * 2000}version={VERSION}"))
+    assert (answer.status, answer.code) == (400, "serve.bad_request")

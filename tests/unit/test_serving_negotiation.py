@@ -34,6 +34,12 @@ OCT: tuple[Form, ...] = ("jwk", "raw")
         ("application/pkcs8;q=nan", "", ""),
         ("application/pkcs8;q=2", "", ""),
         (",;,", "", ""),
+        ("*/*, application/jwk+json;q=0", "pem", "application/x-pem-file"),
+        ("application/*;q=0, */*", "", ""),
+        ("application/*;q=0, application/pkcs8;q=0.1, */*", "der", "application/pkcs8"),
+        ("application/json, application/jwk+json", "jwk", "application/json"),
+        ("application/pkcs8, application/x-pem-file", "der", "application/pkcs8"),
+        ("a/b," * 31 + "application/pkcs8", "der", "application/pkcs8"),
     ],
 )
 def test_the_best_form_that_there_is_is_chosen(
@@ -53,3 +59,9 @@ def test_an_oct_key_has_raw_bytes() -> None:
 
 def test_a_key_without_a_jwk_gives_anybody_its_first_form() -> None:
     assert choose_form("*/*", ("der", "pem")).form == "pem"
+
+
+def test_an_accept_that_is_too_long_to_be_meant_is_refused() -> None:
+    with pytest.raises(RequestError) as caught:
+        choose_form("a/b," * 32 + "application/pkcs8", RSA)
+    assert (caught.value.code, caught.value.status) == ("serve.bad_request", 400)
