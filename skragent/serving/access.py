@@ -109,6 +109,16 @@ class _Grants:
                 others.append(rule)
         return cls(frozenset(uids), frozenset(gids), tuple(others))
 
+    def allow(self, peer: Peer, *, unpinned: bool) -> bool:
+        """Tell whether one of the rules allows the caller."""
+        if peer.uid in self.uids or peer.gid in self.gids:
+            return True
+        if self.gids and not self.gids.isdisjoint(peer.groups):
+            return True
+        return bool(self.others) and any(
+            rule.allows(peer, unpinned=unpinned) for rule in self.others
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Access:
@@ -120,6 +130,7 @@ class Access:
     _grants: Mapping[Operation, Mapping[str, _Grants]] = field(
         init=False, repr=False, compare=False
     )
+    _all: _Grants = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         every = [rule for rules in self.rules.values() for rule in rules]
@@ -134,20 +145,18 @@ class Access:
         }
         object.__setattr__(self, "wants_units", any(r.unit is not None for r in every))
         object.__setattr__(self, "_grants", grants)
+        object.__setattr__(self, "_all", _Grants.of(dict.fromkeys(every)))
 
     def allows(self, peer: Peer, alias: str, operation: Operation = "get") -> bool:
         """Tell whether the caller may have the key, or its public half."""
         grants = self._grants[operation].get(alias)
-        if grants is None:
-            return False
-        if peer.uid in grants.uids or peer.gid in grants.gids:
-            return True
-        if grants.gids and not grants.gids.isdisjoint(peer.groups):
-            return True
-        if not grants.others:
-            return False
-        unpinned = self.unit_rules_without_pidfd
-        return any(rule.allows(peer, unpinned=unpinned) for rule in grants.others)
+        return grants is not None and grants.allow(
+            peer, unpinned=self.unit_rules_without_pidfd
+        )
+
+    def knows(self, peer: Peer) -> bool:
+        """Tell whether any rule of any key is for the caller."""
+        return self._all.allow(peer, unpinned=self.unit_rules_without_pidfd)
 
     def unit_rules(self, *, has_pidfd: bool) -> UnitRules:
         """Tell how rules on units hold on a kernel with or without peer pidfds."""

@@ -1,42 +1,76 @@
-"""What each user of the machine takes of a socket: connections, and answers a second.
+"""What each user of the machine takes of a socket, so that none takes it from others.
 
-The allowance is refilled at each tick of the listener, so no clock is asked per
-request: a user has so many answers from one tick to the next.
+An account is a uid's; those whom no rule names share one (`STRANGERS`), for one user
+may have tens of thousands of uids (subuid(5)).
+
+The allowance of answers is refilled at each tick of the listener, so no clock is asked
+per request; and it is given out in parts, one for each turn of the event loop (see
+`turns`).
 """
 
 from __future__ import annotations
 
+from typing import Final, Literal
+
+STRANGERS: Final = -2
+
+# What may be used up, and by whom most.
+Pool = Literal["connections", "in_flight", "long_polls"]
+
+# Answers to one account before everybody else has its turn: a few milliseconds.
+TURN: Final = 128
+
 
 class Account:
-    """One uid's share."""
+    """One user's share."""
 
-    __slots__ = ("connections", "left")
+    __slots__ = ("allowance", "connections", "in_flight", "left", "long_polls")
 
-    def __init__(self, left: int) -> None:
+    def __init__(self, answers_per_tick: int) -> None:
         self.connections = 0
-        self.left = left  # answers until the next tick
+        self.in_flight = 0  # answers that are not taken yet, and long-polls
+        self.long_polls = 0
+        self.left = 0  # answers in this turn
+        self.allowance = 0  # and after it, until the next tick
+        self.refill(answers_per_tick)
+
+    def refill(self, answers_per_tick: int) -> None:
+        """Begin a new second."""
+        self.left = 0
+        self.allowance = answers_per_tick
+        self.begin_turn()
+
+    def begin_turn(self) -> None:
+        """Give out the next part of the allowance."""
+        part = min(TURN - self.left, self.allowance)
+        self.left += part
+        self.allowance -= part
 
 
 class Accounts:
-    """All shares, by uid. One without connections is forgotten at the next tick."""
+    """All shares. One without connections is forgotten at the next tick."""
 
     def __init__(self, answers_per_tick: int) -> None:
         self._answers_per_tick = answers_per_tick
-        self._by_uid: dict[int, Account] = {}
+        self._by_owner: dict[int, Account] = {}
 
     def __len__(self) -> int:
-        return len(self._by_uid)
+        return len(self._by_owner)
 
-    def of(self, uid: int) -> Account:
-        """Return a uid's share."""
-        account = self._by_uid.get(uid)
+    def of(self, owner: int) -> Account:
+        """Return somebody's share."""
+        account = self._by_owner.get(owner)
         if account is None:
-            account = self._by_uid[uid] = Account(self._answers_per_tick)
+            account = self._by_owner[owner] = Account(self._answers_per_tick)
         return account
 
     def refill(self) -> None:
         """Begin a new second; who is gone is forgotten."""
-        for uid in [u for u, a in self._by_uid.items() if not a.connections]:
-            del self._by_uid[uid]
-        for account in self._by_uid.values():
-            account.left = self._answers_per_tick
+        for owner in [o for o, a in self._by_owner.items() if not a.connections]:
+            del self._by_owner[owner]
+        for account in self._by_owner.values():
+            account.refill(self._answers_per_tick)
+
+    def heaviest(self, pool: Pool) -> Account:
+        """Find who has most of something. There is somebody."""
+        return max(self._by_owner.values(), key=lambda account: getattr(account, pool))

@@ -66,13 +66,11 @@ class Control(Protocol):
 class AdminApi:
     """Answers an administrator."""
 
-    def __init__(
-        self, keyring: Keyring, counters: Counters, control: Control, *, watchers: int
-    ) -> None:
+    def __init__(self, keyring: Keyring, counters: Counters, control: Control) -> None:
         self._keyring = keyring
         self._counters = counters
         self._control = control
-        self._lots = ParkingLots(watchers)
+        self._lots = ParkingLots()
         self._trusted = frozenset({0, os.geteuid()})
         keyring.observe(lambda: self._lots.look(_STATUS))
 

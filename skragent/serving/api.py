@@ -82,7 +82,6 @@ class KeyApi:
         access: who may have it.
         counters: what is counted.
         now: the wall time, for a key's age.
-        long_polls: how many requests may wait at once.
     """
 
     def __init__(
@@ -92,14 +91,13 @@ class KeyApi:
         counters: Counters,
         *,
         now: Callable[[], float],
-        long_polls: int,
     ) -> None:
         self._keyring = keyring
         self._access = access
         self._counters = counters
         self._now = now
         self._audit = Audit(counters)
-        self._lots = ParkingLots(long_polls)  # by key
+        self._lots = ParkingLots()  # by key
         self._lasting: dict[str, dict[tuple[Operation, Choice, bool], Answer]] = {}
         self._openapi: Answer | None = None
         keyring.subscribe(self._on_change)
@@ -240,11 +238,7 @@ class KeyApi:
             except ServeError as error:
                 return self._problem(op, error, {})
 
-        try:
-            return self._lots.now_or_later(what, seconds, ask_safely)
-        except NotReadyError as error:
-            self._counters.denied[names.DENIED_BUSY] += 1
-            return self._problem(op, error, {})
+        return self._lots.now_or_later(what, seconds, ask_safely)
 
     def _admit(self, peer: Peer, alias: str, operation: Operation) -> Entry:
         entry = self._keyring.get(alias)

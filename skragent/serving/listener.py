@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Final
 from skragent.errors import RequestError, ServeError
 from skragent.observe import Event, log, names
 from skragent.serving.acceptor import Acceptor
-from skragent.serving.accounts import Accounts
 from skragent.serving.answer import problem_answer
+from skragent.serving.crowd import Crowd
+from skragent.serving.guarded import (
+    GuardedSocket,
+    may_bring_descriptors,
+    refuse_descriptors,
+)
 from skragent.serving.limits import READ_BYTES, Limits
 from skragent.serving.peers import NOBODY, identify
+from skragent.serving.turns import Turns
 from skragent.serving.wire import Connection
 
 if TYPE_CHECKING:
@@ -66,37 +72,37 @@ class Listener:
         self.name = name
         self.limits = limits or Limits()
         self.wants_unit = False
+        self.owner_of: Callable[[Peer], int] = _uid_of  # whose account a caller uses
+        self.turns = Turns()
         self.read_buffer = bytearray(READ_BYTES)
         self.tick = 0
-        self.is_busy = False  # no more requests in flight are admitted
-        self._in_flight = 0
-        self._accounts = Accounts(self.limits.answers_per_second_per_uid)
         self._remembered: dict[tuple[tuple[object, ...], bytes], Answer] = {}
         self._refused_at = -1
         self._on_tick = on_tick
         self._acceptor = Acceptor(sock, self._accept)
         self._identifies = sock.family == socket.AF_UNIX
-        self._connections: set[Connection] = set()
+        if self._identifies:
+            refuse_descriptors(sock)
         self._sweeping: asyncio.TimerHandle | None = None
-        self._is_empty = asyncio.Event()
-        self._is_empty.set()
-        counters.connections[name] = counters.in_flight[name] = 0
+        self.crowd: Crowd[Connection] = Crowd(
+            self.limits, counters, name, has_names=self._identifies
+        )
 
     async def start(self) -> None:
         """Begin to accept."""
-        self.loop = asyncio.get_running_loop()
+        self.loop = self.turns.loop = asyncio.get_running_loop()
         self._acceptor.start(self.loop)
 
     async def close(self, seconds: float) -> None:
         """Stop accepting; let answers under way be taken for some seconds, then cut."""
         self._acceptor.close()
-        for connection in list(self._connections):
+        for connection in self.crowd:
             connection.end()
         try:
             async with asyncio.timeout(seconds):
-                await self._is_empty.wait()
+                await self.crowd.is_empty.wait()
         except TimeoutError:
-            for connection in list(self._connections):
+            for connection in self.crowd:
                 connection.cut()
         if self._sweeping is not None:
             self._sweeping.cancel()
@@ -104,7 +110,7 @@ class Listener:
 
     def cut_takers(self) -> None:
         """Cut whoever has not taken an answer wholly: its bytes are about to go."""
-        for connection in list(self._connections):
+        for connection in self.crowd:
             if connection.is_taking:
                 connection.cut()
 
@@ -116,11 +122,8 @@ class Listener:
         if self._sweeping is None:
             self._tick()
             self._sweep_later()
-        account = self._accounts.of(peer.uid)
-        has_room = (
-            len(self._connections) < self.limits.connections
-            and account.connections < self.limits.connections_per_uid
-        )
+        account = self.crowd.accounts.of(self.owner_of(peer))
+        has_room = self.crowd.has_room(account)
         try:
             count = sock.recv_into(self.read_buffer, 0, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -147,7 +150,7 @@ class Listener:
         """Answer a request that was answered before, and be done with it."""
         request = bytes(self.read_buffer[:count])
         answer = self._remembered.get((peer.identity, request))
-        if answer is None or self.is_busy or account.left <= 0:
+        if answer is None or self.crowd.is_busy or account.left <= 0:
             return False
         parts = answer.last_parts
         if not parts:
@@ -179,22 +182,9 @@ class Listener:
 
     def _make(self, sock: Socket, peer: Peer, account: Account) -> Connection:
         sock.settimeout(0)
-        account.connections += 1
         connection = Connection(self, sock, peer, account)
-        self._is_empty.clear()
-        self._connections.add(connection)
-        self.counters.connections[self.name] += 1
+        self.crowd.add(connection)
         return connection
-
-    def forget(self, connection: Connection, account: Account) -> None:
-        """Note that a connection is gone."""
-        if connection not in self._connections:
-            return
-        self._connections.remove(connection)
-        account.connections -= 1
-        self.counters.connections[self.name] -= 1
-        if not self._connections:
-            self._is_empty.set()
 
     def answer(self, request: Request, peer: Peer, account: Account) -> Answer | Parked:
         """Answer one request, if its sender and all together have not asked enough."""
@@ -208,36 +198,37 @@ class Listener:
                 )
             )
         account.left -= 1
-        if self.is_busy:
+        if not self.crowd.may_fly(account):
             self.counters.denied[names.DENIED_BUSY] += 1
             return self.problem(busy("too many requests are in flight"))
         return self._handle(request, peer)
+
+    def refuse_to_park(self) -> Answer:
+        """Answer a request that may not wait."""
+        self.counters.denied[names.DENIED_BUSY] += 1
+        return self.problem(busy("too many requests wait already"))
 
     def problem(self, error: ServeError) -> Answer:
         """Answer what never came to the handler."""
         cell = self.counters.requests_cell(self.name, "none", error.code)
         return problem_answer(error, cell=cell)
 
-    def take_off(self) -> None:
-        """Count one more request whose answer is not taken yet."""
-        self._count_in_flight(1)
-
-    def land(self) -> None:
-        """Count one less."""
-        self._count_in_flight(-1)
-
-    def _count_in_flight(self, change: int) -> None:
-        self._in_flight += change
-        self.counters.in_flight[self.name] = self._in_flight
-        self.is_busy = self._in_flight >= self.limits.requests_in_flight
-
     def _accept(self, sock: socket.socket) -> None:
+        guarded: Socket = sock
         try:
             peer = self._identify(sock)
         except OSError:  # the kernel does not tell: nobody is served unknown
             sock.close()
             return
-        self.admit(sock, peer)
+        if self._identifies and may_bring_descriptors(sock):
+            guarded = GuardedSocket(
+                sock, lambda sock: self._close_slowly(self.owner_of(peer), sock)
+            )
+        self.admit(guarded, peer)
+
+    def _close_slowly(self, owner: int, sock: socket.socket) -> None:
+        account = self.crowd.accounts.of(owner)
+        self.crowd.close_slowly(account, sock, self.loop)
 
     def _identify(self, sock: socket.socket) -> Peer:
         if not self._identifies:
@@ -264,19 +255,26 @@ class Listener:
     def _tick(self) -> None:
         self.tick += 1
         self._remembered.clear()
-        self._accounts.refill()
+        self.crowd.accounts.refill()
         if self._on_tick is not None:
             self._on_tick()
+        self.turns.tick()
 
     def _sweep(self) -> None:
         """End what is overdue. An agent that nobody talks to is not woken for this."""
         self._sweeping = None
         self._tick()
-        if self._connections or len(self._accounts):
+        if self.crowd or len(self.crowd.accounts):
             self._sweep_later()
-        for connection in list(self._connections):
+        for connection in self.crowd:
             if connection.is_overdue():
                 connection.give_up()
+            elif connection.has_nobody():
+                connection.cut()
+
+
+def _uid_of(peer: Peer) -> int:
+    return peer.uid
 
 
 def busy(message: str) -> ServeError:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final, Protocol
 
-from skragent.errors import NotReadyError
 from skragent.observe import Event, log
 
 if TYPE_CHECKING:
@@ -89,10 +88,9 @@ class Parked:
 
 
 class ParkingLots:
-    """All that waits on one socket, by what it waits for; at most so many in all."""
+    """All that waits on one socket, by what it waits for; the listener bounds it."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self) -> None:
         self._lots: dict[str, set[Parked]] = {}
 
     def __len__(self) -> int:
@@ -101,16 +99,10 @@ class ParkingLots:
     def now_or_later(
         self, what: str, seconds: float, ask: Callable[[bool], Answer | None]
     ) -> Answer | Parked:
-        """Ask; where there is no answer yet and the caller waits, park the question.
-
-        Raises:
-            NotReadyError: serve.busy, where too many wait already.
-        """
+        """Ask; where there is no answer yet and the caller waits, park the question."""
         answer = ask(seconds <= 0)
         if answer is not None:
             return answer
-        if len(self) >= self._limit:
-            raise NotReadyError("too many requests wait already", code="serve.busy")
         return Parked(seconds, ask, self._lots.setdefault(what, set()))
 
     def look(self, what: str) -> None:

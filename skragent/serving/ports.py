@@ -27,6 +27,14 @@ class Loop(Protocol):
         """See asyncio."""
         ...
 
+    def call_soon(self, callback: Callable[[], object]) -> object:
+        """See asyncio."""
+        ...
+
+    def call_soon_threadsafe(self, callback: Callable[[], object]) -> object:
+        """See asyncio."""
+        ...
+
     def call_later(self, delay: float, callback: Callable[[], object]) -> Any:  # noqa: ANN401 - a handle
         """See asyncio."""
         ...

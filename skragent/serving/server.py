@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from skragent.errors import RequestError
 from skragent.keyring import KeyState
 from skragent.observe import KeySample, names
+from skragent.serving.accounts import STRANGERS
 from skragent.serving.admin import SOCKET as ADMIN_SOCKET
 from skragent.serving.admin import AdminApi
 from skragent.serving.answer import Answer, json_answer, problem_answer
@@ -60,9 +61,7 @@ class ApiServer:
         limits: Limits | None = None,
     ) -> None:
         limits = limits or Limits()
-        self._api = KeyApi(
-            keyring, access, counters, now=now, long_polls=limits.long_polls
-        )
+        self._api = KeyApi(keyring, access, counters, now=now)
         self._listener = Listener(
             sock,
             self._api.handle,
@@ -71,7 +70,9 @@ class ApiServer:
             limits=limits,
             on_tick=self._api.retire_all,
         )
+        self._access = access
         self._listener.wants_unit = access.wants_units
+        self._listener.owner_of = self._owner_of
         self._keyring = keyring
         keyring.subscribe(self._cut_readers_of_dropped)
 
@@ -88,8 +89,12 @@ class ApiServer:
 
         Where no rule named a unit before, those who are connected have none.
         """
+        self._access = access
         self._listener.wants_unit = access.wants_units
         self._api.change_access(access)
+
+    def _owner_of(self, peer: Peer) -> int:
+        return peer.uid if self._access.knows(peer) else STRANGERS
 
     def _cut_readers_of_dropped(self, alias: str) -> None:
         # A dropped key is wiped next: who has read half of it must not get zeros.
@@ -112,7 +117,7 @@ class AdminServer:
         limits: Limits | None = None,
     ) -> None:
         limits = limits or Limits()
-        api = AdminApi(keyring, counters, control, watchers=limits.long_polls)
+        api = AdminApi(keyring, counters, control)
         self._listener = Listener(
             sock, api.handle, counters=counters, name=ADMIN_SOCKET, limits=limits
         )

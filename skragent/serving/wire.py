@@ -52,12 +52,12 @@ class Connection:
     """The server's end of one connection."""
 
     __slots__ = (
-        "_account",
         "_buffer",
         "_inbox",
         "_is_closed",
         "_is_ending",
         "_is_half_closed",
+        "_is_held",
         "_is_kept_alive",
         "_is_reading",
         "_listener",
@@ -67,10 +67,11 @@ class Connection:
         "_same_request",
         "_same_size",
         "_sendmsg",
-        "_since",
         "_socket",
         "_unsent",
+        "account",
         "peer",
+        "since",
     )
 
     def __init__(
@@ -80,7 +81,7 @@ class Connection:
         self._socket = sock
         self._recv_into = sock.recv_into
         self._sendmsg = sock.sendmsg
-        self._account = account
+        self.account = account
         self._buffer = listener.read_buffer  # one for all: used before the next read
         self._inbox = Inbox(listener.limits)
         self._unsent: list[_Buffer] = []  # of an answer that is not taken yet
@@ -90,10 +91,11 @@ class Connection:
         self._is_ending = False  # nothing more is read or answered
         self._is_closed = False
         self._is_half_closed = False  # the other end sends nothing more
+        self._is_held = False  # it is not its turn: see `turns`
         self._same_size = _NEVER  # of the request that `_same_answer` is for
         self._same_request = b""
         self._same_answer: Answer | None = None
-        self._since = listener.tick  # of what is waited for: see `is_overdue`
+        self.since = listener.tick  # what is waited for is waited for: see `is_overdue`
         self.peer = peer
 
     def begin(self, count: int) -> None:
@@ -104,7 +106,7 @@ class Connection:
         """
         if count >= 0:
             self._take(count)
-        if not self._is_ending and not self._unsent:
+        if not (self._is_ending or self._unsent or self._is_held):
             self._start_reading()
 
     def send_rest(self, parts: Sequence[_Buffer], sent: int) -> None:
@@ -114,6 +116,9 @@ class Connection:
 
     def on_readable(self) -> None:
         """Read once, and answer; see the hot path above."""
+        account, listener = self.account, self._listener
+        if account.left <= 0 and listener.turns.defers(account):
+            return  # it is readable still in the next turn
         try:
             count = self._recv_into(self._buffer)
         except BlockingIOError:
@@ -121,19 +126,18 @@ class Connection:
         except OSError:
             self.cut()
             return
-        account, listener = self._account, self._listener
         if (
             count == self._same_size
             and account.left > 0
             and not self._inbox
-            and not listener.is_busy
+            and not listener.crowd.is_busy
             and self._buffer.startswith(self._same_request)
         ):
             answer = self._same_answer
             if answer is not None and (parts := answer.parts):
                 account.left -= 1
                 answer.cell.value += 1
-                self._since = listener.tick
+                self.since = listener.tick
                 self._send(parts, answer.size)
                 return
         self._take(count)
@@ -142,14 +146,14 @@ class Connection:
         """Send more of an answer; go on with what is pending when it is taken."""
         unsent, self._unsent = self._unsent, []
         self._listener.loop.remove_writer(self._socket.fileno())
-        self._listener.land()
+        self._listener.crowd.count_in_flight(self.account, -1)
         self._send(unsent, sum(map(len, unsent)))
         if self._unsent or self._is_closed:
             return
         if self._is_ending:
             self._close()
             return
-        self._since = self._listener.tick
+        self.since = self._listener.tick
         self._go_on()
 
     def is_overdue(self) -> bool:
@@ -163,12 +167,42 @@ class Connection:
             allowed = limits.head_timeout_seconds
         else:
             allowed = limits.idle_timeout_seconds
-        return self._listener.tick - self._since > allowed
+        return self._listener.tick - self.since > allowed
 
     @property
     def is_taking(self) -> bool:
         """Tell whether an answer is under way that is not wholly taken yet."""
         return bool(self._unsent)
+
+    @property
+    def is_parked(self) -> bool:
+        """Tell whether a request waits."""
+        return self._parked is not None
+
+    @property
+    def is_in_flight(self) -> bool:
+        """Tell whether there is a request whose answer is not taken yet."""
+        return self.is_taking or self.is_parked
+
+    def has_nobody(self) -> bool:
+        """Tell whether a request waits for somebody who has gone, and nothing told us.
+
+        Asked at each tick of those that are not read, for they sent all or too much.
+        """
+        if self._parked is None or self._is_reading:
+            return False
+        return self._is_hung_up()
+
+    def resume(self) -> None:
+        """Go on: it is the turn of this connection's user."""
+        self._is_held = False
+        if not self._is_ending:
+            self._go_on()
+
+    def evict(self) -> None:
+        """Give way to somebody: close, with an answer to what is parked."""
+        self.end()
+        self.cut()
 
     def give_up(self) -> None:
         """End an overdue wait: with a word where the other end may read it."""
@@ -188,7 +222,7 @@ class Connection:
     def deliver(self, answer: Answer) -> None:
         """Send the answer to the request that was parked."""
         self._unpark()
-        self._since = self._listener.tick
+        self.since = self._listener.tick
         if self._is_kept_alive:
             answer.cell.value += 1
             self._send(answer.parts, answer.size)
@@ -216,7 +250,7 @@ class Connection:
             return
         if self._unsent:
             self._unsent = []
-            self._listener.land()
+            self._listener.crowd.count_in_flight(self.account, -1)
             self._listener.loop.remove_writer(self._socket.fileno())
         self._unpark()
         self._stop_reading()
@@ -230,7 +264,7 @@ class Connection:
             self._half_close()
             return
         if not self._inbox:
-            self._since = self._listener.tick
+            self.since = self._listener.tick
         self._inbox.add(self._buffer[:count])
         if self._parked is None:
             self._answer_pending()
@@ -242,17 +276,25 @@ class Connection:
         if self._parked is None:
             self.end()
             return
-        poll = select.poll()
-        poll.register(self._socket.fileno(), 0)
-        if poll.poll(0):  # POLLHUP: nobody is there
+        if self._is_hung_up():
             self.cut()
             return
         self._is_half_closed = True
         self._stop_reading()
 
+    def _is_hung_up(self) -> bool:
+        poll = select.poll()
+        poll.register(self._socket.fileno(), 0)
+        return bool(poll.poll(0))  # POLLHUP: nobody is there
+
+    def _hold(self) -> None:
+        self._is_held = True
+        self._stop_reading()
+
     def _go_on(self) -> None:
         self._answer_pending()
-        if self._parked is None and not (self._is_ending or self._unsent):
+        is_pending = self._is_ending or self._unsent or self._is_held
+        if self._parked is None and not is_pending:
             if self._is_half_closed:
                 self.end()
             else:
@@ -260,9 +302,15 @@ class Connection:
 
     def _answer_pending(self) -> None:
         """Answer every request that is complete, one at a time."""
-        inbox = self._inbox
+        inbox, account, turns = self._inbox, self.account, self._listener.turns
         try:
-            while inbox and not (self._unsent or self._is_ending or self._parked):
+            while inbox and not (
+                self._unsent or self._is_ending or self._parked or self._is_held
+            ):
+                if account.left <= 0 and turns.defers(account):
+                    self._hold()
+                    turns.wait_for_turn(self)
+                    return
                 received = inbox.next()
                 if received is None:
                     return
@@ -271,10 +319,15 @@ class Connection:
             self.refuse(error)
 
     def _answer(self, request: Request, raw: bytes) -> None:
-        self._since = self._listener.tick
+        self.since = self._listener.tick
         self._is_kept_alive = request.keep_alive
+        if (
+            self.account.left <= 0
+        ):  # it is told so once, and not read until the next tick
+            self._hold()
+            self._listener.turns.wait_for_tick(self)
         try:
-            answer = self._listener.answer(request, self.peer, self._account)
+            answer = self._listener.answer(request, self.peer, self.account)
         except Exception as error:  # noqa: BLE001 - one connection's trouble stays its own
             log(Event.REQUEST_FAILED, "a request failed unexpectedly", error=error)
             self.refuse(ServeError("something went wrong here", code="internal"))
@@ -282,11 +335,13 @@ class Connection:
         if request.method == "HEAD" and not isinstance(answer, Parked):
             answer = answer.without_body()
         if isinstance(answer, Parked):
-            self._parked = answer
-            self._same_size = _NEVER  # what comes meanwhile is not answered at once
-            self._listener.take_off()
-            answer.park(self, self._listener.tick)
-            return
+            if self._listener.crowd.may_park(self.account):
+                self._parked = answer
+                self._same_size = _NEVER  # what comes meanwhile is not answered at once
+                self._listener.crowd.count_parked(self.account, 1)
+                answer.park(self, self._listener.tick)
+                return
+            answer = self._listener.refuse_to_park()
         if not request.keep_alive:
             if answer.is_lasting and not self._inbox:
                 self._listener.remember(self.peer, raw, answer)
@@ -314,7 +369,7 @@ class Connection:
     def _keep(self, parts: Sequence[_Buffer], sent: int) -> None:
         """Keep what is not taken, and wait until more can be sent."""
         self._unsent = _rest(parts, sent)
-        self._listener.take_off()
+        self._listener.crowd.count_in_flight(self.account, 1)
         self._stop_reading()
         self._listener.loop.add_writer(self._socket.fileno(), self.on_writable)
 
@@ -324,7 +379,7 @@ class Connection:
 
     def _finish(self, answer: Answer) -> None:
         """Send a last answer and close once it is taken."""
-        self._since = self._listener.tick
+        self.since = self._listener.tick
         answer.cell.value += 1
         self._send(answer.last_parts, answer.last_size)
         if not self._is_closed:
@@ -334,7 +389,7 @@ class Connection:
         if self._parked is not None:
             self._parked.forget()
             self._parked = None
-            self._listener.land()
+            self._listener.crowd.count_parked(self.account, -1)
 
     def _start_reading(self) -> None:
         if not self._is_reading:
@@ -350,7 +405,7 @@ class Connection:
         self._is_closed = self._is_ending = True
         self._same_size = _NEVER
         self._same_answer = None
-        self._listener.forget(self, self._account)
+        self._listener.crowd.remove(self)
         try:
             for _ in range(_DRAINED_READS):
                 if not self._recv_into(self._buffer):

@@ -115,7 +115,7 @@ class Play:
 
     def gone(self, i: int, _: None) -> None:
         sock = self.alive(i)
-        for connection in list(self.wire.listener._connections):
+        for connection in list(self.wire.listener.crowd._members):
             if connection._socket is sock:
                 connection.cut()
 
@@ -137,7 +137,7 @@ class Play:
             writers[sock.fileno()]()
 
     def forget_partly_taken(self, sock: FullSocket) -> None:
-        for connection in list(self.wire.listener._connections):
+        for connection in list(self.wire.listener.crowd._members):
             if connection._socket is sock and connection.is_taking:
                 connection.cut()
 
@@ -154,13 +154,13 @@ def test_whatever_callers_do_the_wire_stays_what_it_is(
         for step in steps:
             play.do(*step)
             assert wire.counters.in_flight["api"] <= 3 + len(play.socks)
-            assert len(wire.listener._connections) <= 8
+            assert len(wire.listener.crowd._members) <= 8
             assert len(wire.api._lots) <= 2
-            for connection in wire.listener._connections:
+            for connection in wire.listener.crowd._members:
                 assert len(connection._inbox) <= 350 + 16384
         for _ in range(20):  # nobody does anything any more
             wire.pass_seconds(1)
-        assert wire.listener._connections == set()
+        assert wire.listener.crowd._members == set()
         assert wire.counters.connections["api"] == 0
         assert wire.counters.in_flight["api"] == 0
         assert not wire.loop.readers

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 import uvloop
 from support.serving import (
     ALIAS,
@@ -58,6 +59,30 @@ class RunningServer:
             function()
 
         asyncio.run_coroutine_threadsafe(run(), self._loop).result(10)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let the server do nothing for as long as the block."""
+        is_paused, go_on = threading.Event(), threading.Event()
+
+        def pause() -> None:
+            is_paused.set()
+            go_on.wait(30)
+
+        self._loop.call_soon_threadsafe(pause)
+        assert is_paused.wait(10)
+        try:
+            yield
+        finally:
+            go_on.set()
+
+    def until(self, is_so: Callable[[], bool]) -> None:
+        """Wait for something that another thread does."""
+        for _ in range(1000):
+            if is_so():
+                return
+            threading.Event().wait(0.01)
+        pytest.fail("it did not come to be")
 
     def connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)

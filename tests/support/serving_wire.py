@@ -80,6 +80,8 @@ class FullSocket:
         self._arrived += data
         while self._arrived and self.reads:
             self._loop.readers[self._fd]()
+            self._loop.turn()
+        self._loop.turn()
 
     def make_room(self) -> None:
         """Let the reader take everything."""
@@ -99,6 +101,19 @@ class HandLoop:
     def __init__(self) -> None:
         self.readers: dict[int, Callable[[], object]] = {}
         self.writers: dict[int, Callable[[], object]] = {}
+        self.soon: list[Callable[[], object]] = []
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        self.soon.append(callback)
+
+    def call_soon_threadsafe(self, callback: Callable[[], object]) -> None:
+        self.soon.append(callback)
+
+    def turn(self) -> None:
+        """Go round once: what was asked for comes."""
+        soon, self.soon = self.soon, []
+        for callback in soon:
+            callback()
 
     def add_reader(self, fd: int, callback: Callable[[], object]) -> None:
         self.readers[fd] = callback
@@ -137,7 +152,6 @@ class Wire:
             access or everybody_in(ring),
             self.counters,
             now=lambda: self.now,
-            long_polls=limits.long_polls,
         )
         with socket.socket(socket.AF_UNIX) as unbound:
             self.listener = Listener(
@@ -148,7 +162,7 @@ class Wire:
                 limits=limits,
                 on_tick=self.api.retire_all,
             )
-        self.listener.loop = self.loop
+        self.listener.loop = self.listener.turns.loop = self.loop
         self._sockets: list[FullSocket] = []
 
     def connect(

@@ -45,7 +45,7 @@ class Admin:
 
     def __init__(self, ring: Keyring) -> None:
         self.control = Control()
-        self.api = AdminApi(ring, Counters(), self.control, watchers=1)
+        self.api = AdminApi(ring, Counters(), self.control)
 
     def send(self, request: bytes, peer: Peer = ROOT) -> Answered | Parked:
         head, end, body = request.partition(b"\r\n\r\n")

@@ -44,7 +44,6 @@ class Api:
             everybody_in(ring, rule),
             self.counters,
             now=lambda: NOW,
-            long_polls=2,
         )
 
     def ask(self, request: bytes, peer: Peer = CALLER) -> Answered:

@@ -117,9 +117,9 @@ def test_users_who_are_gone_are_forgotten() -> None:
         for uid in range(5):
             connection, _ = wire.connect(peer=Peer(uid=uid, gid=0, pid=1))
             connection.cut()
-        assert len(wire.listener._accounts) == 5
+        assert len(wire.listener.crowd.accounts) == 5
         wire.pass_seconds(1)
-        assert len(wire.listener._accounts) == 0
+        assert len(wire.listener.crowd.accounts) == 0
 
     on_wire(ring_with(), test)
 

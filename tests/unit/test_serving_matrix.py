@@ -122,7 +122,7 @@ def api_for(rule: str) -> tuple[KeyApi, Access]:
         waiting=["later"],
     )
     ring.mark("db", KeyState.STALE)
-    api = KeyApi(ring, access, Counters(), now=lambda: NOW, long_polls=10)
+    api = KeyApi(ring, access, Counters(), now=lambda: NOW)
     return api, access
 
 
