@@ -73,6 +73,7 @@ class Event(enum.Enum):
     MEMORY_FALLBACK = ("0ecfaa6965f7408da5191317d5183ae6", logging.WARNING)
     CONFIG_REFUSED = ("defd677e430544338f937aee661a34ac", logging.ERROR)
     ACCESS_DENIED = ("2be55c135cfa4cb2b3937b62b2a36c90", logging.WARNING)
+    ACCESS_UNSAID = ("8f3009bd214f4940840782c6831ae2a7", logging.WARNING)
     KEY_SERVED = ("a899bce9e3774ec582bddb053590efe0", logging.INFO)
     CREDENTIAL_SERVED = ("4f7b8690259d4ce8a1c9bc386ee97363", logging.INFO)
     CREDENTIAL_REFUSED = ("ced5e55dd8f0458192741fb7c71c2cb2", logging.WARNING)

@@ -17,8 +17,11 @@ STRANGERS: Final = -2
 # What may be used up, and by whom most.
 Pool = Literal["connections", "in_flight", "long_polls"]
 
-# Answers to one account before everybody else has its turn: a few milliseconds.
+# Answers to one account before everybody else has its turn: about a millisecond, where
+# they are sent as they were before. Others take longer, the more bytes asked for them.
 TURN: Final = 128
+_OTHERS_COST: Final = 4
+_BYTES_COST: Final = 256
 
 
 class Account:
@@ -39,6 +42,13 @@ class Account:
         self.left = 0
         self.allowance = answers_per_tick
         self.begin_turn()
+
+    def take(self, request_bytes: int) -> None:
+        """Take one answer, and put others off to the next turn if it takes long."""
+        self.left -= 1
+        put_off = min(_OTHERS_COST - 1 + request_bytes // _BYTES_COST, self.left)
+        self.left -= put_off
+        self.allowance += put_off
 
     def begin_turn(self) -> None:
         """Give out the next part of the allowance."""

@@ -111,8 +111,9 @@ class KeyApi:
         for entry in self._keyring:
             self._on_change(entry.alias)
 
-    def retire_all(self) -> None:
-        """Let answers tell a new age; called each second."""
+    def tick(self) -> None:
+        """Let answers tell a new age, and the journal what was; called each second."""
+        self._audit.tick()
         for alias in list(self._lasting):
             self._retire(alias)
 
@@ -243,7 +244,7 @@ class KeyApi:
     def _admit(self, peer: Peer, alias: str, operation: Operation) -> Entry:
         entry = self._keyring.get(alias)
         if entry is None or not self._access.allows(peer, alias, operation):
-            self._audit.denied(peer, None if entry is None else alias)
+            self._audit.denied(peer, alias, operation, is_configured=entry is not None)
             raise AccessDeniedError("there is no such key for you")
         return entry
 

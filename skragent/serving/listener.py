@@ -186,7 +186,9 @@ class Listener:
         self.crowd.add(connection)
         return connection
 
-    def answer(self, request: Request, peer: Peer, account: Account) -> Answer | Parked:
+    def answer(
+        self, request: Request, peer: Peer, account: Account, size: int
+    ) -> Answer | Parked:
         """Answer one request, if its sender and all together have not asked enough."""
         if account.left <= 0:
             self.counters.denied[names.DENIED_RATE] += 1
@@ -197,7 +199,7 @@ class Listener:
                     status=TOO_MANY_REQUESTS,
                 )
             )
-        account.left -= 1
+        account.take(size)
         if not self.crowd.may_fly(account):
             self.counters.denied[names.DENIED_BUSY] += 1
             return self.problem(busy("too many requests are in flight"))

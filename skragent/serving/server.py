@@ -68,7 +68,7 @@ class ApiServer:
             counters=counters,
             name=SOCKET,
             limits=limits,
-            on_tick=self._api.retire_all,
+            on_tick=self._api.tick,
         )
         self._access = access
         self._listener.wants_unit = access.wants_units
@@ -83,6 +83,7 @@ class ApiServer:
     async def close(self, seconds: float = CLOSE_SECONDS) -> None:
         """Stop accepting, let answers under way be taken, cut what is left."""
         await self._listener.close(seconds)
+        self._api.tick()
 
     def change_access(self, access: Access) -> None:
         """Use other rules from now on, also for connections that are open.

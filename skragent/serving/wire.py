@@ -327,7 +327,7 @@ class Connection:
             self._hold()
             self._listener.turns.wait_for_tick(self)
         try:
-            answer = self._listener.answer(request, self.peer, self.account)
+            answer = self._listener.answer(request, self.peer, self.account, len(raw))
         except Exception as error:  # noqa: BLE001 - one connection's trouble stays its own
             log(Event.REQUEST_FAILED, "a request failed unexpectedly", error=error)
             self.refuse(ServeError("something went wrong here", code="internal"))

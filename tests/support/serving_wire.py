@@ -80,8 +80,8 @@ class FullSocket:
         self._arrived += data
         while self._arrived and self.reads:
             self._loop.readers[self._fd]()
-            self._loop.turn()
-        self._loop.turn()
+            self._loop.settle()
+        self._loop.settle()
 
     def make_room(self) -> None:
         """Let the reader take everything."""
@@ -114,6 +114,11 @@ class HandLoop:
         soon, self.soon = self.soon, []
         for callback in soon:
             callback()
+
+    def settle(self) -> None:
+        """Go round until nothing is asked for."""
+        while self.soon:
+            self.turn()
 
     def add_reader(self, fd: int, callback: Callable[[], object]) -> None:
         self.readers[fd] = callback
@@ -160,7 +165,7 @@ class Wire:
                 counters=self.counters,
                 name="api",
                 limits=limits,
-                on_tick=self.api.retire_all,
+                on_tick=self.api.tick,
             )
         self.listener.loop = self.listener.turns.loop = self.loop
         self._sockets: list[FullSocket] = []
@@ -180,12 +185,14 @@ class Wire:
         self._sockets.append(sock)
         sock.arrive(request)
         self.listener.admit(sock, peer)
+        self.loop.settle()
         return sock
 
     def pass_seconds(self, seconds: int) -> None:
         for _ in range(seconds):
             self.now += 1
             self.listener._sweep()
+            self.loop.settle()
 
     async def close(self) -> None:
         await self.listener.close(0)

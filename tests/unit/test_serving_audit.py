@@ -1,0 +1,100 @@
+"""What the journal is told of who was given what, and who was refused."""
+
+from __future__ import annotations
+
+import pytest
+from support.serving import ALIAS, NEXT_VERSION, held_key
+
+from skragent.observe import Counters
+from skragent.serving.audit import Audit
+from skragent.serving.peers import Peer
+
+
+class Journal:
+    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
+        self.counters = Counters()
+        self.audit = Audit(self.counters)
+        self._caplog = caplog
+
+    def lines(self) -> list[str]:
+        """What was written since the last time."""
+        said = [record.getMessage() for record in self._caplog.records]
+        self._caplog.clear()
+        return said
+
+    def deny(self, uid: int, name: str = ALIAS, *, is_configured: bool = True) -> None:
+        self.audit.denied(caller(uid), name, "get", is_configured=is_configured)
+
+
+@pytest.fixture
+def journal(caplog: pytest.LogCaptureFixture) -> Journal:
+    caplog.set_level("INFO")
+    return Journal(caplog)
+
+
+def caller(uid: int, unit: str = "") -> Peer:
+    return Peer(uid=uid, gid=uid, pid=1, unit=unit)
+
+
+def test_a_caller_who_is_given_a_key_is_named_once_for_each_version(
+    journal: Journal,
+) -> None:
+    for version in (held_key(), held_key(), held_key(version=NEXT_VERSION)):
+        journal.audit.served(caller(7, "app.service"), version, "get")
+    assert [line.split(",")[0] for line in journal.lines()] == [
+        "uid 7 in app.service was given key db",
+        "uid 7 in app.service was given key db",
+    ]
+
+
+def test_a_refusal_is_written_when_it_is_answered_long_ago(journal: Journal) -> None:
+    journal.deny(7)
+    journal.deny(7)
+    assert journal.lines() == []
+    journal.audit.tick()
+    assert journal.lines() == ["uid 7 asked for key db, and no rule allows it"]
+    assert journal.counters.denied["no_rule"] == 2
+
+
+def test_names_that_do_not_exist_are_told_once_for_each_caller(
+    journal: Journal,
+) -> None:
+    for name in ("dbb", "x\ny", "z"):
+        journal.deny(7, name, is_configured=False)
+    journal.deny(8, "x\ny", is_configured=False)
+    journal.audit.tick()
+    assert journal.lines() == [
+        "uid 7 asked for key dbb, and there is no such key",
+        "uid 8 asked for key x\\ny, and there is no such key",
+    ]
+
+
+def test_a_crowd_cannot_fill_the_journal(journal: Journal) -> None:
+    for uid in range(200):
+        journal.deny(uid)
+        journal.audit.served(caller(uid), held_key(), "get")
+    journal.audit.tick()
+    lines = journal.lines()
+    assert len(lines) == 51
+    assert lines[-1].startswith("350 more callers")
+    journal.deny(1000)
+    journal.audit.tick()
+    assert journal.lines() == ["uid 1000 asked for key db, and no rule allows it"]
+
+
+def test_a_crowd_cannot_silence_the_journal(journal: Journal) -> None:
+    for uid in range(10_000):
+        journal.deny(uid)
+    journal.audit.tick()
+    journal.lines()
+    journal.deny(20_000)
+    journal.audit.tick()
+    assert journal.lines() == ["uid 20000 asked for key db, and no rule allows it"]
+
+
+def test_changed_rules_are_a_new_beginning(journal: Journal) -> None:
+    journal.deny(7)
+    journal.audit.forget_denials()
+    journal.deny(7)
+    journal.audit.tick()
+    assert len(journal.lines()) == 2
