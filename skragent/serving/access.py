@@ -127,6 +127,7 @@ class Access:
     rules: Mapping[str, tuple[Rule, ...]]
     unit_rules_without_pidfd: bool = False
     wants_units: bool = field(init=False)  # whether a rule names a unit
+    gids: frozenset[int] = field(init=False)  # all that rules name
     _grants: Mapping[Operation, Mapping[str, _Grants]] = field(
         init=False, repr=False, compare=False
     )
@@ -144,6 +145,8 @@ class Access:
             for operation in _EVERY_OPERATION
         }
         object.__setattr__(self, "wants_units", any(r.unit is not None for r in every))
+        gids = frozenset(rule.gid for rule in every if rule.gid is not None)
+        object.__setattr__(self, "gids", gids)
         object.__setattr__(self, "_grants", grants)
         object.__setattr__(self, "_all", _Grants.of(dict.fromkeys(every)))
 

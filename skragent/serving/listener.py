@@ -72,6 +72,7 @@ class Listener:
         self.name = name
         self.limits = limits or Limits()
         self.wants_unit = False
+        self.named_gids: frozenset[int] = frozenset()
         self.owner_of: Callable[[Peer], int] = _uid_of  # whose account a caller uses
         self.turns = Turns()
         self.read_buffer = bytearray(READ_BYTES)
@@ -235,7 +236,7 @@ class Listener:
     def _identify(self, sock: socket.socket) -> Peer:
         if not self._identifies:
             return NOBODY
-        return identify(sock, wants_unit=self.wants_unit)
+        return identify(sock, wants_unit=self.wants_unit, gids=self.named_gids)
 
     def _too_many(self, peer: Peer) -> ServeError:
         self.counters.denied[names.DENIED_CONNECTIONS] += 1

@@ -37,7 +37,9 @@ _SO_PEERPIDFD: Final = 77
 _UCRED: Final = struct.Struct("iII")  # pid, uid, gid
 # socket.getsockopt takes at most this; it is 256 groups.
 _SMALL_BYTES: Final = 1024
-_NGROUPS_MAX: Final = 65536  # limits.h
+# More than any directory gives (Active Directory: 1015). The kernel has 65536, which
+# would cost megabytes for each connection: who is in more is in none here.
+MAX_GROUPS: Final = 4096
 _NO_GROUPS: Final[frozenset[int]] = frozenset()
 _MAX_CGROUP_BYTES: Final = 65536  # a dozen hierarchies of PATH_MAX each
 # Callers of one unit have the same text, so it is parsed once; longer ones are not
@@ -75,19 +77,26 @@ class Peer:
 NOBODY: Final = Peer(uid=-1, gid=-1, pid=0)
 
 
-def identify(connection: socket.socket, *, wants_unit: bool = False) -> Peer:
+def identify(
+    connection: socket.socket,
+    *,
+    wants_unit: bool = False,
+    gids: frozenset[int] = _NO_GROUPS,
+) -> Peer:
     """Ask the kernel who is at the other end of a Unix socket.
 
     Args:
         connection: a connected Unix socket.
         wants_unit: also find the unit, which costs several times the rest.
+        gids: those that rules name: of a caller in more than 256 groups, no others
+            are kept.
 
     Raises:
         OSError: where the kernel does not tell; such a caller is not served.
     """
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     pid, uid, gid = _UCRED.unpack(raw)
-    groups = _groups(connection)
+    groups = _groups(connection, gids)
     if not wants_unit:
         return Peer(uid, gid, pid, groups)
     found, is_pinned = _find_unit(connection, pid)
@@ -188,24 +197,26 @@ def _read(path: str, limit: int) -> bytes:
     return raw if len(raw) < limit else b""
 
 
-def _groups(connection: socket.socket) -> frozenset[int]:
+def _groups(connection: socket.socket, gids: frozenset[int]) -> frozenset[int]:
     try:
         raw = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _SMALL_BYTES)
     except OSError as error:
         if error.errno != errno.ERANGE:
             raise
-        raw = _many_groups(connection.fileno())
+        return gids.intersection(array.array("I", _many_groups(connection.fileno())))
     return frozenset(array.array("I", raw)) if raw else _NO_GROUPS
 
 
 def _many_groups(fd: int) -> bytes:
-    """Read the groups of a caller that is in very many of them."""
+    """Read the groups of a caller that is in many of them; none of too many."""
     libc = ctypes.CDLL(None, use_errno=True)
-    buffer = (ctypes.c_uint * _NGROUPS_MAX)()
+    buffer = (ctypes.c_uint * MAX_GROUPS)()
     length = ctypes.c_uint(ctypes.sizeof(buffer))
     outcome = libc.getsockopt(
         fd, socket.SOL_SOCKET, _SO_PEERGROUPS, buffer, ctypes.byref(length)
     )
-    if outcome != 0:
-        raise OSError(ctypes.get_errno(), "SO_PEERGROUPS")
-    return bytes(buffer)[: length.value]
+    if outcome == 0:
+        return bytes(buffer)[: length.value]
+    if ctypes.get_errno() == errno.ERANGE:
+        return b""
+    raise OSError(ctypes.get_errno(), "SO_PEERGROUPS")

@@ -70,9 +70,8 @@ class ApiServer:
             limits=limits,
             on_tick=self._api.tick,
         )
-        self._access = access
-        self._listener.wants_unit = access.wants_units
         self._listener.owner_of = self._owner_of
+        self._look_for_what_rules_name(access)
         self._keyring = keyring
         keyring.subscribe(self._cut_readers_of_dropped)
 
@@ -90,9 +89,13 @@ class ApiServer:
 
         Where no rule named a unit before, those who are connected have none.
         """
+        self._look_for_what_rules_name(access)
+        self._api.change_access(access)
+
+    def _look_for_what_rules_name(self, access: Access) -> None:
         self._access = access
         self._listener.wants_unit = access.wants_units
-        self._api.change_access(access)
+        self._listener.named_gids = access.gids
 
     def _owner_of(self, peer: Peer) -> int:
         return peer.uid if self._access.knows(peer) else STRANGERS

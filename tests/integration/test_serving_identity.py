@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.callers import PASS_ON, Groups, Who, calling, listening, own_groups
 
-from skragent.serving.peers import Peer, identify, probe_pidfd
+from skragent.serving.peers import MAX_GROUPS, Peer, identify, probe_pidfd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,6 +63,24 @@ def test_another_user_is_known_by_numbers(who: Who) -> None:
         caller.connect()
         peer = accept_and_identify(sock)
     assert (peer.uid, peer.gid, peer.groups) == (who[0], who[1], frozenset(who[2]))
+
+
+@pytest.mark.parametrize(
+    ("count", "kept"),
+    [(256, 256), (257, 2), (MAX_GROUPS, 2), (MAX_GROUPS + 1, 0)],
+)
+def test_of_very_many_groups_those_are_kept_that_rules_name(
+    count: int, kept: int
+) -> None:
+    who = (1234, 2345, list(range(100, 100 + count)))
+    with listening() as (sock, name), calling(name, who=who) as caller:
+        caller.connect()
+        connection, _ = sock.accept()
+        with connection:
+            peer = identify(connection, gids=frozenset({101, 300, 99}))
+    assert len(peer.groups) == kept
+    assert not kept or {101, 300} <= peer.groups
+    assert peer.is_member(2345)
 
 
 def test_a_socket_that_was_passed_on_keeps_who_connected() -> None:
