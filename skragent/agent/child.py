@@ -85,11 +85,20 @@ def spawn(
                 cwd="/",
                 start_new_session=True,  # a group of its own, to kill it whole
             )
+        return _hold(process)
     except OSError as error:
         raise ReleaserError(
             f"the releaser cannot be started: {error}", code="releaser.spawn"
         ) from error
-    return Child(process, os.pidfd_open(process.pid))
+
+
+def _hold(process: subprocess.Popen[bytes]) -> Child:
+    try:
+        return Child(process, os.pidfd_open(process.pid))
+    except OSError:  # no descriptor is left for it
+        process.kill()
+        process.communicate()
+        raise
 
 
 def describe_exit(status: int) -> str:

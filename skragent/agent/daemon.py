@@ -19,6 +19,7 @@ from skragent.agent import exit_codes
 from skragent.agent.control import Control
 from skragent.agent.holder import Holder
 from skragent.agent.jobs import key_requests
+from skragent.agent.metrics_port import MetricsPort
 from skragent.agent.runner import Runner
 from skragent.agent.supervisor import Supervisor
 from skragent.errors import SkrAgentError
@@ -176,9 +177,13 @@ class _Daemon:
             servers.append(
                 AdminServer(sockets.admin, keyring, counters, control, limits=limits)
             )
-        if sockets.metrics is not None:
+        if world.config.agent.metrics_listen:
             servers.append(
-                MetricsServer(sockets.metrics, keyring, counters, limits=limits)
+                MetricsPort(
+                    world.config.agent.metrics_listen,
+                    lambda sock: MetricsServer(sock, keyring, counters, limits=limits),
+                    world.clock,
+                )
             )
         return servers
 

@@ -76,7 +76,6 @@ class Sockets:
     api: socket.socket
     credentials: socket.socket | None
     admin: socket.socket | None
-    metrics: socket.socket | None
 
 
 @contextlib.contextmanager
@@ -103,18 +102,15 @@ def open_sockets(
             api=listen(API),
             credentials=listen_if_wanted(CREDENTIALS),
             admin=listen_if_wanted(ADMIN),
-            metrics=bind_metrics(config.metrics_listen),
         )
 
 
-def bind_metrics(address: str) -> socket.socket | None:
-    """Listen for scrapers on HOST:PORT; None where `address` is empty.
+def bind_metrics(address: str) -> socket.socket:
+    """Listen for scrapers on HOST:PORT.
 
     Raises:
         ListenError: listen.in_use, listen.failed
     """
-    if not address:
-        return None
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -204,7 +200,7 @@ def _failure(what: str, error: OSError) -> ListenError:
     return ListenError(
         f"cannot listen on {what}: {error.strerror or error}",
         code="listen.in_use" if in_use else "listen.failed",
-        hint="Something else listens there."
+        hint="Something else listens there: `ss -lntp` tells what."
         if in_use
         else "The directory must be there, and be ours to write in.",
     )

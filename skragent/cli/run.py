@@ -63,6 +63,10 @@ def run_agent(config: Config, *, releaser: tuple[str, ...] | None = None) -> int
     """
     # Imported in this order, each when it is its turn: see the module's docstring.
     from skragent.agent.clock import SystemClock  # noqa: PLC0415
+    from skragent.agent.descriptors import (  # noqa: PLC0415
+        allow_descriptors,
+        descriptors_for,
+    )
     from skragent.agent.jobs import key_requests  # noqa: PLC0415
     from skragent.agent.launch import Launcher  # noqa: PLC0415
     from skragent.agent.notify import Notifier, inherited_sockets  # noqa: PLC0415
@@ -70,6 +74,8 @@ def run_agent(config: Config, *, releaser: tuple[str, ...] | None = None) -> int
 
     environment = dict(os.environ)
     clock = SystemClock()
+    wanted = descriptors_for(config.serving)
+    allowed = allow_descriptors(wanted)
     inherited = inherited_sockets(environment)
     with open_sockets(config.agent, inherited.listeners) as sockets:
         command = () if releaser is None else (releaser,)
@@ -83,10 +89,17 @@ def run_agent(config: Config, *, releaser: tuple[str, ...] | None = None) -> int
         # here without it, and needs system calls that a hardened unit forbids.
         os.environ["UV_USE_IO_URING"] = "0"
         from skragent.agent.daemon import World, serve  # noqa: PLC0415
-        from skragent.observe import set_up_logging  # noqa: PLC0415
+        from skragent.observe import Event, log, set_up_logging  # noqa: PLC0415
         from skragent.serving import resolve_access  # noqa: PLC0415
 
         set_up_logging(environment)
+        if allowed < wanted:
+            log(
+                Event.FEW_DESCRIPTORS,
+                f"{allowed} descriptors are allowed, and serving.connections ="
+                f" {config.serving.connections} may need {wanted}: raise LimitNOFILE="
+                " of the unit (ulimit -Hn), or admit fewer",
+            )
         try:
             world = World(
                 config=config,

@@ -35,15 +35,27 @@ class MetricsPage:
     def __init__(
         self, counters: Counters, keys: Callable[[], Iterable[KeySample]]
     ) -> None:
+        self._rendered: dict[str, bytes] = {}
         self._registry = CollectorRegistry()
         self._registry.register(_Collector(counters, keys))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
 
     def render(self, accept: str) -> tuple[bytes, str]:
-        """Return the page and its content type, as the scraper accepts it."""
+        """Return the page and its content type, as the scraper accepts it.
+
+        It is rendered, which takes milliseconds, once until `forget`: any user of the
+        machine may ask for it as often as they like.
+        """
         encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+        page = self._rendered.get(content_type)
+        if page is None:
+            page = self._rendered[content_type] = encode(self._registry)
+        return page, content_type
+
+    def forget(self) -> None:
+        """Let the next page be a new one."""
+        self._rendered.clear()
 
 
 class _Collector(Collector):

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from skragent.job import Form
 
-_ADDRESS: Final = re.compile(rb"\0[0-9a-f]{1,16}/unit/([^/\0]+)/([^/\0]+)")
+# A credential's name is printable ASCII without a colon (systemd: fdname_is_valid).
+_ADDRESS: Final = re.compile(rb"\0[0-9a-f]{1,16}/unit/([^/\0]+)/([!-.0-9;-~ ]+)")
 _MAX_NAME: Final = 255  # of a credential: systemd's is a file's name
 _NAME: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,63})(?:\.([a-z]+))?")
 _FORMS: Final[dict[str, Form]] = {"pem": "pem", "der": "der", "jwk": "jwk"}

@@ -6,6 +6,7 @@ them, close them.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 CLOSE_SECONDS: Final = 1.0
 
 _METRICS_SOCKET: Final = "metrics"
+_SCRAPERS: Final = 32
 
 
 class ApiServer:
@@ -149,8 +151,19 @@ class MetricsServer:
         self._keyring = keyring
         self._counters = counters
         self._page: MetricsPage | None = None
+        # Callers have no names here, so that the newest comes first: no limit is one's.
+        limits = replace(
+            limits or Limits(),
+            connections=_SCRAPERS,
+            connections_per_uid=_SCRAPERS + 1,
+        )
         self._listener = Listener(
-            sock, self._handle, counters=counters, name=_METRICS_SOCKET, limits=limits
+            sock,
+            self._handle,
+            counters=counters,
+            name=_METRICS_SOCKET,
+            limits=limits,
+            on_tick=self._forget_page,
         )
 
     async def start(self) -> None:
@@ -193,6 +206,10 @@ class MetricsServer:
 
             self._page = MetricsPage(self._counters, self._samples)
         return self._page
+
+    def _forget_page(self) -> None:
+        if self._page is not None:
+            self._page.forget()
 
     def _samples(self) -> Iterator[KeySample]:
         for entry in self._keyring:

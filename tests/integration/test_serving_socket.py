@@ -321,3 +321,34 @@ def connect(path: Path) -> socket.socket:
 
 
 PEM = get(f"/v1/keys/{ALIAS}", "Accept: application/x-pem-file")
+
+
+@pytest.mark.parametrize("more", [b"", b"x" * 50_000])
+def test_a_wait_ends_when_nobody_waits_any_more(tmp_path: Path, more: bytes) -> None:
+    """Also where nothing is read any more: all was sent, or too much."""
+    with serving(tmp_path, ring_with(waiting=["later"])) as server:
+        crowd = server.api._listener.crowd
+        with server.connect() as connection:
+            connection.sendall(get("/v1/keys/later?wait=300") + more)
+            connection.shutdown(socket.SHUT_WR)
+            server.until(
+                lambda: any(m.is_parked and not m._is_reading for m in crowd._members)
+            )
+        server.until(lambda: not crowd)
+
+
+def test_who_holds_all_connections_of_the_metrics_keeps_no_scraper_out(
+    tmp_path: Path,
+) -> None:
+    with (
+        serving(tmp_path, ring_with(held_key())) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        address = ("127.0.0.1", server.metrics_port)
+        for _ in range(60):
+            stack.enter_context(socket.create_connection(address))
+        for _ in range(3):
+            with socket.create_connection(address) as scraper:
+                scraper.sendall(get("/metrics", "Connection: close"))
+                (answer,) = split_answers(read_all(scraper))
+                assert answer.status == 200

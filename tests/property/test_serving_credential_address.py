@@ -42,6 +42,11 @@ def test_a_damaged_address_never_names_what_it_does_not_say(
     assert found is None or "/".join(found).encode() in address
 
 
+@pytest.mark.parametrize("name", ["db\nFAKE", "db\x1b[31m", "db:x", "db\x7f", ""])
+def test_a_name_that_no_credential_has_is_none(name: str) -> None:
+    assert parse_address(f"\0ab/unit/db.service/{name}".encode()) is None
+
+
 @given(st.text(max_size=80))
 def test_any_credential_is_a_name_or_none(name: str) -> None:
     found = parse_credential(name)
