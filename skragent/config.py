@@ -104,7 +104,7 @@ class AllowRule(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class KeyConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """[keys.NAME]: one key, by the name that workloads ask for."""
 
-    vault: str
+    vault: str = ""  # required
     name: str = ""  # the vault's name; empty: NAME
     version: str = ""  # 32 hex digits; empty: the latest
     allow: tuple[AllowRule, ...] = ()  # empty: nobody
@@ -220,8 +220,10 @@ def _convert(value: Any, kind: Any, path: str, problems: list[str]) -> Any:  # n
 
 def _in_toml_words(message: str) -> str:
     """Say what msgspec says of JSON, in the words of who writes TOML."""
-    words = {"`object`": "a table", "`array`": "a list", "`str`": "a string"}
-    words |= {" | null": "", "`float`": "a number"}
+    words = {" | null": "", "`int | str`": "a whole number or a string"}
+    words |= {"`object`": "a table", "`array`": "a list", "`str`": "a string"}
+    words |= {"`int`": "a whole number", "`bool`": "true or false"}
+    words |= {"got `float`": "got one with a point", "`float`": "a number"}
     for theirs, ours in words.items():
         message = message.replace(theirs, ours)
     return message[:1].lower() + message[1:]
@@ -233,7 +235,7 @@ def _convert_table(
     path: str,
     problems: list[str],
 ) -> _T | None:
-    """Convert a table; what is wrong in it has its default, if it has one."""
+    """Convert a table; what is wrong in it has its default."""
     if not isinstance(value, dict):
         problems.append(f"{path}: expected a table, got {type(value).__name__}")
         return None
@@ -242,17 +244,12 @@ def _convert_table(
         f"{_join(path, name)}: no such setting{meant(name, fields)}"
         for name in sorted(value.keys() - fields.keys())
     ]
-    converted: dict[str, Any] = {}
-    is_usable = True
-    for name, field in fields.items():
-        if name in value:
-            inner = _convert(value[name], field.type, _join(path, name), problems)
-            if inner is not None:
-                converted[name] = inner
-        elif field.required:
-            problems.append(f"{_join(path, name)}: missing")
-        is_usable &= name in converted or not field.required
-    return kind(**converted) if is_usable else None
+    converted = {
+        name: _convert(value[name], field.type, _join(path, name), problems)
+        for name, field in fields.items()
+        if name in value
+    }
+    return kind(**{k: v for k, v in converted.items() if v is not None})
 
 
 def _join(path: str, name: str) -> str:

@@ -155,7 +155,10 @@ def _judge_serving(serving: ServingConfig) -> list[str]:
 
 def _judge_key(alias: str, key: KeyConfig) -> list[str]:
     path = f"keys.{shown(alias)}"
-    problems = _judge_origin(f"{path}.vault", key.vault)
+    if key.vault:
+        problems = _judge_origin(f"{path}.vault", key.vault)
+    else:
+        problems = [f"{path}.vault: missing"]
     if not _ALIAS.fullmatch(alias):
         problems.append(
             f"{path}: a key's name is 1 to 64 letters, digits, `-` and `_`,"

@@ -120,8 +120,10 @@ class _Daemon:
         for server in servers:
             await server.start()
         self._tell_of_unit_rules()
-        self._world.notifier.ready(f"0 of {len(self._world.config.keys)} keys held")
-        log(Event.STARTED, f"listening; {len(self._world.config.keys)} keys configured")
+        count = len(self._world.config.keys)
+        self._world.notifier.ready(f"0 of {count} keys held")
+        keys = f"{count} key{'s' * (count != 1)}"
+        log(Event.STARTED, f"listening; {keys} configured")
         supervising = asyncio.create_task(self._supervisor.run(launched))
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({supervising, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import grp
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from skragent.agent import exit_codes
+from skragent.cli.ask import add_command
 from skragent.cli.config_file import add_config_option, examine_file
 from skragent.config import in_short, merge
 from skragent.errors import ConfigError
@@ -17,16 +19,27 @@ if TYPE_CHECKING:
     from skragent.config import Config
 
 
+_EPILOG: Final = """\
+Problems go to stdout, each with the path of its setting: settings, users and groups,
+files. Warnings tell what may be meant so, or right on another machine.
+
+exit status:
+  0    the agent can use it
+  73   it cannot be written what there is to say
+  78   it cannot"""
+
+_RUN: Final = Path("/run/skragent")  # systemd makes it
+
+
 def add_parser(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
 ) -> None:
     """Add the command to the main parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "check-config",
-        help="find every problem of a configuration file",
-        description="Print every problem of a configuration file, with its key path:"
-        " settings, users and groups, files. Exit status 0: the agent can use it;"
-        " 78: it cannot.",
+        "find every problem of a configuration file",
+        epilog=_EPILOG,
     )
     add_config_option(parser)
     parser.set_defaults(run=run)
@@ -95,7 +108,59 @@ def _warnings(config: Config) -> list[str]:
             for i, rule in enumerate(key.allow)
             if rule.unit is not None
         ]
-    kind, _, device = config.vtpm.tcti.partition(":")
-    if kind == "device" and not Path(device).exists():
-        warnings.append(f"vtpm.tcti: {device}: there is no such device here")
+    warnings += [
+        f"keys.{alias}.allow[{i}].unit: `{rule.unit}` is every unit, sessions of users"
+        " among them"
+        for alias, key in config.keys.items()
+        for i, rule in enumerate(key.allow)
+        if rule.unit is not None and not rule.unit.strip("*?")
+    ]
+    if config.serving.connections_per_uid > config.serving.connections:
+        warnings.append(
+            "serving.connections_per_uid: more than serving.connections, which all"
+            " users together have"
+        )
+    return warnings + _warnings_of_files(config)
+
+
+def _warnings_of_files(config: Config) -> list[str]:
+    agent = config.agent
+    files = {"vtpm.tcg_log": config.vtpm.tcg_log}
+    kind, _, where = config.vtpm.tcti.partition(":")
+    if kind in ("device", "swtpm"):
+        files["vtpm.tcti"] = where.removeprefix("path=")
+    warnings = [
+        f"{name}: {path}: there is no such file here"
+        for name, path in files.items()
+        if path.startswith("/") and not _exists(path)
+    ]
+    sockets = ("api_socket", "credentials_socket", "admin_socket")
+    for name in sockets:
+        path = Path(getattr(agent, name))
+        if _exists(path) and not path.is_socket():
+            warnings.append(f"agent.{name}: {path}: it is there, and is no socket")
+        elif path.parent != _RUN and not _exists(path.parent):
+            warnings.append(f"agent.{name}: {path.parent}: there is no such directory")
+    if Path(agent.api_socket).parent == _RUN and not _has_group("skragent"):
+        warnings.append(
+            "agent.api_socket: this machine has no group `skragent`, which may connect"
+        )
     return warnings
+
+
+def _exists(path: str | Path) -> bool:
+    try:
+        Path(path).lstat()
+    except PermissionError:
+        return True  # who may not look cannot say
+    except OSError:
+        return False
+    return True
+
+
+def _has_group(name: str) -> bool:
+    try:
+        grp.getgrnam(name)
+    except KeyError:
+        return False
+    return True

@@ -108,6 +108,10 @@ async def _run(args: argparse.Namespace, specs: list[KeySpec]) -> None:
         )
     except VtpmError as error:
         raise SkrAgentError(str(error), code="emulator.vtpm") from error
+    except OSError as error:
+        raise SkrAgentError(
+            f"--dir {args.dir}: {error.strerror or error}", code="emulator.directory"
+        ) from error
     try:
         config = _prepare(emulator, specs)
         print(_directions(emulator, config))

@@ -247,5 +247,6 @@ def _number(
     try:
         return look_up(who)
     except (KeyError, ValueError):  # no such name; nor can there be one
-        problems.append(f"{path}: this machine does not know `{shown(who)}`")
+        more = "; an id is written without quotes" if who.isdigit() else ""
+        problems.append(f"{path}: this machine does not know `{shown(who)}`{more}")
         return None

@@ -18,11 +18,13 @@ from __future__ import annotations
 import urllib.parse
 from http import HTTPStatus
 from importlib import resources
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, get_args
 
 from skragent import __version__
 from skragent.errors import AccessDeniedError, NotReadyError, RequestError, ServeError
+from skragent.keyring import KeyState
 from skragent.observe import names
+from skragent.serving.access import Operation
 from skragent.serving.answer import JSON, Answer, json_answer, problem_answer
 from skragent.serving.audit import Audit
 from skragent.serving.documents import (
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from skragent.job import Form
     from skragent.keyring import Entry, HeldKey, Keyring
     from skragent.observe import Cell, Counters
-    from skragent.serving.access import Access, Operation
+    from skragent.serving.access import Access
     from skragent.serving.negotiation import Choice
     from skragent.serving.park import Parked
     from skragent.serving.peers import Peer
@@ -167,7 +169,7 @@ class KeyApi:
 
     def _list(self, request: Request, peer: Peer) -> Answer:
         parse_query(request, ())
-        keys = [describe_key(entry) for entry in self._visible_to(peer)]
+        keys = self._describe(self._visible_to(peer), peer)
         return json_answer({"keys": keys}, cell=self._cell("list", names.CODE_OK))
 
     def _status(self, request: Request, peer: Peer) -> Answer | Parked:
@@ -186,7 +188,7 @@ class KeyApi:
                 "version": __version__,
                 "state": overall_state(entries),
                 "you": you,
-                "keys": [describe_key(entry) for entry in entries],
+                "keys": self._describe(entries, peer),
             }
 
         wait = parse_wait(parse_query(request, ("wait",)).get("wait"))
@@ -299,6 +301,8 @@ class KeyApi:
         why = f"; the last attempt: {entry.failure_code}" if entry.failure_code else ""
         error = NotReadyError(f"the key is not held: it is {entry.state}{why}")
         left = 0 if entry.retry_at is None else int(entry.retry_at - self._now()) + 1
+        if entry.state is KeyState.DROPPED:  # until somebody asks for it by name
+            left = _MAX_RETRY_SECONDS
         retry_after = min(max(left, _MIN_RETRY_SECONDS), _MAX_RETRY_SECONDS)
         return self._problem(
             op,
@@ -309,12 +313,25 @@ class KeyApi:
         )
 
     def _visible_to(self, peer: Peer) -> list[Entry]:
+        return [entry for entry in self._keyring if self._operations(peer, entry.alias)]
+
+    def _operations(self, peer: Peer, alias: str) -> list[Operation]:
         return [
-            entry
-            for entry in self._keyring
-            if self._access.allows(peer, entry.alias, "get")
-            or self._access.allows(peer, entry.alias, "public")
+            operation
+            for operation in get_args(Operation)
+            if self._access.allows(peer, alias, operation)
         ]
+
+    def _describe(self, entries: list[Entry], peer: Peer) -> list[dict[str, object]]:
+        """Tell of keys, and what the caller may do with each."""
+        found = []
+        for entry in entries:
+            operations = self._operations(peer, entry.alias)
+            document = describe_key(entry) | {"operations": operations}
+            if "get" not in operations:
+                document["formats"] = []
+            found.append(document)
+        return found
 
     def _on_change(self, alias: str) -> None:
         self._retire(alias)

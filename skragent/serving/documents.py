@@ -8,7 +8,7 @@ from skragent.keyring import KeyState
 from skragent.serving.negotiation import MEDIA_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
     from skragent.keyring import Entry, HeldKey
 
@@ -33,8 +33,10 @@ def media_types(key: HeldKey) -> list[str]:
     return [media for form, media in MEDIA_TYPES.items() if form in key.forms]
 
 
-def overall_state(entries: Iterable[Entry]) -> str:
+def overall_state(entries: Collection[Entry]) -> str:
     """Say in one word how these keys are: `ready` where all of them are current."""
+    if not entries:
+        return "none"
     is_ready = all(entry.state is KeyState.CURRENT for entry in entries)
     return "ready" if is_ready else "degraded"
 

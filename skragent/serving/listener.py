@@ -244,7 +244,9 @@ class Listener:
             self._refused_at = self.tick
             log(
                 Event.CONNECTIONS_REFUSED,
-                "too many connections",
+                f"a connection of uid {peer.uid} was refused: [serving] connections or"
+                " connections_per_uid of the configuration are reached",
+                code="serve.connections",
                 uid=peer.uid,
                 pid=peer.pid,
             )

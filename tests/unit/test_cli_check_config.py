@@ -34,7 +34,9 @@ def test_a_good_configuration_is_ok(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert check(config, KEY) == exit_codes.OK
-    assert capsys.readouterr().out == "ok: 1 key: disk\n"
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1] == "ok: 1 key: disk"
+    assert all(line.startswith("warning: ") for line in said[:-1])
 
 
 def test_every_problem_is_printed_with_its_place(
@@ -105,3 +107,41 @@ def test_settings_and_names_are_told_in_one_run(
         "keys.db.allow[1].unit",
         "keys.db.allow[0].user",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        ('[agent]\napi_socket = "/nowhere/s"', "agent.api_socket: /nowhere"),
+        ('[agent]\nadmin_socket = "/etc/passwd"', "agent.admin_socket: /etc/passwd"),
+        ("[serving]\nconnections = 5", "serving.connections_per_uid"),
+        ('[keys.a]\nvault = "https://v.vault.azure.net"', "keys.a.allow: empty"),
+    ],
+)
+def test_what_may_be_meant_so_is_a_warning(
+    config: Path, capsys: pytest.CaptureFixture[str], text: str, warning: str
+) -> None:
+    assert check(config, f"{KEY}\n{text}") == exit_codes.OK
+    said = capsys.readouterr().out
+    assert any(line.startswith(f"warning: {warning}") for line in said.splitlines())
+
+
+def test_a_rule_for_every_unit_is_a_warning(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        check(config, KEY.replace(f"user = {os.getuid()}", 'unit = "*"'))
+        == exit_codes.OK
+    )
+    assert "keys.disk.allow[0].unit: `*` is every unit" in capsys.readouterr().out
+
+
+def test_a_user_that_does_not_exist_is_told_where_settings_are_missing_as_well(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = KEY.replace('vault = "https://v.vault.azure.net"', "")
+    text = text.replace(str(os.getuid()), '"no-such-user"')
+    assert check(config, text) == exit_codes.CONFIG
+    said = capsys.readouterr().out
+    assert "keys.disk.vault: missing" in said
+    assert "keys.disk.allow[0].user: " in said

@@ -80,6 +80,16 @@ def test_a_missing_setting_is_named() -> None:
     assert problems_of('[keys.disk]\nname = "d"') == ["keys.disk.vault: missing"]
 
 
+def test_a_key_without_a_vault_is_judged_all_the_same() -> None:
+    text = '[keys.disk]\nname = "a b"\nversion = "1"\nallow = [{ unit = "[a" }]'
+    assert [p.partition(":")[0] for p in problems_of(text)] == [
+        "keys.disk.vault",
+        "keys.disk.name",
+        "keys.disk.version",
+        "keys.disk.allow[0].unit",
+    ]
+
+
 def test_a_value_where_a_table_should_be_is_named() -> None:
     assert problems_of("limits = 5\n" + KEY) == ["limits: expected a table, got int"]
 
@@ -95,7 +105,7 @@ def test_a_rule_that_is_no_table_is_named_with_its_place() -> None:
 
 def test_allow_that_is_no_list_is_named() -> None:
     problems = problems_of(KEY + "allow = true")
-    assert problems == ["keys.disk.allow: expected a list, got `bool`"]
+    assert problems == ["keys.disk.allow: expected a list, got true or false"]
 
 
 def test_a_configuration_without_keys_is_refused() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 from support.serving import (
     ALIAS,
@@ -22,12 +20,10 @@ from support.serving import (
 from skragent.keyring import Keyring, KeyState
 from skragent.observe import Counters
 from skragent.serving import Access
+from skragent.serving.access import Rule
 from skragent.serving.api import KeyApi
 from skragent.serving.peers import Peer
 from skragent.serving.request import parse_head
-
-if TYPE_CHECKING:
-    from skragent.serving.access import Rule
 
 CALLER = Peer(uid=ME.uid or 0, gid=1, pid=1)
 STRANGER = Peer(uid=54321, gid=54321, pid=1)
@@ -196,6 +192,7 @@ def test_the_list_has_what_the_caller_may_see(ring: Keyring) -> None:
                     "application/x-pem-file",
                     "application/pkcs8",
                 ],
+                "operations": ["get", "public"],
                 "released_at": 1767225600.0,
                 "not_after": None,
             }
@@ -267,3 +264,22 @@ def test_a_list_of_tags_has_a_limit(api: Api, count: int, status: int) -> None:
 def test_a_query_with_very_many_parameters_is_not_even_read(api: Api) -> None:
     answer = api.ask(get(f"{KEY}?{'a=1&' * 2000}version={VERSION}"))
     assert (answer.status, answer.code) == (400, "serve.bad_request")
+
+
+def test_who_may_have_the_public_half_sees_what_it_can_have() -> None:
+    rule = Rule(uid=CALLER.uid, operations=frozenset({"public"}))
+    api = Api(ring_with(held_key()), rule)
+    (key,) = api.ask(get("/v1/keys")).json["keys"]
+    assert (key["operations"], key["formats"]) == (["public"], [])
+
+
+def test_a_dropped_key_is_not_asked_for_soon_again() -> None:
+    ring = ring_with(held_key())
+    ring.mark(ALIAS, KeyState.DROPPED)
+    answer = Api(ring).ask(get(KEY))
+    assert (answer.code, answer.headers["Retry-After"]) == ("serve.not_ready", "300")
+
+
+def test_a_caller_whom_no_rule_names_is_not_told_that_all_is_ready() -> None:
+    api = Api(ring_with(held_key()))
+    assert api.ask(get("/v1/status"), STRANGER).json["state"] == "none"
