@@ -270,7 +270,8 @@ class ListenError(SkrAgentError):
 class ServeError(SkrAgentError):
     """A request that is not answered with what it asked for.
 
-    Never reaches the supervisor. `status` is the HTTP status of the answer.
+    Never reaches the supervisor. `status` is the HTTP status of the answer. Codes of
+    its own: serve.busy, serve.connections (what is admitted is used up), internal.
     """
 
     code = "serve"
@@ -281,8 +282,8 @@ class RequestError(ServeError):
     """The caller's fault: what was asked cannot be understood or is too much.
 
     Codes: serve.bad_request, serve.method, serve.not_found (no such resource),
-    serve.version (not the version that is held), serve.not_acceptable, serve.body,
-    serve.head_too_large, serve.http_version, serve.timeout, serve.connections.
+    serve.not_acceptable, serve.body, serve.head_too_large, serve.http_version,
+    serve.timeout, serve.rate.
     """
 
     code = "serve.bad_request"
@@ -296,7 +297,10 @@ class RequestError(ServeError):
 
 
 class AccessDeniedError(ServeError):
-    """The caller may not have it, or there is none: the answer does not tell which."""
+    """The caller may not have it, or there is none: the answer does not tell which.
+
+    Codes: serve.denied, serve.version (not the version that is held).
+    """
 
     code = "serve.denied"
     status = 404
