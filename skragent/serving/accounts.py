@@ -17,11 +17,12 @@ STRANGERS: Final = -2
 # What may be used up, and by whom most.
 Pool = Literal["connections", "in_flight", "long_polls"]
 
-# Answers to one account before everybody else has its turn: about a millisecond, where
-# they are sent as they were before. Others take longer, the more bytes asked for them.
-TURN: Final = 128
-_OTHERS_COST: Final = 4
-_BYTES_COST: Final = 256
+# Answers to one account before everybody else has its turn: some milliseconds, where
+# they are sent as they were before. Another one counts as so many of these, and as one
+# more for so many bytes of its request.
+TURN: Final = 512
+OTHERS_COST: Final = 16
+_BYTES_COST: Final = 64
 
 
 class Account:
@@ -46,7 +47,7 @@ class Account:
     def take(self, request_bytes: int) -> None:
         """Take one answer, and put others off to the next turn if it takes long."""
         self.left -= 1
-        put_off = min(_OTHERS_COST - 1 + request_bytes // _BYTES_COST, self.left)
+        put_off = min(OTHERS_COST - 1 + request_bytes // _BYTES_COST, self.left)
         self.left -= put_off
         self.allowance += put_off
 

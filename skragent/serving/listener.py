@@ -151,7 +151,11 @@ class Listener:
         """Answer a request that was answered before, and be done with it."""
         request = bytes(self.read_buffer[:count])
         answer = self._remembered.get((peer.identity, request))
-        if answer is None or self.crowd.is_busy or account.left <= 0:
+        if answer is None or self.crowd.is_busy:
+            return False
+        if account.left <= 0:  # turns are kept all the same: so many are accepted
+            account.begin_turn()
+        if account.left <= 0:
             return False
         parts = answer.last_parts
         if not parts:
