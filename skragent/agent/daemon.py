@@ -21,6 +21,7 @@ from skragent.agent.holder import Holder
 from skragent.agent.jobs import key_requests
 from skragent.agent.metrics_port import MetricsPort
 from skragent.agent.runner import Runner
+from skragent.agent.signals import STOPPING, let_through
 from skragent.agent.supervisor import Supervisor
 from skragent.errors import SkrAgentError
 from skragent.keyring import Keyring
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from skragent.job import KeyRequest
     from skragent.serving import Access
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _RELEASER_SECONDS = 0.5
 _RANDOM_BITS = 53  # of a float's mantissa
 
@@ -114,8 +114,10 @@ class _Daemon:
     async def run(self, launched: Launch | None) -> int:
         """Live."""
         loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
+        for number in STOPPING:
             loop.add_signal_handler(number, self._stop, number)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        let_through()
         servers = self._servers()
         for server in servers:
             await server.start()
@@ -205,11 +207,21 @@ class _Daemon:
             )
 
     def _stop(self, number: signal.Signals) -> None:
-        for each in _SIGNALS:  # the next one is the kernel's to act on, at once
+        for each in STOPPING:  # the next one is the kernel's to act on, at once
             asyncio.get_running_loop().remove_signal_handler(each)
             signal.signal(each, signal.SIG_DFL)
         log(Event.STOPPED, f"stopping on {number.name}")
         self._stopping.set()
+
+    def _hang_up(self) -> None:
+        """End with the terminal; where there is none, somebody wants a reload."""
+        if not self._world.notifier.is_wanted:
+            self._stop(signal.SIGHUP)
+            return
+        log(
+            Event.NO_RELOAD,
+            "SIGHUP: a changed configuration takes a restart of the agent",
+        )
 
     def _outcome(self, supervising: asyncio.Task[None]) -> int:
         error = supervising.exception()

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 # api.sock and admin.sock admit as many connections as the configuration says. What
 # credentials.sock and the metrics admit, a releaser's pipes, and all the rest:
-_OTHERS: Final = 256 + 32 + 128
+_OTHERS: Final = 1024 + 32 + 128
 _SOCKETS: Final = 2
 
 

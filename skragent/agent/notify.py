@@ -50,7 +50,7 @@ class Notifier:
     """Tells systemd (sd_notify(3)) where it wants to be told, and nobody elsewhere."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self._is_wanted = "NOTIFY_SOCKET" in environment
+        self.is_wanted = "NOTIFY_SOCKET" in environment  # systemd started us
         self._status = ""
 
     def ready(self, status: str) -> None:
@@ -78,7 +78,7 @@ class Notifier:
         self._send("STOPPING=1")
 
     def _send(self, state: str, *fds: int) -> None:
-        if self._is_wanted:
+        if self.is_wanted:
             from systemd.daemon import notify  # noqa: PLC0415 - see above
 
             if fds:  # the library does not take None, its own default

@@ -10,13 +10,17 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from skragent.agent.signals import hold_back
 from skragent.cli.config_file import add_config_option, load_config
 from skragent.errors import SkrAgentError
 from skragent.secretmem import forbid_core_dumps
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
+    from skragent.agent.clock import Clock
+    from skragent.agent.notify import Inherited
     from skragent.config import Config
 
 _DESCRIPTION = """\
@@ -51,32 +55,52 @@ def add_parser(
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the agent until it is stopped; gives the exit code."""
-    forbid_core_dumps()
-    return run_agent(load_config(arguments.config))
+    return run_agent(lambda: load_config(arguments.config))
 
 
-def run_agent(config: Config, *, releaser: tuple[str, ...] | None = None) -> int:
+def run_agent(
+    load: Callable[[], Config], *, releaser: tuple[str, ...] | None = None
+) -> int:
     """Run the agent on a configuration; `releaser` is tests' substitute command.
 
     Raises:
         SkrAgentError: it cannot start.
     """
+    forbid_core_dumps()
+    hold_back()  # until the event loop looks at signals
+    from skragent.agent.clock import SystemClock  # noqa: PLC0415 - when it is its turn
+    from skragent.agent.notify import inherited_sockets  # noqa: PLC0415 - the same
+
+    clock = SystemClock()
+    inherited = inherited_sockets(os.environ)
+    try:
+        return _run(load(), inherited, clock, releaser)
+    except BaseException:
+        from skragent.agent.orphans import refuse_orphans  # noqa: PLC0415 - seldom
+
+        refuse_orphans((sock for _, sock in inherited.credentials), clock)
+        raise
+
+
+def _run(
+    config: Config,
+    inherited: Inherited,
+    clock: Clock,
+    releaser: tuple[str, ...] | None,
+) -> int:
     # Imported in this order, each when it is its turn: see the module's docstring.
-    from skragent.agent.clock import SystemClock  # noqa: PLC0415
     from skragent.agent.descriptors import (  # noqa: PLC0415
         allow_descriptors,
         descriptors_for,
     )
     from skragent.agent.jobs import key_requests  # noqa: PLC0415
     from skragent.agent.launch import Launcher  # noqa: PLC0415
-    from skragent.agent.notify import Notifier, inherited_sockets  # noqa: PLC0415
+    from skragent.agent.notify import Notifier  # noqa: PLC0415
     from skragent.agent.sockets import open_sockets  # noqa: PLC0415
 
     environment = dict(os.environ)
-    clock = SystemClock()
     wanted = descriptors_for(config.serving)
     allowed = allow_descriptors(wanted)
-    inherited = inherited_sockets(environment)
     with open_sockets(config.agent, inherited.listeners) as sockets:
         command = () if releaser is None else (releaser,)
         launcher = Launcher(config, clock, environment, *command)

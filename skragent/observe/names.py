@@ -82,6 +82,7 @@ class Event(enum.Enum):
     REQUEST_FAILED = ("ec3d49e9088343fb82e8e8da40aa5f51", logging.ERROR)
     METRICS_REFUSED = ("b528e0bb2bc243079fc95793d6f1eef2", logging.ERROR)
     FEW_DESCRIPTORS = ("eaa993651ff44c09a196bcc0c38232df", logging.WARNING)
+    NO_RELOAD = ("2393669f86e94325bfaa2a361cc9735b", logging.WARNING)
     CONNECTIONS_REFUSED = ("2bf5f10abfe849d2a9fecf86af81291b", logging.WARNING)
 
     def __init__(self, message_id: str, level: int) -> None:

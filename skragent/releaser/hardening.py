@@ -21,3 +21,5 @@ def harden() -> None:
         if libc.prctl(option, int(value), 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), f"prctl({option})")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # The agent holds some back while it starts, and with it the first of us.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -10,6 +10,7 @@ The protocol is: connect, read to the end. No request, no length, no error. So:
 - A refusal is more than the 1 MiB that a unit's credentials may have. It is the one
   thing that makes the unit fail (measured on systemd 252: 243/CREDENTIALS).
 - An answer is one send(2) from secret memory: a killed agent cannot send half of it.
+  What an agent may have answered already, its successor refuses (see `refusal`).
 
 An orderly end refuses who still waits: it may be a `systemctl stop`, after which
 systemd closes what it stores, and that again would be an empty credential.
@@ -20,7 +21,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import select
-import socket
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -34,8 +34,10 @@ from skragent.serving.credential_address import (
     parse_credential,
 )
 from skragent.serving.peers import identify
+from skragent.serving.refusal import SEND_FLAGS, Refusal, end, has_begun, mark_begun
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
 
     from skragent.keyring import HeldKey, Keyring
@@ -44,14 +46,13 @@ if TYPE_CHECKING:
 
 SOCKET: Final = "credentials"
 
-# systemd: CREDENTIALS_TOTAL_SIZE_MAX, names included.
-_TOO_MUCH_BYTES: Final = 1024 * 1024 + 1
-_ZEROS: Final = bytes(64 * 1024)
-_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+# More stay in the backlog, and wait there; but systemd accepts and closes those, which
+# is an empty credential, where somebody stops the agent with its sockets. So there are
+# more than units that start at once. FileDescriptorStoreMax= of the unit has room.
+MAX_CONNECTIONS: Final = 1024
 
-# More stay in the backlog, which is safe: those fail where nobody ever accepts them.
-# FileDescriptorStoreMax= of the unit has room for these.
-MAX_CONNECTIONS: Final = 256
+# What an orderly end waits for refusals to be taken: TimeoutStopSec= is longer.
+REFUSE_SECONDS: Final = 30.0
 
 
 class Store(Protocol):
@@ -75,7 +76,7 @@ class _Asker:
         self.address = CredentialAddress("", "")
         self.name = CredentialName("", None)
         self.deadline: asyncio.TimerHandle | None = None
-        self.too_much_left = 0  # of a refusal that is not taken yet
+        self.refusal: Refusal | None = None
 
 
 class CredentialServer:
@@ -126,7 +127,7 @@ class CredentialServer:
             self._take_in(sock, stored_as)
         self._acceptor.start(self._loop)
 
-    async def close(self, seconds: float = 1.0) -> None:
+    async def close(self, seconds: float = REFUSE_SECONDS) -> None:
         """Accept nobody more, and refuse who still waits."""
         self._acceptor.close()
         for asker in [a for lot in self._waiting.values() for a in lot]:
@@ -160,6 +161,8 @@ class CredentialServer:
         # closed wholly. systemd shuts its sending half down at once.
         self._gone.register(sock.fileno(), 0)
         refusal = self._identify(asker)
+        if refusal is None and has_begun(sock):
+            refusal = "serve.not_ready", "an agent was killed while it answered"
         if refusal:
             self._refuse(asker, *refusal)
         elif not self._answer(asker):
@@ -207,8 +210,9 @@ class CredentialServer:
             )
             return
         view = key.forms[form]
+        mark_begun(asker.sock)
         try:
-            sent = asker.sock.send(view, _FLAGS)
+            sent = asker.sock.send(view, SEND_FLAGS)
         except BlockingIOError:
             sent = 0
         except OSError:
@@ -251,26 +255,20 @@ class CredentialServer:
         """Make the unit fail, and say why in the journal: systemd itself does not."""
         self._wait_no_more(asker)
         self._note(asker, Event.CREDENTIAL_REFUSED, code, why)
-        asker.too_much_left = _TOO_MUCH_BYTES
-        self._send_too_much(asker)
+        asker.refusal = Refusal(asker.sock)
+        self._send_refusal(asker, asker.refusal)
 
-    def _send_too_much(self, asker: _Asker) -> None:
+    def _send_refusal(self, asker: _Asker, refusal: Refusal) -> None:
         fd = asker.sock.fileno()
-        try:
-            while asker.too_much_left > 0:
-                asker.too_much_left -= asker.sock.send(_ZEROS, _FLAGS)
-        except BlockingIOError:
-            self._loop.add_writer(fd, self._send_too_much, asker)
+        if not refusal.send():
+            self._loop.add_writer(fd, self._send_refusal, asker, refusal)
             return
-        except OSError:  # it has read enough
-            pass
         self._loop.remove_writer(fd)
         self._end(asker)
 
     def _end(self, asker: _Asker) -> None:
-        """End a connection that was answered: for systemd's copy of it, too."""
-        with contextlib.suppress(OSError):
-            asker.sock.shutdown(socket.SHUT_RDWR)
+        """End a connection that was answered."""
+        end(asker.sock)
         self._forget(asker)
 
     def _forget(self, asker: _Asker) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,6 +68,20 @@ class Systemd:
             if said.startswith(what):
                 return said, list(fds)
 
+    def break_configuration(self) -> None:
+        self._config.write_text(self._config.read_text() + "nonsense = 1\n")
+
+    def until_signals_are_held(self, agent: subprocess.Popen[bytes]) -> None:
+        """Wait until SIGTERM is blocked: see signals. It is let through later."""
+        status = Path(f"/proc/{agent.pid}/status")
+        bit = 1 << (signal.SIGTERM - 1)
+        for _ in range(5000):
+            blocked = status.read_text().partition("SigBlk:")[2].split()[0]
+            if int(blocked, 16) & bit:
+                return
+            threading.Event().wait(0.001)
+        pytest.fail("SIGTERM was never blocked")
+
     def close(self) -> None:
         for agent in self._started:
             agent.kill()
@@ -90,15 +106,45 @@ def test_a_unit_gets_its_credential(systemd: Systemd) -> None:
 def test_an_agent_that_is_killed_while_a_unit_waits_answers_when_it_is_back(
     systemd: Systemd,
 ) -> None:
-    first = systemd.start("hang", {})
-    systemd.until(b"READY=1")
-    asked = Asking(systemd.path, "disk")
-    said, (fd,) = systemd.until(b"FDSTORE=1")
-    name = said.rpartition(b"FDNAME=")[2].decode()
-    first.kill()
-    first.wait(10)
+    asked, name, fd = killed_while_a_unit_waits(systemd)
     assert not asked.has_an_answer()
     systemd.start("release", {name: fd})
     assert asked.read() == KEY  # although systemd's copy, `fd`, is open still
     assert systemd.until(b"FDSTOREREMOVE=1")[0].endswith(name.encode())
     os.close(fd)
+
+
+def test_an_agent_that_cannot_start_refuses_what_it_was_handed(
+    systemd: Systemd,
+) -> None:
+    asked, name, fd = killed_while_a_unit_waits(systemd)
+    systemd.break_configuration()
+    second = systemd.start("release", {name: fd})
+    os.close(fd)
+    assert asked.is_refused()
+    assert second.wait(20) != 0
+    assert second.stderr is not None
+    assert b"config.invalid" in second.stderr.read()
+
+
+def test_an_agent_that_is_stopped_while_it_starts_refuses_what_it_was_handed(
+    systemd: Systemd,
+) -> None:
+    asked, name, fd = killed_while_a_unit_waits(systemd)
+    second = systemd.start("hang", {name: fd})
+    os.close(fd)
+    systemd.until_signals_are_held(second)
+    second.send_signal(signal.SIGTERM)
+    assert asked.is_refused()
+    assert second.wait(20) == 0
+
+
+def killed_while_a_unit_waits(systemd: Systemd) -> tuple[Asking, str, int]:
+    """Give who waits, and systemd's copy of its connection."""
+    first = systemd.start("hang", {})
+    systemd.until(b"READY=1")
+    asked = Asking(systemd.path, "disk")
+    said, (fd,) = systemd.until(b"FDSTORE=1")
+    first.kill()
+    first.wait(10)
+    return asked, said.rpartition(b"FDNAME=")[2].decode(), fd

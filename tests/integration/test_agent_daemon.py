@@ -25,7 +25,9 @@ KEY = b"k" * 32  # the substitute's
 class Agent:
     """One agent in a directory of its own."""
 
-    def __init__(self, directory: Path, mode: str, *arguments: str) -> None:
+    def __init__(
+        self, directory: Path, mode: str, *arguments: str, systemd: bool = True
+    ) -> None:
         self.socket = directory / "api.sock"
         self.client = SkragentClient(str(self.socket))
         config = directory / "skragent.toml"
@@ -39,10 +41,11 @@ class Agent:
         self.notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notified.bind(str(directory / "notify"))
         self.notified.settimeout(DEADLINE_SECONDS)
+        notify = str(directory / "notify")
         self.process = subprocess.Popen(
             [sys.executable, DAEMON, config, *substitute(mode, *arguments)],
             stderr=subprocess.PIPE,
-            env=os.environ | {"NOTIFY_SOCKET": str(directory / "notify")},
+            env=os.environ | ({"NOTIFY_SOCKET": notify} if systemd else {}),
         )
 
     def until_notified(self, what: bytes) -> None:
@@ -77,10 +80,10 @@ class Agent:
 def start(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
     agents: list[Agent] = []
 
-    def begin(mode: str, *arguments: str) -> Agent:
+    def begin(mode: str, *arguments: str, systemd: bool = True) -> Agent:
         directory = tmp_path / str(len(agents))
         directory.mkdir()
-        agents.append(Agent(directory, mode, *arguments))
+        agents.append(Agent(directory, mode, *arguments, systemd=systemd))
         return agents[-1]
 
     yield begin
@@ -112,6 +115,22 @@ def test_sigterm_is_obeyed_in_two_seconds_whatever_clients_and_releaser_do(
         stalled.sendall(b"GET /v1/keys HTTP/1.1\r\nHos")
         agent.process.send_signal(signal.SIGTERM)
         assert agent.process.wait(2.0) == 0
+
+
+def test_sighup_under_systemd_ends_nothing(start: Callable[..., Agent]) -> None:
+    agent = start("release")
+    agent.until_notified(b"READY=1")
+    agent.process.send_signal(signal.SIGHUP)
+    assert agent.process.stderr is not None
+    assert any(b"SIGHUP" in line for line in agent.process.stderr)
+    agent.until(agent.holds_key)
+
+
+def test_sighup_of_a_terminal_ends_it(start: Callable[..., Agent]) -> None:
+    agent = start("release", systemd=False)
+    agent.until(agent.holds_key)
+    agent.process.send_signal(signal.SIGHUP)
+    assert agent.process.wait(DEADLINE_SECONDS) == 0
 
 
 def test_only_owner_and_group_may_connect(start: Callable[..., Agent]) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import select
 import shutil
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from support.serving_credentials import (
 )
 
 from skragent.keyring import Keyring, KeyState
+from skragent.serving.refusal import has_begun, mark_begun
 
 pytestmark = pytest.mark.root  # systemd is root
 RULE = OneRule(UNIT, ALIAS)
@@ -259,6 +261,68 @@ def test_an_agent_that_is_killed_before_it_answers_is_no_empty_credential(
     ):
         assert asked.read() == FORMS["pem"]
     assert systemd.kept == {}
+
+
+@pytest.mark.parametrize("sent", [FORMS["pem"], b"", bytes(1000)])
+def test_what_a_killed_agent_may_have_answered_is_refused_and_not_answered_again(
+    directory: Path, sent: bytes
+) -> None:
+    """It was killed before, within or after its answer: nobody can tell."""
+    systemd = Systemd()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(directory / "before"))
+        listener.listen()
+        asked = Asking(directory / "before", "db.pem")
+        connection, _ = listener.accept()
+        systemd.store_fd(connection.fileno())
+        with connection:
+            mark_begun(connection)
+            connection.sendall(sent)
+    with RunningCredentials(
+        directory,
+        ring_with(held_key()),
+        RULE,
+        systemd=systemd,
+        restored=systemd.hand_over(),
+    ):
+        data = asked.read()
+    assert len(data) > TOO_MUCH
+    assert data.count(b"secret") == sent.count(b"secret")
+    assert systemd.kept == {}
+
+
+@pytest.mark.parametrize("state", [KeyState.CURRENT, None])
+def test_an_answer_is_marked_where_a_successor_finds_it(
+    directory: Path, state: KeyState | None
+) -> None:
+    ring = ring_with(waiting=[ALIAS])
+    with RunningCredentials(directory, ring, RULE) as server:
+        asked = Asking(server.path, "db.pem")
+        server.until_waiting()
+        (stored,) = server.systemd.kept.values()
+        with stored.dup() as copy:
+            assert not has_begun(copy)
+            if state is None:
+                server.call(lambda: server.server.change_access(OneRule("x", "y")))  # type: ignore[arg-type]
+            else:
+                server.call(lambda: ring.put(held_key()))
+            assert asked.read()
+            assert has_begun(copy)
+
+
+def test_a_refusal_that_is_read_slowly_is_finished_before_the_end(
+    directory: Path,
+) -> None:
+    ring = ring_with(waiting=[ALIAS])
+    with RunningCredentials(directory, ring, RULE) as server:
+        asked = Asking(server.path, "db")
+        server.until_waiting()
+        ending = threading.Thread(target=server.end)
+        ending.start()
+        assert select.select([asked.sock], [], [], 20)[0]
+        assert threading.Event().wait(1.5) is False  # longer than others are waited for
+        assert is_refused(asked)
+        ending.join(10)
 
 
 def test_why_a_unit_was_refused_is_found_by_its_name(

@@ -10,8 +10,12 @@ from skragent.config import parse_config
 from skragent.errors import SkrAgentError
 
 if __name__ == "__main__":
-    config = parse_config(Path(sys.argv[1]).read_text())
+    config, *releaser = sys.argv[1:]
     try:
-        sys.exit(run_agent(config, releaser=tuple(sys.argv[2:])))
+        sys.exit(
+            run_agent(
+                lambda: parse_config(Path(config).read_text()), releaser=tuple(releaser)
+            )
+        )
     except SkrAgentError as error:
         sys.exit(f"{error.code}: {error.message}")

@@ -78,6 +78,11 @@ class Asking:
                 data += chunk
         return data
 
+    def is_refused(self) -> bool:
+        """Read to the end; tell whether it is too much for a unit, and no key."""
+        data = self.read()
+        return len(data) > TOO_MUCH and not data.strip(b"\0")
+
     def has_an_answer(self) -> bool:
         return bool(select.select([self.sock], [], [], 0)[0])
 
@@ -121,7 +126,7 @@ class RunningCredentials:
         await self.server.start()
         self._is_up.set()
         await self._stop.wait()
-        await self.server.close(5)
+        await self.server.close()
 
     def __enter__(self) -> Self:
         self._thread.start()
