@@ -1,8 +1,8 @@
 """The daemon's life: servers up, supervisor on, and a clean end within two seconds.
 
 Everything is handed in, sockets and the first releaser's launch included; here is
-only the event loop around it. A first SIGTERM or SIGINT ends in order: nobody new is
-accepted, the releaser is killed, what is held is wiped. A second one ends at once.
+only the event loop around it. SIGTERM or SIGINT ends in order: nobody new is accepted,
+the releaser is killed, what is held is wiped. A second Ctrl-C ends at once.
 """
 
 from __future__ import annotations
@@ -207,9 +207,11 @@ class _Daemon:
             )
 
     def _stop(self, number: signal.Signals) -> None:
-        for each in STOPPING:  # the next one is the kernel's to act on, at once
-            asyncio.get_running_loop().remove_signal_handler(each)
-            signal.signal(each, signal.SIG_DFL)
+        if self._stopping.is_set():
+            return  # it goes on as fast as it can; half a refusal would be a credential
+        # A second Ctrl-C is the kernel's to act on, at once.
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         log(Event.STOPPED, f"stopping on {number.name}")
         self._stopping.set()
 

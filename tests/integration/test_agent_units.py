@@ -13,7 +13,8 @@ from skragent.agent import exit_codes
 from skragent.agent.sockets import ADMIN, API, CREDENTIALS, SocketKind
 from skragent.config import AgentConfig, ServingConfig, VtpmConfig
 from skragent.job import ARENA_BYTES_PER_KEY, MAX_KEYS
-from skragent.serving.credentials import MAX_CONNECTIONS
+from skragent.serving.credentials import MAX_CONNECTIONS, REFUSE_SECONDS
+from skragent.serving.server import CLOSE_SECONDS
 
 UNITS = Path(__file__).resolve().parents[2] / "systemd"
 
@@ -82,6 +83,16 @@ def test_no_socket_can_take_the_descriptors_of_the_others() -> None:
 def test_systemd_can_store_every_connection_that_waits_for_a_credential() -> None:
     stored = int(read("skragent.service")["Service"]["FileDescriptorStoreMax"])
     assert stored > MAX_CONNECTIONS
+
+
+def test_systemd_waits_until_refusals_are_taken() -> None:
+    unit = read("skragent.service")["Service"]
+    assert int(unit["TimeoutStopSec"]) > REFUSE_SECONDS + CLOSE_SECONDS + 2
+
+
+def test_signals_wait_from_the_first_instruction_on() -> None:
+    words = read("skragent.service")["Service"]["ExecStart"].split()
+    assert words[:3] == ["/usr/bin/env", "--block-signal=TERM", "--block-signal=HUP"]
 
 
 def test_peers_keep_their_uids_and_the_tpm_its_device() -> None:
