@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from skragent.errors import ServeError
     from skragent.observe import Cell
@@ -127,3 +127,15 @@ def problem_answer(
         json.dumps(document).encode(),
         cell=cell,
     )
+
+
+def rest_of(parts: Sequence[bytes | memoryview], sent: int) -> list[bytes | memoryview]:
+    """Return views of what comes after the first `sent` bytes; nothing is copied."""
+    rest: list[bytes | memoryview] = []
+    for part in parts:
+        if sent >= len(part):
+            sent -= len(part)
+        else:
+            rest.append(memoryview(part)[sent:])
+            sent = 0
+    return rest

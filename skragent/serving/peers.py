@@ -173,6 +173,13 @@ def _text(raw: bytes) -> str:
     return raw.decode("ascii", "replace")
 
 
+def has_hung_up(fd: int) -> bool:
+    """Tell whether the other end of a connection has closed it wholly."""
+    poll = select.poll()
+    poll.register(fd, 0)  # POLLHUP comes unasked
+    return bool(poll.poll(0))
+
+
 def _has_ended(pidfd: int) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)

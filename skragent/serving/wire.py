@@ -22,13 +22,14 @@ Time is the listener's tick of one second: no timers, no clock calls per request
 
 from __future__ import annotations
 
-import select
 from typing import TYPE_CHECKING, Final
 
 from skragent.errors import RequestError, ServeError
 from skragent.observe import Event, log
+from skragent.serving.answer import rest_of
 from skragent.serving.inbox import Inbox
 from skragent.serving.park import Parked
+from skragent.serving.peers import has_hung_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -191,7 +192,7 @@ class Connection:
         """
         if self._parked is None or self._is_reading:
             return False
-        return self._is_hung_up()
+        return has_hung_up(self._socket.fileno())
 
     def resume(self) -> None:
         """Go on: it is the turn of this connection's user."""
@@ -276,16 +277,11 @@ class Connection:
         if self._parked is None:
             self.end()
             return
-        if self._is_hung_up():
+        if has_hung_up(self._socket.fileno()):
             self.cut()
             return
         self._is_half_closed = True
         self._stop_reading()
-
-    def _is_hung_up(self) -> bool:
-        poll = select.poll()
-        poll.register(self._socket.fileno(), 0)
-        return bool(poll.poll(0))  # POLLHUP: nobody is there
 
     def _hold(self) -> None:
         self._is_held = True
@@ -368,7 +364,7 @@ class Connection:
 
     def _keep(self, parts: Sequence[_Buffer], sent: int) -> None:
         """Keep what is not taken, and wait until more can be sent."""
-        self._unsent = _rest(parts, sent)
+        self._unsent = rest_of(parts, sent)
         self._listener.crowd.count_in_flight(self.account, 1)
         self._stop_reading()
         self._listener.loop.add_writer(self._socket.fileno(), self.on_writable)
@@ -413,15 +409,3 @@ class Connection:
         except OSError:  # nothing more is there, or nobody
             pass
         self._socket.close()
-
-
-def _rest(parts: Sequence[_Buffer], sent: int) -> list[_Buffer]:
-    """Return views of what comes after the first `sent` bytes; nothing is copied."""
-    rest: list[_Buffer] = []
-    for part in parts:
-        if sent >= len(part):
-            sent -= len(part)
-        else:
-            rest.append(memoryview(part)[sent:])
-            sent = 0
-    return rest
