@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             if marker in required:
                 pytest.fail(f"SKRAGENT_REQUIRE names {marker}: needs {missing}")
             pytest.skip(f"needs {missing}")
+
+
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """No test may leave signals blocked: what later tests start would inherit it."""
+    blocked = signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    if blocked:
+        names = ", ".join(sorted(signal.Signals(number).name for number in blocked))
+        pytest.fail(f"{item.nodeid} left blocked: {names}")
 
 
 @pytest.fixture

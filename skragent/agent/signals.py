@@ -6,16 +6,28 @@ it was handed to an empty credential.
 
 from __future__ import annotations
 
+import contextlib
 import signal
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 HANDLED: Final = (*STOPPING, signal.SIGHUP)
 
 
-def hold_back() -> None:
-    """Let all of them wait, from now on."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Let all of them wait, until `let_through` or the context's end.
+
+    A start that failed leaves the mask as it was, for whatever the process does next.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def let_through() -> None:

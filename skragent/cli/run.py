@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from skragent.agent.signals import hold_back
+from skragent.agent.signals import held_back
 from skragent.cli.config_file import add_config_option, load_config
 from skragent.errors import SkrAgentError
 from skragent.secretmem import forbid_core_dumps
@@ -67,7 +67,12 @@ def run_agent(
         SkrAgentError: it cannot start.
     """
     forbid_core_dumps()
-    hold_back()  # until the event loop looks at signals
+    with held_back():  # until the event loop looks at signals
+        return _run_or_refuse(load, releaser)
+
+
+def _run_or_refuse(load: Callable[[], Config], releaser: tuple[str, ...] | None) -> int:
+    """Run, or refuse the credentials that it was handed: else they would be empty."""
     from skragent.agent.clock import SystemClock  # noqa: PLC0415 - when it is its turn
     from skragent.agent.notify import inherited_sockets  # noqa: PLC0415 - the same
 
