@@ -317,9 +317,8 @@ class Connection:
     def _answer(self, request: Request, raw: bytes) -> None:
         self.since = self._listener.tick
         self._is_kept_alive = request.keep_alive
-        if (
-            self.account.left <= 0
-        ):  # it is told so once, and not read until the next tick
+        if self.account.left <= 0:
+            # All of a second is used up: told so once, and not read before the next.
             self._hold()
             self._listener.turns.wait_for_tick(self)
         try:
