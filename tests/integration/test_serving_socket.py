@@ -79,6 +79,16 @@ def test_a_caller_that_half_closes_is_answered(server: RunningServer) -> None:
     assert server.ask(KEY).body == FORMS["jwk"]
 
 
+def test_a_refusal_of_a_request_with_much_behind_it_ends_without_a_reset(
+    server: RunningServer,
+) -> None:
+    with server.connect() as connection:
+        with server.paused():
+            connection.sendall(b"nonsense\r\n\r\n" + b"x" * 40_000)
+        (answer,) = split_answers(read_all(connection))
+    assert answer.status == 400
+
+
 def test_a_rotation_reaches_open_connections(server: RunningServer) -> None:
     with server.connect() as connection:
         connection.sendall(KEY)

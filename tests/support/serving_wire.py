@@ -31,6 +31,7 @@ class FullSocket:
         self.closed = False
         self._loop = loop
         self._arrived = b""
+        self._is_finished = False
         self._mine, self._theirs = socket.socketpair()
         self._fd = self._mine.fileno()
 
@@ -46,6 +47,8 @@ class FullSocket:
     def recv_into(self, buffer: bytearray, nbytes: int = 0, flags: int = 0) -> int:  # noqa: ARG002
         assert not self.closed
         if not self._arrived:
+            if self._is_finished:
+                return 0
             raise BlockingIOError
         part = self._arrived[: len(buffer)]
         self._arrived = self._arrived[len(part) :]
@@ -83,6 +86,14 @@ class FullSocket:
             self._loop.settle()
         self._loop.settle()
 
+    def finish(self) -> None:
+        """Let the other end say that it sends nothing more, and take answers still."""
+        self._is_finished = True
+        self._theirs.shutdown(socket.SHUT_WR)
+        if self.reads:
+            self._loop.readers[self._fd]()
+        self._loop.settle()
+
     def make_room(self) -> None:
         """Let the reader take everything."""
         self.room = float("inf")
@@ -95,6 +106,23 @@ class FullSocket:
         self._theirs.close()
 
 
+class HandTimer:
+    """Something that a loop shall do later: a test does it."""
+
+    def __init__(self, loop: HandLoop, callback: Callable[[], object]) -> None:
+        self._loop = loop
+        self._callback = callback
+        loop.timers.append(self)
+
+    def fire(self) -> None:
+        self.cancel()
+        self._callback()
+
+    def cancel(self) -> None:
+        if self in self._loop.timers:
+            self._loop.timers.remove(self)
+
+
 class HandLoop:
     """An event loop that is turned by hand."""
 
@@ -102,6 +130,7 @@ class HandLoop:
         self.readers: dict[int, Callable[[], object]] = {}
         self.writers: dict[int, Callable[[], object]] = {}
         self.soon: list[Callable[[], object]] = []
+        self.timers: list[HandTimer] = []
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         self.soon.append(callback)
@@ -132,11 +161,8 @@ class HandLoop:
     def remove_writer(self, fd: int) -> bool:
         return self.writers.pop(fd, None) is not None
 
-    def call_later(self, delay: float, callback: Callable[[], object]) -> HandLoop:  # noqa: ARG002
-        return self
-
-    def cancel(self) -> None:
-        """Behave as a timer's handle, too."""
+    def call_later(self, delay: float, callback: Callable[[], object]) -> HandTimer:  # noqa: ARG002
+        return HandTimer(self, callback)
 
 
 class Wire:
@@ -179,9 +205,11 @@ class Wire:
         assert connection is not None
         return connection, sock
 
-    def visit(self, request: bytes, peer: Peer = MYSELF) -> FullSocket:
+    def visit(
+        self, request: bytes, peer: Peer = MYSELF, *, room: float = float("inf")
+    ) -> FullSocket:
         """Make a connection that brings its request with it."""
-        sock = FullSocket(self.loop)
+        sock = FullSocket(self.loop, room)
         self._sockets.append(sock)
         sock.arrive(request)
         self.listener.admit(sock, peer)
@@ -191,6 +219,7 @@ class Wire:
     def pass_seconds(self, seconds: int) -> None:
         for _ in range(seconds):
             self.now += 1
+            self.loop.timers.clear()  # the sweep is the only one, and it is due
             self.listener._sweep()
             self.loop.settle()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from support.serving import (
     ALIAS,
@@ -19,7 +20,14 @@ from support.serving_wire import Wire, feed, on_wire
 from skragent.keyring import KeyState
 from skragent.serving import Access, Limits
 
+if TYPE_CHECKING:
+    from skragent.serving.answer import Answer
+    from skragent.serving.park import Parked
+    from skragent.serving.peers import Peer
+    from skragent.serving.request import Request
+
 LAST_KEY = get(f"/v1/keys/{ALIAS}", "Connection: close")
+LAST_OPENAPI = get("/v1/openapi.json", "Connection: close")  # lasts for long
 
 
 def test_a_request_that_comes_with_its_connection_is_answered() -> None:
@@ -95,3 +103,54 @@ def test_requests_that_come_with_their_connections_are_bounded_too() -> None:
         assert statuses == [200, 200, 429]
 
     on_wire(ring_with(held_key()), test, limits=Limits(answers_per_second_per_uid=2))
+
+
+def count_decisions(wire: Wire) -> list[str]:
+    """Note each request that is decided on, and not answered as before."""
+    decided: list[str] = []
+    handle = wire.listener._handle
+
+    def noting(request: Request, peer: Peer) -> Answer | Parked:
+        decided.append(request.path)
+        return handle(request, peer)
+
+    wire.listener._handle = noting
+    return decided
+
+
+def test_the_same_request_of_the_same_caller_is_decided_once_a_second() -> None:
+    def test(wire: Wire) -> None:
+        decided = count_decisions(wire)
+        for _ in range(3):
+            wire.visit(LAST_OPENAPI)
+        assert len(decided) == 1
+        wire.pass_seconds(1)
+        for _ in range(3):
+            assert split_answers(wire.visit(LAST_OPENAPI).sent)[0].status == 200
+        assert len(decided) == 2
+
+    on_wire(ring_with(), test)
+
+
+def test_no_more_than_so_many_requests_are_remembered() -> None:
+    def test(wire: Wire) -> None:
+        for number in range(300):
+            wire.visit(get(f"/v1/keys/{ALIAS}", f"X: {number}", "Connection: close"))
+        assert len(wire.listener._remembered) == 256
+
+    on_wire(ring_with(held_key()), test)
+
+
+def test_an_answer_as_before_that_is_taken_slowly_is_whole() -> None:
+    def test(wire: Wire) -> None:
+        wire.visit(LAST_KEY)
+        sock = wire.visit(LAST_KEY, room=10)
+        assert not sock.closed
+        assert wire.counters.in_flight["api"] == 1
+        sock.make_room()
+        (answer,) = split_answers(sock.sent)
+        assert (answer.status, answer.body) == (200, FORMS["jwk"])
+        assert sock.closed
+        assert wire.counters.in_flight["api"] == 0
+
+    on_wire(ring_with(held_key()), test)

@@ -89,6 +89,25 @@ def test_a_user_who_asks_too_much_is_answered_again_in_the_next_second() -> None
     on_wire(ring_with(held_key()), test, limits=Limits(answers_per_second_per_uid=1))
 
 
+def test_answers_that_were_not_asked_for_are_not_saved_up() -> None:
+    def test(wire: Wire) -> None:
+        _, sock = wire.connect()
+        wire.pass_seconds(10)
+        feed(sock, KEY * 5)
+        assert [a.status for a in split_answers(sock.sent)] == [200, 200, 429]
+
+    on_wire(ring_with(held_key()), test, limits=Limits(answers_per_second_per_uid=2))
+
+
+def test_who_asked_too_much_with_the_connection_is_not_read_on() -> None:
+    def test(wire: Wire) -> None:
+        sock = wire.visit(KEY * 3)
+        assert [a.status for a in split_answers(sock.sent)] == [200, 429]
+        assert not sock.reads
+
+    on_wire(ring_with(held_key()), test, limits=Limits(answers_per_second_per_uid=1))
+
+
 def test_a_user_who_asks_too_much_takes_nothing_from_others() -> None:
     def test(wire: Wire) -> None:
         _, mine = wire.connect()
@@ -155,6 +174,7 @@ def test_long_polls_are_bounded() -> None:
         (answer,) = split_answers(socks[2].sent)
         assert (answer.status, answer.code) == (503, "serve.busy")
         assert answer.headers["Retry-After"] == "1"
+        assert wire.counters.denied["busy"] == 1
 
     on_wire(ring_with(waiting=["later"]), test, limits=Limits(long_polls=2))
 

@@ -16,7 +16,10 @@ from support.serving import (
 from support.serving_wire import Wire, feed, on_wire
 
 from skragent.keyring import Keyring, KeyState
+from skragent.observe import Counters
 from skragent.serving import Access
+from skragent.serving.answer import Answer, json_answer
+from skragent.serving.park import Parked, ParkingLots
 
 KEY = get(f"/v1/keys/{ALIAS}")
 SOON = get(f"/v1/keys/{ALIAS}?wait=10")
@@ -236,3 +239,35 @@ def test_the_status_of_a_stranger_does_not_change_with_others_keys() -> None:
         assert [a.status for a in split_answers(sock.sent)] == [304]
 
     on_wire(ring, test)
+
+
+class Waiter:
+    """A connection whose answer ends what all others wait for."""
+
+    def __init__(self, everybody: list[Parked]) -> None:
+        self.answers = 0
+        self._everybody = everybody
+
+    def deliver(self, answer: Answer) -> None:
+        assert answer
+        self.answers += 1
+        for parked in self._everybody:
+            parked.forget()
+
+    def cut(self) -> None:
+        raise AssertionError
+
+
+def test_who_waits_no_longer_since_another_was_answered_is_not_answered() -> None:
+    lots = ParkingLots()
+    news: list[Answer] = []
+    everybody: list[Parked] = []
+    waiters = [Waiter(everybody) for _ in range(3)]
+    for waiter in waiters:
+        parked = lots.now_or_later("db", 10, lambda _must: news[0] if news else None)
+        assert isinstance(parked, Parked)
+        parked.park(waiter, tick=0)
+        everybody.append(parked)
+    news.append(json_answer({}, cell=Counters().requests_cell("api", "get", "ok")))
+    lots.look("db")
+    assert sum(waiter.answers for waiter in waiters) == 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from http import HTTPStatus
+
 import pytest
 from support.serving import (
     ALIAS,
@@ -22,6 +25,7 @@ from skragent.serving.request import Request
 
 KEY = get(f"/v1/keys/{ALIAS}")
 LAST_KEY = get(f"/v1/keys/{ALIAS}", "Connection: close")
+HEAD = KEY.replace(b"GET", b"HEAD", 1)
 PEM = get(f"/v1/keys/{ALIAS}", "Accept: application/x-pem-file")
 LIMITS = Limits(
     head_bytes=200,
@@ -138,6 +142,16 @@ def test_empty_lines_before_a_request_are_ignored() -> None:
         _, transport = wire.connect()
         feed(transport, b"\r\n\r")
         feed(transport, b"\n" + KEY)
+        assert [a.status for a in split_answers(transport.sent)] == [200]
+
+    on_wire(ring_with(held_key()), test)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_empty_lines_at_once_are_ignored_too(count: int) -> None:
+    def test(wire: Wire) -> None:
+        _, transport = wire.connect()
+        feed(transport, b"\r\n" * count + KEY)
         assert [a.status for a in split_answers(transport.sent)] == [200]
 
     on_wire(ring_with(held_key()), test)
@@ -382,12 +396,27 @@ def test_the_age_of_a_key_grows() -> None:
 def test_head_is_refused_without_a_body() -> None:
     def test(wire: Wire) -> None:
         _, sock = wire.connect()
-        feed(sock, KEY.replace(b"GET", b"HEAD", 1))
+        feed(sock, HEAD)
         head, end, rest = sock.sent.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 405 ")
         assert (end, rest) == (b"\r\n\r\n", b"")
 
     on_wire(ring_with(held_key()), test)
+
+
+def test_what_head_was_answered_with_does_not_last() -> None:
+    def test(wire: Wire) -> None:
+        cell = wire.counters.requests_cell("api", "get", "ok")
+        kept = Answer(HTTPStatus.OK, {"ETag": "1"}, b"1", cell=cell, is_lasting=True)
+        wire.listener._handle = lambda _request, _peer: kept
+        _, sock = wire.connect()
+        feed(sock, HEAD)
+        kept.retire()
+        kept = Answer(HTTPStatus.OK, {"ETag": "2"}, b"2", cell=cell, is_lasting=True)
+        feed(sock, HEAD)
+        assert re.findall(rb"ETag: (.)", sock.sent) == [b"1", b"2"]
+
+    on_wire(ring_with(), test)
 
 
 def test_a_question_that_fails_while_it_waits_ends_its_connection_alone() -> None:
