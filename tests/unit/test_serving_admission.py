@@ -87,7 +87,7 @@ def test_callers_with_one_owner_share_what_one_user_may_have() -> None:
         _, first = wire.connect()
         _, second = wire.connect(peer=OTHER)
         assert not first.closed
-        assert split_answers(second.sent)[0].code == "serve.connections"
+        assert [a.code for a in split_answers(second.sent)] == ["serve.connections"]
 
     on_wire(ring_with(), test, limits=Limits(connections_per_uid=1))
 
@@ -99,7 +99,8 @@ def test_a_request_that_was_answered_before_is_refused_on_a_connection_too_many(
         assert split_answers(wire.visit(LAST_KEY).sent)[0].status == 200
         wire.connect()
         (answer,) = split_answers(wire.visit(LAST_KEY).sent)
-        assert (answer.status, answer.code) == (503, "serve.connections")
+        assert answer.status == 503
+        assert answer.code == "serve.connections"
 
     on_wire(ring_with(held_key()), test, limits=Limits(connections_per_uid=1))
 

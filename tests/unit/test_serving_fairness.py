@@ -85,6 +85,22 @@ def test_the_same_request_again_and_again_has_turns_as_well() -> None:
     on_wire(ring_with(held_key()), test)
 
 
+def test_the_same_request_that_waited_for_its_turn_takes_no_more_of_it() -> None:
+    def test(wire: Wire) -> None:
+        _, sock = wire.connect()
+        in_a_turn = TURN - OTHERS_COST + 1  # the first one was not the same
+        for _ in range(in_a_turn + 1):
+            arrive(wire, sock, KEY)
+        assert len(answers(sock)) == in_a_turn
+        wire.loop.turn()
+        arrive(wire, sock, b"")
+        for _ in range(TURN - 1):
+            arrive(wire, sock, KEY)
+        assert len(answers(sock)) == in_a_turn + TURN
+
+    on_wire(ring_with(held_key()), test)
+
+
 def test_long_requests_use_a_turn_up_sooner() -> None:
     def test(wire: Wire) -> None:
         _, sock = wire.connect()
