@@ -197,8 +197,7 @@ class Connection:
     def resume(self) -> None:
         """Go on: it is the turn of this connection's user."""
         self._is_held = False
-        if not self._is_ending:
-            self._go_on()
+        self._go_on()
 
     def evict(self) -> None:
         """Give way to somebody: close, with an answer to what is parked."""
@@ -259,8 +258,6 @@ class Connection:
 
     def _take(self, count: int) -> None:
         """Take in what was read."""
-        if self._is_ending:
-            return
         if count == 0:
             self._half_close()
             return
@@ -338,7 +335,7 @@ class Connection:
                 return
             answer = self._listener.refuse_to_park()
         if not request.keep_alive:
-            if answer.is_lasting and not self._inbox:
+            if answer.is_lasting:
                 self._listener.remember(self.peer, raw, answer)
             self._finish(answer)
             return
