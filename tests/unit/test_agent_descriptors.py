@@ -43,3 +43,8 @@ def test_the_limit_becomes_what_it_can(
 
 def test_what_is_admitted_by_default_fits_into_the_units_limit() -> None:
     assert descriptors_for(ServingConfig()) <= 4096  # LimitNOFILE= of the unit
+
+
+def test_both_sockets_that_admit_connections_as_configured_may_be_full() -> None:
+    few, more = ServingConfig(connections=100), ServingConfig(connections=200)
+    assert descriptors_for(more) - descriptors_for(few) == 2 * 100  # api and admin

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from skragent.agent import exit_codes
+from skragent.cli import check_config
 from skragent.cli.main import main
 
 if TYPE_CHECKING:
@@ -145,3 +146,20 @@ def test_a_user_that_does_not_exist_is_told_where_settings_are_missing_as_well(
     said = capsys.readouterr().out
     assert "keys.disk.vault: missing" in said
     assert "keys.disk.allow[0].user: " in said
+
+
+@pytest.mark.parametrize("setting", [False, True])
+def test_a_rule_on_a_unit_that_this_kernel_cannot_pin_is_a_warning_where_it_is_ignored(
+    config: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    setting: bool,
+) -> None:
+    monkeypatch.setattr(check_config, "probe_pidfd", lambda: False)
+    text = KEY.replace(f"user = {os.getuid()}", 'unit = "web.service"')
+    text += f"[agent]\nunit_rules_without_pidfd = {str(setting).lower()}\n"
+    assert check(config, text) == exit_codes.OK
+    said = capsys.readouterr().out
+    warning = "warning: keys.disk.allow[0].unit: this kernel has no peer pidfds"
+    assert (warning in said) is not setting

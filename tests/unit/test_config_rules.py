@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from skragent.config import MAX_CONFIG_BYTES, Config, parse_config
+from skragent.config import MAX_CONFIG_BYTES, Config, ServingConfig, parse_config
 from skragent.config_rules import MAX_SHOWN
 from skragent.errors import ConfigError
 
@@ -95,6 +96,45 @@ def test_a_value_beyond_the_limit_is_named_with_its_place(
 ) -> None:
     (problem,) = problems_of(with_setting(setting, value))
     assert problem.startswith(f"{setting}: ")
+
+
+SERVING_RANGES = [
+    ("connections", 1, 65536),
+    ("connections_per_uid", 1, 65536),
+    ("requests_in_flight", 1, 65536),
+    ("long_polls", 0, 65536),
+    ("answers_per_second_per_uid", 1, 10_000_000),
+    ("head_bytes", 256, 65536),
+    ("body_bytes", 0, 1048576),
+    ("head_timeout_seconds", 1, 300),
+    ("idle_timeout_seconds", 1, 86400),
+    ("send_timeout_seconds", 1, 300),
+    ("credential_wait_seconds", 0, 86400),
+]
+
+
+def test_every_bound_of_serving_has_a_range() -> None:
+    assert [name for name, _, _ in SERVING_RANGES] == [
+        field.name for field in msgspec.structs.fields(ServingConfig)
+    ]
+
+
+@pytest.mark.parametrize(("name", "least", "most"), SERVING_RANGES)
+def test_a_bound_of_serving_may_be_at_both_ends_of_its_range(
+    name: str, least: int, most: int
+) -> None:
+    for value in (least, most):
+        config = parse_config(with_setting(f"serving.{name}", str(value)))
+        assert getattr(config.serving, name) == value
+
+
+@pytest.mark.parametrize(("name", "least", "most"), SERVING_RANGES)
+def test_a_bound_of_serving_beyond_its_range_is_told_the_range(
+    name: str, least: int, most: int
+) -> None:
+    said = [f"serving.{name}: must be from {least} to {most}"]
+    assert problems_of(with_setting(f"serving.{name}", str(least - 1))) == said
+    assert problems_of(with_setting(f"serving.{name}", str(most + 1))) == said
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,25 @@
+"""What the agent tells an administrator of one key."""
+
+from __future__ import annotations
+
+import pytest
+from support.agent import make_config
+from support.agent_supervision import nothing, supervise
+
+from skragent.agent.control import Control
+
+RENAMED = '[keys.db]\nvault = "https://v.vault.azure.net"\nname = "db-2026"\n'
+
+
+@pytest.mark.parametrize(("alias", "name"), [("db", "db-2026"), ("disk", "disk")])
+def test_a_key_is_told_with_the_name_that_the_vault_has_for_it(
+    alias: str, name: str
+) -> None:
+    world = supervise(nothing, "db", "disk")
+    control = Control(
+        world.supervisor,
+        make_config("disk", extra=RENAMED),
+        world.clock,
+        unit_rules="none",
+    )
+    assert control.describe_key(alias)["vault_name"] == name
