@@ -2,78 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support.agent import substitute
-
-from skragent.client import SkragentClient, SkragentError
-
-DAEMON = Path(__file__).resolve().parents[1] / "support" / "agent_daemon.py"
-DEADLINE_SECONDS = 20.0
-KEY = b"k" * 32  # the substitute's
-
-
-class Agent:
-    """One agent in a directory of its own."""
-
-    def __init__(
-        self, directory: Path, mode: str, *arguments: str, systemd: bool = True
-    ) -> None:
-        self.socket = directory / "api.sock"
-        self.client = SkragentClient(str(self.socket))
-        config = directory / "skragent.toml"
-        config.write_text(
-            f'[agent]\napi_socket = "{self.socket}"\nmetrics_listen = ""\n'
-            f'credentials_socket = "{directory}/credentials.sock"\n'
-            f'admin_socket = "{directory}/admin.sock"\n'
-            '[keys.disk]\nvault = "https://v.vault.azure.net"\n'
-            f"allow = [{{ user = {os.getuid()} }}]\n"
-        )
-        self.notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.notified.bind(str(directory / "notify"))
-        self.notified.settimeout(DEADLINE_SECONDS)
-        notify = str(directory / "notify")
-        self.process = subprocess.Popen(
-            [sys.executable, DAEMON, config, *substitute(mode, *arguments)],
-            stderr=subprocess.PIPE,
-            env=os.environ | ({"NOTIFY_SOCKET": notify} if systemd else {}),
-        )
-
-    def until_notified(self, what: bytes) -> None:
-        while what not in self.notified.recv(4096):
-            pass
-
-    def fetch(self) -> bytes:
-        return self.client.get_bytes("disk", "raw")
-
-    def until(self, is_so: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while not is_so():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)  # noqa: TID251 - another process; nothing tells when
-
-    def holds_key(self) -> bool:
-        try:
-            return self.fetch() == KEY
-        except SkragentError:
-            return False
-
-    def trouble(self) -> str:
-        """The code that a caller is shown while there is no key."""
-        try:
-            self.fetch()
-        except SkragentError as error:
-            return error.detail
-        return ""
+from support.agent_process import DAEMON, DEADLINE_SECONDS, Agent
 
 
 @pytest.fixture
