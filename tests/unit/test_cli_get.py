@@ -3,56 +3,24 @@
 from __future__ import annotations
 
 import os
+import pty
 import resource
 import signal
-import socket
 import stat
-import threading
+import subprocess
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.scripted_agent import KEY, agent, key, problem
 
 from skragent.agent import exit_codes
 from skragent.cli.main import main
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
-
-KEY = b"\x00the key\xff"
-
-
-def key(media_type: bytes = b"application/jwk+json") -> bytes:
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n"
-    return head % (media_type, len(KEY)) + KEY
-
-
-def problem(status: int, code: str) -> bytes:
-    body = b'{"code": "%b", "detail": "because"}' % code.encode()
-    return b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body)
-
-
-@contextmanager
-def agent(path: Path, *answers: bytes) -> Iterator[list[bytes]]:
-    """Give these answers to as many requests; yields the requests."""
-    requests: list[bytes] = []
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-        listener.settimeout(10)
-
-        def serve() -> None:
-            for answer in answers:
-                connection, _ = listener.accept()
-                with connection:
-                    requests.append(connection.recv(4096))
-                    connection.sendall(answer)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield requests
-        thread.join()
 
 
 @contextmanager
@@ -248,3 +216,81 @@ def test_waiting_does_not_wait_for_what_will_not_come(path: Path) -> None:
 
 def test_waiting_ends_at_its_deadline(path: Path) -> None:
     assert get(path, "--wait", "0.02") == exit_codes.TEMPFAIL
+
+
+@pytest.mark.parametrize(
+    ("seconds", "asked"), [("1000", b"?wait=300.000 "), ("20", b"?wait=")]
+)
+def test_the_agent_itself_holds_the_request_as_long_as_it_can(
+    path: Path, tmp_path: Path, seconds: str, asked: bytes
+) -> None:
+    with agent(path, key()) as requests:
+        get(path, "--wait", seconds, "--output", str(tmp_path / "out"))
+    assert asked in requests[0]
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, bytes]]:
+    """Give each file that was written to the disk, and what was in it then."""
+    files: list[tuple[Path, bytes]] = []
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        file = Path(f"/proc/self/fd/{fd}")
+        files.append((file.readlink(), file.read_bytes()))
+        real(fd)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    return files
+
+
+def test_a_key_file_is_on_the_disk_before_it_takes_its_place(
+    path: Path, tmp_path: Path, synced: list[tuple[Path, bytes]]
+) -> None:
+    out = tmp_path / "out"
+    with agent(path, key()):
+        assert get(path, "--output", str(out)) == exit_codes.OK
+    ((file, content),) = synced
+    assert content == KEY
+    assert file != out
+
+
+def test_a_key_file_is_written_beside_the_one_that_it_replaces(
+    path: Path, tmp_path: Path, synced: list[tuple[Path, bytes]]
+) -> None:
+    with agent(path, key()):
+        get(path, "--output", str(tmp_path / "out"))
+    ((file, _),) = synced
+    assert file.parent == tmp_path  # of another filesystem it could not be renamed
+
+
+@contextmanager
+def on_a_terminal(*words: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """Run the command with stdout on a terminal; yields the terminal's other end."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-I", "-m", "skragent.cli.main", *words],
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+    ) as command:
+        os.close(theirs)
+        try:
+            yield ours, command
+        finally:
+            command.kill()
+            os.close(ours)
+
+
+def test_who_sees_a_private_key_on_a_terminal_is_told_what_follows(path: Path) -> None:
+    words = ("get", "disk", "--socket", str(path))
+    with agent(path, key()), on_a_terminal(*words) as (terminal, command):
+        assert os.read(terminal, 100) == KEY
+        _, said = command.communicate(timeout=30)
+    assert said == b"skragent: a private key follows on this terminal\n"
+
+
+def test_who_sends_a_key_elsewhere_is_told_nothing(path: Path, tmp_path: Path) -> None:
+    words = ("get", "disk", "--socket", str(path), "--output", str(tmp_path / "out"))
+    with agent(path, key()), on_a_terminal(*words) as (_, command):
+        _, said = command.communicate(timeout=30)
+    assert said == b""

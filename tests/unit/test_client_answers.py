@@ -97,6 +97,7 @@ def test_a_problem_document_is_an_error_with_its_code(tmp_path: Path) -> None:
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nxy",
         b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\nx",
         b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\nx",
+        b"HTTP/1.1 200 OK\r\nContent-Length: %b\r\n\r\nx" % (b"9" * 5000),
         b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\nx",
         b"HTTP/1.1 2\xb20 OK\r\nContent-Length: 1\r\n\r\nx",
         b"HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\n[]",
