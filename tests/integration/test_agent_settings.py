@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.agent_process import Agent
-from support.serving import split_answers
+from support.serving import Answered, split_answers
 from support.serving_credentials import Asking
 from support.serving_server import read_all
 
@@ -77,13 +77,17 @@ def head_of(size: int) -> bytes:
     return start + b"x" * (size - len(start) - len(end)) + end
 
 
-def ask(connection: socket.socket, request: bytes) -> int:
-    """Ask, and give the status of the answer."""
+def all_answers(connection: socket.socket, requests: bytes) -> list[Answered]:
     with connection:
         connection.settimeout(10)
-        connection.sendall(request)
+        connection.sendall(requests)
         connection.shutdown(socket.SHUT_WR)
-        (answer,) = split_answers(read_all(connection))
+        return split_answers(read_all(connection))
+
+
+def ask(connection: socket.socket, request: bytes) -> int:
+    """Ask, and give the status of the answer."""
+    (answer,) = all_answers(connection, request)
     return answer.status
 
 
@@ -143,6 +147,45 @@ def test_a_user_has_as_many_connections_as_configured_and_no_more(
                 refused.settimeout(10)
                 (answer,) = split_answers(read_all(refused))
     assert (answer.status, answer.code) == (503, "serve.connections")
+
+
+WAITING = b"GET /v1/keys/disk?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def test_no_more_may_wait_than_configured(start: Callable[..., Agent]) -> None:
+    agent = ready(start(serving_with("long_polls", 0)))
+    (answer,) = all_answers(connected(agent.socket), WAITING)
+    assert (answer.status, answer.code) == (503, "serve.busy")
+
+
+def test_a_user_gets_as_many_answers_in_a_second_as_configured_and_no_more(
+    start: Callable[..., Agent],
+) -> None:
+    agent = ready(start(serving_with("answers_per_second_per_uid", 1)))
+    answers = all_answers(connected(agent.socket), head_of(100) * 20)
+    assert {answer.status for answer in answers} == {200, 429}
+
+
+def test_who_does_not_end_its_request_in_the_configured_time_is_told(
+    start: Callable[..., Agent],
+) -> None:
+    agent = ready(start(serving_with("head_timeout_seconds", 1)))
+    with connected(agent.socket) as slow:
+        slow.settimeout(4)  # less than the default
+        slow.sendall(head_of(100)[:-1])
+        (answer,) = split_answers(read_all(slow))
+    assert (answer.status, answer.code) == (408, "serve.timeout")
+
+
+def test_who_asks_nothing_for_the_configured_time_is_let_go(
+    start: Callable[..., Agent],
+) -> None:
+    agent = ready(start(serving_with("idle_timeout_seconds", 1)))
+    with connected(agent.socket) as idle:
+        idle.settimeout(10)
+        idle.sendall(head_of(100))
+        (answer,) = split_answers(read_all(idle))  # up to its end
+    assert answer.status == 200
 
 
 @pytest.mark.root
