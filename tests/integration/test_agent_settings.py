@@ -138,12 +138,10 @@ def test_a_user_has_as_many_connections_as_configured_and_no_more(
     with connected(agent.socket) as first:
         first.sendall(request)
         assert first.recv(65536).startswith(b"HTTP/1.1 200")
-        assert ask(connected(agent.socket), request) == 200
         with connected(agent.socket) as second:
             second.sendall(request)
             assert second.recv(65536).startswith(b"HTTP/1.1 200")
-            refused = connected(agent.socket)
-            with refused:
+            with connected(agent.socket) as refused:
                 refused.settimeout(10)
                 (answer,) = split_answers(read_all(refused))
     assert (answer.status, answer.code) == (503, "serve.connections")
@@ -162,7 +160,7 @@ def test_a_user_gets_as_many_answers_in_a_second_as_configured_and_no_more(
     start: Callable[..., Agent],
 ) -> None:
     agent = ready(start(serving_with("answers_per_second_per_uid", 1)))
-    answers = all_answers(connected(agent.socket), head_of(100) * 20)
+    answers = all_answers(connected(agent.socket), head_of(100) * 3)
     assert {answer.status for answer in answers} == {200, 429}
 
 
