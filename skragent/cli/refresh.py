@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     request = Request("/v1/refresh", method="POST", body=body, expects=_ACCEPTED)
     try:
         answer = exchange(admin_socket(arguments), request, TIMEOUT_SECONDS)
-        names = answer.document().get("refreshing", ())
+        names = answer.names("refreshing")
     except SkragentError as error:
         return tell(error, hint_for_order(error))
     print(f"refreshing: {', '.join(names) or 'nothing'}")

@@ -149,7 +149,7 @@ def _show(status: dict[str, Any], arguments: argparse.Namespace) -> None:
     now = time.time()  # noqa: TID251 - this is no daemon; ages are for people
     try:
         lines = [*_table(status, now), "", *_about(status)]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise SkragentError(
             "client.garbage", 0, "what answers is no agent, or another version's"
         ) from error

@@ -177,6 +177,17 @@ class Answer:
             raise _garbage("it is no JSON object")
         return document
 
+    def names(self, member: str) -> list[str]:
+        """Read a list of names out of the body.
+
+        Raises:
+            SkragentError: client.garbage
+        """
+        names = self.document().get(member)
+        if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+            raise _garbage(f"it has no list `{member}`")
+        return names
+
     def _problem(self) -> SkragentError:
         """Read an RFC 9457 problem document."""
         try:
@@ -292,15 +303,21 @@ def text_of(answer: Answer) -> str:
 
 
 def keys_of(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Take the list of keys out of a document.
+    """Take the list of keys out of a document; each has a name and a state.
 
     Raises:
         SkragentError: client.garbage
     """
     keys = document.get("keys")
-    if not isinstance(keys, list) or not all(isinstance(key, dict) for key in keys):
+    if not isinstance(keys, list) or not all(map(_is_key, keys)):
         raise _garbage("it lists no keys")
     return keys
+
+
+def _is_key(key: object) -> bool:
+    return isinstance(key, dict) and all(
+        isinstance(key.get(member), str) for member in ("name", "state")
+    )
 
 
 def check_timeout(timeout: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,15 @@ def test_an_order_without_a_body_says_that_it_has_none(tmp_path: Path) -> None:
     with agent(path, answer.replace(b"200 OK", b"202 Accepted")) as requests:
         assert main(["refresh", "--socket", str(path)]) == exit_codes.OK
     assert b"\r\nContent-Length: 0\r\n" in requests[0]  # RFC 9110 §8.6
+
+
+@pytest.mark.parametrize("content", [{}, {"refreshing": 1}, {"refreshing": [1]}])
+def test_an_order_that_is_answered_by_no_agent_is_told_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: object
+) -> None:
+    path = tmp_path / "s"
+    body = json.dumps(content).encode()
+    head = b"HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\n"
+    with agent(path, head + b"Content-Length: %d\r\n\r\n" % len(body) + body):
+        assert main(["refresh", "--socket", str(path)]) == exit_codes.UNAVAILABLE
+    assert "client.garbage" in capsys.readouterr().err

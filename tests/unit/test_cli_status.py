@@ -178,7 +178,14 @@ def test_a_workload_is_told_who_it_is(
 
 
 @pytest.mark.parametrize(
-    "content", [{}, {"keys": [{}]}, {"keys": None}, {**for_root(), "sockets": []}]
+    "content",
+    [
+        {},
+        {"keys": [{}]},
+        {"keys": None},
+        {**for_root(), "sockets": []},
+        {**for_root(), "started_at": 1e300},
+    ],
 )
 def test_what_answers_and_is_no_agent_is_told_so(
     path: Path, capsys: pytest.CaptureFixture[str], content: object

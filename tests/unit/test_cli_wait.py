@@ -86,5 +86,14 @@ def test_what_time_cannot_mend_is_not_waited_for(path: Path) -> None:
         assert wait(path, "--timeout", "60") == exit_codes.UNAVAILABLE
 
 
+@pytest.mark.parametrize("key", [{}, {"name": "db"}, {"name": 1, "state": "current"}])
+def test_what_answers_and_is_no_agent_is_told_so(
+    path: Path, capsys: pytest.CaptureFixture[str], key: object
+) -> None:
+    with agent(path, document({"keys": [key]})):
+        assert wait(path) == exit_codes.UNAVAILABLE
+    assert "client.garbage" in capsys.readouterr().err
+
+
 def test_who_does_not_say_how_long_waits_as_long_as_help_tells() -> None:
     assert _build_parser(["wait"]).parse_args(["wait"]).timeout == 90.0
