@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from skragent.config import AllowRule, KeyConfig
@@ -44,6 +46,12 @@ def test_every_unknown_name_is_told() -> None:
 def test_this_machines_names_are_looked_up() -> None:
     access = resolve_access({"db": key(AllowRule(user="root", group="root"))})
     assert access.rules == {"db": (Rule(0, 0),)}
+
+
+def bob(**changes: object) -> Peer:
+    """A caller whom nothing but its user sets apart, and what is said here."""
+    peer = Peer(uid=1, gid=1, pid=1)
+    return dataclasses.replace(peer, **changes)  # type: ignore[arg-type]
 
 
 def in_unit(unit: str, *, is_pinned: bool = True) -> Peer:
@@ -182,3 +190,53 @@ def test_how_rules_on_units_hold_is_told(
 ) -> None:
     access = Access({"db": (rule,)}, is_configured)
     assert access.unit_rules(has_pidfd=has_pidfd) == expected
+
+
+@pytest.mark.parametrize("peer", [bob(gid=6), bob(groups=frozenset({4, 6}))])
+@pytest.mark.parametrize("others", [(5, 6), (6, 5), (6,), (5, 6, 7)])
+def test_a_caller_in_one_of_several_groups_is_admitted(
+    peer: Peer, others: tuple[int, ...]
+) -> None:
+    access = Access({"db": tuple(Rule(gid=gid) for gid in others)})
+    assert access.allows(peer, "db")
+
+
+@pytest.mark.parametrize("rule", [Rule(gid=5, unit="app.service"), Rule(uid=2, gid=5)])
+def test_a_rule_on_a_group_and_more_is_not_for_the_whole_group(rule: Rule) -> None:
+    access = Access({"db": (rule, Rule(gid=9))})  # with another that is
+    assert not access.allows(bob(gid=5, groups=frozenset({5})), "db")
+
+
+def test_who_is_in_the_group_and_the_unit_of_a_rule_is_admitted() -> None:
+    access = Access({"db": (Rule(gid=5, unit="app.service"),)})
+    peer = bob(groups=frozenset({5}), unit="app.service", is_pinned=True)
+    assert access.allows(peer, "db")
+
+
+@pytest.mark.parametrize(
+    ("rule", "peer", "is_known"),
+    [
+        (Rule(uid=1), bob(), True),
+        (Rule(uid=2), bob(), False),
+        (Rule(gid=5), bob(groups=frozenset({5})), True),
+        (Rule(gid=5), bob(groups=frozenset({6})), False),
+        (Rule(unit="app.service"), in_unit("app.service"), True),
+        (Rule(unit="app.service"), in_unit("other.service"), False),
+        (Rule(unit="app.service"), in_unit("app.service", is_pinned=False), False),
+        (Rule(uid=1, operations=frozenset({"public"})), bob(), True),
+    ],
+)
+def test_who_is_known_is_whom_a_rule_of_any_key_is_for(
+    rule: Rule, peer: Peer, *, is_known: bool
+) -> None:
+    """The others share one account: none of them takes what is there for the known."""
+    assert Access({"db": (), "other": (rule,)}).knows(peer) is is_known
+
+
+def test_a_unit_that_is_not_pinned_is_known_where_that_is_wanted() -> None:
+    access = Access({"db": (Rule(unit="app.service"),)}, unit_rules_without_pidfd=True)
+    assert access.knows(in_unit("app.service", is_pinned=False))
+
+
+def test_nobody_is_known_where_there_is_no_rule() -> None:
+    assert not Access({"db": ()}).knows(bob())
