@@ -83,6 +83,17 @@ def test_of_very_many_groups_those_are_kept_that_rules_name(
     assert peer.is_member(2345)
 
 
+def test_who_is_in_very_many_groups_is_in_no_others() -> None:
+    """Least of all in group 0, which the unused part of a buffer is full of."""
+    who = (1234, 2345, list(range(100, 400)))
+    with listening() as (sock, name), calling(name, who=who) as caller:
+        caller.connect()
+        connection, _ = sock.accept()
+        with connection:
+            peer = identify(connection, gids=frozenset({0, 99, 101}))
+    assert peer.groups == {101}
+
+
 def test_a_socket_that_was_passed_on_keeps_who_connected() -> None:
     with listening() as (sock, name), calling(name, script=PASS_ON) as caller:
         caller.connect()

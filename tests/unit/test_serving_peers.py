@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import socket
@@ -12,13 +13,15 @@ import pytest
 
 from skragent.serving import peers
 from skragent.serving.peers import Peer, identify, probe_pidfd, unit_behind, unit_of
-from skragent.serving.units import NO_UNIT
+from skragent.serving.units import NO_UNIT, CallerUnit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_SO_PEERGROUPS = 59
 _SO_PEERPIDFD = 77
+IN_UNIT = b"0::/system.slice/app.service\n"
 
 
 class RefusingSocket(socket.socket):
@@ -133,3 +136,120 @@ def test_a_kernel_with_peer_pidfds_gives_ours() -> None:
             assert not peers._has_ended(pidfd)
         finally:
             os.close(pidfd)
+
+
+class Proc:
+    """A /proc that tells what control groups processes are in."""
+
+    def __init__(self) -> None:
+        self.files = {1: b"0::/init.scope\n"}
+
+    def read_cgroup(self, pid: int) -> bytes:
+        return self.files.get(pid, b"")
+
+
+def forget_what_was_read() -> None:
+    peers._hierarchy.cache_clear()
+    peers._parse_remembered.cache_clear()
+
+
+@pytest.fixture
+def proc(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proc]:
+    substitute = Proc()
+    substitute.files[os.getpid()] = IN_UNIT
+    monkeypatch.setattr(peers, "_read_cgroup", substitute.read_cgroup)
+    forget_what_was_read()
+    yield substitute
+    forget_what_was_read()
+
+
+@pytest.mark.usefixtures("proc")
+def test_a_unit_is_not_told_of_who_is_not_asked_for_it(
+    connection: RefusingSocket,
+) -> None:
+    connection.option = -1  # it tells everything
+    assert unit_of(os.getpid()).unit == "app.service"
+    peer = identify(connection)
+    assert (peer.unit, peer.is_pinned) == ("", False)
+
+
+def test_a_process_that_has_ended_has_not_the_unit_that_its_number_is_in(
+    proc: Proc,
+) -> None:
+    """The number may have gone to another process meanwhile."""
+    with subprocess.Popen(["sleep", "60"]) as child:
+        proc.files[child.pid] = IN_UNIT
+        pidfd = os.pidfd_open(child.pid)
+        try:
+            assert unit_behind(pidfd, child.pid) == (CallerUnit("app.service"), True)
+            child.kill()
+            child.wait()
+            assert unit_behind(pidfd, child.pid) == (NO_UNIT, False)
+        finally:
+            os.close(pidfd)
+
+
+@pytest.mark.usefixtures("proc")
+@pytest.mark.parametrize("refusal", [errno.ESRCH, errno.EINVAL, errno.ENODATA])
+def test_a_caller_whom_the_kernel_cannot_hold_has_not_the_unit_of_its_number(
+    connection: RefusingSocket, refusal: int
+) -> None:
+    connection.refusal = refusal
+    assert unit_of(os.getpid()).unit == "app.service"
+    assert identify(connection, wants_unit=True).unit == ""
+
+
+@pytest.mark.usefixtures("proc")
+def test_without_peer_pidfds_the_unit_is_that_of_the_number(
+    connection: RefusingSocket,
+) -> None:
+    peer = identify(connection, wants_unit=True)
+    assert (peer.unit, peer.is_pinned) == ("app.service", False)
+
+
+def test_the_unit_stands_in_the_hierarchy_that_pid_1_is_in(proc: Proc) -> None:
+    """Another one may be anybody's, who makes groups of any name in it."""
+    proc.files[1] = b"1:name=systemd:/\n0::/init.scope\n"
+    proc.files[7] = b"1:name=systemd:/evil.service\n" + IN_UNIT
+    assert unit_of(7).unit == "app.service"
+
+
+@pytest.mark.parametrize(("size", "count"), [(2048, 1), (2049, 0)])
+def test_what_strangers_can_make_us_remember_is_short(
+    proc: Proc, size: int, count: int
+) -> None:
+    text = IN_UNIT.rstrip() + b"/"
+    proc.files[7] = text + b"x" * (size - len(text))
+    assert unit_of(7).unit == "app.service"
+    assert peers._parse_remembered.cache_info().currsize == count
+
+
+def test_a_caller_whose_groups_the_kernel_does_not_tell_is_an_error(
+    connection: RefusingSocket,
+) -> None:
+    connection.option, connection.refusal = _SO_PEERGROUPS, errno.EACCES
+    with pytest.raises(PermissionError):
+        identify(connection)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"uid": 8},
+        {"gid": 8},
+        {"groups": frozenset({8})},
+        {"unit": "other.service"},
+        {"is_pinned": False},
+        {"user_unit": "other.service"},
+    ],
+)
+def test_callers_are_the_same_only_where_all_that_rules_look_at_is(
+    changes: dict[str, object],
+) -> None:
+    peer = Peer(7, 7, 1, frozenset({7}), "app.service", is_pinned=True, user_unit="u")
+    other = dataclasses.replace(peer, **changes)  # type: ignore[arg-type]
+    assert other.identity != peer.identity
+
+
+def test_another_process_of_a_caller_is_the_same_caller() -> None:
+    assert Peer(7, 7, pid=1).identity == Peer(7, 7, pid=2).identity

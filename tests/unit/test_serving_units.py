@@ -140,6 +140,8 @@ def test_only_a_users_manager_has_units_inside() -> None:
         "system.slice/app.service",
         "//app.service",
         "/system.slice//app.service",
+        "/app.service//x",
+        "/app.service/",
     ],
 )
 def test_what_is_no_unit_of_systemds_is_none(path: str) -> None:
@@ -190,6 +192,9 @@ def test_a_colon_in_a_path_is_part_of_it() -> None:
         ("1:name=systemd:/init.scope\n0::/init.scope\n", Hierarchy.NAMED),
         ("9:name=systemd:/\n0::/init.scope\n", Hierarchy.UNIFIED),
         ("1:name=systemd:/init.scope\n0::/\n", Hierarchy.NAMED),
+        ("0::/lxc/web/init.scope\n", Hierarchy.UNIFIED),  # of a container
+        ("1:name=systemd:/docker/01ab/init.scope\n0::/\n", Hierarchy.NAMED),
+        ("0::/xinit.scope\n", None),
         ("4:memory:/init.scope\n0::/\n", None),
         ("0::/\n", None),
         ("", None),
