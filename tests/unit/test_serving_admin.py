@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -45,7 +46,8 @@ class Admin:
 
     def __init__(self, ring: Keyring) -> None:
         self.control = Control()
-        self.api = AdminApi(ring, Counters(), self.control)
+        self.counters = Counters()
+        self.api = AdminApi(ring, self.counters, self.control)
 
     def send(self, request: bytes, peer: Peer = ROOT) -> Answered | Parked:
         head, end, body = request.partition(b"\r\n\r\n")
@@ -89,6 +91,47 @@ def test_only_root_may_ask(admin: Admin, request_: bytes) -> None:
     assert admin.control.orders == []
 
 
+@pytest.mark.parametrize("uid", [-1, 1, 977, 1000, 1234, 65534, 2**32 - 1])
+def test_no_other_user_is_root(
+    admin: Admin, uid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert admin.ask(post(), Peer(uid=uid, gid=0, pid=1)).code == "serve.denied"
+    assert admin.control.orders == []
+
+
+def test_the_agents_own_user_may_ask_as_root_may(
+    ring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 977)
+    admin = Admin(ring)
+    for uid in (977, 0):
+        assert admin.ask(post(), Peer(uid=uid, gid=977, pid=1)).status == 202
+
+
+def test_who_may_not_ask_is_counted(admin: Admin) -> None:
+    admin.ask(get("/v1/status"), STRANGER)
+    assert admin.counters.denied["no_rule"] == 1
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        get("/v1/status?hold=5"),
+        get("/v1/status?wait=300.1"),
+        post().replace(b"refresh", b"refresh?key=db"),
+        delete(f"{ALIAS}?wait=5"),
+    ],
+)
+def test_a_query_that_would_be_ignored_is_refused(
+    admin: Admin, request_: bytes
+) -> None:
+    """Else an order is taken for more than was meant."""
+    answer = admin.ask(request_)
+    assert (answer.status, answer.code) == (400, "serve.bad_request")
+    assert admin.control.orders == []
+
+
 def test_the_status_has_everything(admin: Admin, ring: Keyring) -> None:
     ring.note_failure("later", "transport.timeout", retry_at=5.0)
     status = admin.ask(get("/v1/status")).json
@@ -99,6 +142,15 @@ def test_the_status_has_everything(admin: Admin, ring: Keyring) -> None:
     assert (later["last_failure"], later["retry_at"]) == ("transport.timeout", 5.0)
     assert later["vault"] == "https://later.vault.azure.net"
     assert 2 < later["due_at"] < 3
+
+
+def test_the_status_tells_of_the_sockets_and_of_the_token(admin: Admin) -> None:
+    counters = admin.counters
+    counters.connections["api"], counters.in_flight["api"] = 3, 2
+    counters.attested_at, counters.token_expires_at = 10.0, 20.0
+    status = admin.ask(get("/v1/status")).json
+    assert status["sockets"] == {"api": {"connections": 3, "in_flight": 2}}
+    assert status["attestation"] == {"attested_at": 10.0, "token_expires_at": 20.0}
 
 
 def test_a_failure_is_a_change_of_the_status(admin: Admin, ring: Keyring) -> None:
@@ -149,6 +201,36 @@ def test_an_order_that_is_not_understood_is_refused(admin: Admin, body: bytes) -
 def test_a_key_is_dropped(admin: Admin) -> None:
     assert admin.ask(delete(ALIAS)).json == {"dropped": ALIAS}
     assert admin.control.orders == [("drop", ALIAS)]
+
+
+def test_a_percent_encoded_name_is_the_same_name(admin: Admin) -> None:
+    assert admin.ask(delete("%64b")).json == {"dropped": "db"}
+    assert admin.control.orders == [("drop", "db")]
+
+
+@pytest.mark.parametrize(
+    ("order", "line"),
+    [
+        (post(), "refresh of db, later was ordered by uid 0"),
+        (post(b'{"keys": ["later"]}'), "refresh of later was ordered by uid 0"),
+        (delete(ALIAS), "key db was ordered to be dropped by uid 0"),
+    ],
+)
+def test_who_ordered_what_is_written_down(
+    admin: Admin, caplog: pytest.LogCaptureFixture, order: bytes, line: str
+) -> None:
+    admin.ask(order)
+    (record,) = caplog.records
+    assert record.getMessage() == line
+    assert vars(record)["SKRAGENT_UID"] == "0"
+
+
+@pytest.mark.parametrize("order", [post(b'{"keys": ["unknown"]}'), delete("unknown")])
+def test_an_order_that_is_refused_is_not_said_to_be_given(
+    admin: Admin, caplog: pytest.LogCaptureFixture, order: bytes
+) -> None:
+    admin.ask(order)
+    assert caplog.records == []
 
 
 def test_a_key_that_is_not_configured_is_told(admin: Admin) -> None:
