@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import pytest
-from support.serving import ALIAS, NEXT_VERSION, held_key
+from support.serving import (
+    ALIAS,
+    ME,
+    NEXT_VERSION,
+    NOW,
+    Answered,
+    everybody_in,
+    get,
+    held_key,
+    ring_with,
+    split_answers,
+)
 
 from skragent.observe import Counters
+from skragent.serving import audit
+from skragent.serving.api import KeyApi
 from skragent.serving.audit import Audit
 from skragent.serving.peers import Peer
+from skragent.serving.request import parse_head
 
 
 class Journal:
@@ -97,4 +111,57 @@ def test_changed_rules_are_a_new_beginning(journal: Journal) -> None:
     journal.audit.forget_denials()
     journal.deny(7)
     journal.audit.tick()
+    assert len(journal.lines()) == 2
+
+
+def test_who_is_remembered_is_bounded_and_the_first_is_said_again(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "_REMEMBERED", 2)
+    for uid in (7, 8, 9, 9, 8, 7):
+        journal.audit.served(caller(uid), held_key(), "get")
+    assert [line.split()[1] for line in journal.lines()] == ["7", "8", "9", "7"]
+
+
+class AuditedApi:
+    """An API whose journal is read."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.ring = ring_with(held_key())
+        self.rules = everybody_in(self.ring)
+        counters = journal.counters
+        self.api = KeyApi(self.ring, self.rules, counters, now=lambda: NOW)
+
+    def ask(self, peer: Peer, path: str = f"/v1/keys/{ALIAS}") -> Answered:
+        answer = self.api.handle(parse_head(get(path)), peer)
+        return split_answers(b"".join(answer.parts))[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "what"),
+    [
+        (f"/v1/keys/{ALIAS}", "key db"),
+        (f"/v1/keys/{ALIAS}/public", "the public half of key db"),
+    ],
+)
+def test_who_is_served_is_told(journal: Journal, path: str, what: str) -> None:
+    uid = ME.uid or 0
+    assert AuditedApi(journal).ask(caller(uid, "app.service"), path).status == 200
+    (line,) = journal.lines()
+    assert line.startswith(f"uid {uid} in app.service was given {what}, version ")
+
+
+def test_who_is_denied_is_told(journal: Journal) -> None:
+    api = AuditedApi(journal)
+    assert api.ask(caller(54321)).code == "serve.denied"
+    api.api.tick()
+    assert journal.lines() == ["uid 54321 asked for key db, and no rule allows it"]
+
+
+def test_who_is_denied_by_changed_rules_is_told_again(journal: Journal) -> None:
+    api = AuditedApi(journal)
+    for _ in range(2):
+        api.ask(caller(54321))
+        api.api.tick()
+        api.api.change_access(api.rules)
     assert len(journal.lines()) == 2
