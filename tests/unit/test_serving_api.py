@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from support.serving import (
     ALIAS,
@@ -108,6 +110,9 @@ def test_another_version_is_not_there(api: Api) -> None:
     "query",
     [
         "wait=x",
+        "wait=5x",
+        "wait=1_0",
+        "wait=300.1",
         "wait=301",
         "wait=-1",
         "wait=nan",
@@ -120,6 +125,19 @@ def test_another_version_is_not_there(api: Api) -> None:
 def test_a_query_that_would_be_ignored_is_refused(api: Api, query: str) -> None:
     answer = api.ask(get(f"{KEY}?{query}"))
     assert (answer.status, answer.code) == (400, "serve.bad_request")
+
+
+@pytest.mark.parametrize("path", ["/v1/keys", "/v1/status"])
+def test_a_query_that_is_not_known_is_refused_where_no_key_is_asked_for(
+    api: Api, path: str
+) -> None:
+    answer = api.ask(get(f"{path}?version={VERSION}"))
+    assert (answer.status, answer.code) == (400, "serve.bad_request")
+
+
+@pytest.mark.parametrize("seconds", ["0", "0.5", "300", "300.0"])
+def test_a_wait_that_is_as_long_as_it_may_be_is_taken(api: Api, seconds: str) -> None:
+    assert api.ask(get(f"{KEY}?wait={seconds}")).status == 200
 
 
 @pytest.mark.parametrize(
@@ -137,6 +155,18 @@ def test_a_key_that_the_caller_has_in_another_version_is_sent(api: Api) -> None:
     assert (answer.status, answer.body) == (200, FORMS["jwk"])
 
 
+def test_a_star_means_any_version_only_where_it_stands_alone(api: Api) -> None:
+    assert api.ask(get(KEY, 'If-None-Match: "x", *')).body == FORMS["jwk"]
+
+
+def test_who_has_the_key_and_who_has_it_not_get_different_answers(api: Api) -> None:
+    """Whoever asks first: answers are made once for all callers."""
+    known = get(KEY, f'If-None-Match: "{VERSION}"')
+    answers = [api.ask(request) for request in (get(KEY), known, get(KEY), known)]
+    assert [answer.status for answer in answers] == [200, 304, 200, 304]
+    assert [answer.body for answer in answers] == [FORMS["jwk"], b""] * 2
+
+
 def test_unknown_and_forbidden_keys_are_the_same_answer(api: Api) -> None:
     forbidden = api.ask(get(KEY), STRANGER)
     unknown = api.ask(get("/v1/keys/unknown"), STRANGER)
@@ -149,6 +179,17 @@ def test_unknown_and_forbidden_keys_are_the_same_answer(api: Api) -> None:
 )
 def test_a_stranger_learns_nothing_from_other_refusals(api: Api, request_: str) -> None:
     assert api.ask(get(request_, "Accept: text/html"), STRANGER).code == "serve.denied"
+
+
+@pytest.mark.parametrize("query", ["?hold=5", "?wait=x", "?version=a&version=b", "?&"])
+@pytest.mark.parametrize("half", ["", "/public"])
+def test_a_stranger_whose_query_is_bad_is_told_the_same_as_of_an_unknown_key(
+    api: Api, query: str, half: str
+) -> None:
+    forbidden = api.ask(get(f"{KEY}{half}{query}"), STRANGER)
+    unknown = api.ask(get("/v1/keys/unknown"), STRANGER)
+    assert forbidden.status == unknown.status == 404
+    assert (forbidden.headers, forbidden.body) == (unknown.headers, unknown.body)
 
 
 def test_denials_are_counted(api: Api) -> None:
@@ -165,6 +206,53 @@ def test_a_key_that_is_not_held_yet_is_promised(api: Api, ring: Keyring) -> None
     assert answer.headers["Retry-After"] == "1"
     assert answer.json["state"] == "waiting"
     assert answer.json["last_failure"] == "transport.timeout"
+
+
+@pytest.mark.parametrize(
+    ("retry_at", "expected"),
+    [
+        (NOW - 60, "1"),  # the attempt is under way
+        (NOW, "1"),
+        (NOW + 9.5, "10"),  # not before the attempt
+        (NOW + 298.5, "299"),
+        (NOW + 3600, "300"),  # no longer than it may wait for us
+    ],
+)
+def test_who_asks_too_early_is_told_when_the_next_attempt_is(
+    api: Api, ring: Keyring, retry_at: float, expected: str
+) -> None:
+    ring.note_failure("later", "transport.timeout", retry_at=retry_at)
+    assert api.ask(get("/v1/keys/later")).headers["Retry-After"] == expected
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        get(KEY),
+        get(KEY, f'If-None-Match: "{VERSION}"'),
+        get(KEY, "Accept: text/html"),
+        get(f"{KEY}?hold=5"),
+        get(f"{KEY}/public"),
+        get("/v1/keys/later"),
+        get("/v1/keys/unknown"),
+        get("/v1/keys"),
+        get("/v1/status"),
+        get("/nothing"),
+        get(KEY).replace(b"GET", b"PUT", 1),
+    ],
+)
+def test_no_answer_on_keys_is_to_be_stored(api: Api, request_: bytes) -> None:
+    assert api.ask(request_).headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("released_at", "age"), [(NOW - 60.5, "60"), (NOW, "0"), (NOW + 60, "0")]
+)
+def test_a_key_tells_its_age_which_is_none_where_the_clock_was_set_back(
+    released_at: float, age: str
+) -> None:
+    key = dataclasses.replace(held_key(), released_at=released_at)
+    assert Api(ring_with(key)).ask(get(KEY)).headers["Age"] == age
 
 
 def test_a_denied_key_is_not_served(api: Api, ring: Keyring) -> None:
@@ -198,6 +286,12 @@ def test_the_list_has_what_the_caller_may_see(ring: Keyring) -> None:
             }
         ]
     }
+
+
+def test_a_symmetric_key_is_listed_without_a_fingerprint() -> None:
+    key = dataclasses.replace(held_key(), kty="oct", fingerprint="")
+    (listed,) = Api(ring_with(key)).ask(get("/v1/keys")).json["keys"]
+    assert (listed["kty"], listed["fingerprint"]) == ("oct", None)
 
 
 def test_the_list_of_a_stranger_is_empty(api: Api) -> None:
@@ -283,3 +377,24 @@ def test_a_dropped_key_is_not_asked_for_soon_again() -> None:
 def test_a_caller_whom_no_rule_names_is_not_told_that_all_is_ready() -> None:
     api = Api(ring_with(held_key()))
     assert api.ask(get("/v1/status"), STRANGER).json["state"] == "none"
+
+
+def test_a_caller_is_told_whom_we_take_it_for(api: Api) -> None:
+    caller = Peer(
+        *(CALLER.uid, 2, 3, frozenset({9, 4})),
+        unit="user@7.service",
+        user_unit="app.service",
+    )
+    assert api.ask(get("/v1/status"), caller).json["you"] == {
+        "uid": CALLER.uid,
+        "gid": 2,
+        "groups": [4, 9],
+        "pid": 3,
+        "unit": "user@7.service",
+        "user_unit": "app.service",
+    }
+
+
+def test_a_caller_of_no_unit_is_told_so(api: Api) -> None:
+    you = api.ask(get("/v1/status"), STRANGER).json["you"]
+    assert (you["unit"], you["user_unit"], you["groups"]) == (None, None, [])

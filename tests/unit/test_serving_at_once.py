@@ -10,6 +10,7 @@ from support.serving import (
     FORMS,
     MYSELF,
     NEXT_VERSION,
+    everybody_in,
     get,
     held_key,
     ring_with,
@@ -19,6 +20,7 @@ from support.serving_wire import Wire, feed, on_wire
 
 from skragent.keyring import KeyState
 from skragent.serving import Access, Limits
+from skragent.serving.access import Rule
 
 if TYPE_CHECKING:
     from skragent.serving.answer import Answer
@@ -154,3 +156,21 @@ def test_an_answer_as_before_that_is_taken_slowly_is_whole() -> None:
         assert wire.counters.in_flight["api"] == 0
 
     on_wire(ring_with(held_key()), test)
+
+
+def test_what_was_answered_a_pinned_caller_is_not_answered_so_to_a_guessed_one() -> (
+    None
+):
+    rule = Rule(unit="app.service")
+    pinned = dataclasses.replace(MYSELF, unit="app.service", is_pinned=True)
+    guessed = dataclasses.replace(pinned, is_pinned=False)
+
+    def test(wire: Wire) -> None:
+        statuses = [
+            split_answers(wire.visit(LAST_KEY, peer).sent)[0].status
+            for peer in (pinned, pinned, guessed, pinned)
+        ]
+        assert statuses == [200, 200, 404, 200]
+
+    ring = ring_with(held_key())
+    on_wire(ring, test, access=everybody_in(ring, rule))

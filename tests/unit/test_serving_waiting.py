@@ -271,3 +271,18 @@ def test_who_waits_no_longer_since_another_was_answered_is_not_answered() -> Non
     news.append(json_answer({}, cell=Counters().requests_cell("api", "get", "ok")))
     lots.look("db")
     assert sum(waiter.answers for waiter in waiters) == 1
+
+
+def test_who_waits_for_the_status_is_told_when_the_rules_change() -> None:
+    def test(wire: Wire) -> None:
+        _, sock = wire.connect()
+        feed(sock, get("/v1/status"))
+        (before,) = split_answers(sock.sent)
+        sock.sent = b""
+        tag = before.headers["ETag"]
+        feed(sock, get("/v1/status?wait=10", f"If-None-Match: {tag}"))
+        wire.api.change_access(Access({}))
+        (answer,) = split_answers(sock.sent)
+        assert (answer.status, answer.json["keys"]) == (200, [])
+
+    on_wire(ring_with(held_key()), test)
