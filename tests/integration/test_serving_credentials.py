@@ -205,6 +205,22 @@ def test_systemd_keeps_no_connection_that_was_answered(
     assert server.call(lambda: server.counters.connections["credentials"]) == 0
 
 
+def test_answers_and_refusals_are_counted(server: RunningCredentials) -> None:
+    for credential in ("db", "db.pem", "unknown", "db.raw"):
+        Asking(server.path, credential).read()
+    assert server.answered() == {"ok": 2, "serve.denied": 2}
+
+
+def test_a_key_that_a_socket_does_not_take_at_once_makes_the_unit_fail(
+    directory: Path,
+) -> None:
+    """A part of a key would be a credential, too."""
+    ring = ring_with(held_key(forms={"raw": b"k" * 900_000}))
+    with RunningCredentials(directory, ring, RULE) as server:
+        assert is_refused(Asking(server.path, "db"))
+        assert server.answered() == {"internal": 1}
+
+
 CHILD = """
 import sys
 from pathlib import Path

@@ -76,3 +76,17 @@ def test_a_form_is_what_was_asked_for_or_nothing() -> None:
     assert choose_credential_form("der", ("jwk", "raw")) is None
     assert choose_credential_form(None, ("jwk", "pem", "der")) == "pem"
     assert choose_credential_form(None, ("jwk", "raw")) == "raw"
+    assert choose_credential_form(None, ("raw", "pem")) == "pem"
+
+
+@pytest.mark.parametrize(
+    "unit", ["web", "web@.service", "web.timers", "we b.service", "a.service\nb", ".."]
+)
+def test_a_name_that_no_unit_has_is_not_systemds(unit: str) -> None:
+    assert parse_address(f"\0ab/unit/{unit}/db".encode()) is None
+
+
+@pytest.mark.parametrize(("length", "is_read"), [(255, True), (256, False)])
+def test_a_credentials_name_has_a_limit(length: int, *, is_read: bool) -> None:
+    address = b"\0ab/unit/web.service/" + b"d" * length
+    assert (parse_address(address) is not None) is is_read

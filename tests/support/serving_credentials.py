@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 import uvloop
 
 from skragent.observe import Counters
-from skragent.serving.credentials import CredentialServer
+from skragent.serving.credentials import REFUSE_SECONDS, CredentialServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -97,6 +97,7 @@ class RunningCredentials:
         access: object,
         *,
         wait_seconds: float = 20.0,
+        refuse_seconds: float = REFUSE_SECONDS,
         systemd: Systemd | None = None,
         restored: Sequence[tuple[str, socket.socket]] = (),
     ) -> None:
@@ -106,6 +107,7 @@ class RunningCredentials:
         self.ring = ring
         self._is_up = threading.Event()
         self._arguments = (access, wait_seconds, restored)
+        self._refuse_seconds = refuse_seconds
         self._thread = threading.Thread(target=lambda: uvloop.run(self._run()))
 
     async def _run(self) -> None:
@@ -126,7 +128,7 @@ class RunningCredentials:
         await self.server.start()
         self._is_up.set()
         await self._stop.wait()
-        await self.server.close()
+        await self.server.close(self._refuse_seconds)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -149,6 +151,16 @@ class RunningCredentials:
             return function()
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(10)
+
+    def settle(self) -> None:
+        """Let the server see all that has happened to its sockets until now."""
+        for _ in range(2):  # the first one may run before the others of its turn
+            self.call(lambda: None)
+
+    def answered(self) -> dict[str, int]:
+        """How many were answered, by the code."""
+        requests = self.counters.requests
+        return {code: requests[key].value for key in requests if (code := key[2])}
 
     def until_waiting(self, count: int = 1) -> None:
         """Wait until so many wait for a key."""

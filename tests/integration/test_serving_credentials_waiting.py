@@ -1,0 +1,128 @@
+"""How the wait of a unit for a credential ends: with the key, without it, or with it
+stopped; and who comes meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.serving import ALIAS, FORMS, held_key, ring_with
+from support.serving_credentials import (
+    TOO_MUCH,
+    UNIT,
+    Asking,
+    OneRule,
+    RunningCredentials,
+)
+
+from skragent.serving import credentials
+
+pytestmark = pytest.mark.root  # systemd is root
+RULE = OneRule(UNIT, ALIAS)
+
+
+def test_who_comes_while_very_many_wait_is_left_in_the_backlog(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credentials, "MAX_CONNECTIONS", 2)
+    ring = ring_with(waiting=[ALIAS])
+    with RunningCredentials(tmp_path, ring, RULE) as server:
+        first, second = (Asking(server.path, "db.pem") for _ in range(2))
+        server.until_waiting(2)
+        third = Asking(server.path, "db.pem")
+        server.settle()
+        assert len(server.systemd.kept) == 2
+        first.sock.close()
+        server.call(lambda: ring.put(held_key()))
+        assert [one.read() for one in (second, third)] == [FORMS["pem"]] * 2
+
+
+def test_a_unit_that_was_refused_is_not_answered_after_all(tmp_path: Path) -> None:
+    """Not even where it has not read its refusal when the key comes."""
+    ring = ring_with(waiting=[ALIAS])
+    with RunningCredentials(tmp_path, ring, RULE) as server:
+        asked = Asking(server.path, "db")
+        server.until_waiting()
+        nobody = OneRule("x.service", ALIAS)
+        server.call(lambda: server.server.change_access(nobody))  # type: ignore[arg-type]
+        assert server.counters.in_flight["credentials"] == 0
+        server.call(lambda: server.server.change_access(RULE))  # type: ignore[arg-type]
+        server.call(lambda: ring.put(held_key()))
+        assert asked.is_refused()
+        assert server.answered() == {"serve.denied": 1}
+
+
+def test_a_unit_that_was_answered_is_not_refused_later(tmp_path: Path) -> None:
+    ring = ring_with(waiting=[ALIAS])
+    with RunningCredentials(tmp_path, ring, RULE) as server:
+        asked = Asking(server.path, "db.pem")
+        server.until_waiting()
+        (asker,) = server.server._askers.values()
+        deadline = asker.deadline
+        assert deadline is not None
+        server.call(lambda: ring.put(held_key()))
+        assert asked.read() == FORMS["pem"]
+        assert deadline.cancelled()
+
+
+def test_a_unit_that_is_stopped_when_its_key_comes_is_nobody_elses_trouble(
+    tmp_path: Path,
+) -> None:
+    ring = ring_with(waiting=[ALIAS])
+    with RunningCredentials(tmp_path, ring, RULE) as server:
+        stopped, other = (Asking(server.path, "db.pem") for _ in range(2))
+        server.until_waiting(2)
+
+        def stop_and_put() -> None:  # so that the server does not see it in between
+            stopped.sock.close()
+            ring.put(held_key())
+
+        server.call(stop_and_put)
+        assert other.read() == FORMS["pem"]
+        server.settle()
+        assert server.systemd.kept == {}
+        assert server.answered() == {"ok": 1}
+
+
+def test_a_refusal_that_nobody_reads_does_not_delay_the_end(tmp_path: Path) -> None:
+    ring = ring_with(waiting=[ALIAS])
+    with RunningCredentials(tmp_path, ring, RULE, refuse_seconds=0.0) as server:
+        asked = Asking(server.path, "db")
+        server.until_waiting()
+        server.end()
+        assert server.systemd.kept == {}
+        assert server.counters.connections["credentials"] == 0
+        assert len(asked.read()) < TOO_MUCH  # it was cut
+
+
+@pytest.mark.parametrize(
+    ("failure", "why"),
+    [
+        ("release.denied.policy", "did not come within 0 s: release.denied.policy"),
+        ("", "did not come within 0 s"),
+    ],
+)
+def test_why_a_key_did_not_come_is_written_down(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, failure: str, why: str
+) -> None:
+    ring = ring_with(waiting=[ALIAS])
+    ring.note_failure(ALIAS, failure)
+    with RunningCredentials(tmp_path, ring, RULE, wait_seconds=0.0) as server:
+        assert Asking(server.path, "db").is_refused()
+    messages = [record.getMessage() for record in caplog.records]
+    assert [message for message in messages if message.endswith(why)] == messages
+    assert len(messages) == 1
+
+
+def test_a_unit_that_is_stopped_while_it_waits_is_forgotten_at_once(
+    tmp_path: Path,
+) -> None:
+    ring = ring_with(waiting=[ALIAS])
+    with RunningCredentials(tmp_path, ring, RULE) as server:
+        asked = Asking(server.path, "db")
+        server.until_waiting()
+        asked.sock.close()
+        server.settle()
+        assert server.systemd.kept == {}
+        assert server.counters.in_flight["credentials"] == 0
+        assert server.answered() == {}
