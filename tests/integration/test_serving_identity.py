@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.callers import PASS_ON, Groups, Who, calling, listening, own_groups
+from support.serving import ALIAS, get, held_key, ring_with
+from support.serving_server import RunningServer, serving
 
+from skragent.serving import Access
+from skragent.serving.access import Rule
 from skragent.serving.peers import MAX_GROUPS, Peer, identify, probe_pidfd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.root
 
@@ -218,3 +223,58 @@ def test_who_is_outside_our_cgroup_namespace_has_no_unit(groups: Groups) -> None
             caller.connect()
             said, _ = server.communicate("\n", timeout=30)
     assert said == f"{caller.pid} ''\n"
+
+
+_ASK = """
+import socket, sys
+sys.stdin.readline()
+caller = socket.socket(socket.AF_UNIX)
+caller.connect(sys.argv[1])
+caller.sendall(sys.argv[2].encode())
+print(caller.recv(65536).split()[1].decode(), flush=True)
+"""
+
+
+def ask_from(groups: Groups, path: str, server: RunningServer) -> int:
+    """Ask for the key from within a control group; the answer's status."""
+    request = get(f"/v1/keys/{ALIAS}").decode()
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _ASK, str(server.path), request],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as caller:
+        groups.put(caller.pid, path)
+        said, _ = caller.communicate("\n", timeout=30)
+    return int(said)
+
+
+@pytest.mark.skipif(not HAS_PIDFDS, reason="needs peer pidfds (Linux 6.5)")
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("app.service", 200),
+        ("a.slice/app.service/below", 200),
+        ("b.service", 404),
+        ("b.service/app.service", 404),
+        ("docker/app.service", 404),
+    ],
+)
+def test_a_rule_on_a_unit_is_for_the_processes_of_that_unit(
+    groups: Groups, tmp_path: Path, path: str, status: int
+) -> None:
+    access = Access({ALIAS: (Rule(unit="app.service"),)})
+    with serving(tmp_path, ring_with(held_key()), access) as server:
+        assert ask_from(groups, path, server) == status
+
+
+@pytest.mark.skipif(not HAS_PIDFDS, reason="needs peer pidfds (Linux 6.5)")
+def test_a_rule_on_a_unit_that_comes_later_is_for_who_connects_then(
+    groups: Groups, tmp_path: Path
+) -> None:
+    access = Access({ALIAS: (Rule(uid=1234),)})
+    with serving(tmp_path, ring_with(held_key()), access) as server:
+        assert ask_from(groups, "app.service", server) == 404
+        changed = Access({ALIAS: (Rule(unit="app.service"),)})
+        server.call(lambda: server.api.change_access(changed))
+        assert ask_from(groups, "app.service", server) == 200
