@@ -12,6 +12,7 @@ from support.serving import ALIAS, Answered, get, held_key, ring_with, split_ans
 from skragent.keyring import Keyring, KeyState
 from skragent.observe import Counters
 from skragent.serving.admin import AdminApi
+from skragent.serving.answer import Answer
 from skragent.serving.park import Parked
 from skragent.serving.peers import Peer
 from skragent.serving.request import parse_head
@@ -160,6 +161,31 @@ def test_a_failure_is_a_change_of_the_status(admin: Admin, ring: Keyring) -> Non
     )
     ring.note_failure("later", "transport.timeout")
     assert admin.ask(get("/v1/status")).headers["ETag"] != tag
+
+
+class Waiting:
+    """A connection that waits, and what it was sent."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+
+    def deliver(self, answer: Answer) -> None:
+        self.answers.append(answer)
+
+    def cut(self) -> None:
+        pytest.fail("cut")
+
+
+def test_who_waits_for_the_status_is_told_of_a_failure(
+    admin: Admin, ring: Keyring
+) -> None:
+    tag = admin.ask(get("/v1/status")).headers["ETag"]
+    parked = admin.send(get("/v1/status?wait=5", f"If-None-Match: {tag}"))
+    assert isinstance(parked, Parked)
+    waiting = Waiting()
+    parked.park(waiting, tick=0)
+    ring.note_failure("later", "transport.timeout")
+    assert len(waiting.answers) == 1
 
 
 def test_all_keys_are_refreshed_where_none_is_named(admin: Admin) -> None:

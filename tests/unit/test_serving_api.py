@@ -398,3 +398,9 @@ def test_a_caller_is_told_whom_we_take_it_for(api: Api) -> None:
 def test_a_caller_of_no_unit_is_told_so(api: Api) -> None:
     you = api.ask(get("/v1/status"), STRANGER).json["you"]
     assert (you["unit"], you["user_unit"], you["groups"]) == (None, None, [])
+
+
+def test_a_symmetric_key_has_no_public_half() -> None:
+    key = dataclasses.replace(held_key(), kty="oct", public_jwk="")
+    answer = Api(ring_with(key)).ask(get(f"{KEY}/public"))
+    assert (answer.status, answer.code) == (404, "serve.not_found")

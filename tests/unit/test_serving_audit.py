@@ -165,3 +165,46 @@ def test_who_is_denied_by_changed_rules_is_told_again(journal: Journal) -> None:
         api.api.tick()
         api.api.change_access(api.rules)
     assert len(journal.lines()) == 2
+
+
+def test_each_unit_and_each_half_is_told_of_one_user(journal: Journal) -> None:
+    for unit in ("a.service", "b.service"):
+        for operation in ("get", "public", "get"):
+            journal.audit.served(caller(7, unit), held_key(), operation)
+    assert [line.split(" key ")[0] for line in journal.lines()] == [
+        "uid 7 in a.service was given",
+        "uid 7 in a.service was given the public half of",
+        "uid 7 in b.service was given",
+        "uid 7 in b.service was given the public half of",
+    ]
+
+
+def test_each_unit_that_is_refused_is_told_of_one_user(journal: Journal) -> None:
+    for unit in ("a.service", "b.service", "a.service"):
+        journal.audit.denied(caller(7, unit), ALIAS, "get", is_configured=True)
+    journal.audit.tick()
+    assert [line.split(" asked")[0] for line in journal.lines()] == [
+        "uid 7 in a.service",
+        "uid 7 in b.service",
+    ]
+
+
+def test_a_name_that_does_not_exist_is_no_key_to_search_for(
+    journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal.deny(7)
+    journal.deny(7, "dbb", is_configured=False)
+    journal.audit.tick()
+    known, unknown = (vars(record) for record in caplog.records)
+    assert known["SKRAGENT_KEY"] == ALIAS
+    assert "SKRAGENT_KEY" not in unknown
+
+
+def test_who_was_refused_is_forgotten_where_there_are_very_many(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "_REMEMBERED", 2)
+    for uid in (7, 8, 9, 7):
+        journal.deny(uid)
+    journal.audit.tick()
+    assert [line.split()[1] for line in journal.lines()] == ["7", "8", "9", "7"]
