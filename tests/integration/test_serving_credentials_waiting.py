@@ -126,3 +126,30 @@ def test_a_unit_that_is_stopped_while_it_waits_is_forgotten_at_once(
         assert server.systemd.kept == {}
         assert server.counters.in_flight["credentials"] == 0
         assert server.answered() == {}
+
+
+def test_a_unit_that_is_stopped_when_it_is_refused_is_nobodys_trouble(
+    tmp_path: Path,
+) -> None:
+    ring = ring_with(waiting=[ALIAS])
+    with RunningCredentials(tmp_path, ring, RULE) as server:
+        asked = Asking(server.path, "db")
+        server.until_waiting()
+        nobody = OneRule("x.service", ALIAS)
+
+        def stop_and_refuse() -> None:
+            asked.sock.close()
+            server.server.change_access(nobody)  # type: ignore[arg-type]
+
+        server.call(stop_and_refuse)
+        server.settle()
+        assert server.systemd.kept == {}
+
+
+def test_units_that_wait_are_counted_as_connections(tmp_path: Path) -> None:
+    ring = ring_with(waiting=[ALIAS])
+    with RunningCredentials(tmp_path, ring, RULE) as server:
+        asked = Asking(server.path, "db")
+        server.until_waiting()
+        assert server.counters.connections["credentials"] == 1
+        asked.sock.close()

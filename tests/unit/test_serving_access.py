@@ -240,3 +240,9 @@ def test_a_unit_that_is_not_pinned_is_known_where_that_is_wanted() -> None:
 
 def test_nobody_is_known_where_there_is_no_rule() -> None:
     assert not Access({"db": ()}).knows(bob())
+
+
+def test_the_groups_that_any_rule_names_are_known() -> None:
+    """Of a caller in very many groups no others are kept."""
+    rules = (Rule(gid=5), Rule(uid=1, gid=6), Rule(gid=7, unit="app.service"))
+    assert Access({"db": rules, "other": (Rule(gid=8),)}).gids == {5, 6, 7, 8}

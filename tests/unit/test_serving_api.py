@@ -404,3 +404,11 @@ def test_a_symmetric_key_has_no_public_half() -> None:
     key = dataclasses.replace(held_key(), kty="oct", public_jwk="")
     answer = Api(ring_with(key)).ask(get(f"{KEY}/public"))
     assert (answer.status, answer.code) == (404, "serve.not_found")
+
+
+def test_a_key_tells_when_it_was_released_and_what_its_form_depends_on(
+    api: Api,
+) -> None:
+    headers = api.ask(get(KEY)).headers
+    assert headers["Skragent-Released-At"] == "1767225600"
+    assert headers["Vary"] == "Accept"
