@@ -61,7 +61,8 @@ class ConfigError(SkrAgentError):
     """The configuration cannot be used; lists every problem, not the first one.
 
     Codes: config.invalid, config.syntax (no TOML), config.unreadable (the file),
-    config.unknown_name (of a user or group), config.no_socket.
+    config.unknown_name (of a user or group), config.timeout (names could not be
+    looked up in time), config.no_socket.
     """
 
     code = "config.invalid"

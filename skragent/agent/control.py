@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from skragent.keyring import KeyState
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from skragent.agent.clock import Clock
+    from skragent.agent.reload import Outcome
     from skragent.agent.supervisor import Supervisor
     from skragent.config import Config
 
@@ -20,21 +23,43 @@ class Control:
         supervisor: carries orders out.
         config: what is configured.
         clock: the one clock.
+        reload: has the configuration read again.
         unit_rules: how rules on units hold here: `serving.UnitRules`.
     """
 
     def __init__(
-        self, supervisor: Supervisor, config: Config, clock: Clock, *, unit_rules: str
+        self,
+        supervisor: Supervisor,
+        config: Config,
+        clock: Clock,
+        *,
+        reload: Callable[[Callable[[Outcome], None]], None],
+        unit_rules: str,
     ) -> None:
         self._supervisor = supervisor
         self._config = config
         self._clock = clock
+        self._reload = reload
         self._unit_rules = unit_rules
         self._started_at = clock.now()
+
+    def configure(self, config: Config, *, unit_rules: str) -> None:
+        """Tell of another configuration from now on."""
+        self._config = config
+        self._unit_rules = unit_rules
 
     def refresh(self, aliases: Sequence[str]) -> None:
         """Have these keys released as soon as it can be."""
         self._supervisor.refresh(aliases)
+
+    def refresh_all(self) -> None:
+        """Have every key released that nobody dropped."""
+        lives = self._supervisor.lives
+        self.refresh([a for a in lives if lives[a].state is not KeyState.DROPPED])
+
+    def reload(self, listener: Callable[[Outcome], None]) -> None:
+        """Have the configuration read again; `listener` hears what came of it."""
+        self._reload(listener)
 
     def drop(self, alias: str) -> None:
         """Wipe a key and keep it away."""

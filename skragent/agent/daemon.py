@@ -17,11 +17,13 @@ import uvloop
 
 from skragent.agent import exit_codes
 from skragent.agent.control import Control
+from skragent.agent.descriptors import allow_descriptors, descriptors_for, too_few
 from skragent.agent.holder import Holder
 from skragent.agent.jobs import key_requests
 from skragent.agent.metrics_port import MetricsPort
+from skragent.agent.reload import Reloader
 from skragent.agent.runner import Runner
-from skragent.agent.signals import STOPPING, let_through
+from skragent.agent.signals import STOPPING, has_terminal, let_through
 from skragent.agent.supervisor import Supervisor
 from skragent.errors import SkrAgentError
 from skragent.keyring import Keyring
@@ -38,7 +40,7 @@ from skragent.serving import (
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from skragent.agent.clock import Clock
     from skragent.agent.launch import Launch, Launcher
@@ -52,6 +54,12 @@ if TYPE_CHECKING:
 _RELEASER_SECONDS = 0.5
 _RANDOM_BITS = 53  # of a float's mantissa
 
+# Settings of [agent] that a reload does not change: what listens goes on listening.
+_BOUND_AT_START = (
+    *("api_socket", "credentials_socket", "admin_socket"),
+    "metrics_listen",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class World:
@@ -63,6 +71,7 @@ class World:
     launcher: Launcher
     notifier: Notifier
     sockets: Sockets
+    read_config: Callable[[], str]  # for a reload
     stored_credentials: Sequence[tuple[str, socket.socket]] = ()
 
 
@@ -93,10 +102,14 @@ class _Daemon:
     def __init__(self, world: World) -> None:
         config = world.config
         self._world = world
+        self._config = config
+        self._access = world.access
         self._keyring = Keyring(config.keys)
         self._counters = Counters(tuple(config.keys))
         self._stopping = asyncio.Event()
         self._has_pidfd = probe_pidfd()
+        self._has_terminal = has_terminal()
+        self._told_of = UnitRules.NONE
         self._runner = Runner(
             world.launcher,
             world.clock,
@@ -110,6 +123,26 @@ class _Daemon:
             clock=world.clock,
             chance=_chance,
         )
+        self._reloader = Reloader(
+            world.read_config, self._apply, clock=world.clock, notifier=world.notifier
+        )
+        self._control = Control(
+            self._supervisor,
+            config,
+            world.clock,
+            reload=self._reloader.order,
+            unit_rules=self._unit_rules(),
+        )
+        self._api = ApiServer(
+            world.sockets.api,
+            self._keyring,
+            world.access,
+            self._counters,
+            now=world.clock.now,
+            limits=limits_of(config.serving),
+        )
+        self._credentials = self._credential_server()
+        self._admin = self._admin_server()
 
     async def run(self, launched: Launch | None) -> int:
         """Live."""
@@ -122,14 +155,16 @@ class _Daemon:
         for server in servers:
             await server.start()
         self._tell_of_unit_rules()
-        count = len(self._world.config.keys)
+        count = len(self._config.keys)
         self._world.notifier.ready(f"0 of {count} keys held")
         keys = f"{count} key{'s' * (count != 1)}"
         log(Event.STARTED, f"listening; {keys} configured")
         supervising = asyncio.create_task(self._supervisor.run(launched))
+        reloading = asyncio.create_task(self._reloader.run())
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({supervising, stopping}, return_when=asyncio.FIRST_COMPLETED)
         self._world.notifier.stopping()
+        reloading.cancel()
         self._supervisor.stop()
         self._runner.kill()
         # Wiped in any case, and at once where somebody said that we may not go on.
@@ -145,54 +180,90 @@ class _Daemon:
             return exit_codes.OK
         return self._outcome(supervising)
 
+    def _credential_server(self) -> CredentialServer | None:
+        world = self._world
+        if world.sockets.credentials is None:
+            return None
+        return CredentialServer(
+            world.sockets.credentials,
+            self._keyring,
+            self._access,
+            self._counters,
+            wait_seconds=self._config.serving.credential_wait_seconds,
+            store=world.notifier,
+            restored=world.stored_credentials,
+        )
+
+    def _admin_server(self) -> AdminServer | None:
+        if self._world.sockets.admin is None:
+            return None
+        return AdminServer(
+            self._world.sockets.admin,
+            self._keyring,
+            self._counters,
+            self._control,
+            limits=limits_of(self._config.serving),
+        )
+
     def _servers(self) -> list[Server]:
-        world, keyring, counters = self._world, self._keyring, self._counters
-        sockets = world.sockets
-        limits = limits_of(world.config.serving)
-        servers: list[Server] = [
-            ApiServer(
-                sockets.api,
-                keyring,
-                world.access,
-                counters,
-                now=world.clock.now,
-                limits=limits,
-            )
-        ]
-        if sockets.credentials is not None:
-            servers.append(
-                CredentialServer(
-                    sockets.credentials,
-                    keyring,
-                    world.access,
-                    counters,
-                    wait_seconds=world.config.serving.credential_wait_seconds,
-                    store=world.notifier,
-                    restored=world.stored_credentials,
-                )
-            )
-        if sockets.admin is not None:
-            control = Control(
-                self._supervisor,
-                world.config,
-                world.clock,
-                unit_rules=world.access.unit_rules(has_pidfd=self._has_pidfd),
-            )
-            servers.append(
-                AdminServer(sockets.admin, keyring, counters, control, limits=limits)
-            )
-        if world.config.agent.metrics_listen:
+        servers: list[Server] = [self._api]
+        if self._credentials is not None:
+            servers.append(self._credentials)
+        if self._admin is not None:
+            servers.append(self._admin)
+        if self._config.agent.metrics_listen:
+            limits = limits_of(self._config.serving)
             servers.append(
                 MetricsPort(
-                    world.config.agent.metrics_listen,
-                    lambda sock: MetricsServer(sock, keyring, counters, limits=limits),
-                    world.clock,
+                    self._config.agent.metrics_listen,
+                    lambda sock: MetricsServer(
+                        sock, self._keyring, self._counters, limits=limits
+                    ),
+                    self._world.clock,
                 )
             )
         return servers
 
+    def _apply(self, config: Config, access: Access) -> tuple[str, ...]:
+        """Put another configuration in force, in one step of the event loop."""
+        before, self._config, self._access = self._config, config, access
+        if problem := too_few(
+            config.serving, allow_descriptors(descriptors_for(config.serving))
+        ):
+            log(Event.FEW_DESCRIPTORS, problem)
+        self._world.launcher.configure(config)
+        self._runner.configure(config.limits.job_timeout_seconds)
+        # Whoever waits for a change asks about keys that both know: gone ones go
+        # first, and new ones come last.
+        self._keyring.remove(before.keys.keys() - config.keys.keys())
+        self._control.configure(config, unit_rules=self._unit_rules())
+        self._supervisor.configure(key_requests(config))
+        self._counters.configure(tuple(config.keys))
+        self._keyring.add(config.keys)
+        self._api.change_access(access)
+        self._api.change_limits(limits_of(config.serving))
+        if self._credentials is not None:
+            self._credentials.change_access(access)
+            self._credentials.wait_seconds = config.serving.credential_wait_seconds
+        if self._admin is not None:
+            self._admin.change_limits(limits_of(config.serving))
+        if _how_keys_are_had(before) != _how_keys_are_had(config):
+            self._control.refresh_all()
+        self._tell_of_unit_rules()
+        return tuple(
+            f"agent.{name}"
+            for name in _BOUND_AT_START
+            if getattr(before.agent, name) != getattr(config.agent, name)
+        )
+
+    def _unit_rules(self) -> UnitRules:
+        return self._access.unit_rules(has_pidfd=self._has_pidfd)
+
     def _tell_of_unit_rules(self) -> None:
-        how = self._world.access.unit_rules(has_pidfd=self._has_pidfd)
+        how = self._unit_rules()
+        if how is self._told_of:
+            return
+        self._told_of = how
         if how is UnitRules.NOT_PINNED:
             log(
                 Event.UNIT_RULES,
@@ -216,14 +287,11 @@ class _Daemon:
         self._stopping.set()
 
     def _hang_up(self) -> None:
-        """End with the terminal; where there is none, somebody wants a reload."""
-        if not self._world.notifier.is_wanted:
+        """Read the configuration again; but end with the terminal that started us."""
+        if self._has_terminal and not self._world.notifier.is_wanted:
             self._stop(signal.SIGHUP)
-            return
-        log(
-            Event.NO_RELOAD,
-            "SIGHUP: a changed configuration takes a restart of the agent",
-        )
+        else:
+            self._reloader.order(lambda _outcome: None)
 
     def _outcome(self, supervising: asyncio.Task[None]) -> int:
         error = supervising.exception()
@@ -253,6 +321,14 @@ class _TimedJobs:
             for step, milliseconds in release.result.timings.items()
         }
         return release
+
+
+def _how_keys_are_had(config: Config) -> tuple[object, ...]:
+    """Pick what every release depends on."""
+    return (
+        *(config.attestation, config.identity, config.vtpm),
+        *(config.imds, config.trust),
+    )
 
 
 def _chance() -> float:

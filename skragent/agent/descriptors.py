@@ -19,6 +19,18 @@ def descriptors_for(serving: ServingConfig) -> int:
     return _SOCKETS * serving.connections + _OTHERS
 
 
+def too_few(serving: ServingConfig, allowed: int) -> str:
+    """Say what to do where fewer are allowed than may be needed; else nothing."""
+    wanted = descriptors_for(serving)
+    if allowed >= wanted:
+        return ""
+    return (
+        f"{allowed} descriptors are allowed, and serving.connections ="
+        f" {serving.connections} may need {wanted}: raise LimitNOFILE="
+        " of the unit (ulimit -Hn), or admit fewer"
+    )
+
+
 def allow_descriptors(wanted: int) -> int:
     """Raise our own limit as far as it is needed and allowed; gives the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

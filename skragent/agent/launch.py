@@ -63,7 +63,11 @@ class Launcher:
         self._clock = clock
         self._command = tuple(command)
         self._environment = releaser_environment(environment)
-        self._tcg_log = find_tcg_log(config.vtpm.tcg_log, environment)
+        self._credentials = environment.get("CREDENTIALS_DIRECTORY", "")
+
+    def configure(self, config: Config) -> None:
+        """Have the next releasers work by another configuration."""
+        self._config = config
 
     def launch(self, keys: Sequence[KeyRequest]) -> Launch:
         """Start a releaser for these keys.
@@ -81,7 +85,7 @@ class Launcher:
                 now=self._clock.now(),
                 arena_fd=arena.fd,
                 arena_bytes=arena.size,
-                tcg_log=self._tcg_log,
+                tcg_log=find_tcg_log(self._config.vtpm.tcg_log, self._credentials),
             )
             child = spawn(
                 self._command,
@@ -95,12 +99,15 @@ class Launcher:
         return Launch(child, arena, frozenset(key.alias for key in keys), began_at)
 
 
-def find_tcg_log(configured: str, environment: Mapping[str, str]) -> str:
+def find_tcg_log(configured: str, directory: str) -> str:
     """Choose where the TCG log is read: systemd's credential, if there is one.
 
     The kernel's own file is root's; a path that was configured is taken as it is.
+
+    Args:
+        configured: the setting.
+        directory: where systemd put our credentials; empty: it did not.
     """
-    directory = environment.get("CREDENTIALS_DIRECTORY", "")
     if not directory or configured != VtpmConfig().tcg_log:
         return configured
     credential = Path(directory, _TCG_LOG_CREDENTIAL)

@@ -28,7 +28,7 @@ from skragent.errors import Disposition
 from skragent.keyring import KeyState
 
 if TYPE_CHECKING:
-    from skragent.job import ReleasedKey
+    from skragent.job import KeyRequest, ReleasedKey
 
 # Long enough for an outage over a night with people to mend it in the morning.
 MAX_STALE_SECONDS: Final = 24 * 3600.0
@@ -128,6 +128,21 @@ def asked_for(life: KeyLife, boottime: float) -> KeyLife:
     """Ask for a key now, whatever was planned; one that was dropped may come back."""
     state = KeyState.WAITING if life.state is KeyState.DROPPED else life.state
     return dataclasses.replace(life, state=state, due_at=min(life.due_at, boottime))
+
+
+def reconfigured(
+    life: KeyLife, before: KeyRequest, after: KeyRequest, boottime: float
+) -> KeyLife:
+    """Go on where the configuration now says something else of a key.
+
+    Another key of a vault, or of another one, has nothing to do with what is held.
+    Another version of the same is its successor.
+    """
+    if (before.vault, before.name) != (after.vault, after.name):
+        return KeyLife()
+    if before != after and life.state is not KeyState.DROPPED:
+        return asked_for(life, boottime)
+    return life
 
 
 def planned(life: KeyLife, due_at: float) -> KeyLife:

@@ -57,6 +57,14 @@ class Notifier:
         """Say that the sockets listen."""
         self._send(f"READY=1\nSTATUS={status}")
 
+    def reloading(self) -> None:
+        """Say that the configuration is read again, until `reloaded`."""
+        self._send("RELOADING=1")
+
+    def reloaded(self) -> None:
+        """Say that it was."""
+        self._send("READY=1")
+
     def status(self, status: str) -> None:
         """Show one line in `systemctl status`."""
         if status != self._status:

@@ -81,6 +81,10 @@ class Runner:
         self._log_output = log_output
         self._running: Child | None = None
 
+    def configure(self, timeout_seconds: float) -> None:
+        """Give the jobs that come another time."""
+        self._timeout_seconds = timeout_seconds
+
     async def run(
         self, keys: Sequence[KeyRequest], *, launched: Launch | None = None
     ) -> Release:

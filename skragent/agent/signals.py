@@ -7,6 +7,7 @@ it was handed to an empty credential.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from typing import TYPE_CHECKING, Final
 
@@ -33,3 +34,12 @@ def held_back() -> Iterator[None]:
 def let_through() -> None:
     """Let those come that waited, and all after them."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+
+
+def has_terminal() -> bool:
+    """Tell whether a terminal controls us, whose end is a SIGHUP: setsid(2)."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True

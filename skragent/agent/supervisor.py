@@ -99,7 +99,7 @@ class Supervisor:
         self._clock = clock
         self._chance = chance
         self._launched: Launch | None = None
-        self._due: tuple[str, ...] = ()
+        self._asked: dict[str, KeyRequest] = {}  # what the last job was for
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()  # set: no pause between two attempts
         self._plans_changed = asyncio.Event()
@@ -143,6 +143,26 @@ class Supervisor:
         """Let go of a key; it comes back when `refresh` names it."""
         self._put(alias, lifecycle.dropped(self.lives[alias]))
 
+    def configure(self, keys: Mapping[str, KeyRequest]) -> None:
+        """Keep these keys from now on; what goes on under the same name stays held.
+
+        A name that now means another key waits for that one, and what was held is
+        let go. Another version of the same key is asked for, and the one before is
+        held until it is here. What a job that runs finds out of changed ones is void.
+        """
+        before, self._keys = self._keys, keys
+        lives, self.lives = self.lives, {}
+        for alias in keys:
+            self.lives[alias] = lives.get(alias) or KeyLife()
+        for alias in keys.keys() & before.keys():
+            life = lifecycle.reconfigured(
+                self.lives[alias], before[alias], keys[alias], self._clock.boottime()
+            )
+            self._put(alias, life)
+        self._plans_changed.set()
+        self._lives_changed.set()
+        self._hurried.set()
+
     async def _keep_fresh(self) -> None:
         retrying = backoff.retrying(
             wait=self._wait_after, sleep=self._pause, is_stopping=self._stopping.is_set
@@ -170,13 +190,14 @@ class Supervisor:
 
     async def _attempt(self) -> None:
         """Run one job for the keys that are due now."""
-        self._due = schedule.due_keys(self.lives, self._clock.boottime())
-        if not self._due or self._stopping.is_set():
+        due = schedule.due_keys(self.lives, self._clock.boottime())
+        self._asked = {alias: self._keys[alias] for alias in due}
+        if not due or self._stopping.is_set():
             return
         launched, self._launched = self._launched, None
         try:
             release = await self._jobs.run(
-                [self._keys[alias] for alias in self._due], launched=launched
+                list(self._asked.values()), launched=launched
             )
             if release.result.failure is not None:
                 raise failure_error(release.result.failure)
@@ -193,19 +214,25 @@ class Supervisor:
             self._put(alias, lifecycle.failed(self.lives[alias], error.disposition))
 
     def _still_wanted(self) -> list[str]:
-        """List the keys of this job that were not dropped while it ran."""
-        return [a for a in self._due if self.lives[a].state is not KeyState.DROPPED]
+        """List the keys of this job that were not dropped or changed meanwhile."""
+        return [
+            alias
+            for alias, key in self._asked.items()
+            if self._keys.get(alias) == key
+            and self.lives[alias].state is not KeyState.DROPPED
+        ]
 
     def _wait_after(self, error: SkrAgentError, failures: int) -> float:
         if self._stopping.is_set():
             return 0.0  # we killed it ourselves: nobody's failure
+        wanted = self._still_wanted()
         seconds = backoff.wait_seconds(
             error,
             failures=failures,
-            denials=max((self.lives[alias].denials for alias in self._due), default=0),
+            denials=max((self.lives[alias].denials for alias in wanted), default=0),
             jitter=self._chance(),
         )
-        self._holder.job_failed(self._still_wanted(), error, seconds)
+        self._holder.job_failed(wanted, error, seconds)
         return seconds
 
     def _settle(self, release: Release) -> None:

@@ -36,7 +36,7 @@ def load_config(path: str) -> Config:
     Raises:
         ConfigError: config.unreadable, or what `parse_config` says.
     """
-    return parse_config(_read(path))
+    return parse_config(read_config(path))
 
 
 def examine_file(path: str) -> tuple[Config, list[str]]:
@@ -45,10 +45,15 @@ def examine_file(path: str) -> tuple[Config, list[str]]:
     Raises:
         ConfigError: config.unreadable, or it is no TOML at all.
     """
-    return examine_config(_read(path))
+    return examine_config(read_config(path))
 
 
-def _read(path: str) -> str:
+def read_config(path: str) -> str:
+    """Read a configuration file's text.
+
+    Raises:
+        ConfigError: config.unreadable, config.syntax (not UTF-8), or it is too long.
+    """
     try:
         with Path(path).open("rb") as file:
             raw = file.read(MAX_CONFIG_BYTES + 1)

@@ -33,6 +33,7 @@ _COMMANDS: Final = {
     "get": "fetch a key from the running agent",
     "status": "show what the agent holds, and what keeps it from the rest",
     "refresh": "have keys released now: those that are named, or all but dropped ones",
+    "reload": "have the agent read its configuration again",
     "drop": "wipe a key now, and keep it away",
     "wait": "wait until keys are held: those that are named, or all of them",
     "check-config": "find every problem of a configuration file",

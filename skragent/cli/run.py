@@ -11,7 +11,8 @@ import os
 from typing import TYPE_CHECKING
 
 from skragent.agent.signals import held_back
-from skragent.cli.config_file import add_config_option, load_config
+from skragent.cli.config_file import add_config_option, read_config
+from skragent.config import parse_config
 from skragent.errors import SkrAgentError
 from skragent.secretmem import forbid_core_dumps
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from skragent.agent.clock import Clock
     from skragent.agent.notify import Inherited
-    from skragent.config import Config
 
 _DESCRIPTION = """\
 Attest, have the configured keys released, hold them and serve them, until SIGTERM.
@@ -55,23 +55,27 @@ def add_parser(
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the agent until it is stopped; gives the exit code."""
-    return run_agent(lambda: load_config(arguments.config))
+    return run_agent(lambda: read_config(arguments.config))
 
 
 def run_agent(
-    load: Callable[[], Config], *, releaser: tuple[str, ...] | None = None
+    read: Callable[[], str], *, releaser: tuple[str, ...] | None = None
 ) -> int:
-    """Run the agent on a configuration; `releaser` is tests' substitute command.
+    """Run the agent.
+
+    Args:
+        read: gives the configuration's text, now and at each reload.
+        releaser: tests' substitute command.
 
     Raises:
         SkrAgentError: it cannot start.
     """
     forbid_core_dumps()
     with held_back():  # until the event loop looks at signals
-        return _run_or_refuse(load, releaser)
+        return _run_or_refuse(read, releaser)
 
 
-def _run_or_refuse(load: Callable[[], Config], releaser: tuple[str, ...] | None) -> int:
+def _run_or_refuse(read: Callable[[], str], releaser: tuple[str, ...] | None) -> int:
     """Run, or refuse the credentials that it was handed: else they would be empty."""
     from skragent.agent.clock import SystemClock  # noqa: PLC0415 - when it is its turn
     from skragent.agent.notify import inherited_sockets  # noqa: PLC0415 - the same
@@ -79,7 +83,7 @@ def _run_or_refuse(load: Callable[[], Config], releaser: tuple[str, ...] | None)
     clock = SystemClock()
     inherited = inherited_sockets(os.environ)
     try:
-        return _run(load(), inherited, clock, releaser)
+        return _run(read, inherited, clock, releaser)
     except BaseException:
         from skragent.agent.orphans import refuse_orphans  # noqa: PLC0415 - seldom
 
@@ -88,7 +92,7 @@ def _run_or_refuse(load: Callable[[], Config], releaser: tuple[str, ...] | None)
 
 
 def _run(
-    config: Config,
+    read: Callable[[], str],
     inherited: Inherited,
     clock: Clock,
     releaser: tuple[str, ...] | None,
@@ -97,15 +101,16 @@ def _run(
     from skragent.agent.descriptors import (  # noqa: PLC0415
         allow_descriptors,
         descriptors_for,
+        too_few,
     )
     from skragent.agent.jobs import key_requests  # noqa: PLC0415
     from skragent.agent.launch import Launcher  # noqa: PLC0415
     from skragent.agent.notify import Notifier  # noqa: PLC0415
     from skragent.agent.sockets import open_sockets  # noqa: PLC0415
 
+    config = parse_config(read())
     environment = dict(os.environ)
-    wanted = descriptors_for(config.serving)
-    allowed = allow_descriptors(wanted)
+    allowed = allow_descriptors(descriptors_for(config.serving))
     with open_sockets(config.agent, inherited.listeners) as sockets:
         command = () if releaser is None else (releaser,)
         launcher = Launcher(config, clock, environment, *command)
@@ -122,13 +127,8 @@ def _run(
         from skragent.serving import resolve_access  # noqa: PLC0415
 
         set_up_logging(environment)
-        if allowed < wanted:
-            log(
-                Event.FEW_DESCRIPTORS,
-                f"{allowed} descriptors are allowed, and serving.connections ="
-                f" {config.serving.connections} may need {wanted}: raise LimitNOFILE="
-                " of the unit (ulimit -Hn), or admit fewer",
-            )
+        if problem := too_few(config.serving, allowed):
+            log(Event.FEW_DESCRIPTORS, problem)
         try:
             world = World(
                 config=config,
@@ -140,6 +140,7 @@ def _run(
                 launcher=launcher,
                 notifier=Notifier(environment),
                 sockets=sockets,
+                read_config=read,
                 stored_credentials=inherited.credentials,
             )
         except BaseException:

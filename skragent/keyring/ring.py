@@ -70,14 +70,19 @@ class Keyring:
         """Call `observer()` after each change of what is known, failures too."""
         self._observers.append(observer)
 
-    def configure(self, aliases: Iterable[str]) -> None:
-        """Hold exactly these keys: new ones wait, others are dropped and wiped."""
-        wanted = dict.fromkeys(aliases)
-        for alias in [alias for alias in self._entries if alias not in wanted]:
-            self.drop(alias, KeyState.WAITING)
-            del self._entries[alias]
-        for alias in wanted:
+    def remove(self, aliases: Iterable[str]) -> None:
+        """Forget keys that are configured no more: they are wiped, and unknown."""
+        for alias in aliases:
+            entry = self._entries.pop(alias)
+            self._tell(alias)
+            if entry.key is not None:
+                entry.key.wipe()
+
+    def add(self, aliases: Iterable[str]) -> None:
+        """Know of keys that are new in the configuration: they wait."""
+        for alias in aliases:
             self._entries.setdefault(alias, Entry(alias))
+        self._show()
 
     def put(self, key: HeldKey) -> None:
         """Hold a fresh release instead of the one before.

@@ -82,7 +82,8 @@ class Event(enum.Enum):
     REQUEST_FAILED = ("ec3d49e9088343fb82e8e8da40aa5f51", logging.ERROR)
     METRICS_REFUSED = ("b528e0bb2bc243079fc95793d6f1eef2", logging.ERROR)
     FEW_DESCRIPTORS = ("eaa993651ff44c09a196bcc0c38232df", logging.WARNING)
-    NO_RELOAD = ("2393669f86e94325bfaa2a361cc9735b", logging.WARNING)
+    RELOADED = ("7246c53adde24299b69475a5e358e1b8", logging.INFO)
+    NEEDS_RESTART = ("c6058cfae1304203950665bef0d36bdb", logging.WARNING)
     CONNECTIONS_REFUSED = ("2bf5f10abfe849d2a9fecf86af81291b", logging.WARNING)
 
     def __init__(self, message_id: str, level: int) -> None:

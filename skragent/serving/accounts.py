@@ -62,7 +62,7 @@ class Accounts:
     """All shares. One without connections is forgotten at the next tick."""
 
     def __init__(self, answers_per_tick: int) -> None:
-        self._answers_per_tick = answers_per_tick
+        self.answers_per_tick = answers_per_tick
         self._by_owner: dict[int, Account] = {}
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ class Accounts:
         """Return somebody's share."""
         account = self._by_owner.get(owner)
         if account is None:
-            account = self._by_owner[owner] = Account(self._answers_per_tick)
+            account = self._by_owner[owner] = Account(self.answers_per_tick)
         return account
 
     def refill(self) -> None:
@@ -80,7 +80,7 @@ class Accounts:
         for owner in [o for o, a in self._by_owner.items() if not a.connections]:
             del self._by_owner[owner]
         for account in self._by_owner.values():
-            account.refill(self._answers_per_tick)
+            account.refill(self.answers_per_tick)
 
     def heaviest(self, pool: Pool) -> Account:
         """Find who has most of something. There is somebody."""

@@ -2,6 +2,7 @@
 
     GET /v1/status[?wait=]     everything that is known
     POST /v1/refresh           release now: all keys, or {"keys": [NAME...]}
+    POST /v1/reload            read the configuration again
     DELETE /v1/keys/NAME       wipe a key; it stays away until it is refreshed by name
 
 The socket's mode keeps others out; the peer's uid is looked at all the same, for a
@@ -30,6 +31,7 @@ from skragent.serving.status import status_answer
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from skragent.errors import SkrAgentError
     from skragent.keyring import Keyring
     from skragent.observe import Cell, Counters
     from skragent.serving.park import Parked
@@ -40,7 +42,28 @@ SOCKET: Final = "admin"
 METHOD_NOT_ALLOWED: Final = 405
 
 _KEYS: Final = "/v1/keys/"
-_STATUS: Final = "status"  # what is waited for
+# What is waited for.
+_STATUS: Final = "status"
+_RELOAD: Final = "reload"
+# Longer than a reload takes at most, for both the file and the names in it.
+_RELOAD_SECONDS: Final = 75.0
+
+UNPROCESSABLE: Final = 422
+SERVICE_UNAVAILABLE: Final = 503
+
+
+class ReloadOutcome(Protocol):
+    """What came of a reload."""
+
+    @property
+    def error(self) -> SkrAgentError | None:
+        """Return why the file was refused."""
+        ...
+
+    @property
+    def needs_restart(self) -> Sequence[str]:
+        """Return the settings that are in force after a restart only."""
+        ...
 
 
 class Control(Protocol):
@@ -48,6 +71,10 @@ class Control(Protocol):
 
     def refresh(self, aliases: Sequence[str]) -> None:
         """Have these keys released as soon as it can be."""
+        ...
+
+    def reload(self, listener: Callable[[ReloadOutcome], None]) -> None:
+        """Have the configuration read again; `listener` hears what came of it."""
         ...
 
     def drop(self, alias: str) -> None:
@@ -103,6 +130,7 @@ class AdminApi:
         routes = {
             "/v1/status": ("status", "GET", self._status),
             "/v1/refresh": ("refresh", "POST", self._refresh),
+            "/v1/reload": ("reload", "POST", self._reload),
             "/healthz": ("health", "GET", self._health),
         }
         return routes.get(path, ("none", "", _nothing))
@@ -165,6 +193,40 @@ class AdminApi:
             {"refreshing": list(wanted)},
             cell=self._cell("refresh", names.CODE_OK),
             status=HTTPStatus.ACCEPTED,
+        )
+
+    def _reload(self, request: Request, peer: Peer) -> Answer | Parked:
+        parse_query(request, ())
+        if request.body:
+            raise RequestError("this request has no body", code="serve.body")
+        heard: list[ReloadOutcome] = []
+
+        def listen(outcome: ReloadOutcome) -> None:
+            heard.append(outcome)
+            self._lots.look(_RELOAD)
+
+        def ask(must: bool) -> Answer | None:  # noqa: FBT001 - Parked's
+            if heard:
+                return self._reloaded(heard[0])
+            if not must:
+                return None
+            error = ServeError("the reload goes on still", code="serve.not_ready")
+            error.status = SERVICE_UNAVAILABLE
+            return problem_answer(error, cell=self._cell("reload", error.code))
+
+        _log(peer, "a reload was ordered")
+        self._control.reload(listen)
+        return self._lots.now_or_later(_RELOAD, _RELOAD_SECONDS, ask)
+
+    def _reloaded(self, outcome: ReloadOutcome) -> Answer:
+        if outcome.error is not None:
+            refused = RequestError(
+                outcome.error.message, code=outcome.error.code, status=UNPROCESSABLE
+            )
+            return problem_answer(refused, cell=self._cell("reload", refused.code))
+        return json_answer(
+            {"needs_restart": list(outcome.needs_restart)},
+            cell=self._cell("reload", names.CODE_OK),
         )
 
     def _drop(self, request: Request, peer: Peer) -> Answer:

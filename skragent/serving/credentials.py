@@ -107,7 +107,7 @@ class CredentialServer:
         self._keyring = keyring
         self._access = access
         self._counters = counters
-        self._wait_seconds = wait_seconds
+        self.wait_seconds = wait_seconds  # of those that come from now on
         self._store = store
         self._restored = list(restored)
         self._askers: dict[int, _Asker] = {}
@@ -232,14 +232,15 @@ class CredentialServer:
     def _wait(self, asker: _Asker) -> None:
         self._waiting[asker.name.alias].add(asker)
         self._counters.in_flight[SOCKET] += 1
+        seconds = self.wait_seconds
         asker.deadline = self._loop.call_later(
-            self._wait_seconds, self._on_deadline, asker
+            seconds, self._on_deadline, asker, seconds
         )
 
-    def _on_deadline(self, asker: _Asker) -> None:
+    def _on_deadline(self, asker: _Asker, seconds: float) -> None:
         entry = self._keyring.get(asker.name.alias)
         why = entry.failure_code if entry else ""
-        what = f"the key did not come within {self._wait_seconds:g} s"
+        what = f"the key did not come within {seconds:g} s"
         self._refuse(asker, "serve.not_ready", f"{what}: {why}" if why else what)
 
     def _on_change(self, alias: str) -> None:

@@ -85,6 +85,12 @@ class Crowd(Generic[_Member]):
     def __iter__(self) -> Iterator[_Member]:
         return iter(list(self._members))  # who is met may leave
 
+    def change_limits(self, limits: Limits) -> None:
+        """Have other bounds from now on: who is there already stays."""
+        self._limits = limits
+        self.accounts.answers_per_tick = limits.answers_per_second_per_uid
+        self.is_busy = self._in_flight >= limits.requests_in_flight
+
     def has_room(self, account: Account) -> bool:
         """Tell whether one more connection is admitted, if need be for another."""
         if account.connections >= self._limits.connections_per_uid:

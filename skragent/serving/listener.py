@@ -109,6 +109,11 @@ class Listener:
             self._sweeping.cancel()
             self._sweeping = None
 
+    def change_limits(self, limits: Limits) -> None:
+        """Have other bounds from now on; nobody is cut for them."""
+        self.limits = limits
+        self.crowd.change_limits(limits)
+
     def cut_takers(self) -> None:
         """Cut whoever has not taken an answer wholly: its bytes are about to go."""
         for connection in self.crowd:

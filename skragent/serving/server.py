@@ -94,6 +94,10 @@ class ApiServer:
         self._look_for_what_rules_name(access)
         self._api.change_access(access)
 
+    def change_limits(self, limits: Limits) -> None:
+        """Have other bounds from now on; nobody is cut for them."""
+        self._listener.change_limits(limits)
+
     def _look_for_what_rules_name(self, access: Access) -> None:
         self._access = access
         self._listener.wants_unit = access.wants_units
@@ -106,7 +110,7 @@ class ApiServer:
         # A dropped key is wiped next: who has read half of it must not get zeros.
         # Few are ever that slow, so who reads another key is cut with them.
         entry = self._keyring.get(alias)
-        if entry is not None and entry.key is None:
+        if entry is None or entry.key is None:
             self._listener.cut_takers()
 
 
@@ -131,6 +135,10 @@ class AdminServer:
     async def start(self) -> None:
         """Begin to accept."""
         await self._listener.start()
+
+    def change_limits(self, limits: Limits) -> None:
+        """Have other bounds from now on; nobody is cut for them."""
+        self._listener.change_limits(limits)
 
     async def close(self, seconds: float = CLOSE_SECONDS) -> None:
         """Stop accepting, let answers under way be taken, cut what is left."""

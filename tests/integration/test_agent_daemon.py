@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
 import socket
 import stat
@@ -19,10 +21,17 @@ from support.agent_process import DAEMON, DEADLINE_SECONDS, Agent
 def start(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
     agents: list[Agent] = []
 
-    def begin(mode: str, *arguments: str, systemd: bool = True) -> Agent:
+    def begin(
+        mode: str,
+        *arguments: str,
+        systemd: bool = True,
+        terminal: int | None = None,
+    ) -> Agent:
         directory = tmp_path / str(len(agents))
         directory.mkdir()
-        agents.append(Agent(directory, mode, *arguments, systemd=systemd))
+        agents.append(
+            Agent(directory, mode, *arguments, systemd=systemd, terminal=terminal)
+        )
         return agents[-1]
 
     yield begin
@@ -56,19 +65,33 @@ def test_sigterm_is_obeyed_in_two_seconds_whatever_clients_and_releaser_do(
         assert agent.process.wait(2.0) == 0
 
 
-def test_sighup_under_systemd_ends_nothing(start: Callable[..., Agent]) -> None:
+def test_sighup_reloads_and_systemd_is_told(start: Callable[..., Agent]) -> None:
     agent = start("release")
     agent.until_notified(b"READY=1")
-    agent.process.send_signal(signal.SIGHUP)
-    assert agent.process.stderr is not None
-    assert any(b"SIGHUP" in line for line in agent.process.stderr)
     agent.until(agent.holds_key)
+    agent.process.send_signal(signal.SIGHUP)
+    agent.until_notified(b"RELOADING=1")
+    agent.until_notified(b"READY=1")
+    assert agent.holds_key()
 
 
-def test_sighup_of_a_terminal_ends_it(start: Callable[..., Agent]) -> None:
+def test_an_agent_without_systemd_and_terminal_reloads_on_sighup(
+    start: Callable[..., Agent],
+) -> None:
     agent = start("release", systemd=False)
     agent.until(agent.holds_key)
     agent.process.send_signal(signal.SIGHUP)
+    assert agent.process.stderr is not None
+    assert any(b"reloaded" in line for line in agent.process.stderr)
+    assert agent.holds_key()
+
+
+def test_the_end_of_its_terminal_ends_it(start: Callable[..., Agent]) -> None:
+    ours, its = pty.openpty()
+    agent = start("release", systemd=False, terminal=its)
+    os.close(its)
+    agent.until(agent.holds_key)
+    os.close(ours)
     assert agent.process.wait(DEADLINE_SECONDS) == 0
 
 

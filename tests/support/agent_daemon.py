@@ -6,16 +6,11 @@ import sys
 from pathlib import Path
 
 from skragent.cli.run import run_agent
-from skragent.config import parse_config
 from skragent.errors import SkrAgentError
 
 if __name__ == "__main__":
     config, *releaser = sys.argv[1:]
     try:
-        sys.exit(
-            run_agent(
-                lambda: parse_config(Path(config).read_text()), releaser=tuple(releaser)
-            )
-        )
+        sys.exit(run_agent(lambda: Path(config).read_text(), releaser=tuple(releaser)))
     except SkrAgentError as error:
         sys.exit(f"{error.code}: {error.message}")

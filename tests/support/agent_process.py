@@ -27,6 +27,7 @@ class Agent:
         mode: what the releaser does: see agent_releaser.
         arguments: of the releaser.
         systemd: whether there is one that wants to be told.
+        terminal: the descriptor of one that controls it; else it has none.
         agent: what else its configuration says in [agent].
         text: how its configuration goes on, after the key's name and vault.
         before: the command that starts the daemon's script.
@@ -38,6 +39,7 @@ class Agent:
         mode: str,
         *arguments: str,
         systemd: bool = True,
+        terminal: int | None = None,
         agent: str = 'metrics_listen = ""',
         text: str = "",
         before: Sequence[str] = (sys.executable,),
@@ -57,10 +59,12 @@ class Agent:
         self.notified.bind(str(directory / "notify"))
         self.notified.settimeout(DEADLINE_SECONDS)
         notify = str(directory / "notify")
+        session = ["setsid"] if terminal is None else ["setsid", "--ctty"]
         self.process = subprocess.Popen(
-            [*before, DAEMON, config, *substitute(mode, *arguments)],
+            [*session, *before, DAEMON, config, *substitute(mode, *arguments)],
             stderr=subprocess.PIPE,
             env=os.environ | ({"NOTIFY_SOCKET": notify} if systemd else {}),
+            stdin=terminal,
         )
 
     def until_notified(self, what: bytes) -> None:

@@ -146,24 +146,24 @@ def test_a_secret_in_our_environment_stays_with_us() -> None:
 
 def test_the_tcg_log_is_read_from_the_credential(tmp_path: Path) -> None:
     (tmp_path / "tcglog").write_bytes(b"\0" * 100)
-    found = find_tcg_log(DEFAULT_LOG, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    found = find_tcg_log(DEFAULT_LOG, str(tmp_path))
     assert found == str(tmp_path / "tcglog")
 
 
 def test_a_machine_without_a_tcg_log_sends_none(tmp_path: Path) -> None:
     (tmp_path / "tcglog").write_bytes(b"none")
-    found = find_tcg_log(DEFAULT_LOG, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    found = find_tcg_log(DEFAULT_LOG, str(tmp_path))
     assert found == ""
 
 
 def test_without_a_credential_the_tcg_log_is_the_kernels(tmp_path: Path) -> None:
-    found = find_tcg_log(DEFAULT_LOG, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    found = find_tcg_log(DEFAULT_LOG, str(tmp_path))
     assert found == DEFAULT_LOG
 
 
 def test_a_configured_tcg_log_wins_over_the_credential(tmp_path: Path) -> None:
     (tmp_path / "tcglog").write_bytes(b"\0" * 100)
-    found = find_tcg_log("/log", {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    found = find_tcg_log("/log", str(tmp_path))
     assert found == "/log"
 
 

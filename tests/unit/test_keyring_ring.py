@@ -121,13 +121,30 @@ def test_listeners_hear_of_every_change_of_what_is_served() -> None:
     assert heard == [ALIAS] * 3
 
 
-def test_another_configuration_drops_what_it_does_not_name() -> None:
+def test_a_key_that_is_removed_is_wiped_and_unknown() -> None:
     gone, kept = held_key("gone"), held_key()
     ring = ring_with(gone, kept)
-    ring.configure([ALIAS, "new"])
-    assert [entry.alias for entry in ring] == [ALIAS, "new"]
+    ring.remove(["gone"])
+    assert [entry.alias for entry in ring] == [ALIAS]
     assert not any(gone.forms["jwk"])
     assert bytes(kept.forms["jwk"]) == FORMS["jwk"]
+
+
+def test_listeners_hear_of_a_removed_key_before_the_bytes_are_gone() -> None:
+    key = held_key()
+    ring = ring_with(key)
+    heard = []
+    ring.subscribe(lambda alias: heard.append((ring.get(alias), *key.forms["jwk"])))
+    ring.remove([ALIAS])
+    assert heard == [(None, *FORMS["jwk"])]
+
+
+def test_a_key_that_is_added_waits_and_is_shown() -> None:
+    ring = ring_with(held_key())
+    seen: list[list[str]] = []
+    ring.observe(lambda: seen.append([entry.state for entry in ring]))
+    ring.add(["new"])
+    assert seen == [[KeyState.CURRENT, KeyState.WAITING]]
 
 
 def test_wiping_leaves_nothing() -> None:

@@ -1,0 +1,111 @@
+"""Another configuration for an agent that runs, against the whole emulator."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from support.e2e import SKRAGENT, Agent, config_for, create_key
+
+from skragent.client import SkragentError
+
+if TYPE_CHECKING:
+    from skragent.emulator.thread import EmulatorThread
+
+pytestmark = pytest.mark.swtpm
+
+
+class Reloadable:
+    """An agent that holds `demo` and `db`, and its file."""
+
+    def __init__(self, agent: Agent, emulator: EmulatorThread) -> None:
+        self.agent = agent
+        self.file = agent.socket.with_name("skragent.toml")
+        self._emulator = emulator
+
+    def write(self, *aliases: str) -> str:
+        """Have these keys in the file."""
+        text = config_for(self._emulator, self.file.parent, *aliases)
+        self.file.write_text(text)
+        return text
+
+    def reload(self) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*SKRAGENT, "reload", "--socket", self.file.with_name("admin.sock")],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def code_for(self, alias: str) -> str:
+        try:
+            self.agent.client.get_key(alias)
+        except SkragentError as error:
+            return error.code
+        return ""
+
+
+@pytest.fixture
+def world(emulator: EmulatorThread, directory: Path) -> Iterator[Reloadable]:
+    for name in ("db", "late"):
+        if name not in emulator.world.vault.store.names:
+            create_key(emulator, f"{name}:EC")
+    with Agent(directory, config_for(emulator, directory, "demo", "db")) as agent:
+        agent.until(lambda: agent.holds("demo") and agent.holds("db"))
+        yield Reloadable(agent, emulator)
+
+
+def test_keys_come_and_go_and_what_stays_is_not_released_again(
+    world: Reloadable,
+) -> None:
+    world.write("demo", "late")
+    done = world.reload()
+    assert (done.returncode, done.stdout, done.stderr) == (0, "reloaded\n", "")
+    assert world.code_for("db") == "serve.denied"
+    world.agent.until(lambda: world.agent.holds("late"))
+    assert world.agent.log.read_text().count("key demo: version") == 1
+
+
+def test_a_file_with_a_problem_is_refused_and_nothing_is_lost(
+    world: Reloadable,
+) -> None:
+    world.file.write_text(world.write("demo") + '\n[keys.bad]\nvault = "x"\n')
+    done = world.reload()
+    assert done.returncode == 78
+    assert "config.invalid: keys.bad.vault" in done.stderr
+    assert world.agent.holds("demo")
+    assert world.agent.holds("db")
+    assert "the one before stays in force" in world.agent.log.read_text()
+
+
+def test_rules_hold_for_connections_that_are_open(world: Reloadable) -> None:
+    mine = f"user = {os.getuid()}"
+    text = world.file.read_text()
+    assert mine in text
+    world.file.write_text(text.replace(mine, "user = 54321"))
+    watching = world.agent.client.watch("demo")
+    next(watching)
+    assert world.reload().returncode == 0
+    with pytest.raises(SkragentError, match="no such key"):
+        next(watching)
+
+
+def test_a_sighup_reloads_as_well(world: Reloadable) -> None:
+    world.write("demo", "db", "late")
+    world.agent.process.send_signal(signal.SIGHUP)
+    world.agent.until(lambda: world.agent.holds("late"))
+
+
+def test_what_takes_a_restart_is_told(world: Reloadable) -> None:
+    text = world.file.read_text()
+    world.file.write_text(text.replace("api.sock", "other.sock"))
+    done = world.reload()
+    assert done.returncode == 0
+    assert "agent.api_socket: in force after a restart" in done.stderr
+    assert world.agent.holds("demo")

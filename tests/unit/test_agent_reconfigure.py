@@ -1,0 +1,139 @@
+"""What another configuration means for keys that are held, waited for or asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from support.agent import REFRESH_SECONDS, VERSION, failure, make_config
+from support.agent_supervision import World, supervise
+
+from skragent.agent.jobs import key_requests
+from skragent.keyring import KeyState
+
+if TYPE_CHECKING:
+    from skragent.job import KeyRequest
+
+OTHER_VERSION = "f" * 32
+
+
+def requests(*aliases: str, **changes: str) -> dict[str, KeyRequest]:
+    """Ask for these keys; `changes` are those of the first one."""
+    found = key_requests(make_config(*aliases))
+    if changes:
+        found[aliases[0]] = msgspec.structs.replace(found[aliases[0]], **changes)
+    return found
+
+
+def test_a_key_that_is_added_is_asked_for_at_once_and_alone() -> None:
+    async def test(world: World) -> None:
+        world.supervisor.configure(requests("disk", "new"))
+        await world.clock.advance(0)
+
+    world = supervise(test)
+    assert [aliases for _, aliases in world.jobs.asked] == [("disk",), ("new",)]
+    assert world.holder.held.keys() == {"disk", "new"}
+
+
+def test_a_key_that_is_removed_is_asked_for_no_more() -> None:
+    async def test(world: World) -> None:
+        world.supervisor.configure(requests("disk"))
+        await world.clock.advance(REFRESH_SECONDS + 1)
+
+    world = supervise(test, "disk", "gone")
+    assert "gone" not in world.supervisor.lives
+    assert {aliases for _, aliases in world.jobs.asked[1:]} == {("disk",)}
+
+
+def test_what_stays_as_it_was_is_held_and_not_asked_for() -> None:
+    async def test(world: World) -> None:
+        world.supervisor.configure(requests("disk"))
+        await world.clock.advance(60)
+
+    world = supervise(test)
+    assert world.times == [0]
+    assert world.holder.held.keys() == {"disk"}
+    assert world.holder.states["disk"] is KeyState.CURRENT
+
+
+def test_a_name_for_another_key_lets_go_of_what_was_held() -> None:
+    async def test(world: World) -> None:
+        world.jobs.failures["disk"] = failure("release.not_found", "denied")
+        world.supervisor.configure(requests("disk", name="another"))
+        assert world.holder.states["disk"] is KeyState.WAITING
+        await world.clock.advance(0)
+
+    world = supervise(test)
+    assert world.holder.held == {}
+    assert len(world.jobs.asked) == 2
+
+
+def test_another_version_is_asked_for_while_the_one_before_is_held() -> None:
+    async def test(world: World) -> None:
+        world.jobs.failures["disk"] = failure("transport.timeout", "retry")
+        world.supervisor.configure(requests("disk", version=OTHER_VERSION))
+        await world.clock.advance(0)
+
+    world = supervise(test)
+    assert len(world.jobs.asked) == 2
+    assert world.holder.held["disk"].version == VERSION
+
+
+def test_a_dropped_key_stays_dropped_in_another_version() -> None:
+    async def test(world: World) -> None:
+        world.supervisor.drop("disk")
+        world.supervisor.configure(requests("disk", version=OTHER_VERSION))
+        await world.clock.advance(60)
+
+    world = supervise(test)
+    assert world.supervisor.lives["disk"].state is KeyState.DROPPED
+    assert world.times == [0]
+
+
+def test_a_job_that_runs_while_its_key_is_removed_says_nothing_of_it() -> None:
+    world = supervise(remove_while_it_runs, "disk", "gone")
+    assert world.holder.held.keys() == {"disk"}
+
+
+def test_a_job_that_fails_while_its_key_is_removed_is_repeated_for_the_others() -> None:
+    world = supervise(
+        remove_while_it_runs,
+        "disk",
+        "gone",
+        whole=failure("transport.timeout", "retry"),
+    )
+    assert world.jobs.asked[-1][1] == ("disk",)
+
+
+async def remove_while_it_runs(world: World) -> None:
+    world.jobs.while_running = lambda: world.supervisor.configure(requests("disk"))
+    world.supervisor.refresh(["disk", "gone"])
+    world.holder.held.clear()
+    await world.clock.advance(5)
+
+
+def test_a_job_that_runs_while_its_name_changes_says_nothing_of_the_other_key() -> None:
+    async def test(world: World) -> None:
+        def change() -> None:
+            world.jobs.while_running = lambda: None
+            world.supervisor.configure(requests("disk", name="another"))
+
+        world.holder.held.clear()
+        world.jobs.while_running = change
+        world.supervisor.refresh(["disk"])
+        await world.clock.advance(0)
+
+    world = supervise(test)
+    assert len(world.jobs.asked) == 3  # the first, the void one, and the other key's
+    assert world.holder.held.keys() == {"disk"}
+
+
+def test_a_wait_after_a_failure_ends_with_another_configuration() -> None:
+    async def test(world: World) -> None:
+        await world.clock.advance(20)
+        before = len(world.jobs.asked)
+        world.supervisor.configure(requests("disk"))
+        await world.clock.advance(0)
+        assert len(world.jobs.asked) == before + 1
+
+    supervise(test, whole=failure("transport.timeout", "retry"))

@@ -1,0 +1,132 @@
+"""An order to reload, on admin.sock: answered when it is known what came of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pytest
+from support.serving import Answered, get, held_key, ring_with, split_answers
+
+from skragent.errors import ConfigError, SkrAgentError
+from skragent.observe import Counters
+from skragent.serving.admin import AdminApi, ReloadOutcome
+from skragent.serving.answer import Answer
+from skragent.serving.park import Parked
+from skragent.serving.peers import Peer
+from skragent.serving.request import parse_head
+
+ROOT = Peer(uid=0, gid=0, pid=1)
+RELOAD = get("/v1/reload").replace(b"GET", b"POST", 1)
+
+
+@dataclass
+class Outcome:
+    """What came of a reload, as the test decides."""
+
+    error: SkrAgentError | None = None
+    needs_restart: Sequence[str] = ()
+
+
+class Control:
+    """Reloads when the test says so."""
+
+    def __init__(self) -> None:
+        self.listeners: list[Callable[[ReloadOutcome], None]] = []
+
+    def reload(self, listener: Callable[[ReloadOutcome], None]) -> None:
+        self.listeners.append(listener)
+
+    def refresh(self, aliases: Sequence[str]) -> None:
+        raise AssertionError(aliases)
+
+    def drop(self, alias: str) -> None:
+        raise AssertionError(alias)
+
+    def describe(self) -> Mapping[str, object]:
+        return {}
+
+    def describe_key(self, alias: str) -> Mapping[str, object]:
+        return {"name": alias}
+
+
+class Waiter:
+    """A connection that waits, and what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Answered] = []
+        self.parked: Parked | None = None
+
+    def deliver(self, answer: Answer) -> None:
+        self.told += split_answers(b"".join(answer.parts))
+        assert self.parked is not None
+        self.parked.forget()
+
+    def cut(self) -> None:
+        raise AssertionError
+
+
+@dataclass
+class Admin:
+    """An order that waits."""
+
+    control: Control
+    waiter: Waiter
+    parked: Parked
+
+
+@pytest.fixture
+def admin() -> Admin:
+    control, waiter = Control(), Waiter()
+    api = AdminApi(ring_with(held_key()), Counters(), control)
+    parked = api.handle(parse_head(RELOAD), ROOT)
+    assert isinstance(parked, Parked)
+    waiter.parked = parked
+    parked.park(waiter, 0)
+    return Admin(control, waiter, parked)
+
+
+def test_it_waits_for_what_comes_of_it(admin: Admin) -> None:
+    assert len(admin.control.listeners) == 1
+    assert admin.waiter.told == []
+
+
+def test_it_tells_what_takes_a_restart(admin: Admin) -> None:
+    admin.control.listeners[0](Outcome(needs_restart=("agent.api_socket",)))
+    (answered,) = admin.waiter.told
+    assert answered.status == 200
+    assert json.loads(answered.body) == {"needs_restart": ["agent.api_socket"]}
+
+
+def test_it_tells_every_problem_of_a_file_that_was_refused(admin: Admin) -> None:
+    admin.control.listeners[0](Outcome(ConfigError(["keys.a: x", "keys.b: y"])))
+    (answered,) = admin.waiter.told
+    problem = json.loads(answered.body)
+    assert (answered.status, problem["code"]) == (422, "config.invalid")
+    assert problem["detail"] == "keys.a: x; keys.b: y"
+
+
+def test_one_that_takes_too_long_is_answered_all_the_same(admin: Admin) -> None:
+    admin.parked.answer_now()
+    (answered,) = admin.waiter.told
+    problem = json.loads(answered.body)
+    assert (answered.status, problem["code"]) == (503, "serve.not_ready")
+
+
+def test_a_file_is_not_sent_along() -> None:
+    control = Control()
+    api = AdminApi(ring_with(held_key()), Counters(), control)
+    answer = api.handle(parse_head(RELOAD).with_body(b"[keys.a]"), ROOT)
+    assert isinstance(answer, Answer)
+    (answered,) = split_answers(b"".join(answer.parts))
+    assert json.loads(answered.body)["code"] == "serve.body"
+    assert control.listeners == []
+
+
+def test_nobody_but_root_may() -> None:
+    control = Control()
+    api = AdminApi(ring_with(held_key()), Counters(), control)
+    answer = api.handle(parse_head(RELOAD), Peer(uid=54321, gid=0, pid=1))
+    assert isinstance(answer, Answer)
+    assert control.listeners == []
