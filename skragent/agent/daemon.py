@@ -25,6 +25,7 @@ from skragent.agent.reload import Reloader
 from skragent.agent.runner import Runner
 from skragent.agent.signals import STOPPING, has_terminal, let_through
 from skragent.agent.supervisor import Supervisor
+from skragent.agent.watchdog import keep_watch
 from skragent.errors import SkrAgentError
 from skragent.keyring import Keyring
 from skragent.observe import Counters, Event, log
@@ -72,6 +73,7 @@ class World:
     notifier: Notifier
     sockets: Sockets
     read_config: Callable[[], str]  # for a reload
+    watchdog_seconds: float | None = None
     stored_credentials: Sequence[tuple[str, socket.socket]] = ()
 
 
@@ -160,11 +162,15 @@ class _Daemon:
         keys = f"{count} key{'s' * (count != 1)}"
         log(Event.STARTED, f"listening; {keys} configured")
         supervising = asyncio.create_task(self._supervisor.run(launched))
-        reloading = asyncio.create_task(self._reloader.run())
+        beside = [
+            asyncio.create_task(self._reloader.run()),
+            asyncio.create_task(self._keep_watch()),
+        ]
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({supervising, stopping}, return_when=asyncio.FIRST_COMPLETED)
         self._world.notifier.stopping()
-        reloading.cancel()
+        for task in beside:
+            task.cancel()
         self._supervisor.stop()
         self._runner.kill()
         # Wiped in any case, and at once where somebody said that we may not go on.
@@ -179,6 +185,16 @@ class _Daemon:
         if not supervising.done():
             return exit_codes.OK
         return self._outcome(supervising)
+
+    async def _keep_watch(self) -> None:
+        world = self._world
+        if world.watchdog_seconds is not None:
+            await keep_watch(
+                self._supervisor.promises,
+                seconds=world.watchdog_seconds,
+                clock=world.clock,
+                notifier=world.notifier,
+            )
 
     def _credential_server(self) -> CredentialServer | None:
         world = self._world
@@ -311,6 +327,10 @@ class _TimedJobs:
     def __init__(self, runner: Runner, counters: Counters) -> None:
         self._runner = runner
         self._counters = counters
+
+    @property
+    def longest_seconds(self) -> float:
+        return self._runner.longest_seconds
 
     async def run(
         self, keys: Sequence[KeyRequest], *, launched: Launch | None = None

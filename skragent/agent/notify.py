@@ -57,6 +57,10 @@ class Notifier:
         """Say that the sockets listen."""
         self._send(f"READY=1\nSTATUS={status}")
 
+    def alive(self) -> None:
+        """Say that the watchdog need not act yet."""
+        self._send("WATCHDOG=1")
+
     def reloading(self) -> None:
         """Say that the configuration is read again, until `reloaded`."""
         self._send("RELOADING=1")

@@ -81,6 +81,11 @@ class Runner:
         self._log_output = log_output
         self._running: Child | None = None
 
+    @property
+    def longest_seconds(self) -> float:
+        """Return how long a job takes at most, its end included."""
+        return self._timeout_seconds + _KILL_SECONDS + 2 * _OUTPUT_SECONDS
+
     def configure(self, timeout_seconds: float) -> None:
         """Give the jobs that come another time."""
         self._timeout_seconds = timeout_seconds

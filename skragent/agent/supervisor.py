@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from skragent.agent import backoff, lifecycle, schedule
 from skragent.agent.jobs import failure_error
 from skragent.agent.lifecycle import Admission, KeyLife
+from skragent.agent.watchdog import Promises
 from skragent.errors import Disposition, ReleaseDeniedError, SkrAgentError
 from skragent.keyring import KeyState
 
@@ -32,12 +33,21 @@ if TYPE_CHECKING:
 # The wall clock may be set at any time: a key's `exp` is looked at this often.
 _LOOK_UP_SECONDS: Final = 10.0
 
+# Who promises to come around: see `watchdog`.
+_FRESH: Final = "keep fresh"
+_AGE: Final = "let age"
+
 # However short a token's life and however long the job: never in a tight circle.
 _MIN_PAUSE_SECONDS: Final = 1.0
 
 
 class Jobs(Protocol):
     """Runs one job: `runner.Runner`, or a substitute."""
+
+    @property
+    def longest_seconds(self) -> float:
+        """Return how long `run` takes at most."""
+        ...
 
     async def run(
         self, keys: Sequence[KeyRequest], *, launched: Launch | None = None
@@ -93,6 +103,7 @@ class Supervisor:
         chance: Callable[[], float],
     ) -> None:
         self.lives = dict.fromkeys(keys, KeyLife())
+        self.promises = Promises(clock)
         self._keys = keys
         self._jobs = jobs
         self._holder = holder
@@ -181,11 +192,13 @@ class Supervisor:
             if left <= 0:
                 return
             self._plans_changed.clear()
+            self.promises.within(_FRESH, left)
             await self._clock.wait(self._plans_changed, left)
 
     async def _pause(self, seconds: float) -> None:
         self._hurried.clear()
         if not self._stopping.is_set():
+            self.promises.within(_FRESH, seconds)
             await self._clock.wait(self._hurried, seconds)
 
     async def _attempt(self) -> None:
@@ -195,6 +208,7 @@ class Supervisor:
         if not due or self._stopping.is_set():
             return
         launched, self._launched = self._launched, None
+        self.promises.within(_FRESH, self._jobs.longest_seconds)
         try:
             release = await self._jobs.run(
                 list(self._asked.values()), launched=launched
@@ -303,7 +317,9 @@ class Supervisor:
                 default=_LOOK_UP_SECONDS,
             )
             self._lives_changed.clear()
-            await self._clock.wait(self._lives_changed, min(left, _LOOK_UP_SECONDS))
+            left = min(left, _LOOK_UP_SECONDS)
+            self.promises.within(_AGE, left)
+            await self._clock.wait(self._lives_changed, left)
 
     def _put(self, alias: str, life: KeyLife) -> None:
         before, self.lives[alias] = self.lives[alias], life

@@ -123,6 +123,7 @@ def _run(
         # here without it, and needs system calls that a hardened unit forbids.
         os.environ["UV_USE_IO_URING"] = "0"
         from skragent.agent.daemon import World, serve  # noqa: PLC0415
+        from skragent.agent.watchdog import watchdog_seconds  # noqa: PLC0415
         from skragent.observe import Event, log, set_up_logging  # noqa: PLC0415
         from skragent.serving import resolve_access  # noqa: PLC0415
 
@@ -141,6 +142,7 @@ def _run(
                 notifier=Notifier(environment),
                 sockets=sockets,
                 read_config=read,
+                watchdog_seconds=watchdog_seconds(environment),
                 stored_credentials=inherited.credentials,
             )
         except BaseException:

@@ -65,6 +65,15 @@ def test_sigterm_is_obeyed_in_two_seconds_whatever_clients_and_releaser_do(
         assert agent.process.wait(2.0) == 0
 
 
+def test_systemds_watchdog_hears_of_it_again_and_again(
+    start: Callable[..., Agent],
+) -> None:
+    agent = start("hang")
+    agent.until_notified(b"READY=1")
+    for _ in range(2):
+        agent.until_notified(b"WATCHDOG=1")
+
+
 def test_sighup_reloads_and_systemd_is_told(start: Callable[..., Agent]) -> None:
     agent = start("release")
     agent.until_notified(b"READY=1")

@@ -58,12 +58,12 @@ class Agent:
         self.notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notified.bind(str(directory / "notify"))
         self.notified.settimeout(DEADLINE_SECONDS)
-        notify = str(directory / "notify")
+        told = {"NOTIFY_SOCKET": str(directory / "notify"), "WATCHDOG_USEC": "3000000"}
         session = ["setsid"] if terminal is None else ["setsid", "--ctty"]
         self.process = subprocess.Popen(
             [*session, *before, DAEMON, config, *substitute(mode, *arguments)],
             stderr=subprocess.PIPE,
-            env=os.environ | ({"NOTIFY_SOCKET": notify} if systemd else {}),
+            env=os.environ | (told if systemd else {}),
             stdin=terminal,
         )
 

@@ -47,6 +47,7 @@ class Jobs:
     asked: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)
     expires_at: float = NOW + TOKEN_LIFE_SECONDS
     while_running: Callable[[], None] = lambda: None
+    longest_seconds: float = 120.0
 
     async def run(
         self, keys: Sequence[KeyRequest], *, launched: Launch | None = None

@@ -1,0 +1,101 @@
+"""When systemd hears that the agent lives, and when it does not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+from support.agent import REFRESH_SECONDS, FakeClock, failure, run, settle
+from support.agent_supervision import World, supervise
+
+from skragent.agent.notify import Notifier
+from skragent.agent.watchdog import Promises, keep_watch, watchdog_seconds
+
+
+class Systemd(Notifier):
+    """Counts what systemd would hear."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.heard = 0
+
+    def alive(self) -> None:
+        self.heard += 1
+
+
+def test_a_promise_may_come_a_little_late() -> None:
+    clock = FakeClock()
+    promises = Promises(clock)
+    promises.within("a", 10.0)
+    clock.boot += 30
+    assert promises.are_kept()
+
+
+def test_a_promise_that_is_overdue_is_broken_whoever_else_keeps_theirs() -> None:
+    clock = FakeClock()
+    promises = Promises(clock)
+    promises.within("a", 10.0)
+    clock.boot += 50
+    promises.within("b", 10.0)
+    assert not promises.are_kept()
+
+
+def test_systemd_hears_of_it_three_times_in_its_time_as_long_as_promises_are_kept() -> (
+    None
+):
+    async def test() -> Systemd:
+        clock, systemd = FakeClock(), Systemd()
+        promises = Promises(clock)
+        promises.within("a", 60.0)
+        watching = asyncio.create_task(
+            keep_watch(promises, seconds=30.0, clock=clock, notifier=systemd)
+        )
+        await clock.advance(1000)
+        watching.cancel()
+        await settle()
+        return systemd
+
+    assert run(test()).heard == 10  # at 0, 10 … 90 s
+
+
+@pytest.mark.parametrize("whole", [None, failure("transport.timeout", "retry")])
+def test_a_supervisor_that_works_or_waits_keeps_its_promises(whole: object) -> None:
+    async def test(world: World) -> None:
+        for _ in range(int(REFRESH_SECONDS / 60) + 10):
+            await world.clock.advance(60)
+            assert world.supervisor.promises.are_kept()
+
+    supervise(test, whole=whole)
+
+
+def test_a_job_that_never_ends_breaks_them() -> None:
+    async def test(world: World) -> None:
+        async def hang(*_: object, **__: object) -> None:
+            await asyncio.Event().wait()
+
+        world.jobs.run = hang  # type: ignore[method-assign, assignment]
+        world.supervisor.refresh(["disk"])
+        await world.clock.advance(world.jobs.longest_seconds)
+        assert world.supervisor.promises.are_kept()
+        await world.clock.advance(60)
+        assert not world.supervisor.promises.are_kept()
+
+    supervise(test)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "60000000"}, 60.0),
+        ({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": str(os.getpid())}, 60.0),
+        ({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "x"}, None),
+    ],
+)
+def test_it_is_for_whom_systemd_means(
+    environment: dict[str, str], expected: float | None
+) -> None:
+    assert watchdog_seconds(environment) == expected
