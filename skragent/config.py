@@ -48,6 +48,12 @@ class IdentityConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     client_id: str = ""  # of a user-assigned identity; empty: system-assigned
 
 
+class RefreshConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[refresh]: how keys are kept fresh."""
+
+    token_fraction: float = 0.8  # of a token's life, after which it is renewed
+
+
 class VtpmConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """[vtpm]: where the evidence comes from."""
 
@@ -107,6 +113,9 @@ class KeyConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     vault: str = ""  # required
     name: str = ""  # the vault's name; empty: NAME
     version: str = ""  # 32 hex digits; empty: the latest
+    refresh_seconds: int = 0  # 0: once in a token's life
+    max_stale_seconds: int = 86400  # served so long after its refresh is overdue
+    on_denial: str = "drop"  # or keep: until max_stale_seconds is over
     allow: tuple[AllowRule, ...] = ()  # empty: nobody
 
 
@@ -116,6 +125,7 @@ class Config(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     agent: AgentConfig = AgentConfig()
     attestation: AttestationConfig = AttestationConfig()
     identity: IdentityConfig = IdentityConfig()
+    refresh: RefreshConfig = RefreshConfig()
     vtpm: VtpmConfig = VtpmConfig()
     imds: ImdsConfig = ImdsConfig()
     trust: TrustConfig = TrustConfig()

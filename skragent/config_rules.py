@@ -65,6 +65,10 @@ _UNIT_CLASS: Final = re.compile(r"\[!?[A-Za-z0-9:_.\\@-]+\]")
 _UNIT: Final = re.compile(rf"([A-Za-z0-9:_.\\@*?-]|{_UNIT_CLASS.pattern})+")
 _UNIT_END: Final = re.compile(rf".*(\*|[^.]\.({'|'.join(UNIT_TYPES)}))")
 OPERATIONS: Final = ("get", "public")
+ON_DENIAL: Final = ("drop", "keep")
+# Each job attests anew, and the verifier's limits are shared by all VMs of a region.
+_REFRESH: Final = (300, 604800)
+_MAX_STALE: Final = (0, 2592000)
 _LABEL: Final = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST: Final = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 _AUTHORITY: Final = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]{1,5}))?")
@@ -91,6 +95,8 @@ def meant(name: str, known: Iterable[str]) -> str:
 def judge(config: Config) -> list[str]:
     """Find every problem."""
     problems = _judge_paths(config) + _judge_limits(config.limits)
+    if not 0.1 <= config.refresh.token_fraction <= 0.9:  # noqa: PLR2004 - said right below
+        problems.append("refresh.token_fraction: must be from 0.1 to 0.9")
     problems += _judge_serving(config.serving)
     if config.agent.metrics_listen and not _is_host_port(config.agent.metrics_listen):
         problems.append("agent.metrics_listen: must be HOST:PORT, or empty for none")
@@ -172,8 +178,26 @@ def _judge_key(alias: str, key: KeyConfig) -> list[str]:
         )
     if key.version and not _VERSION.fullmatch(key.version):
         problems.append(f"{path}.version: must be 32 lower-case hex digits, or empty")
+    problems += _judge_life(path, key)
     for i, rule in enumerate(key.allow):
         problems += _judge_rule(f"{path}.allow[{i}]", rule)
+    return problems
+
+
+def _judge_life(path: str, key: KeyConfig) -> list[str]:
+    problems = []
+    least, most = _REFRESH
+    if key.refresh_seconds and not least <= key.refresh_seconds <= most:
+        problems.append(
+            f"{path}.refresh_seconds: must be from {least} to {most}, or 0 for once in"
+            " a token's life"
+        )
+    least, most = _MAX_STALE
+    if not least <= key.max_stale_seconds <= most:
+        problems.append(f"{path}.max_stale_seconds: must be from {least} to {most}")
+    if key.on_denial not in ON_DENIAL:
+        near = meant(key.on_denial, ON_DENIAL)
+        problems.append(f"{path}.on_denial: must be `drop` or `keep`{near}")
     return problems
 
 

@@ -19,7 +19,7 @@ from skragent.agent import exit_codes
 from skragent.agent.control import Control
 from skragent.agent.descriptors import allow_descriptors, descriptors_for, too_few
 from skragent.agent.holder import Holder
-from skragent.agent.jobs import key_requests
+from skragent.agent.jobs import key_requests, key_terms
 from skragent.agent.metrics_port import MetricsPort
 from skragent.agent.reload import Reloader
 from skragent.agent.runner import Runner
@@ -73,6 +73,7 @@ class World:
     notifier: Notifier
     sockets: Sockets
     read_config: Callable[[], str]  # for a reload
+    spread: float = 0.0  # this machine's place in its fleet, from -1 to 1
     watchdog_seconds: float | None = None
     stored_credentials: Sequence[tuple[str, socket.socket]] = ()
 
@@ -124,6 +125,9 @@ class _Daemon:
             holder=Holder(self._keyring, self._counters, world.clock, world.notifier),
             clock=world.clock,
             chance=_chance,
+            terms=key_terms(config),
+            token_fraction=config.refresh.token_fraction,
+            spread=world.spread,
         )
         self._reloader = Reloader(
             world.read_config, self._apply, clock=world.clock, notifier=world.notifier
@@ -253,7 +257,11 @@ class _Daemon:
         # first, and new ones come last.
         self._keyring.remove(before.keys.keys() - config.keys.keys())
         self._control.configure(config, unit_rules=self._unit_rules())
-        self._supervisor.configure(key_requests(config))
+        self._supervisor.configure(
+            key_requests(config),
+            key_terms(config),
+            token_fraction=config.refresh.token_fraction,
+        )
         self._counters.configure(tuple(config.keys))
         self._keyring.add(config.keys)
         self._api.change_access(access)

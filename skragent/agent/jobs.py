@@ -1,4 +1,6 @@
-"""What the releaser is told, and what of its answer is believed: pure functions.
+"""What is asked for, what the releaser is told, and what of its answer is believed.
+
+Pure functions.
 
 The releaser is our own program, but it reads what the network sends: its answer is
 judged like anybody else's before an offset of it is used.
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from skragent.agent.lifecycle import Terms
 from skragent.errors import Disposition, ReleaserError, SkrAgentError
 from skragent.job import (
     MAX_RESULT_BYTES,
@@ -48,6 +51,18 @@ def key_requests(config: Config) -> dict[str, KeyRequest]:
     return {
         alias: KeyRequest(
             alias=alias, vault=key.vault, name=key.name or alias, version=key.version
+        )
+        for alias, key in config.keys.items()
+    }
+
+
+def key_terms(config: Config) -> dict[str, Terms]:
+    """List what is configured of each key's life."""
+    return {
+        alias: Terms(
+            max_stale_seconds=key.max_stale_seconds,
+            is_kept_when_denied=key.on_denial == "keep",
+            refresh_seconds=key.refresh_seconds or None,
         )
         for alias, key in config.keys.items()
     }

@@ -5,10 +5,11 @@
 A key is *held* while it is current or stale, and wiped in every other state. The
 table of dispositions (errors) decides:
 
-    RETRY, REATTEST  keep what is held; `stale` once its token's life is over, until
-                     MAX_STALE_SECONDS after that
+    RETRY, REATTEST  keep what is held; `stale` once its refresh is overdue, until
+                     `max_stale_seconds` after that
     DENIED           denied, once a second denial with a fresh token confirms it; a
-                     fault in between confirms nothing and takes nothing back
+                     fault in between confirms nothing and takes nothing back. Where
+                     the key's terms say so, it is kept for as long as with a fault
     FATAL            denied at once (of the job as a whole it ends the agent, and
                      never comes here)
 
@@ -30,9 +31,6 @@ from skragent.keyring import KeyState
 if TYPE_CHECKING:
     from skragent.job import KeyRequest, ReleasedKey
 
-# Long enough for an outage over a night with people to mend it in the morning.
-MAX_STALE_SECONDS: Final = 24 * 3600.0
-
 # The denial that a second one, with a fresh token, must confirm.
 DENIALS_TO_CONFIRM: Final = 2
 
@@ -47,9 +45,20 @@ class Admission(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """What the configuration says of a key's life."""
+
+    # Long enough for an outage over a night with people to mend it in the morning.
+    max_stale_seconds: float = 24 * 3600.0
+    is_kept_when_denied: bool = False
+    refresh_seconds: float | None = None  # None: as often as tokens are renewed
+
+
+@dataclass(frozen=True, slots=True)
 class KeyLife:
     """All that is remembered of one key's past, and its deadlines."""
 
+    terms: Terms = Terms()
     state: KeyState = KeyState.WAITING
     due_at: float = -math.inf  # the next attempt
     failures: int = 0  # since the last success
@@ -78,19 +87,27 @@ def admit(key: ReleasedKey, now: float) -> Admission:
     return Admission.HELD
 
 
-def released(key: ReleasedKey, *, began_at: float, life_seconds: float) -> KeyLife:
+def released(
+    key: ReleasedKey,
+    *,
+    began_at: float,
+    fresh_seconds: float,
+    terms: Terms = Terms(),
+) -> KeyLife:
     """Begin a key's life anew: it was released and may be held.
 
     Args:
         key: what was released.
         began_at: when the job began, which no token of it can be older than.
-        life_seconds: the life of the token that it was released under.
+        fresh_seconds: after it, until the key is stale: see `schedule`.
+        terms: the key's.
     """
-    stale_at = began_at + life_seconds
+    stale_at = began_at + fresh_seconds
     return KeyLife(
+        terms=terms,
         state=KeyState.CURRENT,
         stale_at=stale_at,
-        drop_at=stale_at + MAX_STALE_SECONDS,
+        drop_at=stale_at + terms.max_stale_seconds,
         expires_at=math.inf if key.expires is None else key.expires,
     )
 
@@ -112,6 +129,8 @@ def failed(life: KeyLife, disposition: Disposition) -> KeyLife:
         life, failures=life.failures + 1, denials=life.denials + denied
     )
     confirmed = denied and life.denials >= DENIALS_TO_CONFIRM
+    if confirmed and life.is_held and life.terms.is_kept_when_denied:
+        return life
     if confirmed or disposition is Disposition.FATAL:
         return _let_go(life, KeyState.DENIED)
     return life
@@ -131,7 +150,12 @@ def asked_for(life: KeyLife, boottime: float) -> KeyLife:
 
 
 def reconfigured(
-    life: KeyLife, before: KeyRequest, after: KeyRequest, boottime: float
+    life: KeyLife,
+    before: KeyRequest,
+    after: KeyRequest,
+    *,
+    terms: Terms,
+    boottime: float,
 ) -> KeyLife:
     """Go on where the configuration now says something else of a key.
 
@@ -139,7 +163,10 @@ def reconfigured(
     Another version of the same is its successor.
     """
     if (before.vault, before.name) != (after.vault, after.name):
-        return KeyLife()
+        return KeyLife(terms=terms)
+    if terms != life.terms:
+        drop_at = life.stale_at + terms.max_stale_seconds
+        life = dataclasses.replace(life, terms=terms, drop_at=drop_at)
     if before != after and life.state is not KeyState.DROPPED:
         return asked_for(life, boottime)
     return life

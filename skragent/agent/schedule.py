@@ -6,6 +6,7 @@ argument. How long to wait after a failure is `backoff`'s.
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 # spread so that a fleet that booted together does not come back together.
 REFRESH_FRACTION: Final = 0.8
 REFRESH_JITTER: Final = 0.1
+# Of the spread, so much is the machine's own for all its life, and the rest is chance:
+# images that share a machine id do not share the latter.
+_OWN_PART: Final = 0.8
 
 # MAA's tokens live 8 hours. What a verifier says beyond these is not believed: the
 # agent would turn in circles, or never come back.
@@ -30,14 +34,42 @@ def token_life_seconds(issued_at: float, expires_at: float) -> float:
     return min(max(life, MIN_TOKEN_LIFE_SECONDS), MAX_TOKEN_LIFE_SECONDS)
 
 
-def refresh_after_seconds(life_seconds: float, jitter: float) -> float:
+def spread_of(machine_id: str) -> float:
+    """Give each machine its own place in a fleet's spread, from -1 to 1.
+
+    A hash, for machine ids are not for everyone to see: machine-id(5).
+    """
+    digest = hashlib.sha256(b"skragent refresh " + machine_id.encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**47 - 1
+
+
+def jitter(spread: float, chance: float) -> float:
+    """Mix a machine's own place with chance, both from -1 to 1."""
+    return _OWN_PART * spread + (1 - _OWN_PART) * chance
+
+
+def refresh_after_seconds(
+    life_seconds: float, jitter: float, fraction: float = REFRESH_FRACTION
+) -> float:
     """Choose when to renew, counted from the token's beginning.
 
     Args:
         life_seconds: the token's life.
-        jitter: chance, from -1 to 1.
+        jitter: from -1 to 1.
+        fraction: of its life, after which it is renewed.
     """
-    return life_seconds * REFRESH_FRACTION * (1 + REFRESH_JITTER * jitter)
+    return life_seconds * fraction * (1 + REFRESH_JITTER * jitter)
+
+
+def fresh_seconds(
+    life_seconds: float, refresh_seconds: float | None, fraction: float
+) -> float:
+    """Tell how long after its release a key is not stale.
+
+    As long as its token lives; or, where the key is refreshed in its own time, as
+    much longer than that as tokens live longer than their refresh.
+    """
+    return life_seconds if refresh_seconds is None else refresh_seconds / fraction
 
 
 def next_attempt(lives: Mapping[str, KeyLife]) -> float:

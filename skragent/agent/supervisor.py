@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from skragent.agent import backoff, lifecycle, schedule
 from skragent.agent.jobs import failure_error
-from skragent.agent.lifecycle import Admission, KeyLife
+from skragent.agent.lifecycle import Admission, KeyLife, Terms
 from skragent.agent.watchdog import Promises
 from skragent.errors import Disposition, ReleaseDeniedError, SkrAgentError
 from skragent.keyring import KeyState
@@ -91,6 +91,9 @@ class Supervisor:
         holder: is told of everything.
         clock: the one clock.
         chance: a number from 0 to 1, another one each time.
+        terms: what is configured of each key's life.
+        token_fraction: of a token's life, after which it is renewed.
+        spread: this machine's place in its fleet, from -1 to 1.
     """
 
     def __init__(
@@ -101,14 +104,19 @@ class Supervisor:
         holder: Holder,
         clock: Clock,
         chance: Callable[[], float],
+        terms: Mapping[str, Terms],
+        token_fraction: float = schedule.REFRESH_FRACTION,
+        spread: float = 0.0,
     ) -> None:
-        self.lives = dict.fromkeys(keys, KeyLife())
+        self.lives = {alias: KeyLife(terms=terms[alias]) for alias in keys}
         self.promises = Promises(clock)
         self._keys = keys
         self._jobs = jobs
         self._holder = holder
         self._clock = clock
         self._chance = chance
+        self._token_fraction = token_fraction
+        self._spread = spread
         self._launched: Launch | None = None
         self._asked: dict[str, KeyRequest] = {}  # what the last job was for
         self._stopping = asyncio.Event()
@@ -154,20 +162,31 @@ class Supervisor:
         """Let go of a key; it comes back when `refresh` names it."""
         self._put(alias, lifecycle.dropped(self.lives[alias]))
 
-    def configure(self, keys: Mapping[str, KeyRequest]) -> None:
+    def configure(
+        self,
+        keys: Mapping[str, KeyRequest],
+        terms: Mapping[str, Terms],
+        *,
+        token_fraction: float = schedule.REFRESH_FRACTION,
+    ) -> None:
         """Keep these keys from now on; what goes on under the same name stays held.
 
         A name that now means another key waits for that one, and what was held is
         let go. Another version of the same key is asked for, and the one before is
         held until it is here. What a job that runs finds out of changed ones is void.
         """
+        self._token_fraction = token_fraction
         before, self._keys = self._keys, keys
         lives, self.lives = self.lives, {}
         for alias in keys:
-            self.lives[alias] = lives.get(alias) or KeyLife()
+            self.lives[alias] = lives.get(alias) or KeyLife(terms=terms[alias])
         for alias in keys.keys() & before.keys():
             life = lifecycle.reconfigured(
-                self.lives[alias], before[alias], keys[alias], self._clock.boottime()
+                self.lives[alias],
+                before[alias],
+                keys[alias],
+                terms=terms[alias],
+                boottime=self._clock.boottime(),
             )
             self._put(alias, life)
         self._plans_changed.set()
@@ -281,11 +300,14 @@ class Supervisor:
         seconds = schedule.token_life_seconds(
             attestation.issued_at, attestation.expires_at
         )
-        after = schedule.refresh_after_seconds(seconds, 2 * chance - 1)
+        terms, fraction = self.lives[key.alias].terms, self._token_fraction
+        fresh = schedule.fresh_seconds(seconds, terms.refresh_seconds, fraction)
+        jitter = schedule.jitter(self._spread, 2 * chance - 1)
+        after = schedule.refresh_after_seconds(fresh, jitter, fraction)
         due_at = release.began_at + after
         if admission is Admission.HELD:
             life = lifecycle.released(
-                key, began_at=release.began_at, life_seconds=seconds
+                key, began_at=release.began_at, fresh_seconds=fresh, terms=terms
             )
             self._holder.hold(key, release.arena, attestation)
         else:

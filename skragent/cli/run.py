@@ -123,6 +123,8 @@ def _run(
         # here without it, and needs system calls that a hardened unit forbids.
         os.environ["UV_USE_IO_URING"] = "0"
         from skragent.agent.daemon import World, serve  # noqa: PLC0415
+        from skragent.agent.machine import machine_id  # noqa: PLC0415
+        from skragent.agent.schedule import spread_of  # noqa: PLC0415
         from skragent.agent.watchdog import watchdog_seconds  # noqa: PLC0415
         from skragent.observe import Event, log, set_up_logging  # noqa: PLC0415
         from skragent.serving import resolve_access  # noqa: PLC0415
@@ -142,6 +144,7 @@ def _run(
                 notifier=Notifier(environment),
                 sockets=sockets,
                 read_config=read,
+                spread=spread_of(machine_id()),
                 watchdog_seconds=watchdog_seconds(environment),
                 stored_credentials=inherited.credentials,
             )

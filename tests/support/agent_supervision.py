@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from support.agent import (
 )
 
 from skragent.agent.jobs import key_requests
+from skragent.agent.lifecycle import Terms
 from skragent.agent.runner import Release
 from skragent.agent.supervisor import Supervisor
 from skragent.errors import SkrAgentError
@@ -130,6 +132,7 @@ def supervise(
     test: Callable[[World], Coroutine[Any, Any, None]],
     *aliases: str,
     chance: float = MID_JITTER,
+    terms: Terms = Terms(),  # noqa: B008 - frozen
     **jobs: Any,  # noqa: ANN401 - the fields of Jobs
 ) -> World:
     """Run `test` beside a supervisor of these keys."""
@@ -143,6 +146,7 @@ def supervise(
             holder=holder,
             clock=clock,
             chance=lambda: chance,
+            terms=defaultdict(lambda: terms),
         )
         task = asyncio.create_task(supervisor.run())
         await settle()

@@ -188,7 +188,7 @@ def test_what_is_released_again_is_current(world: World) -> None:
     world.hold()
     world.let_go(KeyState.STALE)
     world.hold()
-    life = lifecycle.released(released_key(), began_at=0, life_seconds=1)
+    life = lifecycle.released(released_key(), began_at=0, fresh_seconds=1)
     world.holder.changed("disk", life)
     entry = world.keyring.get("disk")
     assert entry is not None

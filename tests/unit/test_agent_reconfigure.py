@@ -9,6 +9,7 @@ from support.agent import REFRESH_SECONDS, VERSION, failure, make_config
 from support.agent_supervision import World, supervise
 
 from skragent.agent.jobs import key_requests
+from skragent.agent.lifecycle import Terms
 from skragent.keyring import KeyState
 
 if TYPE_CHECKING:
@@ -25,9 +26,17 @@ def requests(*aliases: str, **changes: str) -> dict[str, KeyRequest]:
     return found
 
 
+def configure(
+    world: World,
+    keys: dict[str, KeyRequest],
+    terms: Terms = Terms(),  # noqa: B008 - frozen
+) -> None:
+    world.supervisor.configure(keys, dict.fromkeys(keys, terms))
+
+
 def test_a_key_that_is_added_is_asked_for_at_once_and_alone() -> None:
     async def test(world: World) -> None:
-        world.supervisor.configure(requests("disk", "new"))
+        configure(world, requests("disk", "new"))
         await world.clock.advance(0)
 
     world = supervise(test)
@@ -37,7 +46,7 @@ def test_a_key_that_is_added_is_asked_for_at_once_and_alone() -> None:
 
 def test_a_key_that_is_removed_is_asked_for_no_more() -> None:
     async def test(world: World) -> None:
-        world.supervisor.configure(requests("disk"))
+        configure(world, requests("disk"))
         await world.clock.advance(REFRESH_SECONDS + 1)
 
     world = supervise(test, "disk", "gone")
@@ -47,7 +56,7 @@ def test_a_key_that_is_removed_is_asked_for_no_more() -> None:
 
 def test_what_stays_as_it_was_is_held_and_not_asked_for() -> None:
     async def test(world: World) -> None:
-        world.supervisor.configure(requests("disk"))
+        configure(world, requests("disk"))
         await world.clock.advance(60)
 
     world = supervise(test)
@@ -59,7 +68,7 @@ def test_what_stays_as_it_was_is_held_and_not_asked_for() -> None:
 def test_a_name_for_another_key_lets_go_of_what_was_held() -> None:
     async def test(world: World) -> None:
         world.jobs.failures["disk"] = failure("release.not_found", "denied")
-        world.supervisor.configure(requests("disk", name="another"))
+        configure(world, requests("disk", name="another"))
         assert world.holder.states["disk"] is KeyState.WAITING
         await world.clock.advance(0)
 
@@ -71,7 +80,7 @@ def test_a_name_for_another_key_lets_go_of_what_was_held() -> None:
 def test_another_version_is_asked_for_while_the_one_before_is_held() -> None:
     async def test(world: World) -> None:
         world.jobs.failures["disk"] = failure("transport.timeout", "retry")
-        world.supervisor.configure(requests("disk", version=OTHER_VERSION))
+        configure(world, requests("disk", version=OTHER_VERSION))
         await world.clock.advance(0)
 
     world = supervise(test)
@@ -82,7 +91,7 @@ def test_another_version_is_asked_for_while_the_one_before_is_held() -> None:
 def test_a_dropped_key_stays_dropped_in_another_version() -> None:
     async def test(world: World) -> None:
         world.supervisor.drop("disk")
-        world.supervisor.configure(requests("disk", version=OTHER_VERSION))
+        configure(world, requests("disk", version=OTHER_VERSION))
         await world.clock.advance(60)
 
     world = supervise(test)
@@ -106,7 +115,7 @@ def test_a_job_that_fails_while_its_key_is_removed_is_repeated_for_the_others() 
 
 
 async def remove_while_it_runs(world: World) -> None:
-    world.jobs.while_running = lambda: world.supervisor.configure(requests("disk"))
+    world.jobs.while_running = lambda: configure(world, requests("disk"))
     world.supervisor.refresh(["disk", "gone"])
     world.holder.held.clear()
     await world.clock.advance(5)
@@ -116,7 +125,7 @@ def test_a_job_that_runs_while_its_name_changes_says_nothing_of_the_other_key() 
     async def test(world: World) -> None:
         def change() -> None:
             world.jobs.while_running = lambda: None
-            world.supervisor.configure(requests("disk", name="another"))
+            configure(world, requests("disk", name="another"))
 
         world.holder.held.clear()
         world.jobs.while_running = change
@@ -132,7 +141,7 @@ def test_a_wait_after_a_failure_ends_with_another_configuration() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(20)
         before = len(world.jobs.asked)
-        world.supervisor.configure(requests("disk"))
+        configure(world, requests("disk"))
         await world.clock.advance(0)
         assert len(world.jobs.asked) == before + 1
 

@@ -9,7 +9,7 @@ from skragent.agent.lifecycle import Admission, KeyLife
 from skragent.errors import Disposition
 from skragent.keyring import KeyState
 
-HELD = lifecycle.released(released_key(), began_at=BOOTTIME, life_seconds=100.0)
+HELD = lifecycle.released(released_key(), began_at=BOOTTIME, fresh_seconds=100.0)
 
 
 def test_a_token_is_renewed_at_four_fifths_of_its_life() -> None:
@@ -60,13 +60,13 @@ def test_a_key_is_not_stale_before_that() -> None:
 
 
 def test_a_stale_key_is_dropped_after_max_stale() -> None:
-    late = BOOTTIME + 100 + lifecycle.MAX_STALE_SECONDS
+    late = BOOTTIME + 100 + lifecycle.Terms().max_stale_seconds
     life = lifecycle.aged(HELD, now=NOW, boottime=late)
     assert life.state is KeyState.EXPIRED
 
 
 def test_a_stale_key_is_kept_until_then() -> None:
-    late = BOOTTIME + 99 + lifecycle.MAX_STALE_SECONDS
+    late = BOOTTIME + 99 + lifecycle.Terms().max_stale_seconds
     life = lifecycle.aged(HELD, now=NOW, boottime=late)
     assert life.state is KeyState.STALE
 
@@ -75,7 +75,7 @@ def test_a_key_past_its_own_exp_is_dropped_and_asked_for_at_once() -> None:
     held = lifecycle.released(
         released_key(expires=NOW + 10),
         began_at=BOOTTIME,
-        life_seconds=100,
+        fresh_seconds=100,
     )
     held = lifecycle.planned(held, BOOTTIME + 80)
     life = lifecycle.aged(held, now=NOW + 10, boottime=BOOTTIME + 10)

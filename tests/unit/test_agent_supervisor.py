@@ -103,7 +103,9 @@ def test_a_held_key_survives_a_transient_fault_and_is_stale_when_overdue() -> No
 def test_a_stale_key_is_dropped_after_max_stale() -> None:
     async def test(world: World) -> None:
         world.jobs.whole = failure("transport.timeout", "retry")
-        await world.clock.advance(TOKEN_LIFE_SECONDS + lifecycle.MAX_STALE_SECONDS)
+        await world.clock.advance(
+            TOKEN_LIFE_SECONDS + lifecycle.Terms().max_stale_seconds
+        )
 
     world = supervise(test)
     assert world.holder.states["disk"] is KeyState.EXPIRED
