@@ -115,6 +115,7 @@ class KeyConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     version: str = ""  # 32 hex digits; empty: the latest
     refresh_seconds: int = 0  # 0: once in a token's life
     max_stale_seconds: int = 86400  # served so long after its refresh is overdue
+    overlap_seconds: int = 0  # a version is served so long after its successor came
     on_denial: str = "drop"  # or keep: until max_stale_seconds is over
     allow: tuple[AllowRule, ...] = ()  # empty: nobody
 

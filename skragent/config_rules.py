@@ -68,7 +68,7 @@ OPERATIONS: Final = ("get", "public")
 ON_DENIAL: Final = ("drop", "keep")
 # Each job attests anew, and the verifier's limits are shared by all VMs of a region.
 _REFRESH: Final = (300, 604800)
-_MAX_STALE: Final = (0, 2592000)
+_MAX_STALE: Final = (0, 2592000)  # and overlap_seconds
 _LABEL: Final = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST: Final = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 _AUTHORITY: Final = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]{1,5}))?")
@@ -195,6 +195,8 @@ def _judge_life(path: str, key: KeyConfig) -> list[str]:
     least, most = _MAX_STALE
     if not least <= key.max_stale_seconds <= most:
         problems.append(f"{path}.max_stale_seconds: must be from {least} to {most}")
+    if not least <= key.overlap_seconds <= most:
+        problems.append(f"{path}.overlap_seconds: must be from {least} to {most}")
     if key.on_denial not in ON_DENIAL:
         near = meant(key.on_denial, ON_DENIAL)
         problems.append(f"{path}.on_denial: must be `drop` or `keep`{near}")

@@ -36,11 +36,19 @@ class Holder:
         self._notifier = notifier
         self._token_sha256 = ""
 
-    def hold(self, key: ReleasedKey, arena: Arena, attestation: Attestation) -> None:
-        """Serve this key from now on, instead of what was held."""
+    def hold(
+        self,
+        key: ReleasedKey,
+        arena: Arena,
+        attestation: Attestation,
+        *,
+        keeps_previous: bool,
+    ) -> None:
+        """Serve this key from now on, instead of another version or beside it."""
         self._note_attestation(attestation)
         self._note_memory(arena)
-        self._keyring.put(hold_key(key, arena, released_at=self._clock.now()))
+        held = hold_key(key, arena, released_at=self._clock.now())
+        self._keyring.put(held, keeps_previous=keeps_previous)
         self._counters.count_release(key.alias, names.RESULT_SUCCESS)
         log(
             Event.KEY_RELEASED,
@@ -51,6 +59,10 @@ class Holder:
             fingerprint=key.fingerprint or None,
         )
         self.show_status()
+
+    def end_overlap(self, alias: str) -> None:
+        """Serve the version before no longer."""
+        self._keyring.end_overlap(alias)
 
     def not_admitted(self, key: ReleasedKey, admission: Admission) -> None:
         """Tell that a released key may not be held, by its own attributes."""

@@ -63,6 +63,7 @@ def key_terms(config: Config) -> dict[str, Terms]:
             max_stale_seconds=key.max_stale_seconds,
             is_kept_when_denied=key.on_denial == "keep",
             refresh_seconds=key.refresh_seconds or None,
+            overlap_seconds=key.overlap_seconds,
         )
         for alias, key in config.keys.items()
     }

@@ -52,6 +52,7 @@ class Terms:
     max_stale_seconds: float = 24 * 3600.0
     is_kept_when_denied: bool = False
     refresh_seconds: float | None = None  # None: as often as tokens are renewed
+    overlap_seconds: float = 0.0  # a version is served after its successor came
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +67,20 @@ class KeyLife:
     stale_at: float = math.inf
     drop_at: float = math.inf
     expires_at: float = math.inf  # wall time: the vault's `exp`
+    version: str = ""  # that is held
+    # Until when the version before is held as well, by boot time and by its own `exp`.
+    overlap_until: float = -math.inf
+    previous_expires_at: float = math.inf
 
     @property
     def is_held(self) -> bool:
         """Tell whether there is a key to serve."""
         return self.state in (KeyState.CURRENT, KeyState.STALE)
+
+    @property
+    def has_previous(self) -> bool:
+        """Tell whether the version before is held as well."""
+        return self.is_held and self.overlap_until > -math.inf
 
 
 def admit(key: ReleasedKey, now: float) -> Admission:
@@ -88,27 +98,35 @@ def admit(key: ReleasedKey, now: float) -> Admission:
 
 
 def released(
-    key: ReleasedKey,
-    *,
-    began_at: float,
-    fresh_seconds: float,
-    terms: Terms = Terms(),
+    before: KeyLife, key: ReleasedKey, *, began_at: float, fresh_seconds: float
 ) -> KeyLife:
     """Begin a key's life anew: it was released and may be held.
 
     Args:
+        before: its life up to now.
         key: what was released.
         began_at: when the job began, which no token of it can be older than.
         fresh_seconds: after it, until the key is stale: see `schedule`.
-        terms: the key's.
     """
-    stale_at = began_at + fresh_seconds
-    return KeyLife(
-        terms=terms,
+    terms, stale_at = before.terms, began_at + fresh_seconds
+    life = dataclasses.replace(
+        before,
         state=KeyState.CURRENT,
+        failures=0,
+        denials=0,
         stale_at=stale_at,
         drop_at=stale_at + terms.max_stale_seconds,
         expires_at=math.inf if key.expires is None else key.expires,
+        version=key.version,
+    )
+    if not before.is_held or before.version == key.version:
+        return life
+    if terms.overlap_seconds <= 0:
+        return dataclasses.replace(life, overlap_until=-math.inf)
+    return dataclasses.replace(
+        life,
+        overlap_until=began_at + terms.overlap_seconds,
+        previous_expires_at=before.expires_at,
     )
 
 
@@ -188,6 +206,10 @@ def aged(life: KeyLife, *, now: float, boottime: float) -> KeyLife:
         )
     if boottime >= life.drop_at:
         return _let_go(life, KeyState.EXPIRED)
+    if life.has_previous and (
+        boottime >= life.overlap_until or now >= life.previous_expires_at
+    ):
+        life = dataclasses.replace(life, overlap_until=-math.inf)
     if boottime >= life.stale_at:
         return dataclasses.replace(life, state=KeyState.STALE)
     return life
@@ -198,10 +220,20 @@ def seconds_until_change(life: KeyLife, *, now: float, boottime: float) -> float
     if not life.is_held:
         return math.inf
     deadline = life.stale_at if life.state is KeyState.CURRENT else life.drop_at
-    return max(0.0, min(deadline - boottime, life.expires_at - now))
+    expires_at = life.expires_at
+    if life.has_previous:
+        deadline = min(deadline, life.overlap_until)
+        expires_at = min(expires_at, life.previous_expires_at)
+    return max(0.0, min(deadline - boottime, expires_at - now))
 
 
 def _let_go(life: KeyLife, state: KeyState) -> KeyLife:
     return dataclasses.replace(
-        life, state=state, stale_at=math.inf, drop_at=math.inf, expires_at=math.inf
+        life,
+        state=state,
+        stale_at=math.inf,
+        drop_at=math.inf,
+        expires_at=math.inf,
+        version="",
+        overlap_until=-math.inf,
     )

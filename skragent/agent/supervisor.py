@@ -59,8 +59,19 @@ class Jobs(Protocol):
 class Holder(Protocol):
     """What the supervisor tells of its decisions: to the keyring and the journal."""
 
-    def hold(self, key: ReleasedKey, arena: Arena, attestation: Attestation) -> None:
-        """Serve this key from now on, instead of what was held."""
+    def hold(
+        self,
+        key: ReleasedKey,
+        arena: Arena,
+        attestation: Attestation,
+        *,
+        keeps_previous: bool,
+    ) -> None:
+        """Serve this key from now on, instead of another version or beside it."""
+        ...
+
+    def end_overlap(self, alias: str) -> None:
+        """Serve the version before no longer."""
         ...
 
     def not_admitted(self, key: ReleasedKey, admission: Admission) -> None:
@@ -307,9 +318,14 @@ class Supervisor:
         due_at = release.began_at + after
         if admission is Admission.HELD:
             life = lifecycle.released(
-                key, began_at=release.began_at, fresh_seconds=fresh, terms=terms
+                self.lives[key.alias],
+                key,
+                began_at=release.began_at,
+                fresh_seconds=fresh,
             )
-            self._holder.hold(key, release.arena, attestation)
+            self._holder.hold(
+                key, release.arena, attestation, keeps_previous=life.has_previous
+            )
         else:
             life = lifecycle.not_admitted(self.lives[key.alias], admission)
             self._holder.not_admitted(key, admission)
@@ -349,5 +365,7 @@ class Supervisor:
             return
         self._plans_changed.set()
         self._lives_changed.set()
+        if before.has_previous and life.is_held and not life.has_previous:
+            self._holder.end_overlap(alias)
         if life.state is not before.state:
             self._holder.changed(alias, life)

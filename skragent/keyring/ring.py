@@ -39,6 +39,7 @@ class Entry:
     alias: str
     state: KeyState = KeyState.WAITING
     key: HeldKey | None = None
+    previous: HeldKey | None = None  # another version, served to who asks for it
     failure_code: str = ""  # of the last attempt; empty after a success
     retry_at: float | None = None  # when the next attempt is due, if that is known
 
@@ -75,8 +76,7 @@ class Keyring:
         for alias in aliases:
             entry = self._entries.pop(alias)
             self._tell(alias)
-            if entry.key is not None:
-                entry.key.wipe()
+            _wipe(entry.key, entry.previous)
 
     def add(self, aliases: Iterable[str]) -> None:
         """Know of keys that are new in the configuration: they wait."""
@@ -84,16 +84,30 @@ class Keyring:
             self._entries.setdefault(alias, Entry(alias))
         self._show()
 
-    def put(self, key: HeldKey) -> None:
+    def put(self, key: HeldKey, *, keeps_previous: bool = False) -> None:
         """Hold a fresh release instead of the one before.
 
         The one before is not wiped here: a slow reader gets the whole of what it
         began to read. Its arena goes with its last key and its last reader.
+
+        Args:
+            key: what was released.
+            keeps_previous: where that is another version, hold the one before as
+                well, until `end_overlap`.
         """
         entry = self._entries[key.alias]
+        if entry.key is not None and entry.key.version != key.version:
+            entry.previous = entry.key if keeps_previous else None
         entry.key, entry.state = key, KeyState.CURRENT
         entry.failure_code, entry.retry_at = "", None
         self._tell(key.alias)
+
+    def end_overlap(self, alias: str) -> None:
+        """Let go of the version before the one that is held; see `put`."""
+        entry = self._entries[alias]
+        if entry.previous is not None:
+            entry.previous = None
+            self._tell(alias)
 
     def mark(self, alias: str, state: KeyState) -> None:
         """Set the state of a key; a state in which it is not held drops it."""
@@ -118,10 +132,10 @@ class Keyring:
     def drop(self, alias: str, state: KeyState) -> None:
         """Let go of a key and wipe it at once."""
         entry = self._entries[alias]
-        key, entry.key, entry.state = entry.key, None, state
+        keys = entry.key, entry.previous
+        entry.key, entry.previous, entry.state = None, None, state
         self._tell(alias)
-        if key is not None:
-            key.wipe()
+        _wipe(*keys)
 
     def wipe(self) -> None:
         """Let go of everything: the agent stops, or may not go on."""
@@ -136,3 +150,9 @@ class Keyring:
     def _show(self) -> None:
         for observer in self._observers:
             observer()
+
+
+def _wipe(*keys: HeldKey | None) -> None:
+    for key in keys:
+        if key is not None:
+            key.wipe()

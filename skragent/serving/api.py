@@ -76,6 +76,9 @@ class _Wish(NamedTuple):
     if_none_match: str
 
 
+_Name = tuple[str, Operation, "Choice", bool]  # version, and whether it is known
+
+
 class KeyApi:
     """Answers requests for keys. One for all connections; it has no state of theirs.
 
@@ -100,7 +103,7 @@ class KeyApi:
         self._now = now
         self._audit = Audit(counters)
         self._lots = ParkingLots()  # by key
-        self._lasting: dict[str, dict[tuple[Operation, Choice, bool], Answer]] = {}
+        self._lasting: dict[str, dict[_Name, Answer]] = {}
         self._openapi: Answer | None = None
         keyring.subscribe(self._on_change)
         for op, code in (("list", names.CODE_OK), ("get", names.CODE_OK)):
@@ -256,6 +259,8 @@ class KeyApi:
         key = entry.key
         if key is None:
             return self._not_ready(entry, wish.operation) if must else None
+        if entry.previous is not None and wish.version == entry.previous.version:
+            key = entry.previous
         if wish.version not in (None, key.version):
             if not must:
                 return None
@@ -284,11 +289,12 @@ class KeyApi:
         is_known: bool,  # noqa: FBT001 - a part of the answer's name
     ) -> Answer:
         answers = self._lasting.setdefault(key.alias, {})
-        answer = answers.get((operation, choice, is_known))
+        name = key.version, operation, choice, is_known
+        answer = answers.get(name)
         if answer is None:
             code = names.CODE_NOT_MODIFIED if is_known else names.CODE_OK
             body = _forms(key, operation)[choice.form]
-            answer = answers[operation, choice, is_known] = Answer(
+            answer = answers[name] = Answer(
                 HTTPStatus.NOT_MODIFIED if is_known else HTTPStatus.OK,
                 key_headers(entry, key, choice.media_type, self._now()),
                 b"" if is_known else body,

@@ -20,6 +20,7 @@ def describe_key(entry: Entry) -> dict[str, object]:
         "name": entry.alias,
         "state": entry.state.value,
         "version": key.version if key else None,
+        "previous_version": entry.previous.version if entry.previous else None,
         "kty": key.kty if key else None,
         "fingerprint": (key.fingerprint or None) if key else None,
         "formats": media_types(key) if key else [],

@@ -67,10 +67,11 @@ def test_the_units_sockets_are_those_that_the_agent_looks_for(
     assert name in read("skragent.service")["Service"]["Sockets"].split()
 
 
-def test_the_memory_that_may_be_locked_suffices_for_two_jobs_of_all_keys() -> None:
+def test_the_memory_that_may_be_locked_suffices_for_three_jobs_of_all_keys() -> None:
+    # What is held, the version before of all of it, and a job under way.
     limit = read("skragent.service")["Service"]["LimitMEMLOCK"]
     assert limit == "64M"
-    assert 2 * MAX_KEYS * ARENA_BYTES_PER_KEY < 64 * 1024 * 1024
+    assert 3 * MAX_KEYS * ARENA_BYTES_PER_KEY < 64 * 1024 * 1024
 
 
 def test_no_socket_can_take_the_descriptors_of_the_others() -> None:

@@ -40,7 +40,9 @@ def test_later_never_means_a_longer_wait_for_the_same_deadline(
 def test_a_keys_change_comes_no_later_when_asked_later(
     began: float, now: float, boot: float, later: float
 ) -> None:
-    life = lifecycle.released(released_key(), began_at=began, fresh_seconds=60)
+    life = lifecycle.released(
+        KeyLife(), released_key(), began_at=began, fresh_seconds=60
+    )
     first = lifecycle.seconds_until_change(life, now=now, boottime=boot)
     second = lifecycle.seconds_until_change(life, now=now, boottime=boot + later)
     assert 0 <= second <= first
@@ -49,7 +51,9 @@ def test_a_keys_change_comes_no_later_when_asked_later(
 @given(began=times, boot=times)
 @settings(max_examples=100)
 def test_a_key_does_change_when_its_time_has_come(began: float, boot: float) -> None:
-    life = lifecycle.released(released_key(), began_at=began, fresh_seconds=60)
+    life = lifecycle.released(
+        KeyLife(), released_key(), began_at=began, fresh_seconds=60
+    )
     left = lifecycle.seconds_until_change(life, now=0, boottime=boot)
     moment = boot + left + 0.001
     assert lifecycle.aged(life, now=0, boottime=moment).state is not life.state
@@ -82,7 +86,9 @@ def test_every_wait_is_bounded(
 def test_a_denied_key_is_never_held_whatever_follows_but_a_release(
     steps: list[Disposition], boot: float, now: float
 ) -> None:
-    life = lifecycle.released(released_key(), began_at=boot, fresh_seconds=60)
+    life = lifecycle.released(
+        KeyLife(), released_key(), began_at=boot, fresh_seconds=60
+    )
     for _ in range(2):
         life = lifecycle.failed(life, Disposition.DENIED)
     for step in steps:

@@ -84,13 +84,27 @@ class Holder:
     """Remembers what it was told, and so what would be served."""
 
     held: dict[str, ReleasedKey] = field(default_factory=dict)
+    previous: dict[str, ReleasedKey] = field(default_factory=dict)
     states: dict[str, KeyState] = field(default_factory=dict)
     waits: list[float] = field(default_factory=list)
     codes: list[str] = field(default_factory=list)
 
-    def hold(self, key: ReleasedKey, arena: Arena, attestation: Attestation) -> None:
+    def hold(
+        self,
+        key: ReleasedKey,
+        arena: Arena,
+        attestation: Attestation,
+        *,
+        keeps_previous: bool,
+    ) -> None:
         del arena, attestation
+        before = self.held.get(key.alias)
+        if keeps_previous and before is not None and before.version != key.version:
+            self.previous[key.alias] = before
         self.held[key.alias] = key
+
+    def end_overlap(self, alias: str) -> None:
+        del self.previous[alias]
 
     def not_admitted(self, key: ReleasedKey, admission: Admission) -> None:
         del key
@@ -100,6 +114,7 @@ class Holder:
         self.states[alias] = life.state
         if not life.is_held:
             self.held.pop(alias, None)
+            self.previous.pop(alias, None)
 
     def key_failed(self, alias: str, error: SkrAgentError, seconds: float) -> None:
         del alias

@@ -37,7 +37,9 @@ class World:
     arena: Arena
 
     def hold(self) -> None:
-        self.holder.hold(released_key("disk"), self.arena, attestation())
+        self.holder.hold(
+            released_key("disk"), self.arena, attestation(), keeps_previous=False
+        )
 
     def let_go(self, state: KeyState) -> None:
         self.holder.changed("disk", KeyLife(state=state))
@@ -188,7 +190,7 @@ def test_what_is_released_again_is_current(world: World) -> None:
     world.hold()
     world.let_go(KeyState.STALE)
     world.hold()
-    life = lifecycle.released(released_key(), began_at=0, fresh_seconds=1)
+    life = lifecycle.released(KeyLife(), released_key(), began_at=0, fresh_seconds=1)
     world.holder.changed("disk", life)
     entry = world.keyring.get("disk")
     assert entry is not None

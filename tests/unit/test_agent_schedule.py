@@ -9,7 +9,9 @@ from skragent.agent.lifecycle import Admission, KeyLife
 from skragent.errors import Disposition
 from skragent.keyring import KeyState
 
-HELD = lifecycle.released(released_key(), began_at=BOOTTIME, fresh_seconds=100.0)
+HELD = lifecycle.released(
+    KeyLife(), released_key(), began_at=BOOTTIME, fresh_seconds=100.0
+)
 
 
 def test_a_token_is_renewed_at_four_fifths_of_its_life() -> None:
@@ -73,6 +75,7 @@ def test_a_stale_key_is_kept_until_then() -> None:
 
 def test_a_key_past_its_own_exp_is_dropped_and_asked_for_at_once() -> None:
     held = lifecycle.released(
+        KeyLife(),
         released_key(expires=NOW + 10),
         began_at=BOOTTIME,
         fresh_seconds=100,

@@ -123,10 +123,13 @@ def test_the_configuration_says_all_of_it() -> None:
     config = parse_config(
         '[keys.a]\nvault = "https://v.vault.azure.net"\non_denial = "keep"\n'
         "max_stale_seconds = 60\nrefresh_seconds = 600\n"
+        "overlap_seconds = 30\n"
         '[keys.b]\nvault = "https://v.vault.azure.net"\n'
     )
     assert key_terms(config) == {
-        "a": Terms(60, is_kept_when_denied=True, refresh_seconds=600),
+        "a": Terms(
+            60, is_kept_when_denied=True, refresh_seconds=600, overlap_seconds=30
+        ),
         "b": Terms(),
     }
 

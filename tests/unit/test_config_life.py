@@ -32,6 +32,8 @@ def test_a_tokens_part_beyond_them_is_refused(value: str) -> None:
         "refresh_seconds = 604800",
         "max_stale_seconds = 0",
         "max_stale_seconds = 2592000",
+        "overlap_seconds = 0",
+        "overlap_seconds = 2592000",
         'on_denial = "drop"',
         'on_denial = "keep"',
     ],
@@ -48,6 +50,8 @@ def test_a_setting_of_a_key_at_its_bounds_is_accepted(setting: str) -> None:
         ("refresh_seconds = -1", "from 300 to 604800, or 0"),
         ("max_stale_seconds = -1", "from 0 to 2592000"),
         ("max_stale_seconds = 2592001", "from 0 to 2592000"),
+        ("overlap_seconds = -1", "from 0 to 2592000"),
+        ("overlap_seconds = 2592001", "from 0 to 2592000"),
         ('on_denial = "kepp"', "did you mean `keep`"),
     ],
 )

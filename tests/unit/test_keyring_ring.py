@@ -147,6 +147,46 @@ def test_a_key_that_is_added_waits_and_is_shown() -> None:
     assert seen == [[KeyState.CURRENT, KeyState.WAITING]]
 
 
+def test_a_version_before_is_kept_where_that_is_wanted() -> None:
+    old = held_key()
+    ring = ring_with(old)
+    ring.put(held_key(version=NEXT_VERSION), keeps_previous=True)
+    entry = ring.get(ALIAS)
+    assert entry is not None
+    assert entry.previous is old
+
+
+def test_a_refresh_of_the_same_version_leaves_the_one_before() -> None:
+    old = held_key()
+    ring = ring_with(old)
+    for _ in range(2):
+        ring.put(held_key(version=NEXT_VERSION), keeps_previous=True)
+    entry = ring.get(ALIAS)
+    assert entry is not None
+    assert entry.previous is old
+
+
+def test_an_overlap_that_ends_leaves_the_bytes_to_their_readers() -> None:
+    old = held_key()
+    ring = ring_with(old)
+    ring.put(held_key(version=NEXT_VERSION), keeps_previous=True)
+    heard: list[str] = []
+    ring.subscribe(heard.append)
+    ring.end_overlap(ALIAS)
+    entry = ring.get(ALIAS)
+    assert entry is not None
+    assert (entry.previous, heard) == (None, [ALIAS])
+    assert bytes(old.forms["jwk"]) == FORMS["jwk"]
+
+
+def test_a_drop_wipes_both_versions() -> None:
+    old = held_key()
+    ring = ring_with(old)
+    ring.put(held_key(version=NEXT_VERSION), keeps_previous=True)
+    ring.drop(ALIAS, KeyState.DENIED)
+    assert not any(any(view) for view in old.forms.values())
+
+
 def test_wiping_leaves_nothing() -> None:
     keys = [held_key(), held_key("other")]
     ring = ring_with(*keys)

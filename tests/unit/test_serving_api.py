@@ -273,6 +273,7 @@ def test_the_list_has_what_the_caller_may_see(ring: Keyring) -> None:
                 "name": ALIAS,
                 "state": "current",
                 "version": VERSION,
+                "previous_version": None,
                 "kty": "RSA",
                 "fingerprint": "ab" * 32,
                 "formats": [

@@ -1,0 +1,102 @@
+"""Two versions of a key, for as long as the configuration says."""
+
+from __future__ import annotations
+
+import pytest
+from support.agent import NOW, REFRESH_SECONDS, VERSION, failure, released_key
+from support.agent_supervision import World, supervise
+
+from skragent.agent.lifecycle import Terms
+from skragent.keyring import KeyState
+
+HOUR = 3600.0
+NEXT = "f" * 32
+LAST = "e" * 32
+OVERLAP = Terms(overlap_seconds=HOUR)
+
+
+async def rotate(world: World, version: str = NEXT) -> None:
+    """Let a new version come."""
+    world.jobs.keys["disk"] = released_key("disk", version=version)
+    world.supervisor.refresh(["disk"])
+    await world.clock.advance(0)
+
+
+def versions(world: World) -> list[str]:
+    """List what would be served, the newest first."""
+    both = world.holder.held.get("disk"), world.holder.previous.get("disk")
+    return [key.version for key in both if key]
+
+
+def test_without_overlap_a_version_goes_when_its_successor_comes() -> None:
+    assert versions(supervise(rotate)) == [NEXT]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(HOUR - 1, [NEXT, VERSION]), (HOUR, [NEXT])]
+)
+def test_with_overlap_it_is_served_for_as_long(
+    seconds: float, expected: list[str]
+) -> None:
+    async def test(world: World) -> None:
+        await rotate(world)
+        await world.clock.advance(seconds)
+
+    assert versions(supervise(test, terms=OVERLAP)) == expected
+
+
+def test_a_refresh_of_the_same_version_does_not_end_the_overlap() -> None:
+    async def test(world: World) -> None:
+        await rotate(world)
+        await rotate(world)
+
+    assert versions(supervise(test, terms=OVERLAP)) == [NEXT, VERSION]
+
+
+def test_of_three_versions_the_last_two_are_served() -> None:
+    async def test(world: World) -> None:
+        await rotate(world)
+        await rotate(world, LAST)
+
+    assert versions(supervise(test, terms=OVERLAP)) == [LAST, NEXT]
+
+
+def test_a_version_before_goes_with_its_own_exp() -> None:
+    async def test(world: World) -> None:
+        world.jobs.keys["disk"] = released_key("disk", expires=NOW + 600)
+        world.supervisor.refresh(["disk"])
+        await world.clock.advance(0)
+        await rotate(world)
+        assert versions(world) == [NEXT, VERSION]
+        await world.clock.advance(601)
+
+    assert versions(supervise(test, terms=OVERLAP)) == [NEXT]
+
+
+def test_a_dropped_key_is_dropped_in_both_versions() -> None:
+    async def test(world: World) -> None:
+        await rotate(world)
+        world.supervisor.drop("disk")
+
+    assert versions(supervise(test, terms=OVERLAP)) == []
+
+
+def test_a_denied_key_is_dropped_in_both_versions() -> None:
+    async def test(world: World) -> None:
+        await world.clock.advance(REFRESH_SECONDS - 10)
+        await rotate(world)
+        world.jobs.failures["disk"] = failure("release.denied.policy", "denied")
+        world.supervisor.refresh(["disk"])
+        await world.clock.advance(60)
+
+    world = supervise(test, terms=OVERLAP)
+    assert world.supervisor.lives["disk"].state is KeyState.DENIED
+    assert versions(world) == []
+
+
+def test_a_key_that_comes_back_has_no_version_before() -> None:
+    async def test(world: World) -> None:
+        world.supervisor.drop("disk")
+        await rotate(world)
+
+    assert versions(supervise(test, terms=OVERLAP)) == [NEXT]

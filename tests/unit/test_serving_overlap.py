@@ -1,0 +1,86 @@
+"""What is answered while two versions of a key are held."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from support.serving import (
+    ALIAS,
+    FORMS,
+    ME,
+    NEXT_VERSION,
+    NOW,
+    VERSION,
+    Answered,
+    everybody_in,
+    get,
+    held_key,
+    ring_with,
+    split_answers,
+)
+
+from skragent.keyring import Keyring, KeyState
+from skragent.observe import Counters
+from skragent.serving.api import KeyApi
+from skragent.serving.peers import Peer
+from skragent.serving.request import parse_head
+
+CALLER = Peer(uid=ME.uid or 0, gid=1, pid=1)
+KEY = f"/v1/keys/{ALIAS}"
+NEW_JWK = b'{"kty":"RSA","new":1}'
+
+
+class Rotated:
+    """An API of a key that was rotated."""
+
+    def __init__(self) -> None:
+        self.ring: Keyring = ring_with(held_key())
+        self.api = KeyApi(
+            self.ring, everybody_in(self.ring, ME), Counters(), now=lambda: NOW
+        )
+        self.ask(KEY)  # so that the answer before is remembered
+        successor = held_key(version=NEXT_VERSION, forms={"jwk": NEW_JWK})
+        self.ring.put(successor, keeps_previous=True)
+
+    def ask(self, path: str, *headers: str) -> Answered:
+        answer = self.api.handle(parse_head(get(path, *headers)), CALLER)
+        (answered,) = split_answers(b"".join(answer.parts))
+        return answered
+
+
+@pytest.fixture
+def rotated() -> Rotated:
+    return Rotated()
+
+
+def test_who_asks_for_the_key_gets_the_new_version(rotated: Rotated) -> None:
+    answer = rotated.ask(KEY)
+    assert (answer.headers["ETag"], answer.body) == (f'"{NEXT_VERSION}"', NEW_JWK)
+
+
+def test_who_asks_for_the_version_before_gets_it(rotated: Rotated) -> None:
+    answer = rotated.ask(f"{KEY}?version={VERSION}")
+    assert (answer.headers["ETag"], answer.body) == (f'"{VERSION}"', FORMS["jwk"])
+    assert rotated.ask(KEY).body == NEW_JWK
+
+
+def test_the_public_half_of_the_version_before_is_had_as_well(rotated: Rotated) -> None:
+    answer = rotated.ask(f"{KEY}/public?version={VERSION}")
+    assert answer.headers["ETag"] == f'"{VERSION}"'
+
+
+def test_both_versions_are_listed(rotated: Rotated) -> None:
+    (key,) = json.loads(rotated.ask("/v1/keys").body)["keys"]
+    assert (key["version"], key["previous_version"]) == (NEXT_VERSION, VERSION)
+
+
+def test_after_the_overlap_there_is_only_the_new_one(rotated: Rotated) -> None:
+    rotated.ring.end_overlap(ALIAS)
+    assert rotated.ask(f"{KEY}?version={VERSION}").code == "serve.version"
+    assert rotated.ask(KEY).body == NEW_JWK
+
+
+def test_a_dropped_key_is_had_in_no_version(rotated: Rotated) -> None:
+    rotated.ring.drop(ALIAS, KeyState.DROPPED)
+    assert rotated.ask(f"{KEY}?version={VERSION}").code == "serve.not_ready"
