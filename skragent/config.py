@@ -43,9 +43,14 @@ class AttestationConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class IdentityConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """[identity]: who we are to the vaults."""
+    """[identity], [identities.NAME]: who we are to the vaults.
 
-    client_id: str = ""  # of a user-assigned identity; empty: system-assigned
+    A user-assigned identity by one of its names; none: the system-assigned one.
+    """
+
+    client_id: str = ""
+    object_id: str = ""
+    resource_id: str = ""
 
 
 class RefreshConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -113,6 +118,7 @@ class KeyConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     vault: str = ""  # required
     name: str = ""  # the vault's name; empty: NAME
     version: str = ""  # 32 hex digits; empty: the latest
+    identity: str = ""  # of [identities]; empty: [identity]
     refresh_seconds: int = 0  # 0: once in a token's life
     max_stale_seconds: int = 86400  # served so long after its refresh is overdue
     overlap_seconds: int = 0  # a version is served so long after its successor came
@@ -126,6 +132,7 @@ class Config(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     agent: AgentConfig = AgentConfig()
     attestation: AttestationConfig = AttestationConfig()
     identity: IdentityConfig = IdentityConfig()
+    identities: dict[str, IdentityConfig] = {}
     refresh: RefreshConfig = RefreshConfig()
     vtpm: VtpmConfig = VtpmConfig()
     imds: ImdsConfig = ImdsConfig()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from skragent.config import (
         AllowRule,
         Config,
+        IdentityConfig,
         KeyConfig,
         LimitsConfig,
         ServingConfig,
@@ -39,6 +40,12 @@ _VAULT_KEY_NAME: Final = re.compile(r"[0-9A-Za-z-]{1,127}")  # Key Vault: object
 _VERSION: Final = re.compile(r"[0-9a-f]{32}")  # Key Vault: object-version
 _TCTI: Final = re.compile(r"(device|swtpm|mssim|tabrmd|cmd)(:.*)?")
 _UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+# Azure Resource Manager's name of a user-assigned identity; letters' case is ignored.
+_RESOURCE_ID: Final = re.compile(
+    r"/subscriptions/[0-9a-f-]{36}/resourcegroups/[\w.()-]{1,90}"
+    r"/providers/microsoft\.managedidentity/userassignedidentities/[\w-]{1,128}",
+    re.IGNORECASE,
+)
 # Fewest and most. A head has at least a method, a path and a Host; what is read at
 # once is 16 KiB; descriptors are the process's, LimitNOFILE=.
 _SERVING: Final = {
@@ -102,8 +109,12 @@ def judge(config: Config) -> list[str]:
         problems.append("agent.metrics_listen: must be HOST:PORT, or empty for none")
     if config.attestation.endpoint != "auto":
         problems += _judge_origin("attestation.endpoint", config.attestation.endpoint)
-    if config.identity.client_id and not _UUID.fullmatch(config.identity.client_id):
-        problems.append("identity.client_id: must be a UUID, or empty")
+    problems += _judge_identity("identity", config.identity)
+    for name, identity in config.identities.items():
+        path = f"identities.{shown(name)}"
+        if not _ALIAS.fullmatch(name):
+            problems.append(f"{path}: a name is 1 to 64 letters, digits, `-` and `_`")
+        problems += _judge_identity(path, identity)
     if not (_TCTI.fullmatch(config.vtpm.tcti) and config.vtpm.tcti.isprintable()):
         problems.append(
             "vtpm.tcti: must be a TCTI string such as device:/dev/tpmrm0"
@@ -114,6 +125,32 @@ def judge(config: Config) -> list[str]:
         problems.append(f"keys: at most {MAX_KEYS} keys, these are {len(config.keys)}")
     for alias, key in config.keys.items():
         problems += _judge_key(alias, key)
+        if key.identity and key.identity not in config.identities:
+            problems.append(
+                f"keys.{shown(alias)}.identity: there is no"
+                f" [identities.{shown(key.identity)}]"
+                f"{meant(key.identity, config.identities)}"
+            )
+    return problems
+
+
+def _judge_identity(path: str, identity: IdentityConfig) -> list[str]:
+    problems = [
+        f"{path}.{name}: must be a UUID, or empty"
+        for name in ("client_id", "object_id")
+        if (value := getattr(identity, name)) and not _UUID.fullmatch(value)
+    ]
+    if identity.resource_id and not _RESOURCE_ID.fullmatch(identity.resource_id):
+        problems.append(
+            f"{path}.resource_id: must be /subscriptions/…/resourceGroups/…/providers/"
+            "Microsoft.ManagedIdentity/userAssignedIdentities/NAME, or empty"
+        )
+    names = (identity.client_id, identity.object_id, identity.resource_id)
+    if sum(map(bool, names)) > 1:
+        problems.append(
+            f"{path}: give one of client_id, object_id and resource_id: each names the"
+            " identity alone"
+        )
     return problems
 
 

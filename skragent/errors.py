@@ -98,7 +98,7 @@ class IdentityError(SkrAgentError):
     disposition = Disposition.RETRY
     _default_hint = (
         "Check that a managed identity is assigned to this VM and, where there are"
-        " several, that `identity.client_id` names the one to use."
+        " several, that [identity] names the one to use."
     )
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 # A job holds names and URLs of at most MAX_KEYS keys, a result their public parts too:
 # 2.5 kB for RSA-4096.
@@ -30,6 +30,14 @@ ARENA_BYTES_PER_KEY = 16 * 1024
 Form = Literal["jwk", "pem", "der", "raw"]
 
 
+class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A managed identity of the VM, by one of its names; none: the system-assigned."""
+
+    client_id: str = ""  # a UUID
+    object_id: str = ""  # a UUID: of its service principal
+    resource_id: str = ""  # /subscriptions/…/userAssignedIdentities/NAME
+
+
 class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One key to release: where it lives and the name that workloads know it by."""
 
@@ -37,6 +45,7 @@ class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     vault: str  # https://NAME.vault.azure.net or https://NAME.managedhsm.azure.net
     name: str  # the vault's name for it
     version: str = ""  # 32 hex digits, or empty for the latest
+    identity: Identity = Identity()  # who asks for it
 
 
 class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -60,7 +69,6 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     # room 2
     attestation_endpoint: str  # "auto" for the region's shared provider
     # room 3
-    identity_client_id: str  # empty for the system-assigned identity
     tls_roots: str  # a PEM file for TLS to MAA and vaults; empty for the system's
     release_roots: str  # a PEM file for the release signature; empty for the system's
 

@@ -18,6 +18,7 @@ from skragent.errors import Disposition, ReleaserError, SkrAgentError
 from skragent.job import (
     MAX_RESULT_BYTES,
     PROTOCOL,
+    Identity,
     Job,
     KeyRequest,
     Result,
@@ -50,10 +51,23 @@ def key_requests(config: Config) -> dict[str, KeyRequest]:
     """List the configured keys in the words of a job, by the name for workloads."""
     return {
         alias: KeyRequest(
-            alias=alias, vault=key.vault, name=key.name or alias, version=key.version
+            alias=alias,
+            vault=key.vault,
+            name=key.name or alias,
+            version=key.version,
+            identity=_identity(config, key.identity),
         )
         for alias, key in config.keys.items()
     }
+
+
+def _identity(config: Config, name: str) -> Identity:
+    identity = config.identities[name] if name else config.identity
+    return Identity(
+        client_id=identity.client_id,
+        object_id=identity.object_id,
+        resource_id=identity.resource_id,
+    )
 
 
 def key_terms(config: Config) -> dict[str, Terms]:
@@ -90,7 +104,6 @@ def build_job(
         imds_endpoint=config.imds.endpoint,
         amd_roots=config.trust.amd_roots,
         attestation_endpoint=config.attestation.endpoint,
-        identity_client_id=config.identity.client_id,
         tls_roots=config.trust.tls_roots,
         release_roots=config.trust.release_roots,
     )

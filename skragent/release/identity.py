@@ -27,6 +27,8 @@ if TYPE_CHECKING:
         TokenRequestOptions,
     )
 
+    from skragent.job import Identity
+
 _MAX_REASON_CHARS = 300
 # What IMDS and Entra ID say when asking again would not help (protocols/akv.md §5).
 _NO_IDENTITY = re.compile(
@@ -37,10 +39,10 @@ _NO_IDENTITY = re.compile(
 
 
 class VmIdentity:
-    """The VM's managed identity; a credential for azure-keyvault-keys.
+    """A managed identity of the VM; a credential for azure-keyvault-keys.
 
     Args:
-        client_id: of a user-assigned identity; empty for the system-assigned one.
+        who: which one.
         timeout_seconds: for connecting and for the answer.
         session: of `transport.HttpClient` without proxies, which IMDS refuses.
 
@@ -48,7 +50,7 @@ class VmIdentity:
     """
 
     def __init__(
-        self, client_id: str, timeout_seconds: float, session: requests.Session
+        self, who: Identity, timeout_seconds: float, session: requests.Session
     ) -> None:
         transport = RequestsTransport(
             session=session,
@@ -58,7 +60,14 @@ class VmIdentity:
             use_env_settings=False,
         )
         self._credential = ManagedIdentityCredential(
-            client_id=client_id or None,
+            client_id=who.client_id or None,
+            # One of these at most: azure-identity refuses two names.
+            identity_config={
+                name: value
+                for name in ("object_id", "resource_id")
+                if (value := getattr(who, name))
+            }
+            or None,
             transport=transport,
             use_env_settings=False,  # a proxy would add X-Forwarded-For: refused
             retry_total=0,

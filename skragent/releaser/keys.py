@@ -61,7 +61,7 @@ class KeyStep:
             nonce=secrets.token_hex(_NONCE_BYTES),
             wrapping_key_id=self.token.wrapping_key_id,
         )
-        raw = self.vaults.release(question, self.token)
+        raw = self.vaults.release(question, self.token, request.identity)
         with self.watch.step("release.verify"):
             wrapped = verify_release(raw, question, now=self.now, roots=self.roots)
         with self.watch.step("release.open"):

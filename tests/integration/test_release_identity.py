@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.parse
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,11 +16,18 @@ from support.release_server import (
 )
 
 from skragent.errors import IdentityError
+from skragent.job import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SCOPE = "https://vault.azure.net/.default"
+SYSTEM = Identity()
+UUID = "11111111-2222-3333-4444-555555555555"
+RESOURCE = (
+    f"/subscriptions/{UUID}/resourcegroups/keys/providers"
+    "/Microsoft.ManagedIdentity/userAssignedIdentities/backup"
+)
 
 
 @pytest.fixture
@@ -61,7 +69,7 @@ def test_every_failure_of_the_library_is_ours_and_asked_once(
     imds: Server, answer: Answer, code: str
 ) -> None:
     imds.answer = lambda _asked: answer
-    identity = make_identity("", 1)
+    identity = make_identity(SYSTEM, 1)
     identity.prefetch(SCOPE)  # a failure is told to who uses the token
     for _ in range(2):
         with pytest.raises(IdentityError) as caught:
@@ -71,18 +79,28 @@ def test_every_failure_of_the_library_is_ours_and_asked_once(
     assert len(imds.asked) == 1
 
 
-def test_user_assigned_identity_is_asked_for_by_its_id(imds: Server) -> None:
-    identity = make_identity("11111111-2222-3333-4444-555555555555", 1)
+@pytest.mark.parametrize(
+    ("who", "expected"),
+    [
+        (Identity(client_id=UUID), f"client_id={UUID}"),
+        (Identity(object_id=UUID), f"object_id={UUID}"),
+        (Identity(resource_id=RESOURCE), f"msi_res_id={RESOURCE}"),
+    ],
+)
+def test_user_assigned_identity_is_asked_for_by_its_name(
+    imds: Server, who: Identity, expected: str
+) -> None:
+    identity = make_identity(who, 1)
     identity.prefetch(SCOPE)
     identity.close()
     (asked,) = imds.asked
-    assert "client_id=11111111-2222-3333-4444-555555555555" in asked.path
+    assert expected in urllib.parse.unquote(asked.path)
     assert "resource=https://vault.azure.net" in asked.path
     assert asked.headers["Metadata"] == "true"
 
 
 def test_token_fetched_ahead_is_not_fetched_again(imds: Server) -> None:
-    identity = make_identity("", 1)
+    identity = make_identity(SYSTEM, 1)
     identity.prefetch(SCOPE)
     token = identity.get_token_info(SCOPE)
     assert token.token == "the-access-token"
@@ -92,7 +110,7 @@ def test_token_fetched_ahead_is_not_fetched_again(imds: Server) -> None:
 
 
 def test_newer_token_is_fetched_where_the_vault_demands_one(imds: Server) -> None:
-    identity = make_identity("", 1)
+    identity = make_identity(SYSTEM, 1)
     identity.prefetch(SCOPE)
     identity.get_token_info(SCOPE, options={"claims": "newer"})
     identity.close()

@@ -36,6 +36,7 @@ from skragent.attestation.token import (
 )
 from skragent.errors import Disposition, SkrAgentError
 from skragent.evidence.public import RsaPublic
+from skragent.job import Identity
 from skragent.release.envelope import Question
 from skragent.release.vault import VaultClient, vault_scope
 from skragent.transport import HttpClient
@@ -101,7 +102,7 @@ def vault(server: Server, imds: Server, tmp_path: Path) -> Iterator[VaultClient]
 def make_client(
     origin: str, directory: Path, timeout_seconds: float = 1
 ) -> Iterator[VaultClient]:
-    identity = make_identity("", timeout_seconds)
+    identity = make_identity(Identity(), timeout_seconds)
     http = HttpClient(
         timeout_seconds=timeout_seconds,
         ca_file=str(directory / "ca.pem"),

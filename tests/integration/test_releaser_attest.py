@@ -143,7 +143,6 @@ class World:
                 "imds_endpoint": self.imds_server.origin,
                 "amd_roots": str(self.directory / "ark.pem"),
                 "attestation_endpoint": self.maa_server.origin,
-                "identity_client_id": "",
                 "tls_roots": str(self.directory / "ca.pem"),
                 "release_roots": "",
                 **self.changes,

@@ -43,7 +43,6 @@ def make_job(arena_fd: int, arena_bytes: int) -> Job:
         imds_endpoint="http://127.0.0.1:1",
         amd_roots="",
         attestation_endpoint="https://127.0.0.1:1",
-        identity_client_id="",
         tls_roots="",
         release_roots="",
     )

@@ -52,7 +52,7 @@ from support.release_server import (
 
 from skragent.evidence.public import parse_tpm2b_public
 from skragent.evidence.tpm import Vtpm
-from skragent.job import ARENA_BYTES_PER_KEY, Job, KeyRequest, Result
+from skragent.job import ARENA_BYTES_PER_KEY, Identity, Job, KeyRequest, Result
 from skragent.release.vault import vault_scope
 from skragent.releaser import walk
 from skragent.releaser.watch import Stopwatch
@@ -162,7 +162,6 @@ class World:
                 "imds_endpoint": self.azure.origins["imds"],
                 "amd_roots": str(self.directory / "ark.pem"),
                 "attestation_endpoint": self.azure.origins["maa"],
-                "identity_client_id": "",
                 "tls_roots": str(self.directory / "ca.pem"),
                 "release_roots": str(self.directory / "release.pem"),
                 **self.changes,
@@ -252,6 +251,19 @@ def test_many_keys_cost_one_attestation_and_one_access_token(world: World) -> No
     identity = [p for p in world.servers["imds"].paths() if "/identity/" in p]
     assert len(identity) == 1
     assert len(world.servers["vault"].asked) == 5  # the challenge, and each key once
+
+
+def test_each_key_is_asked_for_by_its_own_identity(world: World) -> None:
+    vault = world.azure.origins["vault"]
+    theirs = Identity(client_id="11111111-2222-3333-4444-555555555555")
+    world.changes["keys"] = (
+        KeyRequest(alias="ours", vault=vault, name="good"),
+        KeyRequest(alias="theirs", vault=vault, name="other", identity=theirs),
+    )
+    result = world.run()
+    assert {key.alias for key in result.released} == {"ours", "theirs"}
+    asked = [p for p in world.servers["imds"].paths() if "/identity/" in p]
+    assert sorted("client_id=11111111-2222-" in path for path in asked) == [False, True]
 
 
 def test_requests_of_one_key_are_as_few_as_can_be(world: World) -> None:

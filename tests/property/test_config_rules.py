@@ -18,7 +18,7 @@ MAX_PROBLEM = 400
 SETTINGS = [
     f"{table.name}.{field.name}"
     for table in msgspec.structs.fields(Config)
-    if table.name != "keys"
+    if table.name not in ("keys", "identities")
     for field in msgspec.structs.fields(getattr(Config(), table.name))
 ] + [f"keys.disk.{field.name}" for field in msgspec.structs.fields(KeyConfig)]
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+PROTOCOL = 2
 VERSION = "0123456789abcdef0123456789abcdef"
 KEY = b"k" * 32
 
@@ -51,12 +52,12 @@ def released(job: dict[str, Any]) -> dict[str, Any]:
         "report_version": 2,
         "verified": [],
     }
-    return {"protocol": 1, "attestation": attestation, "released": keys}
+    return {"protocol": PROTOCOL, "attestation": attestation, "released": keys}
 
 
 def failed(code: str, disposition: str) -> dict[str, Any]:
     failure = {"code": code, "disposition": disposition, "message": "why"}
-    return {"protocol": 1, "failure": failure}
+    return {"protocol": PROTOCOL, "failure": failure}
 
 
 def hang(*arguments: str) -> None:

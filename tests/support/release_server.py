@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from typing_extensions import override
 
+from skragent.job import Identity
 from skragent.release.identity import VmIdentity
 from skragent.transport import HttpClient
 
@@ -216,7 +217,7 @@ def make_tls(directory: Path) -> tuple[ssl.SSLContext, str]:
     return context, str(ca_file)
 
 
-def make_identity(client_id: str, timeout_seconds: float) -> VmIdentity:
+def make_identity(who: Identity, timeout_seconds: float) -> VmIdentity:
     """An identity over connections of its own."""
     http = HttpClient(timeout_seconds=timeout_seconds, use_proxies=False)
-    return VmIdentity(client_id, timeout_seconds, http.new_session())
+    return VmIdentity(who, timeout_seconds, http.new_session())

@@ -27,7 +27,13 @@ from support.release_pki import (
 )
 
 from skragent.errors import ReleaseDeniedError, UnwrapError
-from skragent.job import ARENA_BYTES_PER_KEY, FailedKey, KeyRequest, ReleasedKey
+from skragent.job import (
+    ARENA_BYTES_PER_KEY,
+    FailedKey,
+    Identity,
+    KeyRequest,
+    ReleasedKey,
+)
 from skragent.releaser.keys import KeyStep
 from skragent.releaser.watch import Stopwatch
 
@@ -60,8 +66,9 @@ class FakeVaults:
         self.release_to_give = release
         self.questions: list[Question] = []
 
-    def release(self, question: Question, token: object) -> str:
+    def release(self, question: Question, token: object, who: Identity) -> str:
         assert token
+        assert who == Identity()
         self.questions.append(question)
         if self.release_to_give is None:
             raise ReleaseDeniedError("no", code="release.denied.policy")

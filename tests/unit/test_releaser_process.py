@@ -15,6 +15,7 @@ from skragent.job import (
     MAX_JOB_BYTES,
     MAX_KEYS,
     MAX_RESULT_BYTES,
+    PROTOCOL,
     FailedKey,
     Failure,
     Result,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 def make_job(**changes: object) -> dict[str, Any]:
     key = {"alias": "k", "vault": "https://v.vault.azure.net", "name": "k"}
     return {
-        "protocol": 1,
+        "protocol": PROTOCOL,
         "now": 1767225600.0,
         "timeout_seconds": 10,
         "keys": [key],
@@ -42,7 +43,6 @@ def make_job(**changes: object) -> dict[str, Any]:
         "imds_endpoint": "http://169.254.169.254",
         "amd_roots": "",
         "attestation_endpoint": "auto",
-        "identity_client_id": "",
         "tls_roots": "",
         "release_roots": "",
     } | changes
@@ -69,7 +69,7 @@ def test_job_is_read(tmp_path: Path) -> None:
         b"",
         b"{}",
         b"[]",
-        json.dumps(make_job(protocol=2)).encode(),
+        json.dumps(make_job(protocol=PROTOCOL + 1)).encode(),
         json.dumps(make_job(unknown=1)).encode(),
         json.dumps(make_job(keys=[])).encode(),
         json.dumps(make_job(arena_bytes=ARENA_BYTES_PER_KEY - 1)).encode(),
