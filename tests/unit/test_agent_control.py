@@ -20,6 +20,7 @@ def test_a_key_is_told_with_the_name_that_the_vault_has_for_it(
         world.supervisor,
         make_config("disk", extra=RENAMED),
         world.clock,
+        reload=lambda _listener: None,
         unit_rules="none",
     )
     assert control.describe_key(alias)["vault_name"] == name
