@@ -45,12 +45,17 @@ class AttestationConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only
 class IdentityConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """[identity], [identities.NAME]: who we are to the vaults.
 
-    A user-assigned identity by one of its names; none: the system-assigned one.
+    A user-assigned identity by one of its names; none: the system-assigned one. With a
+    tenant: an application of Entra ID, by its client id and one of the files.
     """
 
     client_id: str = ""
     object_id: str = ""
     resource_id: str = ""
+    tenant_id: str = ""
+    certificate: str = ""
+    secret_file: str = ""
+    token_file: str = ""
 
 
 class RefreshConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -129,6 +134,7 @@ class KeyConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Config(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole file."""
 
+    cloud: str = "public"  # Azure's: public, usgovernment, china
     agent: AgentConfig = AgentConfig()
     attestation: AttestationConfig = AttestationConfig()
     identity: IdentityConfig = IdentityConfig()

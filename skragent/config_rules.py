@@ -12,6 +12,7 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING, Final
 
+from skragent.clouds import CLOUDS, cloud_of
 from skragent.job import MAX_KEYS
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ _MAX_SHOWN_BITS: Final = 128
 _MAX_SOCKET_PATH_BYTES: Final = 107  # sockaddr_un.sun_path with its NUL: unix(7)
 _SOCKETS: Final = ("api_socket", "credentials_socket", "admin_socket")
 _TRUST_FILES: Final = ("amd_roots", "tls_roots", "release_roots")
+_FILES: Final = ("certificate", "secret_file", "token_file")
 _MAX_WHO: Final = 256
 _MAX_HOST: Final = 253
 _MAX_PORT: Final = 2**16 - 1
@@ -109,6 +111,7 @@ def judge(config: Config) -> list[str]:
         problems.append("agent.metrics_listen: must be HOST:PORT, or empty for none")
     if config.attestation.endpoint != "auto":
         problems += _judge_origin("attestation.endpoint", config.attestation.endpoint)
+    problems += _judge_cloud(config)
     problems += _judge_identity("identity", config.identity)
     for name, identity in config.identities.items():
         path = f"identities.{shown(name)}"
@@ -134,6 +137,43 @@ def judge(config: Config) -> list[str]:
     return problems
 
 
+def _judge_cloud(config: Config) -> list[str]:
+    """Refuse a cloud that is none, and vaults of another one."""
+    if config.cloud not in CLOUDS:
+        near = meant(config.cloud, CLOUDS)
+        return [f"cloud: must be one of {', '.join(CLOUDS)}{near}"]
+    problems = []
+    for alias, key in config.keys.items():
+        home = cloud_of(key.vault)
+        if home not in ("", config.cloud):
+            problems.append(
+                f'keys.{shown(alias)}.vault: it is of another cloud: cloud = "{home}"'
+            )
+    return problems
+
+
+def _judge_application(path: str, identity: IdentityConfig) -> list[str]:
+    """Judge what an application of Entra ID needs."""
+    files = {n: v for n in _FILES if (v := getattr(identity, n))}
+    problems = [
+        f"{path}.{name}: must be an absolute path, not `{shown(value)}`"
+        for name, value in files.items()
+        if not value.startswith("/") or not value.isprintable()
+    ]
+    if not identity.tenant_id:
+        return problems + [
+            f"{path}.{name}: belongs to an application: give tenant_id and client_id"
+            for name in files
+        ]
+    if not (_UUID.fullmatch(identity.tenant_id) or _is_host(identity.tenant_id)):
+        problems.append(f"{path}.tenant_id: must be a UUID or a domain")
+    if not identity.client_id:
+        problems.append(f"{path}.client_id: missing: tenant_id is an application's")
+    if len(files) != 1:
+        problems.append(f"{path}: give one of {', '.join(_FILES)} with tenant_id")
+    return problems
+
+
 def _judge_identity(path: str, identity: IdentityConfig) -> list[str]:
     problems = [
         f"{path}.{name}: must be a UUID, or empty"
@@ -151,7 +191,7 @@ def _judge_identity(path: str, identity: IdentityConfig) -> list[str]:
             f"{path}: give one of client_id, object_id and resource_id: each names the"
             " identity alone"
         )
-    return problems
+    return problems + _judge_application(path, identity)
 
 
 def _judge_paths(config: Config) -> list[str]:

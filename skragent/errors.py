@@ -90,8 +90,9 @@ class IdentityError(SkrAgentError):
     """No access token for the vault could be had.
 
     Codes: identity.unavailable (RETRY), identity.not_found (DENIED),
-    identity.refused (the vault does not accept it), identity.challenge (the vault
-    demands one for another service).
+    identity.denied (by Entra ID: DENIED), identity.unreadable (a certificate or secret:
+    DENIED), identity.refused (the vault does not accept it), identity.challenge (the
+    vault demands one for another service).
     """
 
     code = "identity"

@@ -31,11 +31,18 @@ Form = Literal["jwk", "pem", "der", "raw"]
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A managed identity of the VM, by one of its names; none: the system-assigned."""
+    """A managed identity of the VM, by one of its names; none: the system-assigned.
+
+    With a tenant: an application of Entra ID, by its client id and one of the files.
+    """
 
     client_id: str = ""  # a UUID
     object_id: str = ""  # a UUID: of its service principal
     resource_id: str = ""  # /subscriptions/…/userAssignedIdentities/NAME
+    tenant_id: str = ""  # a UUID or a domain
+    certificate: str = ""  # a PEM file with the private key
+    secret_file: str = ""
+    token_file: str = ""  # of a workload identity
 
 
 class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -69,6 +76,7 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     # room 2
     attestation_endpoint: str  # "auto" for the region's shared provider
     # room 3
+    authority: str  # of Entra ID, for applications: https://login.microsoftonline.com
     tls_roots: str  # a PEM file for TLS to MAA and vaults; empty for the system's
     release_roots: str  # a PEM file for the release signature; empty for the system's
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from skragent.agent.lifecycle import Terms
+from skragent.clouds import CLOUDS
 from skragent.errors import Disposition, ReleaserError, SkrAgentError
 from skragent.job import (
     MAX_RESULT_BYTES,
@@ -63,11 +64,7 @@ def key_requests(config: Config) -> dict[str, KeyRequest]:
 
 def _identity(config: Config, name: str) -> Identity:
     identity = config.identities[name] if name else config.identity
-    return Identity(
-        client_id=identity.client_id,
-        object_id=identity.object_id,
-        resource_id=identity.resource_id,
-    )
+    return Identity(**msgspec.structs.asdict(identity))
 
 
 def key_terms(config: Config) -> dict[str, Terms]:
@@ -104,6 +101,7 @@ def build_job(
         imds_endpoint=config.imds.endpoint,
         amd_roots=config.trust.amd_roots,
         attestation_endpoint=config.attestation.endpoint,
+        authority=CLOUDS[config.cloud].authority,
         tls_roots=config.trust.tls_roots,
         release_roots=config.trust.release_roots,
     )

@@ -1,10 +1,9 @@
-"""Who we are to the vaults: the VM's managed identity, asked for a token once.
+"""Who we are to the vaults: an identity's access tokens, each asked for once.
 
-azure-identity asks IMDS. This makes it ask one time for each scope, whoever wants the
-token first, and makes its failures ours. Its endpoint comes from the process's
-environment, which `environment` has settled before.
+azure-identity asks. This makes it ask one time for each scope, whoever wants the token
+first, and makes its failures ours.
 
-Not here: the vault that wants the token (`vault`).
+Not here: what is asked (`credentials`), and the vault that wants the token (`vault`).
 """
 
 from __future__ import annotations
@@ -14,20 +13,17 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from azure.core.exceptions import AzureError, ClientAuthenticationError
-from azure.core.pipeline.transport import RequestsTransport
-from azure.identity import ManagedIdentityCredential
+from azure.identity import CredentialUnavailableError
 
 from skragent.errors import Disposition, IdentityError, SkrAgentError
 
 if TYPE_CHECKING:
-    import requests
     from azure.core.credentials import (
         AccessToken,
         AccessTokenInfo,
+        SupportsTokenInfo,
         TokenRequestOptions,
     )
-
-    from skragent.job import Identity
 
 _MAX_REASON_CHARS = 300
 # What IMDS and Entra ID say when asking again would not help (protocols/akv.md §5).
@@ -37,49 +33,24 @@ _NO_IDENTITY = re.compile(
     re.IGNORECASE,
 )
 
+# A refusal of Entra ID has a code; 50196 (a loop), 90033 (a temporary fault) and 90055
+# (throttling) are not about us (learn.microsoft.com: reference-error-codes).
+_REFUSED = re.compile(r"AADSTS(?!(50196|90033|90055)\b)[0-9]+")
 
-class VmIdentity:
-    """A managed identity of the VM; a credential for azure-keyvault-keys.
+
+class AccessTokens:
+    """The access tokens of one identity; a credential for azure-keyvault-keys.
 
     Args:
-        who: which one.
-        timeout_seconds: for connecting and for the answer.
-        session: of `transport.HttpClient` without proxies, which IMDS refuses.
+        credential: of azure-identity.
 
     Safe to use from several threads: the first asks, the others wait for its outcome.
     """
 
-    def __init__(
-        self, who: Identity, timeout_seconds: float, session: requests.Session
-    ) -> None:
-        transport = RequestsTransport(
-            session=session,
-            session_owner=False,
-            connection_timeout=timeout_seconds,
-            read_timeout=timeout_seconds,
-            use_env_settings=False,
-        )
-        self._credential = ManagedIdentityCredential(
-            client_id=who.client_id or None,
-            # One of these at most: azure-identity refuses two names.
-            identity_config={
-                name: value
-                for name in ("object_id", "resource_id")
-                if (value := getattr(who, name))
-            }
-            or None,
-            transport=transport,
-            use_env_settings=False,  # a proxy would add X-Forwarded-For: refused
-            retry_total=0,
-            connection_timeout=timeout_seconds,
-            read_timeout=timeout_seconds,
-        )
+    def __init__(self, credential: SupportsTokenInfo) -> None:
+        self._credential = credential
         self._lock = threading.Lock()
         self._outcomes: dict[str, AccessTokenInfo | IdentityError] = {}
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._credential.close()
 
     def prefetch(self, scope: str) -> None:
         """Fetch a token ahead of its use; a failure is told to who uses it."""
@@ -96,7 +67,7 @@ class VmIdentity:
         """Give a token: what azure-keyvault-keys calls (SupportsTokenInfo).
 
         Raises:
-            IdentityError: identity.unavailable, .not_found
+            IdentityError: identity.unavailable, .not_found, .denied
         """
         (scope,) = scopes
         if options and options.get("claims"):  # the vault wants a newer one (CAE)
@@ -116,29 +87,30 @@ class VmIdentity:
 
     def _ask(self, scope: str, options: TokenRequestOptions | None) -> AccessTokenInfo:
         try:
-            info: AccessTokenInfo = self._credential.get_token_info(
-                scope, options=options
-            )
-        except (AzureError, ValueError) as error:
+            return self._credential.get_token_info(scope, options=options)
+        except (AzureError, OSError, ValueError) as error:
             raise judge_identity_failure(error) from error
-        return info
 
 
 def judge_identity_failure(error: Exception) -> SkrAgentError:
     """Turn azure-identity's failure into ours.
 
-    It raises one class for everything that IMDS can say: only the text tells what
-    will pass (throttling, timeouts) from what will not (no such identity).
+    Of IMDS it raises one class for everything, and of Entra ID another one: only the
+    text tells what will pass (throttling, timeouts) from what will not.
     """
     text = error.message if isinstance(error, AzureError) else str(error)
     reason = " ".join(str(text).split())
     reason = reason.removeprefix("ManagedIdentityCredential authentication unavailable")
     reason = reason.strip(",. ")[:_MAX_REASON_CHARS]
-    is_permanent = isinstance(error, ClientAuthenticationError) and _NO_IDENTITY.search(
-        reason
-    )
+    code = "identity.unavailable"
+    if isinstance(error, CredentialUnavailableError):
+        if _NO_IDENTITY.search(reason):
+            code = "identity.not_found"
+    elif isinstance(error, ClientAuthenticationError) and _REFUSED.search(reason):
+        code = "identity.denied"
+    is_permanent = code != "identity.unavailable"
     return IdentityError(
-        f"no access token from the managed identity: {reason}",
-        code="identity.not_found" if is_permanent else "identity.unavailable",
+        f"no access token for the vault: {reason}",
+        code=code,
         disposition=Disposition.DENIED if is_permanent else Disposition.RETRY,
     )

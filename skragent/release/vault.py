@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from skragent.attestation.token import AttestationToken
     from skragent.release.envelope import Question
-    from skragent.release.identity import VmIdentity
+    from skragent.release.identity import AccessTokens
 
 _OK = 200
 
@@ -44,7 +44,7 @@ class VaultClient:
 
     Args:
         url: https://HOST[:PORT]
-        identity: whose access token is sent.
+        tokens: one of which is sent.
         timeout_seconds: for connecting and for each wait for bytes.
         session: of `transport.HttpClient`: for this client alone.
     """
@@ -52,7 +52,7 @@ class VaultClient:
     def __init__(
         self,
         url: str,
-        identity: VmIdentity,
+        tokens: AccessTokens,
         *,
         timeout_seconds: float,
         session: requests.Session,
@@ -61,7 +61,7 @@ class VaultClient:
         self._transport = VaultTransport(timeout_seconds, session)
         self._client = KeyClient(
             self.url,
-            identity,
+            tokens,
             transport=self._transport,
             retry_total=0,  # retries are the supervisor's
             permit_redirects=False,

@@ -45,8 +45,7 @@ class Ahead:
         self.maa: Future[MaaClient] = executor.submit(self._find_provider)
         self.signing_keys: Future[bytes] = executor.submit(self._ask_keys)
         self._opened = {
-            url: executor.submit(self._http.connect, url)
-            for url in {key.vault for key in job.keys}
+            url: executor.submit(self._http.connect, url) for url in _hosts(job)
         }
 
     def close(self) -> None:
@@ -61,7 +60,7 @@ class Ahead:
         return self._identity_http.new_session()
 
     def session_for(self, url: str) -> requests.Session:
-        """Give a session that finds a connection to this vault open."""
+        """Give a session that finds a connection to this vault or authority open."""
         self._opened[url].result()
         return self._http.new_session()
 
@@ -86,3 +85,11 @@ class Ahead:
         maa = known or self.maa.result()
         with self._watch.step("maa.keys"):
             return maa.signing_keys()
+
+
+def _hosts(job: Job) -> set[str]:
+    """List who is asked for keys, and for access tokens where that is not IMDS."""
+    hosts = {key.vault for key in job.keys}
+    if any(key.identity.tenant_id for key in job.keys):
+        hosts.add(job.authority)
+    return hosts

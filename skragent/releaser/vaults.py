@@ -9,7 +9,9 @@ from __future__ import annotations
 import queue
 from typing import TYPE_CHECKING, NamedTuple
 
-from skragent.release.identity import VmIdentity
+from skragent.errors import IdentityError
+from skragent.release.credentials import is_managed, make_credential
+from skragent.release.identity import AccessTokens
 from skragent.release.vault import VaultClient, vault_scope
 
 if TYPE_CHECKING:
@@ -38,11 +40,10 @@ class Vaults:
         self._timeout_seconds = job.timeout_seconds
         self._ahead = ahead
         self._watch = watch
-        self._identities = {
-            identity: VmIdentity(
-                identity, job.timeout_seconds, ahead.identity_session()
-            )
-            for identity in dict.fromkeys(key.identity for key in job.keys)
+        self._authority = job.authority
+        self._tokens = {
+            who: self._tokens_of(who)
+            for who in dict.fromkeys(key.identity for key in job.keys)
         }
         names = {_Door(key.vault, key.identity): key.name for key in reversed(job.keys)}
         self._idle = {door: queue.LifoQueue[VaultClient]() for door in names}
@@ -76,7 +77,9 @@ class Vaults:
 
     def _prefetch(self, who: Identity, scope: str) -> None:
         with self._watch.step("identity.token"):
-            self._identities[who].prefetch(scope)
+            tokens = self._tokens[who]
+            if isinstance(tokens, AccessTokens):
+                tokens.prefetch(scope)
 
     def _warm_up(self, door: _Door, name: str) -> None:
         client = self._open(door)
@@ -84,10 +87,31 @@ class Vaults:
             client.warm(name)
         self._idle[door].put(client)
 
+    def _tokens_of(self, who: Identity) -> AccessTokens | IdentityError:
+        """Give an identity's tokens, or what each of its keys will be told."""
+        session = (
+            self._ahead.identity_session()
+            if is_managed(who)
+            else self._ahead.session_for(self._authority)
+        )
+        try:
+            credential = make_credential(
+                who,
+                authority=self._authority,
+                timeout_seconds=self._timeout_seconds,
+                session=session,
+            )
+        except IdentityError as error:
+            return error
+        return AccessTokens(credential)
+
     def _open(self, door: _Door) -> VaultClient:
+        tokens = self._tokens[door.identity]
+        if isinstance(tokens, IdentityError):
+            raise tokens
         return VaultClient(
             door.url,
-            self._identities[door.identity],
+            tokens,
             timeout_seconds=self._timeout_seconds,
             session=self._ahead.session_for(door.url),
         )

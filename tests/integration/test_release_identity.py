@@ -10,8 +10,8 @@ from support.release_server import (
     ACCESS_TOKEN,
     Answer,
     Server,
+    access_tokens,
     json_answer,
-    make_identity,
     serve,
 )
 
@@ -69,13 +69,12 @@ def test_every_failure_of_the_library_is_ours_and_asked_once(
     imds: Server, answer: Answer, code: str
 ) -> None:
     imds.answer = lambda _asked: answer
-    identity = make_identity(SYSTEM, 1)
-    identity.prefetch(SCOPE)  # a failure is told to who uses the token
-    for _ in range(2):
-        with pytest.raises(IdentityError) as caught:
-            identity.get_token_info(SCOPE)
-        assert caught.value.code == code
-    identity.close()
+    with access_tokens(SYSTEM, 1) as tokens:
+        tokens.prefetch(SCOPE)  # a failure is told to who uses the token
+        for _ in range(2):
+            with pytest.raises(IdentityError) as caught:
+                tokens.get_token_info(SCOPE)
+            assert caught.value.code == code
     assert len(imds.asked) == 1
 
 
@@ -90,9 +89,8 @@ def test_every_failure_of_the_library_is_ours_and_asked_once(
 def test_user_assigned_identity_is_asked_for_by_its_name(
     imds: Server, who: Identity, expected: str
 ) -> None:
-    identity = make_identity(who, 1)
-    identity.prefetch(SCOPE)
-    identity.close()
+    with access_tokens(who, 1) as tokens:
+        tokens.prefetch(SCOPE)
     (asked,) = imds.asked
     assert expected in urllib.parse.unquote(asked.path)
     assert "resource=https://vault.azure.net" in asked.path
@@ -100,18 +98,16 @@ def test_user_assigned_identity_is_asked_for_by_its_name(
 
 
 def test_token_fetched_ahead_is_not_fetched_again(imds: Server) -> None:
-    identity = make_identity(SYSTEM, 1)
-    identity.prefetch(SCOPE)
-    token = identity.get_token_info(SCOPE)
-    assert token.token == "the-access-token"
-    assert identity.get_token(SCOPE).token == token.token
-    identity.close()
+    with access_tokens(SYSTEM, 1) as tokens:
+        tokens.prefetch(SCOPE)
+        token = tokens.get_token_info(SCOPE)
+        assert token.token == "the-access-token"
+        assert tokens.get_token(SCOPE).token == token.token
     assert len(imds.asked) == 1
 
 
 def test_newer_token_is_fetched_where_the_vault_demands_one(imds: Server) -> None:
-    identity = make_identity(SYSTEM, 1)
-    identity.prefetch(SCOPE)
-    identity.get_token_info(SCOPE, options={"claims": "newer"})
-    identity.close()
+    with access_tokens(SYSTEM, 1) as tokens:
+        tokens.prefetch(SCOPE)
+        tokens.get_token_info(SCOPE, options={"claims": "newer"})
     assert len(imds.asked) == 2

@@ -22,9 +22,9 @@ from support.release_server import (
     Answer,
     Asked,
     Server,
+    access_tokens,
     challenge,
     json_answer,
-    make_identity,
     make_tls,
     serve,
 )
@@ -102,20 +102,19 @@ def vault(server: Server, imds: Server, tmp_path: Path) -> Iterator[VaultClient]
 def make_client(
     origin: str, directory: Path, timeout_seconds: float = 1
 ) -> Iterator[VaultClient]:
-    identity = make_identity(Identity(), timeout_seconds)
     http = HttpClient(
         timeout_seconds=timeout_seconds,
         ca_file=str(directory / "ca.pem"),
         use_proxies=True,
     )
-    yield VaultClient(
-        origin,
-        identity,
-        timeout_seconds=timeout_seconds,
-        session=http.new_session(),
-    )
+    with access_tokens(Identity(), timeout_seconds) as tokens:
+        yield VaultClient(
+            origin,
+            tokens,
+            timeout_seconds=timeout_seconds,
+            session=http.new_session(),
+        )
     http.close()
-    identity.close()
 
 
 @pytest.fixture(scope="module")

@@ -142,6 +142,7 @@ class World:
                 "tcg_log": str(self.directory / "no-such-log"),
                 "imds_endpoint": self.imds_server.origin,
                 "amd_roots": str(self.directory / "ark.pem"),
+                "authority": "https://login.microsoftonline.com",
                 "attestation_endpoint": self.maa_server.origin,
                 "tls_roots": str(self.directory / "ca.pem"),
                 "release_roots": "",

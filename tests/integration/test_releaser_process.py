@@ -42,6 +42,7 @@ def make_job(arena_fd: int, arena_bytes: int) -> Job:
         tcg_log="",
         imds_endpoint="http://127.0.0.1:1",
         amd_roots="",
+        authority="https://login.microsoftonline.com",
         attestation_endpoint="https://127.0.0.1:1",
         tls_roots="",
         release_roots="",

@@ -161,6 +161,7 @@ class World:
                 "tcg_log": "",
                 "imds_endpoint": self.azure.origins["imds"],
                 "amd_roots": str(self.directory / "ark.pem"),
+                "authority": "https://login.microsoftonline.com",
                 "attestation_endpoint": self.azure.origins["maa"],
                 "tls_roots": str(self.directory / "ca.pem"),
                 "release_roots": str(self.directory / "release.pem"),

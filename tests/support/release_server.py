@@ -26,7 +26,8 @@ from cryptography.hazmat.primitives.serialization import (
 from typing_extensions import override
 
 from skragent.job import Identity
-from skragent.release.identity import VmIdentity
+from skragent.release.credentials import make_credential
+from skragent.release.identity import AccessTokens
 from skragent.transport import HttpClient
 
 if TYPE_CHECKING:
@@ -217,7 +218,27 @@ def make_tls(directory: Path) -> tuple[ssl.SSLContext, str]:
     return context, str(ca_file)
 
 
-def make_identity(who: Identity, timeout_seconds: float) -> VmIdentity:
-    """An identity over connections of its own."""
-    http = HttpClient(timeout_seconds=timeout_seconds, use_proxies=False)
-    return VmIdentity(who, timeout_seconds, http.new_session())
+@contextlib.contextmanager
+def access_tokens(
+    who: Identity,
+    timeout_seconds: float,
+    *,
+    authority: str = "https://login.microsoftonline.com",
+    ca_file: str = "",
+) -> Iterator[AccessTokens]:
+    """An identity's tokens over connections of its own."""
+    http = HttpClient(
+        timeout_seconds=timeout_seconds, ca_file=ca_file, use_proxies=False
+    )
+    session = http.new_session()
+    try:
+        yield AccessTokens(
+            make_credential(
+                who,
+                authority=authority,
+                timeout_seconds=timeout_seconds,
+                session=session,
+            )
+        )
+    finally:
+        http.close()

@@ -66,5 +66,5 @@ def test_what_the_example_shows_as_defaults_are_the_defaults() -> None:
 
 def test_every_table_of_the_example_is_in_force_without_its_comments() -> None:
     assert tomllib.loads(EXAMPLE).keys() == {
-        field.name for field in msgspec.structs.fields(Config)
+        field.name for field in msgspec.structs.fields(Config) if field.type is not str
     }

@@ -80,3 +80,48 @@ def test_an_identity_that_is_not_there_is_told_with_the_one_that_was_meant() -> 
 
 def test_a_name_of_an_identity_is_a_word() -> None:
     assert problem_of(f'[identities."a b"]\n{KEY}').startswith("identities.a b: a name")
+
+
+def application(more: str, *, client: str = UUID) -> str:
+    return f'[identity]\ntenant_id = "{UUID}"\nclient_id = "{client}"\n{more}\n{KEY}'
+
+
+@pytest.mark.parametrize("file", ["certificate", "secret_file", "token_file"])
+def test_an_application_is_known_by_one_of_its_files(file: str) -> None:
+    config = parse_config(application(f'{file} = "/etc/app"'))
+    who = key_requests(config)["a"].identity
+    assert who == Identity(tenant_id=UUID, client_id=UUID, **{file: "/etc/app"})
+
+
+def test_a_tenant_may_be_a_domain() -> None:
+    text = application('token_file = "/t"').replace(
+        f'tenant_id = "{UUID}"', 'tenant_id = "example.onmicrosoft.com"'
+    )
+    assert parse_config(text).identity.tenant_id == "example.onmicrosoft.com"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (application(""), "identity: give one of certificate, secret_file"),
+        (
+            application('certificate = "/a"\nsecret_file = "/b"'),
+            "identity: give one of certificate, secret_file",
+        ),
+        (
+            application('certificate = "/a"', client=""),
+            "identity.client_id: missing",
+        ),
+        (application('certificate = "a.pem"'), "identity.certificate: must be an abs"),
+        (
+            application('certificate = "/a"').replace(UUID, "a b", 1),
+            "identity.tenant_id: must be a UUID or a domain",
+        ),
+        (
+            f'[identity]\nsecret_file = "/a"\n{KEY}',
+            "identity.secret_file: belongs to an application",
+        ),
+    ],
+)
+def test_what_is_no_application_is_refused(text: str, problem: str) -> None:
+    assert problem_of(text).startswith(problem)

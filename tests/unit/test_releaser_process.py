@@ -43,6 +43,7 @@ def make_job(**changes: object) -> dict[str, Any]:
         "imds_endpoint": "http://169.254.169.254",
         "amd_roots": "",
         "attestation_endpoint": "auto",
+        "authority": "https://login.microsoftonline.com",
         "tls_roots": "",
         "release_roots": "",
     } | changes

@@ -1,0 +1,64 @@
+"""Azure's clouds, and what is of which."""
+
+from __future__ import annotations
+
+import pytest
+from azure.identity import AzureAuthorityHosts
+
+from skragent.agent.jobs import build_job, key_requests
+from skragent.clouds import CLOUDS, cloud_of
+from skragent.config import parse_config
+from skragent.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("vault", "expected"),
+    [
+        ("https://a.vault.azure.net", "public"),
+        ("https://a.ManagedHSM.azure.net:443/", "public"),
+        ("https://a.vault.usgovcloudapi.net", "usgovernment"),
+        ("https://a.managedhsm.azure.cn", "china"),
+        ("https://127.0.0.1:8443", ""),
+        ("https://vault.azure.net", ""),
+        ("https://avault.azure.net", ""),
+        ("https://a.vault.azure.net.example.com", ""),
+        ("", ""),
+    ],
+)
+def test_a_vault_is_of_the_cloud_that_its_host_says(vault: str, expected: str) -> None:
+    assert cloud_of(vault) == expected
+
+
+def test_authorities_are_those_that_azure_identity_knows() -> None:
+    theirs = {
+        AzureAuthorityHosts.AZURE_PUBLIC_CLOUD,
+        AzureAuthorityHosts.AZURE_GOVERNMENT,
+        AzureAuthorityHosts.AZURE_CHINA,
+    }
+    ours = {cloud.authority.removeprefix("https://") for cloud in CLOUDS.values()}
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_one_setting_says_who_issues_access_tokens(cloud: str) -> None:
+    host = CLOUDS[cloud].suffixes[0]
+    config = parse_config(f'cloud = "{cloud}"\n[keys.a]\nvault = "https://a.{host}"')
+    keys = list(key_requests(config).values())
+    job = build_job(config, keys, now=0, arena_fd=0, arena_bytes=0, tcg_log="")
+    assert job.authority == CLOUDS[cloud].authority
+
+
+def test_a_vault_of_another_cloud_is_refused_with_its_name() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config('[keys.a]\nvault = "https://a.vault.azure.cn"')
+    assert caught.value.problems == [
+        'keys.a.vault: it is of another cloud: cloud = "china"'
+    ]
+
+
+def test_a_cloud_that_is_none_is_refused_with_the_one_that_was_meant() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config('cloud = "chine"\n[keys.a]\nvault = "https://a.vault.azure.net"')
+    (problem,) = caught.value.problems
+    assert problem.startswith("cloud: must be one of public, usgovernment, china")
+    assert "did you mean `china`" in problem
