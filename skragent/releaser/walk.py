@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 # Waiting costs nothing: a thread for each thing to wait for, and vaults to spare.
 _WAITING_THREADS = 16
-# Releases at once; a vault allows 10 in 10 s anyway.
-_RELEASING_THREADS = 4
+# Releases at once. The agent asks for no more keys of a vault than that releases at
+# once, 10: so three vaults that hang keep no key of a fourth from its release.
+_RELEASING_THREADS = 32
 
 # Whoever lets go of an arena wipes it, and it is the agent's memory too: this process
 # holds it to its end.
