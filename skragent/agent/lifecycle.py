@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from skragent.errors import Disposition
+from skragent.job import MAX_KEYS
 from skragent.keyring import KeyState
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class KeyLife:
     due_at: float = -math.inf  # the next attempt
     failures: int = 0  # since the last success
     denials: int = 0  # since the last success
+    company: int = MAX_KEYS  # that it may share a job with, itself included
     stale_at: float = math.inf
     drop_at: float = math.inf
     expires_at: float = math.inf  # wall time: the vault's `exp`
@@ -71,6 +73,10 @@ class KeyLife:
     # Until when the version before is held as well, by boot time and by its own `exp`.
     overlap_until: float = -math.inf
     previous_expires_at: float = math.inf
+    # What was released last may be held from then until then (wall time): it was not,
+    # and it is asked for again as soon as the wall clock says so, also by being set.
+    admissible_from: float = math.inf
+    admissible_until: float = math.inf
 
     @property
     def is_held(self) -> bool:
@@ -114,6 +120,8 @@ def released(
         state=KeyState.CURRENT,
         failures=0,
         denials=0,
+        company=MAX_KEYS,
+        admissible_from=math.inf,
         stale_at=stale_at,
         drop_at=stale_at + terms.max_stale_seconds,
         expires_at=math.inf if key.expires is None else key.expires,
@@ -130,21 +138,32 @@ def released(
     )
 
 
-def not_admitted(life: KeyLife, admission: Admission) -> KeyLife:
+def not_admitted(life: KeyLife, key: ReleasedKey, admission: Admission) -> KeyLife:
     """Go on after the release of a key that is not valid yet, or no longer.
 
-    A disabled one is a denial like another, with its confirmation.
+    A disabled one is a denial like another, with its confirmation. While nothing is
+    held this counts as a failure: whoever can mend it is waited for like then.
     """
-    if admission is Admission.NOT_YET:  # what is held, an older version, stays
-        return dataclasses.replace(life, failures=0, denials=0)
-    return _let_go(dataclasses.replace(life, failures=0, denials=0), KeyState.EXPIRED)
+    if admission is not Admission.NOT_YET:  # what is held, an older version, stays
+        life = _let_go(life, KeyState.EXPIRED)
+    return dataclasses.replace(
+        life,
+        failures=0 if life.is_held else life.failures + 1,
+        denials=0,
+        company=MAX_KEYS,
+        admissible_from=-math.inf if key.not_before is None else key.not_before,
+        admissible_until=math.inf if key.expires is None else key.expires,
+    )
 
 
 def failed(life: KeyLife, disposition: Disposition) -> KeyLife:
     """Go on after an attempt that failed; when the next one is due is not changed."""
     denied = disposition is Disposition.DENIED
     life = dataclasses.replace(
-        life, failures=life.failures + 1, denials=life.denials + denied
+        life,
+        failures=life.failures + 1,
+        denials=life.denials + denied,
+        company=MAX_KEYS,
     )
     confirmed = denied and life.denials >= DENIALS_TO_CONFIRM
     if confirmed and life.is_held and life.terms.is_kept_when_denied:
@@ -152,6 +171,19 @@ def failed(life: KeyLife, disposition: Disposition) -> KeyLife:
     if confirmed or disposition is Disposition.FATAL:
         return _let_go(life, KeyState.DENIED)
     return life
+
+
+def crashed(life: KeyLife, *, company: int, boottime: float) -> KeyLife:
+    """Go on after a job that crashed or hung: it may have been this key's fault.
+
+    It stays due, behind whoever is due already, and keeps to half of the company.
+    """
+    return dataclasses.replace(
+        life,
+        failures=life.failures + 1,
+        due_at=boottime,
+        company=max(1, company // 2),
+    )
 
 
 def dropped(life: KeyLife) -> KeyLife:
@@ -197,6 +229,8 @@ def planned(life: KeyLife, due_at: float) -> KeyLife:
 
 def aged(life: KeyLife, *, now: float, boottime: float) -> KeyLife:
     """Let time do its work on a key."""
+    if life.admissible_from <= now < life.admissible_until:
+        life = dataclasses.replace(asked_for(life, boottime), admissible_from=math.inf)
     if not life.is_held:
         return life
     if now >= life.expires_at:
@@ -217,13 +251,15 @@ def aged(life: KeyLife, *, now: float, boottime: float) -> KeyLife:
 
 def seconds_until_change(life: KeyLife, *, now: float, boottime: float) -> float:
     """Tell how long `aged` will change nothing; infinite where it never will."""
+    admissible = math.inf if now >= life.admissible_until else life.admissible_from
     if not life.is_held:
-        return math.inf
+        return max(0.0, admissible - now)
     deadline = life.stale_at if life.state is KeyState.CURRENT else life.drop_at
     expires_at = life.expires_at
     if life.has_previous:
         deadline = min(deadline, life.overlap_until)
         expires_at = min(expires_at, life.previous_expires_at)
+    expires_at = min(expires_at, admissible)
     return max(0.0, min(deadline - boottime, expires_at - now))
 
 
@@ -236,4 +272,5 @@ def _let_go(life: KeyLife, state: KeyState) -> KeyLife:
         expires_at=math.inf,
         version="",
         overlap_until=-math.inf,
+        admissible_from=math.inf,
     )

@@ -7,10 +7,12 @@ argument. How long to wait after a failure is `backoff`'s.
 from __future__ import annotations
 
 import hashlib
+import math
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from skragent.agent.lifecycle import KeyLife
 
@@ -26,6 +28,8 @@ _OWN_PART: Final = 0.8
 # agent would turn in circles, or never come back.
 MIN_TOKEN_LIFE_SECONDS: Final = 5.0
 MAX_TOKEN_LIFE_SECONDS: Final = 7 * 86400.0
+
+_ALL_OPEN: Final[Mapping[str, float]] = MappingProxyType({})
 
 
 def token_life_seconds(issued_at: float, expires_at: float) -> float:
@@ -72,11 +76,38 @@ def fresh_seconds(
     return life_seconds if refresh_seconds is None else refresh_seconds / fraction
 
 
-def next_attempt(lives: Mapping[str, KeyLife]) -> float:
-    """Tell when the next job is due: as soon as the first key is."""
-    return min((life.due_at for life in lives.values()), default=float("inf"))
+def next_attempt(
+    lives: Mapping[str, KeyLife], opens: Mapping[str, float] = _ALL_OPEN
+) -> float:
+    """Tell when the next job is due: as soon as the first key is.
+
+    Args:
+        lives: of all keys.
+        opens: when keys can be asked for whose vaults release no more now.
+    """
+    return min(
+        (max(life.due_at, opens.get(a, life.due_at)) for a, life in lives.items()),
+        default=float("inf"),
+    )
 
 
 def due_keys(lives: Mapping[str, KeyLife], boottime: float) -> tuple[str, ...]:
-    """List the keys that a job now is for: one attestation serves them all."""
-    return tuple(alias for alias, life in lives.items() if life.due_at <= boottime)
+    """List the keys that are due now, whoever waits the longest first."""
+    due = [alias for alias, life in lives.items() if life.due_at <= boottime]
+    return tuple(sorted(due, key=lambda alias: lives[alias].due_at))
+
+
+def together(aliases: Sequence[str], lives: Mapping[str, KeyLife]) -> tuple[str, ...]:
+    """Choose whom one job is for: one attestation serves them all, if it may.
+
+    Keys of jobs that crashed keep to smaller company, until the one whose fault it was
+    is alone and the others are released.
+    """
+    chosen: list[str] = []
+    most = math.inf
+    for alias in aliases:
+        company = min(most, lives[alias].company)
+        if len(chosen) < company:
+            chosen.append(alias)
+            most = company
+    return tuple(chosen)

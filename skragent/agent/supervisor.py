@@ -1,9 +1,10 @@
 """The one owner of time: runs jobs when keys are due, and lets keys age.
 
 Two loops on the event loop. One waits until a key is due, runs a job for all that
-are, and repeats a job that failed as a whole after tenacity's wait (backoff); a key
-that failed alone gets its own deadline, and the others never wait for it. The other
-loop ages what is held, whatever the first one is waiting for.
+are and whose vaults allow it (allowance), and repeats a job that failed as a whole
+after tenacity's wait (backoff); a key that failed alone gets its own deadline, and the
+others never wait for it. The other loop ages what is held, whatever the first one is
+waiting for.
 
 What happened means what `lifecycle` says; when, what `schedule` and `backoff` say.
 Here it is only carried out: on the keyring, and in the journal.
@@ -14,16 +15,21 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, Protocol
 
-from skragent.agent import backoff, lifecycle, schedule
+from skragent.agent import allowance, backoff, lifecycle, schedule
 from skragent.agent.jobs import failure_error
 from skragent.agent.lifecycle import Admission, KeyLife, Terms
 from skragent.agent.watchdog import Promises
-from skragent.errors import Disposition, ReleaseDeniedError, SkrAgentError
-from skragent.keyring import KeyState
+from skragent.errors import (
+    Disposition,
+    ReleaseDeniedError,
+    ReleaserError,
+    SkrAgentError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from skragent.agent.allowance import Spent
     from skragent.agent.clock import Clock
     from skragent.agent.launch import Launch
     from skragent.agent.runner import Release
@@ -130,6 +136,8 @@ class Supervisor:
         self._spread = spread
         self._launched: Launch | None = None
         self._asked: dict[str, KeyRequest] = {}  # what the last job was for
+        self._asked_again: set[str] = set()  # since it began
+        self._spent: tuple[Spent, ...] = ()  # of what vaults release
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()  # set: no pause between two attempts
         self._plans_changed = asyncio.Event()
@@ -163,14 +171,23 @@ class Supervisor:
         self._lives_changed.set()
 
     def refresh(self, aliases: Iterable[str]) -> None:
-        """Have these keys released as soon as it can be, whatever was planned."""
+        """Have these keys released as soon as it can be, whatever was planned.
+
+        A job that runs may have asked for them before there was what is wanted now, so
+        they are asked for again after it.
+        """
         boottime = self._clock.boottime()
         for alias in aliases:
             self._put(alias, lifecycle.asked_for(self.lives[alias], boottime))
+            self._asked_again.add(alias)
         self._hurried.set()
 
     def drop(self, alias: str) -> None:
-        """Let go of a key; it comes back when `refresh` names it."""
+        """Let go of a key; it comes back when `refresh` names it.
+
+        What a job that runs brings of it is void, even if it is named meanwhile.
+        """
+        self._asked.pop(alias, None)
         self._put(alias, lifecycle.dropped(self.lives[alias]))
 
     def configure(
@@ -209,7 +226,6 @@ class Supervisor:
             wait=self._wait_after, sleep=self._pause, is_stopping=self._stopping.is_set
         )
         while not self._stopping.is_set():
-            await self._until_due()
             try:
                 await retrying(self._attempt)
             except SkrAgentError:
@@ -218,7 +234,9 @@ class Supervisor:
 
     async def _until_due(self) -> None:
         while not self._stopping.is_set():
-            left = schedule.next_attempt(self.lives) - self._clock.boottime()
+            boottime = self._clock.boottime()
+            opens = allowance.opening(self._keys, self._spent, boottime)
+            left = schedule.next_attempt(self.lives, opens) - boottime
             if left <= 0:
                 return
             self._plans_changed.clear()
@@ -226,29 +244,59 @@ class Supervisor:
             await self._clock.wait(self._plans_changed, left)
 
     async def _pause(self, seconds: float) -> None:
-        self._hurried.clear()
         if not self._stopping.is_set():
             self.promises.within(_FRESH, seconds)
             await self._clock.wait(self._hurried, seconds)
 
     async def _attempt(self) -> None:
-        """Run one job for the keys that are due now."""
-        due = schedule.due_keys(self.lives, self._clock.boottime())
-        self._asked = {alias: self._keys[alias] for alias in due}
-        if not due or self._stopping.is_set():
-            return
+        """Run one job for keys that are due, as soon as there are any."""
+        await self._until_due()
         launched, self._launched = self._launched, None
+        self._asked = {alias: self._keys[alias] for alias in self._choose(launched)}
+        if not self._asked or self._stopping.is_set():
+            return
+        self._asked_again.clear()
+        self._hurried.clear()
         self.promises.within(_FRESH, self._jobs.longest_seconds)
+        keys = list(self._asked.values())
         try:
-            release = await self._jobs.run(
-                list(self._asked.values()), launched=launched
-            )
-            if release.result.failure is not None:
-                raise failure_error(release.result.failure)
+            release = await self._jobs.run(keys, launched=launched)
+        except ReleaserError as error:  # whatever it did until then
+            self._spend(keys)
+            self._count_crash(error, company=len(keys))
+            raise
         except SkrAgentError as error:
             self._count_failure(error)
             raise
+        if release.result.failure is not None:  # before a vault was asked
+            failure = failure_error(release.result.failure)
+            self._count_failure(failure)
+            raise failure
+        self._spend(keys)
         self._settle(release)
+
+    def _choose(self, launched: Launch | None) -> Sequence[str]:
+        if launched is not None:
+            return [alias for alias in self._keys if alias in launched.aliases]
+        boottime = self._clock.boottime()
+        due = schedule.due_keys(self.lives, boottime)
+        may = allowance.allowed_keys(due, self._keys, self._spent, boottime=boottime)
+        return schedule.together(may, self.lives)
+
+    def _spend(self, keys: Iterable[KeyRequest]) -> None:
+        boottime = self._clock.boottime()
+        self._spent = allowance.spend(self._spent, keys, ended_at=boottime)
+
+    def _count_crash(self, error: SkrAgentError, *, company: int) -> None:
+        """Note a job that was nobody's success; whose fault it was will show."""
+        if error.disposition is Disposition.FATAL or self._stopping.is_set():
+            return
+        boottime = self._clock.boottime()
+        for alias in self._still_wanted():
+            life = lifecycle.crashed(
+                self.lives[alias], company=company, boottime=boottime
+            )
+            self._put(alias, life)
 
     def _count_failure(self, error: SkrAgentError) -> None:
         """Note a failed job in the life of each of its keys; they remain due."""
@@ -260,10 +308,7 @@ class Supervisor:
     def _still_wanted(self) -> list[str]:
         """List the keys of this job that were not dropped or changed meanwhile."""
         return [
-            alias
-            for alias, key in self._asked.items()
-            if self._keys.get(alias) == key
-            and self.lives[alias].state is not KeyState.DROPPED
+            alias for alias, key in self._asked.items() if self._keys.get(alias) == key
         ]
 
     def _wait_after(self, error: SkrAgentError, failures: int) -> float:
@@ -327,12 +372,15 @@ class Supervisor:
                 key, release.arena, attestation, keeps_previous=life.has_previous
             )
         else:
-            life = lifecycle.not_admitted(self.lives[key.alias], admission)
+            life = lifecycle.not_admitted(self.lives[key.alias], key, admission)
             self._holder.not_admitted(key, admission)
-        if admission is Admission.NOT_YET and key.not_before is not None:
-            due_at = min(due_at, boottime + key.not_before - self._clock.now())
+            if not life.is_held:
+                lasting = backoff.window_seconds(
+                    Disposition.FATAL, failures=life.failures, denials=0
+                )
+                due_at = boottime + chance * lasting
         due_at = max(due_at, boottime + _MIN_PAUSE_SECONDS)
-        self._put(key.alias, lifecycle.planned(life, due_at))
+        self._plan(key.alias, life, due_at)
 
     def _settle_failed(self, alias: str, error: SkrAgentError, chance: float) -> None:
         life = lifecycle.failed(self.lives[alias], error.disposition)
@@ -340,7 +388,12 @@ class Supervisor:
             error, failures=life.failures, denials=life.denials, jitter=chance
         )
         self._holder.key_failed(alias, error, seconds)
-        self._put(alias, lifecycle.planned(life, self._clock.boottime() + seconds))
+        self._plan(alias, life, self._clock.boottime() + seconds)
+
+    def _plan(self, alias: str, life: KeyLife, due_at: float) -> None:
+        if alias in self._asked_again:
+            due_at = self._clock.boottime()
+        self._put(alias, lifecycle.planned(life, due_at))
 
     async def _let_age(self) -> None:
         while not self._stopping.is_set():

@@ -98,6 +98,7 @@ def _run(
     releaser: tuple[str, ...] | None,
 ) -> int:
     # Imported in this order, each when it is its turn: see the module's docstring.
+    from skragent.agent.allowance import allowed_keys  # noqa: PLC0415
     from skragent.agent.descriptors import (  # noqa: PLC0415
         allow_descriptors,
         descriptors_for,
@@ -115,7 +116,9 @@ def _run(
         command = () if releaser is None else (releaser,)
         launcher = Launcher(config, clock, environment, *command)
         try:
-            launched = launcher.launch(list(key_requests(config).values()))
+            keys = key_requests(config)
+            first = allowed_keys(keys, keys, boottime=clock.boottime())
+            launched = launcher.launch([keys[alias] for alias in first])
         except SkrAgentError:
             launched = None  # the supervisor tries again, and tells how that went
 

@@ -23,7 +23,7 @@ from skragent.agent.jobs import key_requests
 from skragent.agent.lifecycle import Terms
 from skragent.agent.runner import Release
 from skragent.agent.supervisor import Supervisor
-from skragent.errors import SkrAgentError
+from skragent.errors import ReleaserError, SkrAgentError
 from skragent.job import FailedKey, Failure, Result
 from skragent.secretmem import create_arena
 
@@ -49,6 +49,7 @@ class Jobs:
     asked: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)
     expires_at: float = NOW + TOKEN_LIFE_SECONDS
     while_running: Callable[[], None] = lambda: None
+    poison: str = ""  # crashes each job that it is in
     longest_seconds: float = 120.0
 
     async def run(
@@ -59,6 +60,8 @@ class Jobs:
         self.while_running()
         if isinstance(self.whole, SkrAgentError):
             raise self.whole
+        if self.poison in [key.alias for key in keys]:
+            raise ReleaserError("x", code="releaser.crashed")
         return Release(self._result(keys), self.arena, self.clock.boot)
 
     def _result(self, keys: Sequence[KeyRequest]) -> Result:

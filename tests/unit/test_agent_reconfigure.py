@@ -115,7 +115,11 @@ def test_a_job_that_fails_while_its_key_is_removed_is_repeated_for_the_others() 
 
 
 async def remove_while_it_runs(world: World) -> None:
-    world.jobs.while_running = lambda: configure(world, requests("disk"))
+    def remove() -> None:
+        world.jobs.while_running = lambda: None
+        configure(world, requests("disk"))
+
+    world.jobs.while_running = remove
     world.supervisor.refresh(["disk", "gone"])
     world.holder.held.clear()
     await world.clock.advance(5)

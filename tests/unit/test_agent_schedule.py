@@ -137,12 +137,12 @@ def test_a_key_between_nbf_and_exp_is_admitted() -> None:
 
 
 def test_a_newer_version_that_is_not_valid_yet_leaves_the_older_one() -> None:
-    life = lifecycle.not_admitted(HELD, Admission.NOT_YET)
+    life = lifecycle.not_admitted(HELD, released_key(), Admission.NOT_YET)
     assert life.state is KeyState.CURRENT
 
 
 def test_a_key_that_came_expired_replaces_what_was_held_by_nothing() -> None:
-    life = lifecycle.not_admitted(HELD, Admission.EXPIRED)
+    life = lifecycle.not_admitted(HELD, released_key(), Admission.EXPIRED)
     assert life.state is KeyState.EXPIRED
 
 
