@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 
 
@@ -21,6 +22,10 @@ class Clock:
         """Give seconds since 1970 (UTC)."""
         time_now = time.time() if self._start is None else self._start  # noqa: TID251 - this is the emulator's clock module
         return time_now + self.skew_seconds
+
+    def utc(self) -> dt.datetime:
+        """Give the same as an aware UTC time."""
+        return dt.datetime.fromtimestamp(self.now(), dt.UTC)
 
     @staticmethod
     def monotonic() -> float:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +19,6 @@ from aiohttp import web
 from skragent.emulator.service import Answer, Request, Service
 
 if TYPE_CHECKING:
-    import socket
     import ssl
     from collections.abc import Callable, Mapping
 
@@ -151,6 +152,8 @@ class Front:
                 status=answer.status,
             )
         )
+        if answer.delivery != "whole":
+            return await _deliver_half(incoming, answer)
         return web.Response(
             status=answer.status, body=answer.body, headers=answer.headers
         )
@@ -165,6 +168,29 @@ async def _read(incoming: web.BaseRequest) -> bytes | None:
             if len(chunks) > _MAX_BODY_BYTES:
                 return None
     return bytes(chunks)
+
+
+async def _deliver_half(
+    incoming: web.BaseRequest, answer: Answer
+) -> web.StreamResponse:
+    """Promise the whole body, send half of it, and end the connection."""
+    length = max(len(answer.body), 1)  # an empty body could not be cut
+    headers = answer.headers | {"Content-Length": str(length)}
+    response = web.StreamResponse(status=answer.status, headers=headers)
+    await response.prepare(incoming)
+    await response.write(answer.body[: length // 2])
+    transport = incoming.transport
+    if transport is None:
+        return response
+    if answer.delivery == "cut":
+        transport.close()
+        return response
+    sock: socket.socket | None = transport.get_extra_info("socket")
+    if sock is not None:
+        # A socket that does not linger is closed with RST (socket(7), SO_LINGER).
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+    return response
 
 
 def _request_of(incoming: web.BaseRequest, body: bytes) -> Request:

@@ -56,11 +56,12 @@ class Imds(Service):
     """The metadata service of one VM.
 
     Steps that can be mutated: `access_token` (the JWT), `token_answer` (its envelope),
-    `thim` (the members of the THIM answer), `compute` (the instance metadata).
+    `thim` (the members of the THIM answer), `compute` (the instance metadata),
+    `identities` (the list of those that the VM has).
     """
 
     name = "imds"
-    steps = ("access_token", "token_answer", "thim", "compute")
+    steps = ("access_token", "token_answer", "thim", "compute", "identities")
 
     def __init__(
         self,
@@ -117,6 +118,13 @@ class Imds(Service):
         if path == "/metadata/instance" or path.startswith("/metadata/instance/"):
             return self._instance(request)
         raise RefusalError(404, "", "Not found")
+
+    @override
+    def refusal_of(self, request: Request, status: int) -> RefusalError:
+        refusal = super().refusal_of(request, status)
+        words = refusal.message.rstrip(".")
+        code = words.lower().replace(" ", "_") if _is_for_identity(request) else ""
+        return RefusalError(status, code, words)
 
     @override
     def refuse(self, refusal: RefusalError) -> Answer:
@@ -179,18 +187,19 @@ class Imds(Service):
             "object_id": lambda i: i.object_id,
             "msi_res_id": lambda i: i.resource_id,
         }
+        identities: list[ManagedIdentity] = self._through("identities", self.identities)
         given = {n: v for n in selectors if (v := request.parameter(n))}
         if len(given) > 1:
             raise RefusalError(
                 400, "invalid_request", "More than one identity selector is given"
             )
         for name, value in given.items():
-            for who in self.identities:
+            for who in identities:
                 if selectors[name](who).lower() == value.lower():
                     return who
             raise RefusalError(400, "invalid_request", "Identity not found")
-        system = [i for i in self.identities if i.is_system_assigned]
-        candidates = system or self.identities
+        system = [i for i in identities if i.is_system_assigned]
+        candidates = system or identities
         if not candidates:
             raise RefusalError(400, "invalid_request", "Identity not found")
         if len(candidates) > 1:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import datetime as dt
 import re
 import secrets
+from http import HTTPStatus
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
@@ -35,12 +37,14 @@ _OLDEST_API = "2020-10-01"
 class Maa(Service):
     """One attestation provider.
 
-    Steps that can be mutated: `claims` (before signing), `header`, `token` (the
-    compact JWS), `sealed` (the members of AzureGuest's sealed answer), `jwks`.
+    Steps that can be mutated: `claims` (before signing), `header`, `signer` (the
+    private key), `token` (the compact JWS), `sealed` (the members of AzureGuest's
+    sealed answer), `jwks`.
     """
 
     name = "maa"
-    steps = ("claims", "header", "token", "sealed", "jwks")
+    steps = ("claims", "header", "signer", "token", "sealed", "jwks")
+    words = MappingProxyType({400: ("InvalidParameter", "Invalid parameter.")})
 
     def __init__(
         self, issuer: str, directory: Path, trust: Trust, clock: Clock
@@ -67,9 +71,13 @@ class Maa(Service):
 
     @override
     def refuse(self, refusal: RefusalError) -> Answer:
-        """Put a refusal into MAA's envelope."""
-        error = {"code": refusal.code, "message": refusal.message}
+        """Put a refusal into MAA's envelope, which is another one from 500 on."""
         headers = {"x-ms-error-code": refusal.code} | refusal.headers
+        if refusal.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            # The C++ client's getErrorMessage has met both spellings.
+            failure = {"Code": refusal.code, "Message": refusal.message}
+            return Answer.of_json(refusal.status, {"Error": failure}, headers)
+        error = {"code": refusal.code, "message": refusal.message}
         return Answer.of_json(refusal.status, {"error": error}, headers)
 
     def _attest_guest(self, request: Request) -> Answer:
@@ -103,7 +111,8 @@ class Maa(Service):
             "typ": "JWT",
         }
         payload = dump_plain_json(self._through("claims", claims | issued))
-        token = sign_jws(self._through("header", header), payload, signer.key)
+        key = self._through("signer", signer.key)
+        token = sign_jws(self._through("header", header), payload, key)
         return str(self._through("token", token))
 
     def _metadata(self) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import urllib.parse
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from http import HTTPStatus
+from typing import Any, Literal
 
 from skragent.emulator.encoding import dump_json
 from skragent.emulator.refusal import RefusalError
@@ -65,6 +66,9 @@ class Answer:
     status: int
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
+    # What becomes of the body: `cut` sends half of it and closes the connection as
+    # usual, `reset` sends half of it and breaks the connection.
+    delivery: Literal["whole", "cut", "reset"] = "whole"
 
     @classmethod
     def of_json(
@@ -78,6 +82,7 @@ class Answer:
 
 AnswerHook = Callable[[Request, Answer], Awaitable[Answer]]
 Mutation = Callable[[Any], Any]
+Guard = Callable[[Request], None]  # raises RefusalError
 
 
 class Service(ABC):
@@ -86,35 +91,56 @@ class Service(ABC):
     `before_answer` sees every answer and may change it, replace it, wait or raise.
     `mutate` changes one inner value on its way into an answer, such as a token's
     claims before they are signed; `steps` names what a service lets one change.
+    `guard` and `hook` are for faults, of which several hold at once: each has a name,
+    and takes the place of the one before it that had the same.
     """
 
     name: str
     steps: tuple[str, ...] = ()
+    # The code and the message of a status, where they are not HTTP's own phrase.
+    words: Mapping[int, tuple[str, str]] = {}
 
     def __init__(self) -> None:
         self.before_answer: AnswerHook | None = None
-        self._mutations: dict[str, Mutation] = {}
+        self._mutations: dict[str, dict[str, Mutation]] = {}
+        self._guards: dict[str, Guard] = {}
+        self._hooks: dict[str, AnswerHook] = {}
 
-    def mutate(self, step: str, mutation: Mutation) -> None:
+    def mutate(self, step: str, mutation: Mutation, name: str = "") -> None:
         """Put every value of `step` through `mutation` from now on."""
         if step not in self.steps:
             raise ValueError(f"{self.name} has no step {step!r}; it has {self.steps}")
-        self._mutations[step] = mutation
+        self._mutations.setdefault(step, {})[name] = mutation
+
+    def guard(self, name: str, guard: Guard) -> None:
+        """Have each request judged before anything else is done about it."""
+        self._guards[name] = guard
+
+    def hook(self, name: str, hook: AnswerHook) -> None:
+        """Have each answer changed, or waited for, on its way out."""
+        self._hooks[name] = hook
 
     def heal(self) -> None:
-        """Forget all mutations and hooks."""
+        """Forget all mutations, guards and hooks."""
         self._mutations.clear()
+        self._guards.clear()
+        self._hooks.clear()
         self.before_answer = None
 
     async def serve(self, request: Request) -> Answer:
         """Answer a request, refusals and hooks included."""
         try:
+            for guard in self._guards.values():
+                guard(request)
             answer = self.answer(request)
         except RefusalError as refusal:
             answer = self.refuse(refusal)
         answer.headers = self.common_headers(request) | answer.headers
+        hooks = [*self._hooks.values()]
         if self.before_answer is not None:
-            answer = await self.before_answer(request, answer)
+            hooks.append(self.before_answer)
+        for hook in hooks:
+            answer = await hook(request, answer)
         return answer
 
     def common_headers(self, request: Request) -> dict[str, str]:  # noqa: ARG002 - for who overrides it
@@ -125,10 +151,20 @@ class Service(ABC):
     def answer(self, request: Request) -> Answer:
         """Answer a request or raise `RefusalError`."""
 
+    def refusal_of(self, request: Request, status: int) -> RefusalError:  # noqa: ARG002 - for who overrides it
+        """Give what this service says with a status, whatever the request was."""
+        try:
+            phrase = HTTPStatus(status).phrase
+        except ValueError:
+            phrase = "Unknown Error"
+        code, message = self.words.get(status, (phrase.replace(" ", ""), f"{phrase}."))
+        return RefusalError(status, code, message)
+
     @abstractmethod
     def refuse(self, refusal: RefusalError) -> Answer:
         """Put a refusal into this service's envelope."""
 
     def _through(self, step: str, value: Any) -> Any:  # noqa: ANN401 - any value of a step
-        mutation = self._mutations.get(step)
-        return value if mutation is None else mutation(value)
+        for mutation in self._mutations.get(step, {}).values():
+            value = mutation(value)
+        return value

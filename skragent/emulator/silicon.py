@@ -107,6 +107,21 @@ class Silicon:
         )
         return cls(root, hardware_id.ljust(64, b"\0"), key, vcek)
 
+    def update_firmware(self, now: datetime) -> Self:
+        """Give this chip with newer microcode: another TCB, so another VCEK, too."""
+        tcb = replace(self.tcb, microcode=self.tcb.microcode + 1)
+        product = replace(self.root.product, tcb=tcb)
+        root = replace(self.root, product=product)
+        hardware_id = self.chip_id[: product.chip_id_bytes]
+        key = ec.generate_private_key(ec.SECP384R1())
+        vcek = mint_vcek(
+            product, hardware_id, key.public_key(), root.ask_der, root.ask_key, now=now
+        )
+        updated = type(self)(root, self.chip_id, key, vcek)
+        updated.report_version = self.report_version
+        updated.report_id = self.report_id
+        return updated
+
     @classmethod
     async def load_or_mint(
         cls, directory: Path, generation: Generation, *, now: datetime

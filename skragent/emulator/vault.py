@@ -47,10 +47,21 @@ class Vault(VaultGate):
     """One vault.
 
     Steps that can be mutated: `wrapping_key` and `target` (what is wrapped to what),
-    `key_hsm`, `payload`, `header` and `jws` of a release; `bundle` of a get.
+    `key_hsm`, `payload`, `header`, `signer` (the private key) and `jws` of a release;
+    `bundle` of a get; `key` (a stored key as it is read: None for one that is gone).
     """
 
-    steps = ("wrapping_key", "target", "key_hsm", "payload", "header", "jws", "bundle")
+    steps = (
+        "key",
+        "wrapping_key",
+        "target",
+        "key_hsm",
+        "payload",
+        "header",
+        "signer",
+        "jws",
+        "bundle",
+    )
 
     def __init__(
         self,
@@ -138,8 +149,8 @@ class Vault(VaultGate):
     def _find(
         self, name: str, version: str, operation: str
     ) -> tuple[StoredKey, KeyVersion]:
-        """Find a key's version that is enabled."""
-        key = self.store.find(name)
+        """Find a key's version, an enabled one unless it is to be changed or listed."""
+        key = self._stored(name, operation)
         found = key.version(version) if key else None
         if key is None or found is None:
             which = f"{name}/{version}" if version else name
@@ -149,7 +160,7 @@ class Vault(VaultGate):
                 " correct recovery command. For help resolving this issue, please see"
                 " https://go.microsoft.com/fwlink/?linkid=2125182"
             )
-        if not found.enabled and operation != "update":
+        if not found.enabled and operation not in ("update", "list"):
             raise RefusalError(
                 403,
                 "Forbidden",
@@ -157,6 +168,14 @@ class Vault(VaultGate):
                 inner="KeyDisabled",
             )
         return key, found
+
+    def _stored(self, name: str, operation: str) -> StoredKey | None:
+        """Read a key; as it was kept where it is going to be kept again."""
+        key = self.store.find(name)
+        if key is None or operation == "update":
+            return key
+        changed: StoredKey | None = self._through("key", key)
+        return changed
 
     def _bundle(self, key: StoredKey, version: KeyVersion) -> Answer:
         bundle = self.dialect.bundle(self.url, key, version)
@@ -202,11 +221,11 @@ class Vault(VaultGate):
         return self._bundle(key, found)
 
     def _list(self) -> Answer:
-        keys = (self.store.find(name) for name in self.store.names)
+        keys = (self._stored(name, "list") for name in self.store.names)
         return self._items([(key, key.latest, "") for key in keys if key])
 
     def _list_versions(self, name: str) -> Answer:
-        key, _ = self._find(name, _VERSION_OF_NONE, "update")
+        key, _ = self._find(name, _VERSION_OF_NONE, "list")
         return self._items([(key, v, f"/{v.version}") for v in key.versions])
 
     def _items(self, items: list[tuple[StoredKey, KeyVersion, str]]) -> Answer:
@@ -245,7 +264,7 @@ class Vault(VaultGate):
         }
         encoded = self.dialect.encode_payload(self._through("payload", payload))
         header = self._through("header", self.dialect.jws_header(self.signer))
-        token = sign_jws(header, encoded, self.signer.key)
+        token = sign_jws(header, encoded, self._through("signer", self.signer.key))
         return Answer.of_json(200, {"value": self._through("jws", token)})
 
 

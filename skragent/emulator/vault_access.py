@@ -31,6 +31,8 @@ class AccessControl:
 
     model: Literal["policies", "rbac", "hsm"] = "policies"
     grants: dict[str, frozenset[Permission]] = field(default_factory=dict)
+    # What nobody may do for now, whatever was granted.
+    suspended: frozenset[Permission] = frozenset()
 
     def grant(self, object_id: str, *permissions: Permission) -> None:
         """Give an identity these permissions and no others; all when none is named."""
@@ -44,7 +46,8 @@ class AccessControl:
         self, caller: dict[str, Any], permission: Permission, vault: str, key: str
     ) -> None:
         """Let the caller pass, or refuse in the words of this model."""
-        if permission in self.grants.get(str(caller.get("oid")), frozenset()):
+        granted = self.grants.get(str(caller.get("oid")), frozenset())
+        if permission in granted - self.suspended:
             return
         who = f"appid={caller['appid']};oid={caller['oid']};iss={caller['iss']}"
         if self.model == "policies":

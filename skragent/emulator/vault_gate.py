@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import secrets
 import uuid
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -27,10 +28,25 @@ if TYPE_CHECKING:
 _NUMBERED_API = re.compile(r"7\.(\d+)(-preview(\.\d+)?)?")
 _DATED_API = re.compile(r"20\d\d-\d\d-\d\d(-preview)?")
 _FIRST_MINOR_WITH_RELEASE = 3
+_WORDS = MappingProxyType(
+    {
+        400: ("BadParameter", "The request is not valid."),
+        404: ("KeyNotFound", "There is no such key in this key vault."),
+        429: (
+            "Throttled",
+            (
+                "Request was not processed because too many requests were received."
+                " Reason: VaultRequestTypeLimitReached"
+            ),
+        ),
+    }
+)
 
 
 class VaultGate(Service):
     """A vault without its operations."""
+
+    words = _WORDS
 
     def __init__(
         self, name: str, url: str, dialect: Dialect, entra: Entra, clock: Clock
@@ -42,6 +58,12 @@ class VaultGate(Service):
         self.access = AccessControl("hsm" if dialect.is_hsm else "policies")
         self._entra = entra
         self._clock = clock
+
+    @override
+    def heal(self) -> None:
+        """Forget all that was done to it, and give back what was suspended."""
+        super().heal()
+        self.access.suspended = frozenset()
 
     @property
     def resource(self) -> str:
@@ -70,21 +92,25 @@ class VaultGate(Service):
         client_id = request.headers.get("x-ms-client-request-id")
         return headers | ({"x-ms-client-request-id": client_id} if client_id else {})
 
-    def _authenticate(self, request: Request) -> dict[str, Any]:
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        challenge = {
+    @property
+    def challenge(self) -> dict[str, str]:
+        """The header of a 401: where to get a token, and for what."""
+        return {
             "WWW-Authenticate": (
                 f'Bearer authorization="https://login.microsoftonline.com/{TENANT_ID}",'
                 f' resource="{self.resource}"'
             )
         }
+
+    def _authenticate(self, request: Request) -> dict[str, Any]:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
-            raise RefusalError(401, "Unauthorized", "", headers=challenge)
+            raise RefusalError(401, "Unauthorized", "", headers=self.challenge)
         try:
             return self._entra.verify(token, self.resource, self._clock.now())
         except InvalidAccessTokenError as error:
             raise RefusalError(
-                401, "Unauthorized", str(error), headers=challenge
+                401, "Unauthorized", str(error), headers=self.challenge
             ) from error
 
 

@@ -22,6 +22,7 @@ from skragent.emulator.vtpm_process import SwtpmProcess, TpmFailureMode
 from skragent.emulator.vtpm_sessions import SessionLedger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 _HT_SAVED_SESSION: Final = 0x03  # in a question about handles
@@ -48,6 +49,8 @@ class Vtpm:
 
     def __init__(self, state: Path, *, deadline_seconds: float = 30.0) -> None:
         self.process = SwtpmProcess(state, deadline_seconds=deadline_seconds)
+        # Each may refuse a client's command, by its code, before the TPM has it.
+        self.guards: dict[str, Callable[[int], None]] = {}
         self._lock = asyncio.Lock()
         self._manager = ResourceManager(self.process.transmit)
         self._ledger = SessionLedger()
@@ -92,6 +95,8 @@ class Vtpm:
         async with self._lock:
             try:
                 command = tpm.parse_command(raw, self._manager.attributes)
+                for guard in self.guards.values():
+                    guard(command.code)
                 response = await self._answer(space, command)
             except TpmRefusal as refusal:
                 response = Response(refusal.rc)

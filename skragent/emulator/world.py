@@ -16,6 +16,8 @@ from skragent.emulator.azure import DEFAULT_VAULTS, Azure, Settings
 from skragent.emulator.clock import Clock
 from skragent.emulator.confidential_vm import ConfidentialVm
 from skragent.emulator.encoding import base64url, dump_json
+from skragent.emulator.faults.control import FaultsSocket
+from skragent.emulator.faults.faults import Faults
 from skragent.emulator.key_material import create_material
 from skragent.emulator.vault_writes import add_version
 from skragent.errors import SkrAgentError
@@ -33,12 +35,17 @@ if TYPE_CHECKING:
 
 
 class Emulator:
-    """One running emulator. Hooks, mutations and rotation are on its services."""
+    """One running emulator.
+
+    `faults` breaks it on demand, by name; hooks and mutations of its services do
+    what has no name.
+    """
 
     def __init__(self, directory: Path, vm: ConfidentialVm, azure: Azure) -> None:
         self.directory = directory
         self.vm = vm
         self.azure = azure
+        self.faults = Faults(self)
         self._cleanup = contextlib.AsyncExitStack()
 
     @classmethod
@@ -92,6 +99,10 @@ class Emulator:
             undo.push_async_callback(azure.close)
             (directory / "amd-roots.pem").write_text(vm.ark_pem)
             emulator = cls(directory, vm, azure)
+            undo.push_async_callback(emulator.faults.reset)
+            control = FaultsSocket(emulator.faults, directory / "faults.sock")
+            undo.push_async_callback(control.close)
+            await control.listen()
             emulator._cleanup = undo.pop_all()
         return emulator
 

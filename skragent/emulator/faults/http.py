@@ -1,0 +1,128 @@
+"""Faults of every service that speaks HTTP: statuses, delays, broken bodies."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from skragent.emulator.faults import grammar
+from skragent.emulator.faults.catalogue import OF_REQUESTS, fault
+from skragent.emulator.faults.grammar import Asked, Value, optional
+
+if TYPE_CHECKING:
+    from skragent.emulator.faults.site import Site
+    from skragent.emulator.service import Answer, Request
+
+_ALL = "imds maa vault hsm"
+_MIB = 1 << 20
+_WORDS = {
+    "retry_after": grammar.TEXT,
+    "code": grammar.TEXT,
+    "message": grammar.TEXT,
+}
+
+
+@fault("imds maa", "status", Value(grammar.STATUS), _WORDS | OF_REQUESTS)
+@fault(
+    "vault hsm",
+    "status",
+    Value(grammar.STATUS),
+    {"inner": grammar.TEXT} | _WORDS | OF_REQUESTS,
+)
+async def status(site: Site, asked: Asked) -> None:
+    """Every request is refused with this status, in the service's own envelope."""
+    service = site.service(asked)
+    words = asked.options
+
+    def refuse(request: Request) -> None:
+        refusal = service.refusal_of(request, asked.value)
+        refusal.code = words.get("code", refusal.code)
+        refusal.inner = words.get("inner", refusal.inner)
+        refusal.message = words.get("message", refusal.message)
+        if "retry_after" in words:
+            refusal.headers["Retry-After"] = words["retry_after"]
+        raise refusal
+
+    site.guard(asked, refuse)
+
+
+@fault(_ALL, "latency", Value(grammar.DURATION), OF_REQUESTS)
+async def latency(site: Site, asked: Asked) -> None:
+    """Every answer waits so long before its first byte."""
+
+    async def wait(_: Request, answer: Answer) -> Answer:
+        await asyncio.sleep(asked.value)
+        return answer
+
+    site.hook(asked, wait)
+
+
+@fault(_ALL, "hang", None, OF_REQUESTS)
+async def hang(site: Site, asked: Asked) -> None:
+    """No answer comes, until the faults are reset."""
+    is_over = asyncio.Event()
+
+    async def wait(_: Request, answer: Answer) -> Answer:
+        await is_over.wait()
+        return answer
+
+    async def let_go() -> None:
+        is_over.set()
+
+    site.hook(asked, wait)
+    site.on_reset(let_go)
+
+
+@fault(_ALL, "reset", None, OF_REQUESTS)
+async def reset(site: Site, asked: Asked) -> None:
+    """The connection is reset (TCP RST) in the middle of the body."""
+
+    async def break_off(_: Request, answer: Answer) -> Answer:
+        answer.delivery = "reset"
+        return answer
+
+    site.hook(asked, break_off)
+
+
+@fault(_ALL, "truncate", None, OF_REQUESTS)
+async def truncate(site: Site, asked: Asked) -> None:
+    """The connection ends after half of the body that Content-Length promised."""
+
+    async def cut(_: Request, answer: Answer) -> Answer:
+        answer.delivery = "cut"
+        return answer
+
+    site.hook(asked, cut)
+
+
+@fault(_ALL, "oversize", optional(grammar.BYTES, 16 * _MIB), OF_REQUESTS)
+async def oversize(site: Site, asked: Asked) -> None:
+    """The body is filled up with spaces to so many bytes (16 MiB): still good JSON."""
+
+    async def fill(_: Request, answer: Answer) -> Answer:
+        answer.body = answer.body.ljust(asked.value)
+        return answer
+
+    site.hook(asked, fill)
+
+
+@fault(_ALL, "content_type", optional(grammar.TEXT, "text/html"), OF_REQUESTS)
+async def content_type(site: Site, asked: Asked) -> None:
+    """The body is called by another media type (text/html)."""
+
+    async def call(_: Request, answer: Answer) -> Answer:
+        answer.headers["Content-Type"] = asked.value
+        return answer
+
+    site.hook(asked, call)
+
+
+@fault(_ALL, "body", optional(grammar.TEXT, "<html>it works</html>"), OF_REQUESTS)
+async def body(site: Site, asked: Asked) -> None:
+    """The body is this text instead (a page of HTML); status and headers stay."""
+
+    async def replace(_: Request, answer: Answer) -> Answer:
+        answer.body = asked.value.encode()
+        return answer
+
+    site.hook(asked, replace)

@@ -1,0 +1,61 @@
+"""Faults of the metadata service: limits, identities, endorsements."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from skragent.emulator.faults import grammar
+from skragent.emulator.faults.catalogue import OF_ANSWERS, fault
+from skragent.emulator.faults.grammar import Asked, optional
+from skragent.emulator.faults.jws import with_member
+from skragent.emulator.throttle import TokenBucket
+
+if TYPE_CHECKING:
+    from skragent.emulator.faults.site import Site
+    from skragent.emulator.service import Request
+
+
+@fault(
+    "imds",
+    "throttle",
+    optional(grammar.NUMBER, 5),
+    {"retry_after": grammar.TEXT, "path": grammar.TEXT},
+)
+async def throttle(site: Site, asked: Asked) -> None:
+    """Only so many requests a second (5) are allowed, of any kind; then it is 429."""
+    imds = site.emulator.imds
+    clock = site.emulator.azure.clock
+    bucket = TokenBucket(asked.value, asked.value, clock.monotonic)
+
+    def count(request: Request) -> None:
+        if not bucket.take():
+            refusal = imds.refusal_of(request, 429)
+            if "retry_after" in asked.options:
+                refusal.headers["Retry-After"] = asked.options["retry_after"]
+            raise refusal
+
+    site.guard(asked, count)
+
+
+@fault("imds", "identity.removed")
+async def identity_removed(site: Site, asked: Asked) -> None:
+    """No managed identity is assigned to the VM any more: 400 Identity not found."""
+    site.mutate(asked, "identities", lambda _: [])
+
+
+@fault("imds", "access_token", optional(grammar.TEXT, "not.a.token"), OF_ANSWERS)
+async def access_token(site: Site, asked: Asked) -> None:
+    """Access tokens are this text, which no vault takes."""
+    site.mutate(asked, "access_token", lambda _: asked.value)
+
+
+@fault("imds", "compute.*", optional(grammar.JSON, None), OF_ANSWERS)
+async def compute(site: Site, asked: Asked) -> None:
+    """This member of the instance metadata, such as location, is that, or missing."""
+    site.mutate(asked, "compute", lambda d: with_member(d, asked.member, asked.value))
+
+
+@fault("imds", "thim.*", optional(grammar.TEXT, None), OF_ANSWERS)
+async def thim(site: Site, asked: Asked) -> None:
+    """This member of the THIM answer, such as vcekCert, is that, or missing."""
+    site.mutate(asked, "thim", lambda d: with_member(d, asked.member, asked.value))

@@ -1,0 +1,64 @@
+"""The TPM's protection against dictionary attacks: reading and setting it.
+
+TPM 2.0 Part 3, 25.3 (TPM2_DictionaryAttackParameters). With no tries at all a TPM is in
+lockout at once, by its own rules.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING, Final
+
+from skragent.emulator import tpm_wire as tpm
+from skragent.emulator.faults.grammar import FaultError
+from skragent.emulator.tpm_wire import Command
+
+if TYPE_CHECKING:
+    from skragent.emulator.vtpm_handles import Transmit
+
+_CC_LOCK_RESET: Final = 0x139
+_CC_PARAMETERS: Final = 0x13A
+_RH_LOCKOUT: Final = 0x4000000A
+_CAP_TPM_PROPERTIES: Final = 6
+_PT_MAX_AUTH_FAIL: Final = 0x20F  # and the two after it, in the order below
+
+
+@dataclass(frozen=True, slots=True)
+class Lockout:
+    """The three parameters; times in seconds."""
+
+    max_tries: int
+    recovery_time: int
+    lockout_recovery: int
+
+
+async def read(transmit: Transmit) -> Lockout:
+    """Read what is set."""
+    question = struct.pack(">III", _CAP_TPM_PROPERTIES, _PT_MAX_AUTH_FAIL, 3)
+    parameters = await _run(
+        transmit, Command(tpm.CC_GET_CAPABILITY, parameters=question)
+    )
+    # moreData, capability and count; then pairs of property and value.
+    return Lockout(*struct.unpack_from(">6I", parameters, 9)[1::2])
+
+
+async def write(transmit: Transmit, lockout: Lockout) -> None:
+    """Set the parameters, and forget failures: they are no guest's here.
+
+    Raises:
+        FaultError: the guest has given the lockout hierarchy a secret.
+    """
+    parameters = struct.pack(">III", *astuple(lockout))
+    for code, body in ((_CC_PARAMETERS, parameters), (_CC_LOCK_RESET, b"")):
+        await _run(transmit, Command(code, (_RH_LOCKOUT,), (tpm.PASSWORD,), body))
+
+
+async def _run(transmit: Transmit, command: Command) -> bytes:
+    answer = tpm.parse_response(await transmit(command.encode()))
+    if answer.rc != tpm.RC_SUCCESS:
+        raise FaultError(
+            f"the vTPM does not let its lockout be set: 0x{answer.rc:03x}",
+            hint="The guest owns the lockout hierarchy: `tpm2_clear` gives it back.",
+        )
+    return answer.parameters

@@ -1,0 +1,189 @@
+"""Faults of the vaults: keys, roles, policies, the throttle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from skragent.emulator.encoding import dump_json
+from skragent.emulator.faults import grammar
+from skragent.emulator.faults.catalogue import OF_REQUESTS, fault
+from skragent.emulator.faults.grammar import Asked, choice, optional
+from skragent.emulator.refusal import RefusalError
+from skragent.emulator.throttle import TokenBucket
+from skragent.emulator.vault_access import ALL_PERMISSIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from skragent.emulator.faults.site import Site
+    from skragent.emulator.service import Request
+    from skragent.emulator.vault_keys import KeyVersion, StoredKey
+
+_BOTH = "vault hsm"
+_WINDOW_SECONDS = 10
+_RELEASES = 10  # HSM keys, a vault and region, in those seconds (July 2026)
+_KEY = optional(grammar.KEY, "")  # by default all keys
+
+
+@fault(
+    _BOTH,
+    "throttle",
+    optional(grammar.NUMBER, _RELEASES),
+    {"retry_after": grammar.TEXT},
+)
+async def throttle(site: Site, asked: Asked) -> None:
+    """Only so many (10) creations and releases in 10 s are allowed; then it is 429."""
+    vault = site.vault(asked)
+    monotonic = site.emulator.azure.clock.monotonic
+    bucket = TokenBucket(asked.value / _WINDOW_SECONDS, asked.value, monotonic)
+
+    def count(request: Request) -> None:
+        is_counted = request.path.endswith(("/release", "/create"))
+        # Whether the challenge counts, nobody says.
+        if is_counted and "authorization" in request.headers and not bucket.take():
+            refusal = vault.refusal_of(request, 429)
+            if "retry_after" in asked.options:
+                refusal.headers["Retry-After"] = asked.options["retry_after"]
+            raise refusal
+
+    site.guard(asked, count)
+
+
+@fault(_BOTH, "key.disabled", _KEY)
+async def key_disabled(site: Site, asked: Asked) -> None:
+    """The key, or each one, is disabled in all its versions: 403 KeyDisabled."""
+    _change_versions(site, asked, lambda version: replace(version, enabled=False))
+
+
+@fault(_BOTH, "key.expired", _KEY)
+async def key_expired(site: Site, asked: Asked) -> None:
+    """The key's `exp` has passed a minute ago; it is released all the same."""
+    expires = int(site.emulator.azure.clock.now()) - 60
+    _change_versions(site, asked, lambda version: replace(version, expires=expires))
+
+
+@fault(_BOTH, "key.early", _KEY)
+async def key_early(site: Site, asked: Asked) -> None:
+    """The key's `nbf` is an hour from now; it is released all the same."""
+    begins = int(site.emulator.azure.clock.now()) + 3600
+    _change_versions(site, asked, lambda version: replace(version, not_before=begins))
+
+
+@fault(_BOTH, "key.deleted", _KEY)
+async def key_deleted(site: Site, asked: Asked) -> None:
+    """The key, or each one, is gone: 404 KeyNotFound."""
+    _change_key(site, asked, lambda _: None)
+
+
+@fault(_BOTH, "key.policy", _KEY)
+async def key_policy(site: Site, asked: Asked) -> None:
+    """The key's release policy was changed to one that no VM satisfies."""
+    claim = {"claim": "x-ms-compliance-status", "equals": "nothing-complies"}
+    authority = {"authority": site.emulator.maa.issuer, "allOf": [claim]}
+    policy = dump_json({"version": "1.0.0", "anyOf": [authority]})
+    _change_key(site, asked, lambda key: replace(key, policy=policy))
+
+
+@fault(
+    _BOTH,
+    "role.revoked",
+    optional(choice("all", *sorted(ALL_PERMISSIONS)), "all"),
+)
+async def role_revoked(site: Site, asked: Asked) -> None:
+    """This permission (all of them) is taken from everybody: 403."""
+    revoked = {asked.value} if asked.value != "all" else ALL_PERMISSIONS
+    site.vault(asked).access.suspended |= frozenset(revoked)
+
+
+@fault("vault", "rbac")
+async def rbac(site: Site, asked: Asked) -> None:
+    """The vault says no in the words of Azure RBAC, not of access policies."""
+    access = site.vault(asked).access
+    before = access.model
+
+    async def restore() -> None:
+        access.model = before
+
+    site.on_reset(restore)
+    access.model = "rbac"
+
+
+@fault(_BOTH, "firewall", None, OF_REQUESTS)
+async def firewall(site: Site, asked: Asked) -> None:
+    """The vault's firewall does not know the client: 403 ForbiddenByFirewall."""
+    _forbid(
+        site,
+        asked,
+        "Client address (127.0.0.1) is not authorized and caller is not a trusted"
+        " service",
+        "ForbiddenByFirewall",
+    )
+
+
+@fault(_BOTH, "unverified", None, {"times": grammar.NUMBER})
+async def unverified(site: Site, asked: Asked) -> None:
+    """Releases are 403: the token `cannot be verified`, as when MAA is out of reach."""
+    _forbid(
+        site,
+        replace(asked, options={"path": "/release"} | dict(asked.options)),
+        "Target environment attestation statement cannot be verified.",
+        "AccessDenied",
+        is_authenticated=True,
+    )
+
+
+@fault(_BOTH, "unauthorized", None, OF_REQUESTS)
+async def unauthorized(site: Site, asked: Asked) -> None:
+    """The vault takes no access token: 401 with the challenge."""
+    vault = site.vault(asked)
+
+    def refuse(request: Request) -> None:
+        if "authorization" in request.headers:
+            raise RefusalError(
+                401,
+                "Unauthorized",
+                "[TokenExpired] Error validating token: 'S2S12086'.",
+                headers=vault.challenge,
+            )
+
+    site.guard(asked, refuse)
+
+
+def _forbid(
+    site: Site,
+    asked: Asked,
+    message: str,
+    inner: str,
+    *,
+    is_authenticated: bool = False,
+) -> None:
+    def refuse(request: Request) -> None:
+        if not is_authenticated or "authorization" in request.headers:
+            raise RefusalError(403, "Forbidden", message, inner=inner)
+
+    site.guard(asked, refuse)
+
+
+def _change_key(
+    site: Site, asked: Asked, change: Callable[[StoredKey], StoredKey | None]
+) -> None:
+    """Show a key otherwise than it is kept."""
+
+    def of_key(key: StoredKey | None) -> Any:  # noqa: ANN401 - a key, or none
+        is_meant = not asked.value or (
+            key is not None and key.name.lower() == asked.value.lower()
+        )
+        return change(key) if key is not None and is_meant else key
+
+    # The same fault of two keys is two faults.
+    named = replace(asked, text=f"{asked.name}:{asked.value}")
+    site.mutate(named, "key", of_key)
+
+
+def _change_versions(
+    site: Site, asked: Asked, change: Callable[[KeyVersion], KeyVersion]
+) -> None:
+    _change_key(
+        site, asked, lambda k: replace(k, versions=[change(v) for v in k.versions])
+    )

@@ -1,0 +1,124 @@
+"""Faults of the VM itself: reboots, PCRs, firmware, and what its vTPM says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from skragent.emulator.faults import grammar, lockout
+from skragent.emulator.faults.catalogue import fault
+from skragent.emulator.faults.grammar import Asked, Value, choice, optional
+from skragent.emulator.faults.jws import flip
+from skragent.emulator.faults.site import counter
+from skragent.emulator.tpm_wire import TpmRefusal
+
+if TYPE_CHECKING:
+    from skragent.emulator.faults.site import Site
+
+# Where the parts of an HCL report lie: offset and size.
+_PARTS: Final = {
+    "magic": (0x000, 4),
+    "measurement": (0x020 + 0x090, 48),
+    "signature": (0x020 + 0x2A0, 48),  # R; the rest of its field is zeros
+    "runtime_data": (0x4D4, 16),
+}
+
+
+@fault("vm", "reboot")
+async def reboot(site: Site, asked: Asked) -> None:  # noqa: ARG001 - as all faults
+    """The VM reboots: clients are cut, the NULL hierarchy has a new seed (event)."""
+    await site.emulator.vm.reboot()
+
+
+@fault("vm", "pcr", optional(grammar.PCR, 7))
+async def pcr(site: Site, asked: Asked) -> None:
+    """Something unlogged is measured into this PCR (7); the reset reboots the VM."""
+    vm = site.emulator.vm
+    site.on_reset(vm.reboot, once="reboot")
+    await vm.extend_pcr(asked.value, asked.text.encode())
+
+
+@fault("vm", "lockout")
+async def vm_lockout(site: Site, asked: Asked) -> None:  # noqa: ARG001 - as all faults
+    """The vTPM is in lockout: what dictionary attacks could be made on is barred."""
+    transmit = site.emulator.vm.vtpm.transmit
+    before = await lockout.read(transmit)
+
+    async def restore() -> None:
+        await lockout.write(transmit, before)
+
+    site.on_reset(restore, once="lockout")
+    await lockout.write(transmit, replace(before, max_tries=0))
+
+
+@fault(
+    "vm",
+    "rc",
+    Value(grammar.RESPONSE_CODE),
+    {"command": grammar.COMMAND_CODE, "times": grammar.NUMBER},
+)
+async def rc(site: Site, asked: Asked) -> None:
+    """The vTPM answers with this code, such as 0x922, every command or only one."""
+    guards = site.emulator.vm.vtpm.guards
+    is_left = counter(asked)
+    only = asked.options.get("command")
+
+    def refuse(code: int) -> None:
+        if only in (None, code) and is_left():
+            raise TpmRefusal(asked.value)
+
+    async def lift() -> None:
+        guards.clear()
+
+    site.on_reset(lift, once="rc")
+    guards[f"{asked.name} {only}"] = refuse
+
+
+@fault("vm", "ak_cert")
+async def ak_cert(site: Site, asked: Asked) -> None:  # noqa: ARG001 - as all faults
+    """The AK's certificate is not provisioned: its NV index was never written."""
+    paravisor = site.emulator.vm.paravisor
+    before = paravisor.ak_certificate
+
+    async def restore() -> None:
+        paravisor.set_ak_certificate(before)
+
+    site.on_reset(restore, once="ak_cert")
+    paravisor.set_ak_certificate(None)
+
+
+@fault("vm", "report", Value(choice(*_PARTS)))
+async def report(site: Site, asked: Asked) -> None:
+    """One bit of this part of the HCL report is wrong."""
+    paravisor = site.emulator.vm.paravisor
+    begin, size = _PARTS[asked.value]
+
+    def spoil(whole: bytes) -> bytes:
+        end = begin + size
+        return whole[:begin] + flip(whole[begin:end]) + whole[end:]
+
+    async def restore() -> None:
+        paravisor.tamper = None
+        await paravisor.refresh()
+
+    site.on_reset(restore, once="report")
+    paravisor.tamper = spoil
+    await paravisor.refresh()
+
+
+@fault("imds", "thim_lags")
+async def thim_lags(site: Site, asked: Asked) -> None:
+    """The chip's firmware is updated; THIM still gives the endorsements of before."""
+    paravisor = site.emulator.vm.paravisor
+    before = paravisor.silicon
+    endorsements = site.emulator.vm.thim_answer()
+
+    async def restore() -> None:
+        paravisor.silicon = before
+        await paravisor.refresh()
+
+    site.mutate(asked, "thim", lambda _: endorsements)
+    site.on_reset(restore)
+    now = site.emulator.azure.clock.utc()
+    paravisor.silicon = before.update_firmware(now)
+    await paravisor.refresh()

@@ -1,0 +1,260 @@
+"""Each service of the emulator answers wrongly, late, in part or never, on demand."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+
+import pytest
+import requests
+from support.faults import AZURE_VAULT, IDENTITY, THIM, Broken, breakable
+
+from skragent.emulator.faults.grammar import FaultError
+
+SERVICES = ["imds", "maa", "vault", "hsm"]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broken]:
+    with breakable(tmp_path_factory.mktemp("azure")) as broken:
+        yield broken
+
+
+@pytest.fixture
+def broken(running: Broken) -> Iterator[Broken]:
+    yield running
+    running.reset()
+
+
+@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("status", [400, 403, 404, 410, 429, 500, 502, 503, 504])
+def test_status_is_the_one_that_was_asked_for(
+    broken: Broken, service: str, status: int
+) -> None:
+    broken.break_(f"{service}.status={status}")
+    answer = broken.ask_one(service)
+    assert answer.status_code == status
+    assert "Retry-After" not in answer.headers
+    answer.json()
+
+
+@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("after", ["5", "Wed, 21 Oct 2026 07:28:00 GMT"])
+def test_status_may_say_when_to_come_again(
+    broken: Broken, service: str, after: str
+) -> None:
+    broken.break_(f"{service}.status=429,retry_after={after}")
+    assert broken.ask_one(service).headers["Retry-After"] == after
+
+
+@pytest.mark.parametrize(
+    ("fault", "path", "body"),
+    [
+        ("status=404", THIM, {"error": "Not Found"}),
+        (
+            "status=429",
+            IDENTITY + AZURE_VAULT,
+            {"error": "too_many_requests", "error_description": "Too Many Requests"},
+        ),
+    ],
+)
+def test_imds_says_no_in_the_words_of_each_endpoint(
+    broken: Broken, fault: str, path: str, body: object
+) -> None:
+    broken.break_(f"imds.{fault}")
+    assert broken.ask_imds(path).json() == body
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, {"error": {"code": "InvalidParameter", "message": "Invalid parameter."}}),
+        (
+            503,
+            {
+                "Error": {
+                    "Code": "ServiceUnavailable",
+                    "Message": "Service Unavailable.",
+                }
+            },
+        ),
+    ],
+)
+def test_maa_spells_its_envelope_otherwise_from_500_on(
+    broken: Broken, status: int, body: object
+) -> None:
+    broken.break_(f"maa.status={status}")
+    assert broken.ask_maa().json() == body
+
+
+@pytest.mark.parametrize("service", ["vault", "hsm"])
+def test_vaults_say_code_inner_code_and_message(broken: Broken, service: str) -> None:
+    words = "code=Forbidden,inner=KeyDisabled,message=No, not now"
+    broken.break_(f"{service}.status=403,{words}")
+    assert broken.ask_one(service).json() == {
+        "error": {
+            "code": "Forbidden",
+            "message": "No, not now",
+            "innererror": {"code": "KeyDisabled"},
+        }
+    }
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_latency_passes_before_the_answer(broken: Broken, service: str) -> None:
+    broken.break_(f"{service}.latency=0.2")
+    began = time.monotonic()
+    assert broken.ask_one(service).status_code == 200
+    assert time.monotonic() - began >= 0.2
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_hang_sends_nothing_until_the_reset(broken: Broken, service: str) -> None:
+    broken.break_(f"{service}.hang")
+    url = {
+        "imds": f"{broken.emulator.azure.imds_url}{THIM}",
+        "maa": f"{broken.emulator.maa.issuer}/certs",
+    }.get(service) or f"{broken.vault(service).url}/keys"
+    with pytest.raises(requests.ReadTimeout):
+        broken.session.get(url, headers={"Metadata": "true"}, timeout=0.2)
+    seen = len(broken.emulator.requests)
+    broken.reset()
+    assert broken.ask_one(service).status_code == 200
+    assert len(broken.emulator.requests) == seen + 2  # the one that hung is let go
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_reset_breaks_the_connection_within_the_body(
+    broken: Broken, service: str
+) -> None:
+    broken.break_(f"{service}.reset")
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        broken.ask_one(service)
+
+
+@pytest.mark.parametrize("service", ["imds", "maa"])
+def test_reset_is_one_on_the_wire(broken: Broken, service: str) -> None:
+    broken.break_(f"{service}.reset")
+    azure = broken.emulator.azure
+    origin = azure.imds_url if service == "imds" else azure.maa.issuer
+    address = ("127.0.0.1", int(origin.rpartition(":")[2]))
+    connection = socket.create_connection(address, timeout=5)
+    if service == "maa":
+        context = ssl.create_default_context(cafile=str(azure.ca_path))
+        connection = context.wrap_socket(connection, server_hostname=address[0])
+    connection.sendall(
+        f"GET {THIM if service == 'imds' else '/certs'} HTTP/1.1\r\n"
+        "Host: x\r\nMetadata: true\r\n\r\n".encode()
+    )
+    assert connection.recv(17).startswith(b"HTTP/1.1 200 OK")
+    # Python's TLS calls a reset an end of file: what follows is read beneath it.
+    with (
+        socket.socket(fileno=connection.detach()) as raw,
+        pytest.raises(ConnectionResetError),
+    ):
+        raw.settimeout(5)
+        while raw.recv(65536):
+            pass
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_truncated_body_ends_before_its_length(broken: Broken, service: str) -> None:
+    broken.break_(f"{service}.truncate")
+    with pytest.raises(requests.exceptions.ChunkedEncodingError, match="Incomplete"):
+        broken.ask_one(service)
+
+
+@pytest.mark.parametrize("fault", ["truncate", "reset"])
+def test_body_of_no_bytes_is_broken_too(broken: Broken, fault: str) -> None:
+    broken.break_(f"hsm.{fault}")
+    with pytest.raises(requests.RequestException):
+        broken.session.get(f"{broken.vault('hsm').url}/keys", timeout=5)  # a challenge
+
+
+@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize(
+    ("fault", "size"), [("oversize", 16 << 20), ("oversize=5000000", 5_000_000)]
+)
+def test_oversized_body_is_still_json(
+    broken: Broken, service: str, fault: str, size: int
+) -> None:
+    whole = broken.ask_one(service).json()
+    broken.break_(f"{service}.{fault}")
+    answer = broken.ask_one(service)
+    assert len(answer.content) == size
+    assert answer.json() == whole
+
+
+@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize(
+    ("fault", "media_type"),
+    [("content_type", "text/html"), ("content_type=image/png", "image/png")],
+)
+def test_content_type_is_wrong_and_the_body_is_not(
+    broken: Broken, service: str, fault: str, media_type: str
+) -> None:
+    whole = broken.ask_one(service).json()
+    broken.break_(f"{service}.{fault}")
+    answer = broken.ask_one(service)
+    assert answer.headers["Content-Type"] == media_type
+    assert answer.json() == whole
+
+
+@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize(
+    ("fault", "body"), [("body", "<html>it works</html>"), ("body={", "{")]
+)
+def test_body_is_something_else(
+    broken: Broken, service: str, fault: str, body: str
+) -> None:
+    broken.break_(f"{service}.{fault}")
+    answer = broken.ask_one(service)
+    assert (answer.status_code, answer.text) == (200, body)
+
+
+def test_fault_with_a_path_spares_other_requests(broken: Broken) -> None:
+    broken.break_("imds.status=410,path=/metadata/identity")
+    assert broken.ask_imds(IDENTITY + AZURE_VAULT).status_code == 410
+    assert broken.ask_imds(THIM).status_code == 200
+
+
+def test_fault_with_a_number_of_times_ends_by_itself(broken: Broken) -> None:
+    broken.break_("maa.status=503,times=2")
+    assert [broken.ask_maa().status_code for _ in range(3)] == [503, 503, 200]
+
+
+def test_faults_of_two_kinds_hold_at_once(broken: Broken) -> None:
+    broken.break_("maa.status=503")
+    broken.break_("maa.body=busy")
+    answer = broken.ask_maa()
+    assert (answer.status_code, answer.text) == (503, "busy")
+
+
+def test_same_fault_again_takes_the_place_of_the_first(broken: Broken) -> None:
+    broken.break_("maa.status=503")
+    broken.break_("maa.status=429")
+    assert broken.ask_maa().status_code == 429
+
+
+def test_fault_that_cannot_be_changes_nothing(broken: Broken) -> None:
+    with pytest.raises(FaultError) as caught:
+        broken.break_("maa.status=9000")
+    assert caught.value.code == "emulator.fault"
+    assert broken.emulator.faults.applied == []
+    assert broken.ask_maa().status_code == 200
+
+
+def test_request_that_is_refused_with_a_status_does_nothing(broken: Broken) -> None:
+    broken.break_("vault.status=503")
+    broken.ask_vault("vault", "POST", "/keys/new/create", {"kty": "oct"})
+    broken.reset()
+    assert broken.ask_vault("vault", "GET", "/keys/new").status_code == 404
+
+
+def test_refused_challenge_has_no_empty_message(broken: Broken) -> None:
+    broken.break_("vault.status=401")
+    answer = broken.ask_one("vault")
+    assert json.loads(answer.content)["error"]["message"] == "Unauthorized."

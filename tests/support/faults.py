@@ -1,0 +1,129 @@
+"""An emulated Azure to break, and short ways to ask it as an HTTP client does."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+from support.azure import API, jws_parts, open_sealed
+from support.azure_vm import Json, SoftwareVm, b64u
+
+from skragent.emulator.azure import Azure
+from skragent.emulator.key_specs import parse_key_spec
+from skragent.emulator.service import Answer
+from skragent.emulator.thread import LoopThread
+from skragent.emulator.vault import Vault
+from skragent.emulator.world import Emulator
+
+SECONDS = 10
+ATTEST = "/attest/AzureGuest?api-version=2020-10-01"
+THIM = "/metadata/THIM/amd/certification"
+IDENTITY = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource="
+AZURE_VAULT = "https://vault.azure.net"
+
+
+@dataclass
+class Broken:
+    """The services on their sockets, around a VM of plain software."""
+
+    emulator: Emulator
+    thread: LoopThread[Azure]
+    session: requests.Session
+
+    def break_(self, fault: str) -> None:
+        """Apply one fault."""
+        self.thread.call(self.emulator.faults.apply(fault))
+
+    def reset(self) -> None:
+        """Make all whole again."""
+        self.thread.call(self.emulator.faults.reset())
+
+    def vault(self, service: str) -> Vault:
+        name = "skragent-demo" if service == "vault" else "skragent-hsm"
+        return self.emulator.vaults[name]
+
+    def ask_maa(self, path: str = "/certs") -> requests.Response:
+        return self.session.get(self.emulator.maa.issuer + path, timeout=SECONDS)
+
+    def ask_imds(self, path: str) -> requests.Response:
+        url = self.emulator.azure.imds_url + path
+        return self.session.get(url, headers={"Metadata": "true"}, timeout=SECONDS)
+
+    def ask_vault(
+        self, service: str, method: str, path: str, body: object = None
+    ) -> requests.Response:
+        """Ask with an access token of the VM's identity."""
+        vault = self.vault(service)
+        azure = self.emulator.azure
+        token, _ = azure.entra.issue(
+            azure.vm_identity, vault.resource, azure.clock.now()
+        )
+        return self.session.request(
+            method,
+            f"{vault.url}{path}{API}",
+            json=body,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=SECONDS,
+        )
+
+    def ask_one(self, service: str) -> requests.Response:
+        """Ask a service something short that it answers with JSON."""
+        if service == "imds":
+            return self.ask_imds(THIM)
+        if service == "maa":
+            return self.ask_maa()
+        return self.ask_vault(service, "GET", "/keys/rsa")
+
+    def attest(self) -> requests.Response:
+        info = SoftwareVm().attestation_info()
+        body = {"AttestationInfo": b64u(json.dumps(info).encode())}
+        url = self.emulator.maa.issuer + ATTEST
+        return self.session.post(url, json=body, timeout=SECONDS)
+
+    def token(self) -> str:
+        """Attest, and open the answer."""
+        answer = self.attest()
+        assert answer.status_code == 200, answer.text
+        return open_sealed(Answer(answer.status_code, answer.content))
+
+    def claims(self) -> dict[str, Json]:
+        return jws_parts(self.token())[1]
+
+    def release(
+        self, service: str, key: str = "rsa", token: str | None = None
+    ) -> requests.Response:
+        body = {
+            "target": token or self.token(),
+            "enc": "RSA_AES_KEY_WRAP_256",
+            "nonce": "nonce1",
+        }
+        return self.ask_vault(service, "POST", f"/keys/{key}/release", body)
+
+    def released(self, service: str) -> str:
+        """Release, and give the JWS."""
+        answer = self.release(service)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["value"])
+
+
+@contextlib.contextmanager
+def breakable(directory: Path) -> Iterator[Broken]:
+    """Start the services, each vault with the keys `rsa` and `other`."""
+    vm = SoftwareVm()
+    with (
+        LoopThread(lambda: Azure.start(directory, vm), lambda a: a.close()) as thread,
+        requests.Session() as session,
+    ):
+        azure = thread.world
+        azure.imds.is_limited = False
+        session.trust_env = False
+        session.verify = str(azure.ca_path)
+        emulator = Emulator(directory, vm, azure)  # type: ignore[arg-type]
+        for vault in azure.vaults.values():
+            for name in ("rsa", "other"):
+                emulator.create_key(parse_key_spec(name), vault)
+        yield Broken(emulator, thread, session)
