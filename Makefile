@@ -4,7 +4,7 @@
 # The rest is for who changes the code. `make` alone lists everything.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench soak fix clean setup
+.PHONY: help demo test check lint bench soak chaos fix clean setup
 .SUFFIXES:
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
@@ -39,6 +39,9 @@ bench: setup ## measure start-up, memory and throughput; the last line is JSON
 
 soak: setup ## a million requests while the key rotates under them
 	@.venv/bin/python tests/bench/soak.py
+
+chaos: setup ## three minutes of random faults, with clients that watch
+	@.venv/bin/python tests/bench/chaos.py $(ARGS)
 
 fix: setup ## let the tools repair what they can
 	@.venv/bin/ruff format .

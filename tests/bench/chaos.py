@@ -1,0 +1,388 @@
+"""Chaos: everything around the agent fails at random, and clients watch it.
+
+    chaos.py [--seconds N] [--seed N]
+
+Real processes and sockets: the emulator with its TPM, the agent, its releasers, and
+clients that ask all the time. What clients must see, whatever happens:
+
+- bytes are those of the version that they are said to be;
+- what an agent has served it goes on serving, through every fault that passes;
+- a key that the vault denies, that expired or that was dropped is gone within seconds
+  of the refresh that finds out, and stays gone;
+- nobody waits longer than they said;
+- when all is well again, every key is current within a minute.
+
+Ends with `chaos: ok` and counts before it; anything else is a failure, with the seed
+that leads to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from support.chaos_clients import Clients, Violation
+from support.e2e import SKRAGENT
+
+from skragent.emulator.key_material import create_material
+from skragent.emulator.key_specs import parse_key_spec
+from skragent.emulator.thread import EmulatorThread
+from skragent.emulator.vault_writes import add_version
+
+KEYS = {"alpha": "RSA", "beta": "P-256", "gamma": "P-384"}
+HEAL_SECONDS = 60.0  # after which every key is current
+DENY_SECONDS = 30.0  # after a refresh is ordered, until a denial holds
+START_SECONDS = 30.0
+
+# Faults that pass: no key may be lost to them. `times` keeps several of them apart.
+PASSING = (
+    *(
+        f"{service}.{fault}"
+        for service in ("imds", "maa", "vault")
+        for fault in (
+            *("status=500", "status=503,retry_after=1", "status=429"),
+            *("status=429,retry_after=2", "latency=0.5", "hang,times=2"),
+            *("reset,times=3", "truncate,times=3", "oversize,times=2"),
+            *("content_type,times=3", "body,times=3"),
+        )
+    ),
+    *("imds.status=410", "imds.throttle=2", "vault.throttle=2"),
+    *("vault.unverified,times=3", "vault.unauthorized,times=2"),
+    *("maa.jwks=empty", "maa.rotate", "vm.rc=0x922,times=20", "vm.reboot"),
+)
+# And those that are an answer: the vault has said no.
+DENYING = (
+    *("vault.key.disabled={}", "vault.key.policy={}", "vault.key.deleted={}"),
+    *("vault.key.expired={}", "vault.role.revoked=release"),
+)
+
+
+class Chaos:
+    """The world, and what befalls it."""
+
+    def __init__(
+        self, directory: Path, emulator: EmulatorThread, dice: random.Random
+    ) -> None:
+        self.directory = directory
+        self.counts: collections.Counter[str] = collections.Counter()
+        self._emulator = emulator
+        self._dice = dice
+        self._agent: subprocess.Popen[bytes] | None = None
+        self._clients = Clients(str(directory / "api.sock"), list(KEYS))
+        self._log = (directory / "agent.log").open("ab")
+
+    def prepare(self) -> None:
+        """Create keys and the configuration; start the agent."""
+        world = self._emulator.world
+        world.imds.is_limited = False  # by faults only
+        for name, kind in KEYS.items():
+            world.create_key(parse_key_spec(f"{name}:{kind}"))
+            stored = world.vault.store.find(name)
+            assert stored is not None
+            self._clients.know(name, stored.latest.version, stored.latest.target)
+        text = world.config_text(KEYS)
+        limits = "[limits]\nrequest_timeout_seconds = 2.0\njob_timeout_seconds = 8.0\n"
+        (self.directory / "skragent.toml").write_text(f"{text}\n{limits}")
+        self._start_agent()
+        self._until("all keys at first", self._all_current, START_SECONDS)
+
+    def close(self) -> None:
+        """End everything."""
+        self._clients.close()
+        if self._agent is not None:
+            self._agent.kill()
+            self._agent.wait()
+        self._log.close()
+
+    def run(self, seconds: float) -> None:
+        """Let it happen for so long; then let all be well again."""
+        self._clients.start()
+        episodes: list[tuple[int, Callable[[], None]]] = [
+            (6, self._let_faults_pass),
+            (2, self._rotate),
+            (2, self._deny),
+            (1, self._drop),
+            (2, self._kill_releaser),
+            (1, self._kill_agent),
+            (1, self._stop_tpm),
+            (1, self._reload),
+        ]
+        weights = [weight for weight, _ in episodes]
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            (_, episode), *_ = self._dice.choices(episodes, weights)
+            self.counts[episode.__name__.strip("_")] += 1
+            episode()
+            self._check()
+        self._let_all_be_well()
+        self._check()
+
+    @property
+    def seen(self) -> collections.Counter[str]:
+        """Count what clients were told."""
+        return self._clients.asked
+
+    # What happens
+
+    def _let_faults_pass(self) -> None:
+        for fault in self._dice.sample(PASSING, self._dice.randint(1, 3)):
+            self._spoil(fault)
+        for _ in range(self._dice.randint(1, 3)):
+            self._refresh()
+            self._sleep(0.2, 1.5)
+        if self._dice.random() < 0.5:  # else they go on, beside what comes next
+            self._heal()
+
+    def _rotate(self) -> None:
+        name = self._dice.choice(list(KEYS))
+        world = self._emulator.world
+
+        spec = parse_key_spec(f"{name}:{KEYS[name]}")
+
+        async def add() -> str:
+            stored = world.vault.store.find(name)
+            material = create_material(spec.parameters)
+            now = world.azure.clock.now()
+            added = add_version(stored, name, {}, material, is_hsm_key=True, now=now)
+            latest = added.latest
+            self._clients.know(name, latest.version, latest.target)
+            world.vault.store.save(added)
+            return latest.version
+
+        self._heal()
+        latest = self._emulator.call(add())
+        self._until(
+            f"the new version of {name}",
+            lambda: self._clients.version_of(name) == latest,
+            HEAL_SECONDS,
+            again=self._refresh,
+        )
+
+    def _deny(self) -> None:
+        name = self._dice.choice(list(KEYS))
+        fault = self._dice.choice(DENYING)
+        gone = [name] if "{}" in fault else list(KEYS)
+        self._heal()
+        self._until("all keys", self._all_current, HEAL_SECONDS, again=self._refresh)
+        self._clients.expect_gone_some_time(gone)
+        self._spoil(fault.format(name))
+        self._refresh()
+        self._until(
+            f"{', '.join(gone)} to be gone after {fault}",
+            lambda: not any(self._clients.is_served(alias) for alias in gone),
+            DENY_SECONDS,
+        )
+        with self._clients.expecting_gone(gone):
+            self._sleep(0.5, 1.0)
+        self._let_all_be_well()
+
+    def _drop(self) -> None:
+        name = self._dice.choice(list(KEYS))
+        self._clients.expect_gone_some_time([name])
+        if self._type("drop", name) != 0:
+            return  # the agent is being restarted
+        with self._clients.expecting_gone([name]):
+            self._refresh()  # all but dropped ones
+            self._sleep(0.2, 1.0)
+        self._heal()
+        self._until(
+            f"{name} to be back",
+            lambda: self._clients.is_served(name),
+            HEAL_SECONDS,
+            again=lambda: self._type("refresh", name),
+        )
+        self._let_all_be_well()
+
+    def _kill_releaser(self) -> None:
+        self._refresh()
+        for _ in range(20):
+            if children := self._releasers():
+                for pid in children:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                self.counts["releasers killed"] += len(children)
+                return
+            time.sleep(0.05)
+
+    def _kill_agent(self) -> None:
+        assert self._agent is not None
+        with self._clients.nobody_there():
+            self._agent.kill()
+            self._agent.wait()
+            self._start_agent()
+            self._heal()
+            self._until("all keys after SIGKILL", self._all_current, HEAL_SECONDS)
+        self._clients.expect_all()
+
+    def _stop_tpm(self) -> None:
+        pid = self._tpm()
+        os.kill(pid, signal.SIGSTOP)
+        self._refresh()
+        self._sleep(0.5, 3.0)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+    def _reload(self) -> None:
+        path = self.directory / "skragent.toml"
+        good = path.read_text()
+        path.write_text(good + '\n[keys.bad]\nvault = "nowhere"\n')
+        refused = self._type("reload")
+        path.write_text(good)
+        taken = self._type("reload")
+        if (refused, taken) != (78, 0):
+            raise Violation(f"reload: {refused} for a bad file, {taken} for a good one")
+
+    # Tools
+
+    def _let_all_be_well(self) -> None:
+        self._heal()
+        self._until(
+            "every key to be current",
+            self._all_current,
+            HEAL_SECONDS,
+            again=lambda: self._type("refresh", *KEYS),
+        )
+        self._clients.expect_all()
+
+    def _start_agent(self) -> None:
+        config = self.directory / "skragent.toml"
+        self._agent = subprocess.Popen(
+            [*SKRAGENT, "run", "--config", str(config)],
+            stdout=self._log,
+            stderr=self._log,
+        )
+        self._until("the agent", (self.directory / "admin.sock").exists, START_SECONDS)
+
+    def _check(self) -> None:
+        assert self._agent is not None
+        if self._agent.poll() is not None:
+            raise Violation(f"the agent ended with {self._agent.returncode}")
+        self._clients.check()
+
+    def _all_current(self) -> bool:
+        done = self._skragent("status", "--json")
+        if done.returncode != 0:
+            return False
+        keys = json.loads(done.stdout)["keys"]
+        return all(key["state"] == "current" for key in keys) and all(
+            self._clients.is_served(alias) for alias in KEYS
+        )
+
+    def _refresh(self) -> None:
+        self._type("refresh")
+
+    def _type(self, *words: str) -> int:
+        return self._skragent(*words).returncode
+
+    def _skragent(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*SKRAGENT, *words, "--socket", str(self.directory / "admin.sock")],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def _spoil(self, fault: str) -> None:
+        self._emulator.call(self._emulator.world.faults.apply(fault))
+        self.counts["faults"] += 1
+
+    def _heal(self) -> None:
+        self._emulator.call(self._emulator.world.faults.reset())
+
+    def _releasers(self) -> list[int]:
+        assert self._agent is not None
+        return children_of(self._agent.pid)
+
+    def _tpm(self) -> int:
+        return next(
+            pid
+            for pid in children_of(os.getpid())
+            if Path(f"/proc/{pid}/comm").read_text().strip() == "swtpm"
+        )
+
+    def _sleep(self, least: float, most: float) -> None:
+        time.sleep(self._dice.uniform(least, most))
+
+    def _until(
+        self,
+        what: str,
+        is_so: Callable[[], bool],
+        seconds: float,
+        *,
+        again: Callable[[], object] | None = None,
+    ) -> None:
+        """Wait, and order `again` now and then: an order may have met a fault."""
+        deadline = time.monotonic() + seconds
+        ordered = -10.0
+        while not is_so():
+            self._check()
+            now = time.monotonic()
+            if now > deadline:
+                raise Violation(f"waited {seconds:.0f} s in vain for {what}")
+            if again is not None and now - ordered > 5:
+                again()
+                ordered = now
+            time.sleep(0.1)
+
+
+def children_of(pid: int) -> list[int]:
+    """List the children of a process, whichever thread made them."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += map(int, task.read_text().split())
+    return found
+
+
+@contextlib.contextmanager
+def world() -> Iterator[tuple[Path, EmulatorThread]]:
+    """Start an emulator in a directory of its own."""
+    with (
+        tempfile.TemporaryDirectory(prefix="skrc-") as name,
+        EmulatorThread(Path(name)) as emulator,
+    ):
+        yield Path(name), emulator
+
+
+def main() -> int:
+    """Run it; gives the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=180.0)
+    parser.add_argument("--seed", type=int, default=None)
+    options = parser.parse_args()
+    seed = options.seed if options.seed is not None else random.randrange(10**6)
+    print(f"chaos: seed {seed}, {options.seconds:.0f} s", flush=True)
+    dice = random.Random(seed)
+    with world() as (directory, emulator):
+        chaos = Chaos(directory, emulator, dice)
+        try:
+            chaos.prepare()
+            chaos.run(options.seconds)
+        except Violation as violation:
+            print((directory / "agent.log").read_text()[-6000:])
+            print(f"chaos: {violation} (seed {seed})")
+            return 1
+        finally:
+            chaos.close()
+        for what, count in sorted((chaos.counts + chaos.seen).items()):
+            print(f"  {count:7} {what}")
+    print("chaos: ok")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""A short chaos (tests/bench/chaos.py): `make chaos` is the long one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.swtpm
+
+CHAOS = Path(__file__).resolve().parents[1] / "bench" / "chaos.py"
+
+
+def test_whatever_fails_clients_see_right_keys_and_denials_and_all_is_well_after() -> (
+    None
+):
+    done = subprocess.run(
+        [sys.executable, CHAOS, "--seconds", "20", "--seed", "7"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "chaos: ok"
