@@ -63,6 +63,8 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """
 
     protocol: int = PROTOCOL
+    # check: nothing is attested and released; what are the keys' latest versions?
+    purpose: Literal["release", "check"] = "release"
     now: float
     timeout_seconds: float  # one network operation; the job as a whole is the agent's
     keys: tuple[KeyRequest, ...]
@@ -142,6 +144,9 @@ class Attestation(
 class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The outcome of a job. Either `failure` stops everything, or each key has its own.
 
+    Of a check, `versions` has the latest version of each key; empty where the identity
+    has no permission to look (`keys/get`).
+
     `timings` are milliseconds by step, for people and for metrics.
     """
 
@@ -150,4 +155,5 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     attestation: Attestation | None = None
     released: tuple[ReleasedKey, ...] = ()
     failed: tuple[FailedKey, ...] = ()
+    versions: dict[str, str] = {}
     timings: dict[str, float] = {}

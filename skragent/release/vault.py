@@ -118,6 +118,25 @@ class VaultClient:
             raise MalformedReleaseError(f"{self._name(question.name)}: no release")
         return value
 
+    def latest_version(self, name: str) -> str:
+        """Ask for a key's latest version, which takes the permission `get`.
+
+        Gives an empty string where there is no such permission.
+
+        Raises:
+            ReleaseDeniedError, IdentityError, TransportError, MalformedReleaseError
+        """
+        try:
+            version = cast("object", self._client.get_key(name).properties.version)
+        except (AzureError, ValueError, TypeError, AttributeError) as error:
+            refusal = self._judge(error, name)
+            if refusal.code == "release.denied.permission":
+                return ""
+            raise refusal from error
+        if not isinstance(version, str) or not version:
+            raise MalformedReleaseError(f"{self._name(name)}: no version")
+        return version
+
     def _name(self, key: str) -> str:
         return f"{self.url}/keys/{key}"
 

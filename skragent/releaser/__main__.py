@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from typing import TYPE_CHECKING
 
 from skragent.releaser.hardening import harden
 
@@ -35,6 +36,17 @@ from skragent.releaser.process import (  # noqa: E402
 from skragent.releaser.walk import run_job  # noqa: E402
 from skragent.releaser.watch import Stopwatch  # noqa: E402
 
+if TYPE_CHECKING:
+    from skragent.job import Job, Result
+
+
+def _do(job: Job, watch: Stopwatch) -> Result:
+    if job.purpose == "release":
+        return run_job(job, watch)
+    from skragent.releaser.check import run_check  # noqa: PLC0415 - seldom, and slow
+
+    return run_check(job, watch)
+
 
 def main() -> int:
     """Do the job; gives the exit status."""
@@ -45,7 +57,7 @@ def main() -> int:
     try:
         job = read_job()
         settle_environment(os.environ, job.imds_endpoint)
-        write_result(result_fd, run_job(job, watch))
+        write_result(result_fd, _do(job, watch))
     except Exception as error:  # noqa: BLE001 - the last stop: no result, a trace
         report_crash(error)
         return EX_SOFTWARE

@@ -6,6 +6,7 @@ keys of it under way, for each identity, the first of them warm.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,12 +16,13 @@ from skragent.release.identity import AccessTokens
 from skragent.release.vault import VaultClient, vault_scope
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from concurrent.futures import Executor, Future
 
     from skragent.attestation.token import AttestationToken
-    from skragent.job import Identity, Job
+    from skragent.job import Identity, Job, KeyRequest
     from skragent.release.envelope import Question
-    from skragent.releaser.ahead import Ahead
+    from skragent.releaser.connections import Connections
     from skragent.releaser.watch import Stopwatch
 
 
@@ -35,10 +37,10 @@ class Vaults:
     """Every vault of one job; begins to warm them when it is made."""
 
     def __init__(
-        self, job: Job, ahead: Ahead, executor: Executor, watch: Stopwatch
+        self, job: Job, connections: Connections, executor: Executor, watch: Stopwatch
     ) -> None:
         self._timeout_seconds = job.timeout_seconds
-        self._ahead = ahead
+        self._connections = connections
         self._watch = watch
         self._authority = job.authority
         self._tokens = {
@@ -63,15 +65,36 @@ class Vaults:
         Raises:
             SkrAgentError: this vault's trouble.
         """
-        door = _Door(question.vault, identity)
+        with (
+            self._client(_Door(question.vault, identity)) as client,
+            self._watch.step("vault.release"),
+        ):
+            return client.release(question, token)
+
+    def latest_version(self, key: KeyRequest) -> str:
+        """Ask a vault for a key's latest version; from any thread.
+
+        Gives an empty string where the identity may not know.
+
+        Raises:
+            SkrAgentError: this vault's trouble.
+        """
+        with (
+            self._client(_Door(key.vault, key.identity)) as client,
+            self._watch.step("vault.version"),
+        ):
+            return client.latest_version(key.name)
+
+    @contextlib.contextmanager
+    def _client(self, door: _Door) -> Iterator[VaultClient]:
+        """Lend a client, a warm one if there is one."""
         self._warm[door].result()
         try:
             client = self._idle[door].get_nowait()
         except queue.Empty:
             client = self._open(door)
         try:
-            with self._watch.step("vault.release"):
-                return client.release(question, token)
+            yield client
         finally:
             self._idle[door].put(client)
 
@@ -90,9 +113,9 @@ class Vaults:
     def _tokens_of(self, who: Identity) -> AccessTokens | IdentityError:
         """Give an identity's tokens, or what each of its keys will be told."""
         session = (
-            self._ahead.identity_session()
+            self._connections.identity_session()
             if is_managed(who)
-            else self._ahead.session_for(self._authority)
+            else self._connections.session_for(self._authority)
         )
         try:
             credential = make_credential(
@@ -113,5 +136,5 @@ class Vaults:
             door.url,
             tokens,
             timeout_seconds=self._timeout_seconds,
-            session=self._ahead.session_for(door.url),
+            session=self._connections.session_for(door.url),
         )

@@ -72,7 +72,7 @@ def _walk(
     attesting = waiting.submit(Attestor(job, lane, ahead, waiting, watch).run)
     with watch.step("import.azure"):
         from skragent.releaser.vaults import Vaults  # noqa: PLC0415 - see above
-    vaults = Vaults(job, ahead, waiting, watch)
+    vaults = Vaults(job, ahead.connections, waiting, watch)
     with watch.step("import.release"):
         from skragent.release.roots import read_roots  # noqa: PLC0415 - see above
         from skragent.releaser.keys import KeyStep  # noqa: PLC0415 - see above

@@ -380,3 +380,50 @@ def test_certificate_of_a_stranger_is_refused(
 )
 def test_scope_is_guessed_from_the_host(vault_url: str, scope: str) -> None:
     assert vault_scope(vault_url) == scope
+
+
+def public_key(kid: str) -> Answer:
+    """What GET /keys/NAME answers (protocols/akv.md: KeyBundle)."""
+    return json_answer(
+        {
+            "key": {"kid": kid, "kty": "RSA-HSM", "n": "AQAB", "e": "AQAB"},
+            "attributes": {"enabled": True, "exportable": True},
+        }
+    )
+
+
+def test_latest_version_is_what_the_vault_calls_the_key(
+    vault: VaultClient, fake: FakeVault, server: Server
+) -> None:
+    fake.answer = public_key(f"{server.origin}/keys/mykey/{'a' * 32}")
+    assert vault.latest_version("mykey") == "a" * 32
+    assert server.paths()[-1].startswith("GET /keys/mykey/?api-version=")
+
+
+@pytest.mark.parametrize("inner", ["AccessDenied", "ForbiddenByRbac"])
+def test_who_has_no_permission_to_look_is_told_no_version(
+    vault: VaultClient, fake: FakeVault, inner: str
+) -> None:
+    fake.answer = refusal(403, inner, NO_ROLE)
+    assert vault.latest_version("mykey") == ""
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (refusal(403, "ForbiddenByFirewall", FIREWALL), "release.denied.firewall"),
+        (refusal(404, "", "A key with", "KeyNotFound"), "release.not_found"),
+        (refusal(429, "", TOO_MANY, "Throttled"), "transport.throttled"),
+        (Answer(then="reset"), "transport.reset"),
+        (Answer(200, b"no json"), "release.malformed"),
+        (json_answer({}), "release.malformed"),
+        (json_answer({"key": {"kid": "https://v/keys/mykey"}}), "release.malformed"),
+    ],
+)
+def test_a_version_that_cannot_be_had_is_a_failure(
+    vault: VaultClient, fake: FakeVault, answer: Answer, code: str
+) -> None:
+    fake.answer = answer
+    with pytest.raises(SkrAgentError) as caught:
+        vault.latest_version("mykey")
+    assert caught.value.code == code
