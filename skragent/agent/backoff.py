@@ -8,7 +8,8 @@
 
 The wait is anywhere in the window (full jitter), so that a fleet that failed together
 does not come back together. A Retry-After wins over the window, in both directions,
-up to ten minutes; then chance only adds to it.
+up to ten minutes; then chance only adds to it. One of less than a second, or of a past
+date, says nothing: with `Retry-After: 0` we would turn in a tight circle.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from skragent.errors import Disposition, SkrAgentError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+MIN_RETRY_AFTER_SECONDS: Final = 1.0
 MAX_RETRY_AFTER_SECONDS: Final = 600.0
 RETRY_AFTER_SPREAD: Final = 0.1
 
@@ -52,9 +54,9 @@ def wait_seconds(
     error: SkrAgentError, *, failures: int, denials: int, jitter: float
 ) -> float:
     """Choose the wait after a failure; `jitter` is chance, from 0 to 1."""
-    if error.retry_after is not None:
-        asked = max(error.retry_after, 0.0) * (1 + RETRY_AFTER_SPREAD * jitter)
-        return min(asked, MAX_RETRY_AFTER_SECONDS)
+    asked = error.retry_after
+    if asked is not None and asked >= MIN_RETRY_AFTER_SECONDS:
+        return min(asked * (1 + RETRY_AFTER_SPREAD * jitter), MAX_RETRY_AFTER_SECONDS)
     window = window_seconds(error.disposition, failures=failures, denials=denials)
     return window * jitter
 

@@ -34,6 +34,12 @@ def test_retry_after_wins_over_the_window() -> None:
     assert backoff.wait_seconds(error, failures=1, denials=0, jitter=0.0) == 70
 
 
+@pytest.mark.parametrize("asked", [-5.0, 0.0, 0.9])
+def test_a_retry_after_of_no_time_leaves_the_window_in_force(asked: float) -> None:
+    error = SkrAgentError("x", disposition=Disposition.RETRY, retry_after=asked)
+    assert backoff.wait_seconds(error, failures=4, denials=0, jitter=0.5) == 4
+
+
 def test_retry_after_is_never_undercut() -> None:
     error = SkrAgentError("x", disposition=Disposition.RETRY, retry_after=70)
     assert backoff.wait_seconds(error, failures=1, denials=0, jitter=0.9) > 70
