@@ -125,6 +125,7 @@ class KeyConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     version: str = ""  # 32 hex digits; empty: the latest
     identity: str = ""  # of [identities]; empty: [identity]
     refresh_seconds: int = 0  # 0: once in a token's life
+    version_check_seconds: int = 3600  # a look for a new version; 0: none
     max_stale_seconds: int = 86400  # served so long after its refresh is overdue
     overlap_seconds: int = 0  # a version is served so long after its successor came
     on_denial: str = "drop"  # or keep: until max_stale_seconds is over

@@ -77,6 +77,7 @@ OPERATIONS: Final = ("get", "public")
 ON_DENIAL: Final = ("drop", "keep")
 # Each job attests anew, and the verifier's limits are shared by all VMs of a region.
 _REFRESH: Final = (300, 604800)
+_CHECK: Final = (60, 604800)
 _MAX_STALE: Final = (0, 2592000)  # and overlap_seconds
 _LABEL: Final = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST: Final = re.compile(rf"{_LABEL}(\.{_LABEL})*")
@@ -268,6 +269,12 @@ def _judge_life(path: str, key: KeyConfig) -> list[str]:
         problems.append(
             f"{path}.refresh_seconds: must be from {least} to {most}, or 0 for once in"
             " a token's life"
+        )
+    least, most = _CHECK
+    if key.version_check_seconds and not least <= key.version_check_seconds <= most:
+        problems.append(
+            f"{path}.version_check_seconds: must be from {least} to {most}, or 0 for"
+            " none"
         )
     least, most = _MAX_STALE
     if not least <= key.max_stale_seconds <= most:

@@ -28,6 +28,7 @@ MAX_KEYS = 256
 ARENA_BYTES_PER_KEY = 16 * 1024
 
 Form = Literal["jwk", "pem", "der", "raw"]
+Purpose = Literal["release", "check"]
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -64,7 +65,7 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     protocol: int = PROTOCOL
     # check: nothing is attested and released; what are the keys' latest versions?
-    purpose: Literal["release", "check"] = "release"
+    purpose: Purpose = "release"
     now: float
     timeout_seconds: float  # one network operation; the job as a whole is the agent's
     keys: tuple[KeyRequest, ...]

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from skragent.agent.runner import Release
     from skragent.agent.sockets import Sockets
     from skragent.config import Config
-    from skragent.job import KeyRequest
+    from skragent.job import KeyRequest, Result
     from skragent.serving import Access
 
 _RELEASER_SECONDS = 0.5
@@ -339,6 +339,9 @@ class _TimedJobs:
     @property
     def longest_seconds(self) -> float:
         return self._runner.longest_seconds
+
+    async def check(self, keys: Sequence[KeyRequest]) -> Result:
+        return await self._runner.check(keys)
 
     async def run(
         self, keys: Sequence[KeyRequest], *, launched: Launch | None = None

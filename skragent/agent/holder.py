@@ -64,6 +64,15 @@ class Holder:
         """Serve the version before no longer."""
         self._keyring.end_overlap(alias)
 
+    def cannot_check(self, alias: str) -> None:
+        """Tell that new versions of a key are noticed at its refresh only."""
+        log(
+            Event.CANNOT_CHECK,
+            f"key {alias}: the identity has no permission to look for new versions"
+            " (`get`): they are noticed at the next refresh",
+            key=alias,
+        )
+
     def not_admitted(self, key: ReleasedKey, admission: Admission) -> None:
         """Tell that a released key may not be held, by its own attributes."""
         self._keyring.note_failure(key.alias, admission.value)

@@ -29,13 +29,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from skragent.config import Config
-    from skragent.job import Failure
+    from skragent.job import Failure, Purpose
 
 # A failure's words go to the journal and to `status`; a service's prose can be long.
 MAX_MESSAGE_CHARACTERS: Final = 1000
 
 # It becomes a metric's label and a part of the line in `systemctl status`.
 _CODE: Final = re.compile(r"[a-z0-9_.]{1,64}")
+
+# Or nothing, where there is no permission to know it.
+_VERSION: Final = re.compile(r"([0-9a-f]{32})?")
 
 # All that the releaser sees of our environment.
 _ENVIRONMENT: Final = frozenset(
@@ -75,6 +78,7 @@ def key_terms(config: Config) -> dict[str, Terms]:
             is_kept_when_denied=key.on_denial == "keep",
             refresh_seconds=key.refresh_seconds or None,
             overlap_seconds=key.overlap_seconds,
+            check_seconds=None if key.version else key.version_check_seconds or None,
         )
         for alias, key in config.keys.items()
     }
@@ -88,9 +92,11 @@ def build_job(
     arena_fd: int,
     arena_bytes: int,
     tcg_log: str,
+    purpose: Purpose = "release",
 ) -> Job:
     """Write one job for the releaser."""
     return Job(
+        purpose=purpose,
         now=now,
         timeout_seconds=config.limits.request_timeout_seconds,
         keys=tuple(keys),
@@ -112,7 +118,13 @@ def releaser_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {k: v for k, v in environment.items() if k in _ENVIRONMENT}
 
 
-def parse_result(raw: bytes, *, aliases: frozenset[str], arena_bytes: int) -> Result:
+def parse_result(
+    raw: bytes,
+    *,
+    aliases: frozenset[str],
+    arena_bytes: int,
+    purpose: Purpose = "release",
+) -> Result:
     """Read the releaser's answer; every alias that was asked for is answered once.
 
     Raises:
@@ -127,6 +139,7 @@ def parse_result(raw: bytes, *, aliases: frozenset[str], arena_bytes: int) -> Re
         result = msgspec.json.decode(raw, type=Result)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _garbage("it is not a result") from error
+    _judge_purpose(result, purpose)
     _judge_aliases(result, aliases)
     _judge_slices(result, arena_bytes)
     return result
@@ -143,8 +156,17 @@ def failure_error(failure: Failure) -> SkrAgentError:
     )
 
 
+def _judge_purpose(result: Result, purpose: Purpose) -> None:
+    if purpose == "release" and result.versions:
+        raise _garbage("it answers what was not asked")
+    if purpose == "check" and (result.released or result.attestation):
+        raise _garbage("it released where it was to look only")
+    if not all(map(_VERSION.fullmatch, result.versions.values())):
+        raise _garbage("a version is none")
+
+
 def _judge_aliases(result: Result, aliases: frozenset[str]) -> None:
-    answered = [key.alias for key in result.released]
+    answered = [key.alias for key in result.released] + list(result.versions)
     answered += [key.alias for key in result.failed]
     if result.failure is not None:
         if answered:

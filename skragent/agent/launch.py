@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from skragent.agent.clock import Clock
     from skragent.config import Config
-    from skragent.job import KeyRequest
+    from skragent.job import KeyRequest, Purpose
     from skragent.secretmem import Arena
 
 # The unit's LoadCredential=tcglog:…, and what its SetCredential= puts in the place of
@@ -40,6 +40,7 @@ class Launch:
     arena: Arena
     aliases: frozenset[str]
     began_at: float  # boot time
+    purpose: Purpose = "release"
 
 
 class Launcher:
@@ -69,7 +70,9 @@ class Launcher:
         """Have the next releasers work by another configuration."""
         self._config = config
 
-    def launch(self, keys: Sequence[KeyRequest]) -> Launch:
+    def launch(
+        self, keys: Sequence[KeyRequest], purpose: Purpose = "release"
+    ) -> Launch:
         """Start a releaser for these keys.
 
         Raises:
@@ -86,6 +89,7 @@ class Launcher:
                 arena_fd=arena.fd,
                 arena_bytes=arena.size,
                 tcg_log=find_tcg_log(self._config.vtpm.tcg_log, self._credentials),
+                purpose=purpose,
             )
             child = spawn(
                 self._command,
@@ -96,7 +100,8 @@ class Launcher:
         finally:
             # Through an open descriptor root could map the memory.
             arena.close_fd()
-        return Launch(child, arena, frozenset(key.alias for key in keys), began_at)
+        aliases = frozenset(key.alias for key in keys)
+        return Launch(child, arena, aliases, began_at, purpose)
 
 
 def find_tcg_log(configured: str, directory: str) -> str:

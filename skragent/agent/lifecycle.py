@@ -53,6 +53,7 @@ class Terms:
     max_stale_seconds: float = 24 * 3600.0
     is_kept_when_denied: bool = False
     refresh_seconds: float | None = None  # None: as often as tokens are renewed
+    check_seconds: float | None = None  # between looks for a new version; None: none
     overlap_seconds: float = 0.0  # a version is served after its successor came
 
 
@@ -70,6 +71,8 @@ class KeyLife:
     drop_at: float = math.inf
     expires_at: float = math.inf  # wall time: the vault's `exp`
     version: str = ""  # that is held
+    check_at: float = math.inf  # the next look for a newer one
+    may_check: bool = True  # whether the identity has the permission to
     # Until when the version before is held as well, by boot time and by its own `exp`.
     overlap_until: float = -math.inf
     previous_expires_at: float = math.inf
@@ -216,10 +219,28 @@ def reconfigured(
         return KeyLife(terms=terms)
     if terms != life.terms:
         drop_at = life.stale_at + terms.max_stale_seconds
-        life = dataclasses.replace(life, terms=terms, drop_at=drop_at)
+        life = dataclasses.replace(
+            life,
+            terms=terms,
+            drop_at=drop_at,
+            check_at=boottime + (terms.check_seconds or math.inf)
+            if life.is_held
+            else math.inf,
+            may_check=True,
+        )
     if before != after and life.state is not KeyState.DROPPED:
         return asked_for(life, boottime)
     return life
+
+
+def to_be_checked(life: KeyLife, check_at: float) -> KeyLife:
+    """Plan the next look for a newer version, where there may be one."""
+    return dataclasses.replace(life, check_at=check_at if life.may_check else math.inf)
+
+
+def cannot_be_checked(life: KeyLife) -> KeyLife:
+    """Look no more: the identity has no permission to."""
+    return dataclasses.replace(life, may_check=False, check_at=math.inf)
 
 
 def planned(life: KeyLife, due_at: float) -> KeyLife:
@@ -271,6 +292,7 @@ def _let_go(life: KeyLife, state: KeyState) -> KeyLife:
         drop_at=math.inf,
         expires_at=math.inf,
         version="",
+        check_at=math.inf,
         overlap_until=-math.inf,
         admissible_from=math.inf,
     )

@@ -29,6 +29,9 @@ _OWN_PART: Final = 0.8
 MIN_TOKEN_LIFE_SECONDS: Final = 5.0
 MAX_TOKEN_LIFE_SECONDS: Final = 7 * 86400.0
 
+# Looks for new versions that are due so near to each other are one.
+CHECK_TOGETHER_SECONDS: Final = 30.0
+
 _ALL_OPEN: Final[Mapping[str, float]] = MappingProxyType({})
 
 
@@ -88,6 +91,27 @@ def next_attempt(
     return min(
         (max(life.due_at, opens.get(a, life.due_at)) for a, life in lives.items()),
         default=float("inf"),
+    )
+
+
+def check_after_seconds(check_seconds: float | None, chance: float) -> float:
+    """Choose when to look for a new version again; chance from -1 to 1."""
+    if check_seconds is None:
+        return math.inf
+    return check_seconds * (1 + REFRESH_JITTER * chance)
+
+
+def next_check(lives: Mapping[str, KeyLife]) -> float:
+    """Tell when the next look for new versions is due."""
+    return min((life.check_at for life in lives.values()), default=math.inf)
+
+
+def keys_to_check(lives: Mapping[str, KeyLife], boottime: float) -> tuple[str, ...]:
+    """List the keys that a look for new versions is for now: all that soon would be."""
+    return tuple(
+        alias
+        for alias, life in lives.items()
+        if life.check_at <= boottime + CHECK_TOGETHER_SECONDS
     )
 
 

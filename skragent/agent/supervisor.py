@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from skragent.agent.clock import Clock
     from skragent.agent.launch import Launch
     from skragent.agent.runner import Release
-    from skragent.job import Attestation, KeyRequest, ReleasedKey
+    from skragent.job import Attestation, KeyRequest, ReleasedKey, Result
     from skragent.secretmem import Arena
 
 # The wall clock may be set at any time: a key's `exp` is looked at this often.
@@ -61,6 +61,10 @@ class Jobs(Protocol):
         """Run a job for these keys."""
         ...
 
+    async def check(self, keys: Sequence[KeyRequest]) -> Result:
+        """Look for the latest versions of these keys."""
+        ...
+
 
 class Holder(Protocol):
     """What the supervisor tells of its decisions: to the keyring and the journal."""
@@ -86,6 +90,10 @@ class Holder(Protocol):
 
     def changed(self, alias: str, life: KeyLife) -> None:
         """Show a key's new state; wipe it where it is no longer held."""
+        ...
+
+    def cannot_check(self, alias: str) -> None:
+        """Tell that new versions of a key are noticed at its refresh only."""
         ...
 
     def key_failed(self, alias: str, error: SkrAgentError, seconds: float) -> None:
@@ -239,9 +247,44 @@ class Supervisor:
             left = schedule.next_attempt(self.lives, opens) - boottime
             if left <= 0:
                 return
+            until_check = schedule.next_check(self.lives) - boottime
+            if until_check <= 0:
+                await self._check()
+                continue
+            left = min(left, until_check)
             self._plans_changed.clear()
             self.promises.within(_FRESH, left)
             await self._clock.wait(self._plans_changed, left)
+
+    async def _check(self) -> None:
+        """Look for new versions; what cannot be found out now is asked later."""
+        boottime = self._clock.boottime()
+        aliases = schedule.keys_to_check(self.lives, boottime)
+        asked = {alias: self._keys[alias] for alias in aliases}
+        for alias in asked:
+            self._plan_check(alias)
+        self.promises.within(_FRESH, self._jobs.longest_seconds)
+        try:
+            result = await self._jobs.check(list(asked.values()))
+        except SkrAgentError:
+            return  # nothing is lost: the next refresh will tell of any trouble
+        for alias, version in result.versions.items():
+            life = self.lives.get(alias)
+            if life is None or self._keys[alias] != asked[alias]:
+                continue
+            if not version:
+                self._put(alias, lifecycle.cannot_be_checked(life))
+                self._holder.cannot_check(alias)
+            elif life.is_held and version != life.version:
+                self.refresh([alias])
+
+    def _plan_check(self, alias: str) -> None:
+        life = self.lives[alias]
+        seconds = schedule.check_after_seconds(
+            life.terms.check_seconds, 2 * self._chance() - 1
+        )
+        check_at = self._clock.boottime() + seconds
+        self._put(alias, lifecycle.to_be_checked(life, check_at))
 
     async def _pause(self, seconds: float) -> None:
         if not self._stopping.is_set():
@@ -381,6 +424,8 @@ class Supervisor:
                 due_at = boottime + chance * lasting
         due_at = max(due_at, boottime + _MIN_PAUSE_SECONDS)
         self._plan(key.alias, life, due_at)
+        if life.is_held:
+            self._plan_check(key.alias)
 
     def _settle_failed(self, alias: str, error: SkrAgentError, chance: float) -> None:
         life = lifecycle.failed(self.lives[alias], error.disposition)

@@ -83,6 +83,7 @@ class Event(enum.Enum):
     METRICS_REFUSED = ("b528e0bb2bc243079fc95793d6f1eef2", logging.ERROR)
     FEW_DESCRIPTORS = ("eaa993651ff44c09a196bcc0c38232df", logging.WARNING)
     RELOADED = ("7246c53adde24299b69475a5e358e1b8", logging.INFO)
+    CANNOT_CHECK = ("5c59c5c591314ad6add5950d0f6431ab", logging.INFO)
     NEEDS_RESTART = ("c6058cfae1304203950665bef0d36bdb", logging.WARNING)
     CONNECTIONS_REFUSED = ("2bf5f10abfe849d2a9fecf86af81291b", logging.WARNING)
 

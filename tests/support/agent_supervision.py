@@ -47,6 +47,8 @@ class Jobs:
     keys: dict[str, ReleasedKey] = field(default_factory=dict)
     whole: Failure | SkrAgentError | None = None
     asked: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)
+    checked: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)
+    latest: dict[str, str] = field(default_factory=dict)  # what a check finds
     expires_at: float = NOW + TOKEN_LIFE_SECONDS
     while_running: Callable[[], None] = lambda: None
     poison: str = ""  # crashes each job that it is in
@@ -63,6 +65,18 @@ class Jobs:
         if self.poison in [key.alias for key in keys]:
             raise ReleaserError("x", code="releaser.crashed")
         return Release(self._result(keys), self.arena, self.clock.boot)
+
+    async def check(self, keys: Sequence[KeyRequest]) -> Result:
+        self.checked.append((self.clock.boot, tuple(key.alias for key in keys)))
+        if isinstance(self.whole, SkrAgentError):
+            raise self.whole
+        return Result(
+            versions={
+                key.alias: self.latest[key.alias]
+                for key in keys
+                if key.alias in self.latest
+            }
+        )
 
     def _result(self, keys: Sequence[KeyRequest]) -> Result:
         if isinstance(self.whole, Failure):
@@ -91,6 +105,7 @@ class Holder:
     states: dict[str, KeyState] = field(default_factory=dict)
     waits: list[float] = field(default_factory=list)
     codes: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
 
     def hold(
         self,
@@ -112,6 +127,9 @@ class Holder:
     def not_admitted(self, key: ReleasedKey, admission: Admission) -> None:
         del key
         self.codes.append(admission.value)
+
+    def cannot_check(self, alias: str) -> None:
+        self.unchecked.append(alias)
 
     def changed(self, alias: str, life: KeyLife) -> None:
         self.states[alias] = life.state

@@ -128,9 +128,13 @@ def test_the_configuration_says_all_of_it() -> None:
     )
     assert key_terms(config) == {
         "a": Terms(
-            60, is_kept_when_denied=True, refresh_seconds=600, overlap_seconds=30
+            60,
+            is_kept_when_denied=True,
+            refresh_seconds=600,
+            overlap_seconds=30,
+            check_seconds=3600,
         ),
-        "b": Terms(),
+        "b": Terms(check_seconds=3600),
     }
 
 

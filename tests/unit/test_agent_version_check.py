@@ -1,0 +1,131 @@
+"""When new versions are looked for, and what comes of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from support.agent import NOW, REFRESH_SECONDS, VERSION, released_key
+from support.agent_supervision import World, supervise
+
+from skragent.agent.jobs import key_terms
+from skragent.agent.lifecycle import Terms
+from skragent.config import parse_config
+from skragent.errors import ReleaserError
+from skragent.keyring import KeyState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from skragent.job import KeyRequest, Result
+
+NEXT = "f" * 32
+EACH = 600.0
+CHECKED = Terms(check_seconds=EACH)
+
+
+async def an_hour(world: World) -> None:
+    await world.clock.advance(3600)
+
+
+def test_without_terms_nobody_looks() -> None:
+    assert supervise(an_hour).jobs.checked == []
+
+
+def test_it_is_looked_for_as_often_as_the_terms_say() -> None:
+    world = supervise(an_hour, terms=CHECKED, latest={"disk": VERSION})
+    began = world.jobs.asked[0][0]
+    assert [moment - began for moment, _ in world.jobs.checked] == [
+        EACH * i for i in range(1, 7)
+    ]
+    assert world.times == [0]
+
+
+def test_one_look_is_for_all_keys_that_are_due() -> None:
+    world = supervise(an_hour, "disk", "web", terms=CHECKED)
+    assert {aliases for _, aliases in world.jobs.checked} == {("disk", "web")}
+
+
+def test_a_new_version_is_released_at_once() -> None:
+    async def test(world: World) -> None:
+        world.jobs.latest["disk"] = NEXT
+        world.jobs.keys["disk"] = released_key(version=NEXT)
+        await world.clock.advance(EACH)
+
+    world = supervise(test, terms=CHECKED)
+    assert world.times == [0, EACH]
+    assert world.holder.held["disk"].version == NEXT
+
+
+def test_only_the_key_that_is_new_is_released() -> None:
+    async def test(world: World) -> None:
+        world.jobs.latest.update(disk=NEXT, web=VERSION)
+        await world.clock.advance(EACH)
+
+    world = supervise(test, "disk", "web", terms=CHECKED)
+    assert [aliases for _, aliases in world.jobs.asked[1:]] == [("disk",)]
+
+
+def test_who_may_not_look_is_told_once_and_does_not_look_again() -> None:
+    async def test(world: World) -> None:
+        world.jobs.latest["disk"] = ""
+        await world.clock.advance(3600)
+        await world.clock.advance(REFRESH_SECONDS + 3600)
+
+    world = supervise(test, terms=CHECKED)
+    assert len(world.jobs.checked) == 1
+    assert world.holder.unchecked == ["disk"]
+    assert world.holder.held.keys() == {"disk"}
+
+
+def test_a_look_that_fails_costs_nothing_and_is_repeated_in_its_own_time() -> None:
+    async def test(world: World) -> None:
+        world.jobs.whole = ReleaserError("x", code="releaser.timeout")
+        await world.clock.advance(2 * EACH)
+
+    world = supervise(test, terms=CHECKED)
+    assert len(world.jobs.checked) == 2
+    assert world.times == [0]
+    assert world.supervisor.lives["disk"].state is KeyState.CURRENT
+    assert world.holder.codes == []
+
+
+def test_what_is_not_held_is_not_looked_for() -> None:
+    async def test(world: World) -> None:
+        world.supervisor.drop("disk")
+        await world.clock.advance(3600)
+
+    assert supervise(test, terms=CHECKED).jobs.checked == []
+
+
+def test_a_key_dropped_while_it_is_looked_for_stays_dropped() -> None:
+    async def test(world: World) -> None:
+        world.jobs.latest["disk"] = NEXT
+        check = world.jobs.check
+
+        async def drop(keys: Sequence[KeyRequest]) -> Result:
+            world.supervisor.drop("disk")
+            return await check(keys)
+
+        world.jobs.check = drop  # type: ignore[method-assign]
+        await world.clock.advance(3600)
+
+    world = supervise(test, terms=CHECKED)
+    assert world.times == [0]
+    assert world.supervisor.lives["disk"].state is KeyState.DROPPED
+
+
+def test_a_wall_clock_that_jumps_brings_no_look_forward() -> None:
+    async def test(world: World) -> None:
+        world.clock.wall = NOW + 10 * 365 * 86400
+        await world.clock.advance(EACH - 1)
+
+    assert supervise(test, terms=CHECKED).jobs.checked == []
+
+
+def test_a_version_that_is_configured_has_no_successor() -> None:
+    key = '[keys.a]\nvault = "https://v.vault.azure.net"\n'
+    assert key_terms(parse_config(key))["a"].check_seconds == 3600
+    pinned = parse_config(f'{key}version = "{NEXT}"')
+    assert key_terms(pinned)["a"].check_seconds is None
+    never = parse_config(f"{key}version_check_seconds = 0")
+    assert key_terms(never)["a"].check_seconds is None
