@@ -1,0 +1,321 @@
+"""Any sequence of faults, orders, rotations and clock jumps keeps the promises.
+
+A denied, expired or dropped key is never served; one that is held is lost to nothing
+else; who waits is answered in time; no vault is asked too often; one key's trouble
+never delays another's; and health followed by time ends in `current`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+from support.agent import failure
+from support.life_cloud import Place, VaultKey, Version
+from support.life_world import World
+
+from skragent.agent.lifecycle import Terms
+from skragent.job import Failure, KeyRequest
+from skragent.keyring import KeyState
+
+HOUR = 3600.0
+YEARS = 10 * 365.25 * 86400.0
+WEEK = 7 * 86400.0
+
+VAULTS = ("https://a.vault.azure.net", "https://b.vault.azure.net")
+ALIASES = ("disk", "signing", "backup", "mail")
+
+# The clock is looked at this often: what it was set to is noticed by then.
+NOTICED = 10.0
+# Nothing is asked for later than this while it is not held (README: 15 minutes), a
+# few turns of its vault and the ends of crashing jobs aside.
+LONGEST_WAIT = 900.0
+TURNS = 100.0
+
+aliases = st.sampled_from(ALIASES)
+places = st.tuples(st.sampled_from(VAULTS), st.sampled_from(ALIASES))
+moments = st.sampled_from([0.0, 0.4, 2.0, 9.0, 11.0, 61.0, 650.0, HOUR, 3 * HOUR])
+retry_afters = st.none() | st.sampled_from([0.0, 5.0, 120.0, 1e6, -3.0])
+seconds_from_now = st.none() | st.sampled_from([-HOUR, -1.0, 1.0, 30.0, 900.0, HOUR])
+all_terms = st.builds(
+    Terms,
+    max_stale_seconds=st.sampled_from([0.0, 600.0, 24 * HOUR]),
+    is_kept_when_denied=st.booleans(),
+    refresh_seconds=st.sampled_from([None, 600.0]),
+    overlap_seconds=st.sampled_from([0.0, 300.0, 6 * HOUR]),
+)
+
+
+@st.composite
+def failures(draw: st.DrawFn, *, is_whole: bool = False) -> Failure:
+    """What vaults, the verifier and the vTPM may answer; a FATAL job is the end."""
+    words = ["retry", "reattest", "denied"] + ["fatal"] * (not is_whole)
+    return failure("some.trouble", draw(st.sampled_from(words)), draw(retry_afters))
+
+
+class AgentLife(RuleBasedStateMachine):
+    """One agent, its vaults, and everything that can happen to both."""
+
+    world: World
+
+    @initialize(
+        count=st.sampled_from([1, 2, 4]),
+        bulk=st.sampled_from([0, 0, 25]),
+        terms=all_terms,
+        token_life=st.sampled_from([900.0, HOUR]),
+    )
+    def begin(self, count: int, bulk: int, terms: Terms, token_life: float) -> None:
+        names = [*ALIASES[:count], *(f"bulk{number}" for number in range(bulk))]
+        self.keys = {
+            name: KeyRequest(alias=name, vault=VAULTS[0], name=name) for name in names
+        }
+        self.terms = dict.fromkeys(names, terms)
+        self.world = World(self.keys, self.terms)
+        self.world.cloud.token_life = token_life
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            self.world.close()
+
+    # Time.
+
+    @rule(seconds=moments)
+    def time_passes(self, seconds: float) -> None:
+        self.world.advance(seconds)
+
+    @rule(seconds=st.sampled_from([30.0, HOUR, WEEK]))
+    def the_machine_is_suspended(self, seconds: float) -> None:
+        self.world.suspend(seconds)
+
+    @rule(seconds=st.sampled_from([-YEARS, -HOUR, -20.0, 20.0, HOUR, YEARS]))
+    def the_wall_clock_is_set(self, seconds: float) -> None:
+        self.world.clock.wall += seconds
+        self.world.advance(NOTICED)
+
+    # What goes wrong, and right again.
+
+    @rule(place=places, answer=st.none() | failures())
+    def a_key_fails(self, place: Place, answer: Failure | None) -> None:
+        self.world.cloud.keys[place].failure = answer
+
+    @rule(answer=st.none() | failures(is_whole=True))
+    def jobs_fail(self, answer: Failure | None) -> None:
+        self.world.cloud.whole = answer
+
+    @rule(crashes=st.booleans())
+    def jobs_crash(self, *, crashes: bool) -> None:
+        self.world.cloud.crashes = crashes
+
+    @rule(place=places, crashes=st.booleans())
+    def a_key_crashes_its_jobs(self, place: Place, *, crashes: bool) -> None:
+        self.world.cloud.keys[place].crashes = crashes
+
+    @rule(takes=st.sampled_from([0.0, 1.0, 25.0]), late=st.booleans())
+    def jobs_take_time(self, takes: float, *, late: bool) -> None:
+        self.world.cloud.takes, self.world.cloud.asks_late = takes, late
+
+    # What vaults hold.
+
+    @rule(place=places, lives=seconds_from_now, begins=seconds_from_now)
+    def a_key_is_rotated(
+        self, place: Place, lives: float | None, begins: float | None
+    ) -> None:
+        key = self.world.cloud.keys[place]
+        key.versions.append(Version(key.latest.number + 1))
+        self._set(key, lives, begins)
+
+    @rule(
+        place=places,
+        lives=seconds_from_now,
+        begins=seconds_from_now,
+        enabled=st.booleans(),
+    )
+    def a_key_is_changed(
+        self,
+        place: Place,
+        lives: float | None,
+        begins: float | None,
+        *,
+        enabled: bool,
+    ) -> None:
+        key = self.world.cloud.keys[place]
+        key.latest.enabled = enabled
+        self._set(key, lives, begins)
+
+    def _set(self, key: VaultKey, lives: float | None, begins: float | None) -> None:
+        wall = self.world.clock.wall
+        key.latest.expires = None if lives is None else wall + lives
+        key.latest.not_before = None if begins is None else wall + begins
+
+    # What is ordered.
+
+    @rule(data=st.data())
+    def a_key_is_dropped(self, data: st.DataObject) -> None:
+        alias = self._pick(data)
+        self.world.model.drop(alias)
+        self.world.supervisor.drop(alias)
+        self.world.advance(0)
+
+    @rule(data=st.data())
+    def a_key_is_refreshed(self, data: st.DataObject) -> None:
+        self._refresh(self._pick(data))
+        self.world.advance(0)
+
+    @rule(alias=aliases, place=places, terms=all_terms)
+    def a_key_is_added_or_renamed(self, alias: str, place: Place, terms: Terms) -> None:
+        vault, name = place
+        self._configure(
+            self.keys | {alias: KeyRequest(alias=alias, vault=vault, name=name)},
+            self.terms | {alias: terms},
+        )
+
+    @precondition(lambda self: len(self.keys) > 1)
+    @rule(data=st.data())
+    def a_key_is_removed(self, data: st.DataObject) -> None:
+        gone = self._pick(data)
+        self._configure({a: k for a, k in self.keys.items() if a != gone}, self.terms)
+
+    @rule(data=st.data(), number=st.integers(0, 3))
+    def a_version_is_pinned(self, data: st.DataObject, number: int) -> None:
+        alias = self._pick(data)
+        key = self.keys[alias]
+        pinned = KeyRequest(
+            alias=alias,
+            vault=key.vault,
+            name=key.name,
+            version=Version(number).name if number else "",
+        )
+        self._configure(self.keys | {alias: pinned}, self.terms)
+
+    @rule(data=st.data(), terms=all_terms)
+    def the_terms_change(self, data: st.DataObject, terms: Terms) -> None:
+        self._configure(self.keys, self.terms | {self._pick(data): terms})
+
+    # What is asked.
+
+    @rule(
+        data=st.data(),
+        number=st.integers(0, 3),
+        wait=st.sampled_from([0, 1, 30, 300]),
+    )
+    def a_workload_asks(self, data: st.DataObject, number: int, wait: int) -> None:
+        alias = self._pick(data)
+        version = Version(number).name if number else None
+        self.world.ask(alias, version=version, wait=wait)
+
+    # What must come of it.
+
+    @rule(data=st.data())
+    def a_healthy_key_comes_at_once(self, data: st.DataObject) -> None:
+        alias = self._pick(data)
+        cloud = self.world.cloud
+        if cloud.whole or cloud.crashes or any(k.crashes for k in cloud.keys.values()):
+            return
+        if cloud.keys[self._place(alias)].failure or self.keys[alias].version:
+            return
+        cloud.keys[self._place(alias)].latest.enabled = True
+        ordered_at = self.world.clock.boot
+        self._refresh(alias)
+        self.world.advance(TURNS + 4 * cloud.takes)
+        assert self.world.model.released_at.get(alias, 0.0) >= ordered_at
+
+    @rule()
+    def health_and_time_end_in_current(self) -> None:
+        cloud = self.world.cloud
+        cloud.whole, cloud.crashes, cloud.takes = None, False, 0.0
+        for key in cloud.keys.values():
+            key.failure, key.crashes = None, False
+            for version in key.versions:
+                version.enabled = True
+                version.expires = version.not_before = None
+        self._configure(
+            {
+                alias: KeyRequest(alias=alias, vault=key.vault, name=key.name)
+                for alias, key in self.keys.items()
+            },
+            self.terms,
+        )
+        self.world.advance(LONGEST_WAIT + TURNS)
+        fates = self.world.model.fates
+        for entry in self.world.keyring:
+            assert entry.key or fates[entry.alias].is_dropped, entry
+        self.world.advance(cloud.token_life)
+        for entry in self.world.keyring:
+            is_dropped = fates[entry.alias].is_dropped
+            wanted = KeyState.DROPPED if is_dropped else KeyState.CURRENT
+            assert entry.state is wanted, entry
+
+    @invariant()
+    def what_may_be_served_is_served_and_nothing_else(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        model = self.world.model
+        model.age()
+        for alias, fate in model.fates.items():
+            if model.is_undecided(alias):
+                continue
+            self._compare(alias, None)
+            for one in (fate.grant, fate.previous):
+                if one is not None:
+                    self._compare(alias, one.version)
+            entry = self.world.keyring.get(alias)
+            assert entry is not None
+            boot = self.world.clock.boot
+            assert (entry.state is KeyState.STALE) == fate.is_stale(boot), alias
+            assert (entry.state is KeyState.DROPPED) == fate.is_dropped, alias
+            if fate.previous is None:
+                assert entry.previous is None, alias
+
+    @invariant()
+    def nobody_waits_for_what_is_there_or_past_its_time(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        for question in self.world.waiting:
+            assert question.deadline > self.world.clock.boot
+            if question.alias in self.keys:
+                wanted = self.world.model.content(question.alias, question.version)
+                assert wanted is None or self.world.model.is_undecided(question.alias)
+
+    @invariant()
+    def the_watchdog_is_content(self) -> None:
+        if hasattr(self, "world"):
+            assert self.world.supervisor.promises.are_kept()
+
+    def _compare(self, alias: str, version: str | None) -> None:
+        wanted = self.world.model.content(alias, version)
+        answered = self.world.ask(alias, version=version, wait=0).answered
+        assert answered is not None
+        served = answered.body if answered.status == 200 else None
+        assert served == wanted, (alias, version, answered.status, answered.headers)
+
+    def _pick(self, data: st.DataObject) -> str:
+        return data.draw(st.sampled_from(sorted(self.keys)))
+
+    def _place(self, alias: str) -> Place:
+        return self.keys[alias].vault, self.keys[alias].name
+
+    def _refresh(self, alias: str) -> None:
+        self.world.model.refresh(alias)
+        self.world.supervisor.refresh([alias])
+
+    def _configure(self, keys: dict[str, KeyRequest], terms: dict[str, Terms]) -> None:
+        self.keys = keys
+        self.terms = {alias: terms[alias] for alias in keys}
+        self.world.configure(self.keys, self.terms)
+
+
+TestAgentLife: Any = AgentLife.TestCase
+TestAgentLife.settings = settings(
+    max_examples=60,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)

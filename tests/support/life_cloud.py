@@ -1,0 +1,193 @@
+"""Vaults and releasers whose answers a test decides, and that watch what is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from support.agent import (
+    TOKEN_LIFE_SECONDS,
+    FakeClock,
+    attestation,
+    failure,
+    released_key,
+)
+
+from skragent.agent.runner import Release
+from skragent.errors import ReleaserError
+from skragent.job import FailedKey, Failure, ReleasedKey, Result, Slice
+from skragent.secretmem import create_arena
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from skragent.agent.launch import Launch
+    from skragent.job import KeyRequest
+
+KEY_BYTES = 32
+LONGEST_RETRY_AFTER = 600.0
+
+Place = tuple[str, str]  # vault and name
+
+
+def content(place: Place, version: str) -> bytes:
+    """The bytes of a key: no two versions have the same."""
+    return hashlib.sha256(repr((place, version)).encode()).digest()
+
+
+@dataclass
+class Version:
+    """One version of a key in a vault, with its attributes."""
+
+    number: int
+    enabled: bool = True
+    not_before: float | None = None
+    expires: float | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.number:032x}"
+
+
+@dataclass
+class VaultKey:
+    """All versions of a key, the latest last, and what the vault says instead."""
+
+    versions: list[Version] = field(default_factory=lambda: [Version(1)])
+    failure: Failure | None = None
+    crashes: bool = False  # the releaser that has to do with it
+
+    @property
+    def latest(self) -> Version:
+        return self.versions[-1]
+
+    def find(self, version: str) -> Version | None:
+        if not version:
+            return self.latest
+        return next((one for one in self.versions if one.name == version), None)
+
+
+class Cloud:
+    """Implements `supervisor.Jobs`.
+
+    Every job tells `listener` its end; every question must come when it may.
+    """
+
+    longest_seconds = 120.0
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.keys: dict[Place, VaultKey] = defaultdict(VaultKey)
+        self.whole: Failure | None = None
+        self.crashes = False
+        self.takes = 0.0  # seconds of a job
+        self.asks_late = False  # at a job's end, or at its beginning
+        self.token_life = TOKEN_LIFE_SECONDS
+        self.releases: dict[str, list[float]] = defaultdict(list)
+        self.is_running = False
+        self.listener: Listener = Listener()
+
+    async def run(
+        self, keys: Sequence[KeyRequest], *, launched: Launch | None = None
+    ) -> Release:
+        del launched
+        assert not self.is_running, "two jobs at once would share the vTPM"
+        assert keys, "a job for nothing"
+        self.is_running = True
+        try:
+            return await self._run(keys)
+        finally:
+            self.is_running = False
+
+    async def _run(self, keys: Sequence[KeyRequest]) -> Release:
+        began_at = self.clock.boot
+        self.listener.job_began(keys)
+        if not self.asks_late:
+            self._count_releases(keys)
+        if self.takes:
+            await self.clock.wait(asyncio.Event(), self.takes)
+        if self.asks_late:
+            self._count_releases(keys)
+        if self.crashes or any(self.keys[_place(key)].crashes for key in keys):
+            self.listener.job_crashed(keys)
+            raise ReleaserError("x", code="releaser.crashed")
+        arena = create_arena(KEY_BYTES * len(keys))
+        arena.close_fd()
+        if self.whole is not None:
+            self.listener.job_failed(keys, self.whole)
+            return Release(Result(failure=self.whole), arena, began_at)
+        released, failed = [], []
+        for number, key in enumerate(keys):
+            answer = self._answer(key, number * KEY_BYTES)
+            if isinstance(answer, ReleasedKey):
+                raw = content(_place(key), answer.version)
+                arena.view(number * KEY_BYTES, KEY_BYTES)[:] = raw
+                released.append(answer)
+                self.listener.key_released(key, answer, began_at, self.token_life)
+            else:
+                failed.append(answer)
+                self.listener.key_failed(key, answer.failure)
+        result = Result(
+            attestation=attestation(
+                issued_at=self.clock.wall, expires_at=self.clock.wall + self.token_life
+            ),
+            released=tuple(released),
+            failed=tuple(failed),
+        )
+        return Release(result, arena, began_at)
+
+    def _answer(self, key: KeyRequest, offset: int) -> ReleasedKey | FailedKey:
+        found = self.keys[_place(key)]
+        version = found.find(key.version)
+        trouble = found.failure
+        if trouble is None and version is None:
+            trouble = failure("release.not_found", "denied")
+        if trouble is not None or version is None:
+            assert trouble is not None
+            return FailedKey(alias=key.alias, failure=trouble)
+        return released_key(
+            key.alias,
+            version=version.name,
+            forms={"raw": Slice(offset, KEY_BYTES)},
+            enabled=version.enabled,
+            not_before=version.not_before,
+            expires=version.expires,
+        )
+
+    def _count_releases(self, keys: Sequence[KeyRequest]) -> None:
+        """Hold the vaults to their 10 in 10 s; a job that cannot attest asks none."""
+        if self.whole is not None:
+            return
+        boot = self.clock.boot
+        for key in keys:
+            recent = [t for t in self.releases[key.vault] if t > boot - 10 + 1e-6]
+            self.releases[key.vault] = [*recent, boot]
+            assert len(recent) < 10, f"{key.vault}: more than 10 releases in 10 s"
+
+
+class Listener:
+    """Hears what each job is for, and what came of it, at the moment it is told."""
+
+    def job_began(self, keys: Sequence[KeyRequest]) -> None:
+        """Hear that a job began."""
+
+    def job_crashed(self, keys: Sequence[KeyRequest]) -> None:
+        """Hear that nothing came of it."""
+
+    def job_failed(self, keys: Sequence[KeyRequest], failure: Failure) -> None:
+        """Hear that it failed as a whole."""
+
+    def key_released(
+        self, key: KeyRequest, answer: ReleasedKey, began_at: float, token_life: float
+    ) -> None:
+        """Hear that a key was released, valid or not."""
+
+    def key_failed(self, key: KeyRequest, failure: Failure) -> None:
+        """Hear that a key was not."""
+
+
+def _place(key: KeyRequest) -> Place:
+    return key.vault, key.name

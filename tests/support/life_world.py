@@ -1,0 +1,179 @@
+"""An agent without processes and sockets: its supervisor, keyring and API, for real."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from support.agent import FakeClock, settle
+from support.life_cloud import Cloud
+from support.life_model import Model
+from support.serving import Answered, everybody_in, get, split_answers
+
+from skragent.agent.holder import Holder
+from skragent.agent.supervisor import Supervisor
+from skragent.keyring import Keyring
+from skragent.observe import Counters
+from skragent.serving.api import KeyApi
+from skragent.serving.park import Parked
+from skragent.serving.peers import Peer
+from skragent.serving.request import parse_head
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Mapping
+
+    from skragent.agent.lifecycle import Terms
+    from skragent.job import KeyRequest
+    from skragent.serving.answer import Answer
+
+CALLER = Peer(uid=os.getuid(), gid=1, pid=1)
+
+# Chance as chance has it: early, late, and in between.
+_CHANCES = (0.5, 0.05, 1.0, 0.3, 0.75)
+
+_T = TypeVar("_T")
+
+
+class _Status:
+    """Stands for systemd."""
+
+    def status(self, line: str) -> None:
+        assert line
+
+
+@dataclass(eq=False)
+class Question:
+    """A request and its connection."""
+
+    alias: str
+    version: str | None
+    deadline: float
+    parked: Parked | None = None
+    answered: Answered | None = None
+
+    def deliver(self, answer: Answer) -> None:
+        (self.answered,) = split_answers(b"".join(answer.parts))
+        if self.parked is not None:
+            self.parked.forget()
+
+    def cut(self) -> None:
+        raise AssertionError("the request failed unexpectedly")
+
+
+class World:
+    """Everything, on an event loop of its own that runs when it is told to."""
+
+    def __init__(
+        self, keys: Mapping[str, KeyRequest], terms: Mapping[str, Terms]
+    ) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.clock = FakeClock()
+        self.cloud = Cloud(self.clock)
+        self.model = Model(self.clock)
+        self.cloud.listener = self.model
+        self.keyring = Keyring(keys)
+        counters = Counters(tuple(keys))
+        self.api = KeyApi(
+            self.keyring,
+            everybody_in(self.keyring),
+            counters,
+            now=self.clock.now,
+        )
+        self.waiting: list[Question] = []
+        self._throws = 0
+        self.model.configure(keys, terms)
+        self.supervisor = self.run(self._supervise(keys, terms, counters))
+        self.task = self.loop.create_task(self.supervisor.run())
+        self.advance(0)
+
+    def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        return self.loop.run_until_complete(coroutine)
+
+    async def _supervise(
+        self,
+        keys: Mapping[str, KeyRequest],
+        terms: Mapping[str, Terms],
+        counters: Counters,
+    ) -> Supervisor:
+        return Supervisor(
+            keys,
+            jobs=self.cloud,
+            holder=Holder(self.keyring, counters, self.clock, _Status()),  # type: ignore[arg-type]
+            clock=self.clock,
+            chance=self._chance,
+            terms=terms,
+        )
+
+    def _chance(self) -> float:
+        self._throws += 1
+        return _CHANCES[self._throws % len(_CHANCES)]
+
+    def configure(
+        self, keys: Mapping[str, KeyRequest], terms: Mapping[str, Terms]
+    ) -> None:
+        """Reload, in the daemon's order."""
+        self.keyring.remove(self.model.keys.keys() - keys.keys())
+        self.model.configure(keys, terms)
+        self.supervisor.configure(keys, terms)
+        self.keyring.add(keys)
+        self.api.change_access(everybody_in(self.keyring))
+        self.advance(0)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass; whoever waits is answered at the end of its time."""
+        end = self.clock.boot + seconds
+        while True:
+            self._forget_answered()
+            first = min((q.deadline for q in self.waiting), default=math.inf)
+            moment = min(end, first)
+            self.run(self.clock.advance(max(0.0, moment - self.clock.boot)))
+            for question in self.waiting:
+                if question.deadline <= self.clock.boot and question.parked:
+                    question.parked.answer_now()
+                    assert question.answered, "no answer at the end of the wait"
+            if moment >= end:
+                break
+        self._forget_answered()
+        if self.task.done():
+            self.task.result()
+            raise AssertionError("the supervisor ended")
+
+    def suspend(self, seconds: float) -> None:
+        """Pause the machine: boot time and wall time leap, timers fire afterwards."""
+        self.clock.boot += seconds
+        self.clock.wall += seconds
+        self.advance(10.0)
+
+    def ask(self, alias: str, *, version: str | None, wait: int) -> Question:
+        query = [f"wait={wait}"] if wait else []
+        query += [f"version={version}"] if version else []
+        path = f"/v1/keys/{alias}" + (f"?{'&'.join(query)}" if query else "")
+        question = Question(alias, version, self.clock.boot + wait)
+        answer = self.api.handle(parse_head(get(path)), CALLER)
+        if isinstance(answer, Parked):
+            question.parked = answer
+            answer.park(question, 0)
+            self.waiting.append(question)
+        else:
+            question.deliver(answer)
+        return question
+
+    def _forget_answered(self) -> None:
+        self.waiting = [q for q in self.waiting if q.answered is None]
+
+    def close(self) -> None:
+        self.supervisor.stop()
+        self.run(self._end())
+        self.loop.close()
+
+    async def _end(self) -> None:
+        """Everything that waits ends with `stop`, but for a job that others kill."""
+        await settle()
+        if self.cloud.is_running:
+            self.task.cancel()
+        else:
+            assert self.task.done(), "a wait was not cut short by stop"
+        await asyncio.gather(self.task, return_exceptions=True)
