@@ -54,11 +54,17 @@ def wait_seconds(
     error: SkrAgentError, *, failures: int, denials: int, jitter: float
 ) -> float:
     """Choose the wait after a failure; `jitter` is chance, from 0 to 1."""
-    asked = error.retry_after
-    if asked is not None and asked >= MIN_RETRY_AFTER_SECONDS:
-        return min(asked * (1 + RETRY_AFTER_SPREAD * jitter), MAX_RETRY_AFTER_SECONDS)
+    if error.retry_after is not None and is_asked_to_wait(error):
+        asked = error.retry_after * (1 + RETRY_AFTER_SPREAD * jitter)
+        return min(asked, MAX_RETRY_AFTER_SECONDS)
     window = window_seconds(error.disposition, failures=failures, denials=denials)
     return window * jitter
+
+
+def is_asked_to_wait(error: SkrAgentError) -> bool:
+    """Tell whether the other side said when it wants to be asked again."""
+    asked = error.retry_after
+    return asked is not None and asked >= MIN_RETRY_AFTER_SECONDS
 
 
 def retrying(

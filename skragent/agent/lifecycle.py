@@ -64,6 +64,9 @@ class KeyLife:
     terms: Terms = Terms()
     state: KeyState = KeyState.WAITING
     due_at: float = -math.inf  # the next attempt
+    held_off_until: float = (
+        -math.inf
+    )  # by a Retry-After, which only an order cuts short
     failures: int = 0  # since the last success
     denials: int = 0  # since the last success
     company: int = MAX_KEYS  # that it may share a job with, itself included
@@ -199,7 +202,12 @@ def dropped(life: KeyLife) -> KeyLife:
 def asked_for(life: KeyLife, boottime: float) -> KeyLife:
     """Ask for a key now, whatever was planned; one that was dropped may come back."""
     state = KeyState.WAITING if life.state is KeyState.DROPPED else life.state
-    return dataclasses.replace(life, state=state, due_at=min(life.due_at, boottime))
+    return dataclasses.replace(
+        life,
+        state=state,
+        due_at=min(life.due_at, boottime),
+        held_off_until=-math.inf,
+    )
 
 
 def reconfigured(
@@ -243,22 +251,23 @@ def cannot_be_checked(life: KeyLife) -> KeyLife:
     return dataclasses.replace(life, may_check=False, check_at=math.inf)
 
 
-def planned(life: KeyLife, due_at: float) -> KeyLife:
-    """Set the next attempt."""
-    return dataclasses.replace(life, due_at=due_at)
+def planned(life: KeyLife, due_at: float, *, is_held_off: bool = False) -> KeyLife:
+    """Set the next attempt; held off, it is not brought forward but by an order."""
+    held_off_until = due_at if is_held_off else -math.inf
+    return dataclasses.replace(life, due_at=due_at, held_off_until=held_off_until)
 
 
 def aged(life: KeyLife, *, now: float, boottime: float) -> KeyLife:
     """Let time do its work on a key."""
     if life.admissible_from <= now < life.admissible_until:
-        life = dataclasses.replace(asked_for(life, boottime), admissible_from=math.inf)
+        life = dataclasses.replace(
+            _brought_forward(life, boottime), admissible_from=math.inf
+        )
     if not life.is_held:
         return life
     if now >= life.expires_at:
         # There may be a newer version: ask at once, whatever was planned.
-        return dataclasses.replace(
-            _let_go(life, KeyState.EXPIRED), due_at=min(life.due_at, boottime)
-        )
+        return _brought_forward(_let_go(life, KeyState.EXPIRED), boottime)
     if boottime >= life.drop_at:
         return _let_go(life, KeyState.EXPIRED)
     if life.has_previous and (
@@ -282,6 +291,11 @@ def seconds_until_change(life: KeyLife, *, now: float, boottime: float) -> float
         expires_at = min(expires_at, life.previous_expires_at)
     expires_at = min(expires_at, admissible)
     return max(0.0, min(deadline - boottime, expires_at - now))
+
+
+def _brought_forward(life: KeyLife, boottime: float) -> KeyLife:
+    soonest = max(boottime, life.held_off_until)
+    return dataclasses.replace(life, due_at=min(life.due_at, soonest))
 
 
 def _let_go(life: KeyLife, state: KeyState) -> KeyLife:

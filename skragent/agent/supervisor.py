@@ -433,12 +433,16 @@ class Supervisor:
             error, failures=life.failures, denials=life.denials, jitter=chance
         )
         self._holder.key_failed(alias, error, seconds)
-        self._plan(alias, life, self._clock.boottime() + seconds)
+        due_at = self._clock.boottime() + seconds
+        self._plan(alias, life, due_at, is_held_off=backoff.is_asked_to_wait(error))
 
-    def _plan(self, alias: str, life: KeyLife, due_at: float) -> None:
+    def _plan(
+        self, alias: str, life: KeyLife, due_at: float, *, is_held_off: bool = False
+    ) -> None:
         if alias in self._asked_again:
-            due_at = self._clock.boottime()
-        self._put(alias, lifecycle.planned(life, due_at))
+            due_at, is_held_off = self._clock.boottime(), False
+        life = lifecycle.planned(life, due_at, is_held_off=is_held_off)
+        self._put(alias, life)
 
     async def _let_age(self) -> None:
         while not self._stopping.is_set():

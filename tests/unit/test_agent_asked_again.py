@@ -109,3 +109,25 @@ def test_an_expired_key_comes_back_soon_after_it_was_prolonged() -> None:
 
     world = supervise(test, keys={"disk": released_key(expires=NOW + 500)})
     assert world.holder.held.keys() == {"disk"}
+
+
+def test_the_end_of_a_key_does_not_undercut_a_retry_after() -> None:
+    async def test(world: World) -> None:
+        world.jobs.failures["disk"] = failure("transport.throttled", "retry", 300)
+        world.supervisor.refresh(["disk"])
+        await world.clock.advance(299)
+        assert world.holder.held == {}
+
+    world = supervise(test, keys={"disk": released_key(expires=NOW + 100)})
+    assert world.times == [0, 0]
+
+
+def test_a_refresh_does_undercut_it() -> None:
+    async def test(world: World) -> None:
+        world.jobs.failures["disk"] = failure("transport.throttled", "retry", 300)
+        world.supervisor.refresh(["disk"])
+        await world.clock.advance(20)
+        world.supervisor.refresh(["disk"])
+        await world.clock.advance(0)
+
+    assert supervise(test).times == [0, 0, 20]
