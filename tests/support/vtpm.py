@@ -103,9 +103,7 @@ class RunningVm:
 
     def ask(self, command: bytes) -> bytes:
         """Send raw bytes on a connection of their own, as the swtpm TCTI does."""
-        with self.connect() as connection:
-            connection.sendall(command)
-            return read_response(connection)
+        return ask_vtpm(self.directory / "tpm.sock", command)
 
     def connect(self, name: str = "tpm.sock") -> socket.socket:
         """Open one of the VM's sockets."""
@@ -123,6 +121,15 @@ class RunningVm:
             text=True,
             env={"TSS2_LOG": "all+NONE"},
         )
+
+
+def ask_vtpm(path: Path, command: bytes) -> bytes:
+    """Send raw bytes to a vTPM's socket, and give the whole response."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(30)
+        connection.connect(str(path))
+        connection.sendall(command)
+        return read_response(connection)
 
 
 def read_response(connection: socket.socket) -> bytes:

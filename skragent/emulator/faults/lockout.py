@@ -21,6 +21,8 @@ _CC_LOCK_RESET: Final = 0x139
 _CC_PARAMETERS: Final = 0x13A
 _RH_LOCKOUT: Final = 0x4000000A
 _CAP_TPM_PROPERTIES: Final = 6
+_PT_PERMANENT: Final = 0x200
+_LOCKOUT_AUTH_SET: Final = 1 << 2
 _PT_MAX_AUTH_FAIL: Final = 0x20F  # and the two after it, in the order below
 
 
@@ -35,30 +37,38 @@ class Lockout:
 
 async def read(transmit: Transmit) -> Lockout:
     """Read what is set."""
-    question = struct.pack(">III", _CAP_TPM_PROPERTIES, _PT_MAX_AUTH_FAIL, 3)
-    parameters = await _run(
-        transmit, Command(tpm.CC_GET_CAPABILITY, parameters=question)
-    )
-    # moreData, capability and count; then pairs of property and value.
-    return Lockout(*struct.unpack_from(">6I", parameters, 9)[1::2])
+    return Lockout(*await _properties(transmit, _PT_MAX_AUTH_FAIL, 3))
 
 
 async def write(transmit: Transmit, lockout: Lockout) -> None:
-    """Set the parameters, and forget failures: they are no guest's here.
+    """Set the parameters, and forget the failures so far.
 
     Raises:
-        FaultError: the guest has given the lockout hierarchy a secret.
+        FaultError: the guest has given the lockout hierarchy a secret. It is not even
+            tried then: one wrong secret locks that hierarchy, for a quarter of an hour.
     """
+    (permanent,) = await _properties(transmit, _PT_PERMANENT, 1)
+    if permanent & _LOCKOUT_AUTH_SET:
+        raise FaultError(
+            "the vTPM's lockout is the guest's: it has a secret",
+            hint="`tpm2_changeauth -c lockout -p SECRET` takes it away.",
+        )
     parameters = struct.pack(">III", *astuple(lockout))
     for code, body in ((_CC_PARAMETERS, parameters), (_CC_LOCK_RESET, b"")):
         await _run(transmit, Command(code, (_RH_LOCKOUT,), (tpm.PASSWORD,), body))
 
 
+async def _properties(transmit: Transmit, first: int, count: int) -> tuple[int, ...]:
+    question = struct.pack(">III", _CAP_TPM_PROPERTIES, first, count)
+    parameters = await _run(
+        transmit, Command(tpm.CC_GET_CAPABILITY, parameters=question)
+    )
+    # moreData, capability and count; then pairs of property and value.
+    return struct.unpack_from(f">{2 * count}I", parameters, 9)[1::2]
+
+
 async def _run(transmit: Transmit, command: Command) -> bytes:
     answer = tpm.parse_response(await transmit(command.encode()))
     if answer.rc != tpm.RC_SUCCESS:
-        raise FaultError(
-            f"the vTPM does not let its lockout be set: 0x{answer.rc:03x}",
-            hint="The guest owns the lockout hierarchy: `tpm2_clear` gives it back.",
-        )
+        raise FaultError(f"the vTPM's lockout cannot be set: 0x{answer.rc:03x}")
     return answer.parameters

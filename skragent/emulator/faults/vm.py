@@ -47,8 +47,8 @@ async def vm_lockout(site: Site, asked: Asked) -> None:  # noqa: ARG001 - as all
     async def restore() -> None:
         await lockout.write(transmit, before)
 
-    site.on_reset(restore, once="lockout")
     await lockout.write(transmit, replace(before, max_tries=0))
+    site.on_reset(restore, once="lockout")
 
 
 @fault(

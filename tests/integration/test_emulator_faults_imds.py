@@ -1,0 +1,110 @@
+"""The emulated metadata service tells wrong things, or not always, on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from support.azure import API
+from support.faults import AZURE_VAULT, IDENTITY, THIM, Broken, breakable
+
+COMPUTE = "/metadata/instance/compute?api-version=2021-01-01"
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broken]:
+    with breakable(tmp_path_factory.mktemp("azure")) as broken:
+        yield broken
+
+
+@pytest.fixture
+def broken(running: Broken) -> Iterator[Broken]:
+    yield running
+    running.reset()
+
+
+@pytest.mark.parametrize("path", [THIM, IDENTITY + AZURE_VAULT])
+@pytest.mark.parametrize("status", [404, 410, 429, 500])
+def test_endpoints_fail_alone_with_a_path(
+    broken: Broken, path: str, status: int
+) -> None:
+    broken.break_(f"imds.status={status},path={path.partition('?')[0]}")
+    assert broken.ask_imds(path).status_code == status
+    assert broken.ask_imds(COMPUTE).status_code == 200
+
+
+@pytest.mark.parametrize(("fault", "allowed"), [("throttle", 5), ("throttle=2", 2)])
+def test_request_beyond_the_limit_of_a_second_is_throttled(
+    broken: Broken, fault: str, allowed: int
+) -> None:
+    broken.break_(f"imds.{fault},retry_after=1")
+    answers = [broken.ask_imds(THIM) for _ in range(allowed + 1)]
+    assert [a.status_code for a in answers] == [200] * allowed + [429]
+    assert answers[-1].headers["Retry-After"] == "1"
+
+
+def test_identity_that_was_removed_is_not_found(broken: Broken) -> None:
+    broken.break_("imds.identity.removed")
+    client_id = broken.emulator.azure.vm_identity.client_id
+    for selector in ("", f"&client_id={client_id}"):
+        answer = broken.ask_imds(IDENTITY + AZURE_VAULT + selector)
+        assert answer.status_code == 400
+        assert answer.json() == {
+            "error": "invalid_request",
+            "error_description": "Identity not found",
+        }
+    broken.reset()
+    assert broken.ask_imds(IDENTITY + AZURE_VAULT).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("fault", "token"), [("access_token", "not.a.token"), ("access_token=x", "x")]
+)
+def test_access_token_is_one_that_no_vault_takes(
+    broken: Broken, fault: str, token: str
+) -> None:
+    broken.break_(f"imds.{fault}")
+    vault = broken.vault("vault")
+    given = broken.ask_imds(IDENTITY + vault.resource).json()["access_token"]
+    assert given == token
+    answer = broken.session.get(
+        f"{vault.url}/keys{API}",
+        headers={"Authorization": f"Bearer {given}"},
+        timeout=5,
+    )
+    assert answer.status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("fault", "member", "value"),
+    [
+        ("compute.location=mars", "location", "mars"),
+        ("compute.location", "location", None),
+        ("compute.vmId=", "vmId", ""),
+    ],
+)
+def test_member_of_the_instance_metadata_is_wrong(
+    broken: Broken, fault: str, member: str, value: str | None
+) -> None:
+    broken.break_(f"imds.{fault}")
+    assert broken.ask_imds(COMPUTE).json().get(member) == value
+
+
+@pytest.mark.parametrize(
+    ("fault", "member", "value"),
+    [
+        ("thim.tcbm=0000000000000000", "tcbm", "0000000000000000"),
+        ("thim.vcekCert=none", "vcekCert", "none"),
+        ("thim.certificateChain", "certificateChain", None),
+    ],
+)
+def test_member_of_the_endorsements_is_wrong(
+    broken: Broken, fault: str, member: str, value: str | None
+) -> None:
+    whole = broken.ask_imds(THIM).json()
+    broken.break_(f"imds.{fault}")
+    answer = broken.ask_imds(THIM).json()
+    assert answer.get(member) == value
+    assert {n: v for n, v in answer.items() if n != member} == {
+        n: v for n, v in whole.items() if n != member
+    }

@@ -1,0 +1,262 @@
+"""The emulated attestation provider issues wrong tokens, on demand.
+
+Each is judged from outside: by its text, by the published keys, and by a vault.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+
+import pytest
+import requests
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from support.azure import jws_parts, open_sealed, verify_jws
+from support.azure_vm import Json, unb64u
+from support.faults import Broken, breakable
+
+from skragent.emulator.service import Answer
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broken]:
+    with breakable(tmp_path_factory.mktemp("azure")) as broken:
+        yield broken
+
+
+@pytest.fixture
+def broken(running: Broken) -> Iterator[Broken]:
+    yield running
+    running.reset()
+
+
+def published(broken: Broken, token: str) -> bytes | None:
+    """Find the certificate that the provider publishes for a token's key."""
+    kid = jws_parts(token)[0]["kid"]
+    for jwk in broken.ask_maa("/certs").json()["keys"]:
+        if jwk["kid"] == kid:
+            return base64.b64decode(jwk["x5c"][0])
+    return None
+
+
+def is_signed(broken: Broken, token: str) -> bool:
+    """Tell whether the signature holds with what is published."""
+    certificate = published(broken, token)
+    assert certificate is not None
+    try:
+        verify_jws(token, certificate)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def claim_of(claims: dict[str, Json], path: str) -> Json:
+    value: Json = claims
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def verdict(answer: requests.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json().get("error", {}).get("message", "")
+
+
+UNVERIFIED = (403, "Target environment attestation statement cannot be verified.")
+UNMET = (
+    403,
+    "Target environment attestation does not meet key release policy requirements.",
+)
+
+CLAIMS = [
+    ("iss", "https://evil.test", UNVERIFIED),
+    ("jti", "again", (200, "")),
+    ("x-ms-ver", "9.0", (200, "")),
+    ("x-ms-attestation-type", "sgx", (200, "")),
+    ("secureboot", False, (200, "")),
+    ("x-ms-isolation-tee.x-ms-attestation-type", "tdxvm", UNMET),
+    ("x-ms-isolation-tee.x-ms-compliance-status", "none", UNMET),
+    ("x-ms-isolation-tee.x-ms-sevsnpvm-is-debuggable", True, (200, "")),
+    ("x-ms-isolation-tee", None, UNMET),
+    ("x-ms-runtime.client-payload.nonce", "b3RoZXI=", (200, "")),
+    ("x-ms-runtime.client-payload", None, (200, "")),
+    (
+        "x-ms-runtime.keys",
+        [],
+        (400, "The attestation token has no key to encrypt to."),
+    ),
+    ("exp", None, UNVERIFIED),
+    ("x-ms-policy-hash", None, (200, "")),
+]
+
+
+@pytest.mark.parametrize(("claim", "value", "says"), CLAIMS)
+def test_claim_is_wrong_and_signed(
+    broken: Broken, claim: str, value: Json, says: tuple[int, str]
+) -> None:
+    given = "" if value is None else f"={json.dumps(value)}"
+    broken.break_(f"maa.token.{claim}{given}")
+    token = broken.token()
+    assert claim_of(jws_parts(token)[1], claim) == value
+    assert is_signed(broken, token)
+    assert verdict(broken.release("vault", token=token)) == says
+
+
+@pytest.mark.parametrize(("claim", "value", "_"), CLAIMS)
+def test_claim_that_is_tampered_with_breaks_the_signature(
+    broken: Broken, claim: str, value: Json, _: object
+) -> None:
+    given = "" if value is None else f"={json.dumps(value)}"
+    broken.break_(f"maa.tamper.{claim}{given}")
+    token = broken.token()
+    assert claim_of(jws_parts(token)[1], claim) == value
+    assert not is_signed(broken, token)
+    assert verdict(broken.release("vault", token=token)) == UNVERIFIED
+
+
+def test_claim_may_be_written_without_quotes(broken: Broken) -> None:
+    broken.break_("maa.token.iss=https://evil.test")
+    assert broken.claims()["iss"] == "https://evil.test"
+
+
+@pytest.mark.parametrize(
+    "fault", ["token.exp=-60", "token.nbf=600", "clock=-36000", "clock=600"]
+)
+def test_token_out_of_its_time_is_refused_by_the_vault(
+    broken: Broken, fault: str
+) -> None:
+    broken.break_(f"maa.{fault}")
+    token = broken.token()
+    assert is_signed(broken, token)
+    assert verdict(broken.release("vault", token=token)) == UNVERIFIED
+
+
+@pytest.mark.parametrize(("claim", "seconds"), [("exp", -60), ("nbf", 600)])
+def test_times_of_a_token_are_told_from_now(
+    broken: Broken, claim: str, seconds: int
+) -> None:
+    broken.break_(f"maa.token.{claim}={seconds}")
+    claims = broken.claims()
+    assert 0 <= claims[claim] - seconds - claims["iat"] <= 1
+
+
+def test_clock_of_the_provider_moves_all_three_times(broken: Broken) -> None:
+    before = broken.claims()
+    broken.break_("maa.clock=7200")
+    claims = broken.claims()
+    for name in ("iat", "nbf", "exp"):
+        assert 7200 <= claims[name] - before[name] <= 7210
+
+
+def test_clock_of_all_services_moves_tokens_and_vaults_alike(broken: Broken) -> None:
+    before = broken.claims()["iat"]
+    broken.break_("azure.clock=86400")
+    token = broken.token()
+    assert jws_parts(token)[1]["iat"] - before >= 86400
+    assert broken.release("vault", token=token).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("kid", "x"),
+        ("jku", "https://evil.test/certs"),
+        ("typ", "at+jwt"),
+        ("kid", None),
+    ],
+)
+def test_header_member_is_wrong(broken: Broken, member: str, value: str | None) -> None:
+    broken.break_(f"maa.header.{member}" + (f"={value}" if value else ""))
+    assert jws_parts(broken.token())[0].get(member) == value
+
+
+def test_algorithm_of_the_header_is_refused_by_the_vault(broken: Broken) -> None:
+    broken.break_("maa.header.alg=HS256")
+    assert verdict(broken.release("vault")) == UNVERIFIED
+
+
+def test_signature_of_the_token_is_wrong(broken: Broken) -> None:
+    broken.break_("maa.signature")
+    token = broken.token()
+    assert not is_signed(broken, token)
+    assert verdict(broken.release("vault", token=token)) == UNVERIFIED
+
+
+def test_unsigned_token_says_so(broken: Broken) -> None:
+    broken.break_("maa.unsigned")
+    token = broken.token()
+    assert jws_parts(token)[0]["alg"] == "none"
+    assert token.endswith(".")
+    assert verdict(broken.release("vault", token=token)) == UNVERIFIED
+
+
+def test_unknown_key_is_published_nowhere(broken: Broken) -> None:
+    broken.break_("maa.key=unknown")
+    token = broken.token()
+    assert published(broken, token) is None
+    assert verdict(broken.release("vault", token=token)) == UNVERIFIED
+
+
+def test_forged_key_goes_by_a_published_name(broken: Broken) -> None:
+    broken.break_("maa.key=forged")
+    assert not is_signed(broken, broken.token())
+
+
+@pytest.mark.parametrize(("fault", "status"), [("", 200), ("=drop", 403)])
+def test_rotated_key_signs_and_old_ones_stay_or_go(
+    broken: Broken, fault: str, status: int
+) -> None:
+    old = broken.token()
+    broken.break_(f"maa.rotate{fault}")
+    new = broken.token()
+    assert jws_parts(new)[0]["kid"] != jws_parts(old)[0]["kid"]
+    assert is_signed(broken, new)
+    assert broken.release("vault", token=new).status_code == 200
+    assert (published(broken, old) is None) is (status == 403)
+    assert broken.release("vault", token=old).status_code == status
+
+
+def test_stale_key_set_lacks_the_newest_key(broken: Broken) -> None:
+    broken.break_("maa.jwks=stale")
+    assert published(broken, broken.token()) is None
+
+
+def test_empty_key_set_has_no_key(broken: Broken) -> None:
+    broken.break_("maa.jwks=empty")
+    assert broken.ask_maa("/certs").json() == {"keys": []}
+
+
+@pytest.mark.parametrize("member", ["Jwt", "Iv", "AuthenticationData"])
+def test_sealed_answer_does_not_open(broken: Broken, member: str) -> None:
+    broken.break_(f"maa.sealed={member}")
+    answer = broken.attest()
+    with pytest.raises(InvalidTag):
+        open_sealed(Answer(answer.status_code, answer.content))
+
+
+def test_inner_key_of_the_sealed_answer_is_another(broken: Broken) -> None:
+    broken.break_("maa.sealed=EncryptedInnerKey")
+    answer = broken.attest()
+    # OpenSSL answers bad padding with random bytes: InvalidTag, or another size.
+    with pytest.raises((InvalidTag, ValueError)):
+        open_sealed(Answer(answer.status_code, answer.content))
+
+
+def test_first_token_alone_is_wrong_with_times(broken: Broken) -> None:
+    broken.break_("maa.signature,times=1")
+    assert [is_signed(broken, broken.token()) for _ in range(2)] == [False, True]
+
+
+def test_reset_ends_every_fault_of_the_tokens(broken: Broken) -> None:
+    for fault in ("signature", "token.iss=x", "key=unknown", "sealed=Jwt", "clock=9"):
+        broken.break_(f"maa.{fault}")
+    broken.reset()
+    token = broken.token()
+    assert is_signed(broken, token)
+    assert broken.release("vault", token=token).status_code == 200
+
+
+def test_sealed_answer_keeps_its_other_members(broken: Broken) -> None:
+    broken.break_("maa.sealed=Iv")
+    members = json.loads(unb64u(broken.attest().json()["token"]))
+    assert members["EncryptionParams"]["BlockMode"] == "ChainingModeGCM"

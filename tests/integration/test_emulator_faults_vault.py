@@ -1,0 +1,309 @@
+"""The emulated vaults refuse, throttle and release wrong keys, in both dialects."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+
+import pytest
+import requests
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import load_der_private_key
+from support.azure import API, jws_parts, unwrap, verify_jws
+from support.azure_vm import Json, rsa_key, unb64u
+from support.faults import Broken, breakable
+
+BOTH = pytest.mark.parametrize("service", ["vault", "hsm"])
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broken]:
+    with breakable(tmp_path_factory.mktemp("azure")) as broken:
+        yield broken
+
+
+@pytest.fixture
+def broken(running: Broken) -> Iterator[Broken]:
+    yield running
+    running.reset()
+
+
+def refusal(answer: requests.Response) -> tuple[int, str, str]:
+    error = answer.json().get("error", {})
+    inner = error.get("innererror", {}).get("code", "")
+    return answer.status_code, error.get("code", ""), inner
+
+
+DISABLED = (403, "Forbidden", "KeyDisabled")
+GONE = (404, "KeyNotFound", "")
+DENIED = (403, "Forbidden", "AccessDenied")
+
+REFUSALS = [
+    ("key.disabled", DISABLED),
+    ("key.disabled=rsa", DISABLED),
+    ("key.disabled=RSA", DISABLED),
+    ("key.disabled=other", (200, "", "")),
+    ("key.deleted", GONE),
+    ("key.deleted=rsa", GONE),
+    ("key.deleted=other", (200, "", "")),
+    ("key.expired", (200, "", "")),
+    ("key.early", (200, "", "")),
+    ("key.policy", DENIED),
+    ("key.policy=rsa", DENIED),
+    ("key.policy=other", (200, "", "")),
+    ("role.revoked", DENIED),
+    ("role.revoked=release", DENIED),
+    ("role.revoked=get", (200, "", "")),
+    ("firewall", (403, "Forbidden", "ForbiddenByFirewall")),
+    ("unverified", DENIED),
+    ("unauthorized", (401, "Unauthorized", "")),
+]
+
+
+@BOTH
+@pytest.mark.parametrize(("fault", "says"), REFUSALS)
+def test_release_is_answered_as_the_fault_has_it(
+    broken: Broken, service: str, fault: str, says: tuple[int, str, str]
+) -> None:
+    broken.break_(f"{service}.{fault}")
+    assert refusal(broken.release(service)) == says
+    other = "hsm" if service == "vault" else "vault"
+    assert broken.release(other).status_code == 200
+
+
+@BOTH
+@pytest.mark.parametrize("fault", [fault for fault, _ in REFUSALS])
+def test_reset_ends_the_fault(broken: Broken, service: str, fault: str) -> None:
+    before = broken.ask_vault(service, "GET", "/keys/rsa").json()
+    broken.break_(f"{service}.{fault}")
+    broken.reset()
+    assert broken.release(service).status_code == 200
+    assert broken.ask_vault(service, "GET", "/keys/rsa").json() == before
+
+
+@BOTH
+def test_faults_of_two_keys_hold_at_once(broken: Broken, service: str) -> None:
+    broken.break_(f"{service}.key.disabled=rsa")
+    broken.break_(f"{service}.key.deleted=other")
+    assert refusal(broken.release(service, "rsa")) == DISABLED
+    assert refusal(broken.release(service, "other")) == GONE
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("fault", "name", "side"), [("expired", "exp", -1), ("early", "nbf", 1)]
+)
+def test_times_of_a_key_are_in_what_is_released(
+    broken: Broken, service: str, fault: str, name: str, side: int
+) -> None:
+    broken.break_(f"{service}.key.{fault}=rsa")
+    _, payload = jws_parts(broken.released(service))
+    now = broken.emulator.azure.clock.now()
+    assert (payload["response"]["key"]["attributes"][name] - now) * side > 30
+
+
+@BOTH
+def test_deleted_key_is_in_no_list(broken: Broken, service: str) -> None:
+    broken.break_(f"{service}.key.deleted=other")
+    keys = broken.ask_vault(service, "GET", "/keys").json()["value"]
+    assert [key["kid"].rpartition("/")[2] for key in keys] == ["rsa"]
+
+
+@BOTH
+def test_update_keeps_nothing_of_a_fault(broken: Broken, service: str) -> None:
+    broken.break_(f"{service}.key.disabled=rsa")
+    broken.ask_vault(service, "PATCH", "/keys/rsa", {"tags": {"a": "b"}})
+    broken.reset()
+    assert broken.release(service).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("service", "fault", "words"),
+    [
+        ("vault", "role.revoked", "does not have keys release permission on key vault"),
+        ("hsm", "role.revoked", "permission to perform operation /keys/release/action"),
+        ("vault", "unverified", "attestation statement cannot be verified."),
+        ("vault", "key.policy", "does not meet key release policy requirements."),
+        ("vault", "firewall", "caller is not a trusted service"),
+    ],
+)
+def test_refusal_is_in_the_words_of_its_dialect(
+    broken: Broken, service: str, fault: str, words: str
+) -> None:
+    broken.break_(f"{service}.{fault}")
+    assert words in broken.release(service).json()["error"]["message"]
+
+
+def test_rbac_says_no_in_its_own_words(broken: Broken) -> None:
+    broken.break_("vault.rbac")
+    broken.break_("vault.role.revoked")
+    assert refusal(broken.release("vault")) == (403, "Forbidden", "ForbiddenByRbac")
+
+
+def test_reset_brings_access_policies_back(broken: Broken) -> None:
+    broken.break_("vault.rbac")
+    broken.reset()
+    broken.break_("vault.role.revoked")
+    assert refusal(broken.release("vault")) == DENIED
+
+
+@BOTH
+def test_access_token_that_is_refused_is_challenged_again(
+    broken: Broken, service: str
+) -> None:
+    broken.break_(f"{service}.unauthorized")
+    challenge = broken.release(service).headers["WWW-Authenticate"]
+    assert challenge.endswith(f'resource="{broken.vault(service).resource}"')
+
+
+@BOTH
+def test_eleventh_release_at_once_is_throttled(broken: Broken, service: str) -> None:
+    broken.break_(f"{service}.throttle")
+    token = broken.token()
+    answers = [broken.release(service, token=token) for _ in range(11)]
+    assert [answer.status_code for answer in answers] == [200] * 10 + [429]
+    assert answers[-1].json()["error"]["code"] == "Throttled"
+    assert "Retry-After" not in answers[-1].headers
+
+
+@BOTH
+def test_throttle_counts_only_releases_and_creations(
+    broken: Broken, service: str
+) -> None:
+    broken.break_(f"{service}.throttle=1,retry_after=7")
+    url = f"{broken.vault(service).url}/keys/rsa/release{API}"
+    assert broken.session.post(url, timeout=5).status_code == 401
+    assert broken.ask_vault(service, "GET", "/keys/rsa").status_code == 200
+    assert broken.release(service).status_code == 200
+    assert broken.ask_vault(service, "GET", "/keys/rsa").status_code == 200
+    throttled = broken.release(service)
+    assert (throttled.status_code, throttled.headers["Retry-After"]) == (429, "7")
+
+
+def opened(jws: str) -> rsa.RSAPrivateKey:
+    """Unwrap a released RSA key with the token's wrapping key."""
+    _, payload = jws_parts(jws)
+    key_hsm = json.loads(unb64u(payload["response"]["key"]["key"]["key_hsm"]))
+    ciphertext = unb64u(key_hsm["ciphertext"])
+    der = unwrap(ciphertext, rsa_key("wrapping"), hashes.SHA256())
+    key = load_der_private_key(der, None)
+    assert isinstance(key, rsa.RSAPrivateKey)
+    return key
+
+
+def leaf_of(jws: str) -> bytes:
+    return base64.b64decode(jws_parts(jws)[0]["x5c"][0])
+
+
+@BOTH
+@pytest.mark.parametrize("fault", ["signature", "signer=forged"])
+def test_signature_of_a_release_does_not_hold(
+    broken: Broken, service: str, fault: str
+) -> None:
+    broken.break_(f"{service}.release.{fault}")
+    jws = broken.released(service)
+    with pytest.raises(InvalidSignature):
+        verify_jws(jws, leaf_of(jws))
+
+
+@BOTH
+def test_release_may_be_signed_by_another_host(broken: Broken, service: str) -> None:
+    broken.break_(f"{service}.release.signer=maa")
+    jws = broken.released(service)
+    verify_jws(jws, leaf_of(jws))
+    leaf = x509.load_der_x509_certificate(leaf_of(jws))
+    assert leaf == broken.emulator.azure.server_identity("maa").leaf
+
+
+@BOTH
+def test_release_wrapped_to_another_key_does_not_open(
+    broken: Broken, service: str
+) -> None:
+    broken.break_(f"{service}.release.wrapping_key")
+    jws = broken.released(service)
+    with pytest.raises(ValueError, match=r"[Dd]ecryption"):
+        opened(jws)
+
+
+@BOTH
+def test_swapped_key_opens_and_is_not_the_signed_one(
+    broken: Broken, service: str
+) -> None:
+    broken.break_(f"{service}.release.swapped")
+    jws = broken.released(service)
+    signed = jws_parts(jws)[1]["response"]["key"]["key"]["n"]
+    inside = opened(jws).public_key().public_numbers().n
+    assert inside != int.from_bytes(unb64u(signed))
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("request.nonce", "another"),
+        ("request.nonce", None),
+        ("request.enc", "CKM_RSA_AES_KEY_WRAP"),
+        ("request.kid", "https://evil.test/keys/rsa"),
+        ("response.key.key.kid", "https://evil.test/keys/rsa/0"),
+        ("response.key.key.kty", "EC-HSM"),
+        ("response.key.key.key_hsm", None),
+        ("response.key.attributes.enabled", False),
+        ("response.key", []),
+    ],
+)
+def test_payload_of_a_release_is_wrong_and_signed(
+    broken: Broken, service: str, member: str, value: Json
+) -> None:
+    given = "" if value is None else f"={json.dumps(value)}"
+    broken.break_(f"{service}.release.payload.{member}{given}")
+    jws = broken.released(service)
+    verify_jws(jws, leaf_of(jws))
+    node = jws_parts(jws)[1]
+    for name in member.split("."):
+        node = node.get(name)
+    assert node == value
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("member", "value"), [("kid", "x"), ("alg", "HS256"), ("x5c", None), ("x5c", [])]
+)
+def test_header_of_a_release_is_wrong(
+    broken: Broken, service: str, member: str, value: Json
+) -> None:
+    given = "" if value is None else f"={json.dumps(value)}"
+    broken.break_(f"{service}.release.header.{member}{given}")
+    assert jws_parts(broken.released(service))[0].get(member) == value
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [("header.kid", "x"), ("header.enc", "none"), ("ciphertext", "AAAA")],
+)
+def test_member_of_key_hsm_is_wrong(
+    broken: Broken, service: str, member: str, value: str
+) -> None:
+    broken.break_(f"{service}.release.key_hsm.{member}={value}")
+    key = jws_parts(broken.released(service))[1]["response"]["key"]["key"]
+    node = json.loads(unb64u(key["key_hsm"]))
+    for name in member.split("."):
+        node = node[name]
+    assert node == value
+
+
+@BOTH
+def test_release_is_whole_again_after_the_reset(broken: Broken, service: str) -> None:
+    for fault in ("signature", "signer=maa", "swapped", "payload.request.nonce"):
+        broken.break_(f"{service}.release.{fault}")
+    broken.reset()
+    jws = broken.released(service)
+    verify_jws(jws, leaf_of(jws))
+    _, payload = jws_parts(jws)
+    assert payload["request"]["nonce"] == "nonce1"
+    signed = int.from_bytes(unb64u(payload["response"]["key"]["key"]["n"]))
+    assert opened(jws).public_key().public_numbers().n == signed

@@ -1,0 +1,279 @@
+"""The emulated VM reboots, drifts and refuses on demand; seen through its vTPM."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.utils import CryptographyDeprecationWarning
+from support.faults import THIM
+from support.vtpm import GET_RANDOM, ask_vtpm, code_of
+
+from skragent.emulator import tpm_wire as tpm
+from skragent.emulator.faults.grammar import FaultError
+from skragent.emulator.thread import EmulatorThread
+
+pytestmark = pytest.mark.swtpm
+
+LOCKED_OUT = 0x921
+BUSY = 0x922
+NO_AK_CERTIFICATE = 0x14A
+REPORT = 0x01400001
+AK_CERTIFICATE = 0x01C101D0
+GUARDED = 0x01800000  # an index that guesses can be made at
+HW_REPORT = 0x20
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[EmulatorThread]:
+    # Not pytest's own directory: a Unix socket's path is at most 107 bytes long.
+    with (
+        tempfile.TemporaryDirectory(prefix="skr-") as name,
+        EmulatorThread(Path(name)) as emulator,
+    ):
+        emulator.world.imds.is_limited = False
+        yield emulator
+
+
+@pytest.fixture
+def emulator(running: EmulatorThread) -> Iterator[EmulatorThread]:
+    yield running
+    running.call(running.world.faults.reset())
+
+
+def break_(emulator: EmulatorThread, fault: str) -> None:
+    emulator.call(emulator.world.faults.apply(fault))
+
+
+def reset(emulator: EmulatorThread) -> None:
+    emulator.call(emulator.world.faults.reset())
+
+
+def ask(emulator: EmulatorThread, command: tpm.Command | bytes) -> bytes:
+    raw = command if isinstance(command, bytes) else command.encode()
+    return ask_vtpm(emulator.world.directory / "tpm.sock", raw)
+
+
+def ok(emulator: EmulatorThread, command: tpm.Command, **how: bool) -> tpm.Response:
+    answer = tpm.parse_response(ask(emulator, command), **how)
+    assert answer.rc == tpm.RC_SUCCESS, hex(answer.rc)
+    return answer
+
+
+def pcr_of(emulator: EmulatorThread, index: int) -> bytes:
+    """Read a PCR of the SHA-256 bank."""
+    bits = (1 << index).to_bytes(3, "little")
+    selection = struct.pack(">IHB", 1, tpm.ALG_SHA256, 3) + bits
+    return ok(emulator, tpm.Command(0x17E, parameters=selection)).parameters[-32:]
+
+
+def null_primary(emulator: EmulatorThread) -> bytes:
+    """Make the NULL hierarchy's primary key of a template; give its public point."""
+    template = struct.pack(
+        ">HHIHHHHHH", 0x23, 0xB, 0x40472, 0, 0x10, 0x18, 0xB, 3, 0x10
+    )
+    template += bytes(4)
+    create = tpm.Command(
+        tpm.CC_CREATE_PRIMARY,
+        (0x40000007,),
+        (tpm.PASSWORD,),
+        tpm.sized(bytes(4)) + tpm.sized(template) + bytes(6),
+    )
+    answer = ok(emulator, create, has_handle=True)
+    ok(
+        emulator,
+        tpm.Command(
+            tpm.CC_FLUSH_CONTEXT, parameters=struct.pack(">I", answer.handle or 0)
+        ),
+    )
+    return tpm.Reader(answer.parameters).sized()
+
+
+def read_nv(index: int, size: int, offset: int = 0) -> tpm.Command:
+    return tpm.Command(
+        tpm.CC_NV_READ,
+        (tpm.RH_OWNER, index),
+        (tpm.PASSWORD,),
+        struct.pack(">HH", size, offset),
+    )
+
+
+def read_report(emulator: EmulatorThread) -> bytes:
+    pieces = []
+    for offset in range(0, 2600, 1024):
+        command = read_nv(REPORT, min(1024, 2600 - offset), offset)
+        pieces.append(ok(emulator, command).parameters[2:])
+    return b"".join(pieces)
+
+
+def endorsements(emulator: EmulatorThread) -> dict[str, str]:
+    answer = requests.get(
+        emulator.world.azure.imds_url + THIM, headers={"Metadata": "true"}, timeout=10
+    )
+    document: dict[str, str] = answer.json()
+    return document
+
+
+def is_vouched_for(emulator: EmulatorThread) -> bool:
+    """Tell whether THIM's VCEK is the signer of the report that is read."""
+    report = read_report(emulator)[HW_REPORT:]
+    pem = endorsements(emulator)["vcekCert"].encode()
+    with pytest.warns(CryptographyDeprecationWarning, match="positive"):
+        key = x509.load_pem_x509_certificate(pem).public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    r, s = (int.from_bytes(report[o : o + 72], "little") for o in (0x2A0, 0x2E8))
+    signature = utils.encode_dss_signature(r, s)
+    try:
+        key.verify(signature, report[:0x2A0], ec.ECDSA(SHA384()))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def test_reboot_gives_the_null_hierarchy_a_new_seed(emulator: EmulatorThread) -> None:
+    before = null_primary(emulator)
+    assert null_primary(emulator) == before
+    break_(emulator, "vm.reboot")
+    assert null_primary(emulator) != before
+
+
+@pytest.mark.parametrize(("fault", "index"), [("pcr", 7), ("pcr=0", 0), ("pcr=4", 4)])
+def test_pcr_changes_and_the_reset_brings_it_back(
+    emulator: EmulatorThread, fault: str, index: int
+) -> None:
+    before = pcr_of(emulator, index)
+    break_(emulator, f"vm.{fault}")
+    break_(emulator, f"vm.{fault}")
+    assert pcr_of(emulator, index) != before
+    reset(emulator)
+    assert pcr_of(emulator, index) == before
+
+
+def guarded_read(emulator: EmulatorThread) -> int:
+    """Read an index, by its own secret, that the lockout guards; give the code."""
+    # AUTHREAD, AUTHWRITE, and not NO_DA; written once.
+    public = struct.pack(">IHIHH", GUARDED, tpm.ALG_SHA256, 0x00040004, 0, 8)
+    define = tpm.Command(
+        tpm.CC_NV_DEFINE_SPACE,
+        (tpm.RH_OWNER,),
+        (tpm.PASSWORD,),
+        bytes(2) + tpm.sized(public),
+    )
+    write = tpm.Command(
+        tpm.CC_NV_WRITE,
+        (GUARDED, GUARDED),
+        (tpm.PASSWORD,),
+        tpm.sized(bytes(8)) + bytes(2),
+    )
+    # The first use of what is guarded is TPM_RC_RETRY: the TPM notes it in its NV.
+    for command in (define, write, write):
+        ask(emulator, command)
+    parameters = struct.pack(">HH", 8, 0)
+    read = tpm.Command(tpm.CC_NV_READ, (GUARDED,) * 2, (tpm.PASSWORD,), parameters)
+    return code_of(ask(emulator, read))
+
+
+def test_lockout_bars_what_can_be_guessed_at(emulator: EmulatorThread) -> None:
+    assert guarded_read(emulator) == tpm.RC_SUCCESS
+    break_(emulator, "vm.lockout")
+    break_(emulator, "vm.lockout")
+    assert guarded_read(emulator) == LOCKED_OUT
+    assert code_of(ask(emulator, read_nv(REPORT, 8))) == tpm.RC_SUCCESS
+    reset(emulator)
+    assert guarded_read(emulator) == tpm.RC_SUCCESS
+
+
+def change_lockout_secret(old: bytes, new: bytes) -> tpm.Command:
+    return tpm.Command(
+        tpm.CC_HIERARCHY_CHANGE_AUTH,
+        (0x4000000A,),
+        (tpm.password(old),),
+        tpm.sized(new),
+    )
+
+
+def test_lockout_that_the_guest_owns_is_left_alone(emulator: EmulatorThread) -> None:
+    ok(emulator, change_lockout_secret(b"", b"mine"))
+    with pytest.raises(FaultError):
+        break_(emulator, "vm.lockout")
+    assert guarded_read(emulator) == tpm.RC_SUCCESS
+    assert emulator.world.faults.applied == []
+    # A wrong secret would have locked the lockout hierarchy itself.
+    ok(emulator, change_lockout_secret(b"mine", b""))
+
+
+def test_every_command_is_answered_with_the_code(emulator: EmulatorThread) -> None:
+    break_(emulator, "vm.rc=0x922")
+    assert code_of(ask(emulator, GET_RANDOM)) == BUSY
+    assert code_of(ask(emulator, read_nv(REPORT, 8))) == BUSY
+    reset(emulator)
+    assert code_of(ask(emulator, GET_RANDOM)) == tpm.RC_SUCCESS
+
+
+def test_one_command_is_answered_with_the_code_so_often(
+    emulator: EmulatorThread,
+) -> None:
+    break_(emulator, "vm.rc=0x921,command=0x14e,times=2")
+    codes = [code_of(ask(emulator, read_nv(REPORT, 8))) for _ in range(3)]
+    assert codes == [LOCKED_OUT, LOCKED_OUT, tpm.RC_SUCCESS]
+    assert code_of(ask(emulator, GET_RANDOM)) == tpm.RC_SUCCESS
+
+
+def test_ak_certificate_is_not_provisioned(emulator: EmulatorThread) -> None:
+    read = read_nv(AK_CERTIFICATE, 64)
+    before = ok(emulator, read).parameters
+    break_(emulator, "vm.ak_cert")
+    assert code_of(ask(emulator, read)) == NO_AK_CERTIFICATE
+    reset(emulator)
+    assert ok(emulator, read).parameters == before
+
+
+@pytest.mark.parametrize("part", ["magic", "measurement", "signature", "runtime_data"])
+def test_report_is_wrong_in_one_part(emulator: EmulatorThread, part: str) -> None:
+    break_(emulator, f"vm.report={part}")
+    report = read_report(emulator)
+    size = int.from_bytes(report[0x4D0:0x4D4], "little")
+    digest = hashlib.sha256(report[0x4D4 : 0x4D4 + size]).digest()
+    wrong = {
+        "magic": report[:4] != b"HCLA",
+        "runtime_data": digest != report[HW_REPORT + 0x50 : HW_REPORT + 0x70],
+    }
+    is_signed = is_vouched_for(emulator)
+    assert [name for name, is_wrong in wrong.items() if is_wrong] == (
+        [part] if part in wrong else []
+    )
+    assert is_signed is (part in wrong)
+    reset(emulator)
+    assert is_vouched_for(emulator)
+    assert read_report(emulator)[:4] == b"HCLA"
+
+
+def test_endorsements_lag_the_firmware(emulator: EmulatorThread) -> None:
+    old = endorsements(emulator)
+    assert is_vouched_for(emulator)
+    break_(emulator, "imds.thim_lags")
+    assert endorsements(emulator) == old
+    reported = read_report(emulator)[HW_REPORT + 0x180 : HW_REPORT + 0x188]
+    assert reported[::-1].hex().upper() > old["tcbm"]
+    assert not is_vouched_for(emulator)
+    reset(emulator)
+    assert is_vouched_for(emulator)
+
+
+def test_endorsements_that_caught_up_vouch_for_the_new_firmware(
+    emulator: EmulatorThread,
+) -> None:
+    old = endorsements(emulator)
+    break_(emulator, "imds.thim_lags")
+    emulator.world.imds.heal()
+    assert endorsements(emulator)["tcbm"] > old["tcbm"]
+    assert is_vouched_for(emulator)
