@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from skragent.errors import SkrAgentError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from skragent.emulator.key_specs import KeySpec
     from skragent.emulator.world import Emulator
 
@@ -62,6 +67,21 @@ def add_parser(
         help="listen where Azure does (169.254.169.254:80, *.attest.azure.net:443, …)"
         " for clients that hard-code it; says what root must prepare for that",
     )
+    parser.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="FAULT",
+        help="start with this broken, such as maa.status=503,retry_after=5 or"
+        " vault.throttle; may be repeated. While it runs, DIR/faults.sock breaks and"
+        " mends: GET, POST and DELETE /faults",
+    )
+    parser.add_argument(
+        "--list-faults",
+        action=_ListFaults,
+        nargs=0,
+        help="print every fault there is, and what it does",
+    )
     parser.set_defaults(run=run)
 
 
@@ -71,14 +91,11 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         SkrAgentError: it cannot start; the text says why.
     """
-    try:
+    with _installed():
         from skragent.emulator import addresses, azure, key_specs  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise SkrAgentError(
-            f"the emulator is not installed: no module {error.name}",
-            code="emulator.not_installed",
-            hint="pip install 'skragent[emulator]'",
-        ) from error
+        from skragent.emulator.faults import catalogue  # noqa: PLC0415 - an extra
+    for fault in args.fault:
+        catalogue.parse(fault)  # refused before anything is started
     try:
         specs = [key_specs.parse_key_spec(text) for text in args.key]
     except ValueError as error:
@@ -114,11 +131,38 @@ async def _run(args: argparse.Namespace, specs: list[KeySpec]) -> None:
         ) from error
     try:
         config = _prepare(emulator, specs)
+        for fault in args.fault:
+            await emulator.faults.apply(fault)
         print(_directions(emulator, config))
         print("READY", flush=True)
         await stop.wait()
     finally:
         await emulator.close()
+
+
+class _ListFaults(argparse.Action):
+    """Print the catalogue and end, as --help does."""
+
+    @override
+    def __call__(self, *_: object, **__: object) -> None:
+        with _installed():
+            from skragent.emulator.faults import catalogue  # noqa: PLC0415 - an extra
+        for entry in catalogue.all_faults():
+            print(f"{entry.pattern}\n    {entry.summary}")
+        raise SystemExit(0)
+
+
+@contextlib.contextmanager
+def _installed() -> Iterator[None]:
+    """Import the emulator's modules in here: they are an extra of the installation."""
+    try:
+        yield
+    except ImportError as error:
+        raise SkrAgentError(
+            f"the emulator is not installed: no module {error.name}",
+            code="emulator.not_installed",
+            hint="pip install 'skragent[emulator]'",
+        ) from error
 
 
 def _prepare(emulator: Emulator, specs: list[KeySpec]) -> Path:
@@ -153,6 +197,7 @@ def _directions(emulator: Emulator, config: Path) -> str:
         ("TLS root", str(azure.ca_path.resolve())),
         ("AMD root", str(directory / "amd-roots.pem")),
         ("keys", ", ".join(emulator.vault.store.names)),
+        ("faults", str(directory / "faults.sock")),
         ("configuration", str(config)),
     ]
     lines = [f"{name:20} {value}" for name, value in rows]

@@ -1,0 +1,157 @@
+"""Faults from outside the emulator: its control socket, and its command line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from support.unix_session import unix_session
+
+from skragent.emulator.addresses import VaultPlan
+from skragent.emulator.faults.catalogue import all_faults
+from skragent.emulator.thread import EmulatorThread
+
+URL = "http://localhost/faults"
+COMMAND = [sys.executable, "-I", "-m", "skragent.cli.main", "emulator"]
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[EmulatorThread]:
+    # Not pytest's own directory: a Unix socket's path is at most 107 bytes long.
+    with (
+        tempfile.TemporaryDirectory(prefix="skr-") as name,
+        EmulatorThread(Path(name)) as emulator,
+    ):
+        yield emulator
+
+
+@pytest.fixture
+def control(running: EmulatorThread) -> Iterator[requests.Session]:
+    with unix_session(running.world.directory / "faults.sock") as session:
+        yield session
+    running.call(running.world.faults.reset())
+
+
+def status_of_maa(emulator: EmulatorThread) -> int:
+    azure = emulator.world.azure
+    url = f"{azure.maa.issuer}/certs"
+    return requests.get(url, verify=str(azure.ca_path), timeout=10).status_code
+
+
+@pytest.mark.swtpm
+def test_faults_are_applied_told_and_reset(
+    running: EmulatorThread, control: requests.Session
+) -> None:
+    for text in ("maa.status=503", "vm.pcr=5"):
+        answer = control.post(URL, json={"fault": text})
+        assert answer.status_code == 200
+    assert answer.json() == {"applied": ["maa.status=503", "vm.pcr=5"]}
+    assert status_of_maa(running) == 503
+    assert control.get(URL).json()["applied"] == ["maa.status=503", "vm.pcr=5"]
+    assert control.delete(URL).json() == {"applied": []}
+    assert status_of_maa(running) == 200
+    assert control.get(URL).json()["applied"] == []
+
+
+@pytest.mark.swtpm
+def test_catalogue_is_told_whole(control: requests.Session) -> None:
+    told = control.get(URL).json()["catalogue"]
+    assert told == [{"fault": f.pattern, "effect": f.summary} for f in all_faults()]
+
+
+@pytest.mark.swtpm
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"maa.hang",
+        b"[]",
+        b"{}",
+        b'{"fault": 1}',
+        b"[" * 60000,
+        b'{"fault": "maa.nothing"}',
+        b'{"fault": "maa.status=9000"}',
+    ],
+    ids=["empty", "no-json", "list", "none", "number", "deep", "unknown", "value"],
+)
+def test_what_is_no_fault_is_a_problem_document(
+    control: requests.Session, body: bytes
+) -> None:
+    answer = control.post(URL, data=body)
+    assert answer.status_code == 400
+    assert answer.headers["Content-Type"].startswith("application/problem+json")
+    assert answer.json()["code"] == "emulator.fault"
+    assert control.get(URL).json()["applied"] == []
+
+
+@pytest.mark.swtpm
+def test_socket_is_its_owners(running: EmulatorThread) -> None:
+    path = running.world.directory / "faults.sock"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.swtpm
+def test_vault_that_is_not_there_cannot_be_broken() -> None:
+    with (
+        tempfile.TemporaryDirectory(prefix="skr-") as name,
+        EmulatorThread(Path(name), vaults=(VaultPlan("only"),)) as emulator,
+        unix_session(Path(name) / "faults.sock") as session,
+    ):
+        answer = session.post(URL, json={"fault": "hsm.hang"})
+        assert answer.status_code == 400
+        assert "has no hsm" in answer.json()["detail"]
+        assert emulator.world.faults.applied == []
+
+
+@pytest.mark.swtpm
+def test_command_starts_with_its_faults() -> None:
+    with tempfile.TemporaryDirectory(prefix="skr-") as name:
+        faults = ["--fault", "imds.status=410", "--fault", "vm.rc=0x922"]
+        with subprocess.Popen(
+            [*COMMAND, "--dir", name, *faults], stdout=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                assert process.stdout
+                rows = {}
+                for line in process.stdout:
+                    label, _, value = line.strip().partition(" ")
+                    rows[label] = value.strip()
+                    if label == "READY":
+                        break
+                answer = requests.get(f"{rows['IMDS']}/metadata", timeout=10)
+                assert answer.status_code == 410
+                with unix_session(Path(rows["faults"])) as session:
+                    applied = session.get(URL).json()["applied"]
+                assert applied == faults[1::2]
+            finally:
+                process.terminate()
+        assert process.returncode == 0
+        assert not list(Path(name).rglob("*.sock"))
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_command_lists_every_fault_without_a_directory() -> None:
+    outcome = run("--list-faults")
+    assert outcome.returncode == 0
+    lines = outcome.stdout.splitlines()
+    assert lines[::2] == [fault.pattern for fault in all_faults()]
+    assert lines[1::2] == [f"    {fault.summary}" for fault in all_faults()]
+
+
+def test_fault_that_cannot_be_starts_nothing(tmp_path: Path) -> None:
+    directory = tmp_path / "emu"
+    outcome = run("--dir", str(directory), "--fault", "maa.slow")
+    assert outcome.returncode != 0
+    assert "emulator.fault" in outcome.stderr
+    assert "--list-faults" in outcome.stderr
+    assert not directory.exists()

@@ -1,0 +1,136 @@
+"""How faults are written, and that the catalogue holds together."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skragent.emulator.faults.catalogue import all_faults, parse
+from skragent.emulator.faults.grammar import FaultError
+from skragent.emulator.faults.jws import flip, with_member
+
+INTEGRATION = Path(__file__).resolve().parents[1] / "integration"
+
+
+@pytest.mark.parametrize(
+    ("text", "member", "value", "options"),
+    [
+        ("maa.hang", "", None, {}),
+        ("maa.status=503", "", 503, {}),
+        (
+            "maa.status=503,retry_after=5,times=2",
+            "",
+            503,
+            {"retry_after": "5", "times": 2},
+        ),
+        ("imds.latency=0.25", "", 0.25, {}),
+        ("maa.oversize", "", 1 << 24, {}),
+        ("maa.oversize=10", "", 10, {}),
+        ("maa.token.exp=-60", "exp", -60, {}),
+        ("maa.token.a.b-c=x", "a.b-c", "x", {}),
+        ("maa.token.a=x=y", "a", "x=y", {}),
+        ("maa.token.a", "a", None, {}),
+        ("maa.token.a=", "a", "", {}),
+        (
+            'maa.token.a={"b":1,"times":2},times=3',
+            "a",
+            {"b": 1, "times": 2},
+            {"times": 3},
+        ),
+        ("vault.status=403,message=no, not now", "", 403, {"message": "no, not now"}),
+        ("vm.rc=0x922,command=0x14e", "", 0x922, {"command": 0x14E}),
+        ("vault.key.disabled", "", "", {}),
+    ],
+)
+def test_fault_is_read(
+    text: str, member: str, value: object, options: dict[str, Any]
+) -> None:
+    _, asked = parse(text)
+    assert (asked.member, asked.value, dict(asked.options)) == (member, value, options)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "there is no fault ``"),
+        ("maa", "there is no fault `maa`"),
+        ("maa.nothing", "there is no fault `maa.nothing`"),
+        ("maa.token.", "there is no fault `maa.token.`"),
+        ("imds.token.exp=1", "there is no fault"),
+        ("maa.status", "takes a value: maa.status=STATUS"),
+        ("maa.status=", "a whole number from 300 to 599"),
+        ("maa.status=299", "a whole number from 300 to 599"),
+        ("maa.status=600", "a whole number from 300 to 599"),
+        ("maa.status=oops", "a whole number from 300 to 599"),
+        ("maa.hang=1", "takes no value: maa.hang"),
+        ("maa.hang,retry_after=1", "there is no option `retry_after`"),
+        ("maa.hang,times=0", "`times` must be a whole number from 1"),
+        ("maa.latency=-1", "seconds from 0"),
+        ("maa.latency=nan", "seconds from 0"),
+        ("maa.latency=x", "seconds from 0"),
+        ("maa.content_type=a\nb: c", "a text of one line"),
+        ("maa.status=429,retry_after=1\r\nx: y", "a text of one line"),
+        ("maa.key=lost", "one of unknown, forged, not `lost`"),
+        ("vm.pcr=24", "a whole number from 0 to 23"),
+        ("vault.role.revoked=sign", "one of all, "),
+    ],
+)
+def test_what_is_no_fault_is_refused_with_a_sentence(text: str, says: str) -> None:
+    with pytest.raises(FaultError) as caught:
+        parse(text)
+    assert caught.value.code == "emulator.fault"
+    assert says in caught.value.message
+
+
+def test_every_fault_has_a_name_of_its_own() -> None:
+    names = [f"{fault.service}.{fault.effect}" for fault in all_faults()]
+    assert len(names) == len(set(names))
+    assert {name.partition(".")[0] for name in names} == {
+        "imds",
+        "maa",
+        "vault",
+        "hsm",
+        "azure",
+        "vm",
+    }
+
+
+def test_every_fault_says_in_one_sentence_what_it_does() -> None:
+    for fault in all_faults():
+        assert re.fullmatch(r"[A-Z][^\n]{20,80}\.", fault.summary), fault.pattern
+
+
+def test_every_fault_is_seen_by_a_test_of_its_effect() -> None:
+    paths = INTEGRATION.glob("test_emulator_faults_*.py")
+    text = "".join(path.read_text() for path in paths)
+    for fault in all_faults():
+        effect = re.escape(fault.effect.removesuffix(".*"))
+        assert re.search(rf'[".]{effect}[".=,{{]', text), fault.pattern
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "changed"),
+    [
+        ("a", 1, {"a": 1, "b": {"c": 2}}),
+        ("b.c", 3, {"a": 0, "b": {"c": 3}}),
+        ("b.d.e", 3, {"a": 0, "b": {"c": 2, "d": {"e": 3}}}),
+        ("a.x", 3, {"a": {"x": 3}, "b": {"c": 2}}),
+        ("b.c", None, {"a": 0, "b": {}}),
+        ("z", None, {"a": 0, "b": {"c": 2}}),
+    ],
+)
+def test_member_is_changed_in_a_copy(
+    path: str, value: object, changed: dict[str, Any]
+) -> None:
+    document = {"a": 0, "b": {"c": 2}}
+    assert with_member(document, path, value) == changed
+    assert document == {"a": 0, "b": {"c": 2}}
+
+
+@pytest.mark.parametrize("size", [1, 2, 255])
+def test_one_bit_is_flipped(size: int) -> None:
+    flipped = int.from_bytes(flip(bytes(size)))
+    assert flipped.bit_count() == 1
