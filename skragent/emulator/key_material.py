@@ -61,6 +61,15 @@ def create_material(body: dict[str, Any]) -> Material:
     raise bad_parameter(f"The key type {body.get('kty')!r} is not supported.")
 
 
+def kind_of(material: Material) -> dict[str, Any]:
+    """Give what a create request must ask for to have another key of this kind."""
+    if isinstance(material, bytes):
+        return {"kty": "oct", "key_size": len(material) * 8}
+    if isinstance(material, rsa.RSAPrivateKey):
+        return {"kty": "RSA", "key_size": material.key_size}
+    return {"kty": "EC", "crv": _name_of(material.curve)}
+
+
 def import_material(jwk: dict[str, Any]) -> Material:
     """Read a private JWK (RFC 7518 §6)."""
     kty = str(jwk.get("kty", "")).removesuffix("-HSM")
@@ -97,9 +106,8 @@ def public_members(material: Material, *, pad_exponent: bool) -> dict[str, str]:
         return {"n": base64url_uint(numbers.n), "e": exponent}
     point = material.public_key().public_numbers()
     size = (material.curve.key_size + 7) // 8
-    name = next(n for n, c in CURVES.items() if isinstance(material.curve, c))
     return {
-        "crv": name,
+        "crv": _name_of(material.curve),
         "x": base64url_uint(point.x, size),
         "y": base64url_uint(point.y, size),
     }
@@ -126,6 +134,10 @@ def _curve(name: object) -> ec.EllipticCurve:
     if not isinstance(name, str) or name not in CURVES:
         raise bad_parameter(f"The curve {name!r} is not supported.")
     return CURVES[name]()
+
+
+def _name_of(curve: ec.EllipticCurve) -> str:
+    return next(name for name, kind in CURVES.items() if isinstance(curve, kind))
 
 
 def _uint(jwk: dict[str, Any], name: str) -> int:

@@ -29,8 +29,7 @@ def emulator(running_emulator: EmulatorThread) -> Iterator[EmulatorThread]:
     world = running_emulator.world
     chip = world.vm.paravisor.silicon
     yield running_emulator
-    for service in (world.imds, world.maa, *world.vaults.values()):
-        service.heal()
+    running_emulator.call(world.faults.reset())
     world.vm.paravisor.silicon = chip
     world.vm.paravisor.tamper = None
     running_emulator.call(world.vm.reboot())

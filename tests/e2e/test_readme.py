@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING
 import pytest
 from support.e2e import Agent, config_for, create_key
 
+from skragent.emulator.faults.catalogue import parse
+
 if TYPE_CHECKING:
     from skragent.emulator.thread import EmulatorThread
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-CURLS = re.findall(r"^ {4}(curl .*)$", README, re.MULTILINE)
+CURLS = re.findall(r"^ {4}(curl .*/run/skragent.*)$", README, re.MULTILINE)
+FAULT_CURLS = re.findall(
+    r"^ {4}(curl .*/tmp/emu/faults.sock .*)$", README, re.MULTILINE
+)
 
 
 def test_each_request_of_the_api_has_its_example() -> None:
@@ -41,3 +46,25 @@ def test_every_curl_example_is_answered(
             )
             assert done.returncode == 0, (curl, done.stderr)
             assert done.stdout, curl
+
+
+@pytest.mark.swtpm
+def test_every_fault_example_is_answered(emulator: EmulatorThread) -> None:
+    assert len(FAULT_CURLS) == 3
+    for curl in FAULT_CURLS:
+        command = curl.replace("/tmp/emu", str(emulator.world.directory))
+        done = subprocess.run(
+            ["/bin/bash", "-c", command.replace("curl ", "curl -sSf ", 1)],
+            capture_output=True,
+            timeout=30,
+            check=False,
+        )
+        assert done.returncode == 0, (curl, done.stderr)
+    assert emulator.world.faults.applied == []  # the last one mends
+
+
+def test_every_fault_that_the_readme_names_is_one() -> None:
+    named = re.findall(r"--fault (\S+)", README)
+    assert len(named) >= 2
+    for fault in named:
+        parse(fault)

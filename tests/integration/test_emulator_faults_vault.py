@@ -17,6 +17,9 @@ from support.azure import API, jws_parts, unwrap, verify_jws
 from support.azure_vm import Json, rsa_key, unb64u
 from support.faults import Broken, breakable
 
+from skragent.emulator.faults.grammar import FaultError
+from skragent.emulator.key_specs import parse_key_spec
+
 BOTH = pytest.mark.parametrize("service", ["vault", "hsm"])
 
 
@@ -114,6 +117,42 @@ def test_deleted_key_is_in_no_list(broken: Broken, service: str) -> None:
 
 
 @BOTH
+@pytest.mark.parametrize(
+    ("spec", "members"),
+    [
+        ("rotating-rsa:RSA-3072", ("kty", "e")),
+        ("rotating-ec:P-384", ("kty", "crv")),
+        ("rotating-oct:oct-192", ("kty",)),
+    ],
+)
+def test_rotated_key_has_a_new_version_of_its_kind(
+    broken: Broken, service: str, spec: str, members: tuple[str, ...]
+) -> None:
+    broken.emulator.create_key(parse_key_spec(spec), broken.vault(service))
+    name = spec.partition(":")[0]
+    bundles, sizes = [], []
+    for _ in range(2):
+        bundle = broken.ask_vault(service, "GET", f"/keys/{name}").json()["key"]
+        released = broken.release(service, name).json()["value"]
+        bundles.append(bundle)
+        sizes.append(len(target_of(released)))
+        broken.break_(f"{service}.key.rotated={name}")
+    old, new = bundles
+    assert old["kid"] != new["kid"]
+    assert [old[m] for m in members] == [new[m] for m in members]
+    assert abs(sizes[0] - sizes[1]) <= 8  # DER has some numbers a byte shorter
+    broken.reset()
+    version = new["kid"].rpartition("/")[2]
+    assert broken.ask_vault(service, "GET", f"/keys/{name}/{version}").ok
+    broken.vault(service).store.delete(name)
+
+
+def test_key_that_is_not_there_cannot_be_rotated(broken: Broken) -> None:
+    with pytest.raises(FaultError, match="has no key `none`"):
+        broken.break_("vault.key.rotated=none")
+
+
+@BOTH
 def test_update_keeps_nothing_of_a_fault(broken: Broken, service: str) -> None:
     broken.break_(f"{service}.key.disabled=rsa")
     broken.ask_vault(service, "PATCH", "/keys/rsa", {"tags": {"a": "b"}})
@@ -184,13 +223,16 @@ def test_throttle_counts_only_releases_and_creations(
     assert (throttled.status_code, throttled.headers["Retry-After"]) == (429, "7")
 
 
-def opened(jws: str) -> rsa.RSAPrivateKey:
-    """Unwrap a released RSA key with the token's wrapping key."""
+def target_of(jws: str) -> bytes:
+    """Unwrap what was released with the token's wrapping key."""
     _, payload = jws_parts(jws)
     key_hsm = json.loads(unb64u(payload["response"]["key"]["key"]["key_hsm"]))
     ciphertext = unb64u(key_hsm["ciphertext"])
-    der = unwrap(ciphertext, rsa_key("wrapping"), hashes.SHA256())
-    key = load_der_private_key(der, None)
+    return unwrap(ciphertext, rsa_key("wrapping"), hashes.SHA256())
+
+
+def opened(jws: str) -> rsa.RSAPrivateKey:
+    key = load_der_private_key(target_of(jws), None)
     assert isinstance(key, rsa.RSAPrivateKey)
     return key
 

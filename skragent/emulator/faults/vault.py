@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from skragent.emulator.encoding import dump_json
 from skragent.emulator.faults import grammar
 from skragent.emulator.faults.catalogue import OF_REQUESTS, fault
-from skragent.emulator.faults.grammar import Asked, choice, optional
+from skragent.emulator.faults.grammar import (
+    Asked,
+    FaultError,
+    Value,
+    choice,
+    optional,
+)
+from skragent.emulator.key_material import create_material, kind_of
 from skragent.emulator.refusal import RefusalError
 from skragent.emulator.throttle import TokenBucket
 from skragent.emulator.vault_access import ALL_PERMISSIONS
+from skragent.emulator.vault_writes import add_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,6 +92,20 @@ async def key_policy(site: Site, asked: Asked) -> None:
     authority = {"authority": site.emulator.maa.issuer, "allOf": [claim]}
     policy = dump_json({"version": "1.0.0", "anyOf": [authority]})
     _change_key(site, asked, lambda key: replace(key, policy=policy))
+
+
+@fault(_BOTH, "key.rotated", Value(grammar.KEY))
+async def key_rotated(site: Site, asked: Asked) -> None:
+    """The key has a new version of its kind; the old ones stay (event)."""
+    vault = site.vault(asked)
+    key = vault.store.find(asked.value)
+    if key is None:
+        raise FaultError(f"{vault.name} has no key `{asked.value}`")
+    kind = kind_of(key.latest.material)
+    # An RSA key may take a second, in which the services must go on.
+    material = await asyncio.to_thread(create_material, kind)
+    now = site.emulator.azure.clock.now()
+    vault.store.save(add_version(key, key.name, {}, material, is_hsm_key=True, now=now))
 
 
 @fault(
