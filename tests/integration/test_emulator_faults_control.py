@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
 from support.unix_session import unix_session
+from support.vtpm import vm_directory
 
-from skragent.emulator.addresses import VaultPlan
 from skragent.emulator.faults.catalogue import all_faults
 from skragent.emulator.thread import EmulatorThread
 
@@ -22,11 +21,7 @@ COMMAND = [sys.executable, "-I", "-m", "skragent.cli.main", "emulator"]
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[EmulatorThread]:
-    # Not pytest's own directory: a Unix socket's path is at most 107 bytes long.
-    with (
-        tempfile.TemporaryDirectory(prefix="skr-") as name,
-        EmulatorThread(Path(name)) as emulator,
-    ):
+    with vm_directory() as directory, EmulatorThread(directory) as emulator:
         yield emulator
 
 
@@ -96,24 +91,13 @@ def test_socket_is_its_owners(running: EmulatorThread) -> None:
 
 
 @pytest.mark.swtpm
-def test_vault_that_is_not_there_cannot_be_broken() -> None:
-    with (
-        tempfile.TemporaryDirectory(prefix="skr-") as name,
-        EmulatorThread(Path(name), vaults=(VaultPlan("only"),)) as emulator,
-        unix_session(Path(name) / "faults.sock") as session,
-    ):
-        answer = session.post(URL, json={"fault": "hsm.hang"})
-        assert answer.status_code == 400
-        assert "has no hsm" in answer.json()["detail"]
-        assert emulator.world.faults.applied == []
-
-
-@pytest.mark.swtpm
 def test_command_starts_with_its_faults() -> None:
-    with tempfile.TemporaryDirectory(prefix="skr-") as name:
+    with vm_directory() as directory:
         faults = ["--fault", "imds.status=410", "--fault", "vm.rc=0x922"]
         with subprocess.Popen(
-            [*COMMAND, "--dir", name, *faults], stdout=subprocess.PIPE, text=True
+            [*COMMAND, "--dir", str(directory), *faults],
+            stdout=subprocess.PIPE,
+            text=True,
         ) as process:
             try:
                 assert process.stdout
@@ -131,7 +115,7 @@ def test_command_starts_with_its_faults() -> None:
             finally:
                 process.terminate()
         assert process.returncode == 0
-        assert not list(Path(name).rglob("*.sock"))
+        assert not list(directory.rglob("*.sock"))
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

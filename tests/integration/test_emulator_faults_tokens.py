@@ -140,6 +140,13 @@ def test_times_of_a_token_are_told_from_now(
     assert 0 <= claims[claim] - seconds - claims["iat"] <= 1
 
 
+@pytest.mark.parametrize("value", [True, "soon", float("inf"), [1]])
+def test_time_that_is_no_number_is_taken_as_it_is(broken: Broken, value: Json) -> None:
+    broken.break_(f"maa.token.exp={json.dumps(value)}")
+    broken.break_("maa.clock=60")
+    assert broken.claims()["exp"] == value
+
+
 def test_clock_of_the_provider_moves_all_three_times(broken: Broken) -> None:
     before = broken.claims()
     broken.break_("maa.clock=7200")
@@ -188,6 +195,16 @@ def test_unsigned_token_says_so(broken: Broken) -> None:
     assert jws_parts(token)[0]["alg"] == "none"
     assert token.endswith(".")
     assert verdict(broken.release("vault", token=token)) == UNVERIFIED
+
+
+def test_faults_that_meet_in_one_token_do_not_meet_in_an_error(
+    broken: Broken,
+) -> None:
+    for fault in ("unsigned", "signature", "tamper.exp", "token.exp", "clock=1"):
+        broken.break_(f"maa.{fault}")
+    head, payload = jws_parts(broken.token())
+    assert head["alg"] == "none"
+    assert "exp" not in payload
 
 
 def test_unknown_key_is_published_nowhere(broken: Broken) -> None:

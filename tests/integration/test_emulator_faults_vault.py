@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import requests
@@ -17,6 +18,8 @@ from support.azure import API, jws_parts, unwrap, verify_jws
 from support.azure_vm import Json, rsa_key, unb64u
 from support.faults import Broken, breakable
 
+from skragent.emulator.addresses import VaultPlan
+from skragent.emulator.azure import Settings
 from skragent.emulator.faults.grammar import FaultError
 from skragent.emulator.key_specs import parse_key_spec
 
@@ -150,6 +153,14 @@ def test_rotated_key_has_a_new_version_of_its_kind(
 def test_key_that_is_not_there_cannot_be_rotated(broken: Broken) -> None:
     with pytest.raises(FaultError, match="has no key `none`"):
         broken.break_("vault.key.rotated=none")
+
+
+def test_vault_that_is_not_there_cannot_be_broken(tmp_path: Path) -> None:
+    settings = Settings(vaults=(VaultPlan("only"),))
+    with breakable(tmp_path, settings) as broken:
+        with pytest.raises(FaultError, match="has no hsm"):
+            broken.break_("hsm.hang")
+        assert broken.emulator.faults.applied == []
 
 
 @BOTH

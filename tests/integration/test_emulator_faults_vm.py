@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import requests
@@ -16,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.utils import CryptographyDeprecationWarning
 from support.faults import THIM
-from support.vtpm import GET_RANDOM, ask_vtpm, code_of
+from support.vtpm import GET_RANDOM, ask_vtpm, code_of, vm_directory
 
 from skragent.emulator import tpm_wire as tpm
 from skragent.emulator.faults.grammar import FaultError
@@ -35,11 +33,7 @@ HW_REPORT = 0x20
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[EmulatorThread]:
-    # Not pytest's own directory: a Unix socket's path is at most 107 bytes long.
-    with (
-        tempfile.TemporaryDirectory(prefix="skr-") as name,
-        EmulatorThread(Path(name)) as emulator,
-    ):
+    with vm_directory() as directory, EmulatorThread(directory) as emulator:
         emulator.world.imds.is_limited = False
         yield emulator
 

@@ -12,7 +12,7 @@ import requests
 from support.azure import API, jws_parts, open_sealed
 from support.azure_vm import Json, SoftwareVm, b64u
 
-from skragent.emulator.azure import Azure
+from skragent.emulator.azure import Azure, Settings
 from skragent.emulator.key_specs import parse_key_spec
 from skragent.emulator.service import Answer
 from skragent.emulator.thread import LoopThread
@@ -111,11 +111,13 @@ class Broken:
 
 
 @contextlib.contextmanager
-def breakable(directory: Path) -> Iterator[Broken]:
+def breakable(directory: Path, settings: Settings | None = None) -> Iterator[Broken]:
     """Start the services, each vault with the keys `rsa` and `other`."""
     vm = SoftwareVm()
     with (
-        LoopThread(lambda: Azure.start(directory, vm), lambda a: a.close()) as thread,
+        LoopThread(
+            lambda: Azure.start(directory, vm, settings), lambda azure: azure.close()
+        ) as thread,
         requests.Session() as session,
     ):
         azure = thread.world

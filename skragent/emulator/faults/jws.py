@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def flip(data: bytes) -> bytes:
-    """Flip one bit in the middle."""
+    """Flip one bit in the middle; where there is none, there is nothing to flip."""
+    if not data:
+        return data
     middle = len(data) // 2
     return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 

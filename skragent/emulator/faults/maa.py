@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -28,9 +29,16 @@ _Claims = dict[str, Any]
 def _change(site: Site, asked: Asked, document: _Claims) -> _Claims:
     """Set or remove the member that a fault names; times are seconds from now."""
     value = asked.value
-    if asked.member in _TIMES and isinstance(value, int | float):
+    if asked.member in _TIMES and _is_number(value):
         value = int(site.emulator.azure.clock.now() + value)
     return with_member(document, asked.member, value)
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    """Tell seconds from true and false, and from 1e999, which JSON can say."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)
 
 
 @fault("maa", "token.*", optional(grammar.JSON, None), OF_ANSWERS)
@@ -104,8 +112,9 @@ async def clock(site: Site, asked: Asked) -> None:
     """The provider's clock is off: all three times of its tokens are."""
 
     def shift(claims: _Claims) -> _Claims:
-        moved = {name: int(claims[name] + asked.value) for name in _TIMES}
-        return claims | moved
+        # Another fault may have made something else of one of them.
+        times = {n: claims[n] for n in _TIMES if _is_number(claims.get(n))}
+        return claims | {name: int(at + asked.value) for name, at in times.items()}
 
     site.mutate(asked, "claims", shift)
 
