@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     rule,
 )
 from support.agent import failure
-from support.life_cloud import Place, VaultKey, Version
+from support.life_cloud import Place, Version
 from support.life_world import World
 
 from skragent.agent.lifecycle import Terms
@@ -44,7 +44,7 @@ aliases = st.sampled_from(ALIASES)
 places = st.tuples(st.sampled_from(VAULTS), st.sampled_from(ALIASES))
 moments = st.sampled_from([0.0, 0.4, 2.0, 9.0, 11.0, 61.0, 650.0, HOUR])
 retry_afters = st.sampled_from([None, None, 0.0, 5.0, 300.0, 1e6, -3.0])
-seconds_from_now = st.none() | st.sampled_from([-HOUR, -1.0, 1.0, 30.0, 900.0, HOUR])
+seconds_from_now = st.sampled_from([None, None, -HOUR, -1.0, 1.0, 30.0, 700.0])
 all_terms = st.builds(
     Terms,
     max_stale_seconds=st.sampled_from([0.0, 600.0, 24 * HOUR]),
@@ -103,12 +103,19 @@ class AgentLife(RuleBasedStateMachine):
     # What goes wrong, and right again.
 
     @rule(data=st.data(), answer=st.none() | failures())
-    def a_key_fails(self, data: st.DataObject, answer: Failure | None) -> None:
-        self.world.cloud.keys[self._pick_place(data)].failure = answer
+    def a_key_fails_when_it_is_refreshed(
+        self, data: st.DataObject, answer: Failure | None
+    ) -> None:
+        alias = self._pick(data)
+        self.world.cloud.keys[self._place(alias)].failure = answer
+        self._refresh([alias])
 
     @rule(answer=st.none() | failures(is_whole=True))
     def jobs_fail(self, answer: Failure | None) -> None:
         self.world.cloud.whole = answer
+        self._refresh(
+            [a for a, f in self.world.model.fates.items() if not f.is_dropped]
+        )
 
     @rule(crashes=st.booleans())
     def jobs_crash(self, *, crashes: bool) -> None:
@@ -124,36 +131,33 @@ class AgentLife(RuleBasedStateMachine):
 
     # What vaults hold.
 
-    @rule(data=st.data(), lives=seconds_from_now, begins=seconds_from_now)
-    def a_key_is_rotated(
-        self, data: st.DataObject, lives: float | None, begins: float | None
-    ) -> None:
-        key = self.world.cloud.keys[self._pick_place(data)]
-        key.versions.append(Version(key.latest.number + 1))
-        self._set(key, lives, begins)
-
     @rule(
         data=st.data(),
         lives=seconds_from_now,
         begins=seconds_from_now,
-        enabled=st.booleans(),
+        enabled=st.sampled_from([True, True, False]),
+        is_new=st.booleans(),
+        is_told=st.booleans(),
     )
-    def a_key_is_changed(
+    def a_key_is_rotated_or_changed(
         self,
         data: st.DataObject,
         lives: float | None,
         begins: float | None,
         *,
         enabled: bool,
+        is_new: bool,
+        is_told: bool,
     ) -> None:
-        key = self.world.cloud.keys[self._pick_place(data)]
+        alias, wall = self._pick(data), self.world.clock.wall
+        key = self.world.cloud.keys[self._place(alias)]
+        if is_new:
+            key.versions.append(Version(key.latest.number + 1))
         key.latest.enabled = enabled
-        self._set(key, lives, begins)
-
-    def _set(self, key: VaultKey, lives: float | None, begins: float | None) -> None:
-        wall = self.world.clock.wall
         key.latest.expires = None if lives is None else wall + lives
         key.latest.not_before = None if begins is None else wall + begins
+        if is_told:
+            self._refresh([alias])
 
     # What is ordered.
 
@@ -166,8 +170,7 @@ class AgentLife(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def a_key_is_refreshed(self, data: st.DataObject) -> None:
-        self._refresh(self._pick(data))
-        self.world.advance(0)
+        self._refresh([self._pick(data)])
 
     @rule(alias=aliases, place=places, terms=all_terms)
     def a_key_is_added_or_renamed(self, alias: str, place: Place, terms: Terms) -> None:
@@ -223,7 +226,7 @@ class AgentLife(RuleBasedStateMachine):
             return
         cloud.keys[self._place(alias)].latest.enabled = True
         ordered_at = self.world.clock.boot
-        self._refresh(alias)
+        self._refresh([alias])
         self.world.advance(TURNS + 4 * cloud.takes)
         assert self.world.model.released_at.get(alias, 0.0) >= ordered_at
 
@@ -305,9 +308,11 @@ class AgentLife(RuleBasedStateMachine):
     def _place(self, alias: str) -> Place:
         return self.keys[alias].vault, self.keys[alias].name
 
-    def _refresh(self, alias: str) -> None:
-        self.world.model.refresh(alias)
-        self.world.supervisor.refresh([alias])
+    def _refresh(self, aliases: list[str]) -> None:
+        for alias in aliases:
+            self.world.model.refresh(alias)
+        self.world.supervisor.refresh(aliases)
+        self.world.advance(0)
 
     def _configure(self, keys: dict[str, KeyRequest], terms: dict[str, Terms]) -> None:
         self.keys = keys

@@ -83,16 +83,13 @@ class FakeClock:
     async def advance(self, seconds: float) -> None:
         """Let time pass, waking every sleeper at its own moment."""
         end = self.boot + seconds
-        await self.settle()
+        await settle()
         while due := [s for s in self._sleepers if s[0] <= end and not s[1].done()]:
             moment, future = min(due, key=lambda sleeper: sleeper[0])
             self._move_to(max(moment, self.boot))
             future.set_result(None)
-            await self.settle()
+            await settle()
         self._move_to(end)
-        await self.settle()
-
-    async def settle(self) -> None:
         await settle()
 
     def _move_to(self, boot: float) -> None:

@@ -8,11 +8,10 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from support.agent import FakeClock
+from support.life_clock import QuickClock
 from support.life_cloud import Cloud
 from support.life_model import Model
 from support.serving import Answered, everybody_in, get, split_answers
-from typing_extensions import override
 
 from skragent.agent.holder import Holder
 from skragent.agent.supervisor import Supervisor
@@ -36,17 +35,6 @@ CALLER = Peer(uid=os.getuid(), gid=1, pid=1)
 _CHANCES = (0.5, 0.05, 1.0, 0.3, 0.75)
 
 _T = TypeVar("_T")
-
-
-class QuickClock(FakeClock):
-    """Looks whether anything can run still, where others try a dozen times."""
-
-    @override
-    async def settle(self) -> None:
-        ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
-        await asyncio.sleep(0)
-        while ready:  # noqa: ASYNC110 - nothing tells when a loop is idle
-            await asyncio.sleep(0)
 
 
 class _Status:
