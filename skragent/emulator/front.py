@@ -184,13 +184,18 @@ async def _deliver_half(
         return response
     if answer.delivery == "cut":
         transport.close()
-        return response
+    else:
+        _reset(transport)
+    return response
+
+
+def _reset(transport: asyncio.WriteTransport) -> None:
+    """Close a connection with RST, as a crash or a firewall does."""
     sock: socket.socket | None = transport.get_extra_info("socket")
     if sock is not None:
         # A socket that does not linger is closed with RST (socket(7), SO_LINGER).
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
-    return response
 
 
 def _request_of(incoming: web.BaseRequest, body: bytes) -> Request:

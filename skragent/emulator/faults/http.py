@@ -75,7 +75,10 @@ async def hang(site: Site, asked: Asked) -> None:
 
 @fault(_ALL, "reset", None, OF_REQUESTS)
 async def reset(site: Site, asked: Asked) -> None:
-    """The connection is reset (TCP RST) in the middle of the body."""
+    """The connection is reset (TCP RST) in the middle of the body.
+
+    Behind `--latency` it only ends there: the relay does not carry a reset.
+    """
 
     async def break_off(_: Request, answer: Answer) -> Answer:
         answer.delivery = "reset"

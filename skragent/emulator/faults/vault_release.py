@@ -44,14 +44,15 @@ async def key_hsm(site: Site, asked: Asked) -> None:
     site.mutate(asked, "key_hsm", lambda d: with_member(d, asked.member, asked.value))
 
 
-@fault(_BOTH, "release.signer", Value(choice("forged", "maa")), OF_ANSWERS)
+@fault(_BOTH, "release.signer", Value(choice("forged", "another_host")), OF_ANSWERS)
 async def signer(site: Site, asked: Asked) -> None:
-    """Another key signs in the vault's name, or MAA's host signs with its own chain."""
+    """Another key signs in the vault's name, or another host signs in its own."""
     vault = site.vault(asked)
     identity = vault.signer
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    if asked.value == "maa":
-        identity = site.emulator.azure.server_identity("maa")
+    if asked.value == "another_host":
+        name = "another.vault.azure.net"
+        identity = site.emulator.azure.pki.server("another-host", [name])
         key = identity.key
     site.mutate(asked, "signer", lambda _: key)
     site.mutate(asked, "header", lambda _: vault.dialect.jws_header(identity))
