@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import struct
 from collections.abc import Iterator
 
@@ -219,6 +220,20 @@ def test_one_command_is_answered_with_the_code_so_often(
     break_(emulator, "vm.rc=0x921,command=0x14e,times=2")
     codes = [code_of(ask(emulator, read_nv(REPORT, 8))) for _ in range(3)]
     assert codes == [LOCKED_OUT, LOCKED_OUT, tpm.RC_SUCCESS]
+    assert code_of(ask(emulator, GET_RANDOM)) == tpm.RC_SUCCESS
+
+
+def test_tpm_that_hangs_does_not_answer_until_the_reset(
+    emulator: EmulatorThread,
+) -> None:
+    break_(emulator, "vm.hang")
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(emulator.world.directory / "tpm.sock"))
+        connection.settimeout(0.3)
+        connection.sendall(GET_RANDOM)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+    reset(emulator)
     assert code_of(ask(emulator, GET_RANDOM)) == tpm.RC_SUCCESS
 
 

@@ -11,7 +11,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from skragent.emulator.faults.grammar import Asked
-    from skragent.emulator.service import AnswerHook, Guard, Mutation, Request, Service
+    from skragent.emulator.service import (
+        Answer,
+        AnswerHook,
+        Guard,
+        Mutation,
+        Request,
+        Service,
+    )
     from skragent.emulator.vault import Vault
     from skragent.emulator.world import Emulator
 
@@ -53,7 +60,7 @@ class Site:
         """Change the answers that a fault is for."""
         concerns = _concerns(asked)
 
-        async def change(request: Request, answer: Any) -> Any:  # noqa: ANN401 - an Answer
+        async def change(request: Request, answer: Answer) -> Answer:
             return await hook(request, answer) if concerns(request) else answer
 
         self.service(asked).hook(asked.name, change)

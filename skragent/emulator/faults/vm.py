@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from skragent.emulator.faults import grammar, lockout
 from skragent.emulator.faults.catalogue import fault
-from skragent.emulator.faults.grammar import Asked, Value, choice, optional
+from skragent.emulator.faults.grammar import Asked, FaultError, Value, choice, optional
 from skragent.emulator.faults.jws import flip
 from skragent.emulator.faults.site import counter
 from skragent.emulator.tpm_wire import TpmRefusal
@@ -72,6 +74,23 @@ async def rc(site: Site, asked: Asked) -> None:
 
     site.on_reset(lift, once="rc")
     guards[f"{asked.name} {only}"] = refuse
+
+
+@fault("vm", "hang")
+async def hang(site: Site, asked: Asked) -> None:  # noqa: ARG001 - as all faults
+    """The TPM does not answer, and gives up after 30 s; the reset reboots the VM."""
+    vm = site.emulator.vm
+    pid = vm.vtpm.process.pid
+    if pid is None:
+        raise FaultError("the TPM is off")
+
+    async def go_on() -> None:
+        if vm.vtpm.process.pid == pid:
+            os.kill(pid, signal.SIGCONT)
+        await vm.reboot()  # its failure mode would outlast the hang
+
+    site.on_reset(go_on, once="hang")
+    os.kill(pid, signal.SIGSTOP)
 
 
 @fault("vm", "ak_cert")
