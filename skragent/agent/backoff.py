@@ -1,8 +1,9 @@
 """How long to wait after a failure, and who waits: the only place with tenacity.
 
-| disposition     | window, doubled by each failure | cap    |
+| failure         | window, doubled by each one     | cap    |
 |-----------------|---------------------------------|--------|
 | RETRY, REATTEST | 1 s                             | 60 s   |
+| 429             | 10 s, and a tenth longer each   | 6 h    |
 | DENIED, first   | CONFIRM_SECONDS                 |        |
 | DENIED, FATAL   | 60 s                            | 15 min |
 
@@ -10,6 +11,17 @@ The wait is anywhere in the window (full jitter), so that a fleet that failed to
 does not come back together. A Retry-After wins over the window, in both directions,
 up to ten minutes; then chance only adds to it. One of less than a second, or of a past
 date, says nothing: with `Retry-After: 0` we would turn in a tight circle.
+
+A 429 is another matter: nothing is broken, but a fleet stands in line for the ten
+releases in 10 s of its vault, for hours if it is large. No agent knows how long the
+line is. So each one waits a tenth of the time that it has waited already, as the sum of
+such windows is ten times the last: nobody comes much more than a tenth later than it
+could have, and the refusals grow with the logarithm of the fleet. With a window that
+ends at a minute they grow with the fleet, and a vault that counts refused requests
+against its limit would never let anybody through again; doubled windows leave the vault
+idle for more than half of the time. The wait is near its window, for the same reason:
+whoever draws a long one late comes last. `make fleet` measures it. Its Retry-After is
+when the vault opens again, not when there is room for all: the longer one wins.
 """
 
 from __future__ import annotations
@@ -31,6 +43,16 @@ RETRY_AFTER_SPREAD: Final = 0.1
 # and the vault's 403 for a token that it could not verify in time goes away by itself.
 CONFIRM_SECONDS: Final = 3.0
 
+# The window in which a vault counts; then a tenth more than before.
+_LINE_SECONDS: Final = 10.0
+_LINE_GROWTH: Final = 1.1
+_LINE_SPREAD: Final = 0.3
+# A vault that cannot release all keys once within their refresh has too many of them.
+_MAX_LINE_SECONDS: Final = 6 * 3600.0
+
+_LINE: Final = tenacity.wait_exponential(
+    multiplier=_LINE_SECONDS, exp_base=_LINE_GROWTH, max=_MAX_LINE_SECONDS
+)
 _TRANSIENT: Final = tenacity.wait_exponential(multiplier=1, max=60)
 _LASTING: Final = tenacity.wait_exponential(multiplier=60, max=15 * 60)
 
@@ -50,13 +72,32 @@ def window_seconds(disposition: Disposition, *, failures: int, denials: int) -> 
     return _ask(_LASTING, denials - 1 if denials > 1 else failures)
 
 
+def is_throttled(error: SkrAgentError) -> bool:
+    """Tell whether the other side had too many requests: 429."""
+    return error.code == "transport.throttled"
+
+
 def wait_seconds(
-    error: SkrAgentError, *, failures: int, denials: int, jitter: float
+    error: SkrAgentError, *, failures: int, denials: int, throttles: int, jitter: float
 ) -> float:
-    """Choose the wait after a failure; `jitter` is chance, from 0 to 1."""
+    """Choose the wait after a failure.
+
+    Args:
+        error: the failure.
+        failures: without a success in between, this one included.
+        denials: the DENIED ones among them.
+        throttles: the 429 ones among them.
+        jitter: chance, from 0 to 1.
+    """
+    asked = 0.0
     if error.retry_after is not None and is_asked_to_wait(error):
         asked = error.retry_after * (1 + RETRY_AFTER_SPREAD * jitter)
-        return min(asked, MAX_RETRY_AFTER_SECONDS)
+        asked = min(asked, MAX_RETRY_AFTER_SECONDS)
+    if is_throttled(error):
+        spread = _LINE_SPREAD * (2 * jitter - 1)
+        return max(asked, _ask(_LINE, throttles) * (1 + spread))
+    if asked:
+        return asked
     window = window_seconds(error.disposition, failures=failures, denials=denials)
     return window * jitter
 

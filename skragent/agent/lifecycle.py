@@ -70,6 +70,7 @@ class KeyLife:
     failures: int = 0  # since the last success
     denials: int = 0  # since the last success
     company: int = MAX_KEYS  # that it may share a job with, itself included
+    throttles: int = 0  # since the last success
     stale_at: float = math.inf
     drop_at: float = math.inf
     expires_at: float = math.inf  # wall time: the vault's `exp`
@@ -128,6 +129,7 @@ def released(
         denials=0,
         company=MAX_KEYS,
         admissible_from=math.inf,
+        throttles=0,
         stale_at=stale_at,
         drop_at=stale_at + terms.max_stale_seconds,
         expires_at=math.inf if key.expires is None else key.expires,
@@ -156,13 +158,16 @@ def not_admitted(life: KeyLife, key: ReleasedKey, admission: Admission) -> KeyLi
         life,
         failures=0 if life.is_held else life.failures + 1,
         denials=0,
+        throttles=0,
         company=MAX_KEYS,
         admissible_from=-math.inf if key.not_before is None else key.not_before,
         admissible_until=math.inf if key.expires is None else key.expires,
     )
 
 
-def failed(life: KeyLife, disposition: Disposition) -> KeyLife:
+def failed(
+    life: KeyLife, disposition: Disposition, *, is_throttled: bool = False
+) -> KeyLife:
     """Go on after an attempt that failed; when the next one is due is not changed."""
     denied = disposition is Disposition.DENIED
     life = dataclasses.replace(
@@ -170,6 +175,7 @@ def failed(life: KeyLife, disposition: Disposition) -> KeyLife:
         failures=life.failures + 1,
         denials=life.denials + denied,
         company=MAX_KEYS,
+        throttles=life.throttles + is_throttled,
     )
     confirmed = denied and life.denials >= DENIALS_TO_CONFIRM
     if confirmed and life.is_held and life.terms.is_kept_when_denied:
@@ -195,7 +201,11 @@ def crashed(life: KeyLife, *, company: int, boottime: float) -> KeyLife:
 def dropped(life: KeyLife) -> KeyLife:
     """Let go of a key because an administrator says so; it is not asked for again."""
     return dataclasses.replace(
-        _let_go(life, KeyState.DROPPED), due_at=math.inf, failures=0, denials=0
+        _let_go(life, KeyState.DROPPED),
+        due_at=math.inf,
+        failures=0,
+        denials=0,
+        throttles=0,
     )
 
 

@@ -345,8 +345,12 @@ class Supervisor:
         """Note a failed job in the life of each of its keys; they remain due."""
         if error.disposition is Disposition.FATAL or self._stopping.is_set():
             return
+        is_throttled = backoff.is_throttled(error)
         for alias in self._still_wanted():
-            self._put(alias, lifecycle.failed(self.lives[alias], error.disposition))
+            life = lifecycle.failed(
+                self.lives[alias], error.disposition, is_throttled=is_throttled
+            )
+            self._put(alias, life)
 
     def _still_wanted(self) -> list[str]:
         """List the keys of this job that were not dropped or changed meanwhile."""
@@ -358,10 +362,12 @@ class Supervisor:
         if self._stopping.is_set():
             return 0.0  # we killed it ourselves: nobody's failure
         wanted = self._still_wanted()
+        lives = [self.lives[alias] for alias in wanted]
         seconds = backoff.wait_seconds(
             error,
             failures=failures,
-            denials=max((self.lives[alias].denials for alias in wanted), default=0),
+            denials=max((life.denials for life in lives), default=0),
+            throttles=max((life.throttles for life in lives), default=0),
             jitter=self._chance(),
         )
         self._holder.job_failed(wanted, error, seconds)
@@ -428,9 +434,17 @@ class Supervisor:
             self._plan_check(key.alias)
 
     def _settle_failed(self, alias: str, error: SkrAgentError, chance: float) -> None:
-        life = lifecycle.failed(self.lives[alias], error.disposition)
+        life = lifecycle.failed(
+            self.lives[alias],
+            error.disposition,
+            is_throttled=backoff.is_throttled(error),
+        )
         seconds = backoff.wait_seconds(
-            error, failures=life.failures, denials=life.denials, jitter=chance
+            error,
+            failures=life.failures,
+            denials=life.denials,
+            throttles=life.throttles,
+            jitter=chance,
         )
         self._holder.key_failed(alias, error, seconds)
         due_at = self._clock.boottime() + seconds

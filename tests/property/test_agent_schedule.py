@@ -76,9 +76,23 @@ def test_every_wait_is_bounded(
 ) -> None:
     error = SkrAgentError("x", disposition=disposition, retry_after=asked)
     wait = backoff.wait_seconds(
-        error, failures=failures, denials=denials, jitter=jitter
+        error, failures=failures, denials=denials, throttles=0, jitter=jitter
     )
     assert 0 <= wait <= 900
+
+
+@given(throttles=st.integers(1, 10**6), jitter=chances)
+@settings(max_examples=100)
+def test_who_is_throttled_waits_seconds_at_least_and_less_than_a_tokens_life(
+    throttles: int, jitter: float
+) -> None:
+    error = SkrAgentError(
+        "x", code="transport.throttled", disposition=Disposition.RETRY
+    )
+    wait = backoff.wait_seconds(
+        error, failures=throttles, denials=0, throttles=throttles, jitter=jitter
+    )
+    assert 5 < wait < 8 * 3600
 
 
 @given(steps=st.lists(dispositions, max_size=8), boot=times, now=times)

@@ -31,24 +31,72 @@ def test_a_confirmed_denial_waits_long() -> None:
 
 def test_retry_after_wins_over_the_window() -> None:
     error = SkrAgentError("x", disposition=Disposition.RETRY, retry_after=70)
-    assert backoff.wait_seconds(error, failures=1, denials=0, jitter=0.0) == 70
+    assert (
+        backoff.wait_seconds(error, failures=1, denials=0, throttles=0, jitter=0.0)
+        == 70
+    )
 
 
 @pytest.mark.parametrize("asked", [-5.0, 0.0, 0.9])
 def test_a_retry_after_of_no_time_leaves_the_window_in_force(asked: float) -> None:
     error = SkrAgentError("x", disposition=Disposition.RETRY, retry_after=asked)
-    assert backoff.wait_seconds(error, failures=4, denials=0, jitter=0.5) == 4
+    assert (
+        backoff.wait_seconds(error, failures=4, denials=0, throttles=0, jitter=0.5) == 4
+    )
 
 
 def test_retry_after_is_never_undercut() -> None:
     error = SkrAgentError("x", disposition=Disposition.RETRY, retry_after=70)
-    assert backoff.wait_seconds(error, failures=1, denials=0, jitter=0.9) > 70
+    assert (
+        backoff.wait_seconds(error, failures=1, denials=0, throttles=0, jitter=0.9) > 70
+    )
 
 
 def test_retry_after_of_a_day_is_capped() -> None:
     error = SkrAgentError("x", disposition=Disposition.RETRY, retry_after=86400)
-    wait = backoff.wait_seconds(error, failures=1, denials=0, jitter=1.0)
+    wait = backoff.wait_seconds(error, failures=1, denials=0, throttles=0, jitter=1.0)
     assert wait == backoff.MAX_RETRY_AFTER_SECONDS
+
+
+def line(throttles: int, jitter: float = 0.5, asked: float | None = None) -> float:
+    error = SkrAgentError(
+        "x",
+        code="transport.throttled",
+        disposition=Disposition.RETRY,
+        retry_after=asked,
+    )
+    return backoff.wait_seconds(
+        error, failures=500, denials=0, throttles=throttles, jitter=jitter
+    )
+
+
+def test_a_throttled_key_first_waits_as_long_as_a_vault_counts() -> None:
+    assert line(1) == pytest.approx(10)
+
+
+def test_a_key_in_line_waits_about_a_tenth_of_the_time_that_it_has_waited() -> None:
+    before = sum(line(n) for n in range(1, 60))
+    assert line(60) == pytest.approx(before / 10, rel=0.02)
+
+
+def test_chance_moves_a_wait_in_line_by_less_than_a_third() -> None:
+    assert [line(1, jitter) for jitter in (0, 1)] == pytest.approx([7, 13])
+
+
+def test_a_wait_in_line_ends() -> None:
+    assert line(10**6) == 6 * 3600
+
+
+def test_the_failures_of_an_outage_do_not_lengthen_the_first_wait_in_line() -> None:
+    assert line(1) < window(Disposition.RETRY, 500)
+
+
+def test_a_longer_retry_after_wins_over_the_line() -> None:
+    assert line(1, asked=70, jitter=0) == 70
+
+
+def test_a_shorter_retry_after_does_not_jump_the_line() -> None:
+    assert line(40, asked=1) == line(40)
 
 
 class Step:

@@ -79,6 +79,43 @@ def test_retry_after_is_obeyed() -> None:
     assert world.times == [0, 70 * (1 + backoff.RETRY_AFTER_SPREAD * MID_JITTER)]
 
 
+THROTTLED = failure("transport.throttled", "retry")
+
+
+def test_a_throttled_key_waits_in_line() -> None:
+    world = supervise(passing(45), failures={"disk": THROTTLED})
+    assert world.holder.waits == pytest.approx([10, 11, 12.1, 13.31])
+
+
+def test_a_throttled_job_waits_in_line() -> None:
+    world = supervise(passing(45), whole=THROTTLED)
+    assert world.holder.waits == pytest.approx([10, 11, 12.1, 13.31])
+
+
+def test_a_key_goes_to_the_end_of_the_line_anew_after_a_success() -> None:
+    async def test(world: World) -> None:
+        await world.clock.advance(30)
+        world.jobs.failures.clear()
+        await world.clock.advance(30)
+        world.jobs.failures["disk"] = THROTTLED
+        world.holder.waits.clear()
+        await world.clock.advance(REFRESH_SECONDS)
+
+    world = supervise(test, failures={"disk": THROTTLED})
+    assert world.holder.waits[0] == pytest.approx(10)
+
+
+def test_an_outage_before_does_not_count_in_line() -> None:
+    async def test(world: World) -> None:
+        await world.clock.advance(3600)
+        world.jobs.failures["disk"] = THROTTLED
+        world.holder.waits.clear()
+        await world.clock.advance(60)
+
+    world = supervise(test, failures={"disk": failure("transport.server", "retry")})
+    assert world.holder.waits[0] == pytest.approx(10)
+
+
 def test_one_keys_failure_does_not_delay_another() -> None:
     failures = {"disk": failure("transport.timeout", "retry")}
     world = supervise(nothing, "disk", "signing", failures=failures)
