@@ -4,13 +4,17 @@
 # The rest is for who changes the code. `make` alone lists everything.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench soak chaos fix clean setup
+.PHONY: help demo test check lint bench soak chaos fleet fix clean setup
 .SUFFIXES:
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
 PY := .venv/bin/python -I
 FAST := tests/unit tests/property tests/vectors
 LAYERS := $(FAST) tests/integration tests/e2e
+# of `make fleet`
+N := 10000
+K := 1
+V := 1
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | \
@@ -42,6 +46,9 @@ soak: setup ## a million requests while the key rotates under them
 
 chaos: setup ## three minutes of random faults, with clients that watch
 	@.venv/bin/python tests/bench/chaos.py $(ARGS)
+
+fleet: setup ## simulate N VMs that want K keys each from V vaults; the last line is JSON
+	@.venv/bin/python tests/bench/fleet.py --vms $(N) --keys $(K) --vaults $(V)
 
 fix: setup ## let the tools repair what they can
 	@.venv/bin/ruff format .

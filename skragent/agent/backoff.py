@@ -56,6 +56,8 @@ _LINE: Final = tenacity.wait_exponential(
 _TRANSIENT: Final = tenacity.wait_exponential(multiplier=1, max=60)
 _LASTING: Final = tenacity.wait_exponential(multiplier=60, max=15 * 60)
 
+_NO_LOOP: Final = tenacity.Retrying()  # for who asks a strategy outside of one
+
 
 def window_seconds(disposition: Disposition, *, failures: int, denials: int) -> float:
     """Choose the longest wait after a failure.
@@ -147,8 +149,6 @@ def _error_of(state: tenacity.RetryCallState) -> SkrAgentError:
 
 def _ask(strategy: tenacity.wait_exponential, failures: int) -> float:
     """Ask a strategy of tenacity outside its loop."""
-    state = tenacity.RetryCallState(
-        retry_object=tenacity.Retrying(), fn=None, args=(), kwargs={}
-    )
+    state = tenacity.RetryCallState(_NO_LOOP, fn=None, args=(), kwargs={})
     state.attempt_number = max(1, failures)
     return strategy(state)

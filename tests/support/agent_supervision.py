@@ -167,7 +167,7 @@ class World:
 def supervise(
     test: Callable[[World], Coroutine[Any, Any, None]],
     *aliases: str,
-    chance: float = MID_JITTER,
+    chance: float | Callable[[], float] = MID_JITTER,
     terms: Terms = Terms(),  # noqa: B008 - frozen
     **jobs: Any,  # noqa: ANN401 - the fields of Jobs
 ) -> World:
@@ -181,7 +181,7 @@ def supervise(
             jobs=world,
             holder=holder,
             clock=clock,
-            chance=lambda: chance,
+            chance=chance if callable(chance) else lambda: chance,
             terms=defaultdict(lambda: terms),
         )
         task = asyncio.create_task(supervisor.run())

@@ -1,0 +1,94 @@
+"""A vault of the simulation: how many releases it gives, and what it counts.
+
+10 releases in 10 s for HSM keys, by vault and region, then 429 without Retry-After
+(Azure Key Vault service limits: release shares the limit of create). In what windows
+it counts nobody tells: a sliding one is the stricter. Whether a refused request counts
+as well, its documentation says both ways, so both are here.
+
+Managed HSM publishes no figure for releases, and says that it does not throttle
+cryptographic operations. What is assumed: the 160 RSA-4096 unwraps a second of one
+partition, and 429 beyond.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from skragent.errors import Disposition, SkrAgentError
+
+THROTTLED = SkrAgentError(
+    "429", code="transport.throttled", disposition=Disposition.RETRY
+)
+DOWN = SkrAgentError("503", code="transport.server", disposition=Disposition.RETRY)
+
+
+class Limit(NamedTuple):
+    """So many releases in a sliding window."""
+
+    releases: int = 10
+    seconds: float = 10.0
+    counts_refused: bool = False
+
+    @property
+    def rate(self) -> float:
+        """Releases a second."""
+        return self.releases / self.seconds
+
+
+KEY_VAULT = Limit()
+KEY_VAULT_COUNTING_ALL = Limit(counts_refused=True)
+MANAGED_HSM = Limit(160, 1.0)
+
+
+class Outage(NamedTuple):
+    """The vault answers 503 from one moment until another."""
+
+    begins: float
+    ends: float
+
+
+NO_OUTAGE = Outage(float("inf"), float("inf"))
+
+
+@dataclass
+class Vault:
+    """Answers, and keeps count of what it was asked."""
+
+    limit: Limit
+    outage: Outage = NO_OUTAGE
+    released: int = 0
+    refused: int = 0
+    failed: int = 0
+    by_minute: Counter[int] = field(default_factory=Counter)
+    _counted: deque[float] = field(default_factory=deque)
+
+    def ask(self, moment: float) -> SkrAgentError | None:
+        """Release a key, or refuse. Moments never go back."""
+        self.by_minute[int(moment // 60)] += 1
+        if self.outage.begins <= moment < self.outage.ends:
+            self.failed += 1
+            return DOWN
+        while self._counted and self._counted[0] <= moment - self.limit.seconds:
+            self._counted.popleft()
+        is_full = len(self._counted) >= self.limit.releases
+        if not is_full or self.limit.counts_refused:
+            self._counted.append(moment)
+        if len(self._counted) > self.limit.releases:  # no more are looked at
+            self._counted.popleft()
+        if is_full:
+            self.refused += 1
+            return THROTTLED
+        self.released += 1
+        return None
+
+    @property
+    def asked(self) -> int:
+        """Requests of any outcome."""
+        return self.released + self.refused + self.failed
+
+    @property
+    def worst_minute(self) -> int:
+        """The most requests of one minute."""
+        return max(self.by_minute.values(), default=0)

@@ -1,0 +1,55 @@
+"""A small fleet (bench/fleet.py): everybody comes by its key, and nobody storms."""
+
+from __future__ import annotations
+
+import pytest
+from bench.fleet import BOOT_SECONDS, scenarios
+from bench.fleet_run import Fleet, Outcome, World
+from bench.fleet_vault import KEY_VAULT, KEY_VAULT_COUNTING_ALL
+
+VMS = 300
+NAMES = ("cold_boot", "rotation", "outage")
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, Outcome]:
+    return scenarios(Fleet(VMS), KEY_VAULT)
+
+
+@pytest.fixture(scope="module")
+def strict() -> dict[str, Outcome]:
+    return scenarios(Fleet(VMS), KEY_VAULT_COUNTING_ALL)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_agent_has_its_key_soon_after_the_limit_allows_it(
+    outcomes: dict[str, Outcome], name: str
+) -> None:
+    assert 1 <= outcomes[name].ratio_to_bound < 1.2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_refusals_stay_bounded(outcomes: dict[str, Outcome], name: str) -> None:
+    assert outcomes[name].refused_per_release < 10
+
+
+def test_a_cold_boot_does_have_refusals(outcomes: dict[str, Outcome]) -> None:
+    assert outcomes["cold_boot"].refused_per_release > 1
+
+
+def test_refusals_grow_far_less_than_the_fleet(outcomes: dict[str, Outcome]) -> None:
+    larger = World(Fleet(4 * VMS), KEY_VAULT).cold_boot(BOOT_SECONDS)
+    assert larger.refused_per_release < 3 * outcomes["cold_boot"].refused_per_release
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_vault_that_counts_refused_requests_lets_all_through_in_the_end(
+    strict: dict[str, Outcome], name: str
+) -> None:
+    assert strict[name].until[100] is not None
+
+
+def test_keys_in_several_vaults_are_there_sooner(outcomes: dict[str, Outcome]) -> None:
+    shared = World(Fleet(VMS, vaults=3), KEY_VAULT).cold_boot(BOOT_SECONDS)
+    assert shared.bound < outcomes["cold_boot"].bound / 2
+    assert shared.ratio_to_bound < 1.3
