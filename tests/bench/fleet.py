@@ -6,7 +6,9 @@ The agents decide with the product's own functions when they ask; vaults give no
 than their limit (fleet_vault). Three times are hard for a vault: all VMs boot within a
 minute; each key has a new version, and refreshes are due as that boot left them; the
 same with the vaults down for an hour while they are. Nothing sleeps, and there is no
-network. `ratio_to_bound` is the worst of all; 1 is what the limit allows at best.
+network. `ratio_to_bound` is the worst of all, also that of a vault whose refusals count
+against its limit, which the documentation both denies and says; each kind of vault has
+its own. 1 is what the limit allows at best.
 """
 
 from __future__ import annotations
@@ -26,17 +28,18 @@ from bench.fleet_vault import KEY_VAULT, KEY_VAULT_COUNTING_ALL, MANAGED_HSM, Li
 BOOT_SECONDS = 60.0
 OUTAGE_SECONDS = 3600.0
 
+# Where refused requests count, the line after a cold boot is all that there is to see.
 LIMITS = {
-    "key_vault": KEY_VAULT,
-    "key_vault_counting_refused": KEY_VAULT_COUNTING_ALL,
-    "managed_hsm": MANAGED_HSM,
+    "key_vault": (KEY_VAULT, False),
+    "key_vault_counting_refused": (KEY_VAULT_COUNTING_ALL, True),
+    "managed_hsm": (MANAGED_HSM, False),
 }
 # Nobody knows the limit of a Managed HSM: it is no measure of the agents.
 KNOWN = ("key_vault", "key_vault_counting_refused")
 
 
 def scenarios(fleet: Fleet, limit: Limit) -> dict[str, Outcome]:
-    """Run all three; the latter two go on from their own copy of the cold boot."""
+    """Run all three; the latter two go on from their own copy of the first."""
     world = World(fleet, limit)
     outcomes = {"cold_boot": world.cold_boot(BOOT_SECONDS)}
     lives = [agent.lives for agent in world.agents]
@@ -77,10 +80,16 @@ def main() -> None:
     gc.disable()  # nothing here is circular, and there is a lot of it
     report: dict[str, object] = {**vars(args)}
     ratios: dict[str, float] = {}
-    for name, limit in LIMITS.items():
-        outcomes = scenarios(fleet, limit)
+    for name, (limit, is_only_booted) in LIMITS.items():
+        if is_only_booted:
+            outcomes = {"cold_boot": World(fleet, limit).cold_boot(BOOT_SECONDS)}
+        else:
+            outcomes = scenarios(fleet, limit)
         ratios[name] = max(one.ratio_to_bound for one in outcomes.values())
-        report[name] = {key: describe(one) for key, one in outcomes.items()}
+        report[name] = {
+            "ratio_to_bound": _number(ratios[name]),
+            **{key: describe(one) for key, one in outcomes.items()},
+        }
         for key, one in outcomes.items():
             print(name, key, describe(one), flush=True)
     report["ratio_to_bound"] = _number(max(ratios[name] for name in KNOWN))

@@ -22,6 +22,8 @@ from skragent.job import ReleasedKey
 
 # From a job's beginning until the vault is asked: evidence and attestation.
 JOB_SECONDS = 1.0
+# After an outage an agent may wait so long until it asks again: not the vault's doing.
+SOON_SECONDS = 60.0
 # Nobody waits for a fleet that is not ready by then.
 MAX_RATIO = 25.0
 MAX_EXTRA_SECONDS = 3600.0
@@ -153,11 +155,11 @@ class World:
     def _bound(
         self, starts: Sequence[float], *, begins: float, outage: Outage
     ) -> float:
-        """Serve everybody in turn at the limit: one vault's share, all keys."""
+        """Serve everybody in turn at the limit; what comes sooner is not measured."""
         rate = self._limit.rate * self._fleet.vaults
         served = min(starts)
         for start in sorted(starts):
             is_down = outage.begins <= start < outage.ends
             due = outage.ends if is_down else start
             served = max(served, due) + self._fleet.keys / rate
-        return served - begins
+        return max(served - begins, SOON_SECONDS)
