@@ -94,10 +94,8 @@ def next_attempt(
     )
 
 
-def check_after_seconds(check_seconds: float | None, chance: float) -> float:
+def check_after_seconds(check_seconds: float, chance: float) -> float:
     """Choose when to look for a new version again; chance from -1 to 1."""
-    if check_seconds is None:
-        return math.inf
     return check_seconds * (1 + REFRESH_JITTER * chance)
 
 

@@ -280,9 +280,10 @@ class Supervisor:
 
     def _plan_check(self, alias: str) -> None:
         life = self.lives[alias]
-        seconds = schedule.check_after_seconds(
-            life.terms.check_seconds, 2 * self._chance() - 1
-        )
+        if life.terms.check_seconds is None:
+            return
+        chance = 2 * self._chance() - 1
+        seconds = schedule.check_after_seconds(life.terms.check_seconds, chance)
         check_at = self._clock.boottime() + seconds
         self._put(alias, lifecycle.to_be_checked(life, check_at))
 
