@@ -1,66 +1,99 @@
 """An agent of the simulation: the product's decisions without its event loop.
 
-When it asks is decided by skragent.agent's own schedule, backoff and lifecycle; here is
-only what the supervisor does with them, for jobs that reach the vault. Two tasks on an
-event loop for each of ten thousand agents, one of which looks at the clock every ten
-seconds, would take hours. That this asks at the same moments as the supervisor does is
-tested: tests/unit/test_fleet_agent.py.
+When it asks is decided by skragent.agent's own schedule, allowance, backoff and
+lifecycle; here is only what the supervisor does with them, for jobs that reach the
+vault. Two tasks on an event loop for each of ten thousand agents, one of which looks at
+the clock every ten seconds, would take hours. That this asks at the same moments as the
+supervisor does is tested: tests/unit/test_fleet_agent.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
-from skragent.agent import backoff, lifecycle, schedule
-from skragent.agent.lifecycle import KeyLife
+from skragent.agent import allowance, backoff, lifecycle, schedule
+from skragent.agent.allowance import Spent
+from skragent.agent.lifecycle import KeyLife, Terms
 from skragent.errors import SkrAgentError
-from skragent.job import ReleasedKey
+from skragent.job import KeyRequest, ReleasedKey
 
 TOKEN_LIFE_SECONDS = 8 * 3600.0
+
+
+class Vaults(Protocol):
+    """What an agent can ask for, at a moment."""
+
+    def release(self, key: KeyRequest, moment: float) -> ReleasedKey | SkrAgentError:
+        """Release a key, or say why not."""
+        ...
+
+    def latest(self, key: KeyRequest, moment: float) -> str | None:
+        """Tell a key's latest version, if it can be found out now."""
+        ...
 
 
 class Agent:
     """One VM's agent.
 
     Args:
-        aliases: its keys.
-        ask: a key's vault, at a moment: what is released, or why not.
+        keys: what it wants, by alias.
+        vaults: who has them.
         chance: a number from 0 to 1, another one each time.
+        terms: of each key's life.
         spread: the machine's place in its fleet, from -1 to 1.
         job_seconds: from the beginning of a job until the vault is asked.
     """
 
     def __init__(
         self,
-        aliases: Iterable[str],
+        keys: Mapping[str, KeyRequest],
         *,
-        ask: Callable[[str, float], ReleasedKey | SkrAgentError],
+        vaults: Vaults,
         chance: Callable[[], float],
+        terms: Terms,
         spread: float = 0.0,
         job_seconds: float = 0.0,
     ) -> None:
-        self.lives = {alias: KeyLife() for alias in aliases}
-        self.ask = ask
+        self.lives = {alias: KeyLife(terms=terms) for alias in keys}
+        self.spent: tuple[Spent, ...] = ()
+        self._keys = keys
+        self._vaults = vaults
         self._chance = chance
         self._spread = spread
         self._job_seconds = job_seconds
 
-    @property
-    def due_at(self) -> float:
-        """When its next job begins."""
-        return schedule.next_attempt(self.lives)
+    def act(self, boottime: float) -> float:
+        """Do what is due now; tell when to act again."""
+        if self._next_attempt(boottime) <= boottime:
+            boottime = self._attempt(boottime)
+        elif schedule.next_check(self.lives) <= boottime:
+            self._check(boottime)
+        following = schedule.next_check(self.lives)
+        return max(boottime, min(self._next_attempt(boottime), following))
 
-    def attempt(self, boottime: float) -> None:
-        """Run one job for the keys that are due now."""
+    def _next_attempt(self, boottime: float) -> float:
+        opens = allowance.opening(self._keys, self.spent, boottime)
+        return schedule.next_attempt(self.lives, opens)
+
+    def _attempt(self, began_at: float) -> float:
+        """Run one job for keys that are due now; tell when it ended."""
+        due = schedule.due_keys(self.lives, began_at)
+        may = allowance.allowed_keys(due, self._keys, self.spent, boottime=began_at)
+        keys = [self._keys[alias] for alias in schedule.together(may, self.lives)]
+        ended_at = began_at + self._job_seconds
+        self.spent = allowance.spend(self.spent, keys, ended_at=ended_at)
         chance = self._chance()  # one throw for all
-        ended_at = boottime + self._job_seconds
-        for alias in schedule.due_keys(self.lives, boottime):
-            answer = self.ask(alias, ended_at)
-            life = lifecycle.aged(self.lives[alias], now=0, boottime=ended_at)
+        for key in keys:
+            answer = self._vaults.release(key, ended_at)
+            life = lifecycle.aged(self.lives[key.alias], now=0, boottime=ended_at)
             if isinstance(answer, SkrAgentError):
-                self.lives[alias] = _after_failure(life, answer, chance, ended_at)
-            else:
-                self.lives[alias] = self._after_release(life, answer, chance, boottime)
+                self.lives[key.alias] = _after_failure(life, answer, chance, ended_at)
+                continue
+            life = self._after_release(life, answer, chance, began_at)
+            self.lives[key.alias] = life
+            self._plan_check(key.alias, ended_at)
+        return ended_at
 
     def _after_release(
         self, life: KeyLife, key: ReleasedKey, chance: float, began_at: float
@@ -72,6 +105,23 @@ class Agent:
         after = schedule.refresh_after_seconds(fresh, jitter, fraction)
         life = lifecycle.released(life, key, began_at=began_at, fresh_seconds=fresh)
         return lifecycle.planned(life, began_at + after)
+
+    def _check(self, boottime: float) -> None:
+        aliases = schedule.keys_to_check(self.lives, boottime)
+        for alias in aliases:
+            self._plan_check(alias, boottime)
+        for alias in aliases:
+            version = self._vaults.latest(self._keys[alias], boottime)
+            life = self.lives[alias]
+            if version is not None and life.is_held and version != life.version:
+                self.lives[alias] = lifecycle.asked_for(life, boottime)
+
+    def _plan_check(self, alias: str, boottime: float) -> None:
+        life = self.lives[alias]
+        seconds = schedule.check_after_seconds(
+            life.terms.check_seconds, 2 * self._chance() - 1
+        )
+        self.lives[alias] = lifecycle.to_be_checked(life, boottime + seconds)
 
 
 def _after_failure(
@@ -87,4 +137,5 @@ def _after_failure(
         throttles=life.throttles,
         jitter=chance,
     )
-    return lifecycle.planned(life, boottime + seconds)
+    is_held_off = backoff.is_asked_to_wait(error)
+    return lifecycle.planned(life, boottime + seconds, is_held_off=is_held_off)

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.fleet_agent import Agent
 from bench.fleet_vault import NO_OUTAGE, Limit, Outage, Vault
 from support.agent import released_key
 
-from skragent.agent.lifecycle import KeyLife
+from skragent.agent.lifecycle import KeyLife, Terms
 from skragent.agent.schedule import spread_of
+from skragent.config import KeyConfig
 from skragent.errors import SkrAgentError
-from skragent.job import ReleasedKey
+from skragent.job import KeyRequest, ReleasedKey
 
 # From a job's beginning until the vault is asked: evidence and attestation.
 JOB_SECONDS = 1.0
@@ -70,96 +71,131 @@ class World:
     """
 
     def __init__(self, fleet: Fleet, limit: Limit) -> None:
-        self._fleet = fleet
         self._limit = limit
         self._random = random.Random(fleet.seed)
-        self._vaults: list[Vault] = []
         self._key = released_key()
-        self._done: list[float] = []  # when each key came, in order
+        self._vaults = {f"vault{n}": Vault(limit) for n in range(fleet.vaults)}
+        self._missing: set[KeyRequest] = set()  # what is waited for
+        self._done: list[float] = []  # when each came, in order
         self._was_stale = 0
-        self.agents = [self._agent(number) for number in range(fleet.vms)]
+        self._owners: dict[KeyRequest, Agent] = {}
+        self.agents = [self._agent(fleet, number) for number in range(fleet.vms)]
+        self.following = [0.0] * fleet.vms  # when each agent acts next
 
-    def _agent(self, number: int) -> Agent:
-        places = {
-            f"key{key}": (number + key) % self._fleet.vaults
-            for key in range(self._fleet.keys)
-        }
-
-        def ask(alias: str, moment: float) -> ReleasedKey | SkrAgentError:
-            refusal = self._vaults[places[alias]].ask(moment)
-            if refusal is not None:
-                return refusal
-            self._note(self.agents[number].lives[alias], moment)
-            return self._key
-
-        return Agent(
-            places,
-            ask=ask,
+    def _agent(self, fleet: Fleet, number: int) -> Agent:
+        keys = [
+            KeyRequest(
+                alias=f"key{key}",
+                vault=f"vault{(number + key) % fleet.vaults}",
+                name=f"{number}",
+            )
+            for key in range(fleet.keys)
+        ]
+        agent = Agent(
+            {key.alias: key for key in keys},
+            vaults=self,
             chance=self._random.random,
-            spread=spread_of(f"{self._fleet.seed}/{number}"),
+            terms=Terms(check_seconds=KeyConfig().version_check_seconds),
+            spread=spread_of(f"{fleet.seed}/{number}"),
             job_seconds=JOB_SECONDS,
         )
+        self._owners.update(dict.fromkeys(keys, agent))
+        return agent
 
-    def _note(self, before: KeyLife, moment: float) -> None:
-        if before.version != self._key.version:
+    def release(self, key: KeyRequest, moment: float) -> ReleasedKey | SkrAgentError:
+        """Ask a key's vault."""
+        refusal = self._vaults[key.vault].ask(moment)
+        if refusal is not None:
+            return refusal
+        if key in self._missing:
+            self._missing.remove(key)
             self._done.append(moment)
-            self._was_stale += moment > before.stale_at
+            life = self._owners[key].lives[key.alias]
+            self._was_stale += moment > life.stale_at
+        return self._key
+
+    def latest(self, key: KeyRequest, moment: float) -> str | None:
+        """Tell the version, unless the vault is down. Its limit is far away."""
+        return None if self._vaults[key.vault].is_down(moment) else self._key.version
 
     def cold_boot(self, within_seconds: float) -> Outcome:
         """Boot all VMs within so many seconds; they hold nothing.
 
         Times are counted from the first second on.
         """
-        starts = [self._random.uniform(0, within_seconds) for _ in self.agents]
-        return self._live(starts, begins=0.0, outage=NO_OUTAGE)
+        self.following = [self._random.uniform(0, within_seconds) for _ in self.agents]
+        keys = len(self._owners) // len(self.agents)
+        dues = [start for start in self.following for _ in range(keys)]
+        return self._live(dues, begins=0.0)
+
+    def rotation(self) -> Outcome:
+        """Give each key a new version, that agents notice when they look for one.
+
+        Times are counted from the rotation.
+        """
+        begins = max(self._done)
+        self._key = released_key(version=f"{begins:.0f}")
+        dues = [min(life.check_at, life.due_at) for life in self._lives()]
+        return self._live(dues, begins=begins)
 
     def refresh(self, outage_seconds: float = 0.0) -> Outcome:
-        """Give each key a new version, and wait until its refresh has brought it.
+        """Wait until each key was refreshed.
 
-        Times are counted from the first refresh.
+        Times are counted from the first refresh; with an outage from its end.
 
         Args:
             outage_seconds: of all vaults, at the end of the refreshes: what is due then
-                has but the limit to wait for. Times are counted from the outage's end.
+                has but the limit to wait for.
         """
-        starts = [agent.due_at for agent in self.agents]
+        dues = [life.due_at for life in self._lives()]
         if outage_seconds <= 0:
-            return self._live(starts, begins=min(starts), outage=NO_OUTAGE)
-        outage = Outage(max(starts) - outage_seconds, max(starts))
-        return self._live(starts, begins=outage.ends, outage=outage)
+            return self._live(dues, begins=min(dues))
+        outage = Outage(max(dues) - outage_seconds, max(dues))
+        return self._live(dues, begins=outage.ends, outage=outage)
+
+    def _lives(self) -> list[KeyLife]:
+        return [life for agent in self.agents for life in agent.lives.values()]
+
+    def remember(self) -> Callable[[], None]:
+        """Take note of everything; what is given back goes back to it."""
+        key, done, following = self._key, self._done, list(self.following)
+        agents = [(agent, dict(agent.lives), agent.spent) for agent in self.agents]
+
+        def go_back() -> None:
+            self._key, self._done, self.following = key, done, list(following)
+            for agent, lives, spent in agents:
+                agent.lives, agent.spent = dict(lives), spent
+
+        return go_back
 
     def _live(
-        self, starts: Sequence[float], *, begins: float, outage: Outage
+        self, dues: Sequence[float], *, begins: float, outage: Outage = NO_OUTAGE
     ) -> Outcome:
-        self._vaults = [Vault(self._limit, outage) for _ in range(self._fleet.vaults)]
-        self._key = released_key(version=f"{begins:.0f}")
-        self._done, self._was_stale = [], 0
-        everything = self._fleet.vms * self._fleet.keys
-        bound = self._bound(starts, begins=begins, outage=outage)
-        events = [(start, number) for number, start in enumerate(starts)]
+        self._vaults = {name: Vault(self._limit, outage) for name in self._vaults}
+        self._missing, self._done, self._was_stale = set(self._owners), [], 0
+        bound = self._bound(dues, begins=begins, outage=outage)
+        events = [(moment, number) for number, moment in enumerate(self.following)]
         heapq.heapify(events)
-        while len(self._done) < everything:
+        while self._missing:
             moment, number = events[0]
             if moment - begins > MAX_RATIO * bound + MAX_EXTRA_SECONDS:
                 break
-            self.agents[number].attempt(moment)
-            heapq.heapreplace(events, (self.agents[number].due_at, number))
-        until = {
-            percent: max(0.0, self._done[everything * percent // 100 - 1] - begins)
-            if len(self._done) >= everything * percent // 100
-            else None
-            for percent in (50, 99, 100)
-        }
-        return Outcome(until, bound, self._vaults, self._was_stale)
+            heapq.heapreplace(events, (self.agents[number].act(moment), number))
+        for moment, number in events:
+            self.following[number] = moment
+        until = {}
+        for percent in (50, 99, 100):
+            enough = len(self._owners) * percent // 100
+            is_there = len(self._done) >= enough
+            at = max(0.0, self._done[enough - 1] - begins) if is_there else None
+            until[percent] = at
+        return Outcome(until, bound, list(self._vaults.values()), self._was_stale)
 
-    def _bound(
-        self, starts: Sequence[float], *, begins: float, outage: Outage
-    ) -> float:
+    def _bound(self, dues: Sequence[float], *, begins: float, outage: Outage) -> float:
         """Serve everybody in turn at the limit; what comes sooner is not measured."""
-        rate = self._limit.rate * self._fleet.vaults
-        served = min(starts)
-        for start in sorted(starts):
-            is_down = outage.begins <= start < outage.ends
-            due = outage.ends if is_down else start
-            served = max(served, due) + self._fleet.keys / rate
+        each = 1 / (self._limit.rate * len(self._vaults))
+        served = min(dues)
+        for due in sorted(dues):
+            is_down = outage.begins <= due < outage.ends
+            served = max(served, outage.ends if is_down else due) + each
         return max(served - begins, SOON_SECONDS)

@@ -67,7 +67,7 @@ class Vault:
     def ask(self, moment: float) -> SkrAgentError | None:
         """Release a key, or refuse. Moments never go back."""
         self.by_minute[int(moment // 60)] += 1
-        if self.outage.begins <= moment < self.outage.ends:
+        if self.is_down(moment):
             self.failed += 1
             return DOWN
         while self._counted and self._counted[0] <= moment - self.limit.seconds:
@@ -82,6 +82,10 @@ class Vault:
             return THROTTLED
         self.released += 1
         return None
+
+    def is_down(self, moment: float) -> bool:
+        """Tell whether it answers nobody."""
+        return self.outage.begins <= moment < self.outage.ends
 
     @property
     def asked(self) -> int:

@@ -1,4 +1,4 @@
-"""The simulated agent (bench/fleet_agent.py) is as good as the supervisor's twin."""
+"""The simulated agent (bench/fleet_agent.py) asks when the supervisor would."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from bench.fleet_agent import Agent
-from support.agent import BOOTTIME, TOKEN_LIFE_SECONDS, failure, released_key
+from support.agent import (
+    BOOTTIME,
+    TOKEN_LIFE_SECONDS,
+    failure,
+    make_config,
+    released_key,
+)
 from support.agent_supervision import passing, supervise
 
-from skragent.agent.jobs import failure_error
+from skragent.agent.jobs import failure_error, key_requests
+from skragent.agent.lifecycle import Terms
 from skragent.errors import SkrAgentError
-from skragent.job import Failure, ReleasedKey
+from skragent.job import Failure, KeyRequest, ReleasedKey
 
 THROTTLED = failure("transport.throttled", "retry")
 LATER = failure("transport.throttled", "retry", retry_after=30)
@@ -23,21 +30,24 @@ DENIED = failure("release.denied.policy", "denied")
 Script = list[dict[str, Failure]]
 Asked = list[tuple[float, tuple[str, ...]]]
 
+ALIASES = ("disk", "signing", *(f"key{number}" for number in range(10)))
 SCRIPTS: dict[str, Script] = {
-    "one of two is throttled, often": [{"disk": THROTTLED}] * 12,
-    "both are, and part": [
+    "one is throttled, often": [{"disk": THROTTLED}] * 12,
+    "some are, then fewer": [
         *[{"disk": THROTTLED, "signing": THROTTLED}] * 3,
         *[{"disk": THROTTLED}] * 3,
     ],
     "an outage, then a line": [
-        *[{"disk": DOWN, "signing": DOWN}] * 40,
-        *[{"disk": THROTTLED, "signing": THROTTLED}] * 5,
+        *[dict.fromkeys(ALIASES, DOWN)] * 40,
+        *[dict.fromkeys(ALIASES, THROTTLED)] * 5,
     ],
-    "a refresh that is throttled": [{}, *[{"disk": THROTTLED}] * 9],
+    "a refresh that is throttled": [{}, {}, *[{"disk": THROTTLED}] * 9],
     "the vault says when": [{"disk": LATER}] * 3,
     "a denial among others": [{"disk": THROTTLED}, *[{"disk": DENIED}] * 3],
 }
 SECONDS = TOKEN_LIFE_SECONDS
+TERMS = Terms(check_seconds=3600)
+NEWER = {"disk": "another version, at each look"}
 
 
 def chances() -> Callable[[], float]:
@@ -56,36 +66,45 @@ def of_the_supervisor(script: Script) -> Asked:
 
     world = supervise(
         passing(SECONDS),
-        "disk",
-        "signing",
+        *ALIASES,
         chance=chances(),
+        terms=TERMS,
         failures=failures,
+        latest=NEWER,
         while_running=while_running,
     )
     return world.jobs.asked
 
 
-def of_the_simulation(script: Script) -> Asked:
-    jobs = iter(script)
-    failures: dict[str, Failure] = {}
-    asked: Asked = []
-    aliases: list[str] = []
+class Vaults:
+    """Answers as the script says, one entry for each job: each has its own moment."""
 
-    def ask(alias: str, moment: float) -> ReleasedKey | SkrAgentError:
+    def __init__(self, script: Script) -> None:
+        self.asked: Asked = []
+        self._jobs = iter(script)
+        self._failures: dict[str, Failure] = {}
+
+    def release(self, key: KeyRequest, moment: float) -> ReleasedKey | SkrAgentError:
+        if not self.asked or self.asked[-1][0] != moment:
+            self.asked.append((moment, ()))
+            self._failures = next(self._jobs, {})
+        self.asked[-1] = (moment, (*self.asked[-1][1], key.alias))
+        refusal = self._failures.get(key.alias)
+        return released_key(key.alias) if refusal is None else failure_error(refusal)
+
+    def latest(self, key: KeyRequest, moment: float) -> str | None:
         del moment
-        aliases.append(alias)
-        refusal = failures.get(alias)
-        return released_key(alias) if refusal is None else failure_error(refusal)
+        return NEWER.get(key.alias)
 
-    agent = Agent(("disk", "signing"), ask=ask, chance=chances())
+
+def of_the_simulation(script: Script) -> Asked:
+    vaults = Vaults(script)
+    keys = key_requests(make_config(*ALIASES))
+    agent = Agent(keys, vaults=vaults, chance=chances(), terms=TERMS)
     moment = BOOTTIME
     while moment <= BOOTTIME + SECONDS:
-        failures = next(jobs, {})
-        aliases.clear()
-        agent.attempt(moment)
-        asked.append((moment, tuple(aliases)))
-        moment = agent.due_at
-    return asked
+        moment = agent.act(moment)
+    return vaults.asked
 
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
