@@ -275,6 +275,8 @@ class Supervisor:
             if not version:
                 self._put(alias, lifecycle.cannot_be_checked(life))
                 self._holder.cannot_check(alias)
+            elif life.throttles:
+                continue  # it stands in line already, and a look is no way to its head
             elif life.is_held and version != life.version:
                 self.refresh([alias])
 

@@ -113,7 +113,9 @@ class Agent:
         for alias in aliases:
             version = self._vaults.latest(self._keys[alias], boottime)
             life = self.lives[alias]
-            if version is not None and life.is_held and version != life.version:
+            if life.throttles or not life.is_held:
+                continue
+            if version is not None and version != life.version:
                 self.lives[alias] = lifecycle.asked_for(life, boottime)
 
     def _plan_check(self, alias: str, boottime: float) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from support.agent import NOW, REFRESH_SECONDS, VERSION, released_key
+import pytest
+from support.agent import NOW, REFRESH_SECONDS, VERSION, failure, released_key
 from support.agent_supervision import World, supervise
 
 from skragent.agent.jobs import key_terms
@@ -54,6 +55,17 @@ def test_a_new_version_is_released_at_once() -> None:
     world = supervise(test, terms=CHECKED)
     assert world.times == [0, EACH]
     assert world.holder.held["disk"].version == NEXT
+
+
+def test_a_look_is_no_way_to_the_head_of_a_line() -> None:
+    async def test(world: World) -> None:
+        world.jobs.latest["disk"] = NEXT
+        world.jobs.failures["disk"] = failure("transport.throttled", "retry")
+        await world.clock.advance(60)
+
+    world = supervise(test, terms=Terms(check_seconds=20))
+    assert len(world.jobs.checked) == 3
+    assert world.times == pytest.approx([0, 20, 30, 41, 53.1])
 
 
 def test_only_the_key_that_is_new_is_released() -> None:
