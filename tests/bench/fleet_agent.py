@@ -64,10 +64,11 @@ class Agent:
         self._job_seconds = job_seconds
 
     def act(self, boottime: float) -> float:
-        """Do what is due now; tell when to act again."""
-        if self._next_attempt(boottime) <= boottime:
+        """Do what is due now, for something is; tell when to act again."""
+        is_to_check = schedule.next_check(self.lives) <= boottime
+        if not is_to_check or self._next_attempt(boottime) <= boottime:
             boottime = self._attempt(boottime)
-        elif schedule.next_check(self.lives) <= boottime:
+        else:
             self._check(boottime)
         following = schedule.next_check(self.lives)
         return max(boottime, min(self._next_attempt(boottime), following))
