@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from support.agent import FakeClock
 from typing_extensions import override
 
+# Nobody has to wait as often as this at one moment.
+_TIGHT_CIRCLE = 1000
+
 
 @dataclass(eq=False)
 class _Sleeper:
@@ -22,9 +25,12 @@ class QuickClock(FakeClock):
     def __init__(self) -> None:
         super().__init__()
         self._waiting: list[_Sleeper] = []
+        self._waits_now = 0  # since time passed
 
     @override
     async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        self._waits_now += 1
+        assert self._waits_now < _TIGHT_CIRCLE, "somebody turns in a tight circle"
         if event.is_set() or seconds <= 0:
             return event.is_set()
         future = asyncio.get_running_loop().create_future()
@@ -42,10 +48,13 @@ class QuickClock(FakeClock):
         await self.settle()
         while due := [s for s in self._waiting if s.deadline <= end]:
             first = min(due, key=lambda sleeper: sleeper.deadline)
+            if first.deadline > self.boot:
+                self._waits_now = 0
             self._move_to(max(first.deadline, self.boot))
             first.future.set_result(None)
             await self.settle()
         self._move_to(end)
+        self._waits_now = 0
         await self.settle()
 
     async def settle(self) -> None:
