@@ -114,9 +114,12 @@ def keys_to_check(lives: Mapping[str, KeyLife], boottime: float) -> tuple[str, .
 
 
 def due_keys(lives: Mapping[str, KeyLife], boottime: float) -> tuple[str, ...]:
-    """List the keys that are due now, whoever waits the longest first."""
+    """List the keys that are due now, whoever waits the longest first.
+
+    Keys whose jobs crashed come after all others, which are not to wait for them.
+    """
     due = [alias for alias, life in lives.items() if life.due_at <= boottime]
-    return tuple(sorted(due, key=lambda alias: lives[alias].due_at))
+    return tuple(sorted(due, key=lambda a: (-lives[a].company, lives[a].due_at)))
 
 
 def together(aliases: Sequence[str], lives: Mapping[str, KeyLife]) -> tuple[str, ...]:

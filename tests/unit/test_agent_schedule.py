@@ -38,6 +38,35 @@ def test_a_job_is_only_for_the_keys_that_are_due() -> None:
     assert schedule.due_keys(lives, BOOTTIME) == ("a",)
 
 
+def test_who_waits_the_longest_comes_first() -> None:
+    lives = {"a": KeyLife(due_at=BOOTTIME), "b": KeyLife(due_at=BOOTTIME - 1)}
+    assert schedule.due_keys(lives, BOOTTIME) == ("b", "a")
+
+
+def test_keys_whose_job_crashed_come_last() -> None:
+    lives = {"a": KeyLife(company=1, due_at=BOOTTIME - 1), "b": KeyLife()}
+    assert schedule.due_keys(lives, BOOTTIME) == ("b", "a")
+
+
+def test_keys_whose_job_crashed_keep_to_half_of_its_company() -> None:
+    crashed = lifecycle.crashed(KeyLife(), company=4, boottime=BOOTTIME)
+    lives = dict.fromkeys("abcd", crashed)
+    assert schedule.together("abcd", lives) == ("a", "b")
+
+
+def test_a_key_that_was_released_is_in_any_company_again() -> None:
+    crashed = lifecycle.crashed(KeyLife(), company=2, boottime=BOOTTIME)
+    life = lifecycle.released(
+        crashed, released_key(), began_at=BOOTTIME, fresh_seconds=100.0
+    )
+    assert schedule.together("ab", {"a": life, "b": KeyLife()}) == ("a", "b")
+
+
+def test_a_vault_that_opens_late_makes_its_keys_due_late() -> None:
+    lives = {"a": KeyLife(due_at=5), "b": KeyLife(due_at=7)}
+    assert schedule.next_attempt(lives, {"a": 9}) == 7
+
+
 def test_the_next_job_is_when_the_first_key_is_due() -> None:
     lives = {"a": KeyLife(due_at=7), "b": KeyLife(due_at=5)}
     assert schedule.next_attempt(lives) == 5
