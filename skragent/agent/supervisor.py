@@ -381,6 +381,9 @@ class Supervisor:
 
         Keys that share a fate stay together: one attestation serves them again.
         """
+        # A machine that was suspended wakes in any order: what is too old by now must
+        # not live on beside its successor.
+        self._age()
         chance = self._chance()
         wanted = self._still_wanted()
         for key in release.result.released:
@@ -463,9 +466,7 @@ class Supervisor:
 
     async def _let_age(self) -> None:
         while not self._stopping.is_set():
-            now, boottime = self._clock.now(), self._clock.boottime()
-            for alias, life in self.lives.items():
-                self._put(alias, lifecycle.aged(life, now=now, boottime=boottime))
+            now, boottime = self._age()
             left = min(
                 (
                     lifecycle.seconds_until_change(life, now=now, boottime=boottime)
@@ -477,6 +478,13 @@ class Supervisor:
             left = min(left, _LOOK_UP_SECONDS)
             self.promises.within(_AGE, left)
             await self._clock.wait(self._lives_changed, left)
+
+    def _age(self) -> tuple[float, float]:
+        """Let time do its work up to now; gives what time it is, wall and boot."""
+        now, boottime = self._clock.now(), self._clock.boottime()
+        for alias, life in self.lives.items():
+            self._put(alias, lifecycle.aged(life, now=now, boottime=boottime))
+        return now, boottime
 
     def _put(self, alias: str, life: KeyLife) -> None:
         before, self.lives[alias] = self.lives[alias], life

@@ -100,3 +100,19 @@ def test_a_key_that_comes_back_has_no_version_before() -> None:
         await rotate(world)
 
     assert versions(supervise(test, terms=OVERLAP)) == [NEXT]
+
+
+def test_a_version_that_grew_too_old_in_a_suspended_machine_is_not_kept_beside() -> (
+    None
+):
+    async def test(world: World) -> None:
+        world.jobs.failures["disk"] = failure("transport.throttled", "retry", 5)
+        world.supervisor.refresh(["disk"])
+        await world.clock.advance(0)
+        world.jobs.failures.clear()
+        world.jobs.keys["disk"] = released_key("disk", version=NEXT)
+        world.clock.boot += 14 * 24 * HOUR
+        world.clock.wall += 14 * 24 * HOUR
+        await world.clock.advance(0)
+
+    assert versions(supervise(test, terms=OVERLAP)) == [NEXT]
