@@ -114,3 +114,8 @@ def test_memory_for_keys_is_allowed_after_all_that_takes_away() -> None:
     lines = (UNITS / "skragent.service").read_text().splitlines()
     filters = [line for line in lines if line.startswith("SystemCallFilter=")]
     assert filters[-1] == "SystemCallFilter=mlock mlock2 mlockall memfd_secret"
+
+
+def test_the_sockets_stay_roots() -> None:
+    # systemd gives a RuntimeDirectory= with all that is in it to User=.
+    assert "RuntimeDirectory" not in read("skragent.service")["Service"]
