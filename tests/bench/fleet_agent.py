@@ -121,9 +121,10 @@ class Agent:
 
     def _plan_check(self, alias: str, boottime: float) -> None:
         life = self.lives[alias]
-        seconds = schedule.check_after_seconds(
-            life.terms.check_seconds, 2 * self._chance() - 1
-        )
+        if life.terms.check_seconds is None:
+            return
+        chance = 2 * self._chance() - 1
+        seconds = schedule.check_after_seconds(life.terms.check_seconds, chance)
         self.lives[alias] = lifecycle.to_be_checked(life, boottime + seconds)
 
 

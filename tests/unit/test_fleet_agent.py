@@ -46,7 +46,7 @@ SCRIPTS: dict[str, Script] = {
     "a denial among others": [{"disk": THROTTLED}, *[{"disk": DENIED}] * 3],
 }
 SECONDS = TOKEN_LIFE_SECONDS
-TERMS = Terms(check_seconds=3600)
+LOOKING = Terms(check_seconds=3600)
 NEWER = {"disk": "another version, at each look"}
 
 
@@ -56,7 +56,7 @@ def chances() -> Callable[[], float]:
     return lambda: next(numbers) * 0.6180339887 % 1
 
 
-def of_the_supervisor(script: Script) -> Asked:
+def of_the_supervisor(script: Script, terms: Terms) -> Asked:
     failures: dict[str, Failure] = {}
     jobs = iter(script)
 
@@ -68,7 +68,7 @@ def of_the_supervisor(script: Script) -> Asked:
         passing(SECONDS),
         *ALIASES,
         chance=chances(),
-        terms=TERMS,
+        terms=terms,
         failures=failures,
         latest=NEWER,
         while_running=while_running,
@@ -97,19 +97,27 @@ class Vaults:
         return NEWER.get(key.alias)
 
 
-def of_the_simulation(script: Script) -> Asked:
+def of_the_simulation(script: Script, terms: Terms) -> Asked:
     vaults = Vaults(script)
     keys = key_requests(make_config(*ALIASES))
-    agent = Agent(keys, vaults=vaults, chance=chances(), terms=TERMS)
+    agent = Agent(keys, vaults=vaults, chance=chances(), terms=terms)
     moment = BOOTTIME
     while moment <= BOOTTIME + SECONDS:
         moment = agent.act(moment)
     return vaults.asked
 
 
-@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
-def test_it_asks_at_the_moments_of_the_supervisor(script: Script) -> None:
-    asked, real = of_the_simulation(script), of_the_supervisor(script)
+def assert_they_agree(script: Script, terms: Terms) -> None:
+    asked, real = of_the_simulation(script, terms), of_the_supervisor(script, terms)
     assert len(real) > len(script)
     assert [keys for _, keys in asked] == [keys for _, keys in real]
     assert [at for at, _ in asked] == pytest.approx([at for at, _ in real], abs=1e-6)
+
+
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+def test_it_asks_at_the_moments_of_the_supervisor(script: Script) -> None:
+    assert_they_agree(script, LOOKING)
+
+
+def test_it_does_so_where_nobody_looks_for_new_versions() -> None:
+    assert_they_agree([{}, {}, *[{"disk": THROTTLED}] * 9], Terms())
