@@ -18,7 +18,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from support.agent import failure
+from support.agent import Word, failure
 from support.life_cloud import Place, Version
 from support.life_world import World
 
@@ -141,11 +141,40 @@ class AgentLife(RuleBasedStateMachine):
     def jobs_take_time(self, takes: float, *, late: bool) -> None:
         self.world.cloud.takes, self.world.cloud.asks_late = takes, late
 
-    @rule(data=st.data())
-    def a_job_begins_that_takes_long(self, data: st.DataObject) -> None:
-        self.world.cloud.takes = 25.0
-        self._refresh([self._pick(data)])
-        self.world.cloud.takes = 0.0
+    @rule(
+        data=st.data(),
+        is_dropped=st.booleans(),
+        is_asked_again=st.booleans(),
+        is_rotated=st.booleans(),
+    )
+    def a_job_is_overtaken_by_orders(
+        self,
+        data: st.DataObject,
+        *,
+        is_dropped: bool,
+        is_asked_again: bool,
+        is_rotated: bool,
+    ) -> None:
+        alias, cloud = self._pick(data), self.world.cloud
+        cloud.takes = 25.0
+        self._refresh([alias])
+        cloud.takes = 0.0
+        if is_rotated:
+            key = cloud.keys[self._place(alias)]
+            key.versions.append(Version(key.latest.number + 1))
+        if is_dropped:
+            self._drop(alias)
+        if is_asked_again:
+            self._refresh([alias])
+        self.world.advance(30.0)
+
+    @rule(data=st.data(), word=st.sampled_from(["retry", "reattest", "denied"]))
+    def a_key_fails_for_long(self, data: st.DataObject, word: Word) -> None:
+        alias = self._pick(data)
+        key = self.world.cloud.keys[self._place(alias)]
+        key.failure = failure("some.trouble", word)
+        self._refresh([alias])
+        self.world.advance(61.0)
 
     # What vaults hold.
 
@@ -181,10 +210,7 @@ class AgentLife(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def a_key_is_dropped(self, data: st.DataObject) -> None:
-        alias = self._pick(data)
-        self.world.model.drop(alias)
-        self.world.supervisor.drop(alias)
-        self.world.advance(0)
+        self._drop(self._pick(data))
 
     @rule(data=st.data())
     def a_key_is_refreshed(self, data: st.DataObject) -> None:
@@ -327,6 +353,11 @@ class AgentLife(RuleBasedStateMachine):
 
     def _place(self, alias: str) -> Place:
         return self.keys[alias].vault, self.keys[alias].name
+
+    def _drop(self, alias: str) -> None:
+        self.world.model.drop(alias)
+        self.world.supervisor.drop(alias)
+        self.world.advance(0)
 
     def _heal(self) -> None:
         cloud = self.world.cloud

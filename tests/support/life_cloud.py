@@ -105,11 +105,12 @@ class Cloud:
     async def _run(self, keys: Sequence[KeyRequest]) -> Release:
         began_at = self.clock.boot
         self.listener.job_began(keys)
-        if not self.asks_late:
+        asks_late = self.asks_late
+        if not asks_late:
             self._count_releases(keys)
         if self.takes:
             await self.clock.wait(asyncio.Event(), self.takes)
-        if self.asks_late:
+        if asks_late:
             self._count_releases(keys)
         if self.crashes or any(self.keys[_place(key)].crashes for key in keys):
             self.listener.job_crashed(keys)
