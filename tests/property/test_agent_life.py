@@ -379,7 +379,7 @@ class AgentLife(RuleBasedStateMachine):
 
 TestAgentLife: Any = AgentLife.TestCase
 TestAgentLife.settings = settings(
-    max_examples=60,
+    max_examples=80,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=list(HealthCheck),

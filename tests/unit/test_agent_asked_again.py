@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from support.agent import NOW, failure, released_key
+from support.agent import NOW, TOKEN_LIFE_SECONDS, failure, released_key
 from support.agent_supervision import World, supervise
 
+from skragent.agent.lifecycle import Terms
 from skragent.keyring import KeyState
 
 YEARS = 10 * 365 * 86400.0
@@ -131,3 +132,14 @@ def test_a_refresh_does_undercut_it() -> None:
         await world.clock.advance(0)
 
     assert supervise(test).times == [0, 0, 20]
+
+
+def test_a_key_that_grew_too_old_is_asked_for_at_once() -> None:
+    async def test(world: World) -> None:
+        later = NOW + TOKEN_LIFE_SECONDS + 60
+        world.jobs.keys["disk"] = released_key(version="f" * 32, not_before=later)
+        await world.clock.advance(TOKEN_LIFE_SECONDS)
+        assert world.holder.held == {}
+
+    world = supervise(test, terms=Terms(max_stale_seconds=0))
+    assert world.times[-1] == TOKEN_LIFE_SECONDS
