@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Attest, have the configured keys released, hold them and serve them, until SIGTERM.
+SIGHUP has the configuration read again, as `skragent reload` does.
 
 Logs go to the journal when systemd started it, and to stderr otherwise."""
 
