@@ -275,9 +275,14 @@ def aged(life: KeyLife, *, now: float, boottime: float) -> KeyLife:
         )
     if not life.is_held:
         return life
-    if now >= life.expires_at or boottime >= life.drop_at:
-        # Another release may bring it back: ask at once, whatever was planned.
+    if now >= life.expires_at:
+        # There may be a newer version: ask at once, whatever was planned.
         return _brought_forward(_let_go(life, KeyState.EXPIRED), boottime)
+    if boottime >= life.drop_at:
+        gone = _let_go(life, KeyState.EXPIRED)
+        # After a failure the next attempt is near anyway. Without one, what came was
+        # not valid yet, and is asked for like other keys that are not held.
+        return gone if life.failures else _brought_forward(gone, boottime)
     if life.has_previous and (
         boottime >= life.overlap_until or now >= life.previous_expires_at
     ):
