@@ -8,9 +8,11 @@ minute; each key has a new version, which agents notice within an hour; refreshe
 due as the boot left them; the same with the vaults down for an hour. Nothing sleeps,
 and there is no network.
 
-`ratio_to_bound` is how much longer all took than the limit allows at best. The one at
-the end is the worst of all, also that of a vault whose refusals count against its
-limit, which the documentation both denies and says; each kind of vault has its own.
+`ratio_to_bound` is how much longer all took than the limit allows at best; fleets that
+take more than 12 times as long are given up, with 12. The one at the end is the worst
+of all, also that of a vault whose refusals count against its limit. Azure's
+documentation says once that they do not (that alone: `ratio_to_bound_as_documented`),
+and once that all requests count.
 """
 
 from __future__ import annotations
@@ -54,14 +56,13 @@ def scenarios(fleet: Fleet, limit: Limit) -> dict[str, Outcome]:
 
 def describe(outcome: Outcome) -> dict[str, float | None]:
     """Tell an outcome in JSON's terms."""
-    ends = outcome.until[100] is not None
     return {
         **{
             f"until_{percent}_percent_seconds": None if at is None else round(at)
             for percent, at in outcome.until.items()
         },
         "bound_seconds": round(outcome.bound),
-        "ratio_to_bound": round(outcome.ratio_to_bound, 3) if ends else None,
+        "ratio_to_bound": round(outcome.ratio_to_bound, 3),
         "requests_per_vault": max(vault.asked for vault in outcome.vaults),
         "worst_minute_requests": max(vault.worst_minute for vault in outcome.vaults),
         "refused_per_release": round(outcome.refused_per_release, 1),
@@ -89,19 +90,15 @@ def main() -> None:
             outcomes = {"cold_boot": World(fleet, limit).cold_boot(BOOT_SECONDS)}
         ratios[name] = max(one.ratio_to_bound for one in outcomes.values())
         report[name] = {
-            "ratio_to_bound": _number(ratios[name]),
+            "ratio_to_bound": round(ratios[name], 3),
             **{key: describe(one) for key, one in outcomes.items()},
         }
         for key, one in outcomes.items():
             print(name, key, describe(one), flush=True)
-    report["ratio_to_bound"] = _number(max(ratios.values()))
+    report["ratio_to_bound_as_documented"] = round(ratios["key_vault"], 3)
+    report["ratio_to_bound"] = round(max(ratios.values()), 3)
     report["took_seconds"] = round(time.perf_counter() - began, 1)
     print(json.dumps(report))
-
-
-def _number(ratio: float) -> float | None:
-    """JSON has no infinity."""
-    return None if ratio == float("inf") else round(ratio, 3)
 
 
 if __name__ == "__main__":
