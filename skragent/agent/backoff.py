@@ -18,8 +18,8 @@ line is. So each one waits a tenth of the time that it has waited already, as th
 such windows is ten times the last: nobody comes much more than a tenth later than it
 could have, and the refusals grow with the logarithm of the fleet. With a window that
 ends at a minute they grow with the fleet, and a vault that counts refused requests
-against its limit would never let anybody through again; doubled windows leave the vault
-idle for more than half of the time. The wait is near its window, for the same reason:
+against its limit would never let anybody through again; with doubled windows the vault
+idles: a thousand agents then take 2.8 times as long as they must. The wait is near its window, for the same reason:
 whoever draws a long one late comes last. `make fleet` measures it. Its Retry-After is
 when the vault opens again, not when there is room for all: the longer one wins.
 """
