@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Holder:
-    """Implements `supervisor.Holder`."""
+    """Implements `ports.Holder`."""
 
     def __init__(
         self, keyring: Keyring, counters: Counters, clock: Clock, notifier: Notifier

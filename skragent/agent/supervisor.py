@@ -13,7 +13,7 @@ Here it is only carried out: on the keyring, and in the journal.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from skragent.agent import allowance, backoff, lifecycle, schedule
 from skragent.agent.jobs import failure_error
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from skragent.agent.allowance import Spent
     from skragent.agent.clock import Clock
     from skragent.agent.launch import Launch
+    from skragent.agent.ports import Holder, Jobs
     from skragent.agent.runner import Release
-    from skragent.job import Attestation, KeyRequest, ReleasedKey, Result
-    from skragent.secretmem import Arena
+    from skragent.job import KeyRequest, ReleasedKey
 
 # The wall clock may be set at any time: a key's `exp` is looked at this often.
 _LOOK_UP_SECONDS: Final = 10.0
@@ -45,66 +45,6 @@ _AGE: Final = "let age"
 
 # However short a token's life and however long the job: never in a tight circle.
 _MIN_PAUSE_SECONDS: Final = 1.0
-
-
-class Jobs(Protocol):
-    """Runs one job: `runner.Runner`, or a substitute."""
-
-    @property
-    def longest_seconds(self) -> float:
-        """Return how long `run` takes at most."""
-        ...
-
-    async def run(
-        self, keys: Sequence[KeyRequest], *, launched: Launch | None = None
-    ) -> Release:
-        """Run a job for these keys."""
-        ...
-
-    async def check(self, keys: Sequence[KeyRequest]) -> Result:
-        """Look for the latest versions of these keys."""
-        ...
-
-
-class Holder(Protocol):
-    """What the supervisor tells of its decisions: to the keyring and the journal."""
-
-    def hold(
-        self,
-        key: ReleasedKey,
-        arena: Arena,
-        attestation: Attestation,
-        *,
-        keeps_previous: bool,
-    ) -> None:
-        """Serve this key from now on, instead of another version or beside it."""
-        ...
-
-    def end_overlap(self, alias: str) -> None:
-        """Serve the version before no longer."""
-        ...
-
-    def not_admitted(self, key: ReleasedKey, admission: Admission) -> None:
-        """Tell that a released key may not be held, by its own attributes."""
-        ...
-
-    def changed(self, alias: str, life: KeyLife) -> None:
-        """Show a key's new state; wipe it where it is no longer held."""
-        ...
-
-    def cannot_check(self, alias: str) -> None:
-        """Tell that new versions of a key are noticed at its refresh only."""
-        ...
-
-    def key_failed(self, alias: str, error: SkrAgentError, seconds: float) -> None:
-        """Tell that one key was not released, and when it is asked for again."""
-        ...
-
-    def job_failed(
-        self, aliases: Sequence[str], error: SkrAgentError, seconds: float
-    ) -> None:
-        """Tell that a job for these keys failed as a whole, and when it is repeated."""
-        ...
 
 
 class Supervisor:

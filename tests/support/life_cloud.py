@@ -71,7 +71,7 @@ class VaultKey:
 
 
 class Cloud:
-    """Implements `supervisor.Jobs`.
+    """Implements `ports.Jobs`.
 
     Every job tells `listener` its end; every question must come when it may.
     """

@@ -1,0 +1,75 @@
+"""What the supervisor needs of the world. Tests have others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from skragent.agent.launch import Launch
+    from skragent.agent.lifecycle import Admission, KeyLife
+    from skragent.agent.runner import Release
+    from skragent.errors import SkrAgentError
+    from skragent.job import Attestation, KeyRequest, ReleasedKey, Result
+    from skragent.secretmem import Arena
+
+
+class Jobs(Protocol):
+    """Runs one job: `runner.Runner`, or a substitute."""
+
+    @property
+    def longest_seconds(self) -> float:
+        """Return how long `run` takes at most."""
+        ...
+
+    async def run(
+        self, keys: Sequence[KeyRequest], *, launched: Launch | None = None
+    ) -> Release:
+        """Run a job for these keys."""
+        ...
+
+    async def check(self, keys: Sequence[KeyRequest]) -> Result:
+        """Look for the latest versions of these keys."""
+        ...
+
+
+class Holder(Protocol):
+    """What the supervisor tells of its decisions: to the keyring and the journal."""
+
+    def hold(
+        self,
+        key: ReleasedKey,
+        arena: Arena,
+        attestation: Attestation,
+        *,
+        keeps_previous: bool,
+    ) -> None:
+        """Serve this key from now on, instead of another version or beside it."""
+        ...
+
+    def end_overlap(self, alias: str) -> None:
+        """Serve the version before no longer."""
+        ...
+
+    def not_admitted(self, key: ReleasedKey, admission: Admission) -> None:
+        """Tell that a released key may not be held, by its own attributes."""
+        ...
+
+    def changed(self, alias: str, life: KeyLife) -> None:
+        """Show a key's new state; wipe it where it is no longer held."""
+        ...
+
+    def cannot_check(self, alias: str) -> None:
+        """Tell that new versions of a key are noticed at its refresh only."""
+        ...
+
+    def key_failed(self, alias: str, error: SkrAgentError, seconds: float) -> None:
+        """Tell that one key was not released, and when it is asked for again."""
+        ...
+
+    def job_failed(
+        self, aliases: Sequence[str], error: SkrAgentError, seconds: float
+    ) -> None:
+        """Tell that a job for these keys failed as a whole, and when it is repeated."""
+        ...
