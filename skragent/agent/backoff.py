@@ -19,9 +19,10 @@ such windows is ten times the last: nobody comes much more than a tenth later th
 could have, and the refusals grow with the logarithm of the fleet. With a window that
 ends at a minute they grow with the fleet, and a vault that counts refused requests
 against its limit would never let anybody through again; with doubled windows the vault
-idles: a thousand agents then take 2.8 times as long as they must. The wait is near its window, for the same reason:
-whoever draws a long one late comes last. `make fleet` measures it. Its Retry-After is
-when the vault opens again, not when there is room for all: the longer one wins.
+idles: a thousand agents then take 2.8 times as long as they must. The wait is near its
+window, for the same reason: whoever draws a long one late comes last. `make fleet`
+measures it. A 429's Retry-After is when the vault opens again, not when there is room
+for all: the longer one wins.
 """
 
 from __future__ import annotations

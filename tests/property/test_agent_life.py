@@ -54,6 +54,7 @@ all_terms = st.builds(
     is_kept_when_denied=st.booleans(),
     refresh_seconds=st.sampled_from([None, 300.0]),
     overlap_seconds=st.sampled_from([0.0, 300.0, 6 * HOUR]),
+    check_seconds=st.sampled_from([None, 60.0, HOUR]),
 )
 
 
@@ -136,6 +137,10 @@ class AgentLife(RuleBasedStateMachine):
     @rule()
     def all_is_well_again(self) -> None:
         self._heal()
+
+    @rule(may=st.booleans())
+    def the_permission_to_look_changes(self, *, may: bool) -> None:
+        self.world.cloud.may_look = may
 
     @rule(takes=st.sampled_from([0.0, 1.0]), late=st.booleans())
     def jobs_take_time(self, takes: float, *, late: bool) -> None:
