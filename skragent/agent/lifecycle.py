@@ -236,11 +236,12 @@ def reconfigured(
     if (before.vault, before.name) != (after.vault, after.name):
         return KeyLife(terms=terms)
     if terms != life.terms:
-        drop_at = life.stale_at + terms.max_stale_seconds
+        refresh_at = boottime + (terms.refresh_seconds or math.inf)
         life = dataclasses.replace(
             life,
             terms=terms,
-            drop_at=drop_at,
+            due_at=min(life.due_at, refresh_at) if life.is_held else life.due_at,
+            drop_at=life.stale_at + terms.max_stale_seconds,
             check_at=boottime + (terms.check_seconds or math.inf)
             if life.is_held
             else math.inf,

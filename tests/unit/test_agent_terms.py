@@ -90,6 +90,15 @@ def test_longer_terms_hold_for_a_key_that_is_stale_already() -> None:
     assert world.holder.held.keys() == {"disk"}
 
 
+def test_a_shorter_time_holds_from_the_reload_on() -> None:
+    async def test(world: World) -> None:
+        keys = key_requests(make_config("disk"))
+        world.supervisor.configure(keys, {"disk": Terms(refresh_seconds=1200)})
+        await world.clock.advance(1300)
+
+    assert supervise(test).times == [0, 1200]
+
+
 def test_a_key_is_refreshed_in_its_own_time() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(HOUR + 1)
