@@ -3,7 +3,7 @@
 | failure         | window, doubled by each one     | cap    |
 |-----------------|---------------------------------|--------|
 | RETRY, REATTEST | 1 s                             | 60 s   |
-| 429             | 10 s, and a tenth longer each   | 6 h    |
+| 429 of a vault  | 10 s, and a tenth longer each   | 6 h    |
 | DENIED, first   | CONFIRM_SECONDS                 |        |
 | DENIED, FATAL   | 60 s                            | 15 min |
 
@@ -12,8 +12,8 @@ does not come back together. A Retry-After wins over the window, in both directi
 up to ten minutes; then chance only adds to it. One of less than a second, or of a past
 date, says nothing: with `Retry-After: 0` we would turn in a tight circle.
 
-A 429 is another matter: nothing is broken, but a fleet stands in line for the ten
-releases in 10 s of its vault, for hours if it is large. No agent knows how long the
+A vault's 429 is another matter: nothing is broken, but a fleet stands in line for the
+ten releases in 10 s of its vault, for hours if it is large. No agent knows how long the
 line is. So each one waits a tenth of the time that it has waited already, as the sum of
 such windows is ten times the last: nobody comes much more than a tenth later than it
 could have, and the refusals grow with the logarithm of the fleet. With a window that
@@ -89,14 +89,15 @@ def wait_seconds(
         error: the failure.
         failures: without a success in between, this one included.
         denials: the DENIED ones among them.
-        throttles: the 429 ones among them.
+        throttles: the 429 of a vault among them; 0 where nobody stands in line: IMDS
+            and the verifier have room again at once.
         jitter: chance, from 0 to 1.
     """
     asked = 0.0
     if error.retry_after is not None and is_asked_to_wait(error):
         asked = error.retry_after * (1 + RETRY_AFTER_SPREAD * jitter)
         asked = min(asked, MAX_RETRY_AFTER_SECONDS)
-    if is_throttled(error):
+    if throttles and is_throttled(error):
         spread = _LINE_SPREAD * (2 * jitter - 1)
         return max(asked, _ask(_LINE, throttles) * (1 + spread))
     if asked:

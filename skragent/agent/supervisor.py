@@ -288,12 +288,8 @@ class Supervisor:
         """Note a failed job in the life of each of its keys; they remain due."""
         if error.disposition is Disposition.FATAL or self._stopping.is_set():
             return
-        is_throttled = backoff.is_throttled(error)
         for alias in self._still_wanted():
-            life = lifecycle.failed(
-                self.lives[alias], error.disposition, is_throttled=is_throttled
-            )
-            self._put(alias, life)
+            self._put(alias, lifecycle.failed(self.lives[alias], error.disposition))
 
     def _still_wanted(self) -> list[str]:
         """List the keys of this job that were not dropped or changed meanwhile."""
@@ -310,7 +306,7 @@ class Supervisor:
             error,
             failures=failures,
             denials=max((life.denials for life in lives), default=0),
-            throttles=max((life.throttles for life in lives), default=0),
+            throttles=0,  # no vault was asked
             jitter=self._chance(),
         )
         self._holder.job_failed(wanted, error, seconds)

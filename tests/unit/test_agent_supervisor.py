@@ -87,9 +87,9 @@ def test_a_throttled_key_waits_in_line() -> None:
     assert world.holder.waits == pytest.approx([10, 11, 12.1, 13.31])
 
 
-def test_a_throttled_job_waits_in_line() -> None:
-    world = supervise(passing(45), whole=THROTTLED)
-    assert world.holder.waits == pytest.approx([10, 11, 12.1, 13.31])
+def test_a_job_that_met_no_vault_stands_in_no_line() -> None:
+    world = supervise(passing(40), whole=THROTTLED)  # by IMDS, or the verifier
+    assert world.holder.waits == [0.5, 1, 2, 4, 8, 16, 30]
 
 
 def test_a_key_goes_to_the_end_of_the_line_anew_after_a_success() -> None:
