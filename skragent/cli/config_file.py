@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING, Final
 
 from skragent.config import (
@@ -48,6 +48,13 @@ def examine_file(path: str) -> tuple[Config, list[str]]:
     return examine_config(read_config(path))
 
 
+def _open(path: str, flags: int) -> int:
+    """Open a file, and do not wait for somebody to write into a pipe."""
+    fd = os.open(path, flags | os.O_NONBLOCK)
+    os.set_blocking(fd, True)
+    return fd
+
+
 def read_config(path: str) -> str:
     """Read a configuration file's text.
 
@@ -55,7 +62,7 @@ def read_config(path: str) -> str:
         ConfigError: config.unreadable, config.syntax (not UTF-8), or it is too long.
     """
     try:
-        with Path(path).open("rb") as file:
+        with open(path, "rb", opener=_open) as file:
             raw = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
         raise ConfigError(

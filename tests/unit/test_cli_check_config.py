@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -163,3 +164,24 @@ def test_a_rule_on_a_unit_that_this_kernel_cannot_pin_is_a_warning_where_it_is_i
     said = capsys.readouterr().out
     warning = "warning: keys.disk.allow[0].unit: this kernel has no peer pidfds"
     assert (warning in said) is not setting
+
+
+def test_a_pipe_that_nobody_writes_into_is_not_waited_for(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(config)
+    assert main(["check-config", "--config", str(config)]) == exit_codes.CONFIG
+    assert "no key is configured" in "".join(capsys.readouterr())
+
+
+def test_what_another_program_writes_is_read_from_it(config: Path) -> None:
+    os.mkfifo(config)
+    writer = threading.Thread(target=lambda: config.write_text(KEY))
+    writer.start()
+    # Opened by the writer only when there is a reader: so there is one, and two.
+    reader = os.open(config, os.O_RDONLY)
+    try:
+        assert main(["check-config", "--config", str(config)]) == exit_codes.OK
+    finally:
+        os.close(reader)
+        writer.join()
