@@ -130,7 +130,11 @@ class _Daemon:
             spread=world.spread,
         )
         self._reloader = Reloader(
-            world.read_config, self._apply, clock=world.clock, notifier=world.notifier
+            world.read_config,
+            self._apply,
+            clock=world.clock,
+            notifier=world.notifier,
+            counters=self._counters,
         )
         self._control = Control(
             self._supervisor,

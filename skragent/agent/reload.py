@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from skragent.agent.clock import Clock
     from skragent.agent.notify import Notifier
     from skragent.config import Config
+    from skragent.observe import Counters
     from skragent.serving import Access
 
 # For the file, and for all names in it. systemd's reload waits 90 s.
@@ -50,6 +51,7 @@ class Reloader:
         apply: puts a configuration in force; gives what waits for a restart.
         clock: bounds the looking up of names.
         notifier: tells systemd.
+        counters: tells SREs.
     """
 
     def __init__(
@@ -59,11 +61,13 @@ class Reloader:
         *,
         clock: Clock,
         notifier: Notifier,
+        counters: Counters,
     ) -> None:
         self._read = read
         self._apply = apply
         self._clock = clock
         self._notifier = notifier
+        self._counters = counters
         self._ordered = asyncio.Event()
         self._listeners: list[Callable[[Outcome], None]] = []
         self._is_aside = False  # a thread is at work, or hangs
@@ -81,6 +85,7 @@ class Reloader:
             listeners, self._listeners = self._listeners, []
             self._notifier.reloading()
             outcome = await self._reload()
+            self._counters.is_reloaded = outcome.error is None
             self._notifier.reloaded()
             for listener in listeners:
                 listener(outcome)

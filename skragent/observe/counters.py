@@ -47,6 +47,7 @@ class Counters:
         self.configure(keys)
         self.attested_at: float | None = None  # seconds since 1970, like what follows
         self.token_expires_at: float | None = None
+        self.is_reloaded = True  # the file that was read last is in force
         self.memory_kind = ""  # skragent.secretmem.Kind; empty before the first arena
         self.step_seconds: dict[str, float] = {}  # of the last job
 

@@ -80,6 +80,12 @@ class _Collector(Collector):
         yield from _key_families(list(self._keys()))
         yield from self._socket()
         yield from self._memory()
+        yield _gauge(
+            names.CONFIG_RELOADED,
+            "1 where the configuration that was read last is in force.",
+            (),
+            [((), float(self._counters.is_reloaded))],
+        )
 
     def _attempts(self) -> Iterator[Metric]:
         counters = self._counters

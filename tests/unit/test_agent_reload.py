@@ -14,6 +14,7 @@ from support.agent import FakeClock, run, until
 from skragent.agent.notify import Notifier
 from skragent.agent.reload import LOOK_UP_SECONDS, Outcome, Reloader
 from skragent.errors import ConfigError
+from skragent.observe import Counters
 
 if TYPE_CHECKING:
     from skragent.config import Config
@@ -47,6 +48,7 @@ class World:
     outcomes: list[Outcome] = field(default_factory=list)
     clock: FakeClock = field(default_factory=FakeClock)
     systemd: Systemd = field(default_factory=Systemd)
+    counters: Counters = field(default_factory=Counters)
     reloader: Reloader = field(init=False)
 
     def __post_init__(self) -> None:
@@ -55,6 +57,7 @@ class World:
             self.apply,
             clock=self.clock,
             notifier=self.systemd,
+            counters=self.counters,
         )
 
     def apply(self, config: Config, access: Access) -> tuple[str, ...]:
@@ -125,6 +128,20 @@ def test_a_file_that_cannot_be_read_is_refused() -> None:
     outcome = outcome_of(World(read=fail))
     assert outcome.error is not None
     assert outcome.error.code == "config.unreadable"
+
+
+def test_a_metric_tells_whether_the_last_file_is_in_force() -> None:
+    world = World("[keys")
+    assert world.counters.is_reloaded
+
+    async def test() -> None:
+        await world.reload()
+        assert not world.counters.is_reloaded
+        world.text = FILE
+        await world.reload()
+        assert world.counters.is_reloaded
+
+    reloading(world, test)
 
 
 def test_a_bug_ends_no_agent() -> None:

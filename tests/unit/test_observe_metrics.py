@@ -118,3 +118,10 @@ def test_an_agent_without_a_scraper_does_not_pay_for_prometheus() -> None:
         "sys.exit('prometheus_client' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_configuration_that_was_refused_is_shown() -> None:
+    counters = Counters()
+    assert "skragent_config_last_reload_successful 1.0" in render(counters)
+    counters.is_reloaded = False
+    assert "skragent_config_last_reload_successful 0.0" in render(counters)
