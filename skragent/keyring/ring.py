@@ -30,6 +30,8 @@ class KeyState(enum.StrEnum):
 
 
 _HELD = (KeyState.CURRENT, KeyState.STALE)
+# Of these nobody failed: somebody dropped the key, or means another one by its name.
+_BY_ORDER = (KeyState.WAITING, KeyState.DROPPED)
 
 
 @dataclass(slots=True)
@@ -134,6 +136,8 @@ class Keyring:
         entry = self._entries[alias]
         keys = entry.key, entry.previous
         entry.key, entry.previous, entry.state = None, None, state
+        if state in _BY_ORDER:
+            entry.failure_code, entry.retry_at = "", None
         self._tell(alias)
         _wipe(*keys)
 

@@ -82,6 +82,25 @@ def test_a_state_in_which_nothing_is_held_wipes(state: KeyState) -> None:
     assert not any(any(view) for view in key.forms.values())
 
 
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (KeyState.DENIED, "release.denied"),
+        (KeyState.EXPIRED, "release.denied"),
+        (KeyState.WAITING, ""),
+        (KeyState.DROPPED, ""),
+    ],
+)
+def test_what_was_ordered_has_no_failure(state: KeyState, expected: str) -> None:
+    ring = ring_with(held_key())
+    ring.note_failure(ALIAS, "release.denied", retry_at=9.0)
+    ring.mark(ALIAS, state)
+    entry = ring.get(ALIAS)
+    assert entry is not None
+    assert entry.failure_code == expected
+    assert (entry.retry_at is None) is (expected == "")
+
+
 def test_a_stale_key_stays_held() -> None:
     key = held_key()
     ring = ring_with(key)
