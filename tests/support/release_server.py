@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
+from azure.keyvault.keys._shared import http_challenge_cache
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -110,6 +111,9 @@ def serve(
         )
         scheme = "https"
     server.origin = f"{scheme}://127.0.0.1:{http.server_address[1]}"
+    # Azure's library remembers for the process what a vault at a port demands, and
+    # ports come again.
+    http_challenge_cache.clear()
     thread = threading.Thread(target=http.serve_forever, args=(0.01,))
     thread.start()
     try:
