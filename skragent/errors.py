@@ -163,7 +163,8 @@ class EndorsementsError(SkrAgentError):
 
     Codes: endorsements.malformed, endorsements.chain, endorsements.root,
     endorsements.lifetime,
-    endorsements.tcb (they lag the report), endorsements.chip.
+    endorsements.tcb (they lag the report), endorsements.chip,
+    endorsements.ak_certificate (a new one that is worse than the present one).
     """
 
     code = "endorsements"

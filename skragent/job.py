@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-PROTOCOL = 2
+PROTOCOL = 3
 
 # A job holds names and URLs of at most MAX_KEYS keys, a result their public parts too:
 # 2.5 kB for RSA-4096.
@@ -28,7 +28,7 @@ MAX_KEYS = 256
 ARENA_BYTES_PER_KEY = 16 * 1024
 
 Form = Literal["jwk", "pem", "der", "raw"]
-Purpose = Literal["release", "check"]
+Purpose = Literal["release", "check", "renew"]
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -65,7 +65,9 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     protocol: int = PROTOCOL
     # check: nothing is attested and released; what are the keys' latest versions?
+    # renew: no keys; have the AK certificate renewed, or fetch it by its query id.
     purpose: Purpose = "release"
+    ak_query_id: str = ""
     now: float
     timeout_seconds: float  # one network operation; the job as a whole is the agent's
     keys: tuple[KeyRequest, ...]
@@ -142,11 +144,21 @@ class Attestation(
     verified: tuple[str, ...]  # one sentence for each thing that was checked
 
 
+class AkCertificate(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
+):
+    """How long the AK certificate holds, and whether it is ours to have renewed now."""
+
+    expires_at: float
+    is_renewal_due: bool = False
+
+
 class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The outcome of a job. Either `failure` stops everything, or each key has its own.
 
     Of a check, `versions` has the latest version of each key; empty where the identity
-    has no permission to look (`keys/get`).
+    has no permission to look (`keys/get`). Of a renewal, `ak_query_id` asks for what
+    THIM has not made yet.
 
     `timings` are milliseconds by step, for people and for metrics.
     """
@@ -154,6 +166,8 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     protocol: int = PROTOCOL
     failure: Failure | None = None
     attestation: Attestation | None = None
+    ak_certificate: AkCertificate | None = None  # also of a failure, once it was read
+    ak_query_id: str = ""
     released: tuple[ReleasedKey, ...] = ()
     failed: tuple[FailedKey, ...] = ()
     versions: dict[str, str] = {}

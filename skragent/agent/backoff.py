@@ -6,6 +6,7 @@
 | 429 of a vault  | 10 s, and a tenth longer each   | 6 h    |
 | DENIED, first   | CONFIRM_SECONDS                 |        |
 | DENIED, FATAL   | 60 s                            | 15 min |
+| AK renewal      | 60 s                            | 1 h    |
 
 The wait is anywhere in the window (full jitter), so that a fleet that failed together
 does not come back together. A Retry-After wins over the window, in both directions,
@@ -56,6 +57,7 @@ _LINE: Final = tenacity.wait_exponential(
 )
 _TRANSIENT: Final = tenacity.wait_exponential(multiplier=1, max=60)
 _LASTING: Final = tenacity.wait_exponential(multiplier=60, max=15 * 60)
+_RENEWAL: Final = tenacity.wait_exponential(multiplier=60, max=3600)
 
 _NO_LOOP: Final = tenacity.Retrying()  # for who asks a strategy outside of one
 
@@ -93,10 +95,7 @@ def wait_seconds(
             and the verifier have room again at once.
         jitter: chance, from 0 to 1.
     """
-    asked = 0.0
-    if error.retry_after is not None and is_asked_to_wait(error):
-        asked = error.retry_after * (1 + RETRY_AFTER_SPREAD * jitter)
-        asked = min(asked, MAX_RETRY_AFTER_SECONDS)
+    asked = _asked_seconds(error, jitter)
     if throttles and is_throttled(error):
         spread = _LINE_SPREAD * (2 * jitter - 1)
         return max(asked, _ask(_LINE, throttles) * (1 + spread))
@@ -104,6 +103,23 @@ def wait_seconds(
         return asked
     window = window_seconds(error.disposition, failures=failures, denials=denials)
     return window * jitter
+
+
+def renewal_seconds(error: SkrAgentError, *, failures: int, jitter: float) -> float:
+    """Choose the wait after a renewal of the AK certificate that failed.
+
+    In the later half of its window: nobody waits for it, and THIM may be busy.
+    """
+    seconds = _ask(_RENEWAL, failures) * (1 + jitter) / 2
+    return max(seconds, _asked_seconds(error, jitter))
+
+
+def _asked_seconds(error: SkrAgentError, jitter: float) -> float:
+    """Tell how long the other side wants us to wait; 0 where it does not say."""
+    if error.retry_after is None or not is_asked_to_wait(error):
+        return 0.0
+    asked = error.retry_after * (1 + RETRY_AFTER_SPREAD * jitter)
+    return min(asked, MAX_RETRY_AFTER_SECONDS)
 
 
 def is_asked_to_wait(error: SkrAgentError) -> bool:

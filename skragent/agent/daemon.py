@@ -347,6 +347,9 @@ class _TimedJobs:
     async def check(self, keys: Sequence[KeyRequest]) -> Result:
         return await self._runner.check(keys)
 
+    async def renew(self, query_id: str) -> Result:
+        return await self._runner.renew(query_id)
+
     async def run(
         self, keys: Sequence[KeyRequest], *, launched: Launch | None = None
     ) -> Release:

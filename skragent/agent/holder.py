@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from skragent.agent.clock import Clock
     from skragent.agent.lifecycle import Admission, KeyLife
     from skragent.agent.notify import Notifier
-    from skragent.job import Attestation, ReleasedKey
+    from skragent.job import AkCertificate, Attestation, ReleasedKey
     from skragent.keyring import Keyring
     from skragent.observe import Counters
     from skragent.secretmem import Arena
@@ -131,6 +131,23 @@ class Holder:
         _log_failure(Event.JOB_FAILED, "", error, seconds, None)
         self.show_status()
 
+    def ak_certificate(self, certificate: AkCertificate) -> None:
+        """Remember how long the AK certificate holds."""
+        self._counters.ak_certificate_expires_at = certificate.expires_at
+
+    def ak_renewed(self) -> None:
+        """Tell that there is a new AK certificate."""
+        self._counters.count_ak_renewal(names.RESULT_SUCCESS)
+        expires_at = self._counters.ak_certificate_expires_at
+        until = "" if expires_at is None else f": it holds until {_moment(expires_at)}"
+        log(Event.AK_RENEWED, f"the AK certificate is renewed{until}")
+
+    def ak_renewal_failed(self, error: SkrAgentError, seconds: float) -> None:
+        """Tell that there is none, and when it is tried again."""
+        self._counters.count_ak_renewal(_result(error), error.code)
+        prefix = "the AK certificate could not be renewed: "
+        _log_failure(Event.AK_RENEWAL_FAILED, prefix, error, seconds, None)
+
     def show_status(self) -> None:
         """Keep the line of `systemctl status` true."""
         entries = list(self._keyring)
@@ -150,10 +167,10 @@ class Holder:
         self._counters.count_attestation(names.RESULT_SUCCESS)
         self._counters.attested_at = self._clock.now()
         self._counters.token_expires_at = attestation.expires_at
-        until = datetime.fromtimestamp(attestation.expires_at, UTC)
+        until = _moment(attestation.expires_at)
         log(
             Event.JOB_DONE,
-            f"attested by {attestation.issuer} until {until:%Y-%m-%dT%H:%M:%SZ}",
+            f"attested by {attestation.issuer} until {until}",
             compliance=attestation.compliance_status,
             chip=attestation.chip_generation,
             token_sha256=attestation.token_sha256,
@@ -167,6 +184,10 @@ class Holder:
                 " root can read; boot with secretmem.enable=1, or a newer kernel",
             )
         self._counters.memory_kind = arena.kind
+
+
+def _moment(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _result(error: SkrAgentError) -> str:

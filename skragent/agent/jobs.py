@@ -40,6 +40,9 @@ _CODE: Final = re.compile(r"[a-z0-9_.]{1,64}")
 # Or nothing, where there is no permission to know it.
 _VERSION: Final = re.compile(r"([0-9a-f]{32})?")
 
+# THIM's, of an AK certificate that it makes: it goes into a URL.
+_QUERY_ID: Final = re.compile(r"[0-9A-Za-z-]{0,64}")
+
 # All that the releaser sees of our environment.
 _ENVIRONMENT: Final = frozenset(
     {"PATH", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR"}
@@ -93,10 +96,12 @@ def build_job(
     arena_bytes: int,
     tcg_log: str,
     purpose: Purpose = "release",
+    ak_query_id: str = "",
 ) -> Job:
     """Write one job for the releaser."""
     return Job(
         purpose=purpose,
+        ak_query_id=ak_query_id,
         now=now,
         timeout_seconds=config.limits.request_timeout_seconds,
         keys=tuple(keys),
@@ -159,8 +164,12 @@ def failure_error(failure: Failure) -> SkrAgentError:
 def _judge_purpose(result: Result, purpose: Purpose) -> None:
     if purpose == "release" and result.versions:
         raise _garbage("it answers what was not asked")
-    if purpose == "check" and (result.released or result.attestation):
+    if purpose != "release" and (result.released or result.attestation):
         raise _garbage("it released where it was to look only")
+    if purpose != "renew" and result.ak_query_id:
+        raise _garbage("it ordered what was not asked for")
+    if not _QUERY_ID.fullmatch(result.ak_query_id):
+        raise _garbage("the id of a renewal is none")
     if not all(map(_VERSION.fullmatch, result.versions.values())):
         raise _garbage("a version is none")
 

@@ -71,16 +71,19 @@ class Launcher:
         self._config = config
 
     def launch(
-        self, keys: Sequence[KeyRequest], purpose: Purpose = "release"
+        self,
+        keys: Sequence[KeyRequest],
+        purpose: Purpose = "release",
+        ak_query_id: str = "",
     ) -> Launch:
-        """Start a releaser for these keys.
+        """Start a releaser for these keys; for a renewal there are none.
 
         Raises:
             SecretMemoryError: there is no memory for the keys.
             ReleaserError: releaser.spawn.
         """
         began_at = self._clock.boottime()
-        arena = create_arena(ARENA_BYTES_PER_KEY * len(keys))
+        arena = create_arena(ARENA_BYTES_PER_KEY * max(1, len(keys)))
         try:
             job = build_job(
                 self._config,
@@ -90,6 +93,7 @@ class Launcher:
                 arena_bytes=arena.size,
                 tcg_log=find_tcg_log(self._config.vtpm.tcg_log, self._credentials),
                 purpose=purpose,
+                ak_query_id=ak_query_id,
             )
             child = spawn(
                 self._command,

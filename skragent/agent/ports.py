@@ -11,7 +11,13 @@ if TYPE_CHECKING:
     from skragent.agent.lifecycle import Admission, KeyLife
     from skragent.agent.runner import Release
     from skragent.errors import SkrAgentError
-    from skragent.job import Attestation, KeyRequest, ReleasedKey, Result
+    from skragent.job import (
+        AkCertificate,
+        Attestation,
+        KeyRequest,
+        ReleasedKey,
+        Result,
+    )
     from skragent.secretmem import Arena
 
 
@@ -31,6 +37,10 @@ class Jobs(Protocol):
 
     async def check(self, keys: Sequence[KeyRequest]) -> Result:
         """Look for the latest versions of these keys."""
+        ...
+
+    async def renew(self, query_id: str) -> Result:
+        """Have the AK certificate renewed, or fetched by its query's id."""
         ...
 
 
@@ -72,4 +82,16 @@ class Holder(Protocol):
         self, aliases: Sequence[str], error: SkrAgentError, seconds: float
     ) -> None:
         """Tell that a job for these keys failed as a whole, and when it is repeated."""
+        ...
+
+    def ak_certificate(self, certificate: AkCertificate) -> None:
+        """Tell how long the AK certificate holds."""
+        ...
+
+    def ak_renewed(self) -> None:
+        """Tell that there is a new AK certificate."""
+        ...
+
+    def ak_renewal_failed(self, error: SkrAgentError, seconds: float) -> None:
+        """Tell that there is none, and when it is tried again."""
         ...

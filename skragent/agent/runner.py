@@ -39,7 +39,8 @@ MAX_STDERR_FLOOD_BYTES: Final = 4 * 1024 * 1024
 
 _CHUNK_BYTES: Final = 64 * 1024
 
-_CHECK_SECONDS: Final = 30.0
+# A look for new versions, or a renewal.
+_ERRAND_SECONDS: Final = 30.0
 
 # A killed process ends at once, unless it waits in the kernel for the TPM.
 _KILL_SECONDS: Final = 5.0
@@ -102,6 +103,16 @@ class Runner:
         launch = self._launcher.launch(keys, "check")
         return (await self.run(keys, launched=launch)).result
 
+    async def renew(self, query_id: str) -> Result:
+        """Have the AK certificate renewed, or fetched by this id where there is one.
+
+        Raises:
+            ReleaserError: the child did not do its work.
+            SecretMemoryError: there is no memory for a child.
+        """
+        launch = self._launcher.launch((), "renew", query_id)
+        return (await self.run((), launched=launch)).result
+
     async def run(
         self, keys: Sequence[KeyRequest], *, launched: Launch | None = None
     ) -> Release:
@@ -141,8 +152,8 @@ class Runner:
 
     async def _judge(self, launch: Launch, seen: _Watch) -> Result:
         timeout = self._timeout_seconds
-        if launch.purpose == "check":  # nothing hangs on it, but what is due waits
-            timeout = min(timeout, _CHECK_SECONDS)
+        if launch.purpose != "release":  # no key hangs on it, but what is due waits
+            timeout = min(timeout, _ERRAND_SECONDS)
         in_time = await seen.until_end(self._clock, timeout)
         if seen.stdout.is_flooded or seen.stderr.is_flooded:
             raise ReleaserError(

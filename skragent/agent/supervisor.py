@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from skragent.agent import allowance, backoff, lifecycle, schedule
 from skragent.agent.jobs import failure_error
 from skragent.agent.lifecycle import Admission, KeyLife, Terms
+from skragent.agent.renewal import Renewing
 from skragent.agent.watchdog import Promises
 from skragent.errors import (
     Disposition,
@@ -87,6 +88,8 @@ class Supervisor:
         self._asked_again: set[str] = set()  # since it began
         self._spent: tuple[Spent, ...] = ()  # of what vaults release
         self._stopping = asyncio.Event()
+        is_stopping = self._stopping.is_set
+        self._renewing = Renewing(jobs, holder, clock, chance, is_stopping)
         self._hurried = asyncio.Event()  # set: no pause between two attempts
         self._plans_changed = asyncio.Event()
         self._lives_changed = asyncio.Event()
@@ -183,6 +186,11 @@ class Supervisor:
     async def _until_due(self) -> None:
         while not self._stopping.is_set():
             boottime = self._clock.boottime()
+            until_renewal = self._renewing.due_at - boottime
+            if until_renewal <= 0:  # first: a verifier may refuse the present one
+                self.promises.within(_FRESH, self._jobs.longest_seconds)
+                await self._renewing.run()
+                continue
             opens = allowance.opening(self._keys, self._spent, boottime)
             left = schedule.next_attempt(self.lives, opens) - boottime
             if left <= 0:
@@ -191,7 +199,7 @@ class Supervisor:
             if until_check <= 0:
                 await self._check()
                 continue
-            left = min(left, until_check)
+            left = min(left, until_check, until_renewal)
             self._plans_changed.clear()
             self.promises.within(_FRESH, left)
             await self._clock.wait(self._plans_changed, left)
@@ -254,6 +262,7 @@ class Supervisor:
         except SkrAgentError as error:
             self._count_failure(error)
             raise
+        self._renewing.hear(release.result)
         if release.result.failure is not None:  # before a vault was asked
             failure = failure_error(release.result.failure)
             self._count_failure(failure)

@@ -190,11 +190,11 @@ def _about(status: dict[str, Any]) -> list[str]:
     """Tell of the agent as a whole, as far as this socket does."""
     lines = [f"agent {status['version']}: {status['state']}"]
     if "attestation" in status:
-        expires_at = status["attestation"]["token_expires_at"]
-        until = "none yet" if expires_at is None else f"until {_moment(expires_at)}"
+        attestation = status["attestation"]
         lines += [
             f"up since {_moment(status['started_at'])}",
-            f"attestation token: {until}",
+            f"attestation token: {_until(attestation['token_expires_at'])}",
+            f"AK certificate: {_until(attestation['ak_certificate_expires_at'])}",
             f"keys are in: {status['memory'] or 'no memory yet'}",
             f"rules on units: {status['unit_rules']}",
         ]
@@ -212,6 +212,10 @@ def _about(status: dict[str, Any]) -> list[str]:
             f"you are uid {you['uid']}, groups {you['gid']}{groups}{unit}{within}"
         )
     return lines
+
+
+def _until(seconds: float | None) -> str:
+    return "none yet" if seconds is None else f"until {_moment(seconds)}"
 
 
 def _moment(seconds: float) -> str:

@@ -1,20 +1,51 @@
-"""The AK certificate: whether the NV index holds one already.
+"""The AK certificate: whether the NV index holds one already, and for how long.
 
 It is the statement of an Azure CA, to MAA; nothing of ours hangs on it. Early in a
 VM's life the index is empty, or has a placeholder of another issuer. Microsoft's own
-client waits for both to pass (TpmCertOperations.cpp of cvm-guest-attestation).
+client waits for both to pass, and has THIM renew what ends within 90 days
+(TpmCertOperations.cpp of cvm-guest-attestation).
 """
 
 from __future__ import annotations
 
+import base64
+import re
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import msgspec
+from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import NameOID
 
 from skragent.errors import EndorsementsError
-from skragent.evidence.amdcert import CERTIFICATE_ERRORS, load_certificates
+from skragent.evidence.amdcert import (
+    CERTIFICATE_ERRORS,
+    load_certificates,
+    malformed,
+)
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+# AK_CERT_RENEWAL_THRESHOLD of TpmCertOperations.cpp.
+RENEWED_WITHIN = timedelta(days=90)
+
+# The NV index that it goes into has 4096 bytes on new vTPMs.
+MAX_AK_CERTIFICATE_BYTES = 4096
 
 _PLACEHOLDER_ISSUER = "MICROSOFT AZURE TRUSTED VM RSA"
 _DER_SEQUENCE = 0x30
 _MAX_LENGTH_BYTES = 2
+
+# Of a renewal that THIM has under way: a GUID, as it goes into a URL.
+QUERY_ID = re.compile(r"[0-9A-Za-z-]{1,64}")
+
+
+class _Renewed(msgspec.Struct):
+    """THIM's answer of api-version 2023-07-01."""
+
+    pem: str = msgspec.field(name="AkCertPem", default="")
+    query_id: str = msgspec.field(name="CertQueryId", default="")
 
 
 def cut_padding(data: bytes) -> bytes:
@@ -46,3 +77,78 @@ def is_ak_certificate_provisioned(data: bytes) -> bool:
     except (EndorsementsError, *CERTIFICATE_ERRORS):
         return True
     return not any(_PLACEHOLDER_ISSUER in str(name.value).upper() for name in names)
+
+
+def read_end(data: bytes) -> datetime | None:
+    """Read until when it is valid; None where it is no certificate."""
+    try:
+        (certificate,) = load_certificates(cut_padding(data))
+        end = certificate.not_valid_after_utc
+    except (EndorsementsError, *CERTIFICATE_ERRORS):
+        return None
+    return end
+
+
+def encode_request(data: bytes) -> str:
+    """Write the certificate as THIM takes it: PEM, without a break in its base64."""
+    text = base64.b64encode(cut_padding(data)).decode("ascii")
+    return f"-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----"
+
+
+def parse_answer(body: bytes) -> tuple[bytes, str]:
+    """Read THIM's answer to a renewal: the certificate's PEM, and the query's GUID.
+
+    Either may be empty: then it is not made yet, or there is nothing to ask for.
+
+    Raises:
+        EndorsementsError: endorsements.malformed
+    """
+    try:
+        answer = msgspec.json.decode(body, type=_Renewed)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise malformed("THIM's answer to a renewal does not parse") from error
+    if answer.pem:
+        return answer.pem.encode(), ""
+    if not QUERY_ID.fullmatch(answer.query_id):
+        raise malformed("THIM's answer to a renewal has no certificate")
+    return b"", answer.query_id
+
+
+def parse_successor(pem: bytes, present: bytes) -> bytes:
+    """Read a renewed certificate; gives its DER.
+
+    Whatever takes the present one's place must be at least as good: for the same key,
+    and valid for longer. A wrong one would keep this VM from attesting for good.
+
+    Args:
+        pem: the certificate, as THIM gave it.
+        present: the one that it is to replace.
+
+    Raises:
+        EndorsementsError: endorsements.malformed, .ak_certificate
+    """
+    (old,) = load_certificates(cut_padding(present))
+    certificates = load_certificates(pem)
+    if len(certificates) != 1:
+        raise malformed(f"THIM renewed one certificate as {len(certificates)}")
+    new = certificates[0]
+    try:
+        if new.public_key() != old.public_key():
+            raise _unfit("it is for another key")
+        if new.not_valid_after_utc <= old.not_valid_after_utc:
+            raise _unfit("it ends no later than the present one")
+        der = new.public_bytes(serialization.Encoding.DER)
+    except CERTIFICATE_ERRORS as error:
+        raise malformed("THIM's certificate does not parse") from error
+    if not is_ak_certificate_provisioned(der):
+        raise _unfit("its issuer is the placeholder's")
+    if len(der) > MAX_AK_CERTIFICATE_BYTES:
+        raise _unfit(f"it has {len(der)} bytes")
+    return der
+
+
+def _unfit(why: str) -> EndorsementsError:
+    return EndorsementsError(
+        f"THIM's new AK certificate is not taken: {why}",
+        code="endorsements.ak_certificate",
+    )

@@ -4,16 +4,19 @@ IMDS and THIM (its attestation part) answer on a link-local address, to requests
 `Metadata: true` that came through no proxy. Nothing here is retried: IMDS allows five
 requests a second for the whole VM.
 
-Not here: what the answers mean (`endorsements`, `attestation.regions`).
+Not here: what the answers mean (`endorsements`, `akcert`, `attestation.regions`).
 """
 
 from __future__ import annotations
 
 import re
+import urllib.parse
+import uuid
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from skragent.errors import TransportError
+from skragent.evidence.akcert import QUERY_ID
 from skragent.evidence.amdcert import MAX_CERTIFICATES_BYTES
 from skragent.transport import HttpClient, parse_retry_after
 
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
 _CERTIFICATION = "/metadata/THIM/amd/certification"
 _LOCATION = "/metadata/instance/compute/location?api-version=2021-01-01&format=text"
 _VM_ID = "/metadata/instance/compute/vmId?api-version=2019-03-11&format=text"
+# Undocumented: ImdsClient.cpp of Microsoft's cvm-guest-attestation.
+_RENEW = "/metadata/THIM/tvm/certificate/renew"
+_QUERY = "/metadata/THIM/tvm/certificate/query"
+_AT_ONCE, _LATER = "2023-07-01", "2021-12-01"  # the api-versions of the two forms
 
 _MAX_VALUE_BYTES = 1024
 _LOCATION_FORM = re.compile(r"[A-Za-z0-9 ]{1,64}")
@@ -81,25 +88,61 @@ class ImdsClient:
         """Ask THIM for the VCEK chain; gives its raw answer."""
         return self._ask(_CERTIFICATION, MAX_CERTIFICATES_BYTES)
 
-    def _ask_value(self, path: str, what: str, form: re.Pattern[str]) -> str:
-        text = self._ask(path, _MAX_VALUE_BYTES).decode("utf-8", "replace").strip()
-        if not form.fullmatch(text):
-            raise TransportError(
-                f"IMDS answers with something that is not {what}",
-                code="transport.unexpected",
-            )
-        return text
+    def renew_ak_certificate(self, pem: str, vm_id: str) -> bytes:
+        """Have THIM renew the AK's certificate at once; gives its raw answer."""
+        return self._post_renewal(pem, vm_id, _AT_ONCE, MAX_CERTIFICATES_BYTES)
 
-    def _ask(self, path: str, max_bytes: int) -> bytes:
+    def order_ak_certificate(self, pem: str, vm_id: str) -> str:
+        """Have THIM renew the AK's certificate later on; gives the query's GUID."""
+        body = self._post_renewal(pem, vm_id, _LATER, _MAX_VALUE_BYTES)
+        return _expect(body, "the id of a renewal", QUERY_ID, strip=' \t\r\n"')
+
+    def ordered_ak_certificate(self, query_id: str, vm_id: str) -> bytes:
+        """Ask for the certificate that was ordered a minute ago or earlier: PEM."""
+        query = {**_renewal_query(_LATER, vm_id), "guid": query_id}
+        path = f"{_QUERY}?{urllib.parse.urlencode(query)}"
+        return self._ask(path, MAX_CERTIFICATES_BYTES)
+
+    def _post_renewal(
+        self, pem: str, vm_id: str, version: str, max_bytes: int
+    ) -> bytes:
+        path = f"{_RENEW}?{urllib.parse.urlencode(_renewal_query(version, vm_id))}"
+        body = urllib.parse.quote(pem, safe="").encode("ascii")
+        return self._ask(path, max_bytes, body)
+
+    def _ask_value(self, path: str, what: str, form: re.Pattern[str]) -> str:
+        return _expect(self._ask(path, _MAX_VALUE_BYTES), what, form)
+
+    def _ask(self, path: str, max_bytes: int, body: bytes | None = None) -> bytes:
+        headers = {"Metadata": "true"}
+        if body is not None:  # as libcurl says without being told
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
         response = self._http.request(
-            "GET",
+            "GET" if body is None else "POST",
             self._endpoint + path,
-            headers={"Metadata": "true"},
+            headers=headers,
+            body=body,
             max_bytes=max_bytes,
         )
         if response.status != HTTPStatus.OK:
             raise _refusal(response, path)
         return response.body
+
+
+def _renewal_query(version: str, vm_id: str) -> dict[str, str]:
+    return {"api-version": version, "vmId": vm_id, "requestId": str(uuid.uuid4())}
+
+
+def _expect(
+    body: bytes, what: str, form: re.Pattern[str], strip: str | None = None
+) -> str:
+    text = body.decode("utf-8", "replace").strip(strip)
+    if not form.fullmatch(text):
+        raise TransportError(
+            f"IMDS answers with something that is not {what}",
+            code="transport.unexpected",
+        )
+    return text
 
 
 def _refusal(response: HttpResponse, path: str) -> TransportError:

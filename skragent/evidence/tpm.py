@@ -18,14 +18,16 @@ from typing import TYPE_CHECKING, Any, Literal
 os.environ["TSS2_LOG"] = "all+NONE"
 
 from tpm2_pytss import ESAPI, TSS2_Exception
-from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_SE, TPMA_SESSION
+from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_SE, TPMA_NV, TPMA_SESSION
 from tpm2_pytss.types import (
     TPM2B_DATA,
     TPM2B_DIGEST,
+    TPM2B_NV_PUBLIC,
     TPM2B_PUBLIC,
     TPM2B_PUBLIC_KEY_RSA,
     TPM2B_SENSITIVE_CREATE,
     TPML_PCR_SELECTION,
+    TPMS_NV_PUBLIC,
     TPMT_RSA_DECRYPT,
     TPMT_SIG_SCHEME,
     TPMT_SYM_DEF,
@@ -53,6 +55,10 @@ NV_AK_CERTIFICATE = 0x01C101D0
 AK_HANDLE = 0x81000003
 
 _NV_CHUNK_BYTES = 1024  # TPM_PT_NV_BUFFER_MAX of Azure's vTPM
+# As Tss2Util::NvDefineSpace of Microsoft's client has them.
+_AK_CERTIFICATE_ATTRIBUTES = int(
+    TPMA_NV.OWNERREAD | TPMA_NV.OWNERWRITE | TPMA_NV.AUTHREAD | TPMA_NV.AUTHWRITE
+)
 _PCRS = "sha256:" + ",".join(map(str, QUOTED_PCRS))
 
 Scheme = Literal["rsaes", "oaep-sha1", "oaep-sha256", "oaep-sha384"]
@@ -136,6 +142,36 @@ class Vtpm:
         if not is_ak_certificate_provisioned(certificate):
             raise tpmrc.make_not_provisioned()
         return certificate
+
+    def owns_ak_certificate(self) -> bool:
+        """Tell whether the certificate's index is the guest's to replace.
+
+        On newer VMs it is the paravisor's (TPMA_NV_PLATFORMCREATE), which renews the
+        certificate by itself.
+        """
+        _, public = self._read_nv_public(NV_AK_CERTIFICATE)
+        return not int(public.attributes) & int(TPMA_NV.PLATFORMCREATE)
+
+    def replace_ak_certificate(self, der: bytes) -> None:
+        """Put another certificate into NV 0x01C101D0: undefine, define, write.
+
+        As Tss2Wrapper::WriteAikCert of Microsoft's client does, but for this: where
+        the new index cannot be defined or written, the one before is put back.
+        """
+        old = self.read_ak_certificate()
+        handle, public = self._read_nv_public(NV_AK_CERTIFICATE)
+        undefine = self._esys.nv_undefine_space
+        owner = {"auth_handle": ESYS_TR.OWNER}
+        self._run("TPM2_NV_UndefineSpace", undefine, handle, **owner)
+        try:
+            self._create_nv(NV_AK_CERTIFICATE, der, _AK_CERTIFICATE_ATTRIBUTES)
+        except TpmError:
+            with contextlib.suppress(TpmError, TSS2_Exception):
+                handle, _ = self._read_nv_public(NV_AK_CERTIFICATE)
+                undefine(handle, **owner)
+            attributes = int(public.attributes) & ~int(TPMA_NV.WRITTEN)
+            self._create_nv(NV_AK_CERTIFICATE, old, attributes)
+            raise
 
     def read_ak_public(self) -> bytes:
         """Read the AK's TPM2B_PUBLIC."""
@@ -250,9 +286,8 @@ class Vtpm:
     def _read_nv(self, index: int) -> bytes:
         """Read a whole NV index with the owner's empty password."""
         esys = self._esys
-        handle = self._run("TPM2_NV_ReadPublic", esys.tr_from_tpmpublic, index)
-        public, _ = self._run("TPM2_NV_ReadPublic", esys.nv_read_public, handle)
-        size = int(public.nvPublic.dataSize)
+        handle, public = self._read_nv_public(index)
+        size = int(public.dataSize)
         if size > MAX_HCL_REPORT_BYTES:
             raise UnsupportedEvidenceError(f"NV index {index:#x} has {size} bytes")
         options = {"auth_handle": ESYS_TR.OWNER}
@@ -262,6 +297,30 @@ class Vtpm:
             if (length := min(_NV_CHUNK_BYTES, size - offset))
         ]
         return b"".join(bytes(chunk) for chunk in chunks)
+
+    def _read_nv_public(self, index: int) -> tuple[Any, Any]:
+        """Find an NV index: its ESYS_TR and its TPMS_NV_PUBLIC."""
+        esys = self._esys
+        handle = self._run("TPM2_NV_ReadPublic", esys.tr_from_tpmpublic, index)
+        public, _ = self._run("TPM2_NV_ReadPublic", esys.nv_read_public, handle)
+        return handle, public.nvPublic
+
+    def _create_nv(self, index: int, content: bytes, attributes: int) -> None:
+        """Define an NV index without a password, as large as its content; write it."""
+        public = TPMS_NV_PUBLIC(
+            nvIndex=index,
+            nameAlg=TPM2_ALG.SHA256,
+            attributes=attributes,
+            dataSize=len(content),
+        )
+        owner = {"auth_handle": ESYS_TR.OWNER}
+        define = self._esys.nv_define_space
+        space = TPM2B_NV_PUBLIC(nvPublic=public)
+        handle = self._run("TPM2_NV_DefineSpace", define, None, space, **owner)
+        write = self._esys.nv_write
+        for at in range(0, len(content), _NV_CHUNK_BYTES):
+            chunk = content[at : at + _NV_CHUNK_BYTES]
+            self._run("TPM2_NV_Write", write, handle, chunk, at, **owner)
 
     def _run(
         self,

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from skragent.observe import names
 
+_RENEWAL_RESULTS = (names.RESULT_SUCCESS, names.RESULT_ERROR)
+
 
 class Cell:
     """One count."""
@@ -43,10 +45,12 @@ class Counters:
         self.denied = Counter(dict.fromkeys(names.DENIED_REASONS, 0))
         # (result, error code) and (key, result, error code) -> attempts
         self.attestations = Counter({(result, ""): 0 for result in names.RESULTS})
+        self.ak_renewals = Counter({(result, ""): 0 for result in _RENEWAL_RESULTS})
         self.releases: Counter[tuple[str, str, str]] = Counter()
         self.configure(keys)
         self.attested_at: float | None = None  # seconds since 1970, like what follows
         self.token_expires_at: float | None = None
+        self.ak_certificate_expires_at: float | None = None
         self.is_reloaded = True  # the file that was read last is in force
         self.memory_kind = ""  # skragent.secretmem.Kind; empty before the first arena
         self.step_seconds: dict[str, float] = {}  # of the last job
@@ -69,6 +73,10 @@ class Counters:
     def count_attestation(self, result: str, error_code: str = "") -> None:
         """Count one attestation: success, denied or error, and the error's code."""
         self.attestations[result, error_code] += 1
+
+    def count_ak_renewal(self, result: str, error_code: str = "") -> None:
+        """Count one renewal of the AK certificate: success or error, and its code."""
+        self.ak_renewals[result, error_code] += 1
 
     def count_release(self, key: str, result: str, error_code: str = "") -> None:
         """Count one release of a key: success, denied or error, and its code."""

@@ -111,6 +111,17 @@ class _Collector(Collector):
             "When the attestation token expires.",
             counters.token_expires_at,
         )
+        yield _optional(
+            names.AK_CERT_EXPIRY,
+            "When the certificate of the vTPM's attestation key expires.",
+            counters.ak_certificate_expires_at,
+        )
+        yield _counter(
+            names.AK_RENEWAL_ATTEMPTS,
+            "Renewals of that certificate tried, by result and error code.",
+            ("result", "error_code"),
+            counters.ak_renewals.items(),
+        )
         yield _gauge(
             names.JOB_STEP_SECONDS,
             "How long each step of the last job took.",

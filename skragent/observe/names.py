@@ -16,6 +16,8 @@ BUILD_INFO: Final = "skragent_build"  # exposed as skragent_build_info
 ATTESTATION_ATTEMPTS: Final = "skragent_attestation_attempts"
 ATTESTATION_LAST_SUCCESS: Final = "skragent_attestation_last_success_timestamp_seconds"
 TOKEN_EXPIRY: Final = "skragent_maa_token_expiry_timestamp_seconds"  # noqa: S105 - a name
+AK_CERT_EXPIRY: Final = "skragent_ak_certificate_expiry_timestamp_seconds"
+AK_RENEWAL_ATTEMPTS: Final = "skragent_ak_certificate_renewal_attempts"
 RELEASE_ATTEMPTS: Final = "skragent_key_release_attempts"
 KEY_AVAILABLE: Final = "skragent_key_available"
 KEY_STALE: Final = "skragent_key_stale"
@@ -87,6 +89,8 @@ class Event(enum.Enum):
     CANNOT_CHECK = ("5c59c5c591314ad6add5950d0f6431ab", logging.INFO)
     NEEDS_RESTART = ("c6058cfae1304203950665bef0d36bdb", logging.WARNING)
     CONNECTIONS_REFUSED = ("2bf5f10abfe849d2a9fecf86af81291b", logging.WARNING)
+    AK_RENEWED = ("cd9f0d27d331405ca03db21b7c334fde", logging.INFO)
+    AK_RENEWAL_FAILED = ("0c4775ca49344d59ab256084fa25d114", logging.WARNING)
 
     def __init__(self, message_id: str, level: int) -> None:
         self.message_id = message_id

@@ -43,7 +43,12 @@ if TYPE_CHECKING:
 def _do(job: Job, watch: Stopwatch) -> Result:
     if job.purpose == "release":
         return run_job(job, watch)
-    from skragent.releaser.check import run_check  # noqa: PLC0415 - seldom, and slow
+    # Seldom, and slow to import.
+    if job.purpose == "renew":
+        from skragent.releaser.renew import run_renewal  # noqa: PLC0415 - as above
+
+        return run_renewal(job, watch)
+    from skragent.releaser.check import run_check  # noqa: PLC0415 - as above
 
     return run_check(job, watch)
 

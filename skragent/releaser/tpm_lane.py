@@ -60,6 +60,14 @@ class TpmLane:
         """
         return self._executor.submit(self._decrypt, ciphertext, scheme).result()
 
+    def owns_ak_certificate(self) -> bool:
+        """Tell whether the guest may replace the AK certificate.
+
+        Raises:
+            TpmError: the TPM does not say so.
+        """
+        return self._executor.submit(self._owns_ak_certificate).result()
+
     def close(self) -> None:
         """Flush and close, unless the TPM is stuck: the process ends anyway."""
         closing = self._executor.submit(self._close)
@@ -88,6 +96,9 @@ class TpmLane:
             raise RuntimeError("decrypt before the evidence was collected")
         with self._watch.step("tpm.decrypt"):
             return self._tpm.decrypt(self._key, ciphertext, scheme)
+
+    def _owns_ak_certificate(self) -> bool:
+        return self._tpm is not None and self._tpm.owns_ak_certificate()
 
     def _close(self) -> None:
         if self._tpm is not None:

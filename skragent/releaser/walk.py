@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from skragent.errors import SkrAgentError
 from skragent.job import FailedKey, Job, ReleasedKey, Result
 from skragent.releaser.failures import describe_failure
@@ -52,7 +54,8 @@ def run_job(job: Job, watch: Stopwatch) -> Result:
         lane = TpmLane(job.tcti, watch)
         return _walk(job, arena, lane, ahead, waiting, watch=watch)
     except SkrAgentError as error:
-        return Result(failure=describe_failure(error), timings=watch.timings())
+        result = Result(failure=describe_failure(error), timings=watch.timings())
+        return _tell_of_ak_certificate(job, lane, result)
     finally:
         if lane is not None:
             lane.close()
@@ -89,9 +92,26 @@ def _walk(
     )
     with ThreadPoolExecutor(_RELEASING_THREADS, "release") as releasing:
         results = list(releasing.map(step.run, range(len(job.keys)), job.keys))
-    return Result(
+    result = Result(
         attestation=outcome.summary,
         released=tuple(r for r in results if isinstance(r, ReleasedKey)),
         failed=tuple(r for r in results if isinstance(r, FailedKey)),
         timings=watch.timings(),
     )
+    return _tell_of_ak_certificate(job, lane, result)
+
+
+def _tell_of_ak_certificate(job: Job, lane: TpmLane | None, result: Result) -> Result:
+    """Add how long the AK certificate holds, where the TPM said so."""
+    if lane is None:
+        return result
+    from skragent.releaser.renew import (  # noqa: PLC0415 - see above
+        describe_ak_certificate,
+    )
+
+    try:
+        data = lane.evidence.result(timeout=0).ak_certificate
+        described = describe_ak_certificate(data, job.now, lane.owns_ak_certificate)
+    except (SkrAgentError, TimeoutError):
+        return result
+    return msgspec.structs.replace(result, ak_certificate=described)

@@ -175,6 +175,7 @@ class AdminApi:
             "attestation": {
                 "attested_at": counters.attested_at,
                 "token_expires_at": counters.token_expires_at,
+                "ak_certificate_expires_at": counters.ak_certificate_expires_at,
             },
             "sockets": sockets,
             "keys": keys,

@@ -1,0 +1,140 @@
+"""When the AK certificate is renewed: beside the keys, and never in their way.
+
+Every job for keys tells whether a renewal is due. It is then tried by a job of its
+own: at once, or a minute after THIM took an order for it. One that failed is tried
+again, seldom: there are 90 days, and keys come with the present certificate too.
+
+Pure but for `Renewing`, which the supervisor runs in its turn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from skragent.agent import backoff
+from skragent.agent.jobs import failure_error
+from skragent.errors import SkrAgentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from skragent.agent.clock import Clock
+    from skragent.agent.ports import Holder, Jobs
+    from skragent.job import AkCertificate, Result
+
+# QUERY_RENEWED_CERT_AFTER_SECONDS of TpmCertOperations.cpp.
+QUERY_AFTER_SECONDS: Final = 60.0
+
+AGAIN_SECONDS: Final = 3600.0
+
+# How often an order is asked for before another one is given.
+_QUERIES: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What is planned: nothing, a renewal, or to fetch what was ordered."""
+
+    due_at: float = math.inf  # boot time
+    query_id: str = ""  # of THIM's order
+    failures: int = 0
+
+
+def noticed(renewal: Renewal, certificate: AkCertificate, boottime: float) -> Renewal:
+    """Plan a renewal that is due and not planned yet; forget one that is not."""
+    if not certificate.is_renewal_due:
+        return Renewal()
+    if renewal.due_at < math.inf:
+        return renewal
+    return Renewal(due_at=boottime)
+
+
+def ordered(query_id: str, boottime: float) -> Renewal:
+    """Plan to fetch what THIM is making."""
+    return Renewal(due_at=boottime + QUERY_AFTER_SECONDS, query_id=query_id)
+
+
+def renewed(certificate: AkCertificate | None, boottime: float) -> Renewal:
+    """Plan nothing more; or, where the new one ends soon as well, another in an hour."""
+    if certificate is None or not certificate.is_renewal_due:
+        return Renewal()
+    return Renewal(due_at=boottime + AGAIN_SECONDS)
+
+
+def failed(renewal: Renewal, boottime: float, seconds: float) -> Renewal:
+    """Plan to try again; what was ordered and never came is ordered anew."""
+    failures = renewal.failures + 1
+    return dataclasses.replace(
+        renewal,
+        due_at=boottime + seconds,
+        query_id=renewal.query_id if failures < _QUERIES else "",
+        failures=failures,
+    )
+
+
+class Renewing:
+    """Renews the certificate when that is due.
+
+    Args:
+        jobs: runs the job.
+        holder: is told what came of it.
+        clock: the one clock.
+        chance: a number from 0 to 1, another one each time.
+        is_stopping: whether the agent ends.
+    """
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        holder: Holder,
+        clock: Clock,
+        chance: Callable[[], float],
+        is_stopping: Callable[[], bool],
+    ) -> None:
+        self._plan = Renewal()
+        self._jobs = jobs
+        self._holder = holder
+        self._clock = clock
+        self._chance = chance
+        self._is_stopping = is_stopping
+
+    @property
+    def due_at(self) -> float:
+        """When `run` is due, by boot time."""
+        return self._plan.due_at
+
+    def hear(self, result: Result) -> None:
+        """Take from a job's result what it says of the certificate."""
+        if result.ak_certificate is None:
+            return
+        self._holder.ak_certificate(result.ak_certificate)
+        boottime = self._clock.boottime()
+        self._plan = noticed(self._plan, result.ak_certificate, boottime)
+
+    async def run(self) -> None:
+        """Try once. No failure is more than a reason to try again."""
+        try:
+            result = await self._jobs.renew(self._plan.query_id)
+            if result.failure is not None:
+                raise failure_error(result.failure)
+        except SkrAgentError as error:
+            self._fail(error)
+            return
+        if result.ak_query_id:
+            self._plan = ordered(result.ak_query_id, self._clock.boottime())
+            return
+        self._plan = renewed(result.ak_certificate, self._clock.boottime())
+        self.hear(result)
+        self._holder.ak_renewed()
+
+    def _fail(self, error: SkrAgentError) -> None:
+        if self._is_stopping():
+            return  # we killed it ourselves
+        seconds = backoff.renewal_seconds(
+            error, failures=self._plan.failures + 1, jitter=self._chance()
+        )
+        self._plan = failed(self._plan, self._clock.boottime(), seconds)
+        self._holder.ak_renewal_failed(error, seconds)

@@ -1,0 +1,103 @@
+"""A renewal of the AK certificate through THIM: no attestation, no keys.
+
+As Microsoft's client does it (TpmCertOperations.cpp of cvm-guest-attestation), but for
+its waits, which are the agent's: a certificate that THIM makes later on is asked for
+by the next job. Only within 90 days of the present one's end, and only where its NV
+index is the guest's: the paravisor of newer VMs renews it by itself.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from skragent.errors import EndorsementsError, SkrAgentError, TransportError
+from skragent.evidence.akcert import (
+    RENEWED_WITHIN,
+    encode_request,
+    parse_answer,
+    parse_successor,
+    read_end,
+)
+from skragent.evidence.imds import ImdsClient
+from skragent.evidence.tpm import Vtpm
+from skragent.job import AkCertificate, Result
+from skragent.releaser.failures import describe_failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from skragent.job import Job
+    from skragent.releaser.watch import Stopwatch
+
+# What an IMDS says that does not know the newer form: then the older one is tried.
+_OTHER_FORM = ("transport.unexpected", "transport.server")
+
+
+def describe_ak_certificate(
+    data: bytes, now: float, is_ours: Callable[[], bool]
+) -> AkCertificate | None:
+    """Tell until when a certificate holds; None where it cannot be read.
+
+    Args:
+        data: what the NV index holds.
+        now: wall time.
+        is_ours: whether the guest may replace it; asked where it matters only.
+    """
+    end = read_end(data)
+    if end is None:
+        return None
+    is_near = end - datetime.fromtimestamp(now, UTC) <= RENEWED_WITHIN
+    return AkCertificate(
+        expires_at=end.timestamp(), is_renewal_due=is_near and is_ours()
+    )
+
+
+def run_renewal(job: Job, watch: Stopwatch) -> Result:
+    """Renew the certificate if that is still due, or order its renewal."""
+    try:
+        with (
+            ImdsClient(job.imds_endpoint, job.timeout_seconds) as imds,
+            Vtpm(job.tcti) as tpm,
+        ):
+            return _renew(job, tpm, imds, watch)
+    except SkrAgentError as error:
+        return Result(failure=describe_failure(error), timings=watch.timings())
+
+
+def _renew(job: Job, tpm: Vtpm, imds: ImdsClient, watch: Stopwatch) -> Result:
+    present = tpm.read_ak_certificate()
+    described = describe_ak_certificate(present, job.now, tpm.owns_ak_certificate)
+    if described is None:
+        raise EndorsementsError(
+            "the AK certificate does not parse", code="endorsements.malformed"
+        )
+    if not described.is_renewal_due:  # somebody else was quicker
+        return Result(ak_certificate=described, timings=watch.timings())
+    with watch.step("imds.renew"):
+        pem, query_id = _ask(job, imds, encode_request(present))
+    if not pem:
+        return Result(
+            ak_certificate=described, ak_query_id=query_id, timings=watch.timings()
+        )
+    successor = parse_successor(pem, present)
+    with watch.step("tpm.renew"):
+        tpm.replace_ak_certificate(successor)
+    return Result(
+        ak_certificate=describe_ak_certificate(successor, job.now, lambda: True),
+        timings=watch.timings(),
+    )
+
+
+def _ask(job: Job, imds: ImdsClient, request: str) -> tuple[bytes, str]:
+    """Ask for the certificate, or for a query's id to ask by later."""
+    vm_id = imds.vm_id()
+    if job.ak_query_id:
+        return imds.ordered_ak_certificate(job.ak_query_id, vm_id), ""
+    try:
+        answer = imds.renew_ak_certificate(request, vm_id)
+    except TransportError as error:
+        if error.code not in _OTHER_FORM:
+            raise
+        return b"", imds.order_ak_certificate(request, vm_id)
+    return parse_answer(answer)
