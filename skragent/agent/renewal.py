@@ -58,7 +58,7 @@ def ordered(query_id: str, boottime: float) -> Renewal:
 
 
 def renewed(certificate: AkCertificate | None, boottime: float) -> Renewal:
-    """Plan nothing more; or, where the new one ends soon as well, another in an hour."""
+    """Plan nothing more; or another, later on, where the new one ends soon, too."""
     if certificate is None or not certificate.is_renewal_due:
         return Renewal()
     return Renewal(due_at=boottime + AGAIN_SECONDS)

@@ -52,6 +52,11 @@ class Hardware(Protocol):
     def thim_answer(self) -> dict[str, str]:
         """Give the endorsements, as THIM has them."""
 
+    def renew_ak_certificate(
+        self, certificate: x509.Certificate
+    ) -> x509.Certificate | None:
+        """Certify its AK anew; None where that certificate is not of its AK."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -102,6 +107,7 @@ class Azure:
         self.imds = Imds(
             vm_id=hardware.vm_id,
             thim=hardware.thim_answer,
+            renew=hardware.renew_ak_certificate,
             entra=self.entra,
             identities=[self.vm_identity, self.stranger],
             clock=self.clock,

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
+from cryptography import x509
+
 from skragent.emulator import paravisor_tpm
 from skragent.emulator.paravisor import Paravisor
 from skragent.emulator.silicon import Silicon
@@ -116,6 +118,15 @@ class ConfidentialVm:
     def thim_answer(self) -> dict[str, str]:
         """Give the members of IMDS's `/metadata/THIM/amd/certification`."""
         return self.silicon.thim_answer()
+
+    def renew_ak_certificate(
+        self, certificate: x509.Certificate
+    ) -> x509.Certificate | None:
+        """Certify the AK anew; None where that certificate is not of this VM's AK."""
+        if not self.paravisor.is_of_ak(certificate):
+            return None
+        der = self.paravisor.certify_ak(self._now())
+        return x509.load_der_x509_certificate(der)
 
     async def extend_pcr(self, index: int, data: bytes) -> None:
         """Measure `data` into a PCR, as software after the boot does: unlogged."""

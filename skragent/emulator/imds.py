@@ -23,12 +23,21 @@ from skragent.emulator.identities import (
 )
 from skragent.emulator.refusal import RefusalError
 from skragent.emulator.service import Answer, Request, Service
+from skragent.emulator.thim import (
+    LATER,
+    QUERY,
+    RENEW,
+    Thim,
+    bad_api_version,
+    bad_request,
+)
 from skragent.emulator.throttle import TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from skragent.emulator.clock import Clock
+    from skragent.emulator.thim import Renew
 
 _REQUESTS_PER_SECOND = 5
 _TOKENS_PER_SECOND = 20
@@ -56,18 +65,22 @@ class Imds(Service):
     """The metadata service of one VM.
 
     Steps that can be mutated: `access_token` (the JWT), `token_answer` (its envelope),
-    `thim` (the members of the THIM answer), `compute` (the instance metadata),
-    `identities` (the list of those that the VM has).
+    `thim` (the members of the THIM answer), `renewal` (those of a renewal's answer),
+    `compute` (the instance metadata), `identities` (those that the VM has).
     """
 
     name = "imds"
-    steps = ("access_token", "token_answer", "thim", "compute", "identities")
+    steps = (
+        *("access_token", "token_answer", "thim", "renewal"),
+        *("compute", "identities"),
+    )
 
     def __init__(
         self,
         *,
         vm_id: str,
         thim: Callable[[], dict[str, str]],
+        renew: Renew,
         entra: Entra,
         identities: Sequence[ManagedIdentity],
         clock: Clock,
@@ -79,6 +92,7 @@ class Imds(Service):
         self.identities = list(identities)
         self.resources = set(_WELL_KNOWN_RESOURCES)
         self._thim = thim
+        self._renewals = Thim(vm_id, renew, clock)
         self._entra = entra
         self._clock = clock
         self._tokens_in_progress = 0
@@ -107,14 +121,18 @@ class Imds(Service):
         self._limit(is_for_identity=is_for_identity)
         names = [name for name, _ in request.query]
         if len(names) != len(set(names)):
-            raise _bad_request("Duplicate query parameters are not allowed")
+            raise bad_request("Duplicate query parameters are not allowed")
         path = request.path.rstrip("/").lower()
+        if request.method == "POST" and path == RENEW:
+            return self._renew(request)
         if request.method != "GET":
             raise RefusalError(405, "", "Method not allowed")
         if is_for_identity:
             return self._token(request)
         if path == "/metadata/thim/amd/certification":
             return Answer.of_json(200, self._through("thim", self._thim()))
+        if path == QUERY:
+            return self._renewals.query(request)
         if path == "/metadata/instance" or path.startswith("/metadata/instance/"):
             return self._instance(request)
         raise RefusalError(404, "", "Not found")
@@ -211,15 +229,18 @@ class Imds(Service):
             )
         return candidates[0]
 
+    def _renew(self, request: Request) -> Answer:
+        if request.parameter("api-version") == LATER:
+            return self._renewals.order(request)
+        members = self._renewals.renew(request)
+        return Answer.of_json(200, self._through("renewal", members))
+
     def _instance(self, request: Request) -> Answer:
         version = request.parameter("api-version")
         if not _API_VERSION.fullmatch(version) or not (
             _OLDEST_INSTANCE_VERSION <= version <= _NEWEST_VERSIONS[0]
         ):
-            raise _bad_request(
-                "api-version is invalid or was not specified in the request. For more"
-                " information refer to aka.ms/azureimds"
-            )
+            raise bad_api_version()
         node: Any = {"compute": self._through("compute", self._compute())}
         for part in request.path.split("/")[3:]:
             if part:
@@ -230,11 +251,11 @@ class Imds(Service):
                 names = "\n".join(
                     n + ("/" if isinstance(node[n], dict) else "") for n in node
                 )
-                return _text(names)
+                return Answer.of_text(names)
             return Answer.of_json(200, node)
         if not is_text:
-            raise _bad_request("A leaf can only be had with format=text")
-        return _text(node)
+            raise bad_request("A leaf can only be had with format=text")
+        return Answer.of_text(node)
 
     def _compute(self) -> dict[str, Any]:
         """Give the instance metadata; every leaf is a string, as in Azure."""
@@ -268,10 +289,6 @@ def _is_for_identity(request: Request) -> bool:
     return request.path.rstrip("/").lower() == "/metadata/identity/oauth2/token"
 
 
-def _bad_request(message: str) -> RefusalError:
-    return RefusalError(400, "", f"Bad request. {message}")
-
-
 def _verify_headers(request: Request, *, is_for_identity: bool) -> None:
     """Refuse what may come from outside the VM: browsers, proxies, redirected calls."""
     if request.headers.get("metadata", "").lower() != "true":
@@ -279,13 +296,13 @@ def _verify_headers(request: Request, *, is_for_identity: bool) -> None:
             raise RefusalError(
                 400, "bad_request_102", "Required metadata header not specified"
             )
-        raise _bad_request("Required metadata header not specified")
+        raise bad_request("Required metadata header not specified")
     if "x-forwarded-for" in request.headers:
         if is_for_identity:
             raise RefusalError(
                 400, "bad_request_101", "X-Forwarded-For header is not allowed"
             )
-        raise _bad_request("X-Forwarded-For header is not allowed")
+        raise bad_request("X-Forwarded-For header is not allowed")
 
 
 def _child(node: object, name: str) -> object:
@@ -294,7 +311,3 @@ def _child(node: object, name: str) -> object:
             if key.lower() == name.lower():
                 return value
     raise RefusalError(404, "", "Not found")
-
-
-def _text(text: str) -> Answer:
-    return Answer(200, text.encode(), {"Content-Type": "text/plain; charset=utf-8"})

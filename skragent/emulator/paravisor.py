@@ -6,7 +6,10 @@ older than two seconds, it makes a new one, with what the guest's NV 0x01400002 
 A younger one is handed out again, silently: a client that wrote its user data just
 now reads a stale report, as on Azure.
 
-`silicon`, `header_version` and `tamper` may be set by a test, before a refresh.
+The AK certificate's index is the paravisor's, or the guest's as on older VMs.
+
+`silicon`, `header_version` and `tamper` may be set by a test, before a refresh;
+`owns_ak_certificate` before a boot.
 """
 
 from __future__ import annotations
@@ -17,8 +20,10 @@ import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from cryptography.hazmat.primitives.asymmetric import rsa
+
 from skragent.emulator import paravisor_tpm
-from skragent.emulator.paravisor_ca import VirtualTpmCa
+from skragent.emulator.paravisor_ca import LIFETIME, VirtualTpmCa
 from skragent.emulator.paravisor_report import (
     NV_REPORT_BYTES,
     HeaderVersion,
@@ -30,8 +35,10 @@ from skragent.emulator.tcg_log import boot_events, encode_log
 from skragent.emulator.vtpm_hosted import HostedIndex
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import datetime, timedelta
     from pathlib import Path
+
+    from cryptography import x509
 
     from skragent.emulator.silicon import Silicon
     from skragent.emulator.vtpm_front import Vtpm
@@ -61,6 +68,7 @@ class Paravisor:
         self.silicon = silicon
         self.header_version: HeaderVersion = 2
         self.tamper: Tamper | None = None  # applied to each new HCL report
+        self.owns_ak_certificate = True
         self.vm_id = vm_id
         self.tcg_log_path = directory / "binary_bios_measurements"
         self._report_path = directory / "hcl-report.bin"
@@ -74,19 +82,23 @@ class Paravisor:
         )
         self._ak_certificate = HostedIndex(NV_AK_CERTIFICATE, _AK_CERTIFICATE_BYTES)
         self._keys: paravisor_tpm.TpmKeys | None = None
+        self._ca: VirtualTpmCa | None = None
         self._generated_at = 0.0
 
     async def boot(self, now: datetime) -> None:
         """Do everything that happens before the guest's first instruction."""
         transmit = self._vtpm.transmit
         await self._vtpm.host(self._report)
-        await self._vtpm.host(self._ak_certificate)
+        if self.owns_ak_certificate:
+            await self._vtpm.host(self._ak_certificate)
+        else:
+            await self._vtpm.give_up(NV_AK_CERTIFICATE)
         self._keys = await paravisor_tpm.provision(transmit)
         await paravisor_tpm.replay(transmit, self._events)
         await paravisor_tpm.lock_platform(transmit)
         _write_atomically(self.tcg_log_path, encode_log(self._events))
-        ca = await asyncio.to_thread(VirtualTpmCa.load_or_mint, self._ca_path)
-        self.set_ak_certificate(ca.certify(self._keys.ak_modulus, now))
+        self._ca = await asyncio.to_thread(VirtualTpmCa.load_or_mint, self._ca_path)
+        await self.set_ak_certificate(self.certify_ak(now))
         await self._generate(transmit)
 
     @property
@@ -96,7 +108,7 @@ class Paravisor:
 
     @property
     def ak_certificate(self) -> bytes:
-        """What the AK certificate's index holds: DER and zeros."""
+        """What the AK certificate's index was given last: DER and zeros."""
         return self._ak_certificate.data or b""
 
     @property
@@ -104,10 +116,27 @@ class Paravisor:
         """The AK's TPM2B_PUBLIC."""
         return self._provisioned.ak_public
 
-    def set_ak_certificate(self, der: bytes | None) -> None:
+    async def set_ak_certificate(self, der: bytes | None) -> None:
         """Put a certificate into its index; None: not provisioned yet (0x14A)."""
         padded = None if der is None else der.ljust(_AK_CERTIFICATE_BYTES, b"\0")
         self._ak_certificate.data = padded
+        if not self.owns_ak_certificate:
+            transmit, index = self._vtpm.transmit, NV_AK_CERTIFICATE
+            await paravisor_tpm.write_guests_index(transmit, index, der)
+
+    def certify_ak(self, now: datetime, lifetime: timedelta = LIFETIME) -> bytes:
+        """Have the CA certify the AK, in DER."""
+        if self._ca is None:
+            raise RuntimeError("the VM has not booted")
+        return self._ca.certify(self._provisioned.ak_modulus, now, lifetime)
+
+    def is_of_ak(self, certificate: x509.Certificate) -> bool:
+        """Tell whether a certificate is for this VM's AK."""
+        key = certificate.public_key()
+        return (
+            isinstance(key, rsa.RSAPublicKey)
+            and key.public_numbers().n == self._provisioned.ak_modulus
+        )
 
     async def refresh(self) -> None:
         """Make a new report now, whatever the age of the old one."""

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _ISSUER: Final = "Global Virtual TPM CA - 01"
 _TCG_KP_AIK: Final = ObjectIdentifier("2.23.133.8.3")  # tcg-kp-AIKCertificate
-_LIFETIME: Final = timedelta(days=365)  # the C++ client renews at 90 days or less
+_DAY: Final = timedelta(days=1)
+LIFETIME: Final = timedelta(days=365)  # the C++ client renews at 90 days or less
 
 
 class VirtualTpmCa:
@@ -53,19 +54,21 @@ class VirtualTpmCa:
         unfinished.rename(path)
         return cls(key)
 
-    def certify(self, ak_modulus: int, now: datetime) -> bytes:
-        """Make an AK's certificate, in DER."""
+    def certify(
+        self, ak_modulus: int, now: datetime, lifetime: timedelta = LIFETIME
+    ) -> bytes:
+        """Make an AK's certificate, in DER; it ends a lifetime after yesterday."""
         public_key = rsa.RSAPublicNumbers(65537, ak_modulus).public_key()
         subject = f"{os.urandom(6).hex()}.TrustedVM.Azure.Microsoft"
-        start = (now - timedelta(days=1)).replace(microsecond=0)
+        start = (now - _DAY).replace(microsecond=0)
         builder = (
             x509.CertificateBuilder()
             .subject_name(_name(subject))
             .issuer_name(_name(_ISSUER))
             .public_key(public_key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(start)
-            .not_valid_after(start + _LIFETIME)
+            .not_valid_before(min(start, start + lifetime - _DAY))
+            .not_valid_after(start + lifetime)
             .add_extension(
                 x509.BasicConstraints(ca=False, path_length=None), critical=True
             )

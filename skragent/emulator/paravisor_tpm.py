@@ -26,6 +26,9 @@ _SRK_HANDLE: Final = 0x81000001
 _EK_HANDLE: Final = 0x81010001
 _USER_DATA_INDEX: Final = 0x01400002
 USER_DATA_BYTES: Final = 64
+# TPMA_NV: OWNERREAD, OWNERWRITE, AUTHREAD, AUTHWRITE.
+_GUESTS_INDEX: Final = 0x00060006
+_NV_CHUNK_BYTES: Final = 1024
 
 _ALG_RSA: Final = 0x0001
 _RSA_2048: Final = struct.pack(">HI", 2048, 0)  # keyBits, exponent 0: 65537
@@ -169,6 +172,33 @@ async def read_user_data(transmit: Transmit) -> bytes:
     if answer.rc != tpm.RC_SUCCESS:
         return bytes(USER_DATA_BYTES)
     return tpm.Reader(answer.parameters).sized()
+
+
+async def write_guests_index(
+    transmit: Transmit, index: int, data: bytes | None
+) -> None:
+    """Define an NV index of the owner's, as long as the data; None: of one byte.
+
+    Whatever was there is gone. The guest may read, write, undefine and define it.
+    """
+    undefine = Command(tpm.CC_NV_UNDEFINE_SPACE, (tpm.RH_OWNER, index), (tpm.PASSWORD,))
+    await transmit(undefine.encode())
+    public = struct.pack(
+        ">IHIHH", index, tpm.ALG_SHA256, _GUESTS_INDEX, 0, len(data or b"0")
+    )
+    parameters = tpm.sized(b"") + tpm.sized(public)
+    await _run(
+        transmit,
+        Command(tpm.CC_NV_DEFINE_SPACE, (tpm.RH_OWNER,), (tpm.PASSWORD,), parameters),
+    )
+    for offset in range(0, len(data or b""), _NV_CHUNK_BYTES):
+        chunk = (data or b"")[offset : offset + _NV_CHUNK_BYTES]
+        parameters = tpm.sized(chunk) + struct.pack(">H", offset)
+        handles = (tpm.RH_OWNER, index)
+        await _run(
+            transmit,
+            Command(tpm.CC_NV_WRITE, handles, (tpm.PASSWORD,), parameters),
+        )
 
 
 async def _persist(transmit: Transmit, key: _Key) -> bytes:

@@ -79,6 +79,11 @@ class Answer:
             status, dump_json(value), {"Content-Type": JSON_TYPE} | (headers or {})
         )
 
+    @classmethod
+    def of_text(cls, text: str) -> Answer:
+        """Answer 200 with plain text."""
+        return cls(200, text.encode(), {"Content-Type": "text/plain; charset=utf-8"})
+
 
 AnswerHook = Callable[[Request, Answer], Awaitable[Answer]]
 Mutation = Callable[[Any], Any]

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _ATTRIBUTES: Final = 0x42060004
 _WRITTEN: Final = 0x20000000
+_PLATFORM_CREATE: Final = 0x40000000
 _STAND_IN_BYTES: Final = 8
 _MAX_NV_BUFFER: Final = 1024  # TPM_PT_NV_BUFFER_MAX
 _PARAMETER_SESSION: Final = 0xE0  # decrypt, encrypt or audit
@@ -73,9 +74,10 @@ class HostedIndices:
     async def host(self, hosted: HostedIndex, transmit: Transmit) -> None:
         """Answer for an index from now on; platformAuth must be empty still."""
         self._indices[hosted.index] = hosted
-        probe = Command(tpm.CC_NV_READ_PUBLIC, (hosted.index,))
-        if tpm.parse_response(await transmit(probe.encode())).rc == tpm.RC_SUCCESS:
-            return  # made at an earlier start
+        if (found := await _attributes(hosted.index, transmit)) is not None:
+            if found & _PLATFORM_CREATE:
+                return  # made at an earlier start
+            await _undefine(hosted.index, transmit)
         secret = secrets.token_bytes(8)  # as OpenHCL: a random u64, told to nobody
         public = _stand_in_public(hosted.index, 0)
         define = Command(
@@ -91,9 +93,14 @@ class HostedIndices:
             tpm.sized(bytes(_STAND_IN_BYTES)) + struct.pack(">H", 0),
         )
         for command in (define, write):
-            answer = tpm.parse_response(await transmit(command.encode()))
-            if answer.rc != tpm.RC_SUCCESS:
-                raise TpmRefusal(answer.rc)
+            await _run(command, transmit)
+
+    async def give_up(self, index: int, transmit: Transmit) -> None:
+        """Leave an index to the guest; platformAuth must be empty still."""
+        self._indices.pop(index, None)
+        found = await _attributes(index, transmit)
+        if found is not None and found & _PLATFORM_CREATE:
+            await _undefine(index, transmit)
 
     def read_public(self, command: Command) -> Response:
         """Answer TPM2_NV_ReadPublic."""
@@ -150,6 +157,26 @@ class HostedIndices:
         names = _names(command, _stand_in_public(hosted.index, _WRITTEN))
         signed = replace(first, hmac=sign_command(session, first, stand_in, names))
         return replace(stand_in, authorizations=(signed,)), session
+
+
+async def _attributes(index: int, transmit: Transmit) -> int | None:
+    """Read the TPMA_NV of what the TPM has there; None where there is nothing."""
+    probe = Command(tpm.CC_NV_READ_PUBLIC, (index,))
+    answer = tpm.parse_response(await transmit(probe.encode()))
+    if answer.rc != tpm.RC_SUCCESS:
+        return None
+    return int.from_bytes(tpm.Reader(answer.parameters).sized()[6:10], "big")
+
+
+async def _undefine(index: int, transmit: Transmit) -> None:
+    handles = (tpm.RH_PLATFORM, index)
+    await _run(Command(tpm.CC_NV_UNDEFINE_SPACE, handles, (tpm.PASSWORD,)), transmit)
+
+
+async def _run(command: Command, transmit: Transmit) -> None:
+    answer = tpm.parse_response(await transmit(command.encode()))
+    if answer.rc != tpm.RC_SUCCESS:
+        raise TpmRefusal(answer.rc)
 
 
 def _judge_range(hosted: HostedIndex, size: int, offset: int) -> None:

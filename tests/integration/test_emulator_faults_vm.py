@@ -6,6 +6,7 @@ import hashlib
 import socket
 import struct
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 import requests
@@ -30,6 +31,7 @@ REPORT = 0x01400001
 AK_CERTIFICATE = 0x01C101D0
 GUARDED = 0x01800000  # an index that guesses can be made at
 HW_REPORT = 0x20
+HOUR = timedelta(hours=1)
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +110,20 @@ def read_report(emulator: EmulatorThread) -> bytes:
         command = read_nv(REPORT, min(1024, 2600 - offset), offset)
         pieces.append(ok(emulator, command).parameters[2:])
     return b"".join(pieces)
+
+
+def nv_public(emulator: EmulatorThread, index: int) -> bytes:
+    """Read a TPMS_NV_PUBLIC."""
+    command = tpm.Command(tpm.CC_NV_READ_PUBLIC, (index,))
+    return tpm.Reader(ok(emulator, command).parameters).sized()
+
+
+def ak_certificate(emulator: EmulatorThread) -> x509.Certificate:
+    chunks = [
+        ok(emulator, read_nv(AK_CERTIFICATE, 1024, offset)).parameters[2:]
+        for offset in range(0, 4096, 1024)
+    ]
+    return x509.load_der_x509_certificate(b"".join(chunks).rstrip(b"\0"))
 
 
 def endorsements(emulator: EmulatorThread) -> dict[str, str]:
@@ -244,6 +260,38 @@ def test_ak_certificate_is_not_provisioned(emulator: EmulatorThread) -> None:
     assert code_of(ask(emulator, read)) == NO_AK_CERTIFICATE
     reset(emulator)
     assert ok(emulator, read).parameters == before
+
+
+def test_ak_certificate_ends_when_it_is_told_to(emulator: EmulatorThread) -> None:
+    now = emulator.world.azure.clock.utc()
+    for days in (30, -3):
+        break_(emulator, f"vm.ak_cert_days={days}")
+        end = ak_certificate(emulator).not_valid_after_utc
+        assert timedelta(days=days) - HOUR < end - now < timedelta(days=days) + HOUR
+    reset(emulator)
+    end = ak_certificate(emulator).not_valid_after_utc
+    assert end - now > timedelta(days=300)
+
+
+def test_ak_certificates_index_is_the_guests(emulator: EmulatorThread) -> None:
+    undefine = tpm.Command(
+        tpm.CC_NV_UNDEFINE_SPACE, (tpm.RH_OWNER, AK_CERTIFICATE), (tpm.PASSWORD,)
+    )
+    assert code_of(ask(emulator, undefine)) == tpm.RC_NV_AUTHORIZATION
+    break_(emulator, "vm.ak_cert_guests")
+    size = int.from_bytes(nv_public(emulator, AK_CERTIFICATE)[-2:], "big")
+    content = ok(emulator, read_nv(AK_CERTIFICATE, size)).parameters[2:]
+    assert x509.load_der_x509_certificate(content)  # without padding
+    assert code_of(ask(emulator, undefine)) == tpm.RC_SUCCESS
+    reset(emulator)
+    assert code_of(ask(emulator, undefine)) == tpm.RC_NV_AUTHORIZATION
+    assert nv_public(emulator, AK_CERTIFICATE)[-2:] == (4096).to_bytes(2, "big")
+
+
+def test_guests_index_has_no_certificate_yet(emulator: EmulatorThread) -> None:
+    break_(emulator, "vm.ak_cert_guests")
+    break_(emulator, "vm.ak_cert")
+    assert code_of(ask(emulator, read_nv(AK_CERTIFICATE, 1))) == NO_AK_CERTIFICATE
 
 
 @pytest.mark.parametrize("part", ["magic", "measurement", "signature", "runtime_data"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,10 @@ from support.evidence_http import Server, run_server
 
 from skragent.errors import TransportError
 from skragent.evidence.imds import ImdsClient
+
+VM_ID = "26f8bc30-774e-4290-8e7a-535f3b672aee"
+ORDER = "6f0e8c1d-0000-4000-8000-000000000000"
+GUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
 @pytest.fixture
@@ -42,6 +47,64 @@ def test_endorsements_are_thims_raw_answer(server: Server, imds: ImdsClient) -> 
     assert imds.endorsements() == b"{...}"
     assert server.requests[0].startswith(b"GET /metadata/THIM/amd/certification ")
     assert b"\r\nMetadata: true\r\n" in server.requests[0]
+
+
+def test_a_renewal_is_posted_as_the_reference_client_does(
+    server: Server, imds: ImdsClient
+) -> None:
+    """TpmCertOperations.cpp and ImdsClient.cpp of cvm-guest-attestation."""
+    server.set(body=b"{}")
+    assert imds.renew_ak_certificate("-----BEGIN X-----\na+/=\n", VM_ID) == b"{}"
+    head, _, body = server.requests[0].partition(b"\r\n\r\n")
+    target = head.split()[1].decode()
+    assert re.fullmatch(
+        "/metadata/THIM/tvm/certificate/renew"
+        rf"\?api-version=2023-07-01&vmId={VM_ID}&requestId={GUID}",
+        target,
+    )
+    assert head.startswith(b"POST ")
+    assert b"\r\nMetadata: true\r\n" in head
+    assert b"\r\nContent-Type: application/x-www-form-urlencoded" in head
+    assert body == b"-----BEGIN%20X-----%0Aa%2B%2F%3D%0A"
+
+
+@pytest.mark.parametrize("answer", [ORDER, f"{ORDER}\n", f'"{ORDER}"'])
+def test_an_ordered_renewal_gives_the_querys_guid(
+    server: Server, imds: ImdsClient, answer: str
+) -> None:
+    server.set(body=answer.encode())
+    assert imds.order_ak_certificate("pem", VM_ID) == ORDER
+    assert b"/renew?api-version=2021-12-01&vmId=" in server.requests[0]
+
+
+@pytest.mark.parametrize("answer", ["", "../x", "a b", "a" * 65])
+def test_what_is_no_guid_of_an_order_is_refused(
+    server: Server, imds: ImdsClient, answer: str
+) -> None:
+    server.set(body=answer.encode())
+    with pytest.raises(TransportError) as caught:
+        imds.order_ak_certificate("pem", VM_ID)
+    assert caught.value.code == "transport.unexpected"
+
+
+def test_what_was_ordered_is_asked_for_by_its_guid(
+    server: Server, imds: ImdsClient
+) -> None:
+    server.set(body=b"pem")
+    assert imds.ordered_ak_certificate(ORDER, VM_ID) == b"pem"
+    assert re.fullmatch(
+        "/metadata/THIM/tvm/certificate/query"
+        rf"\?api-version=2021-12-01&vmId={VM_ID}&requestId={GUID}&guid={ORDER}",
+        server.requests[0].split()[1].decode(),
+    )
+
+
+def test_each_request_has_an_id_of_its_own(server: Server, imds: ImdsClient) -> None:
+    server.set(body=b"{}")
+    for _ in range(2):
+        imds.renew_ak_certificate("pem", VM_ID)
+    first, second = (r.split()[1].rpartition(b"=")[2] for r in server.requests)
+    assert first != second
 
 
 @pytest.mark.parametrize(

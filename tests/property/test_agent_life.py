@@ -134,6 +134,10 @@ class AgentLife(RuleBasedStateMachine):
     def a_key_crashes_its_jobs(self, data: st.DataObject, *, crashes: bool) -> None:
         self.world.cloud.keys[self._pick_place(data)].crashes = crashes
 
+    @rule(answer=troubles())
+    def the_ak_certificate_nears_its_end(self, answer: Failure | None) -> None:
+        self.world.cloud.ak_ends_soon, self.world.cloud.renewal = True, answer
+
     @rule()
     def all_is_well_again(self) -> None:
         self._heal()
@@ -306,6 +310,8 @@ class AgentLife(RuleBasedStateMachine):
             is_dropped = fates[entry.alias].is_dropped
             wanted = KeyState.DROPPED if is_dropped else KeyState.CURRENT
             assert entry.state is wanted, entry
+        if any(entry.key for entry in self.world.keyring):
+            assert not cloud.ak_ends_soon, "the AK certificate was not renewed"
 
     @invariant()
     def what_may_be_served_is_served_and_nothing_else(self) -> None:
@@ -366,7 +372,7 @@ class AgentLife(RuleBasedStateMachine):
 
     def _heal(self) -> None:
         cloud = self.world.cloud
-        cloud.whole, cloud.crashes = None, False
+        cloud.whole, cloud.crashes, cloud.renewal = None, False, None
         for key in cloud.keys.values():
             key.failure, key.crashes = None, False
 

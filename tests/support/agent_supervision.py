@@ -24,7 +24,7 @@ from skragent.agent.lifecycle import Terms
 from skragent.agent.runner import Release
 from skragent.agent.supervisor import Supervisor
 from skragent.errors import ReleaserError, SkrAgentError
-from skragent.job import FailedKey, Failure, Result
+from skragent.job import AkCertificate, FailedKey, Failure, Result
 from skragent.secretmem import create_arena
 
 if TYPE_CHECKING:
@@ -49,6 +49,9 @@ class Jobs:
     asked: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)
     checked: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)
     latest: dict[str, str] = field(default_factory=dict)  # what a check finds
+    ak_certificate: AkCertificate | None = None
+    renewed: list[tuple[float, str]] = field(default_factory=list)  # when, which order
+    renewals: list[Result] = field(default_factory=list)  # answers to come
     expires_at: float = NOW + TOKEN_LIFE_SECONDS
     while_running: Callable[[], None] = lambda: None
     poison: str = ""  # crashes each job that it is in
@@ -78,10 +81,18 @@ class Jobs:
             }
         )
 
+    async def renew(self, query_id: str) -> Result:
+        self.renewed.append((self.clock.boot, query_id))
+        result = self.renewals.pop(0)
+        if result.ak_certificate is not None:
+            self.ak_certificate = result.ak_certificate
+        return result
+
     def _result(self, keys: Sequence[KeyRequest]) -> Result:
         if isinstance(self.whole, Failure):
-            return Result(failure=self.whole)
+            return Result(failure=self.whole, ak_certificate=self.ak_certificate)
         return Result(
+            ak_certificate=self.ak_certificate,
             attestation=attestation(expires_at=self.expires_at),
             released=tuple(
                 self.keys.get(key.alias, released_key(key.alias))
@@ -106,6 +117,18 @@ class Holder:
     waits: list[float] = field(default_factory=list)
     codes: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
+    certificates: list[AkCertificate] = field(default_factory=list)
+    renewals: list[str] = field(default_factory=list)  # error codes; empty: a success
+
+    def ak_certificate(self, certificate: AkCertificate) -> None:
+        self.certificates.append(certificate)
+
+    def ak_renewed(self) -> None:
+        self.renewals.append("")
+
+    def ak_renewal_failed(self, error: SkrAgentError, seconds: float) -> None:
+        assert seconds > 0
+        self.renewals.append(error.code)
 
     def hold(
         self,

@@ -99,9 +99,11 @@ def ask(
     target: str,
     body: object = None,
     headers: dict[str, str] | None = None,
+    *,
+    raw: bytes = b"",
 ) -> Answer:
     """Ask a service without a socket, refusals included."""
-    data = b"" if body is None else json.dumps(body).encode()
+    data = raw if body is None else json.dumps(body).encode()
     coroutine = service.serve(Request(method, target, headers or {}, data))
     try:
         coroutine.send(None)

@@ -52,6 +52,11 @@ def rsa_key(name: str) -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(65537, 2048)
 
 
+def ak_certificate(subject: str, ak: str = "ak") -> x509.Certificate:
+    """Certify an AK, by itself."""
+    return _cert(subject, subject, rsa_key(ak)).sign(rsa_key(ak), hashes.SHA256())
+
+
 @functools.cache
 def vcek_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP384R1())
@@ -200,6 +205,14 @@ class SoftwareVm:
             "certificateChain": ask_pem() + ark_pem(),
             "cacheControl": "86400",
         }
+
+    def renew_ak_certificate(
+        self, certificate: x509.Certificate
+    ) -> x509.Certificate | None:
+        """Certify `renewed` for the AK; None where that certificate is another's."""
+        if certificate.public_key() != rsa_key(self.ak).public_key():
+            return None
+        return ak_certificate("renewed", self.ak)
 
     def report(self, bound: bytes) -> bytes:
         """Write and sign an ATTESTATION_REPORT that binds runtime data."""

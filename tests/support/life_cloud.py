@@ -18,7 +18,14 @@ from support.agent import (
 
 from skragent.agent.runner import Release
 from skragent.errors import ReleaserError
-from skragent.job import FailedKey, Failure, ReleasedKey, Result, Slice
+from skragent.job import (
+    AkCertificate,
+    FailedKey,
+    Failure,
+    ReleasedKey,
+    Result,
+    Slice,
+)
 from skragent.secretmem import create_arena
 
 if TYPE_CHECKING:
@@ -84,6 +91,9 @@ class Cloud:
         self.whole: Failure | None = None
         self.crashes = False
         self.takes = 0.0  # seconds of a job
+        self.ak_ends_soon = False  # the AK certificate
+        self.renewal: Failure | None = None  # what comes of its renewal
+        self.renewals = 0
         self.may_look = True  # for versions: the permission `get`
         self.asks_late = False  # at a job's end, or at its beginning
         self.token_life = TOKEN_LIFE_SECONDS
@@ -117,6 +127,25 @@ class Cloud:
                 versions[key.alias] = version.name if self.may_look else ""
         return Result(versions=versions)
 
+    async def renew(self, query_id: str) -> Result:
+        """Renew the AK certificate, on the second time of asking."""
+        assert not self.is_running, "two jobs at once"
+        assert self.ak_ends_soon, "a renewal for nothing"
+        self.renewals += 1
+        if self.crashes:
+            raise ReleaserError("x", code="releaser.crashed")
+        if self.renewal is not None:
+            return Result(failure=self.renewal)
+        if not query_id:
+            return Result(ak_query_id="1", ak_certificate=self._ak_certificate())
+        self.ak_ends_soon = False
+        return Result(ak_certificate=self._ak_certificate())
+
+    def _ak_certificate(self) -> AkCertificate:
+        return AkCertificate(
+            expires_at=self.clock.wall, is_renewal_due=self.ak_ends_soon
+        )
+
     async def _run(self, keys: Sequence[KeyRequest]) -> Release:
         began_at = self.clock.boot
         self.listener.job_began(keys)
@@ -134,7 +163,10 @@ class Cloud:
         arena.close_fd()
         if self.whole is not None:
             self.listener.job_failed(keys, self.whole)
-            return Release(Result(failure=self.whole), arena, began_at)
+            failed_job = Result(
+                failure=self.whole, ak_certificate=self._ak_certificate()
+            )
+            return Release(failed_job, arena, began_at)
         released, failed = [], []
         for number, key in enumerate(keys):
             answer = self._answer(key, number * KEY_BYTES)
@@ -147,6 +179,7 @@ class Cloud:
                 failed.append(answer)
                 self.listener.key_failed(key, answer.failure)
         result = Result(
+            ak_certificate=self._ak_certificate(),
             attestation=attestation(
                 issued_at=self.clock.wall, expires_at=self.clock.wall + self.token_life
             ),

@@ -12,6 +12,7 @@ from skragent.agent import lifecycle
 from skragent.agent.holder import Holder
 from skragent.agent.lifecycle import Admission, KeyLife
 from skragent.errors import Disposition, SkrAgentError
+from skragent.job import AkCertificate
 from skragent.keyring import Keyring, KeyState
 from skragent.observe import Counters
 from skragent.secretmem import Arena, create_arena
@@ -195,3 +196,22 @@ def test_what_is_released_again_is_current(world: World) -> None:
     entry = world.keyring.get("disk")
     assert entry is not None
     assert entry.state is KeyState.CURRENT
+
+
+def test_a_renewed_ak_certificate_is_told_and_counted(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.holder.ak_certificate(AkCertificate(expires_at=NOW))
+    world.holder.ak_renewed()
+    assert "it holds until 2026-01-01T00:00:00Z" in caplog.text
+    assert world.counters.ak_certificate_expires_at == NOW
+    assert world.counters.ak_renewals["success", ""] == 1
+
+
+def test_a_failed_renewal_is_told_with_its_next_attempt(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.holder.ak_renewal_failed(denied(), 90.0)
+    assert "the AK certificate could not be renewed: no. Ask." in caplog.text
+    assert "Next attempt in 90 s" in caplog.text
+    assert world.counters.ak_renewals["denied", "release.denied"] == 1

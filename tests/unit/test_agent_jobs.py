@@ -16,7 +16,14 @@ from skragent.agent.jobs import (
 from skragent.agent.launch import find_tcg_log
 from skragent.agent.redact import log_lines, redact
 from skragent.errors import Disposition, ReleaserError
-from skragent.job import MAX_RESULT_BYTES, FailedKey, Failure, Result, Slice
+from skragent.job import (
+    MAX_RESULT_BYTES,
+    FailedKey,
+    Failure,
+    Purpose,
+    Result,
+    Slice,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -199,3 +206,29 @@ def test_a_line_cannot_forge_another() -> None:
 
 def test_bytes_that_are_no_text_are_logged_all_the_same() -> None:
     assert log_lines(b"\xff\xfe ok") == ["?? ok"]
+
+
+def errand(purpose: Purpose, **answer: object) -> bool:
+    """Tell whether this answer to a job without keys is believed."""
+    raw = msgspec.json.encode(Result(**answer))  # type: ignore[arg-type]
+    try:
+        parse_result(raw, aliases=frozenset(), arena_bytes=0, purpose=purpose)
+    except ReleaserError:
+        return False
+    return True
+
+
+def test_an_order_is_believed_of_a_renewal_alone() -> None:
+    assert errand("renew", ak_query_id="6f0e8c1d-0000-4000-8000-000000000000")
+    assert not errand("check", ak_query_id="6f0e8c1d")
+    assert not errand("release", ak_query_id="6f0e8c1d")
+
+
+@pytest.mark.parametrize("query_id", ["../x", "a b", "a\n", "a" * 65, "ä"])
+def test_an_orders_id_that_is_none_is_refused(query_id: str) -> None:
+    assert not errand("renew", ak_query_id=query_id)
+
+
+def test_a_renewal_that_released_is_refused() -> None:
+    assert not errand("renew", attestation=attestation())
+    assert not errand("renew", released=(released_key("disk"),))

@@ -42,7 +42,10 @@ def for_root(**key: object) -> dict[str, Any]:
         "started_at": NOW - 3600,
         "unit_rules": "none",
         "memory": "locked",
-        "attestation": {"token_expires_at": NOW + 3600},
+        "attestation": {
+            "token_expires_at": NOW + 3600,
+            "ak_certificate_expires_at": None,
+        },
         "sockets": {
             "api": {"connections": 3},
             "admin": {"connections": 1},
@@ -140,10 +143,11 @@ def test_the_next_release_is_when_the_later_of_its_times_has_come(
 def test_root_is_told_of_the_agent_as_a_whole(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    *_, blank, version, up, token, memory, units, api, admin = lines_of(
+    *_, blank, version, up, token, ak, memory, units, api, admin = lines_of(
         path, capsys, for_root()
     )
     assert (blank, version) == ("", "agent 1.0: ready")
+    assert ak == "AK certificate: none yet"
     assert up == "up since 2025-12-31 23:00:00 UTC"
     assert token == "attestation token: until 2026-01-01 01:00:00 UTC"
     assert (memory, units) == ("keys are in: locked", "rules on units: none")

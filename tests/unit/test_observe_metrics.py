@@ -125,3 +125,14 @@ def test_a_configuration_that_was_refused_is_shown() -> None:
     assert "skragent_config_last_reload_successful 1.0" in render(counters)
     counters.is_reloaded = False
     assert "skragent_config_last_reload_successful 0.0" in render(counters)
+
+
+def test_the_ak_certificates_end_and_renewals_are_shown() -> None:
+    counters = Counters()
+    name = "skragent_ak_certificate_renewal_attempts_total"
+    assert f'{name}{{error_code="",result="error"}} 0.0' in render(counters)
+    counters.ak_certificate_expires_at = 7.0
+    counters.count_ak_renewal("error", "transport.server")
+    page = render(counters)
+    assert "\nskragent_ak_certificate_expiry_timestamp_seconds 7.0" in page
+    assert f'{name}{{error_code="transport.server",result="error"}} 1.0' in page

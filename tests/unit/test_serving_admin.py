@@ -149,9 +149,14 @@ def test_the_status_tells_of_the_sockets_and_of_the_token(admin: Admin) -> None:
     counters = admin.counters
     counters.connections["api"], counters.in_flight["api"] = 3, 2
     counters.attested_at, counters.token_expires_at = 10.0, 20.0
+    counters.ak_certificate_expires_at = 30.0
     status = admin.ask(get("/v1/status")).json
     assert status["sockets"] == {"api": {"connections": 3, "in_flight": 2}}
-    assert status["attestation"] == {"attested_at": 10.0, "token_expires_at": 20.0}
+    assert status["attestation"] == {
+        "attested_at": 10.0,
+        "token_expires_at": 20.0,
+        "ak_certificate_expires_at": 30.0,
+    }
 
 
 def test_a_failure_is_a_change_of_the_status(admin: Admin, ring: Keyring) -> None:

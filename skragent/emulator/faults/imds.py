@@ -8,6 +8,7 @@ from skragent.emulator.faults import grammar
 from skragent.emulator.faults.catalogue import OF_ANSWERS, fault
 from skragent.emulator.faults.grammar import Asked, optional
 from skragent.emulator.faults.jws import with_member
+from skragent.emulator.thim import AT_ONCE
 from skragent.emulator.throttle import TokenBucket
 
 if TYPE_CHECKING:
@@ -59,3 +60,21 @@ async def compute(site: Site, asked: Asked) -> None:
 async def thim(site: Site, asked: Asked) -> None:
     """This member of the THIM answer, such as vcekCert, is that, or missing."""
     site.mutate(asked, "thim", lambda d: with_member(d, asked.member, asked.value))
+
+
+@fault("imds", "renewal.*", optional(grammar.TEXT, None), OF_ANSWERS)
+async def renewal(site: Site, asked: Asked) -> None:
+    """This member of a renewal's answer, such as AkCertPem, is that, or missing."""
+    site.mutate(asked, "renewal", lambda d: with_member(d, asked.member, asked.value))
+
+
+@fault("imds", "renewal_later")
+async def renewal_later(site: Site, asked: Asked) -> None:
+    """THIM renews AK certificates by order only, as api-version 2021-12-01 has it."""
+    imds = site.emulator.imds
+
+    def refuse(request: Request) -> None:
+        if request.parameter("api-version") == AT_ONCE:
+            raise imds.refusal_of(request, 400)
+
+    site.guard(asked, refuse)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from skragent.emulator.faults import grammar, lockout
@@ -97,13 +98,43 @@ async def hang(site: Site, asked: Asked) -> None:  # noqa: ARG001 - as all fault
 async def ak_cert(site: Site, asked: Asked) -> None:  # noqa: ARG001 - as all faults
     """The AK's certificate is not provisioned: its NV index was never written."""
     paravisor = site.emulator.vm.paravisor
-    before = paravisor.ak_certificate
+    _restore_ak_certificate(site)
+    await paravisor.set_ak_certificate(None)
+
+
+@fault("vm", "ak_cert_days", Value(grammar.DAYS))
+async def ak_cert_days(site: Site, asked: Asked) -> None:
+    """The AK's certificate ends in so many days; below 0, it ended then."""
+    paravisor = site.emulator.vm.paravisor
+    _restore_ak_certificate(site)
+    lifetime = timedelta(days=1 + asked.value)  # it begins yesterday
+    now = site.emulator.azure.clock.utc()
+    await paravisor.set_ak_certificate(paravisor.certify_ak(now, lifetime))
+
+
+@fault("vm", "ak_cert_guests")
+async def ak_cert_guests(site: Site, asked: Asked) -> None:  # noqa: ARG001 - as all faults
+    """The AK certificate's NV index is the guest's, as on older VMs (it reboots)."""
+    vm = site.emulator.vm
 
     async def restore() -> None:
-        paravisor.set_ak_certificate(before)
+        vm.paravisor.owns_ak_certificate = True
+        await vm.reboot()
+
+    site.on_reset(restore, once="ak_cert_guests")
+    vm.paravisor.owns_ak_certificate = False
+    await vm.reboot()
+
+
+def _restore_ak_certificate(site: Site) -> None:
+    """See to it that the reset brings back the certificate as it is now."""
+    paravisor = site.emulator.vm.paravisor
+    before = paravisor.ak_certificate.rstrip(b"\0")
+
+    async def restore() -> None:
+        await paravisor.set_ak_certificate(before)
 
     site.on_reset(restore, once="ak_cert")
-    paravisor.set_ak_certificate(None)
 
 
 @fault("vm", "report", Value(choice(*_PARTS)))

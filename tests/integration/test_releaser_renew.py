@@ -1,0 +1,255 @@
+"""The AK certificate's renewal, whole: a real TPM, and the emulated THIM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from support.vtpm import vm_directory
+
+from skragent.emulator.thread import EmulatorThread
+from skragent.emulator.tpm_wire import CC_NV_WRITE
+from skragent.emulator.world import Emulator
+from skragent.errors import TpmError
+from skragent.evidence.tpm import Vtpm
+from skragent.job import Job, Result
+from skragent.releaser.renew import run_renewal
+from skragent.releaser.watch import Stopwatch
+
+pytestmark = pytest.mark.swtpm
+
+DAY = 86400
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[EmulatorThread]:
+    with vm_directory() as directory, EmulatorThread(directory) as emulator:
+        emulator.world.imds.is_limited = False
+        yield emulator
+
+
+@pytest.fixture
+def emulator(running: EmulatorThread) -> Iterator[EmulatorThread]:
+    yield running
+    running.call(running.world.faults.reset())
+
+
+def break_(emulator: EmulatorThread, *faults: str) -> None:
+    for fault in faults:
+        emulator.call(emulator.world.faults.apply(fault))
+
+
+def renew(emulator: EmulatorThread, query_id: str = "") -> Result:
+    world: Emulator = emulator.world
+    job = Job(
+        purpose="renew",
+        ak_query_id=query_id,
+        now=now(emulator),
+        timeout_seconds=10,
+        keys=(),
+        arena_fd=-1,
+        arena_bytes=0,
+        tcti=world.vm.tcti,
+        tcg_log="",
+        imds_endpoint=world.azure.imds_url,
+        amd_roots="",
+        attestation_endpoint="",
+        authority="",
+        tls_roots="",
+        release_roots="",
+    )
+    return run_renewal(job, Stopwatch())
+
+
+def certificate(emulator: EmulatorThread) -> x509.Certificate:
+    """Read it as a client does that takes the index for exactly as long."""
+    with Vtpm(emulator.world.vm.tcti) as tpm:
+        return x509.load_der_x509_certificate(tpm.read_ak_certificate())
+
+
+def now(emulator: EmulatorThread) -> float:
+    clock = emulator.world.azure.clock
+    return clock.now() - clock.skew_seconds
+
+
+def days_left(emulator: EmulatorThread) -> float:
+    """Tell for how long the certificate holds that the index has now."""
+    end = certificate(emulator).not_valid_after_utc.timestamp()
+    return (end - now(emulator)) / DAY
+
+
+def asked_of_thim(emulator: EmulatorThread) -> list[str]:
+    """List the renewals and queries, with their api-versions."""
+    return [
+        f"{r.method} {r.target.partition('/tvm/certificate/')[2].partition('&')[0]}"
+        for r in emulator.world.requests
+        if "/tvm/" in r.target
+    ]
+
+
+@pytest.fixture(autouse=True)
+def _from_now_on(emulator: EmulatorThread) -> None:
+    emulator.world.requests.clear()
+
+
+@pytest.mark.parametrize("days", [-3, 30, 89])
+def test_a_certificate_near_its_end_is_renewed_at_once(
+    emulator: EmulatorThread, days: int
+) -> None:
+    break_(emulator, "vm.ak_cert_guests", f"vm.ak_cert_days={days}")
+    old = certificate(emulator)
+    result = renew(emulator)
+    new = certificate(emulator)
+    assert result.failure is None
+    assert new.public_key() == old.public_key()
+    assert days_left(emulator) > 300
+    assert result.ak_certificate is not None
+    assert result.ak_certificate.expires_at == new.not_valid_after_utc.timestamp()
+    assert not result.ak_certificate.is_renewal_due
+    assert asked_of_thim(emulator) == ["POST renew?api-version=2023-07-01"]
+
+
+def test_one_that_holds_longer_than_90_days_is_left_alone(
+    emulator: EmulatorThread,
+) -> None:
+    break_(emulator, "vm.ak_cert_guests", "vm.ak_cert_days=91")
+    old = certificate(emulator)
+    result = renew(emulator)
+    assert result.ak_certificate is not None
+    assert not result.ak_certificate.is_renewal_due
+    assert certificate(emulator) == old
+    assert asked_of_thim(emulator) == []
+
+
+def test_one_in_the_paravisors_index_is_left_to_the_paravisor(
+    emulator: EmulatorThread,
+) -> None:
+    break_(emulator, "vm.ak_cert_days=30")
+    result = renew(emulator)
+    assert result.failure is None
+    assert result.ak_certificate is not None
+    assert not result.ak_certificate.is_renewal_due
+    assert asked_of_thim(emulator) == []
+
+
+def test_where_thim_takes_orders_only_one_is_given_and_fetched_later(
+    emulator: EmulatorThread,
+) -> None:
+    break_(*(emulator, "vm.ak_cert_guests", "vm.ak_cert_days=30", "imds.renewal_later"))
+    old = certificate(emulator)
+    order = renew(emulator)
+    assert order.failure is None
+    assert order.ak_query_id
+    assert order.ak_certificate is not None
+    assert order.ak_certificate.is_renewal_due
+    assert certificate(emulator) == old
+
+    too_early = renew(emulator, order.ak_query_id)
+    assert too_early.failure is not None
+    assert too_early.failure.code == "transport.server"
+    assert too_early.failure.disposition == "retry"
+    assert certificate(emulator) == old
+
+    emulator.world.azure.clock.skew_seconds = 60
+    fetched = renew(emulator, order.ak_query_id)
+    assert fetched.failure is None
+    assert fetched.ak_query_id == ""
+    assert days_left(emulator) > 300
+    assert asked_of_thim(emulator) == [
+        "POST renew?api-version=2023-07-01",
+        "POST renew?api-version=2021-12-01",
+        "GET query?api-version=2021-12-01",
+        "GET query?api-version=2021-12-01",
+    ]
+
+
+def test_an_order_by_the_newer_form_is_an_order_too(emulator: EmulatorThread) -> None:
+    break_(
+        *(emulator, "vm.ak_cert_guests", "vm.ak_cert_days=30"),
+        "imds.renewal.AkCertPem",
+    )
+    assert renew(emulator).ak_query_id
+
+
+@pytest.mark.parametrize(
+    ("faults", "code"),
+    [
+        (("imds.renewal.AkCertPem=garbage",), "endorsements.malformed"),
+        (
+            ("imds.renewal.AkCertPem", "imds.renewal.CertQueryId"),
+            "endorsements.malformed",
+        ),
+        (("imds.status=429,path=/renew",), "transport.throttled"),
+        (("imds.status=500,path=/renew",), "transport.server"),
+        (("imds.status=400,path=/renew",), "transport.unexpected"),
+        (("imds.reset,path=/renew",), "transport.reset"),
+    ],
+)
+def test_what_goes_wrong_leaves_the_certificate_as_it_is(
+    emulator: EmulatorThread, faults: tuple[str, ...], code: str
+) -> None:
+    break_(emulator, "vm.ak_cert_guests", "vm.ak_cert_days=30", *faults)
+    old = certificate(emulator)
+    result = renew(emulator)
+    assert result.failure is not None
+    assert result.failure.code == code
+    assert certificate(emulator) == old
+
+
+def test_a_throttled_thim_is_not_asked_the_other_way_too(
+    emulator: EmulatorThread,
+) -> None:
+    break_(
+        *(emulator, "vm.ak_cert_guests", "vm.ak_cert_days=30"),
+        "imds.status=429,path=/renew",
+    )
+    renew(emulator)
+    assert asked_of_thim(emulator) == ["POST renew?api-version=2023-07-01"]
+
+
+def test_a_certificate_for_another_key_is_not_taken(emulator: EmulatorThread) -> None:
+    break_(emulator, "vm.ak_cert_guests", "vm.ak_cert_days=30")
+    old = certificate(emulator)
+    foreign = emulator.world.azure.pki.root.public_bytes(Encoding.PEM).decode()
+    emulator.world.imds.mutate("renewal", lambda a: a | {"AkCertPem": foreign})
+    result = renew(emulator)
+    assert result.failure is not None
+    assert result.failure.code == "endorsements.ak_certificate"
+    assert certificate(emulator) == old
+
+
+def test_a_certificate_that_ends_no_later_is_not_taken(
+    emulator: EmulatorThread,
+) -> None:
+    break_(emulator, "vm.ak_cert_guests", "vm.ak_cert_days=30")
+    old = certificate(emulator)
+    same = old.public_bytes(Encoding.PEM).decode()
+    emulator.world.imds.mutate("renewal", lambda a: a | {"AkCertPem": same})
+    result = renew(emulator)
+    assert result.failure is not None
+    assert result.failure.code == "endorsements.ak_certificate"
+
+
+def test_a_tpm_that_has_no_certificate_yet_has_none_to_renew(
+    emulator: EmulatorThread,
+) -> None:
+    break_(emulator, "vm.ak_cert_guests", "vm.ak_cert")
+    failure = renew(emulator).failure
+    assert failure is not None
+    assert failure.code == "evidence.ak_cert_not_provisioned"
+
+
+def test_an_index_that_cannot_be_defined_anew_gets_the_old_certificate_back(
+    emulator: EmulatorThread,
+) -> None:
+    break_(emulator, "vm.ak_cert_guests", "vm.ak_cert_days=30")
+    old = certificate(emulator)
+    # TPM2_NV_Write: the first one, of the new certificate.
+    break_(emulator, f"vm.rc=0x923,command={CC_NV_WRITE:#x},times=1")
+    with Vtpm(emulator.world.vm.tcti) as tpm, pytest.raises(TpmError):
+        tpm.replace_ak_certificate(b"\x30\x03new")
+    assert certificate(emulator) == old
+    with Vtpm(emulator.world.vm.tcti) as tpm:
+        assert tpm.owns_ak_certificate()
