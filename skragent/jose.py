@@ -45,12 +45,16 @@ def load_certificate(der: bytes) -> x509.Certificate:
 
     Raises:
         ValueError: whatever is wrong with it; the library has a class of its own for
-            a version that does not exist.
+            a version that does not exist, and warns of a serial number that RFC 5280
+            forbids.
     """
     try:
-        return x509.load_der_x509_certificate(der)
-    except x509.InvalidVersion as error:
+        certificate = x509.load_der_x509_certificate(der)
+    except (x509.InvalidVersion, UserWarning) as error:
         raise ValueError(str(error)) from error
+    if certificate.serial_number <= 0:
+        raise ValueError("a serial number that is not positive")
+    return certificate
 
 
 def decode_base64url(text: str) -> bytes:

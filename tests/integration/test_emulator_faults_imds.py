@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import urllib.parse
+import uuid
 from collections.abc import Iterator
 
 import pytest
+import requests
+from cryptography.hazmat.primitives.serialization import Encoding
 from support.azure import API
+from support.azure_vm import VM_ID, ak_certificate
 from support.faults import AZURE_VAULT, IDENTITY, THIM, Broken, breakable
 
 COMPUTE = "/metadata/instance/compute?api-version=2021-01-01"
@@ -108,3 +113,38 @@ def test_member_of_the_endorsements_is_wrong(
     assert {n: v for n, v in answer.items() if n != member} == {
         n: v for n, v in whole.items() if n != member
     }
+
+
+def renew(broken: Broken, version: str) -> requests.Response:
+    """Have the AK's certificate renewed, as the reference client does."""
+    pem = ak_certificate("old").public_bytes(Encoding.PEM)
+    query = f"api-version={version}&vmId={VM_ID}&requestId={uuid.uuid4()}"
+    return broken.session.post(
+        f"{broken.emulator.azure.imds_url}/metadata/THIM/tvm/certificate/renew?{query}",
+        data=urllib.parse.quote(pem, safe=""),
+        headers={"Metadata": "true"},
+        timeout=5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "member", "value"),
+    [
+        ("renewal.AkCertPem=none", "AkCertPem", "none"),
+        ("renewal.AkCertPem", "AkCertPem", None),
+    ],
+)
+def test_member_of_a_renewals_answer_is_wrong(
+    broken: Broken, fault: str, member: str, value: str | None
+) -> None:
+    assert renew(broken, "2023-07-01").json()[member].startswith("-----BEGIN")
+    broken.break_(f"imds.{fault}")
+    answer = renew(broken, "2023-07-01").json()
+    assert answer.get(member) == value
+    assert uuid.UUID(answer["CertQueryId"])
+
+
+def test_renewals_are_by_order_only(broken: Broken) -> None:
+    broken.break_("imds.renewal_later")
+    assert renew(broken, "2023-07-01").status_code == 400
+    assert uuid.UUID(renew(broken, "2021-12-01").text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from support.release_pki import root_certificate
@@ -23,3 +25,18 @@ def test_what_is_no_certificate_is_a_value_error(der: bytes) -> None:
     assert der != DER
     with pytest.raises(ValueError):  # noqa: PT011 - whatever is wrong
         load_certificate(der)
+
+
+def test_a_serial_number_that_is_not_positive_is_a_value_error() -> None:
+    """RFC 5280 §4.1.2.2; the library only warns of it."""
+    number = root_certificate().serial_number
+    size = (number.bit_length() + 8) // 8
+    positive = bytes([2, size]) + number.to_bytes(size, "big")
+    assert DER.count(positive) == 1
+    negative = bytes([2, size]) + b"\xff" + positive[3:]
+    with pytest.raises(ValueError):  # noqa: PT011 - whatever is wrong
+        load_certificate(DER.replace(positive, negative))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as the product runs
+        with pytest.raises(ValueError, match="serial"):
+            load_certificate(DER.replace(positive, negative))
