@@ -11,7 +11,7 @@ import asyncio
 import secrets
 import signal
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -20,24 +20,16 @@ from skragent.agent.control import Control
 from skragent.agent.descriptors import allow_descriptors, descriptors_for, too_few
 from skragent.agent.holder import Holder
 from skragent.agent.jobs import key_requests, key_terms
-from skragent.agent.metrics_port import MetricsPort
 from skragent.agent.reload import Reloader
 from skragent.agent.runner import Runner
+from skragent.agent.servers import Servers
 from skragent.agent.signals import STOPPING, has_terminal, let_through
 from skragent.agent.supervisor import Supervisor
 from skragent.agent.watchdog import keep_watch
 from skragent.errors import SkrAgentError
 from skragent.keyring import Keyring
 from skragent.observe import Counters, Event, log
-from skragent.serving import (
-    AdminServer,
-    ApiServer,
-    CredentialServer,
-    MetricsServer,
-    UnitRules,
-    limits_of,
-    probe_pidfd,
-)
+from skragent.serving import UnitRules, probe_pidfd
 
 if TYPE_CHECKING:
     import socket
@@ -89,18 +81,6 @@ def serve(world: World, launched: Launch | None) -> int:
         return runner.run(_Daemon(world).run(launched))
 
 
-class Server(Protocol):
-    """Something that listens."""
-
-    async def start(self) -> None:
-        """Begin to accept."""
-        ...
-
-    async def close(self) -> None:
-        """Stop accepting, and end within a second or two."""
-        ...
-
-
 class _Daemon:
     def __init__(self, world: World) -> None:
         config = world.config
@@ -143,16 +123,7 @@ class _Daemon:
             reload=self._reloader.order,
             unit_rules=self._unit_rules(),
         )
-        self._api = ApiServer(
-            world.sockets.api,
-            self._keyring,
-            world.access,
-            self._counters,
-            now=world.clock.now,
-            limits=limits_of(config.serving),
-        )
-        self._credentials = self._credential_server()
-        self._admin = self._admin_server()
+        self._servers = Servers(world, self._keyring, self._counters, self._control)
 
     async def run(self, launched: Launch | None) -> int:
         """Live."""
@@ -161,9 +132,7 @@ class _Daemon:
             loop.add_signal_handler(number, self._stop, number)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         let_through()
-        servers = self._servers()
-        for server in servers:
-            await server.start()
+        await self._servers.start()
         self._tell_of_unit_rules()
         count = len(self._config.keys)
         self._world.notifier.ready(f"0 of {count} keys held")
@@ -185,7 +154,7 @@ class _Daemon:
         is_ordered = self._stopping.is_set()
         if not is_ordered:
             self._keyring.wipe()
-        await asyncio.gather(*(server.close() for server in servers))
+        await self._servers.close()
         self._keyring.wipe()
         stopping.cancel()
         # The releaser was killed long ago by now; one that waits in the kernel is left.
@@ -203,50 +172,6 @@ class _Daemon:
                 clock=world.clock,
                 notifier=world.notifier,
             )
-
-    def _credential_server(self) -> CredentialServer | None:
-        world = self._world
-        if world.sockets.credentials is None:
-            return None
-        return CredentialServer(
-            world.sockets.credentials,
-            self._keyring,
-            self._access,
-            self._counters,
-            wait_seconds=self._config.serving.credential_wait_seconds,
-            store=world.notifier,
-            restored=world.stored_credentials,
-        )
-
-    def _admin_server(self) -> AdminServer | None:
-        if self._world.sockets.admin is None:
-            return None
-        return AdminServer(
-            self._world.sockets.admin,
-            self._keyring,
-            self._counters,
-            self._control,
-            limits=limits_of(self._config.serving),
-        )
-
-    def _servers(self) -> list[Server]:
-        servers: list[Server] = [self._api]
-        if self._credentials is not None:
-            servers.append(self._credentials)
-        if self._admin is not None:
-            servers.append(self._admin)
-        if self._config.agent.metrics_listen:
-            limits = limits_of(self._config.serving)
-            servers.append(
-                MetricsPort(
-                    self._config.agent.metrics_listen,
-                    lambda sock: MetricsServer(
-                        sock, self._keyring, self._counters, limits=limits
-                    ),
-                    self._world.clock,
-                )
-            )
-        return servers
 
     def _apply(self, config: Config, access: Access) -> tuple[str, ...]:
         """Put another configuration in force, in one step of the event loop."""
@@ -268,13 +193,7 @@ class _Daemon:
         )
         self._counters.configure(tuple(config.keys))
         self._keyring.add(config.keys)
-        self._api.change_access(access)
-        self._api.change_limits(limits_of(config.serving))
-        if self._credentials is not None:
-            self._credentials.change_access(access)
-            self._credentials.wait_seconds = config.serving.credential_wait_seconds
-        if self._admin is not None:
-            self._admin.change_limits(limits_of(config.serving))
+        self._servers.configure(config, access)
         if _how_keys_are_had(before) != _how_keys_are_had(config):
             self._control.refresh_all()
         self._tell_of_unit_rules()

@@ -1,0 +1,110 @@
+"""All that listens, sockets and the metrics port: begun and ended together."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from skragent.agent.metrics_port import MetricsPort
+from skragent.serving import (
+    AdminServer,
+    ApiServer,
+    CredentialServer,
+    MetricsServer,
+    limits_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from skragent.agent.control import Control
+    from skragent.agent.daemon import World
+    from skragent.config import Config
+    from skragent.keyring import Keyring
+    from skragent.observe import Counters
+    from skragent.serving import Access
+
+
+class Server(Protocol):
+    """Something that listens."""
+
+    async def start(self) -> None:
+        """Begin to accept."""
+        ...
+
+    async def close(self) -> None:
+        """Stop accepting, and end within a second or two."""
+        ...
+
+
+class Servers:
+    """The agent's servers, on the sockets that it was given.
+
+    Args:
+        world: with the sockets, and the configuration that they begin with.
+        keyring: what is served.
+        counters: what is counted of it.
+        control: what administrators order.
+    """
+
+    def __init__(
+        self, world: World, keyring: Keyring, counters: Counters, control: Control
+    ) -> None:
+        config = world.config
+        limits = limits_of(config.serving)
+        self._api = ApiServer(
+            world.sockets.api,
+            keyring,
+            world.access,
+            counters,
+            now=world.clock.now,
+            limits=limits,
+        )
+        self._credentials: CredentialServer | None = None
+        if world.sockets.credentials is not None:
+            self._credentials = CredentialServer(
+                world.sockets.credentials,
+                keyring,
+                world.access,
+                counters,
+                wait_seconds=config.serving.credential_wait_seconds,
+                store=world.notifier,
+                restored=world.stored_credentials,
+            )
+        self._admin: AdminServer | None = None
+        if world.sockets.admin is not None:
+            self._admin = AdminServer(
+                world.sockets.admin, keyring, counters, control, limits=limits
+            )
+        self._metrics: MetricsPort | None = None
+        if config.agent.metrics_listen:
+            self._metrics = MetricsPort(
+                config.agent.metrics_listen,
+                lambda sock: MetricsServer(sock, keyring, counters, limits=limits),
+                world.clock,
+            )
+
+    def __iter__(self) -> Iterator[Server]:
+        """All that there are, in the order in which they begin."""
+        every = (self._api, self._credentials, self._admin, self._metrics)
+        return (server for server in every if server is not None)
+
+    async def start(self) -> None:
+        """Begin to accept, one after the other."""
+        for server in self:
+            await server.start()
+
+    async def close(self) -> None:
+        """Stop accepting, all at once."""
+        await asyncio.gather(*(server.close() for server in self))
+
+    def configure(self, config: Config, access: Access) -> None:
+        """Serve by another configuration, connections that are open included."""
+        limits = limits_of(config.serving)
+        self._api.change_access(access)
+        self._api.change_limits(limits)
+        if self._credentials is not None:
+            self._credentials.change_access(access)
+            self._credentials.wait_seconds = config.serving.credential_wait_seconds
+        if self._admin is not None:
+            self._admin.change_limits(limits)
