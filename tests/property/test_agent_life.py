@@ -39,6 +39,7 @@ NOTICED = 10.0
 # few turns of its vault and the ends of crashing jobs aside.
 LONGEST_WAIT = 900.0
 TURNS = 100.0
+LONGEST_RENEWAL = 3600.0 + 60.0  # after failures; and what was ordered then is made
 # The same where keys crash their jobs, and it must be found out which.
 MINED = 300.0
 
@@ -136,7 +137,8 @@ class AgentLife(RuleBasedStateMachine):
 
     @rule(answer=troubles())
     def the_ak_certificate_nears_its_end(self, answer: Failure | None) -> None:
-        self.world.cloud.ak_ends_soon, self.world.cloud.renewal = True, answer
+        cloud = self.world.cloud
+        cloud.ak_ends_soon, cloud.has_told_of_ak, cloud.renewal = True, False, answer
 
     @rule()
     def all_is_well_again(self) -> None:
@@ -310,7 +312,8 @@ class AgentLife(RuleBasedStateMachine):
             is_dropped = fates[entry.alias].is_dropped
             wanted = KeyState.DROPPED if is_dropped else KeyState.CURRENT
             assert entry.state is wanted, entry
-        if any(entry.key for entry in self.world.keyring):
+        if cloud.has_told_of_ak:
+            self.world.advance(LONGEST_RENEWAL)
             assert not cloud.ak_ends_soon, "the AK certificate was not renewed"
 
     @invariant()

@@ -92,6 +92,7 @@ class Cloud:
         self.crashes = False
         self.takes = 0.0  # seconds of a job
         self.ak_ends_soon = False  # the AK certificate
+        self.has_told_of_ak = False  # a job, since then
         self.renewal: Failure | None = None  # what comes of its renewal
         self.renewals = 0
         self.may_look = True  # for versions: the permission `get`
@@ -142,6 +143,7 @@ class Cloud:
         return Result(ak_certificate=self._ak_certificate())
 
     def _ak_certificate(self) -> AkCertificate:
+        self.has_told_of_ak = True
         return AkCertificate(
             expires_at=self.clock.wall, is_renewal_due=self.ak_ends_soon
         )
