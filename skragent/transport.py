@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 _CHUNK_BYTES = 64 * 1024
 _MAX_RETRY_AFTER_DIGITS = 9  # thirty years are enough for everybody
 
+# IMDS answers 410 while it is being updated; it is back within that time, says
+# Microsoft's guidance for its clients (protocols/akv.md §5).
+IMDS_UPDATE_SECONDS = 70.0
+
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
@@ -178,6 +182,15 @@ def parse_retry_after(text: str) -> float | None:
     if text.isascii() and text.isdigit() and len(text) <= _MAX_RETRY_AFTER_DIGITS:
         return float(text)
     return None
+
+
+def find_retry_after(status: int, headers: Mapping[str, str]) -> float | None:
+    """Tell when IMDS or Entra ID want to be asked again; None: they do not say.
+
+    Only IMDS ever answers 410, and by that says it too.
+    """
+    said = parse_retry_after(headers.get("Retry-After", ""))
+    return said or (IMDS_UPDATE_SECONDS if status == requests.codes.gone else said)
 
 
 def _origin(url: str) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from skragent.errors import TransportError
 from skragent.evidence.akcert import QUERY_ID
 from skragent.evidence.amdcert import MAX_CERTIFICATES_BYTES
-from skragent.transport import HttpClient, parse_retry_after
+from skragent.transport import HttpClient, find_retry_after
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -147,7 +147,7 @@ def _expect(
 
 def _refusal(response: HttpResponse, path: str) -> TransportError:
     status, path = response.status, path.partition("?")[0]
-    retry_after = parse_retry_after(response.headers.get("Retry-After", ""))
+    retry_after = find_retry_after(status, response.headers)
     message = f"IMDS answers HTTP {status} to {path}"
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return TransportError(

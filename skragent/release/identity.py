@@ -16,8 +16,10 @@ from azure.core.exceptions import AzureError, ClientAuthenticationError
 from azure.identity import CredentialUnavailableError
 
 from skragent.errors import Disposition, IdentityError, SkrAgentError
+from skragent.transport import find_retry_after
 
 if TYPE_CHECKING:
+    import requests
     from azure.core.credentials import (
         AccessToken,
         AccessTokenInfo,
@@ -43,12 +45,18 @@ class AccessTokens:
 
     Args:
         credential: of azure-identity.
+        session: over which it asks, and nobody else.
 
     Safe to use from several threads: the first asks, the others wait for its outcome.
     """
 
-    def __init__(self, credential: SupportsTokenInfo) -> None:
+    def __init__(
+        self, credential: SupportsTokenInfo, session: requests.Session
+    ) -> None:
         self._credential = credential
+        # By its last answer, which the library's errors do not tell.
+        self._retry_after: float | None = None
+        session.hooks["response"].append(self._see)
         self._lock = threading.Lock()
         self._outcomes: dict[str, AccessTokenInfo | IdentityError] = {}
 
@@ -86,13 +94,19 @@ class AccessTokens:
         return AccessToken(info.token, info.expires_on)
 
     def _ask(self, scope: str, options: TokenRequestOptions | None) -> AccessTokenInfo:
+        self._retry_after = None
         try:
             return self._credential.get_token_info(scope, options=options)
         except (AzureError, OSError, ValueError) as error:
-            raise judge_identity_failure(error) from error
+            raise judge_identity_failure(error, self._retry_after) from error
+
+    def _see(self, answer: requests.Response, **_kwargs: Any) -> None:  # noqa: ANN401 - requests' hooks get what send got
+        self._retry_after = find_retry_after(answer.status_code, answer.headers)
 
 
-def judge_identity_failure(error: Exception) -> SkrAgentError:
+def judge_identity_failure(
+    error: Exception, retry_after: float | None = None
+) -> SkrAgentError:
     """Turn azure-identity's failure into ours.
 
     Of IMDS it raises one class for everything, and of Entra ID another one: only the
@@ -113,4 +127,5 @@ def judge_identity_failure(error: Exception) -> SkrAgentError:
         f"no access token for the vault: {reason}",
         code=code,
         disposition=Disposition.DENIED if is_permanent else Disposition.RETRY,
+        retry_after=retry_after,
     )

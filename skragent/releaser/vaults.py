@@ -126,7 +126,7 @@ class Vaults:
             )
         except IdentityError as error:
             return error
-        return AccessTokens(credential)
+        return AccessTokens(credential, session)
 
     def _open(self, door: _Door) -> VaultClient:
         tokens = self._tokens[door.identity]

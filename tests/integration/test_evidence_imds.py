@@ -129,6 +129,19 @@ def test_each_status_has_its_code(
     assert caught.value.retry_after == (None if code == "transport.unexpected" else 3)
 
 
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [("", 70), ("Retry-After: 0\r\n", 70), ("Retry-After: 3\r\n", 3)],
+)
+def test_an_update_of_imds_takes_seventy_seconds_unless_it_says_otherwise(
+    server: Server, imds: ImdsClient, headers: str, seconds: float
+) -> None:
+    server.set("410 Gone", headers=headers)
+    with pytest.raises(TransportError) as caught:
+        imds.endorsements()
+    assert caught.value.retry_after == seconds
+
+
 @pytest.mark.parametrize("body", [b"", b"<html>", b"../../x", b"\xff", b"a" * 65])
 def test_what_is_no_location_is_refused(
     server: Server, imds: ImdsClient, body: bytes

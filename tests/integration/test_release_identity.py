@@ -79,6 +79,37 @@ def test_every_failure_of_the_library_is_ours_and_asked_once(
 
 
 @pytest.mark.parametrize(
+    ("answer", "seconds"),
+    [
+        (Answer(410), 70),  # it is being updated
+        (json_answer({"error": "gone"}, 410), 70),
+        (Answer(410, headers={"Retry-After": "3"}), 3),
+        (Answer(429, headers={"Retry-After": "3"}), 3),
+        (Answer(503, headers={"Retry-After": "3"}), 3),
+        (Answer(429), None),
+        (Answer(404), None),
+    ],
+)
+def test_when_imds_wants_to_be_asked_again_is_told(
+    imds: Server, answer: Answer, seconds: float | None
+) -> None:
+    imds.answer = lambda _asked: answer
+    with access_tokens(SYSTEM, 1) as tokens, pytest.raises(IdentityError) as caught:
+        tokens.get_token_info(SCOPE)
+    assert caught.value.retry_after == seconds
+
+
+def test_what_it_wanted_before_is_not_told_of_another_failure(imds: Server) -> None:
+    answers = [Answer(503, headers={"Retry-After": "3"}), Answer(then="reset")]
+    imds.answer = lambda _asked: answers.pop(0)
+    with access_tokens(SYSTEM, 1) as tokens:
+        for scope, seconds in ((SCOPE, 3), ("https://managedhsm.azure.net", None)):
+            with pytest.raises(IdentityError) as caught:
+                tokens.get_token_info(scope)
+            assert caught.value.retry_after == seconds
+
+
+@pytest.mark.parametrize(
     ("who", "expected"),
     [
         (Identity(client_id=UUID), f"client_id={UUID}"),

@@ -290,6 +290,13 @@ def test_identity_that_is_not_there_fails_every_key_and_no_attestation(
     assert codes == ["identity.not_found", "identity.not_found"]
 
 
+def test_imds_that_is_being_updated_is_waited_for(world: World) -> None:
+    world.azure.identity = Answer(410)
+    (failed,) = world.run("good").failed
+    assert failed.failure.code == "identity.unavailable"
+    assert failed.failure.retry_after == 70
+
+
 def test_provider_that_refuses_ends_the_job(world: World) -> None:
     world.servers["maa"].answer = lambda _asked: Answer(400)
     result = world.run("good")

@@ -242,7 +242,8 @@ def access_tokens(
                 authority=authority,
                 timeout_seconds=timeout_seconds,
                 session=session,
-            )
+            ),
+            session,
         )
     finally:
         http.close()

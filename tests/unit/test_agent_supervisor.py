@@ -79,6 +79,16 @@ def test_retry_after_is_obeyed() -> None:
     assert world.times == [0, 70 * (1 + backoff.RETRY_AFTER_SPREAD * MID_JITTER)]
 
 
+# Of IMDS, which is back within 70 s after its 410.
+UPDATING = failure("identity.unavailable", "retry", retry_after=70)
+
+
+def test_a_key_whose_identity_is_being_updated_is_asked_for_when_that_is_over() -> None:
+    world = supervise(passing(78), "disk", "signing", failures={"disk": UPDATING})
+    assert world.times == [0, 70 * (1 + backoff.RETRY_AFTER_SPREAD * MID_JITTER)]
+    assert world.jobs.asked[-1][1] == ("disk",)
+
+
 THROTTLED = failure("transport.throttled", "retry")
 
 
