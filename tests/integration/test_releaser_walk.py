@@ -297,6 +297,22 @@ def test_imds_that_is_being_updated_is_waited_for(world: World) -> None:
     assert failed.failure.retry_after == 70
 
 
+def test_an_access_token_is_for_one_job(world: World) -> None:
+    for jobs in (1, 2):
+        assert world.run("good").released
+        asked = [p for p in world.servers["imds"].paths() if "/identity/" in p]
+        assert len(asked) == jobs
+
+
+def test_a_429_that_azures_library_remembers_ends_with_its_job(world: World) -> None:
+    world.azure.identity = Answer(429, headers={"Retry-After": "3600"})
+    (failed,) = world.run("good").failed
+    assert failed.failure.code == "identity.unavailable"
+    assert failed.failure.retry_after == 3600
+    world.azure.identity = json_answer(ACCESS_TOKEN)
+    assert world.run("good").released
+
+
 def test_provider_that_refuses_ends_the_job(world: World) -> None:
     world.servers["maa"].answer = lambda _asked: Answer(400)
     result = world.run("good")
