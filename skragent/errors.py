@@ -207,7 +207,10 @@ class TokenExpiredError(AttestationError):
 
 
 class ReleaseError(SkrAgentError):
-    """The vault did not give us a wrapped key that we can use."""
+    """The vault did not give us a wrapped key that we can use.
+
+    Codes: release.conflict (another operation on the key is under way: RETRY).
+    """
 
     code = "release"
 

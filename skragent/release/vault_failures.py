@@ -14,6 +14,7 @@ from skragent.errors import (
     Disposition,
     IdentityError,
     ReleaseDeniedError,
+    ReleaseError,
     SkrAgentError,
     TransportError,
 )
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 _MAX_REASON_CHARS = 300
 
-_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 401, 403, 404
+_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT = 401, 403, 404, 409
 _REQUEST_TIMEOUT, _TOO_MANY_REQUESTS, _SERVER_ERRORS = 408, 429, 500
 
 _POLICY_HINT = (
@@ -46,6 +47,7 @@ _NOT_FOUND_HINT = (
     "Check vault, name and version of the key in the configuration; a deleted key can"
     " be recovered while the vault keeps it."
 )
+_CONFLICT_HINT = "Passes by itself: the vault is deleting, recovering or changing it."
 _THROTTLED_HINT = (
     "A vault allows 10 releases of HSM keys in 10 s: spread the keys or the VMs."
 )
@@ -82,32 +84,46 @@ def judge_refusal(
     """
     said = _read(body)
     about = _describe(status, headers, said, what)
+    retry_after = parse_retry_after(headers.get("Retry-After", ""))
     if status == _UNAUTHORIZED:
         return IdentityError(about, code="identity.refused", hint=_REFUSED_HINT)
-    if status == _NOT_FOUND:
-        return ReleaseDeniedError(about, code="release.not_found", hint=_NOT_FOUND_HINT)
     if status in (_REQUEST_TIMEOUT, _TOO_MANY_REQUESTS) or status >= _SERVER_ERRORS:
         kinds = {_REQUEST_TIMEOUT: "timeout", _TOO_MANY_REQUESTS: "throttled"}
         return TransportError(
             about,
             code=f"transport.{kinds.get(status, 'server')}",
             hint=_THROTTLED_HINT if status == _TOO_MANY_REQUESTS else "",
-            retry_after=parse_retry_after(headers.get("Retry-After", "")),
+            retry_after=retry_after,
         )
-    if status == _FORBIDDEN:
-        return _judge_forbidden(about, said)
     if 400 <= status < _SERVER_ERRORS:  # noqa: PLR2004 - the rest of RFC 9110's 4xx
-        return ReleaseDeniedError(
-            about,
-            hint="The vault cannot release this key: it must be exportable, have a"
-            " release policy, and live in a Premium vault or a Managed HSM.",
-        )
+        error = _judge_denial(status, about, said)
+        if error.disposition is not Disposition.DENIED:  # which is confirmed soon
+            error.retry_after = retry_after
+        return error
     return TransportError(about, code="transport.unexpected")
 
 
-def _judge_forbidden(about: str, said: _Error) -> SkrAgentError:
+def _judge_denial(status: int, about: str, said: _Error) -> SkrAgentError:
     inner = said.innererror.code if said.innererror else ""
-    message = said.message.lower()
+    if status == _FORBIDDEN:
+        return _judge_forbidden(about, said.message.lower(), inner)
+    if status == _NOT_FOUND or inner == "ObjectIsDeletedButRecoverable":
+        return ReleaseDeniedError(about, code="release.not_found", hint=_NOT_FOUND_HINT)
+    if status == _CONFLICT:  # retry later: learn.microsoft.com, common-error-codes
+        return ReleaseError(
+            about,
+            code="release.conflict",
+            disposition=Disposition.RETRY,
+            hint=_CONFLICT_HINT,
+        )
+    return ReleaseDeniedError(
+        about,
+        hint="The vault cannot release this key: it must be exportable, have a"
+        " release policy, and live in a Premium vault or a Managed HSM.",
+    )
+
+
+def _judge_forbidden(about: str, message: str, inner: str) -> SkrAgentError:
     # First the messages on the token: they come with AccessDenied too.
     if "cannot be verified" in message:
         return ReleaseDeniedError(

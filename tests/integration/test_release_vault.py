@@ -218,6 +218,7 @@ NO_PERMISSION = (
 NO_ROLE = "Caller is not authorized to perform action on resource.\r\nCaller: appid=a"
 FIREWALL = "Client address (x) is not authorized and caller is not a trusted service"
 DISABLED = "Operation release is not allowed on a disabled key."
+CONFLICT = "There was a conflict while recovering the soft-deleted key 'https://v'."
 STANDARD = "Hardware key operation not allowed on standard vault"
 TOO_MANY = "Request was not processed because too many requests were received."
 
@@ -237,7 +238,11 @@ TOO_MANY = "Request was not processed because too many requests were received."
         (Answer(403, b"<html>"), "denied", "denied"),
         (refusal(404, "", "A key with", "KeyNotFound"), "not_found", "denied"),
         (refusal(400, "", "AKV.SKR.1001: The", "BadParameter"), "denied", "denied"),
-        (Answer(409), "denied", "denied"),
+        (refusal(409, "", CONFLICT, "Conflict"), "conflict", "retry"),
+        (refusal(409, "ObjectIsBeingRecovered", "x"), "conflict", "retry"),
+        (refusal(409, "ObjectIsBeingDeleted", "x"), "conflict", "retry"),
+        (Answer(409), "conflict", "retry"),
+        (refusal(409, "ObjectIsDeletedButRecoverable", "x"), "not_found", "denied"),
     ],
 )
 def test_every_refusal_of_a_vault_has_its_code(
@@ -324,11 +329,19 @@ def test_refusal_names_the_key_and_the_request(
     assert "not authorized to perform action on resource. Caller" in message
 
 
+@pytest.mark.parametrize("status", [409, 429, 503])
 def test_retry_after_is_told_and_not_slept(
+    vault: VaultClient, fake: FakeVault, token: AttestationToken, status: int
+) -> None:
+    fake.answer = Answer(status, headers={"Retry-After": "3600"})
+    assert failure(vault, token).retry_after == 3600
+
+
+def test_retry_after_does_not_put_off_the_confirmation_of_a_denial(
     vault: VaultClient, fake: FakeVault, token: AttestationToken
 ) -> None:
-    fake.answer = Answer(429, headers={"Retry-After": "3600"})
-    assert failure(vault, token).retry_after == 3600
+    fake.answer = Answer(403, headers={"Retry-After": "3600"})
+    assert failure(vault, token).retry_after is None
 
 
 def test_error_holds_neither_token(
