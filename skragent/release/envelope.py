@@ -99,6 +99,9 @@ class _Jwk(msgspec.Struct):
     y: str = ""
 
 
+# Optional by Azure's specification (KeyBundle), although every release seen has them.
+# The vault has said yes without being asked for them, and it releases beyond `exp`: so
+# they only ever take away, and what is not said takes nothing.
 class _Attributes(msgspec.Struct):
     enabled: bool = True
     nbf: float | None = None

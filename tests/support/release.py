@@ -214,7 +214,7 @@ class Release:
     header: dict[str, Any] = field(default_factory=dict)
     request: dict[str, Any] = field(default_factory=dict)
     jwk: dict[str, Any] = field(default_factory=dict)
-    attributes: dict[str, Any] = field(default_factory=dict)
+    attributes: dict[str, Any] | None = None  # left out where a test says None
     key_hsm: dict[str, Any] = field(default_factory=dict)
     signer: str = "vault"
 
@@ -261,6 +261,8 @@ class Release:
             "attributes": self.attributes,
             "release_policy": policy,
         }
+        if self.attributes is None:
+            del bundle["attributes"]
         if self.is_hsm:  # it sorts its members
             bundle = json.loads(json.dumps(bundle, sort_keys=True))
         return {"request": self.request, "response": {"key": bundle}}

@@ -116,6 +116,15 @@ def test_attributes_are_told(release: Release) -> None:
     assert (wrapped.enabled, wrapped.not_before, wrapped.expires) == (False, 1, 2)
 
 
+@pytest.mark.parametrize("attributes", [None, {}])
+def test_what_the_attributes_do_not_say_takes_nothing(
+    release: Release, attributes: dict[str, Any] | None
+) -> None:
+    release.attributes = attributes
+    wrapped = verify(release.encode())
+    assert (wrapped.enabled, wrapped.not_before, wrapped.expires) == (True, None, None)
+
+
 def test_version_asked_for_is_accepted(release: Release) -> None:
     release.request["kid"] = KID
     assert verify(release.encode(), version=VERSION).version == VERSION
