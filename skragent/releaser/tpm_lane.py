@@ -93,7 +93,7 @@ class TpmLane:
 
     def _decrypt(self, ciphertext: bytes, scheme: Scheme) -> bytearray:
         if self._tpm is None or self._key is None:
-            raise RuntimeError("decrypt before the evidence was collected")
+            raise RuntimeError("decrypt while there is no evidence")
         with self._watch.step("tpm.decrypt"):
             return self._tpm.decrypt(self._key, ciphertext, scheme)
 
@@ -101,5 +101,6 @@ class TpmLane:
         return self._tpm is not None and self._tpm.owns_ak_certificate()
 
     def _close(self) -> None:
-        if self._tpm is not None:
-            self._tpm.__exit__(None, None, None)
+        tpm, self._tpm = self._tpm, None  # who comes late must not find it closed
+        if tpm is not None:
+            tpm.__exit__(None, None, None)

@@ -9,30 +9,36 @@ half-made modules.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from skragent.errors import SkrAgentError
-from skragent.job import FailedKey, Job, ReleasedKey, Result
+from skragent.errors import SkrAgentError, TransportError
+from skragent.job import FailedKey, Identity, Job, KeyRequest, ReleasedKey, Result
 from skragent.releaser.failures import describe_failure
 from skragent.secretmem import attach_arena
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
+    from collections.abc import Iterator, Mapping
+    from concurrent.futures import Executor, Future
 
     from skragent.releaser.ahead import Ahead
     from skragent.releaser.tpm_lane import TpmLane
     from skragent.releaser.watch import Stopwatch
     from skragent.secretmem import Arena
 
-# Waiting costs nothing: a thread for each thing to wait for, and vaults to spare.
-_WAITING_THREADS = 16
+# Waiting costs nothing: a thread for each thing to wait for, and many vaults to spare.
+_WAITING_THREADS = 64
 # Releases at once. The agent asks for no more keys of a vault than that releases at
 # once, 10: so three vaults that hang keep no key of a fourth from its release.
 _RELEASING_THREADS = 32
+# A vault that hangs does so for a whole request's time, and keys that are home do not
+# wait for it so long: the job ends this long after the last of them, unless somebody is
+# late whose vault has released another key. Who was late comes in the next job, and who
+# came home does not: so in the end everybody has all the time that a request may take.
+_PATIENCE_SECONDS = 2.0
 
 # Whoever lets go of an arena wipes it, and it is the agent's memory too: this process
 # holds it to its end.
@@ -90,8 +96,13 @@ def _walk(
         now=datetime.fromtimestamp(job.now, UTC),
         watch=watch,
     )
-    with ThreadPoolExecutor(_RELEASING_THREADS, "release") as releasing:
-        results = list(releasing.map(step.run, range(len(job.keys)), job.keys))
+    releasing = ThreadPoolExecutor(_RELEASING_THREADS, "release")
+    under_way = {
+        releasing.submit(step.run, number, key): key
+        for number, key in enumerate(job.keys)
+    }
+    results = list(_gather(under_way))
+    releasing.shutdown(wait=False, cancel_futures=True)
     result = Result(
         attestation=outcome.summary,
         released=tuple(r for r in results if isinstance(r, ReleasedKey)),
@@ -115,3 +126,38 @@ def _tell_of_ak_certificate(job: Job, lane: TpmLane | None, result: Result) -> R
     except (SkrAgentError, TimeoutError):
         return result
     return msgspec.structs.replace(result, ak_certificate=described)
+
+
+def _gather(
+    under_way: Mapping[Future[ReleasedKey | FailedKey], KeyRequest],
+) -> Iterator[ReleasedKey | FailedKey]:
+    """Give what came of each key, as soon as there is no patience with the others."""
+    late = set(under_way)
+    generous: set[tuple[str, Identity]] = set()  # who released a key, and to whom
+    while late:
+        # A failure ends nobody's time: it would come back in the next job too.
+        is_hanging = generous.isdisjoint(_door(under_way[future]) for future in late)
+        patience = _PATIENCE_SECONDS if generous and is_hanging else None
+        done, late = wait(late, patience, FIRST_COMPLETED)
+        if not done:
+            break
+        generous |= {
+            _door(under_way[future])
+            for future in done
+            if isinstance(future.result(), ReleasedKey)
+        }
+    for future, key in under_way.items():
+        yield _give_up(key) if future in late else future.result()
+
+
+def _door(key: KeyRequest) -> tuple[str, Identity]:
+    return key.vault, key.identity
+
+
+def _give_up(key: KeyRequest) -> FailedKey:
+    error = TransportError(
+        f"{key.vault} has not answered for {key.name} yet, while other keys were"
+        " released: it is asked again without them",
+        code="transport.timeout",
+    )
+    return FailedKey(alias=key.alias, failure=describe_failure(error))

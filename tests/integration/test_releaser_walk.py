@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -311,6 +313,60 @@ def test_a_429_that_azures_library_remembers_ends_with_its_job(world: World) -> 
     assert failed.failure.retry_after == 3600
     world.azure.identity = json_answer(ACCESS_TOKEN)
     assert world.run("good").released
+
+
+def test_keys_that_are_home_do_not_wait_for_a_vault_that_hangs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "_PATIENCE_SECONDS", 0.1)
+    vault = world.azure.origins["vault"]
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # it never says anything
+        other = f"https://127.0.0.1:{mute.getsockname()[1]}"
+        world.changes |= {
+            "timeout_seconds": 10.0,
+            "keys": (
+                KeyRequest(alias="hung", vault=other, name="good"),
+                KeyRequest(alias="home", vault=vault, name="good"),
+            ),
+        }
+        result = world.run()
+    assert [key.alias for key in result.released] == ["home"]
+    (failed,) = result.failed
+    assert (failed.alias, failed.failure.code) == ("hung", "transport.timeout")
+    assert failed.failure.disposition == "retry"
+    assert "asked again without them" in failed.failure.message  # and not timed out
+
+
+def test_a_vault_that_released_one_key_is_waited_for_with_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "_PATIENCE_SECONDS", 0.0)
+    result = world.run("good", "other", "good", "other")
+    assert len(result.released) == 4
+
+
+def test_a_failure_ends_no_other_keys_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "_PATIENCE_SECONDS", 0.0)
+    vault, answer = world.azure.origins["vault"], world.servers["vault"].answer
+    refused = threading.Event()
+
+    def slow(asked: Asked) -> Answer:
+        if "/keys/good/" in asked.path and asked.body:
+            assert refused.wait(10)
+        answered = answer(asked)
+        if "/keys/none/" in asked.path and asked.body:
+            refused.set()
+        return answered
+
+    world.servers["vault"].answer = slow
+    theirs = Identity(client_id="11111111-2222-3333-4444-555555555555")
+    world.changes["keys"] = (
+        KeyRequest(alias="none", vault=vault, name="none", identity=theirs),
+        KeyRequest(alias="good", vault=vault, name="good"),
+    )
+    assert [key.alias for key in world.run().released] == ["good"]
 
 
 def test_provider_that_refuses_ends_the_job(world: World) -> None:
