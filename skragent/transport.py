@@ -86,14 +86,22 @@ class HttpClient:
     def connect(self, origin: str) -> None:
         """Open a connection ahead of time, for the next request to `origin`.
 
-        An error is none yet: the request will meet it again and say so. Does nothing
-        where a proxy stands between.
+        An error is none yet: the request will meet it again and say so; but for
+        silence, which would have to be waited for a second time. Does nothing where a
+        proxy stands between.
+
+        Raises:
+            TransportError: transport.timeout
         """
         if self._proxies(origin):
             return
         try:
             self._adapter.open_ahead(origin, self._timeout_seconds)
-        except (ConfigError, *FAILURES):
+        except FAILURES as error:
+            failure = translate(error, _origin(origin))
+            if failure.code == "transport.timeout":
+                raise failure from error
+        except ConfigError:
             return
 
     def request(

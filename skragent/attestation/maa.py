@@ -37,7 +37,11 @@ class MaaClient:
         self._http = http
 
     def connect(self) -> None:
-        """Open TCP and TLS ahead of the request that will need them."""
+        """Open TCP and TLS ahead of the request that will need them.
+
+        Raises:
+            TransportError: transport.timeout
+        """
         self._http.connect(self.endpoint)
 
     def attest_guest(self, body: bytes) -> bytes:

@@ -1,6 +1,7 @@
 """Connections of one job, begun before there is anything to say over them.
 
-An error of opening one is none yet: the first request meets it again.
+An error of opening one is none yet, for the first request meets it again; but for
+silence, which is told to who wants a session: so it is waited for once.
 """
 
 from __future__ import annotations
@@ -38,12 +39,20 @@ class Connections:
         self._imds.close()
 
     def identity_session(self) -> requests.Session:
-        """Give a session that finds a connection to IMDS open."""
+        """Give a session that finds a connection to IMDS open.
+
+        Raises:
+            TransportError: transport.timeout
+        """
         self._imds_opened.result()
         return self._imds.new_session()
 
     def session_for(self, url: str) -> requests.Session:
-        """Give a session that finds a connection to this vault or authority open."""
+        """Give a session that finds a connection to this vault or authority open.
+
+        Raises:
+            TransportError: transport.timeout
+        """
         self._opened[url].result()
         return self.http.new_session()
 

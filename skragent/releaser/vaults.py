@@ -10,7 +10,7 @@ import contextlib
 import queue
 from typing import TYPE_CHECKING, NamedTuple
 
-from skragent.errors import IdentityError
+from skragent.errors import SkrAgentError
 from skragent.release.credentials import is_managed, make_credential
 from skragent.release.identity import AccessTokens
 from skragent.release.vault import VaultClient, vault_scope
@@ -110,27 +110,27 @@ class Vaults:
             client.warm(name)
         self._idle[door].put(client)
 
-    def _tokens_of(self, who: Identity) -> AccessTokens | IdentityError:
+    def _tokens_of(self, who: Identity) -> AccessTokens | SkrAgentError:
         """Give an identity's tokens, or what each of its keys will be told."""
-        session = (
-            self._connections.identity_session()
-            if is_managed(who)
-            else self._connections.session_for(self._authority)
-        )
         try:
+            session = (
+                self._connections.identity_session()
+                if is_managed(who)
+                else self._connections.session_for(self._authority)
+            )
             credential = make_credential(
                 who,
                 authority=self._authority,
                 timeout_seconds=self._timeout_seconds,
                 session=session,
             )
-        except IdentityError as error:
+        except SkrAgentError as error:
             return error
         return AccessTokens(credential, session)
 
     def _open(self, door: _Door) -> VaultClient:
         tokens = self._tokens[door.identity]
-        if isinstance(tokens, IdentityError):
+        if isinstance(tokens, SkrAgentError):
             raise tokens
         return VaultClient(
             door.url,

@@ -345,6 +345,26 @@ def test_a_vault_that_released_one_key_is_waited_for_with_the_next(
     assert len(result.released) == 4
 
 
+def test_entra_id_that_hangs_is_the_trouble_of_who_it_knows(world: World) -> None:
+    vault, secret = world.azure.origins["vault"], world.directory / "secret"
+    secret.write_text("s")
+    uuid = "11111111-2222-3333-4444-555555555555"
+    theirs = Identity(tenant_id=uuid, client_id=uuid, secret_file=str(secret))
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        world.changes |= {
+            "timeout_seconds": 1.0,
+            "authority": f"https://127.0.0.1:{mute.getsockname()[1]}",
+            "keys": (
+                KeyRequest(alias="ours", vault=vault, name="good"),
+                KeyRequest(alias="theirs", vault=vault, name="other", identity=theirs),
+            ),
+        }
+        result = world.run()
+    assert [key.alias for key in result.released] == ["ours"]
+    (failed,) = result.failed
+    assert (failed.alias, failed.failure.code) == ("theirs", "transport.timeout")
+
+
 def test_a_failure_ends_no_other_keys_time(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,6 +84,16 @@ def test_connecting_ahead_to_nobody_is_no_error(client: HttpClient) -> None:
     client.connect(f"http://127.0.0.1:{free_port()}")
 
 
+def test_silence_while_connecting_ahead_is_told_and_not_waited_for_twice() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as mute,
+        HttpClient(timeout_seconds=0.1, use_proxies=False) as client,
+        pytest.raises(TransportError) as caught,
+    ):
+        client.connect(f"https://127.0.0.1:{mute.getsockname()[1]}")
+    assert caught.value.code == "transport.timeout"
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
