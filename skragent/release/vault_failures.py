@@ -39,7 +39,8 @@ _UNVERIFIED_HINT = (
 )
 _PERMISSION_HINT = (
     "Give the identity `Key Vault Crypto Service Release User` (or, on a vault with"
-    " access policies, the key permission `release`); it can take minutes to apply."
+    " access policies, the key permission `release`). It can take ten minutes to"
+    " apply, and a day where a group has it; `skragent refresh` asks at once."
 )
 _FIREWALL_HINT = "Admit this VM's network in the vault's firewall."
 _DISABLED_HINT = "Enable the key's version in the vault, or configure another one."

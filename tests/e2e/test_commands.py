@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support.e2e import SKRAGENT, Agent, config_for, create_key
+from support.e2e import SKRAGENT, Agent, config_for, create_key, type_
 
 from skragent.client import SkragentError
 from skragent.emulator.service import Answer, Request
@@ -31,18 +31,6 @@ def agent(emulator: EmulatorThread, directory: Path) -> Iterator[Agent]:
     with Agent(directory, config_for(emulator, directory, "demo", "db")) as agent:
         agent.until(lambda: agent.holds("demo") and agent.holds("db"))
         yield agent
-
-
-def type_(agent: Agent, *words: str) -> subprocess.CompletedProcess[str]:
-    """Type a command; the sockets are this agent's."""
-    config = agent.socket.with_name("skragent.toml")
-    return subprocess.run(
-        [*SKRAGENT, *words, "--config", str(config)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def test_the_status_is_a_table_for_people(agent: Agent) -> None:
@@ -81,6 +69,18 @@ def test_a_refresh_releases_again(agent: Agent) -> None:
     agent.until(lambda: agent.log.read_text().count("key db: version") == 2)
     agent.until(lambda: agent.client.get_key("db").released_at >= before)
     assert agent.log.read_text().count("key demo: version") == 1
+
+
+def test_a_key_that_was_denied_for_want_of_a_role_is_had_by_a_refresh(
+    emulator: EmulatorThread, directory: Path
+) -> None:
+    emulator.call(emulator.world.faults.apply("vault.role.revoked"))
+    with Agent(directory, config_for(emulator, directory, "demo")) as agent:
+        agent.until(lambda: "key demo is denied" in agent.log.read_text())
+        assert not agent.holds("demo")
+        emulator.call(emulator.world.faults.reset())
+        type_(agent, "refresh")
+        agent.until(lambda: agent.holds("demo"))
 
 
 def test_a_dropped_key_is_served_to_nobody_until_it_is_refreshed(agent: Agent) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from support.e2e import Agent, config_for, create_key
+from support.e2e import Agent, config_for, create_key, type_
 
 from skragent.client import SkragentError
 from skragent.emulator.confidential_vm import ConfidentialVm
@@ -117,6 +117,46 @@ def test_a_pcr_that_changes_after_attestation_closes_the_wrapping_key(
     emulator.world.vault.before_answer = extend_first
     with Agent(directory, config_for(emulator, directory, "demo")) as agent:
         assert refused_with(agent) == "evidence.pcr_changed"
+
+
+def test_a_pcr_that_changes_before_the_unwrap_costs_one_job(
+    emulator: EmulatorThread, directory: Path
+) -> None:
+    unmeasured = iter([b"once"])
+
+    async def extend_once(_: Request, answer: Answer) -> Answer:
+        if answer.status == HTTPStatus.OK and (data := next(unmeasured, None)):
+            await emulator.world.vm.extend_pcr(7, data)
+        return answer
+
+    emulator.world.vault.before_answer = extend_once
+    config = config_for(emulator, directory, "demo", tcg_log="/dev/null")
+    with Agent(directory, config) as agent:
+        agent.until(lambda: agent.holds("demo"))
+        assert agent.first_failure() == "evidence.pcr_changed"
+
+
+def test_a_pcr_that_changes_under_a_running_agent_is_in_its_next_evidence(
+    emulator: EmulatorThread, directory: Path
+) -> None:
+    config = config_for(emulator, directory, "demo", tcg_log="/dev/null")
+    with Agent(directory, config) as agent:
+        agent.until(lambda: agent.holds("demo"))
+        emulator.call(emulator.world.vm.extend_pcr(7, b"something new"))
+        type_(agent, "refresh")
+        agent.until(lambda: agent.log.read_text().count("key demo: version") == 2)
+        assert "code=" not in agent.log.read_text()
+
+
+def test_a_pcr_that_the_log_does_not_account_for_takes_the_key(
+    emulator: EmulatorThread, directory: Path
+) -> None:
+    with Agent(directory, config_for(emulator, directory, "demo")) as agent:
+        agent.until(lambda: agent.holds("demo"))
+        emulator.call(emulator.world.faults.apply("vm.pcr=7"))
+        type_(agent, "refresh")
+        agent.until(lambda: not agent.holds("demo"))
+        assert agent.log.read_text().count("code=token.refused") >= 2  # confirmed
 
 
 def another_chip(emulator: EmulatorThread) -> Silicon:

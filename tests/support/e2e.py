@@ -77,6 +77,18 @@ class Agent:
         return (codes() or ["none"])[0]
 
 
+def type_(agent: Agent, *words: str) -> subprocess.CompletedProcess[str]:
+    """Type a command; the sockets are this agent's."""
+    config = agent.socket.with_name("skragent.toml")
+    return subprocess.run(
+        [*SKRAGENT, *words, "--config", str(config)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 def config_for(
     emulator: EmulatorThread, directory: Path, *aliases: str, **other: str
 ) -> str:

@@ -191,6 +191,45 @@ def test_a_denial_that_is_not_confirmed_takes_nothing() -> None:
     assert supervise(test).holder.states["disk"] is KeyState.CURRENT
 
 
+def test_a_token_that_a_vault_cannot_verify_takes_nothing_however_often() -> None:
+    async def test(world: World) -> None:
+        world.jobs.failures["disk"] = failure("release.unverified", "reattest")
+        await world.clock.advance(REFRESH_SECONDS + 1000)
+        assert len(world.times) > 20  # each with another token
+        assert world.holder.held.keys() == {"disk"}
+        world.jobs.failures.clear()
+        await world.clock.advance(60)
+
+    world = supervise(test)
+    assert world.holder.states["disk"] is KeyState.CURRENT
+    assert world.times[-1] > REFRESH_SECONDS + 1000
+
+
+def test_a_role_that_takes_ten_minutes_to_apply_is_noticed_in_as_many_more() -> None:
+    async def test(world: World) -> None:
+        await world.clock.advance(600)
+        assert world.holder.states["disk"] is KeyState.DENIED
+        world.jobs.failures.clear()
+        await world.clock.advance(600)
+
+    denied = failure("release.denied.permission", "denied")
+    world = supervise(test, failures={"disk": denied}, chance=1.0)  # the latest
+    assert world.holder.held.keys() == {"disk"}
+
+
+def test_a_refresh_asks_at_once_for_a_key_that_was_denied() -> None:
+    async def test(world: World) -> None:
+        await world.clock.advance(3600)
+        assert world.holder.states["disk"] is KeyState.DENIED
+        world.jobs.failures.clear()
+        world.supervisor.refresh(["disk"])
+        await world.clock.advance(0)
+
+    denied = failure("release.denied.permission", "denied")
+    world = supervise(test, failures={"disk": denied})
+    assert world.holder.held.keys() == {"disk"}
+
+
 def test_a_token_refused_twice_drops_every_key() -> None:
     async def test(world: World) -> None:
         world.jobs.whole = failure("token.refused", "denied")
