@@ -33,6 +33,8 @@ RENEWED_WITHIN = timedelta(days=90)
 # The NV index that it goes into has 4096 bytes on new vTPMs.
 MAX_AK_CERTIFICATE_BYTES = 4096
 
+# In capitals, and at the beginning of the name, as that client compares it: the real
+# ones have other issuers, such as "Global Virtual TPM CA - 01", and must never match.
 _PLACEHOLDER_ISSUER = "MICROSOFT AZURE TRUSTED VM RSA"
 _DER_SEQUENCE = 0x30
 _MAX_LENGTH_BYTES = 2
@@ -76,7 +78,7 @@ def is_ak_certificate_provisioned(data: bytes) -> bool:
         names = certificate.issuer.get_attributes_for_oid(NameOID.COMMON_NAME)
     except (EndorsementsError, *CERTIFICATE_ERRORS):
         return True
-    return not any(_PLACEHOLDER_ISSUER in str(name.value).upper() for name in names)
+    return not any(str(name.value).startswith(_PLACEHOLDER_ISSUER) for name in names)
 
 
 def read_end(data: bytes) -> datetime | None:

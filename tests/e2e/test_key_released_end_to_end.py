@@ -105,6 +105,16 @@ def test_another_vtpm_cannot_use_this_vms_report(
         emulator.call(other.close())
 
 
+def test_an_ak_certificate_that_azure_provisions_late_is_waited_for(
+    emulator: EmulatorThread, directory: Path
+) -> None:
+    emulator.call(emulator.world.faults.apply("vm.ak_cert"))
+    with Agent(directory, config_for(emulator, directory, "demo")) as agent:
+        assert refused_with(agent) == "evidence.ak_cert_not_provisioned"
+        emulator.call(emulator.world.faults.reset())
+        agent.until(lambda: agent.holds("demo"))
+
+
 def test_a_pcr_that_changes_after_attestation_closes_the_wrapping_key(
     emulator: EmulatorThread, directory: Path
 ) -> None:

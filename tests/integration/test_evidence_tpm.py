@@ -13,7 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from support.evidence_swtpm import Swtpm, run_swtpm
 from tpm2_pytss.constants import ESYS_TR, TPM2_ALG
 
-from skragent.errors import TpmError, UnsupportedEvidenceError, UnwrapError
+from skragent.errors import (
+    Disposition,
+    TpmError,
+    UnsupportedEvidenceError,
+    UnwrapError,
+)
 from skragent.evidence.model import verify_wrapping_key
 from skragent.evidence.public import parse_tpm2b_public
 from skragent.evidence.quote import verify_certification, verify_quote
@@ -97,12 +102,14 @@ def test_an_ak_certificate_not_written_is_not_provisioned(
     with Vtpm(swtpm.tcti) as vtpm:
         error = tpm_error(vtpm.read_ak_certificate)
     assert error.code == "evidence.ak_cert_not_provisioned"
+    assert error.disposition is Disposition.RETRY
     assert error.command == "TPM2_NV_Read"
 
 
 def test_no_index_for_the_ak_certificate_is_not_provisioned(vtpm: Vtpm) -> None:
     error = tpm_error(vtpm.read_ak_certificate)
     assert error.code == "evidence.ak_cert_not_provisioned"
+    assert error.disposition is Disposition.RETRY
 
 
 def test_no_ak_is_told_with_the_command(tmp_path: Path) -> None:

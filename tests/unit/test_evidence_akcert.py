@@ -137,7 +137,7 @@ def test_carriage_returns_do_not_matter() -> None:
         mint(days=400, key="another"),
         mint(days=30),
         mint(days=29),
-        mint(days=400, issuer="Microsoft Azure Trusted VM RSA 2048"),
+        mint(days=400, issuer="MICROSOFT AZURE TRUSTED VM RSA 2048"),
     ],
     ids=["another key", "the same", "sooner", "placeholder"],
 )

@@ -93,13 +93,16 @@ def der(issuer: str) -> bytes:
 
 
 @pytest.mark.parametrize("padding", [b"", bytes(100)])
-def test_a_certificate_of_azures_ca_is_provisioned(padding: bytes) -> None:
-    data = der("Global Virtual TPM CA - 01") + padding
+@pytest.mark.parametrize(
+    "issuer", ["Global Virtual TPM CA - 01", "Microsoft Azure Trusted VM RSA CA 01"]
+)
+def test_a_certificate_of_azures_ca_is_provisioned(issuer: str, padding: bytes) -> None:
+    data = der(issuer) + padding
     assert is_ak_certificate_provisioned(data)
 
 
 def test_the_placeholders_issuer_is_not_provisioned_yet() -> None:
-    data = der("Microsoft Azure Trusted VM RSA 2048") + bytes(100)
+    data = der("MICROSOFT AZURE TRUSTED VM RSA 2048") + bytes(100)
     assert not is_ak_certificate_provisioned(data)
 
 
