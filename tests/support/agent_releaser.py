@@ -96,7 +96,7 @@ AFTER: dict[str, Callable[[], object]] = {
     "flood-stdout": lambda: flood(sys.stdout.buffer),
     "flood-stderr": lambda: flood(sys.stderr.buffer),
     "environment": lambda: say(json.dumps(dict(os.environ))),
-    "chatty": lambda: say("first\n" + "y" * 30 + "\n" * 10000 + "last"),
+    "chatty": lambda: say("first\n" + ("y" * 30 + "\n") * 10000 + "last"),
     "grandchild": leave_a_grandchild,
     "nothing-and-exit-1": lambda: sys.exit(1),
 }
