@@ -30,7 +30,9 @@ def broken(running: Broken) -> Iterator[Broken]:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-@pytest.mark.parametrize("status", [400, 403, 404, 410, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize(
+    "status", [202, 302, 400, 403, 404, 410, 429, 500, 502, 503, 504]
+)
 def test_status_is_the_one_that_was_asked_for(
     broken: Broken, service: str, status: int
 ) -> None:

@@ -54,7 +54,10 @@ def is_signed(broken: Broken, token: str) -> bool:
 def claim_of(claims: dict[str, Json], path: str) -> Json:
     value: Json = claims
     for name in path.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
+        if isinstance(value, list):
+            value = value[int(name)]
+        else:
+            value = value.get(name) if isinstance(value, dict) else None
     return value
 
 
@@ -83,6 +86,11 @@ CLAIMS = [
     (
         "x-ms-runtime.keys",
         [],
+        (400, "The attestation token has no key to encrypt to."),
+    ),
+    (
+        "x-ms-runtime.keys.0.kty",
+        "EC",
         (400, "The attestation token has no key to encrypt to."),
     ),
     ("exp", None, UNVERIFIED),

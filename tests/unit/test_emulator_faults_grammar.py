@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from skragent.emulator.faults.catalogue import all_faults, parse
-from skragent.emulator.faults.grammar import FaultError
+from skragent.emulator.faults.grammar import MISSING, FaultError
 from skragent.emulator.faults.jws import flip, with_member
 
 INTEGRATION = Path(__file__).resolve().parents[1] / "integration"
@@ -32,7 +32,8 @@ INTEGRATION = Path(__file__).resolve().parents[1] / "integration"
         ("maa.token.exp=-60", "exp", -60, {}),
         ("maa.token.a.b-c=x", "a.b-c", "x", {}),
         ("maa.token.a=x=y", "a", "x=y", {}),
-        ("maa.token.a", "a", None, {}),
+        ("maa.token.a", "a", MISSING, {}),
+        ("maa.token.a=null", "a", None, {}),
         ("maa.token.a=", "a", "", {}),
         (
             'maa.token.a={"b":1,"times":2},times=3',
@@ -59,14 +60,16 @@ def test_fault_is_read(
         ("maa", "there is no fault `maa`"),
         ("maa.nothing", "there is no fault `maa.nothing`"),
         ("maa.token.", "there is no fault `maa.token.`"),
+        ("maa.token..exp", "there is no fault `maa.token..exp`"),
         ("imds.token.exp=1", "there is no fault"),
         ("maa.status", "takes a value: maa.status=STATUS"),
-        ("maa.status=", "a whole number from 300 to 599"),
-        ("maa.status=299", "a whole number from 300 to 599"),
-        ("maa.status=600", "a whole number from 300 to 599"),
-        ("maa.status=oops", "a whole number from 300 to 599"),
+        ("maa.status=", "a whole number from 200 to 599"),
+        ("maa.status=199", "a whole number from 200 to 599"),
+        ("maa.status=600", "a whole number from 200 to 599"),
+        ("maa.status=oops", "a whole number from 200 to 599"),
         ("maa.hang=1", "takes no value: maa.hang"),
         ("maa.hang,retry_after=1", "there is no option `retry_after`"),
+        ("maa.hang,times=1,times=2", "the option `times` is given twice"),
         ("maa.hang,times=0", "`times` must be a whole number from 1"),
         ("maa.latency=-1", "seconds from 0"),
         ("maa.latency=nan", "seconds from 0"),
@@ -118,8 +121,9 @@ def test_every_fault_is_seen_by_a_test_of_its_effect() -> None:
         ("b.c", 3, {"a": 0, "b": {"c": 3}}),
         ("b.d.e", 3, {"a": 0, "b": {"c": 2, "d": {"e": 3}}}),
         ("a.x", 3, {"a": {"x": 3}, "b": {"c": 2}}),
-        ("b.c", None, {"a": 0, "b": {}}),
-        ("z", None, {"a": 0, "b": {"c": 2}}),
+        ("b.c", None, {"a": 0, "b": {"c": None}}),
+        ("b.c", MISSING, {"a": 0, "b": {}}),
+        ("z", MISSING, {"a": 0, "b": {"c": 2}}),
     ],
 )
 def test_member_is_changed_in_a_copy(
@@ -128,6 +132,23 @@ def test_member_is_changed_in_a_copy(
     document = {"a": 0, "b": {"c": 2}}
     assert with_member(document, path, value) == changed
     assert document == {"a": 0, "b": {"c": 2}}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "keys"),
+    [
+        ("keys.0", "x", ["x", {"n": 2}]),
+        ("keys.1.n", 3, [{"n": 1}, {"n": 3}]),
+        ("keys.0", MISSING, [{"n": 2}]),
+        ("keys.2", 3, {"2": 3}),
+    ],
+)
+def test_member_of_a_list_has_its_number(
+    path: str, value: object, keys: object
+) -> None:
+    document = {"keys": [{"n": 1}, {"n": 2}]}
+    assert with_member(document, path, value) == {"keys": keys}
+    assert document == {"keys": [{"n": 1}, {"n": 2}]}
 
 
 @pytest.mark.parametrize("size", [1, 2, 255])

@@ -55,7 +55,8 @@ class Fault:
         if not star:
             return "" if name == prefix else None
         member = name.removeprefix(prefix)
-        return member if name.startswith(prefix) and member else None
+        is_one = name.startswith(prefix) and all(member.split("."))
+        return member if is_one else None
 
 
 _FAULTS: list[Fault] = []

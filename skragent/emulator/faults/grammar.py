@@ -12,7 +12,7 @@ import json
 import math
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from skragent.errors import SkrAgentError
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # A comma begins an option only before `word=`: JSON values have commas, too.
 _OPTION = re.compile(r",(?=[a-z_]+=)")
 _HINT = "`skragent emulator --list-faults` prints all that there are."
+
+# The value of a member that is to be left out; null is another one.
+MISSING: Final = object()
 
 
 class FaultError(SkrAgentError):
@@ -80,10 +83,19 @@ class Words:
 
 
 def cut(text: str) -> Words:
-    """Cut a text at its commas and equals signs."""
+    """Cut a text at its commas and equals signs.
+
+    Raises:
+        FaultError: emulator.fault: an option is given twice.
+    """
     first, *rest = _OPTION.split(text)
     name, equals, value = first.partition("=")
-    options = dict(option.split("=", 1) for option in rest)
+    options: dict[str, str] = {}
+    for option in rest:
+        key, _, given = option.partition("=")
+        if key in options:
+            raise FaultError(f"the option `{key}` is given twice")
+        options[key] = given
     return Words(name, value if equals else None, options)
 
 
@@ -144,7 +156,7 @@ def _json(text: str) -> Any:  # noqa: ANN401 - any JSON
 
 
 _DAY = 86400.0
-STATUS = _whole("STATUS", 300, 599)
+STATUS = _whole("STATUS", 200, 599)
 NUMBER = _whole("N", 1, 1_000_000)
 BYTES = _whole("BYTES", 1, 1 << 28)
 PCR = _whole("PCR", 0, 23)

@@ -50,13 +50,13 @@ async def access_token(site: Site, asked: Asked) -> None:
     site.mutate(asked, "access_token", lambda _: asked.value)
 
 
-@fault("imds", "compute.*", optional(grammar.JSON, None), OF_ANSWERS)
+@fault("imds", "compute.*", optional(grammar.JSON, grammar.MISSING), OF_ANSWERS)
 async def compute(site: Site, asked: Asked) -> None:
     """This member of the instance metadata, such as location, is that, or missing."""
     site.mutate(asked, "compute", lambda d: with_member(d, asked.member, asked.value))
 
 
-@fault("imds", "thim.*", optional(grammar.TEXT, None), OF_ANSWERS)
+@fault("imds", "thim.*", optional(grammar.TEXT, grammar.MISSING), OF_ANSWERS)
 async def thim(site: Site, asked: Asked) -> None:
     """This member of the THIM answer, such as vcekCert, is that, or missing."""
     site.mutate(asked, "thim", lambda d: with_member(d, asked.member, asked.value))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from skragent.emulator.encoding import (
     decode_base64,
     dump_plain_json,
 )
+from skragent.emulator.faults.grammar import MISSING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,26 +45,27 @@ def change_payload(
     return f"{head}.{base64url(changed)}.{signature}"
 
 
-def with_member(
-    document: dict[str, Any], path: str, value: object | None
-) -> dict[str, Any]:
-    """Give a copy with a member set, or without it where the value is None.
+def with_member(document: dict[str, Any], path: str, value: object) -> dict[str, Any]:
+    """Give a copy with a member set, or without it.
 
     Args:
         document: any JSON object.
-        path: names separated by dots, as release policies write claims.
-        value: any JSON.
+        path: names separated by dots, as release policies write claims; for a member
+            that a list has, its number from 0 on.
+        value: any JSON, or MISSING.
     """
-    changed = copy.deepcopy(document)
-    *parents, last = path.split(".")
-    node = changed
-    for name in parents:
-        child = node.get(name)
-        if not isinstance(child, dict):
-            child = node[name] = {}
-        node = child
-    if value is None:
-        node.pop(last, None)
-    else:
-        node[last] = value
+    changed: dict[str, Any] = _with(document, path, value)
     return changed
+
+
+def _with(node: object, path: str, value: object) -> Any:  # noqa: ANN401 - any JSON
+    name, dot, rest = path.partition(".")
+    if isinstance(node, list) and name in map(str, range(len(node))):
+        numbered = {str(number): member for number, member in enumerate(node)}
+        return list(_with(numbered, path, value).values())
+    members = node if isinstance(node, dict) else {}
+    if dot:
+        return members | {name: _with(members.get(name), rest, value)}
+    if value is MISSING:
+        return {n: member for n, member in members.items() if n != name}
+    return members | {name: value}

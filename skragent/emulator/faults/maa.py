@@ -41,19 +41,19 @@ def _is_number(value: object) -> TypeGuard[int | float]:
     return math.isfinite(value)
 
 
-@fault("maa", "token.*", optional(grammar.JSON, None), OF_ANSWERS)
+@fault("maa", "token.*", optional(grammar.JSON, grammar.MISSING), OF_ANSWERS)
 async def token(site: Site, asked: Asked) -> None:
     """The token's claim has this value, or is missing; exp, nbf, iat: from now."""
     site.mutate(asked, "claims", lambda claims: _change(site, asked, claims))
 
 
-@fault("maa", "header.*", optional(grammar.JSON, None), OF_ANSWERS)
+@fault("maa", "header.*", optional(grammar.JSON, grammar.MISSING), OF_ANSWERS)
 async def header(site: Site, asked: Asked) -> None:
     """The token's header member has this value, or is missing; it is signed so."""
     site.mutate(asked, "header", lambda members: _change(site, asked, members))
 
 
-@fault("maa", "tamper.*", optional(grammar.JSON, None), OF_ANSWERS)
+@fault("maa", "tamper.*", optional(grammar.JSON, grammar.MISSING), OF_ANSWERS)
 async def tamper(site: Site, asked: Asked) -> None:
     """As token.NAME, but after the token was signed: its signature does not hold."""
     site.mutate(

@@ -26,19 +26,19 @@ async def signature(site: Site, asked: Asked) -> None:
     site.mutate(asked, "jws", flip_signature)
 
 
-@fault(_BOTH, "release.payload.*", optional(grammar.JSON, None), OF_ANSWERS)
+@fault(_BOTH, "release.payload.*", optional(grammar.JSON, grammar.MISSING), OF_ANSWERS)
 async def payload(site: Site, asked: Asked) -> None:
     """This member of the JWS's payload, such as request.nonce, is that, or missing."""
     site.mutate(asked, "payload", lambda d: with_member(d, asked.member, asked.value))
 
 
-@fault(_BOTH, "release.header.*", optional(grammar.JSON, None), OF_ANSWERS)
+@fault(_BOTH, "release.header.*", optional(grammar.JSON, grammar.MISSING), OF_ANSWERS)
 async def header(site: Site, asked: Asked) -> None:
     """This member of the JWS's header, such as x5c or alg, is that, or missing."""
     site.mutate(asked, "header", lambda d: with_member(d, asked.member, asked.value))
 
 
-@fault(_BOTH, "release.key_hsm.*", optional(grammar.JSON, None), OF_ANSWERS)
+@fault(_BOTH, "release.key_hsm.*", optional(grammar.JSON, grammar.MISSING), OF_ANSWERS)
 async def key_hsm(site: Site, asked: Asked) -> None:
     """This member of key_hsm, such as header.kid or ciphertext, is that, or missing."""
     site.mutate(asked, "key_hsm", lambda d: with_member(d, asked.member, asked.value))
