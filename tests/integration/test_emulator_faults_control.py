@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,11 +69,22 @@ def test_catalogue_is_told_whole(control: requests.Session) -> None:
         b"[]",
         b"{}",
         b'{"fault": 1}',
+        b'{"fault": "maa.hang", "times": 2}',
         b"[" * 60000,
         b'{"fault": "maa.nothing"}',
         b'{"fault": "maa.status=9000"}',
     ],
-    ids=["empty", "no-json", "list", "none", "number", "deep", "unknown", "value"],
+    ids=[
+        "empty",
+        "no-json",
+        "list",
+        "none",
+        "number",
+        "more",
+        "deep",
+        "unknown",
+        "value",
+    ],
 )
 def test_what_is_no_fault_is_a_problem_document(
     control: requests.Session, body: bytes
@@ -82,6 +94,39 @@ def test_what_is_no_fault_is_a_problem_document(
     assert answer.headers["Content-Type"].startswith("application/problem+json")
     assert answer.json()["code"] == "emulator.fault"
     assert control.get(URL).json()["applied"] == []
+
+
+@pytest.mark.swtpm
+@pytest.mark.parametrize(
+    ("method", "path", "size", "status"),
+    [("GET", "", 0, 404), ("PUT", "/faults", 0, 405), ("POST", "/faults", 65_537, 413)],
+    ids=["path", "method", "size"],
+)
+def test_what_is_no_request_is_a_problem_document(
+    control: requests.Session, method: str, path: str, size: int, status: int
+) -> None:
+    answer = control.request(method, f"http://localhost{path}", data=bytes(size))
+    assert answer.status_code == status
+    assert answer.headers["Content-Type"].startswith("application/problem+json")
+    assert answer.json()["code"] == "emulator.request"
+
+
+@pytest.mark.swtpm
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GARBAGE\r\n\r\n",
+        b"POST /faults HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{",
+    ],
+    ids=["malformed", "slow"],
+)
+def test_client_that_makes_no_request_is_in_nobodys_way(
+    running: EmulatorThread, control: requests.Session, sent: bytes
+) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.connect(str(running.world.directory / "faults.sock"))
+        other.sendall(sent)
+        assert control.post(URL, json={"fault": "maa.hang"}).status_code == 200
 
 
 @pytest.mark.swtpm

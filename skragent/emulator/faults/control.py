@@ -4,13 +4,15 @@
     POST   /faults    {"fault": "maa.status=503"}: applies one
     DELETE /faults    resets everything
 
-Errors are problem documents (RFC 9457) with the error's stable code.
+Errors are problem documents (RFC 9457) with a stable code: emulator.fault, or
+emulator.request for what is no request of these.
 """
 
 from __future__ import annotations
 
 import json
 import socket
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -19,6 +21,7 @@ from skragent.emulator.faults.catalogue import all_faults
 from skragent.emulator.faults.grammar import FaultError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from skragent.emulator.faults.faults import Faults
@@ -37,7 +40,9 @@ class FaultsSocket:
 
     async def listen(self) -> None:
         """Serve until `close`; a socket that a killed emulator left is replaced."""
-        app = web.Application(client_max_size=_MAX_BODY_BYTES)
+        app = web.Application(
+            client_max_size=_MAX_BODY_BYTES, middlewares=[_tell_problems]
+        )
         app.router.add_get("/faults", self._list)
         app.router.add_post("/faults", self._apply)
         app.router.add_delete("/faults", self._reset)
@@ -67,10 +72,7 @@ class FaultsSocket:
         )
 
     async def _apply(self, request: web.Request) -> web.Response:
-        try:
-            await self._faults.apply(_fault_of(await request.read()))
-        except FaultError as error:
-            return _problem(error)
+        await self._faults.apply(_fault_of(await request.read()))
         return web.json_response({"applied": self._faults.applied})
 
     async def _reset(self, _: web.Request) -> web.Response:
@@ -78,25 +80,39 @@ class FaultsSocket:
         return web.json_response({"applied": []})
 
 
+@web.middleware
+async def _tell_problems(
+    request: web.Request,
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except FaultError as error:
+        detail = f"{error.message}. {error.hint}"
+        return _problem(HTTPStatus.BAD_REQUEST, error.code, detail)
+    except web.HTTPException as error:  # aiohttp's own: path, method, size
+        return _problem(HTTPStatus(error.status), "emulator.request", error.reason)
+
+
 def _fault_of(body: bytes) -> str:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
         document = None
-    text = document.get("fault") if isinstance(document, dict) else None
-    if not isinstance(text, str):
-        raise FaultError('the body must be {"fault": "NAME"}')
-    return text
+    match document:
+        case {"fault": str(text), **more} if not more:
+            return text
+    raise FaultError('the body must be {"fault": "NAME"}')
 
 
-def _problem(error: FaultError) -> web.Response:
+def _problem(status: HTTPStatus, code: str, detail: str) -> web.Response:
     document = {
         "type": "about:blank",
-        "title": "Bad Request",
-        "status": 400,
-        "code": error.code,
-        "detail": f"{error.message}. {error.hint}",
+        "title": status.phrase,
+        "status": status,
+        "code": code,
+        "detail": detail,
     }
     return web.json_response(
-        document, status=400, content_type="application/problem+json"
+        document, status=status, content_type="application/problem+json"
     )
