@@ -7,6 +7,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -114,8 +115,11 @@ def test_latency_passes_before_the_answer(broken: Broken, service: str) -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_hang_sends_nothing_until_the_reset(broken: Broken, service: str) -> None:
-    broken.break_(f"{service}.hang")
+@pytest.mark.parametrize("fault", ["hang", "latency=86400"])
+def test_nothing_is_sent_until_the_reset(
+    broken: Broken, service: str, fault: str
+) -> None:
+    broken.break_(f"{service}.{fault}")
     url = {
         "imds": f"{broken.emulator.azure.imds_url}{THIM}",
         "maa": f"{broken.emulator.maa.issuer}/certs",
@@ -250,6 +254,20 @@ def test_same_fault_again_takes_the_place_of_the_first(broken: Broken) -> None:
     broken.break_("maa.status=503")
     broken.break_("maa.status=429")
     assert broken.ask_maa().status_code == 429
+
+
+def test_faults_come_and_go_while_requests_are_under_way(broken: Broken) -> None:
+    def ask_often() -> set[int]:
+        return {requests.get(url, verify=ca, timeout=10).status_code for _ in range(20)}
+
+    url, ca = f"{broken.emulator.maa.issuer}/certs", str(broken.session.verify)
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask_often) for _ in range(4)]
+        while not all(future.done() for future in asking):
+            broken.break_("maa.status=503,times=1")
+            broken.break_("maa.latency=0.001")
+            broken.reset()
+        assert set().union(*(future.result() for future in asking)) <= {200, 503}
 
 
 def test_fault_that_cannot_be_changes_nothing(broken: Broken) -> None:

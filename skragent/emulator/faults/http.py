@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 from skragent.emulator.faults import grammar
@@ -48,29 +49,14 @@ async def status(site: Site, asked: Asked) -> None:
 
 @fault(_ALL, "latency", Value(grammar.DURATION), OF_REQUESTS)
 async def latency(site: Site, asked: Asked) -> None:
-    """Every answer waits so long before its first byte."""
-
-    async def wait(_: Request, answer: Answer) -> Answer:
-        await asyncio.sleep(asked.value)
-        return answer
-
-    site.hook(asked, wait)
+    """Every answer waits so long before its first byte, or until the reset."""
+    _hold_answers(site, asked, asked.value)
 
 
 @fault(_ALL, "hang", None, OF_REQUESTS)
 async def hang(site: Site, asked: Asked) -> None:
     """No answer comes, until the faults are reset."""
-    is_over = asyncio.Event()
-
-    async def wait(_: Request, answer: Answer) -> Answer:
-        await is_over.wait()
-        return answer
-
-    async def let_go() -> None:
-        is_over.set()
-
-    site.hook(asked, wait)
-    site.on_reset(let_go)
+    _hold_answers(site, asked)
 
 
 @fault(_ALL, "reset", None, OF_REQUESTS)
@@ -129,3 +115,20 @@ async def body(site: Site, asked: Asked) -> None:
         return answer
 
     site.hook(asked, replace)
+
+
+def _hold_answers(site: Site, asked: Asked, seconds: float | None = None) -> None:
+    """Keep answers back; who waits is let go at the reset."""
+    is_over = asyncio.Event()
+
+    async def wait(_: Request, answer: Answer) -> Answer:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await is_over.wait()
+        return answer
+
+    async def let_go() -> None:
+        is_over.set()
+
+    site.hook(asked, wait)
+    site.on_reset(let_go)
