@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import socket
 import struct
 from collections.abc import Iterator
@@ -249,6 +251,34 @@ def test_tpm_that_hangs_does_not_answer_until_the_reset(
         connection.sendall(GET_RANDOM)
         with pytest.raises(TimeoutError):
             connection.recv(1)
+    reset(emulator)
+    assert code_of(ask(emulator, GET_RANDOM)) == tpm.RC_SUCCESS
+
+
+@pytest.mark.parametrize(
+    "fault", ["vm.pcr", "vm.lockout", "vm.report=magic", "imds.thim_lags"]
+)
+def test_fault_that_needs_the_tpm_does_not_wait_for_one_that_hangs(
+    emulator: EmulatorThread, fault: str
+) -> None:
+    break_(emulator, "vm.hang")
+    with pytest.raises(FaultError, match="the TPM hangs"):
+        break_(emulator, fault)
+    assert emulator.world.faults.applied == ["vm.hang"]
+    break_(emulator, "vm.reboot")
+    break_(emulator, fault)
+    reset(emulator)
+    assert is_vouched_for(emulator)
+
+
+def test_fault_that_needs_the_tpm_is_refused_where_it_is_dead(
+    emulator: EmulatorThread,
+) -> None:
+    pid = emulator.world.vm.vtpm.process.pid
+    assert pid
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(FaultError, match="the TPM does not answer"):
+        break_(emulator, "vm.pcr")
     reset(emulator)
     assert code_of(ask(emulator, GET_RANDOM)) == tpm.RC_SUCCESS
 

@@ -10,7 +10,9 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from skragent.emulator.faults.catalogue import parse
-from skragent.emulator.faults.site import Site
+from skragent.emulator.faults.grammar import FaultError
+from skragent.emulator.faults.site import TPM_HINT, Site
+from skragent.emulator.vtpm_process import TpmFailureMode
 
 if TYPE_CHECKING:
     from skragent.emulator.world import Emulator
@@ -40,7 +42,10 @@ class Faults:
         """
         fault, asked = parse(text)
         async with self._lock:
-            await fault.apply(self._site, asked)
+            try:
+                await fault.apply(self._site, asked)
+            except TpmFailureMode as error:
+                raise FaultError("the TPM does not answer", hint=TPM_HINT) from error
             self._applied.append(text)
 
     async def reset(self) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from skragent.emulator.faults.grammar import FaultError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from skragent.emulator.confidential_vm import ConfidentialVm
     from skragent.emulator.faults.grammar import Asked
     from skragent.emulator.service import (
         Answer,
@@ -22,12 +23,15 @@ if TYPE_CHECKING:
     from skragent.emulator.vault import Vault
     from skragent.emulator.world import Emulator
 
+TPM_HINT: Final = "The reset mends it, and so does vm.reboot."
+
 
 class Site:
     """One emulator, and the faults that it has."""
 
     def __init__(self, emulator: Emulator) -> None:
         self.emulator = emulator
+        self.stopped_pid = 0  # of a TPM that was made to hang
         self._undo = contextlib.AsyncExitStack()
         self._undone_once: set[str] = set()
 
@@ -45,6 +49,16 @@ class Site:
             if vault.dialect.is_hsm is is_hsm:
                 return vault
         raise FaultError(f"this emulator has no {asked.service}")
+
+    def vm(self) -> ConfidentialVm:
+        """Give the VM, if its TPM can be asked.
+
+        One that hangs would keep the fault waiting, and the reset behind it.
+        """
+        vm = self.emulator.vm
+        if vm.vtpm.process.pid == self.stopped_pid:
+            raise FaultError("the TPM hangs", hint=TPM_HINT)
+        return vm
 
     def guard(self, asked: Asked, guard: Guard) -> None:
         """Judge the requests that a fault is for."""

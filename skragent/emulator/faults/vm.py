@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from dataclasses import replace
@@ -30,13 +31,13 @@ _PARTS: Final = {
 @fault("vm", "reboot")
 async def reboot(site: Site, asked: Asked) -> None:  # noqa: ARG001 - as all faults
     """The VM reboots: clients are cut, the NULL hierarchy has a new seed (event)."""
-    await site.emulator.vm.reboot()
+    await _reboot(site)
 
 
 @fault("vm", "pcr", optional(grammar.PCR, 7))
 async def pcr(site: Site, asked: Asked) -> None:
     """Something unlogged is measured into this PCR (7); the reset reboots the VM."""
-    vm = site.emulator.vm
+    vm = site.vm()
     site.on_reset(vm.reboot, once="reboot")
     await vm.extend_pcr(asked.value, asked.text.encode())
 
@@ -44,7 +45,7 @@ async def pcr(site: Site, asked: Asked) -> None:
 @fault("vm", "lockout")
 async def vm_lockout(site: Site, asked: Asked) -> None:  # noqa: ARG001 - as all faults
     """The vTPM is in lockout: what dictionary attacks could be made on is barred."""
-    transmit = site.emulator.vm.vtpm.transmit
+    transmit = site.vm().vtpm.transmit
     before = await lockout.read(transmit)
 
     async def restore() -> None:
@@ -80,18 +81,24 @@ async def rc(site: Site, asked: Asked) -> None:
 @fault("vm", "hang")
 async def hang(site: Site, asked: Asked) -> None:  # noqa: ARG001 - as all faults
     """The TPM does not answer, and gives up after 30 s; the reset reboots the VM."""
-    vm = site.emulator.vm
-    pid = vm.vtpm.process.pid
+    pid = site.emulator.vm.vtpm.process.pid
     if pid is None:
         raise FaultError("the TPM is off")
 
     async def go_on() -> None:
-        if vm.vtpm.process.pid == pid:
-            os.kill(pid, signal.SIGCONT)
-        await vm.reboot()  # its failure mode would outlast the hang
+        await _reboot(site)  # its failure mode would outlast the hang
 
     site.on_reset(go_on, once="hang")
+    site.stopped_pid = pid
     os.kill(pid, signal.SIGSTOP)
+
+
+async def _reboot(site: Site) -> None:
+    vm = site.emulator.vm
+    if vm.vtpm.process.pid == site.stopped_pid:  # it could not be ended in order
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(site.stopped_pid, signal.SIGCONT)
+    await vm.reboot()
 
 
 @fault("vm", "ak_cert")
@@ -140,7 +147,7 @@ def _restore_ak_certificate(site: Site) -> None:
 @fault("vm", "report", Value(choice(*_PARTS)))
 async def report(site: Site, asked: Asked) -> None:
     """One bit of this part of the HCL report is wrong."""
-    paravisor = site.emulator.vm.paravisor
+    paravisor = site.vm().paravisor
     begin, size = _PARTS[asked.value]
 
     def spoil(whole: bytes) -> bytes:
@@ -159,9 +166,10 @@ async def report(site: Site, asked: Asked) -> None:
 @fault("imds", "thim_lags")
 async def thim_lags(site: Site, asked: Asked) -> None:
     """The chip's firmware is updated; THIM still gives the endorsements of before."""
-    paravisor = site.emulator.vm.paravisor
+    vm = site.vm()
+    paravisor = vm.paravisor
     before = paravisor.silicon
-    endorsements = site.emulator.vm.thim_answer()
+    endorsements = vm.thim_answer()
 
     async def restore() -> None:
         paravisor.silicon = before
