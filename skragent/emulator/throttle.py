@@ -1,7 +1,8 @@
-"""A token bucket: so many requests a second, and a short burst."""
+"""Two ways to count requests: a bucket that refills, and a window that slides."""
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,4 +34,28 @@ class TokenBucket:
         if self._tokens < 1:
             return False
         self._tokens -= 1
+        return True
+
+
+class SlidingWindow:
+    """Lets no more than `most` requests through in any `seconds`.
+
+    For a limit that is published as "N in 10 seconds": a bucket of N would let nearly
+    2 N through in the first ten. What was refused does not count.
+    """
+
+    def __init__(
+        self, most: int, seconds: float, monotonic: Callable[[], float]
+    ) -> None:
+        self._seconds = seconds
+        self._monotonic = monotonic
+        self._last: deque[float] = deque(maxlen=most)  # that were let through
+
+    def take(self) -> bool:
+        """Let a request through if there is room."""
+        now = self._monotonic()
+        is_full = len(self._last) == self._last.maxlen
+        if is_full and now - self._last[0] < self._seconds:
+            return False
+        self._last.append(now)  # the oldest one makes room
         return True

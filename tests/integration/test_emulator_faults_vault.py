@@ -228,6 +228,7 @@ def test_throttle_counts_only_releases_and_creations(
     url = f"{broken.vault(service).url}/keys/rsa/release{API}"
     assert broken.session.post(url, timeout=5).status_code == 401
     assert broken.ask_vault(service, "GET", "/keys/rsa").status_code == 200
+    assert broken.ask_vault(service, "GET", "/keys/release").status_code == 404
     assert broken.release(service).status_code == 200
     assert broken.ask_vault(service, "GET", "/keys/rsa").status_code == 200
     throttled = broken.release(service)

@@ -18,7 +18,7 @@ from support.azure_vm import (
 )
 
 from skragent.emulator.service import Answer, Request
-from skragent.emulator.throttle import TokenBucket
+from skragent.emulator.throttle import SlidingWindow, TokenBucket
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -176,6 +176,17 @@ def test_bucket_refills_with_time_up_to_its_burst() -> None:
     assert [bucket.take() for _ in range(2)] == [True, False]
     now[0] = 100.0
     assert [bucket.take() for _ in range(6)] == [True] * 5 + [False]
+
+
+def test_window_lets_no_more_through_in_any_ten_seconds() -> None:
+    now = [0.0]
+    window = SlidingWindow(3, 10, lambda: now[0])
+    let_through = []
+    for second in range(25):
+        now[0] = float(second)
+        if window.take():
+            let_through.append(second)
+    assert let_through == [0, 1, 2, 10, 11, 12, 20, 21, 22]
 
 
 def test_sixth_token_request_at_once_is_throttled(tmp_path: Path) -> None:

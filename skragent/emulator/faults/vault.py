@@ -18,7 +18,7 @@ from skragent.emulator.faults.grammar import (
 )
 from skragent.emulator.key_material import create_material, kind_of
 from skragent.emulator.refusal import RefusalError
-from skragent.emulator.throttle import TokenBucket
+from skragent.emulator.throttle import SlidingWindow
 from skragent.emulator.vault_access import ALL_PERMISSIONS
 from skragent.emulator.vault_writes import add_version
 
@@ -45,12 +45,13 @@ async def throttle(site: Site, asked: Asked) -> None:
     """Only so many (10) creations and releases in 10 s are allowed; then it is 429."""
     vault = site.vault(asked)
     monotonic = site.emulator.azure.clock.monotonic
-    bucket = TokenBucket(asked.value / _WINDOW_SECONDS, asked.value, monotonic)
+    window = SlidingWindow(asked.value, _WINDOW_SECONDS, monotonic)
 
     def count(request: Request) -> None:
         is_counted = request.path.endswith(("/release", "/create"))
+        is_counted &= request.method == "POST"  # a key may be called `release`
         # Whether the challenge counts, nobody says.
-        if is_counted and "authorization" in request.headers and not bucket.take():
+        if is_counted and "authorization" in request.headers and not window.take():
             refusal = vault.refusal_of(request, 429)
             if "retry_after" in asked.options:
                 refusal.headers["Retry-After"] = asked.options["retry_after"]
