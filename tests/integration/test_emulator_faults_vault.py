@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import Iterator
@@ -150,9 +151,34 @@ def test_rotated_key_has_a_new_version_of_its_kind(
     broken.vault(service).store.delete(name)
 
 
-def test_key_that_is_not_there_cannot_be_rotated(broken: Broken) -> None:
-    with pytest.raises(FaultError, match="has no key `none`"):
-        broken.break_("vault.key.rotated=none")
+@pytest.mark.parametrize(
+    "effect", ["rotated", "disabled", "expired", "early", "deleted", "policy"]
+)
+def test_key_that_is_not_there_cannot_be_broken(broken: Broken, effect: str) -> None:
+    with pytest.raises(FaultError, match="has no key `none`; it has other, rsa"):
+        broken.break_(f"vault.key.{effect}=none")
+    assert broken.emulator.faults.applied == []
+
+
+def test_rotation_keeps_what_is_changed_while_the_new_key_is_made(
+    broken: Broken,
+) -> None:
+    broken.emulator.create_key(parse_key_spec("busy:RSA"))
+
+    async def change_meanwhile() -> None:
+        rotation = asyncio.create_task(
+            broken.emulator.faults.apply("vault.key.rotated=busy")
+        )
+        await asyncio.sleep(0)  # it is making the key
+        broken.emulator.create_key(parse_key_spec("busy:oct"))
+        await rotation
+
+    broken.thread.call(change_meanwhile())
+    store = broken.vault("vault").store
+    key = store.find("busy")
+    assert key
+    assert [version.kty for version in key.versions] == ["RSA", "oct", "RSA"]
+    store.delete("busy")
 
 
 def test_vault_that_is_not_there_cannot_be_broken(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from skragent.emulator.faults.site import Site
     from skragent.emulator.service import Request
+    from skragent.emulator.vault import Vault
     from skragent.emulator.vault_keys import KeyVersion, StoredKey
 
 _BOTH = "vault hsm"
@@ -99,12 +100,10 @@ async def key_policy(site: Site, asked: Asked) -> None:
 async def key_rotated(site: Site, asked: Asked) -> None:
     """The key has a new version of its kind; the old ones stay (event)."""
     vault = site.vault(asked)
-    key = vault.store.find(asked.value)
-    if key is None:
-        raise FaultError(f"{vault.name} has no key `{asked.value}`")
-    kind = kind_of(key.latest.material)
+    kind = kind_of(_find_key(vault, asked.value).latest.material)
     # An RSA key may take a second, in which the services must go on.
     material = await asyncio.to_thread(create_material, kind)
+    key = _find_key(vault, asked.value)  # as it is by now
     now = site.emulator.azure.clock.now()
     vault.store.save(add_version(key, key.name, {}, material, is_hsm_key=True, now=now))
 
@@ -193,6 +192,8 @@ def _change_key(
     site: Site, asked: Asked, change: Callable[[StoredKey], StoredKey | None]
 ) -> None:
     """Show a key otherwise than it is kept."""
+    if asked.value:
+        _find_key(site.vault(asked), asked.value)
 
     def of_key(key: StoredKey | None) -> Any:  # noqa: ANN401 - a key, or none
         is_meant = not asked.value or (
@@ -203,6 +204,14 @@ def _change_key(
     # The same fault of two keys is two faults.
     named = replace(asked, text=f"{asked.name}:{asked.value}")
     site.mutate(named, "key", of_key)
+
+
+def _find_key(vault: Vault, name: str) -> StoredKey:
+    key = vault.store.find(name)
+    if key is None:
+        known = ", ".join(vault.store.names) or "none"
+        raise FaultError(f"{vault.name} has no key `{name}`; it has {known}")
+    return key
 
 
 def _change_versions(
