@@ -20,17 +20,10 @@ URL = "http://localhost/faults"
 COMMAND = [sys.executable, "-I", "-m", "skragent.cli.main", "emulator"]
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[EmulatorThread]:
-    with vm_directory() as directory, EmulatorThread(directory) as emulator:
-        yield emulator
-
-
 @pytest.fixture
-def control(running: EmulatorThread) -> Iterator[requests.Session]:
-    with unix_session(running.world.directory / "faults.sock") as session:
+def control(emulator: EmulatorThread) -> Iterator[requests.Session]:
+    with unix_session(emulator.world.directory / "faults.sock") as session:
         yield session
-    running.call(running.world.faults.reset())
 
 
 def status_of_maa(emulator: EmulatorThread) -> int:
@@ -41,16 +34,16 @@ def status_of_maa(emulator: EmulatorThread) -> int:
 
 @pytest.mark.swtpm
 def test_faults_are_applied_told_and_reset(
-    running: EmulatorThread, control: requests.Session
+    emulator: EmulatorThread, control: requests.Session
 ) -> None:
     for text in ("maa.status=503", "vm.pcr=5"):
         answer = control.post(URL, json={"fault": text})
         assert answer.status_code == 200
     assert answer.json() == {"applied": ["maa.status=503", "vm.pcr=5"]}
-    assert status_of_maa(running) == 503
+    assert status_of_maa(emulator) == 503
     assert control.get(URL).json()["applied"] == ["maa.status=503", "vm.pcr=5"]
     assert control.delete(URL).json() == {"applied": []}
-    assert status_of_maa(running) == 200
+    assert status_of_maa(emulator) == 200
     assert control.get(URL).json()["applied"] == []
 
 
@@ -121,17 +114,17 @@ def test_what_is_no_request_is_a_problem_document(
     ids=["malformed", "slow"],
 )
 def test_client_that_makes_no_request_is_in_nobodys_way(
-    running: EmulatorThread, control: requests.Session, sent: bytes
+    emulator: EmulatorThread, control: requests.Session, sent: bytes
 ) -> None:
     with socket.socket(socket.AF_UNIX) as other:
-        other.connect(str(running.world.directory / "faults.sock"))
+        other.connect(str(emulator.world.directory / "faults.sock"))
         other.sendall(sent)
         assert control.post(URL, json={"fault": "maa.hang"}).status_code == 200
 
 
 @pytest.mark.swtpm
-def test_socket_is_its_owners(running: EmulatorThread) -> None:
-    path = running.world.directory / "faults.sock"
+def test_socket_is_its_owners(emulator: EmulatorThread) -> None:
+    path = emulator.world.directory / "faults.sock"
     assert path.stat().st_mode & 0o777 == 0o600
 
 

@@ -6,28 +6,15 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
-from support.faults import AZURE_VAULT, IDENTITY, THIM, Broken, breakable
+from support.faults import AZURE_VAULT, IDENTITY, THIM, Broken
 
 from skragent.emulator.faults.grammar import FaultError
 
 SERVICES = ["imds", "maa", "vault", "hsm"]
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broken]:
-    with breakable(tmp_path_factory.mktemp("azure")) as broken:
-        yield broken
-
-
-@pytest.fixture
-def broken(running: Broken) -> Iterator[Broken]:
-    yield running
-    running.reset()
 
 
 @pytest.mark.parametrize("service", SERVICES)

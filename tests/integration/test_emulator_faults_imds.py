@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import urllib.parse
 import uuid
-from collections.abc import Iterator
 
 import pytest
 import requests
 from cryptography.hazmat.primitives.serialization import Encoding
 from support.azure import API
 from support.azure_vm import VM_ID, ak_certificate
-from support.faults import AZURE_VAULT, IDENTITY, THIM, Broken, breakable
+from support.faults import AZURE_VAULT, IDENTITY, THIM, Broken
 
 COMPUTE = "/metadata/instance/compute?api-version=2021-01-01"
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broken]:
-    with breakable(tmp_path_factory.mktemp("azure")) as broken:
-        yield broken
-
-
-@pytest.fixture
-def broken(running: Broken) -> Iterator[Broken]:
-    yield running
-    running.reset()
 
 
 @pytest.mark.parametrize("path", [THIM, IDENTITY + AZURE_VAULT])

@@ -7,28 +7,15 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
 
 import pytest
 import requests
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from support.azure import jws_parts, open_sealed, verify_jws
 from support.azure_vm import Json, unb64u
-from support.faults import Broken, breakable
+from support.faults import Broken, setting
 
 from skragent.emulator.service import Answer
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broken]:
-    with breakable(tmp_path_factory.mktemp("azure")) as broken:
-        yield broken
-
-
-@pytest.fixture
-def broken(running: Broken) -> Iterator[Broken]:
-    yield running
-    running.reset()
 
 
 def published(broken: Broken, token: str) -> bytes | None:
@@ -102,8 +89,7 @@ CLAIMS = [
 def test_claim_is_wrong_and_signed(
     broken: Broken, claim: str, value: Json, says: tuple[int, str]
 ) -> None:
-    given = "" if value is None else f"={json.dumps(value)}"
-    broken.break_(f"maa.token.{claim}{given}")
+    broken.break_(f"maa.token.{claim}{setting(value)}")
     token = broken.token()
     assert claim_of(jws_parts(token)[1], claim) == value
     assert is_signed(broken, token)
@@ -114,8 +100,7 @@ def test_claim_is_wrong_and_signed(
 def test_claim_that_is_tampered_with_breaks_the_signature(
     broken: Broken, claim: str, value: Json, _: object
 ) -> None:
-    given = "" if value is None else f"={json.dumps(value)}"
-    broken.break_(f"maa.tamper.{claim}{given}")
+    broken.break_(f"maa.tamper.{claim}{setting(value)}")
     token = broken.token()
     assert claim_of(jws_parts(token)[1], claim) == value
     assert not is_signed(broken, token)

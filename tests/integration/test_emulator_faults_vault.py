@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 from support.azure import API, jws_parts, unwrap, verify_jws
 from support.azure_vm import Json, rsa_key, unb64u
-from support.faults import Broken, breakable
+from support.faults import Broken, breakable, setting
 
 from skragent.emulator.addresses import VaultPlan
 from skragent.emulator.azure import Settings
@@ -25,18 +24,6 @@ from skragent.emulator.faults.grammar import FaultError
 from skragent.emulator.key_specs import parse_key_spec
 
 BOTH = pytest.mark.parametrize("service", ["vault", "hsm"])
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broken]:
-    with breakable(tmp_path_factory.mktemp("azure")) as broken:
-        yield broken
-
-
-@pytest.fixture
-def broken(running: Broken) -> Iterator[Broken]:
-    yield running
-    running.reset()
 
 
 def refusal(answer: requests.Response) -> tuple[int, str, str]:
@@ -340,8 +327,7 @@ def test_swapped_key_opens_and_is_not_the_signed_one(
 def test_payload_of_a_release_is_wrong_and_signed(
     broken: Broken, service: str, member: str, value: Json
 ) -> None:
-    given = "" if value is None else f"={json.dumps(value)}"
-    broken.break_(f"{service}.release.payload.{member}{given}")
+    broken.break_(f"{service}.release.payload.{member}{setting(value)}")
     jws = broken.released(service)
     verify_jws(jws, leaf_of(jws))
     node = jws_parts(jws)[1]
@@ -357,8 +343,7 @@ def test_payload_of_a_release_is_wrong_and_signed(
 def test_header_of_a_release_is_wrong(
     broken: Broken, service: str, member: str, value: Json
 ) -> None:
-    given = "" if value is None else f"={json.dumps(value)}"
-    broken.break_(f"{service}.release.header.{member}{given}")
+    broken.break_(f"{service}.release.header.{member}{setting(value)}")
     assert jws_parts(broken.released(service))[0].get(member) == value
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -18,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.utils import CryptographyDeprecationWarning
 from support.faults import THIM
-from support.vtpm import GET_RANDOM, ask_vtpm, code_of, vm_directory
+from support.vtpm import GET_RANDOM, ask_vtpm, code_of
 
 from skragent.emulator import tpm_wire as tpm
 from skragent.emulator.faults.grammar import FaultError
@@ -34,19 +33,6 @@ AK_CERTIFICATE = 0x01C101D0
 GUARDED = 0x01800000  # an index that guesses can be made at
 HW_REPORT = 0x20
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[EmulatorThread]:
-    with vm_directory() as directory, EmulatorThread(directory) as emulator:
-        emulator.world.imds.is_limited = False
-        yield emulator
-
-
-@pytest.fixture
-def emulator(running: EmulatorThread) -> Iterator[EmulatorThread]:
-    yield running
-    running.call(running.world.faults.reset())
 
 
 def break_(emulator: EmulatorThread, fault: str) -> None:

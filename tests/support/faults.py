@@ -26,6 +26,11 @@ IDENTITY = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource="
 AZURE_VAULT = "https://vault.azure.net"
 
 
+def setting(value: Json) -> str:
+    """Write a member's value as a fault has it; None is for one that is missing."""
+    return "" if value is None else f"={json.dumps(value)}"
+
+
 @dataclass
 class Broken:
     """The services on their sockets, around a VM of plain software."""
