@@ -7,6 +7,7 @@ soon as due: for a fleet that is due at once, VMs x keys / (vaults x rate).
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ class Outcome:
     """What came of a scenario; its times are seconds."""
 
     until: dict[int, float | None]  # that many percent of the keys are there
+    lasted: float  # until all are, or until the fleet was given up
     bound: float
     vaults: list[Vault]
     was_stale: int  # keys whose refresh came after their token's life
@@ -52,8 +54,7 @@ class Outcome:
     @property
     def ratio_to_bound(self) -> float:
         """How much longer it took than it must; at least, where it did not end."""
-        last = self.until[100]
-        return MAX_RATIO if last is None else last / self.bound
+        return self.lasted / self.bound
 
     @property
     def refused_per_release(self) -> float:
@@ -174,22 +175,25 @@ class World:
         self._vaults = {name: Vault(self._limit, outage) for name in self._vaults}
         self._missing, self._done, self._was_stale = set(self._owners), [], 0
         bound = self._bound(dues, begins=begins, outage=outage)
+        patience = MAX_RATIO * bound + MAX_EXTRA_SECONDS
         events = [(moment, number) for number, moment in enumerate(self.following)]
         heapq.heapify(events)
         while self._missing:
             moment, number = events[0]
-            if moment - begins > MAX_RATIO * bound + MAX_EXTRA_SECONDS:
+            if moment - begins > patience:
                 break
             heapq.heapreplace(events, (self.agents[number].act(moment), number))
         for moment, number in events:
             self.following[number] = moment
         until = {}
         for percent in (50, 99, 100):
-            enough = len(self._owners) * percent // 100
+            enough = math.ceil(len(self._owners) * percent / 100)
             is_there = len(self._done) >= enough
             at = max(0.0, self._done[enough - 1] - begins) if is_there else None
             until[percent] = at
-        return Outcome(until, bound, list(self._vaults.values()), self._was_stale)
+        vaults, lasted = list(self._vaults.values()), until[100]
+        lasted = patience if lasted is None else lasted
+        return Outcome(until, lasted, bound, vaults, self._was_stale)
 
     def _bound(self, dues: Sequence[float], *, begins: float, outage: Outage) -> float:
         """Serve everybody in turn at the limit; what comes sooner is not measured."""

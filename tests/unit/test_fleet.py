@@ -49,6 +49,17 @@ def test_a_vault_that_counts_refused_requests_lets_all_through_in_the_end(
     assert strict[name].until[100] is not None
 
 
+def test_a_fleet_that_is_given_up_took_at_least_so_long() -> None:
+    never: dict[int, float | None] = {50: 90.0, 99: None, 100: None}
+    outcome = Outcome(never, lasted=300.0, bound=100.0, vaults=[], was_stale=0)
+    assert outcome.ratio_to_bound == 3
+
+
+def test_99_percent_of_two_keys_are_both() -> None:
+    until = World(Fleet(2), KEY_VAULT).cold_boot(BOOT_SECONDS).until
+    assert until[99] == until[100] != until[50]
+
+
 def test_keys_in_several_vaults_are_there_sooner(outcomes: dict[str, Outcome]) -> None:
     shared = World(Fleet(VMS, vaults=3), KEY_VAULT).cold_boot(BOOT_SECONDS)
     assert shared.bound < outcomes["cold_boot"].bound / 2
