@@ -209,7 +209,8 @@ def test_content_type_is_wrong_and_the_body_is_not(
 
 @pytest.mark.parametrize("service", SERVICES)
 @pytest.mark.parametrize(
-    ("fault", "body"), [("body", "<html>it works</html>"), ("body={", "{")]
+    ("fault", "body"),
+    [("body", "<html>it works</html>"), ("body={", "{"), ("body=", "")],
 )
 def test_body_is_something_else(
     broken: Broken, service: str, fault: str, body: str

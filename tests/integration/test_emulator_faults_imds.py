@@ -87,6 +87,7 @@ def test_member_of_the_instance_metadata_is_wrong(
     [
         ("thim.tcbm=0000000000000000", "tcbm", "0000000000000000"),
         ("thim.vcekCert=none", "vcekCert", "none"),
+        ("thim.vcekCert=", "vcekCert", ""),
         ("thim.certificateChain", "certificateChain", None),
     ],
 )

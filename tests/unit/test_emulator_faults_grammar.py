@@ -74,6 +74,7 @@ def test_fault_is_read(
         ("maa.latency=-1", "seconds from 0"),
         ("maa.latency=nan", "seconds from 0"),
         ("maa.latency=x", "seconds from 0"),
+        ("maa.content_type=", "a text of one line"),
         ("maa.content_type=a\nb: c", "a text of one line"),
         ("maa.status=429,retry_after=1\r\nx: y", "a text of one line"),
         ("maa.key=lost", "one of unknown, forged, not `lost`"),

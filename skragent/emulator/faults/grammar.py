@@ -141,10 +141,16 @@ def _seconds(low: float, high: float) -> Kind:
     return Kind("SECONDS", parse)
 
 
-def _text(text: str) -> str:
-    if not text.isprintable() or not text:
+def _line(text: str) -> str:
+    if not text.isprintable():
         raise ValueError("a text of one line")
     return text
+
+
+def _text(text: str) -> str:
+    if not text:
+        raise ValueError("a text of one line")
+    return _line(text)
 
 
 def _json(text: str) -> Any:  # noqa: ANN401 - any JSON
@@ -166,5 +172,6 @@ COMMAND_CODE = _whole("CC", 0x11F, 0xFFFF)
 DURATION = _seconds(0, _DAY)
 SKEW = _seconds(-3660 * _DAY, 3660 * _DAY)
 TEXT = Kind("TEXT", _text)
+TEXT_OR_NONE = Kind("TEXT", _line)  # empty where nothing follows the equals sign
 KEY = Kind("KEY", _text)
 JSON = Kind("JSON", _json)

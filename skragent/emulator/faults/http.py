@@ -106,7 +106,9 @@ async def content_type(site: Site, asked: Asked) -> None:
     site.hook(asked, call)
 
 
-@fault(_ALL, "body", optional(grammar.TEXT, "<html>it works</html>"), OF_REQUESTS)
+@fault(
+    _ALL, "body", optional(grammar.TEXT_OR_NONE, "<html>it works</html>"), OF_REQUESTS
+)
 async def body(site: Site, asked: Asked) -> None:
     """The body is this text instead (a page of HTML); status and headers stay."""
 

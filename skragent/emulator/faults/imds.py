@@ -44,7 +44,9 @@ async def identity_removed(site: Site, asked: Asked) -> None:
     site.mutate(asked, "identities", lambda _: [])
 
 
-@fault("imds", "access_token", optional(grammar.TEXT, "not.a.token"), OF_ANSWERS)
+@fault(
+    "imds", "access_token", optional(grammar.TEXT_OR_NONE, "not.a.token"), OF_ANSWERS
+)
 async def access_token(site: Site, asked: Asked) -> None:
     """Access tokens are this text, which no vault takes."""
     site.mutate(asked, "access_token", lambda _: asked.value)
@@ -56,7 +58,7 @@ async def compute(site: Site, asked: Asked) -> None:
     site.mutate(asked, "compute", lambda d: with_member(d, asked.member, asked.value))
 
 
-@fault("imds", "thim.*", optional(grammar.TEXT, grammar.MISSING), OF_ANSWERS)
+@fault("imds", "thim.*", optional(grammar.TEXT_OR_NONE, grammar.MISSING), OF_ANSWERS)
 async def thim(site: Site, asked: Asked) -> None:
     """This member of the THIM answer, such as vcekCert, is that, or missing."""
     site.mutate(asked, "thim", lambda d: with_member(d, asked.member, asked.value))
