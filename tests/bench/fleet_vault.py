@@ -4,10 +4,11 @@
 (Azure Key Vault service limits: release shares the limit of create). In what windows
 it counts nobody tells: a sliding one is the stricter. Whether a refused request counts
 as well, one page of its documentation says both ways, so both are here. The page of
-before 2021 said twice that it does ("failed requests that return a 429 count", "all
-requests accrue"); since a change of the service (azure-docs, pull request 71552, March
-2021) the first sentence says that it does not. So it seems that the second one was
-forgotten; nobody has measured it.
+about 2021 said twice that it does ("failed requests that return a 429 count", "all
+requests accrue"); the one of 2025 says "do not count" in the first sentence and has the
+second one unchanged. In between lies pull request 71552 of azure-docs (March 2021, "to
+reflect change in behavior for throttling"; what it changed was not seen). So the second
+one seems to be a remnant; nobody has measured it.
 
 Managed HSM publishes no figure for releases, and says that it does not throttle
 cryptographic operations. What is assumed: the 160 RSA-4096 unwraps a second of one
