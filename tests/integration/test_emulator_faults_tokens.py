@@ -170,6 +170,19 @@ def test_header_member_is_wrong(broken: Broken, member: str, value: str | None) 
     assert jws_parts(broken.token())[0].get(member) == value
 
 
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [("kid", "x"), ("alg", "RS512"), ("jku", "https://evil.test/certs"), ("typ", None)],
+)
+def test_header_member_that_is_tampered_with_breaks_the_signature(
+    broken: Broken, member: str, value: str | None
+) -> None:
+    broken.break_(f"maa.tamper_header.{member}{setting(value)}")
+    token = broken.token()
+    assert jws_parts(token)[0].get(member) == value
+    assert verdict(broken.release("vault", token=token)) == UNVERIFIED
+
+
 def test_algorithm_of_the_header_is_refused_by_the_vault(broken: Broken) -> None:
     broken.break_("maa.header.alg=HS256")
     assert verdict(broken.release("vault")) == UNVERIFIED

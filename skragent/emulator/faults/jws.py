@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from skragent.emulator.encoding import (
     base64std,
@@ -15,6 +15,9 @@ from skragent.emulator.faults.grammar import MISSING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+HEADER: Final = 0
+PAYLOAD: Final = 1
 
 
 def flip(data: bytes) -> bytes:
@@ -36,13 +39,14 @@ def flip_signature(token: str) -> str:
     return f"{signed}.{base64url(flip(decode_base64(signature)))}"
 
 
-def change_payload(
-    token: str, change: Callable[[dict[str, Any]], dict[str, Any]]
+def change_part(
+    token: str, number: int, change: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> str:
-    """Change a compact JWS's payload and keep its signature."""
-    head, payload, signature = token.split(".")
-    changed = dump_plain_json(change(json.loads(decode_base64(payload))))
-    return f"{head}.{base64url(changed)}.{signature}"
+    """Change a compact JWS's HEADER or PAYLOAD and keep its signature."""
+    parts = token.split(".")
+    changed = change(json.loads(decode_base64(parts[number])))
+    parts[number] = base64url(dump_plain_json(changed))
+    return ".".join(parts)
 
 
 def with_member(document: dict[str, Any], path: str, value: object) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from skragent.emulator.faults import grammar
 from skragent.emulator.faults.catalogue import OF_ANSWERS, fault
 from skragent.emulator.faults.grammar import Asked, Value, choice, optional
 from skragent.emulator.faults.jws import (
-    change_payload,
+    HEADER,
+    PAYLOAD,
+    change_part,
     flip_base64,
     flip_signature,
     with_member,
@@ -56,11 +58,20 @@ async def header(site: Site, asked: Asked) -> None:
 @fault("maa", "tamper.*", optional(grammar.JSON, grammar.MISSING), OF_ANSWERS)
 async def tamper(site: Site, asked: Asked) -> None:
     """As token.NAME, but after the token was signed: its signature does not hold."""
-    site.mutate(
-        asked,
-        "token",
-        lambda jws: change_payload(jws, lambda c: _change(site, asked, c)),
-    )
+    _tamper(site, asked, PAYLOAD)
+
+
+@fault("maa", "tamper_header.*", optional(grammar.JSON, grammar.MISSING), OF_ANSWERS)
+async def tamper_header(site: Site, asked: Asked) -> None:
+    """As header.NAME, but after the token was signed: its signature does not hold."""
+    _tamper(site, asked, HEADER)
+
+
+def _tamper(site: Site, asked: Asked, part: int) -> None:
+    def change(jws: str) -> str:
+        return change_part(jws, part, lambda members: _change(site, asked, members))
+
+    site.mutate(asked, "token", change)
 
 
 @fault("maa", "signature", None, OF_ANSWERS)
