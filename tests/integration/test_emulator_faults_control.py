@@ -123,6 +123,20 @@ def test_client_that_makes_no_request_is_in_nobodys_way(
 
 
 @pytest.mark.swtpm
+def test_client_that_goes_within_its_body_leaves_no_traceback(
+    emulator: EmulatorThread,
+    control: requests.Session,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.connect(str(emulator.world.directory / "faults.sock"))
+        other.sendall(b"POST /faults HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        assert control.get(URL).status_code == 200  # it is being read
+    assert control.get(URL).status_code == 200
+    assert caplog.records == []
+
+
+@pytest.mark.swtpm
 def test_socket_is_its_owners(emulator: EmulatorThread) -> None:
     path = emulator.world.directory / "faults.sock"
     assert path.stat().st_mode & 0o777 == 0o600

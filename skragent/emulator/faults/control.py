@@ -92,6 +92,8 @@ async def _tell_problems(
         return _problem(HTTPStatus.BAD_REQUEST, error.code, detail)
     except web.HTTPException as error:  # aiohttp's own: path, method, size
         return _problem(HTTPStatus(error.status), "emulator.request", error.reason)
+    except ConnectionError:  # who asked has gone: nobody will read this
+        return _problem(HTTPStatus.BAD_REQUEST, "emulator.request", "the body ends")
 
 
 def _fault_of(body: bytes) -> str:
