@@ -124,6 +124,12 @@ class Front:
         return first
 
     async def _handle(self, incoming: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await self._answer(incoming)
+        except ConnectionError:  # the client has gone, and nobody is to blame
+            raise asyncio.CancelledError from None
+
+    async def _answer(self, incoming: web.BaseRequest) -> web.StreamResponse:
         transport = incoming.transport
         if transport is None:
             raise asyncio.CancelledError

@@ -258,6 +258,28 @@ def test_faults_come_and_go_while_requests_are_under_way(broken: Broken) -> None
         assert set().union(*(future.result() for future in asking)) <= {200, 503}
 
 
+@pytest.mark.parametrize(
+    ("fault", "sent"),
+    [
+        ("imds.latency=0", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"),
+        ("imds.hang", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
+    ],
+    ids=["within its body", "before half an answer"],
+)
+def test_client_that_goes_leaves_no_traceback(
+    broken: Broken, caplog: pytest.LogCaptureFixture, fault: str, sent: bytes
+) -> None:
+    broken.break_(fault)
+    broken.break_("imds.reset")
+    port = int(broken.emulator.azure.imds_url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(sent)
+        assert broken.ask_maa().status_code == 200  # it is being read
+    broken.reset()
+    assert broken.ask_one("imds").status_code == 200
+    assert caplog.records == []
+
+
 def test_fault_that_cannot_be_changes_nothing(broken: Broken) -> None:
     with pytest.raises(FaultError) as caught:
         broken.break_("maa.status=9000")
