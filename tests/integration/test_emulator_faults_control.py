@@ -105,6 +105,11 @@ def test_what_is_no_request_is_a_problem_document(
 
 
 @pytest.mark.swtpm
+def test_method_that_is_none_is_told_which_there_are(control: requests.Session) -> None:
+    assert "DELETE" in control.put(URL).headers["Allow"]
+
+
+@pytest.mark.swtpm
 @pytest.mark.parametrize(
     "sent",
     [

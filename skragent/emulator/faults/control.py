@@ -91,7 +91,11 @@ async def _tell_problems(
         detail = f"{error.message}. {error.hint}"
         return _problem(HTTPStatus.BAD_REQUEST, error.code, detail)
     except web.HTTPException as error:  # aiohttp's own: path, method, size
-        return _problem(HTTPStatus(error.status), "emulator.request", error.reason)
+        status = HTTPStatus(error.status)
+        answer = _problem(status, "emulator.request", error.reason)
+        if "Allow" in error.headers:
+            answer.headers["Allow"] = error.headers["Allow"]
+        return answer
     except ConnectionError:  # who asked has gone: nobody will read this
         return _problem(HTTPStatus.BAD_REQUEST, "emulator.request", "the body ends")
 
