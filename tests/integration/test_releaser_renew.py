@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from support.vtpm import vm_directory
 
 from skragent.emulator.thread import EmulatorThread
 from skragent.emulator.tpm_wire import CC_NV_WRITE
@@ -21,19 +18,6 @@ from skragent.releaser.watch import Stopwatch
 pytestmark = pytest.mark.swtpm
 
 DAY = 86400
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[EmulatorThread]:
-    with vm_directory() as directory, EmulatorThread(directory) as emulator:
-        emulator.world.imds.is_limited = False
-        yield emulator
-
-
-@pytest.fixture
-def emulator(running: EmulatorThread) -> Iterator[EmulatorThread]:
-    yield running
-    running.call(running.world.faults.reset())
 
 
 def break_(emulator: EmulatorThread, *faults: str) -> None:

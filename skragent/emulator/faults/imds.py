@@ -64,7 +64,7 @@ async def thim(site: Site, asked: Asked) -> None:
     site.mutate(asked, "thim", lambda d: with_member(d, asked.member, asked.value))
 
 
-@fault("imds", "renewal.*", optional(grammar.TEXT, None), OF_ANSWERS)
+@fault("imds", "renewal.*", optional(grammar.TEXT_OR_NONE, grammar.MISSING), OF_ANSWERS)
 async def renewal(site: Site, asked: Asked) -> None:
     """This member of a renewal's answer, such as AkCertPem, is that, or missing."""
     site.mutate(asked, "renewal", lambda d: with_member(d, asked.member, asked.value))
