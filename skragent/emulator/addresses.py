@@ -26,6 +26,7 @@ LOOPBACK = "127.0.0.1"
 IMDS_ADDRESS = "169.254.169.254"
 TLS_ADDRESS = "127.0.0.2"  # loopback as well: nobody else's port 443
 MAA_HOST = "sharedeus2.eus2.attest.azure.net"
+ENTRA_HOST = "login.microsoftonline.com"
 LOCATION = "eastus2"
 
 _HTTP, _HTTPS = 80, 443
@@ -122,7 +123,7 @@ def commands_for_real_names(vaults: Iterable[VaultPlan]) -> list[str]:
     commands = []
     if not _is_ours(IMDS_ADDRESS):
         commands.append(f"ip addr add {IMDS_ADDRESS}/32 dev lo")
-    hosts = [MAA_HOST, *(plan.host for plan in vaults)]
+    hosts = [MAA_HOST, ENTRA_HOST, *(plan.host for plan in vaults)]
     missing = [host for host in hosts if _address_of(host) != TLS_ADDRESS]
     if missing:
         line = f"{TLS_ADDRESS} {' '.join(missing)}"

@@ -1,4 +1,4 @@
-"""The emulated Azure around a VM: IMDS, the attestation provider and the vaults.
+"""The emulated Azure around a VM: IMDS, attestation, Entra ID and the vaults.
 
 It needs to know of the VM only what the cloud knows: its id, its chip's endorsements,
 and the root that vouches for the chip. `world.py` puts it together with a whole VM.
@@ -15,10 +15,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from skragent.emulator import addresses
 from skragent.emulator.addresses import LOOPBACK, VaultPlan
+from skragent.emulator.applications import ApplicationFiles, register_application
 from skragent.emulator.appraisal.platform import Trust
 from skragent.emulator.attestation_authorities import AttestationAuthorities
 from skragent.emulator.clock import Clock
 from skragent.emulator.delay_relay import DelayRelay
+from skragent.emulator.entra import EntraId
 from skragent.emulator.front import Front, RequestLog
 from skragent.emulator.identities import Entra, identity
 from skragent.emulator.imds import Imds
@@ -62,7 +64,7 @@ class Hardware(Protocol):
 class Settings:
     """How an emulated Azure differs from the default one.
 
-    `ports` are by label (`imds`, `maa`, or a vault's name); 0 is a free one.
+    `ports` are by label (`imds`, `maa`, `entra`, or a vault's name); 0 is a free one.
     `latency_seconds` is added to every round trip, as `delay_relay` tells.
     """
 
@@ -79,6 +81,7 @@ class Urls:
 
     imds: str
     maa: str
+    entra: str
     vaults: Mapping[str, str]
 
 
@@ -95,10 +98,12 @@ class Azure:
         self.pki = Pki(state / "pki", now)
         self.ca_path = directory / "ca.pem"
         self.ca_path.write_bytes(self.pki.root.public_bytes(Encoding.PEM))
-        # The VM's own identity may do everything; the other one has no permission,
-        # to see what a vault says then.
+        # The VM's own identity and the application may do everything; the other one has
+        # no permission, to see what a vault says then.
         self.vm_identity = identity("vm", is_system_assigned=True)
         self.stranger = identity("stranger")
+        self.application_files = ApplicationFiles(directory)
+        self.application = register_application(self.application_files, state, now)
         ark = x509.load_pem_x509_certificate(hardware.ark_pem.encode())
         trust = Trust(arks=frozenset([ark.public_bytes(Encoding.DER)]))
         self.maa = Maa(urls.maa, state / "maa", trust, self.clock)
@@ -114,6 +119,8 @@ class Azure:
             location=addresses.LOCATION,
         )
         self.imds_url = urls.imds
+        self.entra_id = EntraId(urls.entra, self.entra, self.imds.resources, self.clock)
+        self.entra_id.register(self.application)
         naming = "real" if settings.real_names else "local"
         self._keys_directory = directory / "keys" / naming
         self.vaults = {p.name: self._vault(p, urls) for p in settings.vaults}
@@ -132,7 +139,7 @@ class Azure:
         settings = settings or Settings()
         if settings.real_names:
             return await cls._start_real(directory, hardware, settings)
-        labels = ["imds", "maa", *(plan.name for plan in settings.vaults)]
+        labels = ["imds", "maa", "entra", *(plan.name for plan in settings.vaults)]
         bound = addresses.bind_services(
             labels, directory / "ports.json", settings.ports
         )
@@ -140,11 +147,16 @@ class Azure:
         urls = Urls(
             imds=f"http://{origins['imds']}",
             maa=f"https://{origins['maa']}",
+            entra=f"https://{origins['entra']}",
             vaults={p.name: f"https://{origins[p.name]}" for p in settings.vaults},
         )
         azure = cls(directory, hardware, settings, urls)
-        services: dict[str, Service] = {"imds": azure.imds, "maa": azure.maa}
-        services |= azure.vaults
+        services: dict[str, Service] = {
+            "imds": azure.imds,
+            "maa": azure.maa,
+            "entra": azure.entra_id,
+            **azure.vaults,
+        }
         for label, service in services.items():
             tls = {} if label == "imds" else {"": azure.server_identity(label)}
             front = azure._front({"": service}, tls)
@@ -159,11 +171,18 @@ class Azure:
         urls = Urls(
             imds=f"http://{addresses.IMDS_ADDRESS}",
             maa=f"https://{addresses.MAA_HOST}",
+            entra=f"https://{addresses.ENTRA_HOST}",
             vaults={p.name: f"https://{p.host}" for p in settings.vaults},
         )
         azure = cls(directory, hardware, settings, urls)
-        hosts: dict[str, Service] = {addresses.MAA_HOST: azure.maa}
-        tls = {addresses.MAA_HOST: azure.server_identity("maa")}
+        hosts: dict[str, Service] = {
+            addresses.MAA_HOST: azure.maa,
+            addresses.ENTRA_HOST: azure.entra_id,
+        }
+        tls = {
+            addresses.MAA_HOST: azure.server_identity("maa"),
+            addresses.ENTRA_HOST: azure.server_identity("entra"),
+        }
         for plan in settings.vaults:
             hosts[plan.host] = azure.vaults[plan.name]
             tls[plan.host] = azure.vaults[plan.name].signer
@@ -180,16 +199,19 @@ class Azure:
 
     def heal(self) -> None:
         """Make every service answer as it should again."""
-        for service in (self.imds, self.maa, *self.vaults.values()):
+        for service in (self.imds, self.maa, self.entra_id, *self.vaults.values()):
             service.heal()
         self.clock.skew_seconds = 0.0
 
     def server_identity(self, label: str) -> ServerIdentity:
-        """Give the TLS identity of the attestation provider or of a vault."""
+        """Give the TLS identity of a service that is not IMDS."""
         if label in self.vaults:
             return self.vaults[label].signer
-        names = [addresses.MAA_HOST, "*.eus2.attest.azure.net", "localhost", LOOPBACK]
-        return self.pki.server("maa", names)
+        names = {
+            "maa": [addresses.MAA_HOST, "*.eus2.attest.azure.net"],
+            "entra": [addresses.ENTRA_HOST],
+        }
+        return self.pki.server(label, [*names[label], "localhost", LOOPBACK])
 
     def cvm_policy(self) -> dict[str, Any]:
         """Give the release policy that a CVM attested by this provider meets."""
@@ -213,6 +235,7 @@ class Azure:
             clock=self.clock,
         )
         vault.access.grant(self.vm_identity.object_id)
+        vault.access.grant(self.application.object_id)
         self.imds.resources.add(vault.resource)
         return vault
 

@@ -1,6 +1,7 @@
-"""Managed identities and their access tokens, as Microsoft Entra ID issues them.
+"""Managed identities, and the access tokens that Microsoft Entra ID issues.
 
-One signing key stands for Entra: IMDS hands its tokens out, vaults verify them.
+One signing key stands for Entra: IMDS and the token endpoint (`entra.py`) hand its
+tokens out, vaults verify them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from skragent.emulator.encoding import (
     NotBase64Error,
     base64url,
+    base64url_uint,
     decode_base64,
     dump_json,
 )
@@ -27,6 +29,8 @@ from skragent.emulator.pki import load_or_make_key
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from skragent.emulator.applications import Application
 
 TENANT_ID = "5c0ffee0-0000-4000-8000-000000000001"
 SUBSCRIPTION_ID = "5c0ffee0-0000-4000-8000-000000000002"
@@ -37,7 +41,8 @@ _PROVIDERS = (
 )
 VM_RESOURCE_ID = f"{_PROVIDERS}/Microsoft.Compute/virtualMachines/{VM_NAME}"
 
-_LIFETIME_SECONDS = 86399  # as the tokens of managed identities say: 24 h
+_MANAGED_SECONDS = 86399  # as the tokens of managed identities say: 24 h
+_APPLICATION_SECONDS = 3599  # as those of applications say, from 60 to 90 minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +64,17 @@ class ManagedIdentity:
         )
 
 
+def derive_id(name: str, what: str) -> str:
+    """Derive an id from a name, so that restarts keep it."""
+    return str(uuid.uuid5(uuid.UUID(TENANT_ID), f"{name}/{what}"))
+
+
 def identity(name: str, *, is_system_assigned: bool = False) -> ManagedIdentity:
-    """Make an identity whose ids follow from its name, so that restarts keep them."""
-    namespace = uuid.UUID(TENANT_ID)
+    """Make an identity whose ids follow from its name."""
     return ManagedIdentity(
         name,
-        client_id=str(uuid.uuid5(namespace, f"{name}/client")),
-        object_id=str(uuid.uuid5(namespace, f"{name}/object")),
+        client_id=derive_id(name, "client"),
+        object_id=derive_id(name, "object"),
         is_system_assigned=is_system_assigned,
     )
 
@@ -86,27 +95,54 @@ class Entra:
         )
         self._kid = base64url(hashlib.sha1(public).digest())
 
+    @property
+    def jwks(self) -> dict[str, Any]:
+        """The key that signs, without the certificate that the real set has."""
+        numbers = self._key.public_key().public_numbers()
+        key = {"kty": "RSA", "use": "sig", "kid": self._kid, "x5t": self._kid}
+        key |= {"n": base64url_uint(numbers.n), "e": base64url_uint(numbers.e)}
+        return {"keys": [key]}
+
     def issue(
         self, who: ManagedIdentity, audience: str, now: float
     ) -> tuple[str, dict[str, Any]]:
-        """Issue a token; give it with its claims."""
+        """Issue a token to a managed identity; give it with its claims."""
+        more = {
+            "appidacr": "2",
+            "xms_az_rid": VM_RESOURCE_ID,
+            "xms_mirid": who.resource_id,
+        }
+        return self._issue(who, audience, now, _MANAGED_SECONDS, more)
+
+    def issue_to_application(
+        self, who: Application, audience: str, now: float, *, has_asserted: bool
+    ) -> tuple[str, dict[str, Any]]:
+        """Issue a token to an application, by its assertion or by its secret."""
+        more = {"appidacr": "2" if has_asserted else "1"}
+        return self._issue(who, audience, now, _APPLICATION_SECONDS, more)
+
+    def _issue(
+        self,
+        who: ManagedIdentity | Application,
+        audience: str,
+        now: float,
+        seconds: int,
+        more: dict[str, str],
+    ) -> tuple[str, dict[str, Any]]:
         claims = {
             "aud": audience,
             "iss": self.issuer,
             "iat": int(now),
             "nbf": int(now),
-            "exp": int(now) + _LIFETIME_SECONDS,
+            "exp": int(now) + seconds,
             "appid": who.client_id,
-            "appidacr": "2",
             "idp": self.issuer,
             "idtyp": "app",
             "oid": who.object_id,
             "sub": who.object_id,
             "tid": TENANT_ID,
             "ver": "1.0",
-            "xms_az_rid": VM_RESOURCE_ID,
-            "xms_mirid": who.resource_id,
-        }
+        } | more
         header = {"typ": "JWT", "alg": "RS256", "x5t": self._kid, "kid": self._kid}
         return sign_jws(header, dump_json(claims), self._key), claims
 

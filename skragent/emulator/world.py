@@ -68,7 +68,8 @@ class Emulator:
             directory: everything that outlives a stop lies here.
             latency_seconds: added to every round trip (`delay_relay`).
             real_names: listen at Azure's own names and addresses (`addresses`).
-            ports: by `imds`, `maa` or a vault's name; 0 is the last one or a free one.
+            ports: by `imds`, `maa`, `entra` or a vault's name; 0 is the last one or a
+                free one.
             vaults: the vaults there are; the configuration names the first.
             clock: the services' clock; by default the machine's.
             generation: the AMD product of the VM's chip.

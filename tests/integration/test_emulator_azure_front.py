@@ -128,8 +128,9 @@ def test_certificate_is_the_one_of_the_name_asked_for(
     with _running(tmp_path, Settings(real_names=True)) as thread:
         azure = thread.world
         context = ssl.create_default_context(cafile=str(azure.ca_path))
-        hosts = [addresses.MAA_HOST, *(p.host for p in Settings().vaults)]
-        for host in hosts:
+        vaults = [plan.host for plan in Settings().vaults]
+        statuses = {addresses.MAA_HOST: b"200", addresses.ENTRA_HOST: b"404"}
+        for host in (*statuses, *vaults):
             with (
                 socket.create_connection(("127.0.0.1", port)) as plain,
                 context.wrap_socket(plain, server_hostname=host) as connection,
@@ -138,8 +139,9 @@ def test_certificate_is_the_one_of_the_name_asked_for(
                     f"GET /certs HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
                 )
                 status = connection.recv(64).split()[1]
-                assert status == (b"200" if host == addresses.MAA_HOST else b"401")
-        assert [r.service for r in azure.requests] == ["maa", *azure.vaults]
+                assert status == statuses.get(host, b"401")
+        services = ["maa", "entra", *azure.vaults]
+        assert [r.service for r in azure.requests] == services
 
 
 def test_missing_names_are_told_as_commands(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,4 +149,5 @@ def test_missing_names_are_told_as_commands(monkeypatch: pytest.MonkeyPatch) -> 
     commands = addresses.commands_for_real_names(Settings().vaults)
     assert commands[0] == "ip addr add 192.0.2.1/32 dev lo"
     assert commands[1].startswith("echo '127.0.0.2 ")
+    assert " login.microsoftonline.com " in commands[1]
     assert commands[1].endswith("' >> /etc/hosts")

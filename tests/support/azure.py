@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from skragent.emulator.vault import Vault
 
 ISSUER = "https://maa.test"
+ENTRA = "https://entra.test"
 VAULT = "https://skragent-demo.test"
 HSM = "https://skragent-hsm.test"
 
@@ -76,12 +77,13 @@ def unwrap(
     return aes_key_unwrap_with_padding(transfer_key, ciphertext[size:])
 
 
-def make_azure(directory: Path, vm: SoftwareVm | None = None) -> Azure:
+def make_azure(
+    directory: Path, vm: SoftwareVm | None = None, *, days_later: int = 0
+) -> Azure:
     """Build the services, at rest at 2026-01-01, without any socket."""
-    clock = Clock(NOW.timestamp())
-    urls = Urls(
-        "http://imds.test", ISSUER, {"skragent-demo": VAULT, "skragent-hsm": HSM}
-    )
+    clock = Clock(NOW.timestamp() + days_later * 86400)
+    vaults = {"skragent-demo": VAULT, "skragent-hsm": HSM}
+    urls = Urls("http://imds.test", ISSUER, ENTRA, vaults)
     azure = Azure(directory, vm or SoftwareVm(), Settings(clock=clock), urls)
     azure.imds.is_limited = False
     return azure
@@ -99,12 +101,14 @@ def ask(
     target: str,
     body: object = None,
     headers: dict[str, str] | None = None,
-    *,
-    raw: bytes = b"",
 ) -> Answer:
-    """Ask a service without a socket, refusals included."""
-    data = raw if body is None else json.dumps(body).encode()
-    coroutine = service.serve(Request(method, target, headers or {}, data))
+    """Ask a service without a socket, refusals included.
+
+    A body is sent as JSON, and bytes as they are.
+    """
+    if not isinstance(body, bytes):
+        body = b"" if body is None else json.dumps(body).encode()
+    coroutine = service.serve(Request(method, target, headers or {}, body))
     try:
         coroutine.send(None)
     except StopIteration as stop:

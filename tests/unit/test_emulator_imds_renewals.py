@@ -46,7 +46,7 @@ def renew(
     target = f"/metadata/THIM/tvm/certificate/renew?{query(version, **changes)}"
     body = urllib.parse.quote(pem, safe="").encode()
     headers = {"metadata": "true"}
-    return ask(azure.imds, "POST", target, headers=headers, raw=body)
+    return ask(azure.imds, "POST", target, body, headers)
 
 
 def fetch(azure: Azure, guid: str) -> Answer:
@@ -106,12 +106,12 @@ def test_a_wrong_parameter_is_refused(azure: Azure, changes: dict[str, str]) -> 
 
 def test_the_header_rules_hold_for_renewals_too(azure: Azure) -> None:
     target = f"/metadata/THIM/tvm/certificate/renew?{query(AT_ONCE)}"
-    assert ask(azure.imds, "POST", target, raw=b"x").status == 400
+    assert ask(azure.imds, "POST", target, b"x").status == 400
 
 
 def test_nothing_else_is_posted_to(azure: Azure) -> None:
     target = "/metadata/THIM/amd/certification"
-    answer = ask(azure.imds, "POST", target, headers={"metadata": "true"}, raw=b"x")
+    answer = ask(azure.imds, "POST", target, b"x", {"metadata": "true"})
     assert answer.status == 405
 
 
