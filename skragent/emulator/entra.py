@@ -13,6 +13,7 @@ import hmac
 import re
 import urllib.parse
 import uuid
+from http import HTTPStatus
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -57,9 +58,9 @@ class EntraId(Service):
                 "invalid_client",
                 "AADSTS7000215: Invalid client secret provided.",
             ),
-            503: (
+            429: (
                 "temporarily_unavailable",
-                "AADSTS90033: A transient error has occurred. Please try again.",
+                "AADSTS90055: There are too many incoming requests.",
             ),
         }
     )
@@ -103,6 +104,18 @@ class EntraId(Service):
             "Pragma": "no-cache",
             "x-ms-request-id": str(uuid.uuid4()),
         }
+
+    @override
+    def refusal_of(self, request: Request, status: int) -> RefusalError:
+        refusal = super().refusal_of(request, status)
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            refusal.code = "temporarily_unavailable"
+            refusal.message = (
+                "AADSTS90033: A transient error has occurred. Please try again."
+            )
+        elif status not in self.words:
+            refusal.code = "invalid_request"
+        return refusal
 
     @override
     def refuse(self, refusal: RefusalError) -> Answer:

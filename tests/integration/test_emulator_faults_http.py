@@ -10,11 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
-from support.faults import AZURE_VAULT, IDENTITY, THIM, Broken
+from support.faults import (
+    AZURE_VAULT,
+    ENTRA_METADATA,
+    IDENTITY,
+    THIM,
+    Broken,
+)
 
 from skragent.emulator.faults.grammar import FaultError
 
-SERVICES = ["imds", "maa", "vault", "hsm"]
+SERVICES = ["imds", "maa", "entra", "vault", "hsm"]
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -80,6 +86,24 @@ def test_maa_spells_its_envelope_otherwise_from_500_on(
     assert broken.ask_maa().json() == body
 
 
+@pytest.mark.parametrize(
+    ("status", "error", "numbers"),
+    [
+        (400, "invalid_request", [9002313]),
+        (401, "invalid_client", [7000215]),
+        (404, "invalid_request", []),
+        (429, "temporarily_unavailable", [90055]),
+        (503, "temporarily_unavailable", [90033]),
+    ],
+)
+def test_entra_says_no_with_a_number_of_its_own(
+    broken: Broken, status: int, error: str, numbers: list[int]
+) -> None:
+    broken.break_(f"entra.status={status}")
+    body = broken.ask_entra().json()
+    assert (body["error"], body["error_codes"]) == (error, numbers)
+
+
 @pytest.mark.parametrize("service", ["vault", "hsm"])
 def test_vaults_say_code_inner_code_and_message(broken: Broken, service: str) -> None:
     words = "code=Forbidden,inner=KeyDisabled,message=No, not now"
@@ -110,6 +134,7 @@ def test_nothing_is_sent_until_the_reset(
     url = {
         "imds": f"{broken.emulator.azure.imds_url}{THIM}",
         "maa": f"{broken.emulator.maa.issuer}/certs",
+        "entra": f"{broken.emulator.azure.entra_id.origin}{ENTRA_METADATA}",
     }.get(service) or f"{broken.vault(service).url}/keys"
     with pytest.raises(requests.ReadTimeout):
         broken.session.get(url, headers={"Metadata": "true"}, timeout=0.2)

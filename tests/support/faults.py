@@ -13,6 +13,7 @@ from support.azure import API, jws_parts, open_sealed
 from support.azure_vm import Json, SoftwareVm, b64u
 
 from skragent.emulator.azure import Azure, Settings
+from skragent.emulator.identities import TENANT_ID
 from skragent.emulator.key_specs import parse_key_spec
 from skragent.emulator.service import Answer
 from skragent.emulator.thread import LoopThread
@@ -23,6 +24,7 @@ SECONDS = 10
 ATTEST = "/attest/AzureGuest?api-version=2020-10-01"
 THIM = "/metadata/THIM/amd/certification"
 IDENTITY = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource="
+ENTRA_METADATA = f"/{TENANT_ID}/v2.0/.well-known/openid-configuration"
 AZURE_VAULT = "https://vault.azure.net"
 
 
@@ -58,6 +60,12 @@ class Broken:
         url = self.emulator.azure.imds_url + path
         return self.session.get(url, headers={"Metadata": "true"}, timeout=SECONDS)
 
+    def ask_entra(self) -> requests.Response:
+        """Ask for the tenant's metadata."""
+        return self.session.get(
+            self.emulator.azure.entra_id.origin + ENTRA_METADATA, timeout=SECONDS
+        )
+
     def ask_vault(
         self, service: str, method: str, path: str, body: object = None
     ) -> requests.Response:
@@ -81,6 +89,8 @@ class Broken:
             return self.ask_imds(THIM)
         if service == "maa":
             return self.ask_maa()
+        if service == "entra":
+            return self.ask_entra()
         return self.ask_vault(service, "GET", "/keys/rsa")
 
     def attest(self) -> requests.Response:

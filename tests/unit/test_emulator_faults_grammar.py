@@ -95,6 +95,7 @@ def test_every_fault_has_a_name_of_its_own() -> None:
     assert {name.partition(".")[0] for name in names} == {
         "imds",
         "maa",
+        "entra",
         "vault",
         "hsm",
         "azure",

@@ -92,7 +92,7 @@ def all_faults() -> list[Fault]:
         vm,
     )
 
-    order = ("imds", "maa", "vault", "hsm", "azure", "vm")
+    order = ("imds", "maa", "entra", "vault", "hsm", "azure", "vm")
     return sorted(_FAULTS, key=lambda entry: order.index(entry.service))
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from skragent.emulator.faults.site import Site
     from skragent.emulator.service import Answer, Request
 
-_ALL = "imds maa vault hsm"
+_ALL = "imds maa entra vault hsm"
 _MIB = 1 << 20
 _WORDS = {
     "retry_after": grammar.TEXT,
@@ -23,7 +23,7 @@ _WORDS = {
 }
 
 
-@fault("imds maa", "status", Value(grammar.STATUS), _WORDS | OF_REQUESTS)
+@fault("imds maa entra", "status", Value(grammar.STATUS), _WORDS | OF_REQUESTS)
 @fault(
     "vault hsm",
     "status",

@@ -39,7 +39,11 @@ class Site:
         """Find the service that a fault is for."""
         if asked.service in ("vault", "hsm"):
             return self.vault(asked)
-        services = {"imds": self.emulator.imds, "maa": self.emulator.maa}
+        services = {
+            "imds": self.emulator.imds,
+            "maa": self.emulator.maa,
+            "entra": self.emulator.azure.entra_id,
+        }
         return services[asked.service]
 
     def vault(self, asked: Asked) -> Vault:
