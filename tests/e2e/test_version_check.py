@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 import pytest
 from support.e2e import config_for, create_key
+from support.releaser import Releaser
 
-from skragent.agent.jobs import build_job, key_requests
-from skragent.config import parse_config
-from skragent.job import ARENA_BYTES_PER_KEY, Result
-from skragent.secretmem import create_arena
+from skragent.job import Result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,28 +20,7 @@ pytestmark = pytest.mark.swtpm
 
 
 def check(emulator: EmulatorThread, directory: Path, *aliases: str) -> Result:
-    config = parse_config(config_for(emulator, directory, *aliases))
-    arena = create_arena(ARENA_BYTES_PER_KEY * len(aliases))
-    job = build_job(
-        config,
-        list(key_requests(config).values()),
-        now=0,
-        arena_fd=arena.fd,
-        arena_bytes=arena.size,
-        tcg_log="",
-        purpose="check",
-    )
-    done = subprocess.run(
-        [sys.executable, "-I", "-m", "skragent.releaser"],
-        input=msgspec.json.encode(job),
-        capture_output=True,
-        pass_fds=(arena.fd,),
-        check=True,
-        timeout=60,
-    )
-    arena.close_fd()
-    assert done.stderr == b""
-    return msgspec.json.decode(done.stdout, type=Result)
+    return Releaser(config_for(emulator, directory, *aliases), "check").run()
 
 
 @pytest.fixture

@@ -1,0 +1,52 @@
+"""A real releaser on a job that a configuration makes, as the agent would start it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import msgspec
+
+from skragent.agent.jobs import build_job, key_requests
+from skragent.config import parse_config
+from skragent.job import ARENA_BYTES_PER_KEY, Job, Purpose, Result
+from skragent.secretmem import Arena, create_arena
+
+
+@dataclass
+class Releaser:
+    """One job, for all keys of a configuration. Close its arena afterwards."""
+
+    config_text: str
+    purpose: Purpose
+    now: float = 0.0
+    authority: str = ""  # of Entra ID; by default the configured cloud's
+
+    def __post_init__(self) -> None:
+        config = parse_config(self.config_text)
+        self.arena: Arena = create_arena(ARENA_BYTES_PER_KEY * len(config.keys))
+        self.job: Job = build_job(
+            config,
+            list(key_requests(config).values()),
+            now=self.now,
+            arena_fd=self.arena.fd,
+            arena_bytes=self.arena.size,
+            tcg_log=config.vtpm.tcg_log,
+            purpose=self.purpose,
+        )
+        if self.authority:
+            self.job = msgspec.structs.replace(self.job, authority=self.authority)
+
+    def run(self) -> Result:
+        done = subprocess.run(
+            [sys.executable, "-I", "-m", "skragent.releaser"],
+            input=msgspec.json.encode(self.job),
+            capture_output=True,
+            pass_fds=(self.arena.fd,),
+            check=True,
+            timeout=60,
+        )
+        self.arena.close_fd()
+        assert done.stderr == b""
+        return msgspec.json.decode(done.stdout, type=Result)
