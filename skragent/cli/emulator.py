@@ -34,9 +34,10 @@ def add_parser(
     parser = commands.add_parser(
         "emulator",
         help="run a confidential VM and a small Azure on this machine",
-        description="Run a TPM, an AMD chip, IMDS, Microsoft Azure Attestation, Key"
-        " Vault and Managed HSM, all emulated, until Ctrl-C. Prints READY when all of"
-        " them answer, and writes DIR/skragent.toml for `skragent run`.",
+        description="Run a TPM, an AMD chip, IMDS, Entra ID, Microsoft Azure"
+        " Attestation, Key Vault and Managed HSM, all emulated, until Ctrl-C. Prints"
+        " READY when all of them answer, and writes DIR/skragent.toml for `skragent"
+        " run`.",
     )
     parser.add_argument(
         "--dir",
@@ -59,7 +60,8 @@ def add_parser(
         type=_seconds,
         default=0.0,
         metavar="SECONDS",
-        help="add this to every round trip to IMDS, attestation and the vaults",
+        help="add this to every round trip to IMDS, Entra ID, attestation and the"
+        " vaults",
     )
     parser.add_argument(
         "--real-names",
@@ -182,6 +184,8 @@ def _prepare(emulator: Emulator, specs: list[KeySpec]) -> Path:
 
 def _directions(emulator: Emulator, config: Path) -> str:
     """Say where everything is and what to type next."""
+    from skragent.emulator.identities import TENANT_ID  # noqa: PLC0415 - an extra
+
     azure, vm = emulator.azure, emulator.vm
     directory = emulator.directory.resolve()
     rows = [
@@ -194,6 +198,12 @@ def _directions(emulator: Emulator, config: Path) -> str:
         *((f"vault {name}", vault.url) for name, vault in azure.vaults.items()),
         ("identity", f"{azure.vm_identity.client_id} (system-assigned: everything)"),
         ("identity", f"{azure.stranger.client_id} (user-assigned: nothing)"),
+        ("Entra ID", azure.entra_id.origin),
+        ("tenant", TENANT_ID),
+        ("application", f"{azure.application.client_id} (everything)"),
+        ("its certificate", str(azure.application_files.certificate.resolve())),
+        ("its secret", str(azure.application_files.secret.resolve())),
+        ("its platform's token", str(azure.application_files.token.resolve())),
         ("TLS root", str(azure.ca_path.resolve())),
         ("AMD root", str(directory / "amd-roots.pem")),
         ("keys", ", ".join(emulator.vault.store.names)),

@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).resolve().parents[1] / "support" / "real_names.sh"
 
 @pytest.mark.swtpm
 @pytest.mark.root
-def test_an_agent_with_azures_defaults_finds_everything_by_its_real_name(
+def test_agents_with_azures_defaults_find_everything_by_its_real_name(
     directory: Path,
 ) -> None:
     outcome = subprocess.run(
@@ -26,11 +26,12 @@ def test_an_agent_with_azures_defaults_finds_everything_by_its_real_name(
     )
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
     assert processes_about(directory) == []  # none is left behind
-    *log, kid = outcome.stdout.splitlines()
-    assert kid.startswith("https://skragent-demo.vault.azure.net/keys/demo/")
-    assert any(
-        "attested by https://sharedeus2.eus2.attest.azure.net" in line for line in log
-    )
+    *log, vms, applications, audience = outcome.stdout.splitlines()
+    assert vms.startswith("https://skragent-demo.vault.azure.net/keys/demo/")
+    assert applications == vms
+    assert audience == "https://vault.azure.net"
+    verifier = "attested by https://sharedeus2.eus2.attest.azure.net"
+    assert len([line for line in log if verifier in line]) == 2
 
 
 def processes_about(directory: Path) -> list[str]:

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.swtpm
 
 _COMMAND = [sys.executable, "-I", "-m", "skragent.cli.main", "emulator", "--dir"]
 _SECONDS = 60
+APPLICATION_FILES = (".pem", "-secret", "-token")
 
 
 @pytest.fixture
@@ -74,6 +75,7 @@ def test_it_says_where_everything_is_and_ends_cleanly(
             config.imds.endpoint,
             config.keys["demo"].vault,
             config.trust.tls_roots,
+            *(str(directory / f"application{end}") for end in APPLICATION_FILES),
         ):
             assert value in text
         assert running.stop(number) == 0

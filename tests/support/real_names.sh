@@ -1,6 +1,8 @@
 # In namespaces of its own (unshare --net --mount): prepare what the emulator asks for,
-# run it at Azure's own names, and let an agent whose configuration names no endpoint
-# fetch a key. Arguments: PYTHON DIRECTORY. The last line is the key's identifier.
+# run it at Azure's own names, and let agents whose configuration names no endpoint
+# fetch a key, as the VM's identity and as an application of Entra ID. Then Azure's own
+# library, as it is by default, gets the application's token. Arguments: PYTHON DIRECTORY.
+# The last lines are the key's identifier, for each agent, and the token's audience.
 set -eu
 python=$1 dir=$2
 skragent() { "$python" -I -m skragent.cli.main "$@"; }
@@ -17,19 +19,20 @@ grep -E '^  (ip|echo) ' "$dir/refused" >"$dir/commands"
 
 in_background emulator --dir "$dir/emu" --real-names >"$dir/emulator.log" 2>&1 &
 emulator=$!
-trap 'kill $agent $emulator 2>/dev/null; wait' EXIT
-agent=
+trap 'kill $agents $emulator 2>/dev/null; wait' EXIT
+agents=
 i=0
 until grep -q READY "$dir/emulator.log"; do
   i=$((i + 1)) && [ $i -lt 300 ] && kill -0 $emulator && sleep 0.1
 done
 
 # Azure's defaults, but for the roots of trust, the TPM and where the agent listens.
-cat >"$dir/skragent.toml" <<CONFIG
+configure() {
+  cat <<CONFIG
 [agent]
-api_socket = "$dir/api.sock"
-credentials_socket = "$dir/credentials.sock"
-admin_socket = "$dir/admin.sock"
+api_socket = "$dir/$1.sock"
+credentials_socket = "$dir/$1-credentials.sock"
+admin_socket = "$dir/$1-admin.sock"
 metrics_listen = ""
 [vtpm]
 tcti = "swtpm:path=$dir/emu/tpm.sock"
@@ -42,8 +45,32 @@ release_roots = "$dir/emu/ca.pem"
 vault = "https://skragent-demo.vault.azure.net"
 allow = [{ user = $(id -u) }]
 CONFIG
-in_background run --config "$dir/skragent.toml" >"$dir/agent.log" 2>&1 &
-agent=$!
-skragent get demo --socket "$dir/api.sock" --wait 30 >"$dir/key" || { cat "$dir/agent.log"; exit 4; }
-cat "$dir/agent.log"
-"$python" -I -c 'import json, sys; print(json.load(open(sys.argv[1]))["kid"])' "$dir/key"
+}
+told() { sed -n "s/^$1  *\\([^ ]*\\).*/\\1/p" "$dir/emulator.log"; }
+tenant=$(told tenant) client=$(told application) secret="$dir/emu/application-secret"
+
+configure vm >"$dir/vm.toml"
+{
+  configure application
+  printf '[identity]\ntenant_id = "%s"\nclient_id = "%s"\n' "$tenant" "$client"
+  printf 'secret_file = "%s"\n' "$secret"
+} >"$dir/application.toml"
+for name in vm application; do
+  in_background run --config "$dir/$name.toml" >"$dir/$name.log" 2>&1 &
+  agents="$agents $!"
+  skragent get demo --socket "$dir/$name.sock" --wait 30 >"$dir/$name.key" ||
+    { cat "$dir/$name.log"; exit 4; }
+done
+cat "$dir/vm.log" "$dir/application.log"
+for name in vm application; do
+  "$python" -I -c 'import json, sys; print(json.load(open(sys.argv[1]))["kid"])' "$dir/$name.key"
+done
+
+REQUESTS_CA_BUNDLE="$dir/emu/ca.pem" "$python" -I - "$tenant" "$client" "$secret" <<'PYTHON'
+import base64, json, pathlib, sys
+from azure.identity import ClientSecretCredential
+tenant, client, secret = sys.argv[1:]
+with ClientSecretCredential(tenant, client, pathlib.Path(secret).read_text()) as credential:
+    token = credential.get_token("https://vault.azure.net/.default").token
+print(json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))["aud"])
+PYTHON
