@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import pytest
 from support.e2e import Agent, config_for, create_key
 
 from skragent.emulator.faults.catalogue import parse
+from skragent.emulator.identities import TENANT_ID
 
 if TYPE_CHECKING:
     from skragent.emulator.thread import EmulatorThread
@@ -61,6 +63,19 @@ def test_every_fault_example_is_answered(emulator: EmulatorThread) -> None:
         )
         assert done.returncode == 0, (curl, done.stderr)
     assert emulator.world.faults.applied == []  # the last one mends
+
+
+@pytest.mark.swtpm
+def test_the_application_is_the_emulators(emulator: EmulatorThread) -> None:
+    (text,) = re.findall(r"```toml\n(\[identity\]\n.*?)```", README, re.DOTALL)
+    told = tomllib.loads(text)["identity"]
+    azure = emulator.world.azure
+    assert told["tenant_id"] == TENANT_ID
+    assert told["client_id"] == azure.application.client_id
+    files = azure.application_files
+    assert Path(told["secret_file"]).name == files.secret.name
+    for path in (files.certificate, files.token):
+        assert f'"/tmp/emu/{path.name}"' in text
 
 
 def test_every_fault_that_the_readme_names_is_one() -> None:
