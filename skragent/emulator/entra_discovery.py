@@ -43,7 +43,10 @@ def instance(authorization_endpoint: str, api_version: str) -> dict[str, Any]:
     Raises:
         RefusalError: invalid_instance.
     """
-    url = urllib.parse.urlsplit(authorization_endpoint)
+    try:
+        url = urllib.parse.urlsplit(authorization_endpoint)
+    except ValueError:  # a bracket that is none of an IPv6 address
+        url = urllib.parse.urlsplit("")
     if url.scheme != "https" or url.hostname not in _ALIASES:
         raise bad_request(
             "invalid_instance", "AADSTS50049: Unknown or invalid instance."

@@ -126,7 +126,9 @@ def test_older_discovery_tells_where_the_metadata_is(azure: Azure) -> None:
     )
 
 
-@pytest.mark.parametrize("endpoint", ["https://127.0.0.1:1/t/oauth2", "http:///", ""])
+@pytest.mark.parametrize(
+    "endpoint", ["https://127.0.0.1:1/t/oauth2", "http:///", "https://[", ""]
+)
 def test_host_of_others_is_no_instance(azure: Azure, endpoint: str) -> None:
     status, body = _get(azure, DISCOVERY.format("1.0", endpoint))
     assert (status, body["error"]) == (400, "invalid_instance")
