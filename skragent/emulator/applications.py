@@ -28,6 +28,7 @@ from skragent.emulator.pki import (
     load_or_make_key,
     write_private,
 )
+from skragent.errors import SkrAgentError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,6 +97,9 @@ def register_application(
         files: for the user, readable for the owner alone.
         state: where the key of the platform lies, which no user needs.
         now: for lifetimes.
+
+    Raises:
+        SkrAgentError: emulator.application: a file is there and is not what it should.
     """
     platform = load_or_make_key(state / "platform.key")
     public = platform.public_key()
@@ -130,7 +134,7 @@ def issue_platform_token(trusted: Federation, key: rsa.RSAPrivateKey, now: int) 
 
 def _load_or_make_secret(path: Path) -> str:
     if path.exists():
-        secret = path.read_text().strip()
+        secret = path.read_text(errors="replace").strip()
         if secret:
             return secret
     secret = secrets.token_urlsafe(_SECRET_BYTES)
@@ -143,7 +147,14 @@ def _load_or_make_certificate(
 ) -> x509.Certificate:
     """Load a certificate that is still good, or make one with a new key."""
     if path.exists():
-        cert = x509.load_pem_x509_certificate(path.read_bytes())
+        try:
+            cert = x509.load_pem_x509_certificate(path.read_bytes())
+        except ValueError as error:
+            raise SkrAgentError(
+                f"{path} holds no certificate",
+                code="emulator.application",
+                hint="Remove it, and the emulator makes another one.",
+            ) from error
         if cert.not_valid_before_utc <= now < cert.not_valid_after_utc - _RENEW_BEFORE:
             return cert
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)

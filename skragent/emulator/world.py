@@ -77,7 +77,7 @@ class Emulator:
             secure_boot: whether the VM boots with it.
 
         Raises:
-            SkrAgentError: emulator.in_use, emulator.address
+            SkrAgentError: emulator.in_use, emulator.address, emulator.application
             VtpmError: there is no swtpm, or it does not start.
         """
         settings = Settings(

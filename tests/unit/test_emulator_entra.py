@@ -17,6 +17,7 @@ from support.entra import SCOPE, Client
 from skragent.emulator.azure import Azure
 from skragent.emulator.identities import TENANT_ID
 from skragent.emulator.service import Answer
+from skragent.errors import SkrAgentError
 
 DISCOVERY = "/common/discovery/instance?api-version={}&authorization_endpoint={}"
 KNOWN = "https://login.microsoftonline.com/common/oauth2/authorize"
@@ -209,6 +210,35 @@ def test_files_of_the_application_are_their_owners_alone(azure: Azure) -> None:
 def test_restart_keeps_certificate_and_secret(tmp_path: Path) -> None:
     first, second = (make_azure(tmp_path).application for _ in range(2))
     assert first == second
+
+
+def test_restart_writes_a_new_platform_token(tmp_path: Path) -> None:
+    def expiry(azure: Azure) -> float:
+        _, claims = jws_parts(azure.application_files.token.read_text())
+        return float(claims["exp"])
+
+    first = expiry(make_azure(tmp_path))
+    assert expiry(make_azure(tmp_path, days_later=1)) == first + 86400
+
+
+def test_empty_secret_file_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "application-secret").write_text("\n")
+    (secret,) = make_azure(tmp_path).application.secrets
+    assert (tmp_path / "application-secret").read_text() == secret
+    assert len(secret) == 40
+
+
+def test_users_own_secret_is_the_registered_one(tmp_path: Path) -> None:
+    (tmp_path / "application-secret").write_text("my-own-secret\n")
+    azure = make_azure(tmp_path)
+    assert Client(azure).ask(client_secret="my-own-secret").status == 200
+
+
+def test_file_without_a_certificate_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "application.pem").write_text("nothing")
+    with pytest.raises(SkrAgentError, match=r"application\.pem holds no") as caught:
+        make_azure(tmp_path)
+    assert caught.value.code == "emulator.application"
 
 
 def test_certificate_is_made_anew_a_month_before_its_end(tmp_path: Path) -> None:
