@@ -55,12 +55,17 @@ configure vm >"$dir/vm.toml"
   printf '[identity]\ntenant_id = "%s"\nclient_id = "%s"\n' "$tenant" "$client"
   printf 'secret_file = "%s"\n' "$secret"
 } >"$dir/application.toml"
-for name in vm application; do
-  in_background run --config "$dir/$name.toml" >"$dir/$name.log" 2>&1 &
+fetch() {
+  in_background run --config "$dir/$1.toml" >"$dir/$1.log" 2>&1 &
   agents="$agents $!"
-  skragent get demo --socket "$dir/$name.sock" --wait 30 >"$dir/$name.key" ||
-    { cat "$dir/$name.log"; exit 4; }
-done
+  skragent get demo --socket "$dir/$1.sock" --wait 30 >"$dir/$1.key" ||
+    { cat "$dir/$1.log"; exit 4; }
+}
+fetch vm
+# From now on no managed identity gets a token: the application cannot lean on one.
+curl -sSf --unix-socket "$dir/emu/faults.sock" http://localhost/faults \
+  -d '{"fault": "imds.status=404,path=/metadata/identity"}' >/dev/null
+fetch application
 cat "$dir/vm.log" "$dir/application.log"
 for name in vm application; do
   "$python" -I -c 'import json, sys; print(json.load(open(sys.argv[1]))["kid"])' "$dir/$name.key"
