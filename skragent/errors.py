@@ -192,7 +192,7 @@ class InvalidTokenError(AttestationError):
 
     Codes: token.invalid, token.signature, token.issuer, token.nonce,
     token.wrapping_key, token.lifetime, and, as no judgement on this guest: REATTEST,
-    token.sealed, token.signing_keys.
+    token.sealed, token.signing_keys, token.wrapping_key of a token that was kept.
     """
 
     code = "token.invalid"

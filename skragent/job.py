@@ -17,8 +17,8 @@ import msgspec
 PROTOCOL = 3
 
 # A job holds names and URLs of at most MAX_KEYS keys, a result their public parts too:
-# 2.5 kB for RSA-4096.
-MAX_JOB_BYTES = 256 * 1024
+# 2.5 kB for RSA-4096; and either an attestation token of at most 128 kB.
+MAX_JOB_BYTES = 512 * 1024
 MAX_RESULT_BYTES = 1024 * 1024
 
 # More keys than a vault would release within a token's life is a mistake.
@@ -26,6 +26,22 @@ MAX_KEYS = 256
 
 # Arena space for one key. The largest is RSA-4096: DER 2.4 kB, PEM 3.3 kB, JWK 3.2 kB.
 ARENA_BYTES_PER_KEY = 16 * 1024
+
+# What makes the wrapping key of a token one of its own: the template's `unique` field,
+# as long as the modulus whose place it takes. It lies in the arena, after the keys: who
+# knows it can make the wrapping key again on this TPM.
+UNIQUE_BYTES = 256
+
+
+def unique_offset(keys: int) -> int:
+    """Tell where in the arena of a job for so many keys the `unique` field lies."""
+    return ARENA_BYTES_PER_KEY * keys
+
+
+def arena_bytes(keys: int) -> int:
+    """Tell how much secret memory a job for so many keys needs."""
+    return unique_offset(keys) + UNIQUE_BYTES
+
 
 Form = Literal["jwk", "pem", "der", "raw"]
 Purpose = Literal["release", "check", "renew"]
@@ -68,6 +84,8 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     # renew: no keys; have the AK certificate renewed, or fetch it by its query id.
     purpose: Purpose = "release"
     ak_query_id: str = ""
+    # Of an earlier job, with its `unique` field in the arena; empty: attest.
+    token: str = ""
     now: float
     timeout_seconds: float  # one network operation; the job as a whole is the agent's
     keys: tuple[KeyRequest, ...]
@@ -166,6 +184,7 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     protocol: int = PROTOCOL
     failure: Failure | None = None
     attestation: Attestation | None = None
+    token: str = ""  # of the attestation: for jobs to come
     ak_certificate: AkCertificate | None = None  # also of a failure, once it was read
     ak_query_id: str = ""
     released: tuple[ReleasedKey, ...] = ()

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from skragent.agent.notify import Notifier
     from skragent.agent.runner import Release
     from skragent.agent.sockets import Sockets
+    from skragent.agent.tokens import HeldToken
     from skragent.config import Config
     from skragent.job import KeyRequest, Result
     from skragent.serving import Access
@@ -270,9 +271,13 @@ class _TimedJobs:
         return await self._runner.renew(query_id)
 
     async def run(
-        self, keys: Sequence[KeyRequest], *, launched: Launch | None = None
+        self,
+        keys: Sequence[KeyRequest],
+        *,
+        launched: Launch | None = None,
+        token: HeldToken | None = None,
     ) -> Release:
-        release = await self._runner.run(keys, launched=launched)
+        release = await self._runner.run(keys, launched=launched, token=token)
         self._counters.step_seconds = {
             step: milliseconds / 1000
             for step, milliseconds in release.result.timings.items()

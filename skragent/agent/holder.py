@@ -34,18 +34,26 @@ class Holder:
         self._counters = counters
         self._clock = clock
         self._notifier = notifier
-        self._token_sha256 = ""
 
-    def hold(
-        self,
-        key: ReleasedKey,
-        arena: Arena,
-        attestation: Attestation,
-        *,
-        keeps_previous: bool,
-    ) -> None:
+    def attested(self, attestation: Attestation) -> None:
+        """Tell of a token; of what was verified for it, the first time."""
+        if self._counters.attested_at is None:
+            for sentence in attestation.verified:
+                log(Event.JOB_DONE, f"verified: {sentence}")
+        self._counters.count_attestation(names.RESULT_SUCCESS)
+        self._counters.attested_at = self._clock.now()
+        self._counters.token_expires_at = attestation.expires_at
+        until = _moment(attestation.expires_at)
+        log(
+            Event.JOB_DONE,
+            f"attested by {attestation.issuer} until {until}",
+            compliance=attestation.compliance_status,
+            chip=attestation.chip_generation,
+            token_sha256=attestation.token_sha256,
+        )
+
+    def hold(self, key: ReleasedKey, arena: Arena, *, keeps_previous: bool) -> None:
         """Serve this key from now on, instead of another version or beside it."""
-        self._note_attestation(attestation)
         self._note_memory(arena)
         held = hold_key(key, arena, released_at=self._clock.now())
         self._keyring.put(held, keeps_previous=keeps_previous)
@@ -155,26 +163,6 @@ class Holder:
         codes = sorted({entry.failure_code for entry in entries} - {""})
         trouble = f"; {', '.join(codes)}" if codes else ""
         self._notifier.status(f"{held} of {len(entries)} keys held{trouble}")
-
-    def _note_attestation(self, attestation: Attestation) -> None:
-        """Once for each token, which may bring several keys."""
-        if attestation.token_sha256 == self._token_sha256:
-            return
-        if not self._token_sha256:
-            for sentence in attestation.verified:
-                log(Event.JOB_DONE, f"verified: {sentence}")
-        self._token_sha256 = attestation.token_sha256
-        self._counters.count_attestation(names.RESULT_SUCCESS)
-        self._counters.attested_at = self._clock.now()
-        self._counters.token_expires_at = attestation.expires_at
-        until = _moment(attestation.expires_at)
-        log(
-            Event.JOB_DONE,
-            f"attested by {attestation.issuer} until {until}",
-            compliance=attestation.compliance_status,
-            chip=attestation.chip_generation,
-            token_sha256=attestation.token_sha256,
-        )
 
     def _note_memory(self, arena: Arena) -> None:
         if not self._counters.memory_kind and not arena.is_secret:

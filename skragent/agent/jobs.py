@@ -23,6 +23,7 @@ from skragent.job import (
     Job,
     KeyRequest,
     Result,
+    unique_offset,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 # A failure's words go to the journal and to `status`; a service's prose can be long.
 MAX_MESSAGE_CHARACTERS: Final = 1000
+
+# As long as `attestation.token` lets one be.
+MAX_TOKEN_CHARS: Final = 128 * 1024
 
 # It becomes a metric's label and a part of the line in `systemctl status`.
 _CODE: Final = re.compile(r"[a-z0-9_.]{1,64}")
@@ -97,11 +101,13 @@ def build_job(
     tcg_log: str,
     purpose: Purpose = "release",
     ak_query_id: str = "",
+    token: str = "",
 ) -> Job:
     """Write one job for the releaser."""
     return Job(
         purpose=purpose,
         ak_query_id=ak_query_id,
+        token=token,
         now=now,
         timeout_seconds=config.limits.request_timeout_seconds,
         keys=tuple(keys),
@@ -127,10 +133,16 @@ def parse_result(
     raw: bytes,
     *,
     aliases: frozenset[str],
-    arena_bytes: int,
     purpose: Purpose = "release",
+    has_token: bool = False,
 ) -> Result:
     """Read the releaser's answer; every alias that was asked for is answered once.
+
+    Args:
+        raw: the answer.
+        aliases: of the keys that were asked for.
+        purpose: of the job.
+        has_token: whether the job brought one, and was not to attest.
 
     Raises:
         ReleaserError: releaser.garbage, for anything that is not exactly that.
@@ -145,8 +157,9 @@ def parse_result(
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _garbage("it is not a result") from error
     _judge_purpose(result, purpose)
+    _judge_attestation(result, has_token=has_token)
     _judge_aliases(result, aliases)
-    _judge_slices(result, arena_bytes)
+    _judge_slices(result, unique_offset(len(aliases)))
     return result
 
 
@@ -174,6 +187,16 @@ def _judge_purpose(result: Result, purpose: Purpose) -> None:
         raise _garbage("a version is none")
 
 
+def _judge_attestation(result: Result, *, has_token: bool) -> None:
+    has_attested = result.attestation is not None
+    if has_attested != bool(result.token) or len(result.token) > MAX_TOKEN_CHARS:
+        raise _garbage("an attestation has a token, and a token an attestation")
+    if has_token and has_attested:
+        raise _garbage("it attested where it was not to")
+    if result.released and not (has_token or has_attested):
+        raise _garbage("keys were released without an attestation")
+
+
 def _judge_aliases(result: Result, aliases: frozenset[str]) -> None:
     answered = [key.alias for key in result.released] + list(result.versions)
     answered += [key.alias for key in result.failed]
@@ -181,15 +204,13 @@ def _judge_aliases(result: Result, aliases: frozenset[str]) -> None:
         if answered:
             raise _garbage("it answers keys of a job that failed as a whole")
         return
-    if result.attestation is None and result.released:
-        raise _garbage("keys were released without an attestation")
     if len(answered) != len(set(answered)):
         raise _garbage("it answers a key twice")
     if set(answered) != aliases:
         raise _garbage("it answers other keys than were asked for")
 
 
-def _judge_slices(result: Result, arena_bytes: int) -> None:
+def _judge_slices(result: Result, limit: int) -> None:
     slices = sorted(
         (form.offset, form.length)
         for key in result.released
@@ -200,8 +221,8 @@ def _judge_slices(result: Result, arena_bytes: int) -> None:
         if length <= 0 or offset < end:
             raise _garbage("two of its slices overlap, or one is empty")
         end = offset + length
-    if end > arena_bytes:
-        raise _garbage("a slice lies outside the secret memory")
+    if end > limit:
+        raise _garbage("a slice lies outside the keys' secret memory")
     if not all(key.forms for key in result.released):
         raise _garbage("a key was released in no form")
 

@@ -15,13 +15,14 @@ import msgspec
 from skragent.agent.child import RELEASER_COMMAND, Child, spawn
 from skragent.agent.jobs import build_job, releaser_environment
 from skragent.config import VtpmConfig
-from skragent.job import ARENA_BYTES_PER_KEY
+from skragent.job import UNIQUE_BYTES, arena_bytes, unique_offset
 from skragent.secretmem import create_arena
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from skragent.agent.clock import Clock
+    from skragent.agent.tokens import HeldToken
     from skragent.config import Config
     from skragent.job import KeyRequest, Purpose
     from skragent.secretmem import Arena
@@ -41,6 +42,7 @@ class Launch:
     aliases: frozenset[str]
     began_at: float  # boot time
     purpose: Purpose = "release"
+    token: HeldToken | None = None  # that it was given
 
 
 class Launcher:
@@ -74,7 +76,9 @@ class Launcher:
         self,
         keys: Sequence[KeyRequest],
         purpose: Purpose = "release",
+        *,
         ak_query_id: str = "",
+        token: HeldToken | None = None,
     ) -> Launch:
         """Start a releaser for these keys; for a renewal there are none.
 
@@ -83,7 +87,9 @@ class Launcher:
             ReleaserError: releaser.spawn.
         """
         began_at = self._clock.boottime()
-        arena = create_arena(ARENA_BYTES_PER_KEY * max(1, len(keys)))
+        arena = create_arena(arena_bytes(len(keys)))
+        if token is not None:
+            arena.view(unique_offset(len(keys)), UNIQUE_BYTES)[:] = token.unique
         try:
             job = build_job(
                 self._config,
@@ -94,6 +100,7 @@ class Launcher:
                 tcg_log=find_tcg_log(self._config.vtpm.tcg_log, self._credentials),
                 purpose=purpose,
                 ak_query_id=ak_query_id,
+                token=token.raw if token is not None else "",
             )
             child = spawn(
                 self._command,
@@ -105,7 +112,7 @@ class Launcher:
             # Through an open descriptor root could map the memory.
             arena.close_fd()
         aliases = frozenset(key.alias for key in keys)
-        return Launch(child, arena, aliases, began_at, purpose)
+        return Launch(child, arena, aliases, began_at, purpose, token)
 
 
 def find_tcg_log(configured: str, directory: str) -> str:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from skragent.agent.launch import Launch
     from skragent.agent.lifecycle import Admission, KeyLife
     from skragent.agent.runner import Release
+    from skragent.agent.tokens import HeldToken
     from skragent.errors import SkrAgentError
     from skragent.job import (
         AkCertificate,
@@ -30,9 +31,13 @@ class Jobs(Protocol):
         ...
 
     async def run(
-        self, keys: Sequence[KeyRequest], *, launched: Launch | None = None
+        self,
+        keys: Sequence[KeyRequest],
+        *,
+        launched: Launch | None = None,
+        token: HeldToken | None = None,
     ) -> Release:
-        """Run a job for these keys."""
+        """Run a job for these keys, with a token that there is or with a new one."""
         ...
 
     async def check(self, keys: Sequence[KeyRequest]) -> Result:
@@ -47,14 +52,11 @@ class Jobs(Protocol):
 class Holder(Protocol):
     """What the supervisor tells of its decisions: to the keyring and the journal."""
 
-    def hold(
-        self,
-        key: ReleasedKey,
-        arena: Arena,
-        attestation: Attestation,
-        *,
-        keeps_previous: bool,
-    ) -> None:
+    def attested(self, attestation: Attestation) -> None:
+        """Tell of a new attestation token."""
+        ...
+
+    def hold(self, key: ReleasedKey, arena: Arena, *, keeps_previous: bool) -> None:
         """Serve this key from now on, instead of another version or beside it."""
         ...
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from skragent.agent.child import describe_exit
 from skragent.agent.jobs import parse_result
 from skragent.agent.redact import log_lines
+from skragent.agent.tokens import keep_token
 from skragent.errors import ReleaserError, SkrAgentError
 from skragent.job import MAX_RESULT_BYTES
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from skragent.agent.child import Child
     from skragent.agent.clock import Clock
     from skragent.agent.launch import Launch, Launcher
+    from skragent.agent.tokens import HeldToken
     from skragent.job import KeyRequest, Result
     from skragent.secretmem import Arena
 
@@ -57,6 +59,7 @@ class Release:
     result: Result
     arena: Arena
     began_at: float  # boot time
+    token: HeldToken | None = None  # of its own attestation
 
 
 class Runner:
@@ -110,13 +113,22 @@ class Runner:
             ReleaserError: the child did not do its work.
             SecretMemoryError: there is no memory for a child.
         """
-        launch = self._launcher.launch((), "renew", query_id)
+        launch = self._launcher.launch((), "renew", ak_query_id=query_id)
         return (await self.run((), launched=launch)).result
 
     async def run(
-        self, keys: Sequence[KeyRequest], *, launched: Launch | None = None
+        self,
+        keys: Sequence[KeyRequest],
+        *,
+        launched: Launch | None = None,
+        token: HeldToken | None = None,
     ) -> Release:
         """Run a job for these keys, or see one through that is already under way.
+
+        Args:
+            keys: to be released.
+            launched: the job, where it is under way.
+            token: to release with; None: the job attests.
 
         Raises:
             ReleaserError: the child did not do its work.
@@ -124,7 +136,7 @@ class Runner:
         """
         if self._running is not None:
             raise RuntimeError("a releaser is running already")
-        launch = launched or self._launcher.launch(keys)
+        launch = launched or self._launcher.launch(keys, token=token)
         self._running = launch.child
         try:
             result = await self._see_through(launch)
@@ -133,7 +145,9 @@ class Runner:
             raise
         finally:
             self._running = None
-        return Release(result, launch.arena, launch.began_at)
+        arena, began_at = launch.arena, launch.began_at
+        kept = keep_token(result, arena, keys=len(launch.aliases), began_at=began_at)
+        return Release(result, arena, began_at, kept)
 
     def kill(self) -> None:
         """Kill the child that runs, if one does: `run` then raises."""
@@ -172,8 +186,8 @@ class Runner:
         return parse_result(
             bytes(seen.stdout.kept),
             aliases=launch.aliases,
-            arena_bytes=launch.arena.size,
             purpose=launch.purpose,
+            has_token=launch.token is not None,
         )
 
     def _log(self, seen: _Watch, *, succeeded: bool) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from skragent.agent import allowance, backoff, lifecycle, schedule
+from skragent.agent import allowance, backoff, lifecycle, schedule, tokens
 from skragent.agent.jobs import failure_error
 from skragent.agent.lifecycle import Admission, KeyLife, Terms
 from skragent.agent.renewal import Renewing
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from skragent.agent.launch import Launch
     from skragent.agent.ports import Holder, Jobs
     from skragent.agent.runner import Release
-    from skragent.job import KeyRequest, ReleasedKey
+    from skragent.agent.tokens import HeldToken
+    from skragent.job import KeyRequest, ReleasedKey, Result
 
 # The wall clock may be set at any time: a key's `exp` is looked at this often.
 _LOOK_UP_SECONDS: Final = 10.0
@@ -87,6 +88,8 @@ class Supervisor:
         self._asked: dict[str, KeyRequest] = {}  # what the last job was for
         self._asked_again: set[str] = set()  # since it began
         self._spent: tuple[Spent, ...] = ()  # of what vaults release
+        self._token: HeldToken | None = None
+        self._is_token_void = False  # that of the job which runs
         self._stopping = asyncio.Event()
         is_stopping = self._stopping.is_set
         self._renewing = Renewing(jobs, holder, clock, chance, is_stopping)
@@ -125,8 +128,10 @@ class Supervisor:
         """Have these keys released as soon as it can be, whatever was planned.
 
         A job that runs may have asked for them before there was what is wanted now, so
-        they are asked for again after it.
+        they are asked for again after it. Who orders this has mended something, or
+        means to see that all is well: it takes a new attestation.
         """
+        self._token, self._is_token_void = None, True
         boottime = self._clock.boottime()
         for alias in aliases:
             self._put(alias, lifecycle.asked_for(self.lives[alias], boottime))
@@ -250,11 +255,13 @@ class Supervisor:
         if not self._asked or self._stopping.is_set():
             return
         self._asked_again.clear()
+        self._is_token_void = False
         self._hurried.clear()
         self.promises.within(_FRESH, self._jobs.longest_seconds)
         keys = list(self._asked.values())
+        token, self._token = self._token_for(self._asked), None
         try:
-            release = await self._jobs.run(keys, launched=launched)
+            release = await self._jobs.run(keys, launched=launched, token=token)
         except ReleaserError as error:  # whatever it did until then
             self._spend(keys)
             self._count_crash(error, company=len(keys))
@@ -268,7 +275,17 @@ class Supervisor:
             self._count_failure(failure)
             raise failure
         self._spend(keys)
-        self._settle(release)
+        self._settle(release, release.token or token)
+
+    def _token_for(self, aliases: Iterable[str]) -> HeldToken | None:
+        """Choose the token that a job for these keys brings; None: it attests."""
+        token, boottime = self._token, self._clock.boottime()
+        fraction = self._token_fraction
+        if token is not None and tokens.may_serve(
+            token, aliases, self.lives, boottime=boottime, fraction=fraction
+        ):
+            return token
+        return None
 
     def _choose(self, launched: Launch | None) -> Sequence[str]:
         if launched is not None:
@@ -321,7 +338,7 @@ class Supervisor:
         self._holder.job_failed(wanted, error, seconds)
         return seconds
 
-    def _settle(self, release: Release) -> None:
+    def _settle(self, release: Release, token: HeldToken | None) -> None:
         """Give each key of a job what came of it. One throw of chance for all.
 
         Keys that share a fate stay together: one attestation serves them again.
@@ -329,6 +346,8 @@ class Supervisor:
         # A machine that was suspended wakes in any order: what is too old by now must
         # not live on beside its successor.
         self._age()
+        if release.result.attestation is not None:
+            self._holder.attested(release.result.attestation)
         chance = self._chance()
         wanted = self._still_wanted()
         for key in release.result.released:
@@ -341,17 +360,36 @@ class Supervisor:
                 )
                 self._settle_failed(key.alias, error, chance)
             else:
-                self._settle_released(key, admission, release, chance)
+                self._settle_released(key, admission, release, token, chance)
         for entry in release.result.failed:
             if entry.alias in wanted:
                 self._settle_failed(entry.alias, failure_error(entry.failure), chance)
+        self._keep(token, release.result)
+
+    def _keep(self, token: HeldToken | None, result: Result) -> None:
+        """Keep a token for keys to come, unless one of these takes a new one."""
+        if token is None or self._is_token_void:
+            return
+        if any(
+            failure_error(entry.failure).disposition is not Disposition.RETRY
+            for entry in result.failed
+        ):
+            return
+        self._token = tokens.note_released(
+            token, (key.alias for key in result.released)
+        )
 
     def _settle_released(
-        self, key: ReleasedKey, admission: Admission, release: Release, chance: float
+        self,
+        key: ReleasedKey,
+        admission: Admission,
+        release: Release,
+        token: HeldToken | None,
+        chance: float,
     ) -> None:
-        attestation = release.result.attestation
-        if attestation is None:
+        if token is None:
             raise TypeError("a judged result has keys only with an attestation")
+        attestation = token.attestation
         boottime = self._clock.boottime()
         seconds = schedule.token_life_seconds(
             attestation.issued_at, attestation.expires_at
@@ -368,9 +406,7 @@ class Supervisor:
                 began_at=release.began_at,
                 fresh_seconds=fresh,
             )
-            self._holder.hold(
-                key, release.arena, attestation, keeps_previous=life.has_previous
-            )
+            self._holder.hold(key, release.arena, keeps_previous=life.has_previous)
         else:
             life = lifecycle.not_admitted(self.lives[key.alias], key, admission)
             self._holder.not_admitted(key, admission)

@@ -49,7 +49,7 @@ _MADE_HERE = object()
 
 @dataclass(frozen=True, slots=True, repr=False)
 class AttestationToken:
-    """A token that was verified: `verify_token` is the only way to have one."""
+    """A token that was verified: by `verify_token`, and by it alone."""
 
     raw: str  # what goes to the vault is what was verified
     issuer: str
@@ -61,7 +61,7 @@ class AttestationToken:
 
     def __post_init__(self) -> None:
         if self._maker is not _MADE_HERE:
-            raise TypeError("an AttestationToken is made by verify_token only")
+            raise TypeError("an AttestationToken is made in this module only")
 
     def __repr__(self) -> str:  # type: ignore[explicit-override]
         until = self.expires_at.isoformat()
@@ -230,6 +230,42 @@ def verify_token(
         issued_at=issued_at,
         expires_at=expires_at,
         wrapping_key_id=_find_wrapping_key(claims.runtime.keys, wrapping_key),
+        claims=everything,
+        _maker=_MADE_HERE,
+    )
+
+
+def resume_token(
+    raw: str, *, now: datetime, wrapping_key: RsaPublic
+) -> AttestationToken:
+    """Go on with a token that an earlier job verified, and the agent kept since.
+
+    Args:
+        raw: its text, a compact JWS.
+        now: aware.
+        wrapping_key: as the vTPM made it again.
+
+    Raises:
+        InvalidTokenError: token.invalid, .lifetime; .wrapping_key (REATTEST): PCRs
+            changed since, and the key with them.
+        TokenExpiredError: its time is over.
+    """
+    claims, everything = _read_claims(_parse(raw).payload)
+    issued_at, expires_at = _verify_times(claims, now)
+    try:
+        key_id = _find_wrapping_key(claims.runtime.keys, wrapping_key)
+    except InvalidTokenError as error:
+        raise _invalid(
+            "it is for a wrapping key that this vTPM does not make any more",
+            "wrapping_key",
+            Disposition.REATTEST,
+        ) from error
+    return AttestationToken(
+        raw=raw,
+        issuer=claims.iss,
+        issued_at=issued_at,
+        expires_at=expires_at,
+        wrapping_key_id=key_id,
         claims=everything,
         _maker=_MADE_HERE,
     )

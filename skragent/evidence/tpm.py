@@ -40,6 +40,7 @@ from skragent.evidence.hcl import MAX_HCL_REPORT_BYTES
 from skragent.evidence.public import (
     TPM_ALG_RSASSA,
     WRAPPING_KEY_BYTES,
+    RsaPublic,
     encode_wrapping_key_template,
     parse_tpm2b_public,
 )
@@ -79,6 +80,11 @@ class WrappingKey:
     modulus: int
     exponent: int
     handle: int  # ESYS_TR
+
+    @property
+    def rsa(self) -> RsaPublic:
+        """Give it as a public key."""
+        return RsaPublic(self.modulus, self.exponent)
 
 
 class Vtpm:

@@ -34,7 +34,6 @@ from skragent.evidence.endorsements import (
     parse_thim_answer,
 )
 from skragent.evidence.model import Evidence, verify_evidence
-from skragent.evidence.public import RsaPublic
 from skragent.evidence.tcglog import trim_tcg_log
 from skragent.job import Attestation
 
@@ -136,14 +135,13 @@ class Attestor:
             # Rotated since; once in a job is often enough.
             with self._watch.step("maa.keys_again"):
                 signing_keys = parse_signing_keys(maa.signing_keys())
-        key = self._lane.evidence.result().wrapping_key
         return verify_token(
             raw,
             signing_keys=signing_keys,
             issuer=maa.endpoint,
             now=self._now,
             nonce=nonce,
-            wrapping_key=RsaPublic(key.modulus, key.exponent),
+            wrapping_key=self._lane.key().rsa,
         )
 
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from skragent.job import (
-    ARENA_BYTES_PER_KEY,
     MAX_JOB_BYTES,
     MAX_KEYS,
     MAX_RESULT_BYTES,
     PROTOCOL,
     Job,
     Result,
+    arena_bytes,
 )
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def read_job(fd: int = _STDIN) -> Job:
     has_keys = job.purpose != "renew"
     if not has_keys <= len(job.keys) <= has_keys * MAX_KEYS:
         raise ValueError(f"a job of {len(job.keys)} keys")
-    if job.arena_bytes < len(job.keys) * ARENA_BYTES_PER_KEY:
+    if job.arena_bytes < arena_bytes(len(job.keys)):
         raise ValueError("a job with too little secret memory")
     return job
 

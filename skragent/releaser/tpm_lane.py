@@ -7,7 +7,6 @@ loaded until the last key is opened with it.
 from __future__ import annotations
 
 import concurrent.futures
-import secrets
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from skragent.evidence.quote import SignedAttest
     from skragent.releaser.watch import Stopwatch
 
-_UNIQUE_BYTES = 256  # as long as the modulus, whose place it takes in the template
 _CLOSE_SECONDS = 1.0  # flushing takes milliseconds; exiting flushes as well
 
 
@@ -37,19 +35,40 @@ class TpmEvidence:
 
 
 class TpmLane:
-    """Opens the TPM and does everything with it in one thread."""
+    """Opens the TPM and does everything with it in one thread.
 
-    def __init__(self, tcti: str, watch: Stopwatch) -> None:
+    Args:
+        tcti: the TPM.
+        watch: measures.
+        unique: what makes the wrapping key one of its own.
+        collects: the evidence; else the wrapping key alone is wanted.
+    """
+
+    def __init__(
+        self, tcti: str, watch: Stopwatch, unique: bytes, *, collects: bool = True
+    ) -> None:
         self._executor = ThreadPoolExecutor(1, "tpm")
         self._watch = watch
         self._tpm: Vtpm | None = None
         self._key: WrappingKey | None = None
-        self.evidence: Future[TpmEvidence] = self._executor.submit(self._collect, tcti)
+        self._pcrs: tuple[bytes, ...] = ()
+        self._opened = self._executor.submit(self._open, tcti, unique)
+        self.evidence: Future[TpmEvidence] = (
+            self._executor.submit(self._collect) if collects else Future()
+        )
+
+    def key(self) -> WrappingKey:
+        """Give the wrapping key, once there is one.
+
+        Raises:
+            TpmError: why there is none.
+        """
+        return self._opened.result()
 
     @property
     def modulus_bytes(self) -> int:
         """The size of what the wrapping key decrypts."""
-        return (self.evidence.result().wrapping_key.modulus.bit_length() + 7) // 8
+        return (self.key().modulus.bit_length() + 7) // 8
 
     def decrypt(self, ciphertext: bytes, scheme: Scheme) -> bytearray:
         """Decrypt with the wrapping key; the caller wipes the answer.
@@ -73,19 +92,23 @@ class TpmLane:
         closing = self._executor.submit(self._close)
         concurrent.futures.wait([closing], timeout=_CLOSE_SECONDS)
 
-    def _collect(self, tcti: str) -> TpmEvidence:
-        with self._watch.step("tpm.evidence"):
+    def _open(self, tcti: str, unique: bytes) -> WrappingKey:
+        with self._watch.step("tpm.key"):
             tpm = self._tpm = Vtpm(tcti).__enter__()
-            hcl_report = parse_hcl_report(tpm.read_hcl_report())
-            pcrs = tpm.read_pcrs()
-            # Random: another user of this TPM cannot re-create our key.
-            unique = secrets.token_bytes(_UNIQUE_BYTES)
-            key = self._key = tpm.create_wrapping_key(pcrs, unique)
+            self._pcrs = tpm.read_pcrs()
+            self._key = tpm.create_wrapping_key(self._pcrs, unique)
+            return self._key
+
+    def _collect(self) -> TpmEvidence:
+        key, tpm = self._opened.result(), self._tpm
+        if tpm is None:
+            raise RuntimeError("the evidence is collected after the end")
+        with self._watch.step("tpm.evidence"):
             return TpmEvidence(
-                hcl_report=hcl_report,
+                hcl_report=parse_hcl_report(tpm.read_hcl_report()),
                 ak_certificate=tpm.read_ak_certificate(),
                 ak_public=tpm.read_ak_public(),
-                pcrs=pcrs,
+                pcrs=self._pcrs,
                 quote=tpm.quote(),
                 wrapping_key=key,
                 certification=tpm.certify(key),

@@ -53,7 +53,10 @@ class SoftwareLane:
         evidence = mint_world().evidence
         key = evidence_key("wrapping").public_key().public_numbers()
         self.quote = evidence.quote
-        self.key = WrappingKey(evidence.wrapping_key_public, key.n, key.e, 0)
+        self._key = WrappingKey(evidence.wrapping_key_public, key.n, key.e, 0)
+
+    def key(self) -> WrappingKey:
+        return self._key
 
     @property
     def evidence(self) -> Future[TpmEvidence]:
@@ -66,7 +69,7 @@ class SoftwareLane:
                 ak_public=evidence.ak_public,
                 pcrs=evidence.pcrs,
                 quote=self.quote,
-                wrapping_key=self.key,
+                wrapping_key=self._key,
                 certification=evidence.wrapping_key_certification,
             )
         )

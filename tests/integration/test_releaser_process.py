@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from skragent.job import ARENA_BYTES_PER_KEY, Job, KeyRequest, Result
+from skragent.job import Job, KeyRequest, Result, arena_bytes
 from skragent.secretmem import create_arena
 
 COMMAND = (sys.executable, "-I", "-m", "skragent.releaser")
@@ -63,7 +63,7 @@ def test_crash_report_does_not_quote_the_job() -> None:
 
 
 def test_vtpm_that_is_not_there_is_a_result() -> None:
-    arena = create_arena(ARENA_BYTES_PER_KEY)
+    arena = create_arena(arena_bytes(1))
     job = make_job(arena.fd, arena.size)
     done = run(msgspec.json.encode(job), arena.fd)
     arena.close_fd()
@@ -77,7 +77,7 @@ def test_vtpm_that_is_not_there_is_a_result() -> None:
 
 def test_missing_arena_is_a_result() -> None:
     reader, writer = os.pipe()
-    done = run(msgspec.json.encode(make_job(reader, ARENA_BYTES_PER_KEY)), reader)
+    done = run(msgspec.json.encode(make_job(reader, arena_bytes(1))), reader)
     os.close(reader)
     os.close(writer)
     result = msgspec.json.decode(done.stdout, type=Result)

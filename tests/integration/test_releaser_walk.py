@@ -54,9 +54,9 @@ from support.release_server import (
 
 from skragent.evidence.public import parse_tpm2b_public
 from skragent.evidence.tpm import Vtpm
-from skragent.job import ARENA_BYTES_PER_KEY, Identity, Job, KeyRequest, Result
+from skragent.job import Identity, Job, KeyRequest, Result, arena_bytes
 from skragent.release.vault import vault_scope
-from skragent.releaser import walk
+from skragent.releaser import patience, walk
 from skragent.releaser.watch import Stopwatch
 from skragent.secretmem import Arena, create_arena
 
@@ -140,7 +140,7 @@ class World:
         self.servers = servers
         self.directory = directory
         self.changes: dict[str, Any] = {}
-        self.arena: Arena = create_arena(4 * ARENA_BYTES_PER_KEY)
+        self.arena: Arena = create_arena(arena_bytes(4))
 
     def run(self, *names: str) -> Result:
         """Do a job in this process."""
@@ -256,6 +256,46 @@ def test_many_keys_cost_one_attestation_and_one_access_token(world: World) -> No
     assert len(world.servers["vault"].asked) == 5  # the challenge, and each key once
 
 
+def test_a_second_job_releases_with_the_token_of_the_first(world: World) -> None:
+    first = world.run("none")
+    assert first.token
+    maa, imds = len(world.servers["maa"].asked), world.servers["imds"].paths()
+    world.changes["token"] = first.token
+    second = world.run("good")  # as many keys: `unique` is where it was
+    assert [key.alias for key in second.released] == ["my-good"]
+    assert second.attestation is None
+    assert second.token == ""
+    part = second.released[0].forms["der"]
+    der = bytes(world.arena.view(part.offset, part.length))
+    assert der == pkcs8(world.azure.keys["good"])
+    assert len(world.servers["maa"].asked) == maa
+    more = world.servers["imds"].paths()[len(imds) :]
+    assert all("/identity/" in path for path in more)
+
+
+def test_a_token_is_of_no_use_once_a_pcr_has_changed(world: World, tpm: Swtpm) -> None:
+    world.changes["token"] = world.run("none").token
+    tpm.extend(7)
+    failure = world.run("good").failure
+    assert failure is not None
+    assert (failure.code, failure.disposition) == ("token.wrapping_key", "reattest")
+
+
+def test_a_token_without_its_unique_field_is_of_no_use(world: World) -> None:
+    world.changes["token"] = world.run("none").token
+    world.arena.wipe()
+    failure = world.run("good").failure
+    assert failure is not None
+    assert failure.code == "token.wrapping_key"
+
+
+def test_each_job_that_attests_has_a_wrapping_key_of_its_own(world: World) -> None:
+    first = world.run("good").token
+    world.run("good")  # its `unique` is in the arena now
+    world.changes["token"] = first
+    assert world.run("good").failure is not None
+
+
 def test_each_key_is_asked_for_by_its_own_identity(world: World) -> None:
     vault = world.azure.origins["vault"]
     theirs = Identity(client_id="11111111-2222-3333-4444-555555555555")
@@ -318,7 +358,7 @@ def test_a_429_that_azures_library_remembers_ends_with_its_job(world: World) -> 
 def test_keys_that_are_home_do_not_wait_for_a_vault_that_hangs(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(walk, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.1)
     vault = world.azure.origins["vault"]
     with socket.create_server(("127.0.0.1", 0)) as mute:  # it never says anything
         other = f"https://127.0.0.1:{mute.getsockname()[1]}"
@@ -340,7 +380,7 @@ def test_keys_that_are_home_do_not_wait_for_a_vault_that_hangs(
 def test_a_vault_that_released_one_key_is_waited_for_with_the_next(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(walk, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.0)
     result = world.run("good", "other", "good", "other")
     assert len(result.released) == 4
 
@@ -368,7 +408,7 @@ def test_entra_id_that_hangs_is_the_trouble_of_who_it_knows(world: World) -> Non
 def test_a_failure_ends_no_other_keys_time(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(walk, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.0)
     vault, answer = world.azure.origins["vault"], world.servers["vault"].answer
     refused = threading.Event()
 

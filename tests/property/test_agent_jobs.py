@@ -10,12 +10,12 @@ from support.agent import attestation, released_key
 from skragent.agent.jobs import parse_result
 from skragent.agent.redact import log_lines
 from skragent.errors import ReleaserError
-from skragent.job import Result, Slice
+from skragent.job import Result, Slice, unique_offset
 
 ALIASES = frozenset({"disk"})
-ARENA_BYTES = 4096
+KEYS_BYTES = unique_offset(1)
 GOOD = msgspec.json.encode(
-    Result(attestation=attestation(), released=(released_key("disk"),))
+    Result(attestation=attestation(), token="t", released=(released_key("disk"),))
 )
 
 
@@ -23,7 +23,7 @@ GOOD = msgspec.json.encode(
 @settings(max_examples=100)
 def test_any_bytes_are_a_result_or_garbage(raw: bytes) -> None:
     with contextlib.suppress(ReleaserError):
-        parse_result(raw, aliases=ALIASES, arena_bytes=ARENA_BYTES)
+        parse_result(raw, aliases=ALIASES)
 
 
 @given(at=st.integers(0, len(GOOD) - 1), byte=st.integers(0, 255))
@@ -31,10 +31,10 @@ def test_any_bytes_are_a_result_or_garbage(raw: bytes) -> None:
 def test_any_changed_byte_leaves_a_result_or_garbage(at: int, byte: int) -> None:
     raw = GOOD[:at] + bytes([byte]) + GOOD[at + 1 :]
     with contextlib.suppress(ReleaserError):
-        parse_result(raw, aliases=ALIASES, arena_bytes=ARENA_BYTES)
+        parse_result(raw, aliases=ALIASES)
 
 
-@given(st.lists(st.tuples(st.integers(-5, 5000), st.integers(-5, 5000)), max_size=3))
+@given(st.lists(st.tuples(st.integers(-5, 20000), st.integers(-5, 20000)), max_size=3))
 @settings(max_examples=100)
 def test_believed_slices_lie_in_the_arena_and_apart(
     places: list[tuple[int, int]],
@@ -42,19 +42,19 @@ def test_believed_slices_lie_in_the_arena_and_apart(
     names = ("jwk", "pem", "der")
     forms = {n: Slice(*place) for n, place in zip(names, places, strict=False)}
     result = Result(
-        attestation=attestation(), released=(released_key("disk", forms=forms),)
+        attestation=attestation(),
+        token="t",
+        released=(released_key("disk", forms=forms),),
     )
     try:
-        parse_result(
-            msgspec.json.encode(result), aliases=ALIASES, arena_bytes=ARENA_BYTES
-        )
+        parse_result(msgspec.json.encode(result), aliases=ALIASES)
     except ReleaserError:
         return
     touched = [i for offset, size in places for i in range(offset, offset + size)]
     assert touched
     assert len(touched) == len(set(touched))
     assert min(touched) >= 0
-    assert max(touched) < ARENA_BYTES
+    assert max(touched) < KEYS_BYTES
 
 
 @given(st.binary(max_size=300))

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from skragent.agent.schedule import refresh_after_seconds
+from skragent.agent.tokens import HeldToken
 from skragent.config import Config, parse_config
-from skragent.job import Attestation, Failure, ReleasedKey, Slice
+from skragent.job import Attestation, Failure, ReleasedKey, Result, Slice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -139,6 +140,13 @@ def attestation(**changes: object) -> Attestation:
         "verified": (),
     }
     return Attestation(**(values | changes))
+
+
+def held_token(result: Result, began_at: float) -> HeldToken | None:
+    """Keep a job's token, where it attested."""
+    if result.attestation is None:
+        return None
+    return HeldToken(result.attestation, began_at, "token", memoryview(b""))
 
 
 def failure(code: str, disposition: Word, retry_after: float | None = None) -> Failure:

@@ -7,12 +7,14 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from support.agent import (
     MID_JITTER,
     NOW,
     TOKEN_LIFE_SECONDS,
     FakeClock,
     attestation,
+    held_token,
     make_config,
     released_key,
     run,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from skragent.agent.launch import Launch
     from skragent.agent.lifecycle import Admission, KeyLife
+    from skragent.agent.tokens import HeldToken
     from skragent.job import Attestation, KeyRequest, ReleasedKey
     from skragent.keyring import KeyState
     from skragent.secretmem import Arena
@@ -47,6 +50,7 @@ class Jobs:
     keys: dict[str, ReleasedKey] = field(default_factory=dict)
     whole: Failure | SkrAgentError | None = None
     asked: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)
+    attested: list[bool] = field(default_factory=list)  # or did it bring a token?
     checked: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)
     latest: dict[str, str] = field(default_factory=dict)  # what a check finds
     ak_certificate: AkCertificate | None = None
@@ -58,16 +62,24 @@ class Jobs:
     longest_seconds: float = 120.0
 
     async def run(
-        self, keys: Sequence[KeyRequest], *, launched: Launch | None = None
+        self,
+        keys: Sequence[KeyRequest],
+        *,
+        launched: Launch | None = None,
+        token: HeldToken | None = None,
     ) -> Release:
         del launched
+        self.attested.append(token is None)
         self.asked.append((self.clock.boot, tuple(key.alias for key in keys)))
         self.while_running()
         if isinstance(self.whole, SkrAgentError):
             raise self.whole
         if self.poison in [key.alias for key in keys]:
             raise ReleaserError("x", code="releaser.crashed")
-        return Release(self._result(keys), self.arena, self.clock.boot)
+        result, boot = self._result(keys), self.clock.boot
+        if token is not None:
+            result = msgspec.structs.replace(result, attestation=None)
+        return Release(result, self.arena, boot, held_token(result, boot))
 
     async def check(self, keys: Sequence[KeyRequest]) -> Result:
         self.checked.append((self.clock.boot, tuple(key.alias for key in keys)))
@@ -117,6 +129,7 @@ class Holder:
     waits: list[float] = field(default_factory=list)
     codes: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
+    attestations: list[Attestation] = field(default_factory=list)
     certificates: list[AkCertificate] = field(default_factory=list)
     renewals: list[str] = field(default_factory=list)  # error codes; empty: a success
 
@@ -130,15 +143,11 @@ class Holder:
         assert seconds > 0
         self.renewals.append(error.code)
 
-    def hold(
-        self,
-        key: ReleasedKey,
-        arena: Arena,
-        attestation: Attestation,
-        *,
-        keeps_previous: bool,
-    ) -> None:
-        del arena, attestation
+    def attested(self, attestation: Attestation) -> None:
+        self.attestations.append(attestation)
+
+    def hold(self, key: ReleasedKey, arena: Arena, *, keeps_previous: bool) -> None:
+        del arena
         before = self.held.get(key.alias)
         if keeps_previous and before is not None and before.version != key.version:
             self.previous[key.alias] = before

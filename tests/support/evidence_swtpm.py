@@ -76,6 +76,11 @@ class Swtpm:
                 chunk = (content or b"")[offset : offset + 1024]
                 esys.nv_write(handle, chunk, offset, auth_handle=ESYS_TR.OWNER)
 
+    def extend(self, pcr: int) -> None:
+        """Measure something into a PCR."""
+        with self.esys() as esys:
+            esys.pcr_event(ESYS_TR(pcr), b"something")
+
     def create_ak(self, scheme: int = TPM2_ALG.RSASSA) -> None:
         """Create the AK and make it persistent at Azure's handle."""
         template = TPM2B_PUBLIC.unmarshal(_AK_TEMPLATE)[0]

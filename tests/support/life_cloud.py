@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
 from support.agent import (
     TOKEN_LIFE_SECONDS,
     FakeClock,
     attestation,
     failure,
+    held_token,
     released_key,
 )
 
@@ -32,7 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from skragent.agent.launch import Launch
-    from skragent.job import KeyRequest
+    from skragent.agent.tokens import HeldToken
+    from skragent.job import Attestation, KeyRequest
 
 KEY_BYTES = 32
 LONGEST_RETRY_AFTER = 600.0
@@ -99,20 +103,45 @@ class Cloud:
         self.asks_late = False  # at a job's end, or at its beginning
         self.token_life = TOKEN_LIFE_SECONDS
         self.releases: dict[str, list[float]] = defaultdict(list)
+        self.refused_at: dict[str, float] = {}  # who was told no, or the like
         self.is_running = False
         self.listener: Listener = Listener()
 
     async def run(
-        self, keys: Sequence[KeyRequest], *, launched: Launch | None = None
+        self,
+        keys: Sequence[KeyRequest],
+        *,
+        launched: Launch | None = None,
+        token: HeldToken | None = None,
     ) -> Release:
         del launched
         assert not self.is_running, "two jobs at once would share the vTPM"
         assert keys, "a job for nothing"
+        if token is not None:
+            self._judge(token, keys)
         self.is_running = True
         try:
-            return await self._run(keys)
+            life = token and _life(token.attestation)
+            release = await self._run(keys, life or self.token_life)
         finally:
             self.is_running = False
+        for failed in release.result.failed:
+            if failed.failure.disposition != "retry":
+                self.refused_at[failed.alias] = self.clock.boot
+        if token is not None:
+            result = msgspec.structs.replace(release.result, attestation=None)
+            return Release(result, release.arena, release.began_at)
+        kept = held_token(release.result, release.began_at)
+        return Release(release.result, release.arena, release.began_at, kept)
+
+    def _judge(self, token: HeldToken, keys: Sequence[KeyRequest]) -> None:
+        """Hold the agent to its word on tokens that are used again."""
+        age = self.clock.boot - token.began_at
+        assert age < _life(token.attestation), "a token that has expired"
+        for key in keys:
+            assert key.alias not in token.released, "a refresh that does not attest"
+            refused_at = self.refused_at.get(key.alias, -math.inf)
+            assert token.began_at >= refused_at, "no fresh token after a no"
 
     async def check(self, keys: Sequence[KeyRequest]) -> Result:
         """Tell the latest versions, to who may know."""
@@ -148,7 +177,7 @@ class Cloud:
             expires_at=self.clock.wall, is_renewal_due=self.ak_ends_soon
         )
 
-    async def _run(self, keys: Sequence[KeyRequest]) -> Release:
+    async def _run(self, keys: Sequence[KeyRequest], token_life: float) -> Release:
         began_at = self.clock.boot
         self.listener.job_began(keys)
         asks_late = self.asks_late
@@ -176,14 +205,14 @@ class Cloud:
                 raw = content(_place(key), answer.version)
                 arena.view(number * KEY_BYTES, KEY_BYTES)[:] = raw
                 released.append(answer)
-                self.listener.key_released(key, answer, began_at, self.token_life)
+                self.listener.key_released(key, answer, began_at, token_life)
             else:
                 failed.append(answer)
                 self.listener.key_failed(key, answer.failure)
         result = Result(
             ak_certificate=self._ak_certificate(),
             attestation=attestation(
-                issued_at=self.clock.wall, expires_at=self.clock.wall + self.token_life
+                issued_at=self.clock.wall, expires_at=self.clock.wall + token_life
             ),
             released=tuple(released),
             failed=tuple(failed),
@@ -217,6 +246,10 @@ class Cloud:
             recent = [t for t in self.releases[key.vault] if t > boot - 10 + 1e-6]
             self.releases[key.vault] = [*recent, boot]
             assert len(recent) < 10, f"{key.vault}: more than 10 releases in 10 s"
+
+
+def _life(attestation: Attestation) -> float:
+    return attestation.expires_at - attestation.issued_at
 
 
 class Listener:

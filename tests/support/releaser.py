@@ -10,7 +10,7 @@ import msgspec
 
 from skragent.agent.jobs import build_job, key_requests
 from skragent.config import parse_config
-from skragent.job import ARENA_BYTES_PER_KEY, Job, Purpose, Result
+from skragent.job import Job, Purpose, Result, arena_bytes
 from skragent.secretmem import Arena, create_arena
 
 
@@ -25,7 +25,7 @@ class Releaser:
 
     def __post_init__(self) -> None:
         config = parse_config(self.config_text)
-        self.arena: Arena = create_arena(ARENA_BYTES_PER_KEY * len(config.keys))
+        self.arena: Arena = create_arena(arena_bytes(len(config.keys)))
         self.job: Job = build_job(
             config,
             list(key_requests(config).values()),

@@ -38,9 +38,7 @@ class World:
     arena: Arena
 
     def hold(self) -> None:
-        self.holder.hold(
-            released_key("disk"), self.arena, attestation(), keeps_previous=False
-        )
+        self.holder.hold(released_key("disk"), self.arena, keeps_previous=False)
 
     def let_go(self, state: KeyState) -> None:
         self.holder.changed("disk", KeyLife(state=state))
@@ -163,8 +161,9 @@ def test_a_key_that_is_not_valid_yet_says_so(world: World) -> None:
 
 
 def test_everything_is_counted(world: World) -> None:
+    world.holder.attested(attestation())
     world.hold()
-    world.hold()  # under the same token
+    world.hold()
     world.holder.key_failed("disk", denied(), 3)
     world.holder.job_failed(["disk"], SkrAgentError("x", code="transport.timeout"), 3)
     assert world.counters.releases["disk", "success", ""] == 2
@@ -215,3 +214,15 @@ def test_a_failed_renewal_is_told_with_its_next_attempt(
     assert "the AK certificate could not be renewed: no. Ask." in caplog.text
     assert "Next attempt in 90 s" in caplog.text
     assert world.counters.ak_renewals["denied", "release.denied"] == 1
+
+
+def test_what_was_verified_is_said_for_the_first_token_and_each_ones_end(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        world.holder.attested(attestation(verified=("all holds",), expires_at=NOW))
+    said = [record.getMessage() for record in caplog.records]
+    assert said.count("verified: all holds") == 1
+    assert sum("until 2026-01-01T00:00:00Z" in line for line in said) == 2
+    assert world.counters.token_expires_at == NOW
+    assert world.counters.attested_at == NOW

@@ -8,6 +8,7 @@ from support.agent import attestation, failure, make_config, released_key
 
 from skragent.agent.jobs import (
     MAX_MESSAGE_CHARACTERS,
+    MAX_TOKEN_CHARS,
     failure_error,
     key_requests,
     parse_result,
@@ -18,23 +19,27 @@ from skragent.agent.redact import log_lines, redact
 from skragent.errors import Disposition, ReleaserError
 from skragent.job import (
     MAX_RESULT_BYTES,
+    UNIQUE_BYTES,
     FailedKey,
     Failure,
     Purpose,
     Result,
     Slice,
+    unique_offset,
 )
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-ARENA_BYTES = 4096
+KEYS_BYTES = unique_offset(2)
+TOKEN = "the.attestation.token"
 DEFAULT_LOG = "/sys/kernel/security/tpm0/binary_bios_measurements"
 
 
 def make_result(**changes: object) -> Result:
     values: dict[str, Any] = {
         "attestation": attestation(),
+        "token": TOKEN,
         "released": (released_key("disk"),),
         "failed": (FailedKey(alias="signing", failure=failure("release", "retry")),),
     }
@@ -45,7 +50,6 @@ def parse(result: Result) -> Result:
     return parse_result(
         msgspec.json.encode(result),
         aliases=frozenset({"disk", "signing"}),
-        arena_bytes=ARENA_BYTES,
     )
 
 
@@ -77,13 +81,43 @@ def test_keys_beside_a_failure_of_the_whole_job_are_refused() -> None:
 
 
 def test_keys_without_an_attestation_are_refused() -> None:
-    assert is_garbage(make_result(attestation=None))
+    assert is_garbage(make_result(attestation=None, token=""))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"attestation": None}, {"token": ""}, {"token": "x" * (MAX_TOKEN_CHARS + 1)}],
+    ids=["a token alone", "no token", "too long"],
+)
+def test_an_attestation_without_its_token_is_refused(changes: dict[str, Any]) -> None:
+    assert is_garbage(make_result(**changes))
+
+
+def with_token(result: Result) -> Result:
+    """Read it as the answer to a job that brought a token."""
+    raw = msgspec.json.encode(result)
+    return parse_result(raw, aliases=frozenset({"disk", "signing"}), has_token=True)
+
+
+def test_a_job_with_a_token_releases_without_an_attestation() -> None:
+    result = make_result(attestation=None, token="")
+    assert with_token(result) == result
+
+
+def test_a_job_with_a_token_that_attests_is_refused() -> None:
+    with pytest.raises(ReleaserError):
+        with_token(make_result())
+
+
+def test_a_tokens_unique_field_is_no_part_of_a_key() -> None:
+    key = released_key("disk", forms={"raw": Slice(unique_offset(2), UNIQUE_BYTES)})
+    assert is_garbage(make_result(released=(key,)))
 
 
 @pytest.mark.parametrize(
     "place",
     [
-        Slice(ARENA_BYTES - 31, 32),
+        Slice(KEYS_BYTES - 31, 32),
         Slice(-1, 32),
         Slice(0, 0),
         Slice(0, -1),
@@ -95,8 +129,8 @@ def test_a_slice_outside_of_the_arena_is_refused(place: Slice) -> None:
     assert is_garbage(make_result(released=(key,)))
 
 
-def test_a_slice_that_ends_with_the_arena_is_read() -> None:
-    key = released_key("disk", forms={"raw": Slice(ARENA_BYTES - 32, 32)})
+def test_a_slice_that_ends_with_the_keys_part_is_read() -> None:
+    key = released_key("disk", forms={"raw": Slice(KEYS_BYTES - 32, 32)})
     assert parse(make_result(released=(key,))).released == (key,)
 
 
@@ -112,7 +146,7 @@ def test_a_key_in_no_form_is_refused() -> None:
 def test_a_result_that_is_too_long_is_refused() -> None:
     raw = msgspec.json.encode(make_result()) + b" " * MAX_RESULT_BYTES
     with pytest.raises(ReleaserError) as caught:
-        parse_result(raw, aliases=frozenset(), arena_bytes=ARENA_BYTES)
+        parse_result(raw, aliases=frozenset())
     assert caught.value.code == "releaser.garbage"
 
 
@@ -212,7 +246,7 @@ def errand(purpose: Purpose, **answer: object) -> bool:
     """Tell whether this answer to a job without keys is believed."""
     raw = msgspec.json.encode(Result(**answer))  # type: ignore[arg-type]
     try:
-        parse_result(raw, aliases=frozenset(), arena_bytes=0, purpose=purpose)
+        parse_result(raw, aliases=frozenset(), purpose=purpose)
     except ReleaserError:
         return False
     return True

@@ -29,6 +29,7 @@ from skragent.attestation.token import (
     CLOCK_SKEW,
     AttestationToken,
     parse_signing_keys,
+    resume_token,
     verify_token,
 )
 from skragent.errors import Disposition, InvalidTokenError, TokenExpiredError
@@ -316,3 +317,37 @@ def test_payload_that_is_no_json_is_refused() -> None:
         signed.encode(), padding.PKCS1v15(), hashes.SHA256()
     )
     assert refusal(f"{signed}.{b64url(signature)}") == "token.invalid"
+
+
+def resume(raw: str, **changes: object) -> AttestationToken:
+    numbers = wrapping_key().public_key().public_numbers()
+    arguments: dict[str, Any] = {
+        "now": NOW,
+        "wrapping_key": RsaPublic(numbers.n, numbers.e),
+    }
+    return resume_token(raw, **(arguments | changes))
+
+
+def test_a_token_that_was_kept_is_what_it_was() -> None:
+    raw = make_token()
+    assert resume(raw) == verify(raw)
+
+
+def test_a_token_for_another_wrapping_key_is_no_judgement_on_this_guest() -> None:
+    numbers = rsa_key("foreign").public_key().public_numbers()
+    with pytest.raises(InvalidTokenError) as caught:
+        resume(make_token(), wrapping_key=RsaPublic(numbers.n, numbers.e))
+    assert caught.value.code == "token.wrapping_key"
+    assert caught.value.disposition is Disposition.REATTEST
+
+
+def test_a_kept_token_whose_time_is_over_is_not_resumed() -> None:
+    with pytest.raises(TokenExpiredError):
+        resume(make_token(), now=NOW + timedelta(hours=8))
+
+
+@pytest.mark.parametrize("raw", ["", "a.b.c", "e30.e30.e30"])
+def test_what_is_no_token_is_not_resumed(raw: str) -> None:
+    with pytest.raises(InvalidTokenError) as caught:
+        resume(raw)
+    assert caught.value.code == "token.invalid"

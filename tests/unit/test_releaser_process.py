@@ -11,7 +11,6 @@ import pytest
 
 from skragent.errors import Disposition, ReleaseDeniedError
 from skragent.job import (
-    ARENA_BYTES_PER_KEY,
     MAX_JOB_BYTES,
     MAX_KEYS,
     MAX_RESULT_BYTES,
@@ -19,6 +18,7 @@ from skragent.job import (
     FailedKey,
     Failure,
     Result,
+    arena_bytes,
 )
 from skragent.release.environment import settle_environment
 from skragent.releaser.failures import describe_failure
@@ -37,7 +37,7 @@ def make_job(**changes: object) -> dict[str, Any]:
         "timeout_seconds": 10,
         "keys": [key],
         "arena_fd": 3,
-        "arena_bytes": ARENA_BYTES_PER_KEY,
+        "arena_bytes": arena_bytes(1),
         "tcti": "device:/dev/tpmrm0",
         "tcg_log": "",
         "imds_endpoint": "http://169.254.169.254",
@@ -73,12 +73,12 @@ def test_job_is_read(tmp_path: Path) -> None:
         json.dumps(make_job(protocol=PROTOCOL + 1)).encode(),
         json.dumps(make_job(unknown=1)).encode(),
         json.dumps(make_job(keys=[])).encode(),
-        json.dumps(make_job(arena_bytes=ARENA_BYTES_PER_KEY - 1)).encode(),
+        json.dumps(make_job(arena_bytes=arena_bytes(1) - 1)).encode(),
         json.dumps(make_job()).encode() + b" " * MAX_JOB_BYTES,
         json.dumps(
             make_job(
                 keys=make_job()["keys"] * (MAX_KEYS + 1),
-                arena_bytes=ARENA_BYTES_PER_KEY * (MAX_KEYS + 1),
+                arena_bytes=arena_bytes(MAX_KEYS + 1),
             )
         ).encode(),
     ],

@@ -1,0 +1,77 @@
+"""The attestation token that is kept, so that one attestation serves all releases due.
+
+A key whose vault said "later", keys that take turns at their vault, and keys that are
+new in the configuration are released with the token that there is. It is never used
+again for a key that it released already, for that one's refresh is to attest; nor for
+one that was denied, which takes a fresh token to confirm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from skragent.agent import schedule
+from skragent.job import UNIQUE_BYTES, unique_offset
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from skragent.agent.lifecycle import KeyLife
+    from skragent.job import Attestation, Result
+    from skragent.secretmem import Arena
+
+
+@dataclass(frozen=True, slots=True)
+class HeldToken:
+    """A token, and what it takes to use it again."""
+
+    attestation: Attestation
+    began_at: float  # boot time of its job
+    raw: str = field(repr=False)
+    unique: memoryview = field(repr=False)  # in secret memory
+    released: frozenset[str] = frozenset()  # the keys that it brought
+
+
+def keep_token(
+    result: Result, arena: Arena, *, keys: int, began_at: float
+) -> HeldToken | None:
+    """Keep the token of a job that attested, if it is of use."""
+    if result.attestation is None or not result.token:
+        return None
+    return HeldToken(
+        attestation=result.attestation,
+        began_at=began_at,
+        raw=result.token,
+        unique=arena.view(unique_offset(keys), UNIQUE_BYTES),
+    )
+
+
+def note_released(token: HeldToken, aliases: Iterable[str]) -> HeldToken:
+    """Note the keys that it brought."""
+    return dataclasses.replace(token, released=token.released | frozenset(aliases))
+
+
+def may_serve(
+    token: HeldToken,
+    aliases: Iterable[str],
+    lives: Mapping[str, KeyLife],
+    *,
+    boottime: float,
+    fraction: float,
+) -> bool:
+    """Tell whether a job for these keys can do without an attestation of its own.
+
+    Args:
+        token: that there is.
+        aliases: of the keys.
+        lives: of all keys.
+        boottime: now.
+        fraction: of a token's life, after which it is renewed.
+    """
+    attestation = token.attestation
+    life = schedule.token_life_seconds(attestation.issued_at, attestation.expires_at)
+    return boottime < token.began_at + fraction * life and not any(
+        alias in token.released or lives[alias].denials for alias in aliases
+    )
