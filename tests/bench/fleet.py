@@ -10,9 +10,9 @@ and there is no network.
 
 `ratio_to_bound` is how much longer all took than the limit allows at best; fleets that
 take more than 12 times as long, and an hour, are given up, with what they took until
-then. The one at the end is the worst of all, also that of a vault whose refusals count
-against its limit. Azure's documentation says once that they do not (that alone:
-`ratio_to_bound_as_documented`), and once that all requests count: see fleet_vault.
+then. The one at the end is the worst of all with vaults as Azure documents them today;
+`ratio_to_bound_if_refused_count` is that with vaults whose refusals count against their
+limit, as older copies of the page have it: see fleet_vault.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ def describe(outcome: Outcome) -> dict[str, float | None]:
         "worst_minute_requests": max(vault.worst_minute for vault in outcome.vaults),
         "refused_per_release": round(outcome.refused_per_release, 1),
         "keys_stale": outcome.was_stale,
+        "attestations_per_vm": round(outcome.attestations_per_vm, 2),
     }
 
 
@@ -102,7 +103,8 @@ def main() -> None:
         }
         for key, one in outcomes.items():
             print(name, key, describe(one), flush=True)
-    report["ratio_to_bound_as_documented"] = round(ratios["key_vault"], 3)
+    counting = ratios.pop("key_vault_counting_refused")
+    report["ratio_to_bound_if_refused_count"] = round(counting, 3)
     report["ratio_to_bound"] = round(max(ratios.values()), 3)
     report["took_seconds"] = round(time.perf_counter() - began, 1)
     print(json.dumps(report))

@@ -9,16 +9,29 @@ supervisor does is tested: tests/unit/test_fleet_agent.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from skragent.agent import allowance, backoff, lifecycle, schedule
+from skragent.agent import allowance, backoff, lifecycle, schedule, tokens
 from skragent.agent.allowance import Spent
 from skragent.agent.lifecycle import KeyLife, Terms
-from skragent.errors import SkrAgentError
-from skragent.job import KeyRequest, ReleasedKey
+from skragent.agent.tokens import HeldToken
+from skragent.errors import Disposition, SkrAgentError
+from skragent.job import Attestation, KeyRequest, ReleasedKey
 
 TOKEN_LIFE_SECONDS = 8 * 3600.0
+
+_ATTESTATION = Attestation(
+    issuer="https://example.attest.azure.net",
+    issued_at=0.0,
+    expires_at=TOKEN_LIFE_SECONDS,
+    token_sha256="",
+    compliance_status="",
+    vm_id="",
+    chip_generation="",
+    report_version=2,
+    verified=(),
+)
 
 
 class Vaults(Protocol):
@@ -57,6 +70,8 @@ class Agent:
     ) -> None:
         self.lives = {alias: KeyLife(terms=terms) for alias in keys}
         self.spent: tuple[Spent, ...] = ()
+        self.token: HeldToken | None = None
+        self.attested = 0
         self._keys = keys
         self._vaults = vaults
         self._chance = chance
@@ -82,26 +97,45 @@ class Agent:
         due = schedule.due_keys(self.lives, began_at)
         may = allowance.allowed_keys(due, self._keys, self.spent, boottime=began_at)
         keys = [self._keys[alias] for alias in schedule.together(may, self.lives)]
+        token, self.token = self._token_for(keys, began_at), None
         ended_at = began_at + self._job_seconds
         self.spent = allowance.spend(self.spent, keys, ended_at=ended_at)
         chance = self._chance()  # one throw for all
+        released: list[str] = []
         for key in keys:
             answer = self._vaults.release(key, ended_at)
             life = lifecycle.aged(self.lives[key.alias], now=0, boottime=ended_at)
             if isinstance(answer, SkrAgentError):
                 self.lives[key.alias] = _after_failure(life, answer, chance, ended_at)
+                if answer.disposition is not Disposition.RETRY:
+                    token = None
                 continue
+            released.append(key.alias)
             life = self._after_release(life, answer, chance, began_at)
             self.lives[key.alias] = life
             self._plan_check(key.alias, ended_at)
+        self.token = token and tokens.note_released(token, released)
         return ended_at
+
+    def _token_for(self, keys: Sequence[KeyRequest], boottime: float) -> HeldToken:
+        token, fraction = self.token, schedule.REFRESH_FRACTION
+        if token is not None and tokens.may_serve(
+            token,
+            [key.alias for key in keys],
+            self.lives,
+            boottime=boottime,
+            fraction=fraction,
+        ):
+            return token
+        self.attested += 1
+        return HeldToken(_ATTESTATION, boottime, "", memoryview(b""))
 
     def _after_release(
         self, life: KeyLife, key: ReleasedKey, chance: float, began_at: float
     ) -> KeyLife:
-        token = schedule.token_life_seconds(0, TOKEN_LIFE_SECONDS)
+        seconds = schedule.token_life_seconds(0, TOKEN_LIFE_SECONDS)
         fraction = schedule.REFRESH_FRACTION
-        fresh = schedule.fresh_seconds(token, life.terms.refresh_seconds, fraction)
+        fresh = schedule.fresh_seconds(seconds, life.terms.refresh_seconds, fraction)
         jitter = schedule.jitter(self._spread, 2 * chance - 1)
         after = schedule.refresh_after_seconds(fresh, jitter, fraction)
         life = lifecycle.released(life, key, began_at=began_at, fresh_seconds=fresh)
@@ -117,6 +151,7 @@ class Agent:
             if life.throttles or not life.is_held:
                 continue
             if version is not None and version != life.version:
+                self.token = None
                 self.lives[alias] = lifecycle.asked_for(life, boottime)
 
     def _plan_check(self, alias: str, boottime: float) -> None:

@@ -50,6 +50,7 @@ class Outcome:
     bound: float
     vaults: list[Vault]
     was_stale: int  # keys whose refresh came after their token's life
+    attestations_per_vm: float
 
     @property
     def ratio_to_bound(self) -> float:
@@ -160,12 +161,15 @@ class World:
     def remember(self) -> Callable[[], None]:
         """Take note of everything; what is given back goes back to it."""
         key, done, following = self._key, self._done, list(self.following)
-        agents = [(agent, dict(agent.lives), agent.spent) for agent in self.agents]
+        agents = [
+            (agent, dict(agent.lives), agent.spent, agent.token)
+            for agent in self.agents
+        ]
 
         def go_back() -> None:
             self._key, self._done, self.following = key, done, list(following)
-            for agent, lives, spent in agents:
-                agent.lives, agent.spent = dict(lives), spent
+            for agent, lives, spent, token in agents:
+                agent.lives, agent.spent, agent.token = dict(lives), spent, token
 
         return go_back
 
@@ -174,6 +178,8 @@ class World:
     ) -> Outcome:
         self._vaults = {name: Vault(self._limit, outage) for name in self._vaults}
         self._missing, self._done, self._was_stale = set(self._owners), [], 0
+        for agent in self.agents:
+            agent.attested = 0
         bound = self._bound(dues, begins=begins, outage=outage)
         patience = MAX_RATIO * bound + MAX_EXTRA_SECONDS
         events = [(moment, number) for number, moment in enumerate(self.following)]
@@ -193,7 +199,8 @@ class World:
             until[percent] = at
         vaults, lasted = list(self._vaults.values()), until[100]
         lasted = patience if lasted is None else lasted
-        return Outcome(until, lasted, bound, vaults, self._was_stale)
+        attested = sum(agent.attested for agent in self.agents) / len(self.agents)
+        return Outcome(until, lasted, bound, vaults, self._was_stale, attested)
 
     def _bound(self, dues: Sequence[float], *, begins: float, outage: Outage) -> float:
         """Serve everybody in turn at the limit; what comes sooner is not measured."""

@@ -51,7 +51,7 @@ def test_a_vault_that_counts_refused_requests_lets_all_through_in_the_end(
 
 def test_a_fleet_that_is_given_up_took_at_least_so_long() -> None:
     never: dict[int, float | None] = {50: 90.0, 99: None, 100: None}
-    outcome = Outcome(never, lasted=300.0, bound=100.0, vaults=[], was_stale=0)
+    outcome = Outcome(*(never, 300.0, 100.0, []), was_stale=0, attestations_per_vm=1.0)
     assert outcome.ratio_to_bound == 3
 
 
@@ -64,3 +64,9 @@ def test_keys_in_several_vaults_are_there_sooner(outcomes: dict[str, Outcome]) -
     shared = World(Fleet(VMS, vaults=3), KEY_VAULT).cold_boot(BOOT_SECONDS)
     assert shared.bound < outcomes["cold_boot"].bound / 2
     assert shared.ratio_to_bound < 1.3
+
+
+def test_whoever_stands_in_line_attests_once() -> None:
+    outcome = World(Fleet(200), KEY_VAULT).cold_boot(60)
+    assert outcome.refused_per_release > 3
+    assert outcome.attestations_per_vm == 1

@@ -56,7 +56,7 @@ def chances() -> Callable[[], float]:
     return lambda: next(numbers) * 0.6180339887 % 1
 
 
-def of_the_supervisor(script: Script, terms: Terms) -> Asked:
+def of_the_supervisor(script: Script, terms: Terms) -> tuple[Asked, int]:
     failures: dict[str, Failure] = {}
     jobs = iter(script)
 
@@ -73,7 +73,7 @@ def of_the_supervisor(script: Script, terms: Terms) -> Asked:
         latest=NEWER,
         while_running=while_running,
     )
-    return world.jobs.asked
+    return world.jobs.asked, sum(world.jobs.attested)
 
 
 class Vaults:
@@ -97,18 +97,20 @@ class Vaults:
         return NEWER.get(key.alias)
 
 
-def of_the_simulation(script: Script, terms: Terms) -> Asked:
+def of_the_simulation(script: Script, terms: Terms) -> tuple[Asked, int]:
     vaults = Vaults(script)
     keys = key_requests(make_config(*ALIASES))
     agent = Agent(keys, vaults=vaults, chance=chances(), terms=terms)
     moment = BOOTTIME
     while moment <= BOOTTIME + SECONDS:
         moment = agent.act(moment)
-    return vaults.asked
+    return vaults.asked, agent.attested
 
 
 def assert_they_agree(script: Script, terms: Terms) -> None:
-    asked, real = of_the_simulation(script, terms), of_the_supervisor(script, terms)
+    asked, attested = of_the_simulation(script, terms)
+    real, really_attested = of_the_supervisor(script, terms)
+    assert attested == really_attested
     assert len(real) > len(script)
     assert [keys for _, keys in asked] == [keys for _, keys in real]
     assert [at for at, _ in asked] == pytest.approx([at for at, _ in real], abs=1e-6)
