@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from support.agent import substitute
 from support.agent_process import DAEMON, DEADLINE_SECONDS, Agent
+from support.serving_server import count_in_memory
 
 
 @pytest.fixture
@@ -180,3 +181,17 @@ def test_a_fatal_failure_ends_the_agent_with_a_code_that_is_not_restarted(
     assert agent.process.wait(DEADLINE_SECONDS) == 69
     assert agent.process.stderr is not None
     assert b"evidence.not_a_cvm" in agent.process.stderr.read()
+
+
+@pytest.mark.root
+def test_what_it_takes_to_go_on_with_a_token_is_in_secret_memory_only(
+    start: Callable[..., Agent], tmp_path: Path
+) -> None:
+    file = tmp_path / "unique"
+    agent = start("go-on-later", str(file))
+    agent.until(agent.holds_key)  # so the second job had it
+    unique = bytes.fromhex(file.read_text())
+    token = f"token of {file}".encode()
+    assert count_in_memory(agent.process.pid, token) > 0  # the scanner does see
+    assert count_in_memory(agent.process.pid, unique[:32]) == 0
+    assert count_in_memory(agent.process.pid, unique[-32:]) == 0
