@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Final
 
 from skragent.agent import allowance, backoff, lifecycle, schedule, tokens
 from skragent.agent.jobs import failure_error
-from skragent.agent.lifecycle import Admission, KeyLife, Terms
+from skragent.agent.lives import Lives
+from skragent.agent.looking import Looking
 from skragent.agent.renewal import Renewing
+from skragent.agent.settling import Settling
 from skragent.agent.watchdog import Promises
 from skragent.errors import (
     Disposition,
-    ReleaseDeniedError,
     ReleaserError,
     SkrAgentError,
 )
@@ -33,10 +34,11 @@ if TYPE_CHECKING:
     from skragent.agent.allowance import Spent
     from skragent.agent.clock import Clock
     from skragent.agent.launch import Launch
+    from skragent.agent.lifecycle import KeyLife, Terms
     from skragent.agent.ports import Holder, Jobs
     from skragent.agent.runner import Release
     from skragent.agent.tokens import HeldToken
-    from skragent.job import KeyRequest, ReleasedKey, Result
+    from skragent.job import KeyRequest, Result
 
 # The wall clock may be set at any time: a key's `exp` is looked at this often.
 _LOOK_UP_SECONDS: Final = 10.0
@@ -44,9 +46,6 @@ _LOOK_UP_SECONDS: Final = 10.0
 # Who promises to come around: see `watchdog`.
 _FRESH: Final = "keep fresh"
 _AGE: Final = "let age"
-
-# However short a token's life and however long the job: never in a tight circle.
-_MIN_PAUSE_SECONDS: Final = 1.0
 
 
 class Supervisor:
@@ -75,18 +74,14 @@ class Supervisor:
         token_fraction: float = schedule.REFRESH_FRACTION,
         spread: float = 0.0,
     ) -> None:
-        self.lives = {alias: KeyLife(terms=terms[alias]) for alias in keys}
         self.promises = Promises(clock)
-        self._keys = keys
+        self._lives = Lives(keys, terms, holder, clock)
         self._jobs = jobs
         self._holder = holder
         self._clock = clock
         self._chance = chance
-        self._token_fraction = token_fraction
-        self._spread = spread
         self._launched: Launch | None = None
         self._asked: dict[str, KeyRequest] = {}  # what the last job was for
-        self._asked_again: set[str] = set()  # since it began
         self._spent: tuple[Spent, ...] = ()  # of what vaults release
         self._token: HeldToken | None = None
         self._is_token_void = False  # that of the job which runs
@@ -94,8 +89,28 @@ class Supervisor:
         is_stopping = self._stopping.is_set
         self._renewing = Renewing(jobs, holder, clock, chance, is_stopping)
         self._hurried = asyncio.Event()  # set: no pause between two attempts
-        self._plans_changed = asyncio.Event()
-        self._lives_changed = asyncio.Event()
+        self._looking = Looking(
+            self._lives,
+            jobs=jobs,
+            holder=holder,
+            clock=clock,
+            chance=chance,
+            refresh=self.refresh,
+        )
+        self._settling = Settling(
+            self._lives,
+            self._looking,
+            holder=holder,
+            clock=clock,
+            chance=chance,
+            token_fraction=token_fraction,
+            spread=spread,
+        )
+
+    @property
+    def lives(self) -> Mapping[str, KeyLife]:
+        """What is remembered of each key."""
+        return self._lives.of
 
     async def run(self, launched: Launch | None = None) -> None:
         """Supervise until `stop`; a first job for all keys may be under way already.
@@ -121,8 +136,7 @@ class Supervisor:
         """End every wait; what runs is ended by who owns it."""
         self._stopping.set()
         self._hurried.set()
-        self._plans_changed.set()
-        self._lives_changed.set()
+        self._lives.wake()
 
     def refresh(self, aliases: Iterable[str]) -> None:
         """Have these keys released as soon as it can be, whatever was planned.
@@ -134,8 +148,8 @@ class Supervisor:
         self._token, self._is_token_void = None, True
         boottime = self._clock.boottime()
         for alias in aliases:
-            self._put(alias, lifecycle.asked_for(self.lives[alias], boottime))
-            self._asked_again.add(alias)
+            self._lives.put(alias, lifecycle.asked_for(self._lives.of[alias], boottime))
+            self._settling.asked_again.add(alias)
         self._hurried.set()
 
     def drop(self, alias: str) -> None:
@@ -144,7 +158,7 @@ class Supervisor:
         What a job that runs brings of it is void, even if it is named meanwhile.
         """
         self._asked.pop(alias, None)
-        self._put(alias, lifecycle.dropped(self.lives[alias]))
+        self._lives.put(alias, lifecycle.dropped(self._lives.of[alias]))
 
     def configure(
         self,
@@ -159,22 +173,8 @@ class Supervisor:
         let go. Another version of the same key is asked for, and the one before is
         held until it is here. What a job that runs finds out of changed ones is void.
         """
-        self._token_fraction = token_fraction
-        before, self._keys = self._keys, keys
-        lives, self.lives = self.lives, {}
-        for alias in keys:
-            self.lives[alias] = lives.get(alias) or KeyLife(terms=terms[alias])
-        for alias in keys.keys() & before.keys():
-            life = lifecycle.reconfigured(
-                self.lives[alias],
-                before[alias],
-                keys[alias],
-                terms=terms[alias],
-                boottime=self._clock.boottime(),
-            )
-            self._put(alias, life)
-        self._plans_changed.set()
-        self._lives_changed.set()
+        self._settling.token_fraction = token_fraction
+        self._lives.configure(keys, terms)
         self._hurried.set()
 
     async def _keep_fresh(self) -> None:
@@ -196,51 +196,19 @@ class Supervisor:
                 self.promises.within(_FRESH, self._jobs.longest_seconds)
                 await self._renewing.run()
                 continue
-            opens = allowance.opening(self._keys, self._spent, boottime)
-            left = schedule.next_attempt(self.lives, opens) - boottime
+            opens = allowance.opening(self._lives.keys, self._spent, boottime)
+            left = schedule.next_attempt(self._lives.of, opens) - boottime
             if left <= 0:
                 return
-            until_check = schedule.next_check(self.lives) - boottime
+            until_check = self._looking.due_at - boottime
             if until_check <= 0:
-                await self._check()
+                self.promises.within(_FRESH, self._jobs.longest_seconds)
+                await self._looking.run()
                 continue
             left = min(left, until_check, until_renewal)
-            self._plans_changed.clear()
+            self._lives.plans_changed.clear()
             self.promises.within(_FRESH, left)
-            await self._clock.wait(self._plans_changed, left)
-
-    async def _check(self) -> None:
-        """Look for new versions; what cannot be found out now is asked later."""
-        boottime = self._clock.boottime()
-        aliases = schedule.keys_to_check(self.lives, boottime)
-        asked = {alias: self._keys[alias] for alias in aliases}
-        for alias in asked:
-            self._plan_check(alias)
-        self.promises.within(_FRESH, self._jobs.longest_seconds)
-        try:
-            result = await self._jobs.check(list(asked.values()))
-        except SkrAgentError:
-            return  # nothing is lost: the next refresh will tell of any trouble
-        for alias, version in result.versions.items():
-            life = self.lives.get(alias)
-            if life is None or self._keys[alias] != asked[alias]:
-                continue
-            if not version:
-                self._put(alias, lifecycle.cannot_be_checked(life))
-                self._holder.cannot_check(alias)
-            elif life.throttles:
-                continue  # it stands in line already, and a look is no way to its head
-            elif life.is_held and version != life.version:
-                self.refresh([alias])
-
-    def _plan_check(self, alias: str) -> None:
-        life = self.lives[alias]
-        if life.terms.check_seconds is None:
-            return
-        chance = 2 * self._chance() - 1
-        seconds = schedule.check_after_seconds(life.terms.check_seconds, chance)
-        check_at = self._clock.boottime() + seconds
-        self._put(alias, lifecycle.to_be_checked(life, check_at))
+            await self._clock.wait(self._lives.plans_changed, left)
 
     async def _pause(self, seconds: float) -> None:
         if not self._stopping.is_set():
@@ -251,10 +219,12 @@ class Supervisor:
         """Run one job for keys that are due, as soon as there are any."""
         await self._until_due()
         launched, self._launched = self._launched, None
-        self._asked = {alias: self._keys[alias] for alias in self._choose(launched)}
+        self._asked = {
+            alias: self._lives.keys[alias] for alias in self._choose(launched)
+        }
         if not self._asked or self._stopping.is_set():
             return
-        self._asked_again.clear()
+        self._settling.asked_again.clear()
         self._is_token_void = False
         self._hurried.clear()
         self.promises.within(_FRESH, self._jobs.longest_seconds)
@@ -280,20 +250,22 @@ class Supervisor:
     def _token_for(self, aliases: Iterable[str]) -> HeldToken | None:
         """Choose the token that a job for these keys brings; None: it attests."""
         token, boottime = self._token, self._clock.boottime()
-        fraction = self._token_fraction
+        fraction = self._settling.token_fraction
         if token is not None and tokens.may_serve(
-            token, aliases, self.lives, boottime=boottime, fraction=fraction
+            token, aliases, self._lives.of, boottime=boottime, fraction=fraction
         ):
             return token
         return None
 
     def _choose(self, launched: Launch | None) -> Sequence[str]:
         if launched is not None:
-            return [alias for alias in self._keys if alias in launched.aliases]
+            return [alias for alias in self._lives.keys if alias in launched.aliases]
         boottime = self._clock.boottime()
-        due = schedule.due_keys(self.lives, boottime)
-        may = allowance.allowed_keys(due, self._keys, self._spent, boottime=boottime)
-        return schedule.together(may, self.lives)
+        due = schedule.due_keys(self._lives.of, boottime)
+        may = allowance.allowed_keys(
+            due, self._lives.keys, self._spent, boottime=boottime
+        )
+        return schedule.together(may, self._lives.of)
 
     def _spend(self, keys: Iterable[KeyRequest]) -> None:
         boottime = self._clock.boottime()
@@ -306,28 +278,32 @@ class Supervisor:
         boottime = self._clock.boottime()
         for alias in self._still_wanted():
             life = lifecycle.crashed(
-                self.lives[alias], company=company, boottime=boottime
+                self._lives.of[alias], company=company, boottime=boottime
             )
-            self._put(alias, life)
+            self._lives.put(alias, life)
 
     def _count_failure(self, error: SkrAgentError) -> None:
         """Note a failed job in the life of each of its keys; they remain due."""
         if error.disposition is Disposition.FATAL or self._stopping.is_set():
             return
         for alias in self._still_wanted():
-            self._put(alias, lifecycle.failed(self.lives[alias], error.disposition))
+            self._lives.put(
+                alias, lifecycle.failed(self._lives.of[alias], error.disposition)
+            )
 
     def _still_wanted(self) -> list[str]:
         """List the keys of this job that were not dropped or changed meanwhile."""
         return [
-            alias for alias, key in self._asked.items() if self._keys.get(alias) == key
+            alias
+            for alias, key in self._asked.items()
+            if self._lives.keys.get(alias) == key
         ]
 
     def _wait_after(self, error: SkrAgentError, failures: int) -> float:
         if self._stopping.is_set():
             return 0.0  # we killed it ourselves: nobody's failure
         wanted = self._still_wanted()
-        lives = [self.lives[alias] for alias in wanted]
+        lives = [self._lives.of[alias] for alias in wanted]
         seconds = backoff.wait_seconds(
             error,
             failures=failures,
@@ -339,31 +315,12 @@ class Supervisor:
         return seconds
 
     def _settle(self, release: Release, token: HeldToken | None) -> None:
-        """Give each key of a job what came of it. One throw of chance for all.
-
-        Keys that share a fate stay together: one attestation serves them again.
-        """
-        # A machine that was suspended wakes in any order: what is too old by now must
-        # not live on beside its successor.
-        self._age()
-        if release.result.attestation is not None:
-            self._holder.attested(release.result.attestation)
-        chance = self._chance()
-        wanted = self._still_wanted()
-        for key in release.result.released:
-            if key.alias not in wanted:
-                continue
-            admission = lifecycle.admit(key, self._clock.now())
-            if admission is Admission.DISABLED:
-                error = ReleaseDeniedError(
-                    f"version {key.version} is disabled", code=admission.value
-                )
-                self._settle_failed(key.alias, error, chance)
-            else:
-                self._settle_released(key, admission, release, token, chance)
-        for entry in release.result.failed:
-            if entry.alias in wanted:
-                self._settle_failed(entry.alias, failure_error(entry.failure), chance)
+        attestation = release.result.attestation
+        if attestation is not None:
+            self._holder.attested(attestation)
+        elif token is not None:
+            attestation = token.attestation
+        self._settling.settle(release, attestation, self._still_wanted())
         self._keep(token, release.result)
 
     def _keep(self, token: HeldToken | None, result: Result) -> None:
@@ -379,101 +336,9 @@ class Supervisor:
             token, (key.alias for key in result.released)
         )
 
-    def _settle_released(
-        self,
-        key: ReleasedKey,
-        admission: Admission,
-        release: Release,
-        token: HeldToken | None,
-        chance: float,
-    ) -> None:
-        if token is None:
-            raise TypeError("a judged result has keys only with an attestation")
-        attestation = token.attestation
-        boottime = self._clock.boottime()
-        seconds = schedule.token_life_seconds(
-            attestation.issued_at, attestation.expires_at
-        )
-        terms, fraction = self.lives[key.alias].terms, self._token_fraction
-        fresh = schedule.fresh_seconds(seconds, terms.refresh_seconds, fraction)
-        jitter = schedule.jitter(self._spread, 2 * chance - 1)
-        after = schedule.refresh_after_seconds(fresh, jitter, fraction)
-        due_at = release.began_at + after
-        if admission is Admission.HELD:
-            life = lifecycle.released(
-                self.lives[key.alias],
-                key,
-                began_at=release.began_at,
-                fresh_seconds=fresh,
-            )
-            self._holder.hold(key, release.arena, keeps_previous=life.has_previous)
-        else:
-            life = lifecycle.not_admitted(self.lives[key.alias], key, admission)
-            self._holder.not_admitted(key, admission)
-            if not life.is_held:
-                lasting = backoff.window_seconds(
-                    Disposition.FATAL, failures=life.failures, denials=0
-                )
-                due_at = boottime + chance * lasting
-        due_at = max(due_at, boottime + _MIN_PAUSE_SECONDS)
-        self._plan(key.alias, life, due_at)
-        if life.is_held:
-            self._plan_check(key.alias)
-
-    def _settle_failed(self, alias: str, error: SkrAgentError, chance: float) -> None:
-        life = lifecycle.failed(
-            self.lives[alias],
-            error.disposition,
-            is_throttled=backoff.is_throttled(error),
-        )
-        seconds = backoff.wait_seconds(
-            error,
-            failures=life.failures,
-            denials=life.denials,
-            throttles=life.throttles,
-            jitter=chance,
-        )
-        self._holder.key_failed(alias, error, seconds)
-        due_at = self._clock.boottime() + seconds
-        self._plan(alias, life, due_at, is_held_off=backoff.is_asked_to_wait(error))
-
-    def _plan(
-        self, alias: str, life: KeyLife, due_at: float, *, is_held_off: bool = False
-    ) -> None:
-        if alias in self._asked_again:
-            due_at, is_held_off = self._clock.boottime(), False
-        life = lifecycle.planned(life, due_at, is_held_off=is_held_off)
-        self._put(alias, life)
-
     async def _let_age(self) -> None:
         while not self._stopping.is_set():
-            now, boottime = self._age()
-            left = min(
-                (
-                    lifecycle.seconds_until_change(life, now=now, boottime=boottime)
-                    for life in self.lives.values()
-                ),
-                default=_LOOK_UP_SECONDS,
-            )
-            self._lives_changed.clear()
-            left = min(left, _LOOK_UP_SECONDS)
+            left = min(self._lives.age(), _LOOK_UP_SECONDS)
+            self._lives.changed.clear()
             self.promises.within(_AGE, left)
-            await self._clock.wait(self._lives_changed, left)
-
-    def _age(self) -> tuple[float, float]:
-        """Let time do its work up to now; gives what time it is, wall and boot."""
-        now, boottime = self._clock.now(), self._clock.boottime()
-        for alias, life in self.lives.items():
-            self._put(alias, lifecycle.aged(life, now=now, boottime=boottime))
-        return now, boottime
-
-    def _put(self, alias: str, life: KeyLife) -> None:
-        before, self.lives[alias] = self.lives[alias], life
-        if life is before:
-            return
-        self._plans_changed.set()
-        self._lives_changed.set()
-        if before.has_previous and life.is_held and not life.has_previous:
-            self._holder.end_overlap(alias)
-        if life.state is not before.state:
-            self._holder.changed(alias, life)
+            await self._clock.wait(self._lives.changed, left)

@@ -1,0 +1,158 @@
+"""What came of a job, for each key: held, or why not, and when it is due again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from skragent.agent import backoff, lifecycle, schedule
+from skragent.agent.jobs import failure_error
+from skragent.agent.lifecycle import Admission
+from skragent.errors import Disposition, ReleaseDeniedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container
+
+    from skragent.agent.clock import Clock
+    from skragent.agent.lifecycle import KeyLife
+    from skragent.agent.lives import Lives
+    from skragent.agent.looking import Looking
+    from skragent.agent.ports import Holder
+    from skragent.agent.runner import Release
+    from skragent.errors import SkrAgentError
+    from skragent.job import Attestation, ReleasedKey
+
+# However short a token's life and however long the job: never in a tight circle.
+_MIN_PAUSE_SECONDS: Final = 1.0
+
+
+class Settling:
+    """Gives each key of a job what came of it.
+
+    Args:
+        lives: of all keys.
+        looking: plans looks for new versions.
+        holder: is told of everything.
+        clock: the one clock.
+        chance: a number from 0 to 1, another one each time.
+        token_fraction: of a token's life, after which it is renewed.
+        spread: this machine's place in its fleet, from -1 to 1.
+    """
+
+    def __init__(
+        self,
+        lives: Lives,
+        looking: Looking,
+        *,
+        holder: Holder,
+        clock: Clock,
+        chance: Callable[[], float],
+        token_fraction: float,
+        spread: float,
+    ) -> None:
+        self.token_fraction = token_fraction
+        self.asked_again: set[str] = set()  # since the job began: due at once
+        self._lives = lives
+        self._looking = looking
+        self._holder = holder
+        self._clock = clock
+        self._chance = chance
+        self._spread = spread
+
+    def settle(
+        self,
+        release: Release,
+        attestation: Attestation | None,
+        wanted: Container[str],
+    ) -> None:
+        """Settle a job. One throw of chance for all.
+
+        Keys that share a fate stay together: one attestation serves them again.
+
+        Args:
+            release: its outcome.
+            attestation: that the keys were released under.
+            wanted: the keys that were not dropped or changed meanwhile.
+        """
+        # A machine that was suspended wakes in any order: what is too old by now must
+        # not live on beside its successor.
+        self._lives.age()
+        chance = self._chance()
+        for key in release.result.released:
+            if key.alias not in wanted:
+                continue
+            admission = lifecycle.admit(key, self._clock.now())
+            if admission is Admission.DISABLED:
+                error = ReleaseDeniedError(
+                    f"version {key.version} is disabled", code=admission.value
+                )
+                self._settle_failed(key.alias, error, chance)
+            elif attestation is None:
+                raise TypeError("a judged result has keys only with an attestation")
+            else:
+                self._settle_released(key, admission, release, attestation, chance)
+        for entry in release.result.failed:
+            if entry.alias in wanted:
+                self._settle_failed(entry.alias, failure_error(entry.failure), chance)
+
+    def _settle_released(
+        self,
+        key: ReleasedKey,
+        admission: Admission,
+        release: Release,
+        attestation: Attestation,
+        chance: float,
+    ) -> None:
+        boottime = self._clock.boottime()
+        seconds = schedule.token_life_seconds(
+            attestation.issued_at, attestation.expires_at
+        )
+        terms, fraction = self._lives.of[key.alias].terms, self.token_fraction
+        fresh = schedule.fresh_seconds(seconds, terms.refresh_seconds, fraction)
+        jitter = schedule.jitter(self._spread, 2 * chance - 1)
+        after = schedule.refresh_after_seconds(fresh, jitter, fraction)
+        due_at = release.began_at + after
+        if admission is Admission.HELD:
+            life = lifecycle.released(
+                self._lives.of[key.alias],
+                key,
+                began_at=release.began_at,
+                fresh_seconds=fresh,
+            )
+            self._holder.hold(key, release.arena, keeps_previous=life.has_previous)
+        else:
+            life = lifecycle.not_admitted(self._lives.of[key.alias], key, admission)
+            self._holder.not_admitted(key, admission)
+            if not life.is_held:
+                lasting = backoff.window_seconds(
+                    Disposition.FATAL, failures=life.failures, denials=0
+                )
+                due_at = boottime + chance * lasting
+        due_at = max(due_at, boottime + _MIN_PAUSE_SECONDS)
+        self._plan(key.alias, life, due_at)
+        if life.is_held:
+            self._looking.plan(key.alias)
+
+    def _settle_failed(self, alias: str, error: SkrAgentError, chance: float) -> None:
+        life = lifecycle.failed(
+            self._lives.of[alias],
+            error.disposition,
+            is_throttled=backoff.is_throttled(error),
+        )
+        seconds = backoff.wait_seconds(
+            error,
+            failures=life.failures,
+            denials=life.denials,
+            throttles=life.throttles,
+            jitter=chance,
+        )
+        self._holder.key_failed(alias, error, seconds)
+        due_at = self._clock.boottime() + seconds
+        self._plan(alias, life, due_at, is_held_off=backoff.is_asked_to_wait(error))
+
+    def _plan(
+        self, alias: str, life: KeyLife, due_at: float, *, is_held_off: bool = False
+    ) -> None:
+        if alias in self.asked_again:
+            due_at, is_held_off = self._clock.boottime(), False
+        life = lifecycle.planned(life, due_at, is_held_off=is_held_off)
+        self._lives.put(alias, life)
