@@ -39,6 +39,11 @@ _NO_IDENTITY = re.compile(
 # (throttling) are not about us (learn.microsoft.com: reference-error-codes).
 _REFUSED = re.compile(r"AADSTS(?!(50196|90033|90055)\b)[0-9]+")
 
+_OF_APPLICATION = (
+    "Check that `tenant_id` and `client_id` of [identity] name the application, and"
+    " that Entra ID knows its certificate, secret or platform."
+)
+
 
 class AccessTokens:
     """The access tokens of one identity; a credential for azure-keyvault-keys.
@@ -123,9 +128,11 @@ def judge_identity_failure(
     elif isinstance(error, ClientAuthenticationError) and _REFUSED.search(reason):
         code = "identity.denied"
     is_permanent = code != "identity.unavailable"
+    is_of_application = not isinstance(error, CredentialUnavailableError | OSError)
     return IdentityError(
         f"no access token for the vault: {reason}",
         code=code,
+        hint=_OF_APPLICATION if is_of_application else "",
         disposition=Disposition.DENIED if is_permanent else Disposition.RETRY,
         retry_after=retry_after,
     )

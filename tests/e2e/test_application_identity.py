@@ -147,3 +147,14 @@ def test_trouble_of_entra_is_tried_again(
     emulator.call(emulator.world.faults.apply(fault))
     found = failure(releaser(emulator, directory, "secret_file"))
     assert (found.code, found.disposition) == ("identity.unavailable", "retry")
+
+
+def test_a_tenant_that_entra_id_does_not_know_is_named_in_the_hint(
+    emulator: EmulatorThread, directory: Path
+) -> None:
+    """Not denied: azure-identity tells it like a proxy's page in Entra ID's place."""
+    told = failure(releaser(emulator, directory, "secret_file", tenant_id=UNKNOWN))
+    assert told.code == "identity.unavailable"
+    assert UNKNOWN in told.message
+    assert "`tenant_id`" in told.hint
+    assert "managed identity" not in told.hint
