@@ -10,9 +10,10 @@ and there is no network.
 
 `ratio_to_bound` is how much longer all took than the limit allows at best; fleets that
 take more than 12 times as long, and an hour, are given up, with what they took until
-then. The one at the end is the worst of all with vaults as Azure documents them today;
-`ratio_to_bound_if_refused_count` is that with vaults whose refusals count against their
-limit, as older copies of the page have it: see fleet_vault.
+then. The one at the end is the worst of the four with vaults as Azure documents them
+today. The others stand beside it: `_if_refused_count`, with vaults whose refusals count
+against their limit, as older copies of that page have it, and `_managed_hsm`, whose
+limit nobody tells: see fleet_vault.
 """
 
 from __future__ import annotations
@@ -38,6 +39,12 @@ LIMITS = {
     "key_vault": (KEY_VAULT, True),
     "key_vault_counting_refused": (KEY_VAULT_COUNTING_ALL, False),
     "managed_hsm": (MANAGED_HSM, False),
+}
+
+HEADLINES = {
+    "ratio_to_bound_managed_hsm": "managed_hsm",
+    "ratio_to_bound_if_refused_count": "key_vault_counting_refused",
+    "ratio_to_bound": "key_vault",
 }
 
 
@@ -103,9 +110,8 @@ def main() -> None:
         }
         for key, one in outcomes.items():
             print(name, key, describe(one), flush=True)
-    counting = ratios.pop("key_vault_counting_refused")
-    report["ratio_to_bound_if_refused_count"] = round(counting, 3)
-    report["ratio_to_bound"] = round(max(ratios.values()), 3)
+    for name, of in HEADLINES.items():
+        report[name] = round(ratios[of], 3)
     report["took_seconds"] = round(time.perf_counter() - began, 1)
     print(json.dumps(report))
 
