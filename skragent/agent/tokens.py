@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from skragent.agent import schedule
+from skragent.errors import SecretMemoryError
 from skragent.job import UNIQUE_BYTES, unique_offset
+from skragent.secretmem import create_arena
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -37,14 +39,25 @@ class HeldToken:
 def keep_token(
     result: Result, arena: Arena, *, keys: int, began_at: float
 ) -> HeldToken | None:
-    """Keep the token of a job that attested, if it is of use."""
+    """Keep the token of a job that attested, if it is of use.
+
+    What it takes is kept in memory of its own: the job's goes with its last key, and
+    keys that came with it and may not be held are not to outlive it.
+    """
     if result.attestation is None or not result.token:
         return None
+    try:
+        own = create_arena(UNIQUE_BYTES)
+    except SecretMemoryError:
+        return None  # jobs to come attest
+    own.close_fd()
+    unique = own.view(0, UNIQUE_BYTES)
+    unique[:] = arena.view(unique_offset(keys), UNIQUE_BYTES)
     return HeldToken(
         attestation=result.attestation,
         began_at=began_at,
         raw=result.token,
-        unique=arena.view(unique_offset(keys), UNIQUE_BYTES),
+        unique=unique,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
+import weakref
 from typing import Any
 
 import pytest
@@ -16,12 +18,13 @@ from support.agent import (
 )
 from support.agent_supervision import World, supervise
 
+from skragent.agent import tokens
 from skragent.agent.jobs import key_requests
 from skragent.agent.lifecycle import KeyLife, Terms
 from skragent.agent.tokens import HeldToken, keep_token, may_serve, note_released
-from skragent.errors import ReleaserError
-from skragent.job import UNIQUE_BYTES, Result, unique_offset
-from skragent.secretmem import create_arena
+from skragent.errors import ReleaserError, SecretMemoryError
+from skragent.job import UNIQUE_BYTES, Result, arena_bytes, unique_offset
+from skragent.secretmem import Arena, create_arena
 
 LIFE = TOKEN_LIFE_SECONDS
 TOKEN = HeldToken(attestation(), BOOTTIME, "the.token", memoryview(b"unique"))
@@ -54,13 +57,41 @@ def test_what_a_token_takes_is_not_in_its_repr() -> None:
     assert "memory" not in repr(TOKEN)
 
 
-def test_the_unique_field_stays_in_secret_memory() -> None:
-    arena = create_arena(unique_offset(2) + UNIQUE_BYTES)
+def attested(arena: Arena, keys: int) -> HeldToken | None:
+    arena.view(unique_offset(keys), UNIQUE_BYTES)[:] = b"u" * UNIQUE_BYTES
     result = Result(attestation=attestation(), token="t")
-    token = keep_token(result, arena, keys=2, began_at=1.0)
+    return keep_token(result, arena, keys=keys, began_at=1.0)
+
+
+def test_the_unique_field_is_kept_in_memory_that_can_be_mapped_no_more() -> None:
+    before = sorted(pathlib.Path("/proc/self/fd").iterdir())
+    arena = create_arena(arena_bytes(2))
+    arena.close_fd()
+    token = attested(arena, 2)
     assert token is not None
-    arena.view(unique_offset(2), UNIQUE_BYTES)[:] = b"u" * UNIQUE_BYTES
+    arena.wipe()
     assert token.unique == b"u" * UNIQUE_BYTES
+    assert sorted(pathlib.Path("/proc/self/fd").iterdir()) == before
+
+
+def test_a_token_keeps_no_memory_of_keys() -> None:
+    """What a job brought of a key that may not be held, or was dropped meanwhile."""
+    arena = create_arena(arena_bytes(1))
+    token, memory = attested(arena, 1), weakref.ref(arena.view(0, 1).obj)
+    del arena
+    assert token is not None
+    assert memory() is None
+
+
+def test_where_there_is_no_memory_for_it_no_token_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(size: int) -> Arena:
+        raise SecretMemoryError(f"{size} bytes", code="memory.locked_limit")
+
+    arena = create_arena(arena_bytes(1))
+    monkeypatch.setattr(tokens, "create_arena", refuse)
+    assert attested(arena, 1) is None
 
 
 def test_of_a_job_that_did_not_attest_nothing_is_kept() -> None:
