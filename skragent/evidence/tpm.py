@@ -165,19 +165,31 @@ class Vtpm:
         the new index cannot be defined or written, the one before is put back.
         """
         old = self.read_ak_certificate()
-        handle, public = self._read_nv_public(NV_AK_CERTIFICATE)
-        undefine = self._esys.nv_undefine_space
-        owner = {"auth_handle": ESYS_TR.OWNER}
-        self._run("TPM2_NV_UndefineSpace", undefine, handle, **owner)
+        self._undefine_nv(NV_AK_CERTIFICATE)
         try:
             self._create_nv(NV_AK_CERTIFICATE, der, _AK_CERTIFICATE_ATTRIBUTES)
         except TpmError:
-            with contextlib.suppress(TpmError, TSS2_Exception):
-                handle, _ = self._read_nv_public(NV_AK_CERTIFICATE)
-                undefine(handle, **owner)
-            attributes = int(public.attributes) & ~int(TPMA_NV.WRITTEN)
-            self._create_nv(NV_AK_CERTIFICATE, old, attributes)
+            self._put_back(old)
             raise
+
+    def _put_back(self, certificate: bytes) -> None:
+        """See to it that there is a certificate: nobody else would bring it back.
+
+        Not with the attributes of the index before, which the owner need not be able
+        to write, or to define again: WRITTEN and the locks are the TPM's to set.
+        """
+        for is_last in (False, False, True):
+            with contextlib.suppress(TpmError):
+                self._undefine_nv(NV_AK_CERTIFICATE)
+            try:
+                self._create_nv(
+                    NV_AK_CERTIFICATE, certificate, _AK_CERTIFICATE_ATTRIBUTES
+                )
+            except TpmError:
+                if is_last:
+                    raise
+            else:
+                return
 
     def read_ak_public(self) -> bytes:
         """Read the AK's TPM2B_PUBLIC."""
@@ -310,6 +322,11 @@ class Vtpm:
         handle = self._run("TPM2_NV_ReadPublic", esys.tr_from_tpmpublic, index)
         public, _ = self._run("TPM2_NV_ReadPublic", esys.nv_read_public, handle)
         return handle, public.nvPublic
+
+    def _undefine_nv(self, index: int) -> None:
+        handle, _ = self._read_nv_public(index)
+        undefine, owner = self._esys.nv_undefine_space, {"auth_handle": ESYS_TR.OWNER}
+        self._run("TPM2_NV_UndefineSpace", undefine, handle, **owner)
 
     def _create_nv(self, index: int, content: bytes, attributes: int) -> None:
         """Define an NV index without a password, as large as its content; write it."""

@@ -76,7 +76,7 @@ def _renew(job: Job, tpm: Vtpm, imds: ImdsClient, watch: Stopwatch) -> Result:
         return Result(ak_certificate=described, timings=watch.timings())
     with watch.step("imds.renew"):
         pem, query_id = _ask(job, imds, encode_request(present))
-    if not pem:
+    if query_id:
         return Result(
             ak_certificate=described, ak_query_id=query_id, timings=watch.timings()
         )
