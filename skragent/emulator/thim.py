@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from skragent.emulator.refusal import RefusalError
@@ -32,6 +33,15 @@ _SECONDS_TO_MAKE: Final = 45.0
 _MAX_ORDERS: Final = 16
 _MAX_BODY_BYTES: Final = 16 * 1024
 _GUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+# What cryptography raises over certificates of others: of no version that there is, for
+# a key that nobody knows.
+_UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    x509.InvalidVersion,
+    UnsupportedAlgorithm,
+)
 
 Renew = Callable[[x509.Certificate], x509.Certificate | None]
 
@@ -83,7 +93,7 @@ class Thim:
         try:
             (certificate,) = x509.load_pem_x509_certificates(pem)
             renewed = self._renew(certificate)
-        except (ValueError, TypeError) as error:
+        except _UNREADABLE as error:
             raise bad_request("The certificate does not parse") from error
         if renewed is None:
             raise bad_request("The certificate is not of this VM")

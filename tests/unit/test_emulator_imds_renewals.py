@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import urllib.parse
 import uuid
@@ -119,3 +120,21 @@ def test_old_orders_are_forgotten(azure: Azure) -> None:
     first, *_, last = [renew(azure, LATER).body.decode() for _ in range(17)]
     azure.clock.skew_seconds += 60
     assert (fetch(azure, first).status, fetch(azure, last).status) == (404, 200)
+
+
+@pytest.mark.parametrize(
+    ("found", "changed"),
+    [
+        (b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x42"),  # a version 67
+        (bytes.fromhex("2a864886f70d010101"), bytes.fromhex("2a864886f70d017f7f")),
+    ],
+    ids=["version", "key"],
+)
+def test_a_certificate_from_the_future_is_a_bad_request(
+    azure: Azure, found: bytes, changed: bytes
+) -> None:
+    der = ak_certificate("old").public_bytes(Encoding.DER)
+    assert found in der
+    text = base64.b64encode(der.replace(found, changed)).decode()
+    pem = f"-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----"
+    assert renew(azure, pem=pem.encode()).status == 400
