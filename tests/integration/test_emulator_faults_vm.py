@@ -242,7 +242,11 @@ def test_tpm_that_hangs_does_not_answer_until_the_reset(
 
 
 @pytest.mark.parametrize(
-    "fault", ["vm.pcr", "vm.lockout", "vm.report=magic", "imds.thim_lags"]
+    "fault",
+    [
+        *("vm.pcr", "vm.lockout", "vm.report=magic", "imds.thim_lags"),
+        *("vm.ak_cert", "vm.ak_cert_days=30", "vm.ak_cert_guests"),
+    ],
 )
 def test_fault_that_needs_the_tpm_does_not_wait_for_one_that_hangs(
     emulator: EmulatorThread, fault: str

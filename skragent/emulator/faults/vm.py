@@ -104,7 +104,7 @@ async def _reboot(site: Site) -> None:
 @fault("vm", "ak_cert")
 async def ak_cert(site: Site, asked: Asked) -> None:  # noqa: ARG001 - as all faults
     """The AK's certificate is not provisioned: its NV index was never written."""
-    paravisor = site.emulator.vm.paravisor
+    paravisor = site.vm().paravisor
     _restore_ak_certificate(site)
     await paravisor.set_ak_certificate(None)
 
@@ -112,7 +112,7 @@ async def ak_cert(site: Site, asked: Asked) -> None:  # noqa: ARG001 - as all fa
 @fault("vm", "ak_cert_days", Value(grammar.DAYS))
 async def ak_cert_days(site: Site, asked: Asked) -> None:
     """The AK's certificate ends in so many days; below 0, it ended then."""
-    paravisor = site.emulator.vm.paravisor
+    paravisor = site.vm().paravisor
     _restore_ak_certificate(site)
     lifetime = timedelta(days=1 + asked.value)  # it begins yesterday
     now = site.emulator.azure.clock.utc()
@@ -122,7 +122,7 @@ async def ak_cert_days(site: Site, asked: Asked) -> None:
 @fault("vm", "ak_cert_guests")
 async def ak_cert_guests(site: Site, asked: Asked) -> None:  # noqa: ARG001 - as all faults
     """The AK certificate's NV index is the guest's, as on older VMs (it reboots)."""
-    vm = site.emulator.vm
+    vm = site.vm()
 
     async def restore() -> None:
         vm.paravisor.owns_ak_certificate = True
