@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 # What an IMDS says that does not know the newer form: then the older one is tried.
 _OTHER_FORM = ("transport.unexpected", "transport.server")
 
+# The agent kills a renewal after 30 s. One that is killed while the index is defined
+# anew leaves the VM without a certificate for good: so that is not begun late.
+_LATE_MILLISECONDS = 15_000
+
 
 def describe_ak_certificate(
     data: bytes, now: float, is_ours: Callable[[], bool]
@@ -81,6 +85,11 @@ def _renew(job: Job, tpm: Vtpm, imds: ImdsClient, watch: Stopwatch) -> Result:
             ak_certificate=described, ak_query_id=query_id, timings=watch.timings()
         )
     successor = parse_successor(pem, present)
+    if watch.timings()["total"] > _LATE_MILLISECONDS:
+        raise TransportError(
+            "IMDS took too long for the new AK certificate to be written in time",
+            code="transport.timeout",
+        )
     with watch.step("tpm.renew"):
         tpm.replace_ak_certificate(successor)
     return Result(

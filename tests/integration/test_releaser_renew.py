@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from tpm2_pytss import ESAPI
 from tpm2_pytss.constants import TPM2_ALG, TPMA_NV
 from tpm2_pytss.types import TPM2B_NV_PUBLIC, TPMS_NV_PUBLIC
+from typing_extensions import override
 
 from skragent.emulator.thread import EmulatorThread
 from skragent.emulator.tpm_wire import CC_NV_WRITE
@@ -28,7 +29,9 @@ def break_(emulator: EmulatorThread, *faults: str) -> None:
         emulator.call(emulator.world.faults.apply(fault))
 
 
-def renew(emulator: EmulatorThread, query_id: str = "") -> Result:
+def renew(
+    emulator: EmulatorThread, query_id: str = "", *, watch: Stopwatch | None = None
+) -> Result:
     world: Emulator = emulator.world
     job = Job(
         purpose="renew",
@@ -47,7 +50,7 @@ def renew(emulator: EmulatorThread, query_id: str = "") -> Result:
         tls_roots="",
         release_roots="",
     )
-    return run_renewal(job, Stopwatch())
+    return run_renewal(job, watch or Stopwatch())
 
 
 def certificate(emulator: EmulatorThread) -> x509.Certificate:
@@ -229,6 +232,24 @@ def test_a_certificate_that_ends_no_later_is_not_taken(
     result = renew(emulator)
     assert result.failure is not None
     assert result.failure.code == "endorsements.ak_certificate"
+
+
+class LateWatch(Stopwatch):
+    @override
+    def timings(self) -> dict[str, float]:
+        return {**super().timings(), "total": 15_001.0}
+
+
+def test_the_index_is_not_touched_shortly_before_the_agent_kills_the_job(
+    emulator: EmulatorThread,
+) -> None:
+    break_(emulator, "vm.ak_cert_guests", "vm.ak_cert_days=30")
+    old = certificate(emulator)
+    failure = renew(emulator, watch=LateWatch()).failure
+    assert failure is not None
+    assert failure.code == "transport.timeout"
+    assert failure.disposition == "retry"
+    assert certificate(emulator) == old
 
 
 def test_a_tpm_that_has_no_certificate_yet_has_none_to_renew(
