@@ -40,7 +40,8 @@ class Renewal:
 
     due_at: float = math.inf  # boot time
     query_id: str = ""  # of THIM's order
-    failures: int = 0
+    questions: int = 0  # that it was asked for in vain
+    failures: int = 0  # since the last success; an order is none yet
 
 
 def noticed(renewal: Renewal, certificate: AkCertificate, boottime: float) -> Renewal:
@@ -52,9 +53,10 @@ def noticed(renewal: Renewal, certificate: AkCertificate, boottime: float) -> Re
     return Renewal(due_at=boottime)
 
 
-def ordered(query_id: str, boottime: float) -> Renewal:
+def ordered(renewal: Renewal, query_id: str, boottime: float) -> Renewal:
     """Plan to fetch what THIM is making."""
-    return Renewal(due_at=boottime + QUERY_AFTER_SECONDS, query_id=query_id)
+    due_at = boottime + QUERY_AFTER_SECONDS
+    return Renewal(due_at=due_at, query_id=query_id, failures=renewal.failures)
 
 
 def renewed(certificate: AkCertificate | None, boottime: float) -> Renewal:
@@ -66,13 +68,11 @@ def renewed(certificate: AkCertificate | None, boottime: float) -> Renewal:
 
 def failed(renewal: Renewal, boottime: float, seconds: float) -> Renewal:
     """Plan to try again; what was ordered and never came is ordered anew."""
-    failures = renewal.failures + 1
-    return dataclasses.replace(
-        renewal,
-        due_at=boottime + seconds,
-        query_id=renewal.query_id if failures < _QUERIES else "",
-        failures=failures,
-    )
+    failed = Renewal(due_at=boottime + seconds, failures=renewal.failures + 1)
+    questions = renewal.questions + 1
+    if not renewal.query_id or questions == _QUERIES:
+        return failed
+    return dataclasses.replace(failed, query_id=renewal.query_id, questions=questions)
 
 
 class Renewing:
@@ -124,7 +124,7 @@ class Renewing:
             self._fail(error)
             return
         if result.ak_query_id:
-            self._plan = ordered(result.ak_query_id, self._clock.boottime())
+            self._plan = ordered(self._plan, result.ak_query_id, self._clock.boottime())
             return
         self._plan = renewed(result.ak_certificate, self._clock.boottime())
         self.hear(result)

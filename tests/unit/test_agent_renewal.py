@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import pytest
@@ -176,7 +175,7 @@ def test_a_job_that_says_nothing_of_it_changes_no_plan() -> None:
 
 
 def test_a_renewal_that_is_planned_is_not_planned_anew() -> None:
-    plan = ordered(ORDER, 100.0)
+    plan = ordered(Renewal(), ORDER, 100.0)
     assert noticed(plan, DUE, 110.0) == plan
     assert noticed(Renewal(), DUE, 110.0) == Renewal(due_at=110.0)
     assert noticed(plan, GOOD, 110.0) == Renewal()
@@ -188,13 +187,27 @@ def test_after_a_renewal_nothing_is_planned() -> None:
 
 
 def test_an_order_survives_its_first_failures() -> None:
-    plan = ordered(ORDER, 0.0)
+    plan = ordered(Renewal(failures=5), ORDER, 0.0)
     for count in range(1, 4):
         plan = failed(plan, 100.0, 7.0)
-        assert plan == Renewal(due_at=107.0, query_id=ORDER, failures=count)
-    assert failed(plan, 100.0, 7.0) == dataclasses.replace(
-        plan, query_id="", failures=4
-    )
+        assert plan == Renewal(107.0, ORDER, questions=count, failures=5 + count)
+    assert failed(plan, 100.0, 7.0) == Renewal(107.0, failures=9)
+
+
+def test_orders_that_never_come_are_given_more_and_more_seldom_too() -> None:
+    async def a_day(world: World) -> None:
+        async def renew(query_id: str) -> Result:
+            world.jobs.renewed.append((world.clock.boot, query_id))
+            return FAILED if query_id else order
+
+        world.jobs.renew = renew  # type: ignore[method-assign]
+        world.jobs.ak_certificate = DUE
+        world.supervisor.refresh(["disk"])
+        await world.clock.advance(86400)
+
+    order = Result(ak_certificate=DUE, ak_query_id=ORDER)
+    world = supervise(a_day)
+    assert len(world.jobs.renewed) < 60
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.5, 1.0])
