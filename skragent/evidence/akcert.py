@@ -33,6 +33,9 @@ RENEWED_WITHIN = timedelta(days=90)
 # The NV index that it goes into has 4096 bytes on new vTPMs.
 MAX_AK_CERTIFICATE_BYTES = 4096
 
+# How far the CA's clock may be ahead of ours.
+_CLOCK_SKEW = timedelta(minutes=5)
+
 # In capitals, and at the beginning of the name, as that client compares it: the real
 # ones have other issuers, such as "Global Virtual TPM CA - 01", and must never match.
 _PLACEHOLDER_ISSUER = "MICROSOFT AZURE TRUSTED VM RSA"
@@ -116,15 +119,17 @@ def parse_answer(body: bytes) -> tuple[bytes, str]:
     return b"", answer.query_id
 
 
-def parse_successor(pem: bytes, present: bytes) -> bytes:
+def parse_successor(pem: bytes, present: bytes, now: datetime) -> bytes:
     """Read a renewed certificate; gives its DER.
 
     Whatever takes the present one's place must be at least as good: for the same key,
-    and valid for longer. A wrong one would keep this VM from attesting for good.
+    valid by now, and for longer. A wrong one would keep this VM from attesting for
+    good.
 
     Args:
         pem: the certificate, as THIM gave it.
         present: the one that it is to replace.
+        now: aware.
 
     Raises:
         EndorsementsError: endorsements.malformed, .ak_certificate
@@ -139,6 +144,8 @@ def parse_successor(pem: bytes, present: bytes) -> bytes:
             raise _unfit("it is for another key")
         if new.not_valid_after_utc <= old.not_valid_after_utc:
             raise _unfit("it ends no later than the present one")
+        if new.not_valid_before_utc > now + _CLOCK_SKEW:
+            raise _unfit("it is not valid yet")
         der = new.public_bytes(serialization.Encoding.DER)
     except CERTIFICATE_ERRORS as error:
         raise malformed("THIM's certificate does not parse") from error

@@ -84,7 +84,8 @@ def _renew(job: Job, tpm: Vtpm, imds: ImdsClient, watch: Stopwatch) -> Result:
         return Result(
             ak_certificate=described, ak_query_id=query_id, timings=watch.timings()
         )
-    successor = parse_successor(pem, present)
+    now = datetime.fromtimestamp(job.now, UTC)
+    successor = parse_successor(pem, present, now)
     if watch.timings()["total"] > _LATE_MILLISECONDS:
         raise TransportError(
             "IMDS took too long for the new AK certificate to be written in time",

@@ -27,12 +27,14 @@ GUID = "6F0E8C1D-0000-4000-8000-00000000000A"
 DAY = 86400
 
 
-def mint(*, days: float = 100, key: str = "AK", issuer: str = CA) -> x509.Certificate:
+def mint(
+    *, days: float = 100, key: str = "AK", issuer: str = CA, begins: float = -1000
+) -> x509.Certificate:
     return mint_certificate(
         "AK",
         issuer,
         key=rsa_key(key),
-        valid_from=NOW - timedelta(days=1000),
+        valid_from=NOW + timedelta(days=begins),
         valid_until=NOW + timedelta(days=days),
     )
 
@@ -50,7 +52,7 @@ PRESENT = der(mint(days=30)) + bytes(500)
 
 def code_of(pem: bytes, present: bytes = PRESENT) -> str:
     with pytest.raises(EndorsementsError) as caught:
-        parse_successor(pem, present)
+        parse_successor(pem, present, NOW)
     return caught.value.code
 
 
@@ -123,12 +125,12 @@ def test_an_answer_with_neither_is_malformed(body: bytes) -> None:
 
 def test_a_longer_lived_certificate_for_the_same_key_is_a_successor() -> None:
     new = mint(days=400)
-    assert parse_successor(pem(new), PRESENT) == der(new)
+    assert parse_successor(pem(new), PRESENT, NOW) == der(new)
 
 
 def test_carriage_returns_do_not_matter() -> None:
     new = mint(days=400)
-    assert parse_successor(pem(new).replace(b"\n", b"\r\n"), PRESENT) == der(new)
+    assert parse_successor(pem(new).replace(b"\n", b"\r\n"), PRESENT, NOW) == der(new)
 
 
 @pytest.mark.parametrize(
@@ -138,8 +140,9 @@ def test_carriage_returns_do_not_matter() -> None:
         mint(days=30),
         mint(days=29),
         mint(days=400, issuer="MICROSOFT AZURE TRUSTED VM RSA 2048"),
+        mint(days=400, begins=1),
     ],
-    ids=["another key", "the same", "sooner", "placeholder"],
+    ids=["another key", "the same", "sooner", "placeholder", "not yet valid"],
 )
 def test_a_worse_one_is_not_taken(new: x509.Certificate) -> None:
     assert code_of(pem(new)) == "endorsements.ak_certificate"
@@ -156,7 +159,7 @@ def test_a_present_one_that_does_not_parse_has_no_successor() -> None:
 
 @given(st.binary(max_size=300))
 def test_no_bytes_get_past_the_parsers(data: bytes) -> None:
-    for parse in (parse_answer, lambda raw: parse_successor(raw, PRESENT)):
+    for parse in (parse_answer, lambda raw: parse_successor(raw, PRESENT, NOW)):
         with pytest.raises(EndorsementsError):
             parse(data)
     assert read_end(data) is None
