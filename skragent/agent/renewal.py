@@ -1,8 +1,9 @@
 """When the AK certificate is renewed: beside the keys, and never in their way.
 
 Every job for keys tells whether a renewal is due. It is then tried by a job of its
-own: at once, or a minute after THIM took an order for it. One that failed is tried
-again, seldom: there are 90 days, and keys come with the present certificate too.
+own: as soon as no key waits for it, or a minute after THIM took an order for it. One
+that failed is tried again, seldom: there are 90 days, and keys come with the present
+certificate too.
 
 Pure but for `Renewing`, which the supervisor runs in its turn.
 """
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from skragent.agent import backoff
 from skragent.agent.jobs import failure_error
+from skragent.agent.runner import ERRAND_SECONDS
 from skragent.errors import SkrAgentError
 
 if TYPE_CHECKING:
@@ -105,6 +107,20 @@ class Renewing:
     def due_at(self) -> float:
         """When `run` is due, by boot time."""
         return self._plan.due_at
+
+    def is_in_turn(self, until_key: float, *, is_failing: bool) -> bool:
+        """Tell whether it is due, and no key that soon is due would wait for it.
+
+        For ever it waits for nobody; and where jobs fail as a whole it is first, as a
+        verifier may refuse the present certificate.
+
+        Args:
+            until_key: the time until the next key is due.
+            is_failing: whether the last job failed as a whole.
+        """
+        late = self._clock.boottime() - self.due_at
+        is_in_nobodys_way = is_failing or until_key > ERRAND_SECONDS
+        return late >= 0 and (is_in_nobodys_way or late > AGAIN_SECONDS)
 
     def hear(self, result: Result) -> None:
         """Take from a job's result what it says of the certificate."""

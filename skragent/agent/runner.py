@@ -42,7 +42,7 @@ MAX_STDERR_FLOOD_BYTES: Final = 4 * 1024 * 1024
 _CHUNK_BYTES: Final = 64 * 1024
 
 # A look for new versions, or a renewal.
-_ERRAND_SECONDS: Final = 30.0
+ERRAND_SECONDS: Final = 30.0
 
 # A killed process ends at once, unless it waits in the kernel for the TPM.
 _KILL_SECONDS: Final = 5.0
@@ -167,7 +167,7 @@ class Runner:
     async def _judge(self, launch: Launch, seen: _Watch) -> Result:
         timeout = self._timeout_seconds
         if launch.purpose != "release":  # no key hangs on it, but what is due waits
-            timeout = min(timeout, _ERRAND_SECONDS)
+            timeout = min(timeout, ERRAND_SECONDS)
         in_time = await seen.until_end(self._clock, timeout)
         if seen.stdout.is_flooded or seen.stderr.is_flooded:
             raise ReleaserError(

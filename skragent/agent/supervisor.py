@@ -85,6 +85,7 @@ class Supervisor:
         self._spent: tuple[Spent, ...] = ()  # of what vaults release
         self._token: HeldToken | None = None
         self._is_token_void = False  # that of the job which runs
+        self._is_failing = False  # the last job failed as a whole
         self._stopping = asyncio.Event()
         is_stopping = self._stopping.is_set
         self._renewing = Renewing(jobs, holder, clock, chance, is_stopping)
@@ -191,13 +192,12 @@ class Supervisor:
     async def _until_due(self) -> None:
         while not self._stopping.is_set():
             boottime = self._clock.boottime()
-            until_renewal = self._renewing.due_at - boottime
-            if until_renewal <= 0:  # first: a verifier may refuse the present one
+            opens = allowance.opening(self._lives.keys, self._spent, boottime)
+            left = schedule.next_attempt(self._lives.of, opens) - boottime
+            if self._renewing.is_in_turn(left, is_failing=self._is_failing):
                 self.promises.within(_FRESH, self._jobs.longest_seconds)
                 await self._renewing.run()
                 continue
-            opens = allowance.opening(self._lives.keys, self._spent, boottime)
-            left = schedule.next_attempt(self._lives.of, opens) - boottime
             if left <= 0:
                 return
             until_check = self._looking.due_at - boottime
@@ -205,7 +205,10 @@ class Supervisor:
                 self.promises.within(_FRESH, self._jobs.longest_seconds)
                 await self._looking.run()
                 continue
-            left = min(left, until_check, until_renewal)
+            until_renewal = self._renewing.due_at - boottime
+            left = min(left, until_check)
+            if until_renewal > 0:  # else it has the next turn in which no key waits
+                left = min(left, until_renewal)
             self._lives.plans_changed.clear()
             self.promises.within(_FRESH, left)
             await self._clock.wait(self._lives.plans_changed, left)
@@ -230,6 +233,7 @@ class Supervisor:
         self.promises.within(_FRESH, self._jobs.longest_seconds)
         keys = list(self._asked.values())
         token, self._token = self._token_for(self._asked), None
+        self._is_failing = True
         try:
             release = await self._jobs.run(keys, launched=launched, token=token)
         except ReleaserError as error:  # whatever it did until then
@@ -244,6 +248,7 @@ class Supervisor:
             failure = failure_error(release.result.failure)
             self._count_failure(failure)
             raise failure
+        self._is_failing = False
         self._spend(keys)
         self._settle(release, release.token or token)
 

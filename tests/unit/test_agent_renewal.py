@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 
 import pytest
 from support.agent import NOW, REFRESH_SECONDS, failure
 from support.agent_supervision import World, supervise
 
-from skragent.agent.backoff import renewal_seconds
+from skragent.agent.backoff import CONFIRM_SECONDS, renewal_seconds
+from skragent.agent.lifecycle import Terms
 from skragent.agent.renewal import (
     AGAIN_SECONDS,
     QUERY_AFTER_SECONDS,
@@ -18,6 +20,7 @@ from skragent.agent.renewal import (
     ordered,
     renewed,
 )
+from skragent.agent.runner import ERRAND_SECONDS
 from skragent.errors import ReleaserError, TransportError
 from skragent.job import AkCertificate, Result
 
@@ -60,6 +63,46 @@ def test_keys_do_not_wait_for_a_renewal() -> None:
     world = supervise(an_hour, ak_certificate=DUE, renewals=[FAILED] * 9)
     assert world.times == [0]
     assert "disk" in world.holder.held
+
+
+def hang(world: World) -> None:
+    """Have renewals take all the time that they get."""
+
+    async def renew(query_id: str) -> Result:
+        world.jobs.renewed.append((world.clock.boot, query_id))
+        await world.clock.wait(asyncio.Event(), ERRAND_SECONDS)
+        return FAILED
+
+    world.jobs.renew = renew  # type: ignore[method-assign]
+
+
+def test_the_confirmation_of_a_denial_does_not_wait_for_a_renewal_that_hangs() -> None:
+    async def test(world: World) -> None:
+        hang(world)
+        await world.clock.advance(100)
+        world.jobs.ak_certificate = DUE
+        world.jobs.failures["disk"] = failure("release.denied.policy", "denied")
+        world.supervisor.refresh(["disk"])
+        await world.clock.advance(CONFIRM_SECONDS)
+        assert world.jobs.renewed == []
+        assert "disk" not in world.holder.held
+        await world.clock.advance(AGAIN_SECONDS)
+        assert world.jobs.renewed
+
+    supervise(test)
+
+
+def test_where_a_key_is_always_due_soon_it_is_renewed_an_hour_later() -> None:
+    async def test(world: World) -> None:
+        world.jobs.ak_certificate = DUE
+        world.jobs.renewals = [Result(ak_certificate=GOOD)]
+        for _ in range(400):
+            world.supervisor.refresh(["disk"])
+            await world.clock.advance(10)
+
+    terms = Terms(refresh_seconds=20)
+    world = supervise(test, terms=terms)
+    assert AGAIN_SECONDS <= times(world)[0] < AGAIN_SECONDS + 60
 
 
 def test_where_no_job_succeeds_it_is_renewed_all_the_same() -> None:
