@@ -118,7 +118,7 @@ def released(
     Args:
         before: its life up to now.
         key: what was released.
-        began_at: when the job began, which no token of it can be older than.
+        began_at: when the job began: nothing of it is older, but a token that was kept.
         fresh_seconds: after it, until the key is stale: see `schedule`.
     """
     terms, stale_at = before.terms, began_at + fresh_seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -213,3 +214,14 @@ def test_missing_member_is_refused(
     answer = attest_guest(azure, info)
     assert _code(answer) == (400, "InvalidParameter")
     assert member in _message(answer)
+
+
+@pytest.mark.parametrize("position", range(12, 40))
+def test_an_ak_certificate_with_a_wrong_byte_is_refused_and_nothing_breaks(
+    azure: Azure, info: dict[str, Any], position: int
+) -> None:
+    """Its version, its serial number and its algorithms are in these."""
+    der = bytearray(base64.b64decode(info["TpmInfo"]["AikCert"]))
+    der[position] ^= 0x20
+    info["TpmInfo"]["AikCert"] = b64(bytes(der))
+    assert attest_guest(azure, info).status in (200, 400)

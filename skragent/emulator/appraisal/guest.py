@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from skragent.emulator.appraisal import claims
@@ -97,8 +97,8 @@ def _verify_ak(
     tpm.verify_ak_attributes(ak)
     if ak.modulus != _hcl_ak_modulus(runtime):
         raise invalid("AikPub is not the HCLAkPub of the runtime data.")
-    cert = _ak_certificate(base64_member(tpm_info, "AikCert"))
-    if cert.public_key() != ak.key:
+    cert, key = _ak_certificate(base64_member(tpm_info, "AikCert"))
+    if key != ak.key:
         raise invalid("AikCert is of another key than AikPub.")
     if not cert.not_valid_before_utc <= now <= cert.not_valid_after_utc:
         raise invalid("AikCert is not valid now.")
@@ -117,8 +117,11 @@ def _hcl_ak_modulus(runtime: dict[str, Any]) -> int:
     raise invalid("The runtime data has no HCLAkPub.")
 
 
-def _ak_certificate(data: bytes) -> x509.Certificate:
-    """Parse a certificate that may be followed by the rest of its NV index (zeros)."""
+def _ak_certificate(data: bytes) -> tuple[x509.Certificate, object]:
+    """Parse a certificate that may be followed by the rest of its NV index (zeros).
+
+    Gives its public key as well.
+    """
     size = 2 + data[1] if len(data) > 1 and data[1] < _LONG_FORM else 0
     if not size and len(data) > 1:
         length_bytes = data[1] - _LONG_FORM
@@ -127,8 +130,9 @@ def _ak_certificate(data: bytes) -> x509.Certificate:
     if any(data[size:]):
         raise invalid("AikCert is followed by something else than zeros.")
     try:
-        return x509.load_der_x509_certificate(data[:size])
-    except ValueError as error:
+        certificate = x509.load_der_x509_certificate(data[:size])
+        return certificate, certificate.public_key()
+    except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
         raise undecodable("AikCert is not a certificate.") from error
 
 
