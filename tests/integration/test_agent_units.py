@@ -29,11 +29,12 @@ def test_systemd_finds_no_fault(tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
         pytest.skip("needs systemd-analyze")
-    for unit in UNITS.iterdir():  # the command of the package is not installed here
+    # Neither the package's command nor its manual pages are installed here.
+    for unit in UNITS.glob("skragent*.*"):
         text = unit.read_text().replace("/usr/bin/skragent", "/bin/true")
         (tmp_path / unit.name).write_text(text)
     outcome = subprocess.run(
-        [analyze, "verify", *sorted(tmp_path.iterdir())],
+        [analyze, "verify", "--man=no", *sorted(tmp_path.iterdir())],
         capture_output=True,
         text=True,
         check=False,
