@@ -1,0 +1,20 @@
+"""Completion of the shell with an agent that does not answer."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from support.completion import complete, put_command
+from support.manual import ROOT
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_an_agent_that_hangs_is_not_waited_for_long(tmp_path: Path) -> None:
+    path = put_command(tmp_path, "trap '' TERM; while :; do sleep 1; done")
+    began = time.monotonic()
+    words = ["get", "--config", str(ROOT / "config.example.toml"), ""]
+    assert complete(*words, path=path) == ["database", "backup"]
+    assert time.monotonic() - began < 10
