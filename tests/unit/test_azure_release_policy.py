@@ -1,0 +1,148 @@
+"""The policy of packaging/azure, as the emulated vault sees it: who gets the key."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from support.arm import Deployment, Json
+from support.azure import (
+    API,
+    ISSUER,
+    World,
+    attest_guest,
+    jws_parts,
+    open_sealed,
+)
+from support.azure_vm import SoftwareVm, b64u, unb64u
+from support.bicep import AZURE
+
+from skragent.emulator.release_policy import parse_policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from skragent.emulator.vault import Vault
+
+TEMPLATE = json.loads((AZURE / "main.json").read_text())
+FILE = (AZURE / "release-policy.json").read_bytes()
+
+
+def key_of(**parameters: Json) -> Json:
+    """Give the key's properties, as the template has them for our provider."""
+    own = {"adminPublicKey": "ssh-ed25519 AAAA", "attestationAuthority": ISSUER}
+    deployment = Deployment(TEMPLATE, **own | parameters)
+    return deployment.properties("Microsoft.KeyVault/vaults/keys")
+
+
+def create(world: World, vault: Vault, name: str, key: Json) -> None:
+    """Create a key as Azure Resource Manager asks the vault for it."""
+    body = {
+        "kty": key["kty"],
+        "key_size": key["keySize"],
+        "key_ops": key["keyOps"],
+        "attributes": key["attributes"],
+        "release_policy": key["release_policy"],
+    }
+    answer = world.ask(vault, "POST", f"/keys/{name}/create{API}", body)
+    assert answer.status == 200, answer.body
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    world = World(tmp_path_factory.mktemp("azure"))
+    create(world, world.vault, "db", key_of())
+    create(world, world.hsm, "db", key_of())
+    return world
+
+
+def token_with(world: World, change: Callable[[Json], object]) -> str:
+    """Have the provider issue a token with other claims."""
+
+    def changed(claims: Json) -> Json:
+        change(claims)
+        return claims
+
+    world.azure.maa.mutate("claims", changed)
+    try:
+        sealed = attest_guest(world.azure, SoftwareVm().attestation_info())
+        return open_sealed(sealed)
+    finally:
+        world.azure.heal()
+
+
+def test_the_key_can_be_released_and_has_the_size_that_was_asked_for() -> None:
+    key = key_of(keySize=4096)
+    assert (key["kty"], key["keySize"]) == ("RSA-HSM", 4096)
+    assert key["attributes"] == {"enabled": True, "exportable": True}
+
+
+def test_the_policy_in_the_template_is_the_file_for_another_provider() -> None:
+    data = key_of()["release_policy"]["data"]
+    assert data == b64u(unb64u(data))  # base64url, without padding
+    west_europe = b"https://sharedweu.weu.attest.azure.net"
+    assert unb64u(data) == FILE.replace(west_europe, ISSUER.encode())
+
+
+def test_the_file_is_a_policy_as_it_is() -> None:
+    (authority,) = parse_policy(FILE).authorities
+    assert authority[0] == "https://sharedweu.weu.attest.azure.net"
+
+
+def test_claims_of_an_emulated_token_meet_the_policy(world: World) -> None:
+    _, claims = jws_parts(world.token)
+    policy = parse_policy(unb64u(key_of()["release_policy"]["data"]))
+    assert policy.is_met_by(claims)
+    assert not parse_policy(FILE).is_met_by(claims)  # its authority is another one
+
+
+@pytest.mark.parametrize("store", ["vault", "hsm"])
+def test_the_vault_takes_the_policy_and_releases_the_key(
+    world: World, store: str
+) -> None:
+    _, payload = world.released(getattr(world, store), "/keys/db/release")
+    released = payload["response"]["key"]
+    assert released["key"]["kty"] == ("RSA-HSM" if store == "vault" else "RSA")
+    stored = parse_policy(unb64u(released["release_policy"]["data"]))
+    assert stored == parse_policy(unb64u(key_of()["release_policy"]["data"]))
+
+
+def _tee(name: str, value: str | None) -> Callable[[Json], object]:
+    def change(claims: Json) -> None:
+        tee = claims["x-ms-isolation-tee"]
+        if value is None:
+            del tee[name]
+        else:
+            tee[name] = value
+            claims[name] = "azure-compliant-cvm"  # on top it does not count
+
+    return change
+
+
+@pytest.mark.parametrize("store", ["vault", "hsm"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        _tee("x-ms-attestation-type", "tdxvm"),
+        _tee("x-ms-attestation-type", None),
+        _tee("x-ms-compliance-status", "azure-signed-katacc-uvm"),
+        _tee("x-ms-compliance-status", "Azure-Compliant-CVM"),
+        _tee("x-ms-compliance-status", None),
+        lambda claims: claims.pop("x-ms-isolation-tee"),
+    ],
+    ids=["tdx", "no-type", "other-status", "case", "no-status", "no-tee"],
+)
+def test_a_token_with_other_claims_gets_no_key(
+    world: World, store: str, change: Callable[[Json], object]
+) -> None:
+    token = token_with(world, change)
+    answer = world.release(getattr(world, store), "/keys/db/release", target=token)
+    assert answer.status == 403, answer.body
+
+
+def test_a_token_of_another_provider_gets_no_key(world: World) -> None:
+    other = "https://other.weu.attest.azure.net"
+    create(world, world.vault, "other", key_of(attestationAuthority=other))
+    answer = world.release(world.vault, "/keys/other/release")
+    assert answer.status == 403, answer.body
