@@ -368,6 +368,9 @@ resource virtualMachine 'Microsoft.Compute/virtualMachines@2024-07-01' = {
   }
 }
 
+@description('The name of the vault or Managed HSM, for az CLI.')
+output keyStoreName string = keyStoreName
+
 @description('Where the vault or Managed HSM answers: `vault` in skragent.toml.')
 output keyStoreUrl string = storeUrl
 

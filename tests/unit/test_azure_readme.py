@@ -1,0 +1,97 @@
+"""What the README says of Azure is what packaging/azure does."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+
+import pytest
+from support.arm import Deployment, Json
+from support.bicep import AZURE
+
+TEMPLATE = json.loads((AZURE / "main.json").read_text())
+SECTION = (
+    (AZURE.parents[1] / "README.md")
+    .read_text()
+    .split("\n## In Azure\n")[1]
+    .split("\n## ")[0]
+)
+BLOCKS = re.findall(r"```sh\n(.*?)```", SECTION, re.DOTALL)
+COMMANDS = [
+    line
+    for block in BLOCKS
+    for line in block.replace("\\\n", " ").splitlines()
+    if line and not line.startswith("#")
+]
+DEPLOYMENTS = [line for line in COMMANDS if "deployment group create" in line]
+ROWS = re.findall(r"^\| (`.*?) \| (.*?) \| (.*?) \|$", SECTION, re.MULTILINE)
+
+
+def parameters_of(command: str) -> dict[str, Json]:
+    """Give the template parameters of `az deployment group create`."""
+    text = re.sub(r"\$\((?:[^()]|\([^)]*\))*\)", "x", command)
+    words = shlex.split(text)
+    pairs = (w.split("=", 1) for w in words[words.index("--parameters") + 1 :])
+    return {n: json.loads(v) if v.startswith("[") else v for n, v in pairs}
+
+
+def test_the_shell_can_read_every_block() -> None:
+    assert len(BLOCKS) >= 4
+    for block in BLOCKS:
+        subprocess.run(["/bin/bash", "-n", "-c", block], check=True, timeout=10)
+
+
+def test_every_command_has_its_explanation() -> None:
+    for block in BLOCKS:
+        for paragraph in block.strip().split("\n\n"):
+            assert paragraph.startswith("# "), paragraph
+
+
+@pytest.mark.parametrize("command", DEPLOYMENTS, ids=["vault", "hsm"])
+def test_each_deployment_has_parameters_that_the_template_takes(command: str) -> None:
+    assert "--template-file packaging/azure/main.bicep" in command
+    given = parameters_of(command)
+    deployment = Deployment(TEMPLATE, **given)
+    hsm = "Microsoft.KeyVault/managedHSMs"
+    assert (hsm in deployment.resources) == (given.get("keyStore") == "managedHsm")
+
+
+def test_every_output_that_is_asked_for_is_one() -> None:
+    asked = set(re.findall(r"properties\.outputs\.(\w+)\.value", SECTION))
+    assert len(asked) >= 3
+    assert asked <= TEMPLATE["outputs"].keys()
+
+
+def test_the_table_has_every_parameter() -> None:
+    named = {name for row, _, _ in ROWS for name in re.findall(r"`(\w+)`", row)}
+    assert named == TEMPLATE["parameters"].keys()
+
+
+def test_the_table_has_the_defaults() -> None:
+    defaults = {}
+    for row, told, _ in ROWS:
+        names, values = re.findall(r"`(\w+)`", row), told.split(", ")
+        if len(names) == len(values):
+            defaults |= dict(zip(names, values, strict=True))
+    for name in (
+        *("adminUsername", "keyStore", "retentionDays", "keyName", "keySize"),
+        *("permissionModel", "identityKind", "vmName", "vmSize", "diskEncryption"),
+    ):
+        default = TEMPLATE["parameters"][name]["defaultValue"]
+        assert defaults[name].strip("`") == str(default), name
+
+
+def test_the_names_of_the_walk_are_the_defaults() -> None:
+    parameters = TEMPLATE["parameters"]
+    assert f"--name {parameters['vmName']['defaultValue']} " in SECTION
+    assert f"skragent get {parameters['keyName']['defaultValue']} " in SECTION
+    assert f"--username {parameters['adminUsername']['defaultValue']} " in SECTION
+
+
+def test_it_names_the_claims_of_the_policy() -> None:
+    policy = json.loads((AZURE / "release-policy.json").read_text())
+    for condition in policy["anyOf"][0]["allOf"]:
+        claim = f"`{condition['claim']}` = `{condition['equals']}`"
+        assert claim in SECTION.replace("\n", " ")
