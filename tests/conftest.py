@@ -14,6 +14,14 @@ from pathlib import Path
 import pytest
 
 VECTORS = Path(__file__).resolve().parents[2] / "shared" / "vectors"
+# Where .ci/setup keeps a copy, and where Debian's package has it.
+_CLOUD_INIT_SCHEMAS = (
+    Path(__file__).resolve().parents[1] / ".venv/share/cloud-init-schema.json",
+    Path(
+        "/usr/lib/python3/dist-packages/cloudinit/config/schemas"
+        "/schema-cloud-config-v1.json"
+    ),
+)
 
 _MISSING = {
     "swtpm": "" if shutil.which("swtpm") else "the swtpm binary (Debian: swtpm)",
@@ -21,6 +29,9 @@ _MISSING = {
     if shutil.which("tpm2_nvread")
     else "tpm2_nvread (Debian: tpm2-tools)",
     "root": "" if os.geteuid() == 0 else "root",
+    "cloud_init": ""
+    if any(path.exists() for path in _CLOUD_INIT_SCHEMAS)
+    else "cloud-init's schema (Debian: cloud-init)",
     "vectors": "" if VECTORS.is_dir() else "the captures in ../shared/vectors",
 }
 
@@ -46,3 +57,9 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
 def vectors() -> Path:
     """The captures of real machines; the test must carry the `vectors` marker."""
     return VECTORS
+
+
+@pytest.fixture
+def cloud_init_schema() -> Path:
+    """cloud-init's own schema; the test must carry the `cloud_init` marker."""
+    return next(path for path in _CLOUD_INIT_SCHEMAS if path.exists())
