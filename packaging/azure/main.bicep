@@ -141,7 +141,7 @@ resource keyVault 'Microsoft.KeyVault/vaults@2023-07-01' = if (inVault) {
       name: 'premium' // only it keeps keys in HSMs, and only those can be released
     }
     enableRbacAuthorization: byRole
-    accessPolicies: []
+    accessPolicies: [] // the whole list, again at each deployment; what is granted below is added to it
     enableSoftDelete: true
     softDeleteRetentionInDays: retentionDays
     enablePurgeProtection: true
@@ -170,7 +170,8 @@ resource vaultKey 'Microsoft.KeyVault/vaults/keys@2023-07-01' = if (inVault) {
   }
 }
 
-// On this key alone.
+// On this key alone. A VM that is deleted and made anew has another identity of its own, and Azure changes no assignment:
+// delete the old one first (az role assignment delete), or have a user-assigned identity.
 resource roleAssignment 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (roleIsGranted) {
   scope: vaultKey
   name: guid(vaultKey.id, vmName, identityKind, releaseRole)
