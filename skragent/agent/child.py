@@ -11,17 +11,16 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from skragent.errors import ReleaserError
+from skragent.interpreter import module_command
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# -I: neither the environment nor the working directory chooses what is imported.
-RELEASER_COMMAND: Final = (sys.executable, "-I", "-m", "skragent.releaser")
+RELEASER_COMMAND: Final = module_command("skragent.releaser")
 
 # A killed process is gone in milliseconds, unless it waits in the kernel. Shutdown,
 # which has 2 seconds for everything, does not wait with it.

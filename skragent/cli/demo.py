@@ -18,13 +18,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from skragent.interpreter import module_command
+
 if TYPE_CHECKING:
     import argparse
 
 _DEADLINE_SECONDS = 60.0
 _STOP_SECONDS = 10.0
 _KEY = "demo"
-_SKRAGENT = [sys.executable, "-I", "-m", "skragent.cli.main"]
+_SKRAGENT = module_command("skragent.cli.main")
 
 
 class DemoError(Exception):

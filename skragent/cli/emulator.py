@@ -163,7 +163,7 @@ def _installed() -> Iterator[None]:
         raise SkrAgentError(
             f"the emulator is not installed: no module {error.name}",
             code="emulator.not_installed",
-            hint="pip install 'skragent[emulator]'",
+            hint="apt install skragent-emulator, or pip install 'skragent[emulator]'",
         ) from error
 
 
