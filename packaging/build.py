@@ -1,0 +1,67 @@
+"""Builds the packages, and says what it built: `make deb`, `make rpm`.
+
+Twice from the same commit gives the same bytes, in whatever folder and whenever.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import vendor
+from common import LIBRARY, ROOT, epoch, project
+from deb import build_deb
+from rpm import build_rpm
+from tree import AGENT, EMULATOR, make_tree
+
+_BUILDERS: Final = {"deb": build_deb, "rpm": build_rpm}
+
+
+def main() -> int:
+    """Build one format of both packages."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("form", choices=_BUILDERS)
+    folder = ROOT / "build" / "package"
+    parser.add_argument("--work", type=Path, default=folder, help="for what is between")
+    parser.add_argument("--out", type=Path, default=ROOT / "build", help="for packages")
+    parser.add_argument("--revision", default="1", help="of this version's packaging")
+    arguments = parser.parse_args()
+    work, out = arguments.work.resolve(), arguments.out.resolve()
+    described: Any = project()
+    version, date = f"{described['version']}-{arguments.revision}", epoch()
+    vendor.fetch(work / "fetched")
+    out.mkdir(parents=True, exist_ok=True)
+    for package in (AGENT, EMULATOR):
+        root = work / arguments.form / package
+        form, fetched = arguments.form, work / "fetched"
+        make_tree(package, form, fetched, root, version=version, date=date)
+        build = _BUILDERS[form]
+        _tell(build(package, root, out, version=version, date=date), root)
+    return 0
+
+
+def _tell(file: Path, root: Path) -> None:
+    """Say what was built, and what is in it."""
+    found = (path for path in root.rglob("*") if path.is_file())
+    files = [path for path in found if path.parent.name != "DEBIAN"]
+    library = root / LIBRARY.relative_to("/")
+    vendored = [path.name.split("-")[0] for path in library.glob("*.dist-info")]
+    size = sum(path.stat().st_size for path in files)
+    print(file)
+    print(f"  sha256    {hashlib.sha256(file.read_bytes()).hexdigest()}")
+    print(f"  size      {file.stat().st_size / 1e6:.1f} MB, {size / 1e6:.1f} installed")
+    print(
+        f"  files     {len(files)}, {sum(p.suffix == '.pyc' for p in files)} compiled"
+    )
+    print(f"  vendored  {len(vendored)}: {', '.join(sorted(vendored, key=str.lower))}")
+    for path in sorted(files):
+        place = path.relative_to(root)
+        if library not in path.parents and place.parts[:3] != ("usr", "share", "doc"):
+            print(f"  /{place}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""A .deb of a tree: control files, then dpkg-deb."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import tempfile
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Final
+
+import sbom
+import tree
+import vendor
+from common import HERE, LIBRARY, ROOT, run
+
+_SCRIPTS: Final = ("postinst", "prerm", "postrm")
+# Of a mail domain that can be nobody's; who builds for others says who they are.
+_MAINTAINER: Final = "skragent maintainers <skragent@packages.invalid>"
+
+
+def build_deb(package: str, root: Path, out: Path, *, version: str, date: int) -> Path:
+    """Pack a tree that `tree.make_tree` made; gives the file."""
+    _add_documents(package, root, version, date)
+    control = root / "DEBIAN"
+    control.mkdir()
+    for name in _SCRIPTS:
+        script = HERE / "debian" / f"{package}.{name}"
+        if script.exists():
+            (control / name).write_bytes(script.read_bytes())
+    if package == tree.AGENT:
+        (control / "conffiles").write_text(f"{tree.CONFIG}\n")
+    files = [p for p in sorted(root.rglob("*")) if p.is_file() and control != p.parent]
+    (control / "md5sums").write_text("".join(_md5_line(p, root) for p in files))
+    architecture = run(["dpkg", "--print-architecture"]).strip()
+    values = {
+        "VERSION": version,
+        "ARCHITECTURE": architecture,
+        "MAINTAINER": maintainer(),
+        "SIZE": str(sum(-(-p.stat().st_size // 1024) for p in files)),
+        "DEPENDS": ", ".join([*_python_range(), *_shared_libraries(root)]),
+    }
+    text = (HERE / "debian" / f"{package}.control").read_text()
+    for name, value in values.items():
+        text = text.replace(f"@{name}@", value)
+    (control / "control").write_text(text)
+    tree.settle(root, date)
+    file = out / f"{package}_{version}_{architecture}.deb"
+    packing = (
+        "-Zxz",
+        "-z6",
+        "--threads-max=1",
+        "--root-owner-group",
+        "--uniform-compression",
+    )
+    run(
+        ["dpkg-deb", *packing, "--build", root, file],
+        environment={"SOURCE_DATE_EPOCH": str(date)},
+    )
+    return file
+
+
+def maintainer() -> str:
+    """Say who answers for the package: who is named as Debian's tools have it."""
+    name, mail = os.environ.get("DEBFULLNAME"), os.environ.get("DEBEMAIL")
+    return f"{name} <{mail}>" if name and mail else _MAINTAINER
+
+
+def _python_range() -> list[str]:
+    """Name the Python that was compiled for: the next minor one is another."""
+    shown = run([vendor.PYTHON, "-c", "import sys; print(*sys.version_info[:2])"])
+    major, minor = map(int, shown.split())
+    at_least, below = f"{major}.{minor}", f"{major}.{minor + 1}"
+    return [f"python3 (>= {at_least})", f"python3 (<< {below})"]
+
+
+def _shared_libraries(root: Path) -> list[str]:
+    """Have dpkg find the packages of the libraries that ours are linked to."""
+    found = vendor.shared_objects(root / LIBRARY.relative_to("/"))
+    with tempfile.TemporaryDirectory() as directory:
+        control = Path(directory, "debian", "control")
+        control.parent.mkdir()
+        control.write_text("Source: skragent\n\nPackage: skragent\nArchitecture: any\n")
+        command = ("dpkg-shlibdeps", "-O", "--ignore-missing-info")
+        shown = run([*command, *(f"-e{file}" for file in found)], cwd=Path(directory))
+    return shown.partition("shlibs:Depends=")[2].strip().split(", ")
+
+
+def _add_documents(package: str, root: Path, version: str, date: int) -> None:
+    doc = root / "usr/share/doc" / package
+    day = format_datetime(datetime.fromtimestamp(date, UTC))
+    entry = (
+        f"{package} ({version}) unstable; urgency=medium\n\n"
+        f"  * Built of the project's own tree: see changelog.gz.\n\n"
+        f" -- {maintainer()}  {day}\n"
+    )
+    changelog = gzip.compress(entry.encode(), 9, mtime=0)
+    (doc / "changelog.Debian.gz").write_bytes(changelog)
+    (doc / "copyright").write_text(_copyright(root))
+    overrides = root / "usr/share/lintian/overrides" / package
+    overrides.parent.mkdir(parents=True)
+    given = HERE / "debian" / f"{package}.lintian-overrides"
+    overrides.write_text(given.read_text())
+
+
+def _copyright(root: Path) -> str:
+    """Give our licence, and name that of everything vendored."""
+    lines = [(ROOT / "LICENSE").read_text(), "\nVendored, each with its own licence:\n"]
+    for entry in sbom.vendored(root / LIBRARY.relative_to("/")):
+        name = f"{entry['Name']} {entry['Version']}"
+        lines.append(f"  {name}: {sbom.license_of(entry)}\n")
+    lines.append(
+        f"\nTheir texts are in {LIBRARY}/*.dist-info; that of the Apache License 2.0\n"
+        "is also in /usr/share/common-licenses/Apache-2.0 on Debian systems.\n"
+    )
+    return "".join(lines)
+
+
+def _md5_line(path: Path, root: Path) -> str:
+    digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    return f"{digest}  {path.relative_to(root)}\n"

@@ -1,0 +1,74 @@
+"""An .rpm of a tree: a spec with the list of its files, then rpmbuild."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import tree
+import vendor
+from common import HERE, LIBRARY, ROOT, run
+
+# Nothing is found out about the files, changed in them or compiled a second time; and
+# nothing says where or when it was built.
+_SETTINGS: Final = {
+    "__os_install_post": "%{nil}",
+    "_build_id_links": "none",
+    "_buildhost": "skragent",
+    "_binary_payload": "w19.zstdio",
+    "_rpmfilename": "%{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}.rpm",
+    "clamp_mtime_to_source_date_epoch": "1",
+    "use_source_date_epoch_as_buildtime": "1",
+}
+
+
+def build_rpm(package: str, root: Path, out: Path, *, version: str, date: int) -> Path:
+    """Pack a tree that `tree.make_tree` made; gives the file."""
+    upstream, _, revision = version.partition("-")
+    doc = root / "usr/share/doc" / package
+    (doc / "LICENSE").write_bytes((ROOT / "LICENSE").read_bytes())
+    tree.settle(root, date)
+    users = sorted((ROOT / "systemd/sysusers.d").glob("*.conf"))
+    values = {
+        "VERSION": upstream,
+        "REVISION": revision,
+        "PYTHON": run(
+            [vendor.PYTHON, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+        ).strip(),
+        "SYSUSERS": "".join(file.read_text() for file in users).strip(),
+    }
+    spec = (HERE / "rpm" / f"{package}.spec").read_text()
+    for name, value in values.items():
+        spec = spec.replace(f"@{name}@", value)
+    with tempfile.TemporaryDirectory() as directory:
+        top = Path(directory)
+        script = top / f"{package}.spec"
+        script.write_text(
+            f"{spec}\n%install\ncp -a {root}/. %{{buildroot}}\n\n"
+            f"%files\n%defattr(-,root,root)\n" + "\n".join(_files(root)) + "\n"
+        )
+        settings = {**_SETTINGS, "_topdir": directory, "_rpmdir": f"{directory}/RPMS"}
+        defines = [f"--define={name} {value}" for name, value in settings.items()]
+        run(
+            ["rpmbuild", "-bb", "--quiet", *defines, script],
+            environment={"SOURCE_DATE_EPOCH": str(date)},
+        )
+        (made,) = (top / "RPMS").glob("*.rpm")
+        return Path(shutil.copy(made, out))
+
+
+def _files(root: Path) -> list[str]:
+    """List what the package owns: its files, and the folders that are its alone."""
+    library = root / LIBRARY.relative_to("/")
+    lines = []
+    for path in sorted(root.rglob("*")):
+        place = f"/{path.relative_to(root)}"
+        if place == str(tree.CONFIG):
+            lines.append(f'%config(noreplace) "{place}"')
+        elif path.is_file():
+            lines.append(f'"{place}"')
+        elif library in (path, *path.parents) or path.name.startswith("skragent"):
+            lines.append(f'%dir "{place}"')
+    return lines

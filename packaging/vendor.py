@@ -1,0 +1,131 @@
+"""The vendored libraries: fetched by the lock, compiled, pruned, stripped.
+
+Everything that comes from outside is held to its hash before it is opened, what
+compiles the two sdists as well. What was fetched and compiled is kept as long as the
+locks are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+from pathlib import Path
+from typing import Final
+
+from common import FROM_SOURCE, HERE, LIBRARY, ROOT, run
+
+PYTHON: Final = "/usr/bin/python3"  # Debian's: whose bytes are compiled for
+
+_LOCKS: Final = {"skragent": "requirements.lock", "skragent-emulator": "emulator.lock"}
+
+# Beside what a library needs to run: its tests, and what it was compiled from.
+_USELESS_FOLDERS: Final = ("tests", "bin", "__pycache__")
+_USELESS_SUFFIXES: Final = {".pyx", ".pxd", ".pyi", ".c", ".h", ".pxi", ".cpp"}
+# Of *.dist-info: what is about the machine that installed it.
+_ABOUT_HERE: Final = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json"}
+
+
+def fetch(work: Path) -> None:
+    """Have all distributions in WORK/dist, as fetched, and WORK/wheels, compiled."""
+    stamp = work / "fetched"
+    key = _key()
+    if stamp.exists() and stamp.read_text() == key:
+        return
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    pip = _make_tools(work)
+    source = ("--no-binary", ",".join(FROM_SOURCE))
+    build = (*source, "--require-hashes", "--no-deps", "--no-build-isolation")
+    for package, lock in _LOCKS.items():
+        folder = work / "dist" / package
+        run([*pip, "download", *build, "--dest", folder, "-r", HERE / lock])
+        wheels = work / "wheels" / package
+        wheels.mkdir(parents=True)
+        for file in sorted(folder.iterdir()):
+            if file.suffix == ".whl":
+                shutil.copy(file, wheels)
+            else:
+                _compile(pip, file, wheels, work)
+    stamp.write_text(key)
+
+
+def install(work: Path, package: str, target: Path) -> None:
+    """Unpack a package's wheels into a folder, and take from it what is no use."""
+    wheels = sorted((work / "wheels" / package).iterdir())
+    pip = _pip(work)
+    offline = ("--no-index", "--no-deps", "--no-compile", "--no-warn-conflicts")
+    run([*pip, "install", *offline, "--target", target, *wheels])
+    for path in sorted(target.rglob("*"), reverse=True):
+        if path.is_dir() and not path.is_symlink():
+            if path.name in _USELESS_FOLDERS:
+                shutil.rmtree(path)
+        elif path.suffix in _USELESS_SUFFIXES or path.name in _ABOUT_HERE:
+            path.unlink()
+    libraries = shared_objects(target)
+    if libraries:
+        run(["strip", "--strip-unneeded", *libraries])
+
+
+def shared_objects(folder: Path) -> list[Path]:
+    """List what the linker made."""
+    return [path for path in sorted(folder.rglob("*.so*")) if path.is_file()]
+
+
+def byte_compile(tree: Path) -> None:
+    """Compile what will be in LIBRARY; the interpreter never looks at the date.
+
+    With one seed for all hashes: sets of constants are written in their order.
+    """
+    folder = tree / LIBRARY.relative_to("/")
+    mode = ("--invalidation-mode", "unchecked-hash")
+    places = ("-s", folder, "-p", LIBRARY)
+    run(
+        [PYTHON, "-S", "-m", "compileall", "-q", *mode, *places, folder],
+        environment={"PYTHONHASHSEED": "0"},
+    )
+
+
+def _key() -> str:
+    parts = [HERE / "build.lock", *(HERE / lock for lock in _LOCKS.values())]
+    parts += [Path(__file__), ROOT / ".ci" / "pkg-config-without-fapi"]
+    content = b"".join(part.read_bytes() for part in parts)
+    return hashlib.sha256(content + sys.version.encode()).hexdigest()
+
+
+def _pip(work: Path) -> tuple[str, ...]:
+    python = str(work / "tools" / "bin" / "python")
+    return (python, "-I", "-m", "pip", "--quiet", "--disable-pip-version-check")
+
+
+def _make_tools(work: Path) -> tuple[str, ...]:
+    run([PYTHON, "-m", "venv", work / "tools"])
+    pip = _pip(work)
+    exact = ("--require-hashes", "--no-deps", "--only-binary", ":all:")
+    run([*pip, "install", *exact, "-r", HERE / "build.lock"])
+    return pip
+
+
+def _compile(pip: tuple[str, ...], sdist: Path, wheels: Path, work: Path) -> None:
+    """Make a wheel, hardened as Debian does it, with no place of this machine in it."""
+    without_fapi = work / "pkg-config"
+    run(["bash", ROOT / ".ci" / "pkg-config-without-fapi", without_fapi])
+    flags = {
+        name: run(
+            ["dpkg-buildflags", "--get", name],
+            environment={"DEB_BUILD_MAINT_OPTIONS": "hardening=+all"},
+        ).strip()
+        for name in ("CFLAGS", "CPPFLAGS", "LDFLAGS")
+    }
+    # No debugging symbols: they would be stripped, but count in the build id.
+    flags["CFLAGS"] += " -g0"
+    offline = ("--no-deps", "--no-index", "--no-build-isolation")
+    run(
+        [*pip, "wheel", *offline, "--wheel-dir", wheels, sdist],
+        environment={
+            **flags,
+            "PKG_CONFIG_LIBDIR": str(without_fapi),
+            "PKG_CONFIG_PATH": "",
+            "PYTHONHASHSEED": "0",
+        },
+    )
