@@ -4,21 +4,23 @@
 # The rest is for who changes the code. `make` alone lists everything.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench soak chaos fleet fix clean setup
+.PHONY: help demo test check lint deb rpm lock package-tools bench soak chaos fleet fix clean setup
 .SUFFIXES:
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
 PY := .venv/bin/python -I
 FAST := tests/unit tests/property tests/vectors
-LAYERS := $(FAST) tests/integration tests/e2e
+LAYERS := $(FAST) tests/integration tests/e2e tests/packaging
+# Debian's own: the packages are for its Python, and not for .venv's.
+PACKAGING := /usr/bin/python3 -B packaging/build.py
 # of `make fleet`
 N := 10000
 K := 1
 V := 1
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | \
-	  sed -E 's/^([a-z]+):[^#]*## (.*)/\1\t\2/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | \
+	  sed -E 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/' | expand -t 14
 
 setup: ## install what is missing: apt packages (with sudo where not root) and .venv
 	@bash .ci/setup
@@ -37,6 +39,18 @@ lint: setup ## format, lint, types and import contracts
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
+
+package-tools: setup ## install what building and testing packages needs beside that
+	@bash .ci/apt lintian rpm mmdebstrap binutils dpkg-dev python3-venv
+
+deb: package-tools ## build the Debian packages in build/, and tell what is in them
+	@$(PACKAGING) deb $(ARGS)
+
+rpm: package-tools ## build the RPM packages in build/, of the same trees
+	@$(PACKAGING) rpm $(ARGS)
+
+lock: setup ## pin anew, with hashes, all that the packages are built of
+	@.venv/bin/python packaging/lock.py
 
 bench: setup ## measure start-up, memory and throughput; the last line is JSON
 	@$(PY) tests/bench/run.py

@@ -28,6 +28,9 @@ _MISSING = {
     "tpm2_tools": ""
     if shutil.which("tpm2_nvread")
     else "tpm2_nvread (Debian: tpm2-tools)",
+    "packages": ""
+    if all(map(shutil.which, ("lintian", "rpmbuild", "mmdebstrap", "dpkg-shlibdeps")))
+    else "what `make package-tools` installs",
     "root": "" if os.geteuid() == 0 else "root",
     "cloud_init": ""
     if any(path.exists() for path in _CLOUD_INIT_SCHEMAS)

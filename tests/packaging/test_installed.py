@@ -1,0 +1,165 @@
+"""The packages in a Debian of their own: installed, run, upgraded, removed, purged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.chroot import Chroot, make_chroot
+from support.packages import Built, build
+
+pytestmark = [
+    pytest.mark.packages,
+    pytest.mark.root,
+    pytest.mark.swtpm,
+    pytest.mark.timeout(900),
+]
+
+CONFIG = "/etc/skragent/skragent.toml"
+ONE_KEY = (
+    '\n[keys.mine]\nvault = "https://mine.vault.azure.net"\nallow = [{ user = 0 }]\n'
+)
+
+
+@pytest.fixture(scope="session")
+def newer(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    return build("deb", tmp_path_factory.mktemp("newer"), "--revision", "2")
+
+
+@pytest.fixture
+def debian(deb: Built, tmp_path: Path) -> Chroot:
+    command = ["dpkg-deb", "--field"]
+    depends = [
+        subprocess.check_output(
+            [*command, deb.file(name), "Depends"], text=True
+        ).strip()
+        for name in ("skragent", "skragent-emulator")
+    ]
+    return make_chroot(tmp_path / "debian", ", ".join(depends))
+
+
+def test_it_runs_as_installed_and_so_does_the_emulator(
+    debian: Chroot, deb: Built
+) -> None:
+    said = debian.install(deb.file("skragent"))
+    assert "skragent check-config" in said  # what to do next
+    assert debian.must("skragent", "--version").strip() == "0.1.0"
+    missing = debian.run("skragent", "demo")
+    assert missing.returncode != 0
+    assert "skragent-emulator" in missing.stdout
+    debian.install(deb.file("skragent-emulator"))
+    # The agent of it starts releasers, and they release: both ways to start a process.
+    assert "demo: ok" in debian.must("skragent", "demo")
+    files = ("find", "/usr/lib/skragent", "-type", "f")
+    assert debian.must(*files, "-newer", "/usr/bin/skragent") == ""  # written since
+
+
+def test_it_makes_its_user_and_keeps_others_from_its_configuration(
+    debian: Chroot, deb: Built
+) -> None:
+    debian.install(deb.file("skragent"))
+    assert "skragent" in debian.must("id", "-gn", "skragent")
+    assert "tss" in debian.must("id", "-Gn", "skragent").split()
+    shown = debian.must("stat", "-c", "%a %U:%G", "/etc/skragent", CONFIG)
+    assert shown.split("\n")[0] == "750 root:skragent"
+    assert debian.run("runuser", "-u", "nobody", "--", "cat", CONFIG).returncode != 0
+    debian.must("runuser", "-u", "skragent", "--", "cat", CONFIG)
+
+
+def test_its_configuration_says_nothing_until_somebody_does(
+    debian: Chroot, deb: Built
+) -> None:
+    debian.install(deb.file("skragent"))
+    refused = debian.run("skragent", "check-config", "--config", CONFIG)
+    assert refused.returncode == 78
+    assert refused.stdout.splitlines() == [
+        "keys: no key is configured; add a [keys.NAME] table"
+    ]
+    (debian.root / CONFIG[1:]).open("a").write(ONE_KEY)
+    assert "ok: 1 key" in debian.must("skragent", "check-config", "--config", CONFIG)
+
+
+def test_nothing_is_started_before_it_is_configured(debian: Chroot, deb: Built) -> None:
+    debian.pretend_systemd()
+    debian.install(deb.file("skragent"))
+    assert not [t for t in debian.told_systemd() if "start" in t]
+    assert not list((debian.root / "etc/systemd/system").rglob("skragent*"))
+
+
+def test_it_starts_where_its_configuration_was_there_first(
+    debian: Chroot, deb: Built
+) -> None:
+    debian.pretend_systemd()
+    config = debian.root / CONFIG[1:]
+    config.parent.mkdir()
+    config.write_text(ONE_KEY)
+    shutil.copy(deb.file("skragent"), debian.root / "root/it.deb")
+    debian.must("dpkg", "--force-confold", "--install", "/root/it.deb")
+    assert any("start" in t and "skragent.socket" in t for t in debian.told_systemd())
+    assert config.read_text() == ONE_KEY
+    for wants in (
+        "multi-user.target.wants/skragent.service",
+        "sockets.target.wants/skragent.socket",
+    ):
+        assert (debian.root / "etc/systemd/system" / wants).is_symlink()
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_an_upgrade_keeps_the_configuration_and_the_sockets(
+    debian: Chroot, deb: Built, newer: Built, *, is_running: bool
+) -> None:
+    debian.install(deb.file("skragent"))
+    config = debian.root / CONFIG[1:]
+    config.write_text(ONE_KEY)
+    debian.pretend_systemd()
+    if is_running:
+        (debian.root / "agent-runs").touch()
+    debian.install(newer.file("skragent"))
+    told = debian.told_systemd()
+    assert config.read_text() == ONE_KEY
+    assert not [t for t in told if ".socket" in t and ("start" in t or "stop" in t)]
+    restarts = [t for t in told if "restart" in t]
+    assert [t.split()[-1] for t in restarts] == ["skragent.service"] * is_running
+    assert not [t for t in told if "stop" in t]
+
+
+def test_purge_leaves_nothing(debian: Chroot, deb: Built) -> None:
+    accounts = ("etc/passwd", "etc/group", "etc/shadow", "etc/gshadow")
+    before = debian.files()
+    debian.pretend_systemd()
+    debian.install(deb.file("skragent"), deb.file("skragent-emulator"))
+    (debian.root / "run/skragent").mkdir(exist_ok=True)
+    (debian.root / "run/skragent/api.sock").touch()
+    (debian.root / "etc/skragent/secret").write_text("s")
+    (debian.root / "agent-runs").touch()
+    debian.must("dpkg", "--remove", "skragent-emulator", "skragent")
+    told = debian.told_systemd()
+    assert any("stop" in t and "skragent.service" in t for t in told)
+    assert (debian.root / CONFIG[1:]).exists()  # removed, not purged
+    debian.must("dpkg", "--purge", "skragent-emulator", "skragent")
+    left = {p for p in debian.files() - before if not p.startswith("run/systemd")}
+    assert left <= {"agent-runs", "systemctl.log", "var/lib/systemd/catalog/database"}
+    for file in accounts:
+        assert "skragent" not in (debian.root / file).read_text()
+    listing = debian.must("dpkg-query", "--list")
+    assert "skragent" not in listing
+
+
+def test_the_agent_of_the_package_needs_no_module_of_the_system(
+    debian: Chroot, deb: Built
+) -> None:
+    debian.install(deb.file("skragent"))
+    code = (
+        "import sys, json; sys.path.append('/usr/lib/skragent');"
+        "import skragent.agent.daemon, skragent.releaser.walk, skragent.evidence.tpm;"
+        "import skragent.agent.notify, systemd.daemon;"
+        "print(json.dumps(sorted({getattr(m, '__file__', '') or ''"
+        " for m in sys.modules.values()})))"
+    )
+    shown = debian.must("/usr/bin/python3", "-IS", "-c", code)
+    places = json.loads(shown)
+    assert not [p for p in places if "dist-packages" in p or "site-packages" in p]
+    assert sum(p.startswith("/usr/lib/skragent/") for p in places) > 100
