@@ -5,7 +5,8 @@ that issuers and key identifiers survive a restart. An IP address, because no na
 Azure's SDK would accept resolves to loopback everywhere: it demands that the host have
 at least two labels, and plain Debian resolves `localhost` alone and nothing below it.
 
-With real names, the services stand where clients that hard-code Azure look for them.
+With real names, the services stand where clients that hard-code Azure look for them;
+or behind two Unix sockets, for who carries a virtual machine's connections there.
 """
 
 from __future__ import annotations
@@ -116,6 +117,22 @@ def bind_real() -> tuple[socket.socket, socket.socket]:
     except SkrAgentError:
         imds.close()
         raise
+
+
+def bind_unix(path: Path) -> socket.socket:
+    """Bind a Unix socket at a path that is free."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(str(path))
+        sock.listen(128)
+    except OSError as error:
+        sock.close()
+        raise SkrAgentError(
+            f"cannot listen at {path}: {error.strerror or error}",
+            code="emulator.address",
+        ) from error
+    sock.settimeout(0)
+    return sock
 
 
 def commands_for_real_names(vaults: Iterable[VaultPlan]) -> list[str]:

@@ -66,11 +66,14 @@ class Settings:
 
     `ports` are by label (`imds`, `maa`, `entra`, or a vault's name); 0 is a free one.
     `latency_seconds` is added to every round trip, as `delay_relay` tells.
+    `sockets` are where real names are answered instead of at their addresses: IMDS,
+    and everything with TLS.
     """
 
     ports: Mapping[str, int] = field(default_factory=dict)
     latency_seconds: float = 0.0
     real_names: bool = False
+    sockets: tuple[socket.socket, socket.socket] | None = None
     vaults: tuple[VaultPlan, ...] = DEFAULT_VAULTS
     clock: Clock = field(default_factory=Clock)
 
@@ -167,7 +170,7 @@ class Azure:
     async def _start_real(
         cls, directory: Path, hardware: Hardware, settings: Settings
     ) -> Self:
-        imds_socket, tls_socket = addresses.bind_real()
+        imds_socket, tls_socket = settings.sockets or addresses.bind_real()
         urls = Urls(
             imds=f"http://{addresses.IMDS_ADDRESS}",
             maa=f"https://{addresses.MAA_HOST}",

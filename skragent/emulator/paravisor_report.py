@@ -26,29 +26,33 @@ HeaderVersion = Literal[1, 2]
 
 @dataclass(frozen=True, slots=True)
 class RuntimeData:
-    """What the paravisor says of the VM, in the order of the captured reports."""
+    """What the paravisor says of the VM, in the order of the captured reports.
+
+    The first reports, of 2022 and 2023, had neither the EK nor user data.
+    """
 
     ak_modulus: int
-    ek_modulus: int
+    ek_modulus: int | None
     vm_id: str
     secure_boot: bool
-    user_data: bytes
+    user_data: bytes | None
 
     def encode(self) -> bytes:
         """Give the JSON text: compact, as it is hashed."""
-        document = {
-            "keys": [
-                _jwk("HCLAkPub", "sign", self.ak_modulus),
-                _jwk("HCLEkPub", "encrypt", self.ek_modulus),
-            ],
+        keys = [_jwk("HCLAkPub", "sign", self.ak_modulus)]
+        if self.ek_modulus is not None:
+            keys.append(_jwk("HCLEkPub", "encrypt", self.ek_modulus))
+        document: dict[str, object] = {
+            "keys": keys,
             "vm-configuration": {
                 "console-enabled": True,
                 "secure-boot": self.secure_boot,
                 "tpm-enabled": True,
                 "vmUniqueId": self.vm_id,
             },
-            "user-data": self.user_data.hex().upper(),
         }
+        if self.user_data is not None:
+            document["user-data"] = self.user_data.hex().upper()
         return json.dumps(document, separators=(",", ":")).encode()
 
 
@@ -58,16 +62,20 @@ def report_data(claims: bytes) -> bytes:
 
 
 def encode_hcl_report(
-    hardware_report: bytes, claims: bytes, *, version: HeaderVersion = 2
+    hardware_report: bytes,
+    claims: bytes,
+    *,
+    version: HeaderVersion = 2,
+    index_bytes: int = NV_REPORT_BYTES,
 ) -> bytes:
-    """Put the parts together and fill up with zeros."""
+    """Put the parts together and fill the index up with zeros."""
     data = struct.pack(
         "<IIIII", 20 + len(claims), 1, _REPORT_SNP, _HASH_SHA256, len(claims)
     )
     total = 32 + _HARDWARE_REPORT_BYTES + len(data) + len(claims)
     head = b"HCLA" + struct.pack("<III", version, total, _REQUEST_AK_CERT) + bytes(16)
     whole = head + hardware_report + data + claims
-    return whole.ljust(NV_REPORT_BYTES, b"\0")
+    return whole.ljust(index_bytes, b"\0")
 
 
 def _jwk(kid: str, operation: str, modulus: int) -> dict[str, object]:

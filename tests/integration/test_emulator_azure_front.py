@@ -119,22 +119,21 @@ def test_body_beyond_ten_segments_costs_one_round_trip_more(tmp_path: Path) -> N
         assert time.perf_counter() - began >= 2 * _LATENCY_SECONDS
 
 
-def test_certificate_is_the_one_of_the_name_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    imds, tls = addresses.bind("127.0.0.1", 0), addresses.bind("127.0.0.1", 0)
-    monkeypatch.setattr(addresses, "bind_real", lambda: (imds, tls))
-    port = addresses.port_of(tls)
-    with _running(tmp_path, Settings(real_names=True)) as thread:
+def test_certificate_is_the_one_of_the_name_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "tls"
+    sockets = addresses.bind_unix(tmp_path / "imds"), addresses.bind_unix(path)
+    settings = Settings(real_names=True, sockets=sockets)
+    with _running(tmp_path, settings) as thread:
         azure = thread.world
         context = ssl.create_default_context(cafile=str(azure.ca_path))
         vaults = [plan.host for plan in Settings().vaults]
         statuses = {addresses.MAA_HOST: b"200", addresses.ENTRA_HOST: b"404"}
         for host in (*statuses, *vaults):
             with (
-                socket.create_connection(("127.0.0.1", port)) as plain,
+                socket.socket(socket.AF_UNIX) as plain,
                 context.wrap_socket(plain, server_hostname=host) as connection,
             ):
+                connection.connect(str(path))
                 connection.sendall(
                     f"GET /certs HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
                 )
@@ -142,6 +141,15 @@ def test_certificate_is_the_one_of_the_name_asked_for(
                 assert status == statuses.get(host, b"401")
         services = ["maa", "entra", *azure.vaults]
         assert [r.service for r in azure.requests] == services
+
+
+def test_unix_socket_whose_path_is_taken_is_an_error_that_says_so(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "taken").touch()
+    with pytest.raises(SkrAgentError, match="taken") as caught:
+        addresses.bind_unix(tmp_path / "taken")
+    assert caught.value.code == "emulator.address"
 
 
 def test_missing_names_are_told_as_commands(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,21 @@ def test_runtime_data_is_compact_and_in_the_order_of_captures() -> None:
     assert {len(key["n"]) for key in document["keys"]} == {342}
 
 
+def test_first_reports_had_the_ak_alone_and_fit_a_smaller_index() -> None:
+    claims = RuntimeData(
+        ak_modulus=MODULUS,
+        ek_modulus=None,
+        vm_id="0F8E4B3A-6A2F-4D6E-9C51-27F1A6B0C9D8",
+        secure_boot=True,
+        user_data=None,
+    ).encode()
+    document = json.loads(claims)
+    assert list(document) == ["keys", "vm-configuration"]
+    assert [key["kid"] for key in document["keys"]] == ["HCLAkPub"]
+    report = encode_hcl_report(b"R" * 1184, claims, version=1, index_bytes=2048)
+    assert len(report) == 2048
+
+
 def test_user_data_is_upper_case_hex() -> None:
     assert json.loads(CLAIMS)["user-data"] == bytes(range(0xC0, 0x100)).hex().upper()
 
