@@ -4,7 +4,7 @@
 # The rest is for who changes the code. `make` alone lists everything.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint deb rpm lock package-tools bench soak chaos fleet fix clean setup
+.PHONY: help demo test test-vm check lint deb rpm lock package-tools bench soak chaos fleet fix clean setup
 .SUFFIXES:
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
@@ -30,6 +30,10 @@ demo: setup ## show the main job: attest, release, unwrap, serve, on the embedde
 
 test: setup ## run every test layer that this machine can run
 	@.venv/bin/python -m pytest $(LAYERS) $(ARGS)
+
+test-vm: setup ## boot a Debian VM with a TPM, install the package in it, and use it there
+	@bash .ci/setup-vm
+	@SKRAGENT_REQUIRE=qemu .venv/bin/python -m pytest -q --no-header tests/vm $(ARGS)
 
 check: setup lint ## what a change must pass before it is committed: about a minute
 	@.venv/bin/python -m pytest -q $(FAST) $(ARGS)

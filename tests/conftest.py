@@ -23,7 +23,11 @@ _CLOUD_INIT_SCHEMAS = (
     ),
 )
 
+_VM_TOOLS = ("qemu-system-x86_64", "swtpm", "mmdebstrap", "mke2fs", "depmod", "socat")
+_NO_VM = ", ".join(tool for tool in _VM_TOOLS if not shutil.which(tool))
+
 _MISSING = {
+    "qemu": f"{_NO_VM} (`.ci/setup-vm` installs it)" if _NO_VM else "",
     "swtpm": "" if shutil.which("swtpm") else "the swtpm binary (Debian: swtpm)",
     "tpm2_tools": ""
     if shutil.which("tpm2_nvread")

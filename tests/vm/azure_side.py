@@ -1,0 +1,205 @@
+"""The host's side of the VM: its hardware, and the Azure around it.
+
+The VM's TPM is a plain swtpm, which knows no index above 2048 bytes: so its HCL report
+is of the first kind, with the AK alone, and is written once, before the VM's first
+boot. The web services listen on two Unix sockets; QEMU carries the guest's connections
+there (`machine.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from skragent.emulator import addresses, paravisor_tpm
+from skragent.emulator.azure import Azure, Settings
+from skragent.emulator.encoding import base64url, dump_json
+from skragent.emulator.key_material import create_material, kind_of
+from skragent.emulator.key_specs import parse_key_spec
+from skragent.emulator.paravisor import NV_AK_CERTIFICATE, NV_REPORT
+from skragent.emulator.paravisor_ca import VirtualTpmCa
+from skragent.emulator.paravisor_report import (
+    RuntimeData,
+    encode_hcl_report,
+    report_data,
+)
+from skragent.emulator.silicon import Silicon
+from skragent.emulator.thread import LoopThread
+from skragent.emulator.vault import Vault
+from skragent.emulator.vault_keys import KeyVersion
+from skragent.emulator.vault_writes import add_version
+from skragent.emulator.vtpm_process import SwtpmProcess
+
+_INDEX_BYTES = 2048  # the largest that libtpms defines
+VAULT = addresses.VaultPlan("skragent-demo")
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What Azure knows of this VM."""
+
+    vm_id: str
+    silicon: Silicon
+    ca: VirtualTpmCa
+    ak_modulus: int
+
+    @property
+    def ark_pem(self) -> str:
+        return self.silicon.ark_pem
+
+    def thim_answer(self) -> dict[str, str]:
+        return self.silicon.thim_answer()
+
+    def renew_ak_certificate(
+        self, certificate: x509.Certificate
+    ) -> x509.Certificate | None:
+        key = certificate.public_key()
+        if (
+            not isinstance(key, rsa.RSAPublicKey)
+            or key.public_numbers().n != self.ak_modulus
+        ):
+            return None
+        return x509.load_der_x509_certificate(self.ca.certify(self.ak_modulus, _now()))
+
+
+class AzureSide:
+    """Everything that the guest reaches, in a loop of its own."""
+
+    def __init__(self, directory: Path, azure: Azure, hardware: Hardware) -> None:
+        self.azure = azure
+        self.hardware = hardware
+        self.imds_socket, self.tls_socket = _socket_paths(directory)
+
+    @classmethod
+    async def start(cls, directory: Path, kept: Path) -> AzureSide:
+        """Make the VM's TPM state in `directory / "tpm"`, and start the services.
+
+        `kept` outlives the run: minting AMD's keys takes seconds.
+        """
+        hardware = await _provision(directory / "tpm", kept)
+        imds, tls = (addresses.bind_unix(path) for path in _socket_paths(directory))
+        settings = Settings(real_names=True, sockets=(imds, tls), vaults=(VAULT,))
+        return cls(
+            directory, await Azure.start(directory, hardware, settings), hardware
+        )
+
+    async def close(self) -> None:
+        await self.azure.close()
+
+    @property
+    def vault(self) -> Vault:
+        return self.azure.vaults[VAULT.name]
+
+    def latest(self, name: str) -> KeyVersion:
+        """Give the key that the vault would release."""
+        return self.versions(name)[-1]
+
+    def versions(self, name: str) -> list[KeyVersion]:
+        key = self.vault.store.find(name)
+        assert key is not None
+        return key.versions
+
+    async def create_key(self, spec: str) -> None:
+        """Create an exportable key that this VM's attestation releases."""
+        wanted = parse_key_spec(spec)
+        policy = {"data": base64url(dump_json(self.azure.cvm_policy()))}
+        body = {"attributes": {"exportable": True}, "release_policy": policy}
+        material = await asyncio.to_thread(create_material, wanted.parameters)
+        self._add(wanted.name, body, material)
+
+    async def rotate(self, name: str) -> None:
+        """Give the key a new version of its kind."""
+        kind = kind_of(self.latest(name).material)
+        self._add(name, {}, await asyncio.to_thread(create_material, kind))
+
+    def _add(self, name: str, body: dict[str, object], material: object) -> None:
+        store = self.vault.store
+        now = self.azure.clock.now()
+        key = add_version(
+            store.find(name),
+            name,
+            body,
+            material,  # type: ignore[arg-type]
+            is_hsm_key=True,
+            now=now,
+        )
+        store.save(key)
+
+    def log(self) -> str:
+        """Tell what was asked, for who has to find out why a scenario failed."""
+        return "".join(
+            f"{r.began:.3f} {r.ended - r.began:.3f}s {r.service} {r.method}"
+            f" {r.target.partition('?')[0]} {r.status}\n"
+            for r in self.azure.requests
+        )
+
+
+class AzureThread(LoopThread[AzureSide]):
+    """The same for who has no loop."""
+
+    def __init__(self, directory: Path, kept: Path) -> None:
+        kept.mkdir(parents=True, exist_ok=True)
+        super().__init__(
+            lambda: AzureSide.start(directory, kept), lambda side: side.close()
+        )
+
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        """Have nothing answer the guest at all: connections are cut at once."""
+        paths = (self.world.imds_socket, self.world.tls_socket)
+        for path in paths:
+            path.rename(path.with_suffix(".gone"))
+        try:
+            yield
+        finally:
+            for path in paths:
+                path.with_suffix(".gone").rename(path)
+
+
+def _socket_paths(directory: Path) -> tuple[Path, Path]:
+    return directory / "imds.sock", directory / "tls.sock"
+
+
+async def _provision(state: Path, kept: Path) -> Hardware:
+    """Make a TPM as Azure's: its keys, the report about them, the AK's certificate."""
+    silicon = await Silicon.load_or_mint(kept / "silicon", "milan", now=_now())
+    ca = await asyncio.to_thread(VirtualTpmCa.load_or_mint, kept / "vtpm-ca-key.pem")
+    vm_id = str(uuid.uuid4()).upper()
+    process = SwtpmProcess(state)
+    await process.power_on()
+    try:
+        if await paravisor_tpm.allocate_banks(process.transmit):
+            await process.power_off()
+            await process.power_on()
+        keys = await paravisor_tpm.provision(process.transmit)
+        claims = RuntimeData(
+            ak_modulus=keys.ak_modulus,
+            ek_modulus=None,
+            vm_id=vm_id,
+            secure_boot=True,
+            user_data=None,
+        ).encode()
+        report = encode_hcl_report(
+            silicon.attest(report_data(claims)),
+            claims,
+            version=1,
+            index_bytes=_INDEX_BYTES,
+        )
+        certificate = ca.certify(keys.ak_modulus, _now())
+        for index, data in ((NV_REPORT, report), (NV_AK_CERTIFICATE, certificate)):
+            await paravisor_tpm.write_guests_index(process.transmit, index, data)
+    finally:
+        await process.power_off()
+    return Hardware(vm_id, silicon, ca, keys.ak_modulus)
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)  # noqa: TID251 - the VM lives now, with its certificates

@@ -1,0 +1,128 @@
+"""One VM for all scenarios: each begins with an agent that holds its keys.
+
+Scenarios share the boot, for boots are what costs time here. What went on is left in
+build/vm/last: the guest's console and journal, and what the emulated Azure was asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from vm.agent import Agent
+from vm.azure_side import AzureThread
+from vm.debs import newest_deb, next_version_of
+from vm.image import image_for
+from vm.machine import Machine
+
+BUILD = Path(__file__).resolve().parents[2] / "build"
+LAST = BUILD / "vm" / "last"
+_TIMES: dict[str, float] = {}
+_FAILED: set[str] = set()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.qemu)
+            item.add_marker(pytest.mark.timeout(600))  # the first one builds the image
+
+
+@pytest.fixture(scope="session")
+def azure_and_machine() -> Iterator[tuple[AzureThread, Machine]]:
+    deb = newest_deb(BUILD)
+    LAST.mkdir(parents=True, exist_ok=True)
+    image = image_for(deb, BUILD / "vm")
+    with contextlib.ExitStack() as stack:
+        # Not in the build directory: a Unix socket's path is at most 107 bytes long.
+        directory = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="skr-vm-"))
+        )
+        payload = directory / "payload.tar"
+        with tarfile.open(payload, "w", format=tarfile.USTAR_FORMAT) as archive:
+            archive.add(deb, "skragent.deb")
+            archive.add(next_version_of(deb, directory), "skragent-next.deb")
+        azure = stack.enter_context(AzureThread(directory, BUILD / "vm" / "kept"))
+        azure.world.azure.imds.is_limited = False
+        azure.call(azure.world.create_key("db:RSA"))
+        azure.call(azure.world.create_key("mac:oct-256"))
+        machine = Machine(
+            directory,
+            image=image,
+            payload=payload,
+            imds=azure.world.imds_socket,
+            tls=azure.world.tls_socket,
+            console=LAST / "console.log",
+        )
+        stack.callback(lambda: (LAST / "azure.log").write_text(azure.world.log()))
+        stack.enter_context(machine)
+        stack.callback(_keep_journal, machine)
+        yield azure, machine
+
+
+@pytest.fixture(scope="session")
+def azure(azure_and_machine: tuple[AzureThread, Machine]) -> AzureThread:
+    return azure_and_machine[0]
+
+
+@pytest.fixture(scope="session")
+def machine(azure_and_machine: tuple[AzureThread, Machine]) -> Machine:
+    return azure_and_machine[1]
+
+
+@pytest.fixture(scope="session")
+def installed(azure: AzureThread, machine: Machine) -> Agent:
+    """The package, its configuration, and the service enabled and started."""
+    agent = Agent(machine.guest, azure)
+    agent.install()
+    return agent
+
+
+@pytest.fixture
+def agent(installed: Agent) -> Iterator[Agent]:
+    """The agent, which holds all keys and has not failed."""
+    installed.settle()
+    yield installed
+    installed.azure.world.azure.heal()
+
+
+def _keep_journal(machine: Machine) -> None:
+    """Take the journal out of the guest while it runs; without one there is none."""
+    with contextlib.suppress(AssertionError):
+        machine.guest.check("journalctl -o short-precise --no-pager >/run/journal.txt")
+        (LAST / "journal.txt").write_bytes(machine.guest.read("/run/journal.txt"))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if "qemu" not in report.keywords:
+        return
+    _TIMES[report.nodeid] = _TIMES.get(report.nodeid, 0.0) + report.duration
+    if report.failed:
+        _FAILED.add(report.nodeid)
+    if report.skipped:
+        _TIMES.pop(report.nodeid, None)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for nodeid, seconds in _TIMES.items():
+        outcome = "FAILED" if nodeid in _FAILED else "ok"
+        words = nodeid.rpartition("::")[2].removeprefix("test_").replace("_", " ")
+        terminalreporter.write_line(f"vm: {seconds:6.1f} s  {outcome:6}  {words}")
+    if _FAILED:
+        terminalreporter.write_line(
+            f"vm: what the guest and Azure said: {LAST}/console.log, journal.txt,"
+            " azure.log"
+        )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and _TIMES and not _FAILED:
+        reporter.write_line(f"vm: ok ({len(_TIMES)} scenarios)")

@@ -1,0 +1,190 @@
+"""Commands in the guest, through QEMU's guest agent: exit code and bounded output.
+
+The agent's protocol is JSON lines over a virtio port, which QEMU shows as a Unix
+socket; there is one conversation at a time. `guest-sync-delimited` finds its beginning
+after a boot.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import shlex
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_MAX_LINE_BYTES = 32 * 1024 * 1024
+_ANSWER_SECONDS = 60.0  # the agent itself; TCG on a busy machine is slow
+_CHUNK_BYTES = 256 * 1024
+_ENVIRONMENT = ("PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "HOME=/root")
+
+
+class GuestError(AssertionError):
+    """The guest did not do what it was told; a failure of the scenario."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a command in the guest ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A command that runs in the guest meanwhile."""
+
+    pid: int
+    script: str
+
+
+class Guest:
+    """The guest's shell, as root."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._socket: socket.socket | None = None
+        self._buffer = b""
+
+    def connect(self, timeout: float) -> None:
+        """Wait until the agent in the guest answers."""
+        deadline = time.monotonic() + timeout
+        while True:
+            self.close()
+            try:
+                self._synchronise()
+            except (OSError, ValueError) as error:
+                if time.monotonic() > deadline:
+                    raise GuestError(f"no guest within {timeout:.0f} s") from error
+                _pause(0.1)
+            else:
+                return
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+        self._socket, self._buffer = None, b""
+
+    def run(self, script: str, *, timeout: float = 60.0, stdin: bytes = b"") -> Done:
+        """Run a shell script to its end, whatever that is."""
+        return self.wait(self.start(script, stdin=stdin), timeout=timeout)
+
+    def check(self, script: str, *, timeout: float = 60.0, stdin: bytes = b"") -> str:
+        """Run a shell script that must succeed; give its output."""
+        done = self.run(script, timeout=timeout, stdin=stdin)
+        if done.code:
+            raise GuestError(f"$ {script}\n{done.out}{done.err}[exit {done.code}]")
+        return done.out
+
+    def until(self, script: str, *, timeout: float = 60.0) -> None:
+        """Wait in the guest until a script succeeds."""
+        loop = f"until {{ {script}\n}} >/dev/null 2>&1; do sleep 0.2; done"
+        command = f"timeout {timeout:.0f} sh -c {shlex.quote(loop)}"
+        if self.run(command, timeout=timeout + 30).code:
+            last = self.run(script)
+            raise GuestError(
+                f"not within {timeout:.0f} s: {script}\n{last.out}{last.err}"
+            )
+
+    def start(self, script: str, *, stdin: bytes = b"") -> Job:
+        """Begin a script."""
+        arguments: dict[str, Any] = {
+            "path": "/bin/sh",
+            "arg": ["-c", script],
+            "capture-output": True,
+            "env": list(_ENVIRONMENT),
+        }
+        if stdin:
+            arguments["input-data"] = base64.b64encode(stdin).decode()
+        return Job(self._call("guest-exec", arguments)["pid"], script)
+
+    def wait(self, job: Job, *, timeout: float = 60.0) -> Done:
+        """Wait for a script's end."""
+        deadline, pause = time.monotonic() + timeout, 0.02
+        while True:
+            status = self._call("guest-exec-status", {"pid": job.pid})
+            if status["exited"]:
+                break
+            if time.monotonic() > deadline:
+                raise GuestError(f"still running after {timeout:.0f} s: {job.script}")
+            _pause(pause)
+            pause = min(pause * 1.5, 0.3)
+        out, err = (
+            base64.b64decode(status.get(name, "")).decode(errors="replace")
+            for name in ("out-data", "err-data")
+        )
+        return Done(status.get("exitcode", -status.get("signal", 0)), out, err)
+
+    def write(self, path: str, content: str | bytes, mode: int = 0o644) -> None:
+        """Put a file into the guest."""
+        data = content.encode() if isinstance(content, str) else content
+        target = shlex.quote(path)
+        self.check(
+            f"mkdir -p $(dirname {target}) && install -m {mode:o} /dev/stdin {target}",
+            stdin=data,
+        )
+
+    def read(self, path: str) -> bytes:
+        """Get a file out of the guest."""
+        handle = self._call("guest-file-open", {"path": path, "mode": "r"})
+        content = b""
+        while True:
+            arguments = {"handle": handle, "count": _CHUNK_BYTES}
+            part = self._call("guest-file-read", arguments)
+            content += base64.b64decode(part["buf-b64"])
+            if part["eof"]:
+                break
+        self._call("guest-file-close", {"handle": handle})
+        return content
+
+    def _synchronise(self) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(1.0)
+        self._socket.connect(str(self._path))
+        identity = secrets.randbelow(1 << 30)
+        # 0xff ends whatever the agent has half read; its answer begins with the same.
+        self._send("guest-sync-delimited", {"id": identity}, prefix=b"\xff")
+        for _ in range(100):
+            answer = json.loads(self._line().lstrip(b"\xff"))
+            if answer.get("return") == identity:
+                self._socket.settimeout(_ANSWER_SECONDS)
+                return
+        raise ValueError("only old answers")
+
+    def _call(self, name: str, arguments: Mapping[str, object]) -> Any:  # noqa: ANN401 - JSON
+        try:
+            self._send(name, arguments)
+            answer = json.loads(self._line())
+        except (OSError, ValueError) as error:
+            raise GuestError(f"the guest agent does not answer {name}") from error
+        if "error" in answer:
+            raise GuestError(f"{name}: {answer['error']}")
+        return answer["return"]
+
+    def _send(
+        self, name: str, arguments: Mapping[str, object], prefix: bytes = b""
+    ) -> None:
+        assert self._socket is not None, "not connected"
+        line = json.dumps({"execute": name, "arguments": arguments}).encode()
+        self._socket.sendall(prefix + line + b"\n")
+
+    def _line(self) -> bytes:
+        assert self._socket is not None, "not connected"
+        while b"\n" not in self._buffer:
+            data = self._socket.recv(1 << 20)
+            if not data or len(self._buffer) > _MAX_LINE_BYTES:
+                raise OSError("the guest agent's line has no end")
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+
+def _pause(seconds: float) -> None:
+    time.sleep(seconds)  # noqa: TID251 - another machine; nothing tells when

@@ -1,0 +1,92 @@
+#!/bin/sh
+# Makes a fresh Debian tree the VM's disk; mmdebstrap runs it with the tree's path.
+#   image.sh OUT_DIRECTORY TREE
+# No loop device: mke2fs copies the tree.
+set -eu
+out=$1 root=$2
+kernel=linux-image-cloud-amd64
+
+# The kernel: of its package only the image and the few modules that are not built in.
+# (ext4, NVMe, TPM TIS, securityfs and the serial console are.) So there is no initramfs.
+stage=$(mktemp -d)
+trap 'rm -rf "$stage"' EXIT
+export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
+package=$(apt-cache depends --no-recommends --no-suggests "$kernel" |
+          sed -n 's/^ *Depends: \(linux-image-[^ ]*\).*/\1/p' | head -n 1)
+( cd "$stage" && apt-get -q -o APT::Sandbox::User=root download "$package" &&
+  dpkg-deb -x ./linux-image-*.deb kernel && rm ./linux-image-*.deb )
+release=$(ls "$stage/kernel/lib/modules")
+modules=lib/modules/$release
+mkdir -p "$root/$modules"
+( cd "$stage/kernel/$modules" &&
+  cp modules.builtin modules.order modules.builtin.modinfo "$root/$modules/" &&
+  find kernel -name 'virtio*.ko' -o -name 'net_failover.ko' -o -name 'failover.ko' \
+    -o -name 'autofs4.ko' -o -name 'rng-core.ko' | cpio -pdm --quiet "$root/$modules" )
+depmod -b "$root" "$release"
+cp "$stage/kernel/boot/vmlinuz-$release" "$out/vmlinuz"
+
+# What makes the boot slow, or has no place in a machine without a person.
+for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
+    e2scrub_all.timer e2scrub_reap.service fstrim.timer getty.target \
+    getty@tty1.service serial-getty@ttyS0.service systemd-logind.service \
+    systemd-timesyncd.service systemd-firstboot.service systemd-pstore.service \
+    systemd-update-utmp.service systemd-update-utmp-runlevel.service \
+    systemd-machine-id-commit.service systemd-binfmt.service ldconfig.service \
+    systemd-hwdb-update.service systemd-journal-catalog-update.service \
+    systemd-update-done.service systemd-remount-fs.service systemd-random-seed.service \
+    modprobe@drm.service modprobe@efi_pstore.service modprobe@fuse.service \
+    dev-hugepages.mount sys-kernel-debug.mount sys-kernel-tracing.mount; do
+  ln -sf /dev/null "$root/etc/systemd/system/$unit"
+done
+ln -sf /lib/systemd/system/multi-user.target "$root/etc/systemd/system/default.target"
+rm -rf "$root/var/lib/apt/lists" "$root/var/cache/apt" "$root/etc/resolv.conf"
+mkdir -p "$root/var/lib/apt/lists/partial" "$root/var/cache/apt/archives/partial"
+: >"$root/etc/fstab"
+echo skragent-vm >"$root/etc/hostname"
+echo 0123456789abcdef0123456789abcdef >"$root/etc/machine-id"
+
+# A journal that outlives a reboot, and says whatever it is told.
+mkdir -p "$root/var/log/journal" "$root/etc/systemd/journald.conf.d"
+cat >"$root/etc/systemd/journald.conf.d/vm.conf" <<'END'
+[Journal]
+Storage=persistent
+SystemMaxUse=64M
+RateLimitIntervalSec=0
+END
+
+# The only network: link-local, to Azure's addresses.
+cat >"$root/etc/systemd/system/vm-network.service" <<'END'
+[Unit]
+Description=The network to the emulated Azure
+After=sys-subsystem-net-devices-eth0.device
+BindsTo=sys-subsystem-net-devices-eth0.device
+Before=network-online.target
+JobTimeoutSec=20
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/sbin/ip link set eth0 up
+ExecStart=/sbin/ip address add 169.254.169.10/24 dev eth0
+
+[Install]
+WantedBy=multi-user.target network-online.target
+END
+for target in multi-user network-online; do
+  mkdir -p "$root/etc/systemd/system/$target.target.wants"
+  ln -sf ../vm-network.service "$root/etc/systemd/system/$target.target.wants/"
+done
+chroot "$root" useradd --create-home alice
+chroot "$root" useradd --create-home mallory
+
+# Room for a second version of the package and for a journal, and no more: one scenario
+# fills it. The tree is looked at through a bind mount, which does not show what
+# mmdebstrap has mounted in it.
+export out stage root
+mkdir "$stage/tree"
+unshare --mount sh -euc '
+  mount --bind "$root" "$stage/tree"
+  size=$(($(du -sk "$stage/tree" | cut -f 1) * 110 / 100 + 204800))
+  mke2fs -q -F -t ext4 -O "^has_journal,^metadata_csum" -m 0 \
+    -E lazy_itable_init=1,root_owner=0:0 -d "$stage/tree" "$out/root.ext4" "${size}k"
+'

@@ -1,0 +1,17 @@
+"""From the package to a key: what an administrator does first."""
+
+from __future__ import annotations
+
+from vm.agent import Agent
+from vm.keys import pem_of
+
+
+def test_an_allowed_user_gets_the_key_after_install_and_enable(agent: Agent) -> None:
+    assert agent.get("db", options="--format pem").out == pem_of(
+        agent.azure.world.latest("db")
+    )
+
+
+def test_another_user_is_refused(agent: Agent) -> None:
+    refused = agent.get("db", user="mallory")
+    assert (refused.code, refused.out) == (77, "")
