@@ -21,16 +21,27 @@ from vm.machine import Machine
 
 BUILD = Path(__file__).resolve().parents[2] / "build"
 LAST = BUILD / "vm" / "last"
+_LIFE = (
+    *("", "test_first_use", "test_credentials", "test_operations"),
+    *("test_faults", "test_reboots", "test_upgrade"),
+)
 _TIMES: dict[str, float] = {}
 _FAILED: set[str] = set()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
+    items.sort(key=_place)
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.qemu)
             item.add_marker(pytest.mark.timeout(600))  # the first one builds the image
+
+
+def _place(item: pytest.Item) -> int:
+    """Order the scenarios as a machine's life; other tests stay where they are."""
+    name = item.path.stem if item.path.parent == Path(__file__).parent else ""
+    return _LIFE.index(name) if name in _LIFE else 0
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,13 @@ from vm.keys import pem_of
 
 
 def test_an_allowed_user_gets_the_key_after_install_and_enable(agent: Agent) -> None:
-    assert agent.get("db", options="--format pem").out == pem_of(
-        agent.azure.world.latest("db")
-    )
+    got = agent.guest.check("runuser -u alice -- skragent get db --format pem")
+    assert got == pem_of(agent.azure.world.latest("db"))
+    assert agent.property("UnitFileState") == "enabled"
+    assert agent.property("User") == "skragent"
 
 
 def test_another_user_is_refused(agent: Agent) -> None:
     refused = agent.get("db", user="mallory")
-    assert (refused.code, refused.out) == (77, "")
+    assert refused.status == "404"
+    assert "serve.denied" in refused.body

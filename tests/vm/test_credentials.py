@@ -1,0 +1,67 @@
+"""LoadCredential=: what a service's unit gets, and what it does not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import pytest
+from vm.agent import CREDENTIALS, Agent
+from vm.keys import pem_of
+
+# What it got is told as a digest: the key itself belongs into no file and no journal.
+UNIT = f"""\
+[Service]
+Type=oneshot
+DynamicUser=yes
+RuntimeDirectory=%p-%i
+RuntimeDirectoryPreserve=yes
+LoadCredential={{credential}}:{CREDENTIALS}
+ExecStart=/bin/sh -c 'sha256sum <%d/{{credential}} >/run/%p-%i/digest'
+"""
+
+
+@pytest.fixture
+def units(agent: Agent) -> Iterator[Agent]:
+    for name, credential in (("uses-db", "db.pem"), ("uses-not", "db.pem")):
+        agent.guest.write(
+            f"/etc/systemd/system/{name}@.service", UNIT.format(credential=credential)
+        )
+    agent.guest.check("systemctl daemon-reload")
+    yield agent
+    agent.guest.check("systemctl reset-failed 'uses-*'")
+
+
+def digest(agent: Agent, unit: str) -> str:
+    """Give the SHA-256 of what the unit got."""
+    return agent.guest.check(f"cat /run/{unit}/digest").split()[0]
+
+
+def expected(agent: Agent) -> str:
+    pem = pem_of(agent.azure.world.latest("db"))
+    return hashlib.sha256(pem.encode()).hexdigest()
+
+
+def test_a_service_gets_its_key_as_a_credential(units: Agent) -> None:
+    units.guest.check("systemctl start uses-db@1")
+    assert digest(units, "uses-db-1") == expected(units)
+
+
+def test_a_service_that_starts_before_the_agent_waits_for_its_key(
+    units: Agent,
+) -> None:
+    units.guest.check("systemctl stop skragent")
+    units.guest.check("systemctl start uses-db@2", timeout=120)
+    assert units.property("ActiveState") == "active"
+    assert digest(units, "uses-db-2") == expected(units)
+
+
+def test_a_service_that_may_not_have_the_key_fails_and_the_journal_says_why(
+    units: Agent,
+) -> None:
+    assert units.guest.run("systemctl start uses-not@1").code
+    assert units.property("ExecMainStatus", "uses-not@1.service") == "243"
+    units.guest.check("test ! -e /run/uses-not-1/digest")
+    assert "serve.denied" in units.journal(
+        "-o json OBJECT_SYSTEMD_UNIT=uses-not@1.service"
+    )
