@@ -69,7 +69,7 @@ class Agent:
         guest.write("/etc/skragent/azure-ca.pem", root)
         guest.write("/etc/skragent/amd-roots.pem", azure.hardware.ark_pem)
         self.configure(CONFIG)
-        # The one thing that differs from the package's unit: a minute is long for a test.
+        # All that differs from the package's unit: a minute is long for a test.
         drop_in = "/etc/systemd/system/skragent.service.d/watchdog.conf"
         guest.write(drop_in, f"[Service]\nWatchdogSec={WATCHDOG_SECONDS}\n")
         guest.check("systemctl enable --now skragent", timeout=120)
@@ -82,9 +82,6 @@ class Agent:
         """Wait until the service runs and holds all keys."""
         self.guest.check("systemctl start skragent", timeout=120)
         # Not `skragent wait`: to start Python takes seconds here.
-        status = (
-            "curl -sS --unix-socket /run/skragent/admin.sock http://localhost/v1/status"
-        )
         held = """grep -o '"state": "current"' | wc -l"""
         self.guest.until(
             f'test "$({STATUS} | {held})" = {len(KEYS)}', timeout=_HELD_SECONDS

@@ -54,6 +54,11 @@ SystemMaxUse=64M
 RateLimitIntervalSec=0
 END
 
+# The guest agent says whatever it is asked to do, several times a second.
+mkdir -p "$root/etc/systemd/system/qemu-guest-agent.service.d"
+printf '[Service]\nLogLevelMax=warning\n' \
+  >"$root/etc/systemd/system/qemu-guest-agent.service.d/quiet.conf"
+
 # The only network: link-local, to Azure's addresses.
 cat >"$root/etc/systemd/system/vm-network.service" <<'END'
 [Unit]
