@@ -1,0 +1,99 @@
+"""What breaks on one machine: processes that are killed or hang, disks, clocks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from vm.agent import STATUS, Agent
+from vm.keys import pem_of
+
+from skragent.emulator.service import Answer, Request
+
+
+def serves(agent: Agent) -> bool:
+    """Tell whether the key is served as the vault has it."""
+    return agent.get("db", wait=60).body == pem_of(agent.azure.world.latest("db"))
+
+
+def wait_for_another_process(agent: Agent, pid: str) -> None:
+    agent.guest.until(
+        'test "$(systemctl show --value -p ActiveState skragent)" = active'
+        f' && test "$(systemctl show --value -p MainPID skragent)" != {pid}',
+        timeout=120,
+    )
+
+
+def test_an_agent_that_is_killed_is_back_with_its_keys(agent: Agent) -> None:
+    pid = agent.property("MainPID")
+    agent.guest.check(f"kill -9 {pid}")
+    # The sockets are systemd's: nobody is turned away meanwhile.
+    assert serves(agent)
+    assert agent.property("MainPID") != pid
+
+
+def test_a_releaser_that_is_killed_is_started_again_and_keys_are_served(
+    agent: Agent,
+) -> None:
+    held = asyncio.Event()
+    pid = agent.property("MainPID")
+
+    async def hold(_: Request, answer: Answer) -> Answer:
+        await held.wait()
+        return answer
+
+    vault = agent.azure.world.vault
+    vault.before_answer = hold
+    agent.guest.check("skragent refresh")
+    agent.guest.until("pgrep -f [s]kragent.releaser")
+    assert serves(agent)
+    agent.guest.check("pkill -9 -f [s]kragent.releaser")
+    vault.before_answer = None
+    agent.azure.call(_set(held))
+    agent.guest.until("journalctl -u skragent -o cat -n 30 | grep -q SIGKILL")
+    assert agent.property("MainPID") == pid
+
+
+async def _set(event: asyncio.Event) -> None:
+    event.set()
+
+
+def test_an_agent_that_hangs_is_ended_by_the_watchdog(agent: Agent) -> None:
+    pid = agent.property("MainPID")
+    agent.guest.check(f"kill -STOP {pid}")
+    wait_for_another_process(agent, pid)
+    assert "watchdog" in agent.journal("-u skragent -n 50").lower()
+    assert serves(agent)
+
+
+@pytest.fixture
+def clock(agent: Agent) -> Iterator[Agent]:
+    yield agent
+    seconds = agent.azure.world.azure.clock.now()
+    agent.guest.check(f"date -s @{seconds:.0f}")
+
+
+def test_a_clock_that_is_set_back_takes_no_key(clock: Agent) -> None:
+    pid = clock.property("MainPID")
+    clock.guest.check("date -s '3 hours ago'")
+    assert serves(clock)
+    clock.guest.check("skragent refresh")
+    assert serves(clock)
+    assert clock.property("MainPID") == pid
+
+
+def test_a_disk_that_is_full_takes_no_key(agent: Agent) -> None:
+    guest = agent.guest
+    guest.check("dd if=/dev/zero of=/filler bs=1M 2>/dev/null; sync; test -s /filler")
+    try:
+        azure = agent.azure
+        azure.call(azure.world.rotate("db"))
+        guest.check("skragent refresh db")
+        version = azure.world.latest("db").version
+        guest.until(f"{STATUS} | grep -q {version}")
+        assert serves(agent)
+        guest.check("systemctl restart skragent", timeout=120)
+        assert serves(agent)
+    finally:
+        guest.check("rm -f /filler")
