@@ -78,7 +78,8 @@ def test_its_configuration_says_nothing_until_somebody_does(
     assert refused.stdout.splitlines() == [
         "keys: no key is configured; add a [keys.NAME] table"
     ]
-    (debian.root / CONFIG[1:]).open("a").write(ONE_KEY)
+    config = debian.root / CONFIG[1:]
+    config.write_text(config.read_text() + ONE_KEY)
     assert "ok: 1 key" in debian.must("skragent", "check-config", "--config", CONFIG)
 
 

@@ -17,7 +17,11 @@ CACHE = Path(__file__).resolve().parents[2] / "build" / "cache"
 _SYSTEMCTL = """\
 #!/bin/sh
 echo "$*" >>/systemctl.log
-case "$*" in *is-active*) exec test -e /agent-runs ;; *show*) echo loaded ;; esac
+for unit; do :; done
+case "$*" in
+  *is-active*) exec test -e /agent-runs ;;
+  *is-enabled*) find /etc/systemd/system -name "$unit" -printf 'enabled\\n' ;;
+esac
 """
 
 _ENTER = """\
