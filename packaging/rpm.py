@@ -46,7 +46,7 @@ def build_rpm(package: str, root: Path, out: Path, *, version: str, date: int) -
         top = Path(directory)
         script = top / f"{package}.spec"
         script.write_text(
-            f"{spec}\n%install\ncp -a {root}/. %{{buildroot}}\n\n"
+            f"{spec}\n%install\ncp -a '{root}/.' %{{buildroot}}\n\n"
             f"%files\n%defattr(-,root,root)\n" + "\n".join(_files(root)) + "\n"
         )
         settings = {**_SETTINGS, "_topdir": directory, "_rpmdir": f"{directory}/RPMS"}

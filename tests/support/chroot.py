@@ -1,6 +1,7 @@
 """A Debian of its own in a folder, to install packages in: no systemd runs in it.
 
-Where one would be asked, a substitute writes down what it was told.
+Where one would be asked, a substitute writes down what it was told; what needs none,
+such as enabling units, the real systemctl does.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ _SYSTEMCTL = """\
 echo "$*" >>/systemctl.log
 for unit; do :; done
 case "$*" in
+  --root=*) exec systemctl.real "$@" ;;
   *is-active*) exec test -e /agent-runs ;;
   *is-enabled*) find /etc/systemd/system -name "$unit" -printf 'enabled\\n' ;;
 esac
@@ -63,7 +65,7 @@ class Chroot:
         """From here on systemd seems to run."""
         (self.root / "run/systemd/system").mkdir(parents=True, exist_ok=True)
         systemctl = self.root / "usr/bin/systemctl"
-        systemctl.unlink()
+        systemctl.rename(systemctl.with_suffix(".real"))
         systemctl.write_text(_SYSTEMCTL)
         systemctl.chmod(0o755)
 
