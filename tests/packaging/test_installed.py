@@ -129,8 +129,8 @@ def test_an_upgrade_keeps_the_configuration_and_the_sockets(
 
 def test_purge_leaves_nothing(debian: Chroot, deb: Built) -> None:
     accounts = ("etc/passwd", "etc/group", "etc/shadow", "etc/gshadow")
-    before = debian.files()
     debian.pretend_systemd()
+    before = debian.files()
     debian.install(deb.file("skragent"), deb.file("skragent-emulator"))
     (debian.root / "run/skragent").mkdir(exist_ok=True)
     (debian.root / "run/skragent/api.sock").touch()
