@@ -4,13 +4,13 @@
 # The rest is for who changes the code. `make` alone lists everything.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vm check lint deb rpm lock package-tools bench soak chaos fleet fix clean setup
+.PHONY: help demo test test-packages test-vm check lint deb rpm lock package-tools bench soak chaos fleet fix clean setup
 .SUFFIXES:
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
 PY := .venv/bin/python -I
 FAST := tests/unit tests/property tests/vectors
-LAYERS := $(FAST) tests/integration tests/e2e tests/packaging
+LAYERS := $(FAST) tests/integration tests/e2e
 # Debian's own: the packages are for its Python, and not for .venv's.
 PACKAGING := /usr/bin/python3 -B packaging/build.py
 # of `make fleet`
@@ -30,6 +30,9 @@ demo: setup ## show the main job: attest, release, unwrap, serve, on the embedde
 
 test: setup ## run every test layer that this machine can run
 	@.venv/bin/python -m pytest $(LAYERS) $(ARGS)
+
+test-packages: package-tools ## build the packages, judge them, and install them in a Debian of their own
+	@SKRAGENT_REQUIRE=packages .venv/bin/python -m pytest tests/packaging $(ARGS)
 
 test-vm: setup ## boot a Debian VM with a TPM, install the package in it, and use it there
 	@bash .ci/setup-vm
