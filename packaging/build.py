@@ -6,7 +6,9 @@ Twice from the same commit gives the same bytes, in whatever folder and whenever
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
+import os
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -18,12 +20,16 @@ from rpm import build_rpm
 from tree import AGENT, EMULATOR, make_tree
 
 _BUILDERS: Final = {"deb": build_deb, "rpm": build_rpm}
+_PACKAGES: Final = (AGENT, EMULATOR)
 
 
 def main() -> int:
-    """Build one format of both packages."""
+    """Build one format of the packages."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("form", choices=_BUILDERS)
+    parser.add_argument(
+        "--package", choices=_PACKAGES, action="append", help="only this one"
+    )
     folder = ROOT / "build" / "package"
     parser.add_argument("--work", type=Path, default=folder, help="for what is between")
     parser.add_argument("--out", type=Path, default=ROOT / "build", help="for packages")
@@ -32,15 +38,23 @@ def main() -> int:
     work, out = arguments.work.resolve(), arguments.out.resolve()
     described: Any = project()
     version, date = f"{described['version']}-{arguments.revision}", epoch()
-    vendor.fetch(work / "fetched")
     out.mkdir(parents=True, exist_ok=True)
-    for package in (AGENT, EMULATOR):
+    _wait_for_turn(work)
+    vendor.fetch(work / "fetched")
+    for package in arguments.package or _PACKAGES:
         root = work / arguments.form / package
         form, fetched = arguments.form, work / "fetched"
         make_tree(package, form, fetched, root, version=version, date=date)
         build = _BUILDERS[form]
-        _tell(build(package, root, out, version=version, date=date), root)
+        file = build(package, root, out, fetched, version=version, date=date)
+        _tell(file, root)
     return 0
+
+
+def _wait_for_turn(work: Path) -> None:
+    """Let one build at a time use the folder; until this process ends it is ours."""
+    work.mkdir(parents=True, exist_ok=True)
+    fcntl.flock(os.open(work / "lock", os.O_CREAT | os.O_RDWR, 0o600), fcntl.LOCK_EX)
 
 
 def _tell(file: Path, root: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import re
+import sys
 import tempfile
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -17,11 +19,14 @@ import vendor
 from common import HERE, LIBRARY, ROOT, run
 
 _SCRIPTS: Final = ("postinst", "prerm", "postrm")
-# Of a mail domain that can be nobody's; who builds for others says who they are.
-_MAINTAINER: Final = "skragent maintainers <skragent@packages.invalid>"
+# The authors have no address that all packages could name: this can be nobody's
+# (RFC 2606). Who builds for others says who they are.
+_ADDRESS: Final = "skragent@packages.invalid"
 
 
-def build_deb(package: str, root: Path, out: Path, *, version: str, date: int) -> Path:
+def build_deb(
+    package: str, root: Path, out: Path, fetched: Path, *, version: str, date: int
+) -> Path:
     """Pack a tree that `tree.make_tree` made; gives the file."""
     _add_documents(package, root, version, date)
     control = root / "DEBIAN"
@@ -40,7 +45,7 @@ def build_deb(package: str, root: Path, out: Path, *, version: str, date: int) -
         "ARCHITECTURE": architecture,
         "MAINTAINER": maintainer(),
         "SIZE": str(sum(-(-p.stat().st_size // 1024) for p in files)),
-        "DEPENDS": ", ".join([*_python_range(), *_shared_libraries(root)]),
+        "DEPENDS": ", ".join([*_python_range(), _shared_libraries(package, fetched)]),
     }
     text = (HERE / "debian" / f"{package}.control").read_text()
     for name, value in values.items():
@@ -50,7 +55,7 @@ def build_deb(package: str, root: Path, out: Path, *, version: str, date: int) -
     file = out / f"{package}_{version}_{architecture}.deb"
     packing = (
         "-Zxz",
-        "-z6",
+        "-z1",  # a seventh more than with -z6, in a fifth of the time
         "--threads-max=1",
         "--root-owner-group",
         "--uniform-compression",
@@ -63,9 +68,17 @@ def build_deb(package: str, root: Path, out: Path, *, version: str, date: int) -
 
 
 def maintainer() -> str:
-    """Say who answers for the package: who is named as Debian's tools have it."""
+    """Say who answers for the package: who is named as Debian's tools have it.
+
+    Else it is whose licence it has.
+    """
     name, mail = os.environ.get("DEBFULLNAME"), os.environ.get("DEBEMAIL")
-    return f"{name} <{mail}>" if name and mail else _MAINTAINER
+    if name and mail:
+        return f"{name} <{mail}>"
+    holder = re.search(r"Copyright \(c\) [\d-]+ (.+)", (ROOT / "LICENSE").read_text())
+    if holder is None:
+        sys.exit("packaging: LICENSE names nobody, and DEBFULLNAME and DEBEMAIL do not")
+    return f"{holder[1]} <{_ADDRESS}>"
 
 
 def _python_range() -> list[str]:
@@ -76,16 +89,25 @@ def _python_range() -> list[str]:
     return [f"python3 (>= {at_least})", f"python3 (<< {below})"]
 
 
-def _shared_libraries(root: Path) -> list[str]:
-    """Have dpkg find the packages of the libraries that ours are linked to."""
-    found = vendor.shared_objects(root / LIBRARY.relative_to("/"))
-    with tempfile.TemporaryDirectory() as directory:
-        control = Path(directory, "debian", "control")
-        control.parent.mkdir()
-        control.write_text("Source: skragent\n\nPackage: skragent\nArchitecture: any\n")
-        command = ("dpkg-shlibdeps", "-O", "--ignore-missing-info")
-        shown = run([*command, *(f"-e{file}" for file in found)], cwd=Path(directory))
-    return shown.partition("shlibs:Depends=")[2].strip().split(", ")
+def _shared_libraries(package: str, fetched: Path) -> str:
+    """Have dpkg find the packages of the libraries that the vendored ones link to.
+
+    What it said is kept with them: the same files need the same.
+    """
+    kept = fetched / f"{package}.shlibs"
+    if not kept.exists():
+        found = vendor.shared_objects(fetched / "library" / package)
+        with tempfile.TemporaryDirectory() as directory:
+            control = Path(directory, "debian", "control")
+            control.parent.mkdir()
+            control.write_text(
+                "Source: skragent\n\nPackage: skragent\nArchitecture: any\n"
+            )
+            command = ["dpkg-shlibdeps", "-O", "--ignore-missing-info"]
+            command += [f"-e{file}" for file in found]
+            shown = run(command, cwd=Path(directory))
+        kept.write_text(shown.partition("shlibs:Depends=")[2].strip())
+    return kept.read_text()
 
 
 def _add_documents(package: str, root: Path, version: str, date: int) -> None:

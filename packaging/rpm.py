@@ -17,14 +17,16 @@ _SETTINGS: Final = {
     "__os_install_post": "%{nil}",
     "_build_id_links": "none",
     "_buildhost": "skragent",
-    "_binary_payload": "w19.zstdio",
+    "_binary_payload": "w9.zstdio",
     "_rpmfilename": "%{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}.rpm",
     "clamp_mtime_to_source_date_epoch": "1",
     "use_source_date_epoch_as_buildtime": "1",
 }
 
 
-def build_rpm(package: str, root: Path, out: Path, *, version: str, date: int) -> Path:
+def build_rpm(
+    package: str, root: Path, out: Path, _: Path, *, version: str, date: int
+) -> Path:
     """Pack a tree that `tree.make_tree` made; gives the file."""
     upstream, _, revision = version.partition("-")
     doc = root / "usr/share/doc" / package
@@ -67,6 +69,8 @@ def _files(root: Path) -> list[str]:
         place = f"/{path.relative_to(root)}"
         if place == str(tree.CONFIG):
             lines.append(f'%config(noreplace) "{place}"')
+        elif path == root / tree.CONFIG.parent.relative_to("/"):
+            lines.append(f'%dir %attr(0750, root, skragent) "{place}"')
         elif path.is_file():
             lines.append(f'"{place}"')
         elif library in (path, *path.parents) or path.name.startswith("skragent"):

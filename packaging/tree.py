@@ -49,7 +49,8 @@ def make_tree(
     library = root / LIBRARY.relative_to("/")
     vendor.install(work, package, library)
     _copy_own(library, package)
-    vendor.byte_compile(root)
+    own = LIBRARY / "skragent"
+    vendor.byte_compile(root / own.relative_to("/"), place=own)
     doc = root / "usr/share/doc" / package
     _put(ROOT / "CHANGELOG.md", doc / "changelog.gz")
     bill = sbom.write_sbom(

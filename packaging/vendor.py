@@ -1,8 +1,8 @@
 """The vendored libraries: fetched by the lock, compiled, pruned, stripped.
 
 Everything that comes from outside is held to its hash before it is opened, what
-compiles the two sdists as well. What was fetched and compiled is kept as long as the
-locks are the same.
+compiles the two sdists as well. What was made of that is kept as long as the locks are
+the same: a build after the first one takes seconds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ _ABOUT_HERE: Final = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json"}
 
 
 def fetch(work: Path) -> None:
-    """Have all distributions in WORK/dist, as fetched, and WORK/wheels, compiled."""
+    """Have all distributions in WORK/dist, as fetched, and of them WORK/library.
+
+    The latter is for each package what it will have in LIBRARY beside our own code.
+    """
     stamp = work / "fetched"
     key = _key()
     if stamp.exists() and stamp.read_text() == key:
@@ -47,13 +50,18 @@ def fetch(work: Path) -> None:
                 shutil.copy(file, wheels)
             else:
                 _compile(pip, file, wheels, work)
+        _install(pip, wheels, work / "library" / package)
     stamp.write_text(key)
 
 
 def install(work: Path, package: str, target: Path) -> None:
-    """Unpack a package's wheels into a folder, and take from it what is no use."""
-    wheels = sorted((work / "wheels" / package).iterdir())
-    pip = _pip(work)
+    """Copy a package's libraries into a folder."""
+    shutil.copytree(work / "library" / package, target)
+
+
+def _install(pip: tuple[str, ...], folder: Path, target: Path) -> None:
+    """Unpack wheels into a folder, take from it what is no use, and byte-compile it."""
+    wheels = sorted(folder.iterdir())
     offline = ("--no-index", "--no-deps", "--no-compile", "--no-warn-conflicts")
     run([*pip, "install", *offline, "--target", target, *wheels])
     for path in sorted(target.rglob("*"), reverse=True):
@@ -65,6 +73,7 @@ def install(work: Path, package: str, target: Path) -> None:
     libraries = shared_objects(target)
     if libraries:
         run(["strip", "--strip-unneeded", *libraries])
+    byte_compile(target)
 
 
 def shared_objects(folder: Path) -> list[Path]:
@@ -72,14 +81,14 @@ def shared_objects(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.rglob("*.so*")) if path.is_file()]
 
 
-def byte_compile(tree: Path) -> None:
-    """Compile what will be in LIBRARY; the interpreter never looks at the date.
+def byte_compile(folder: Path, *, place: Path = LIBRARY) -> None:
+    """Compile what will be in a place; the interpreter never looks at the date.
 
-    With one seed for all hashes: sets of constants are written in their order.
+    With one seed for all hashes: sets of constants are written in their order. By one
+    process: what is compiled before a module has a say in its bytes.
     """
-    folder = tree / LIBRARY.relative_to("/")
     mode = ("--invalidation-mode", "unchecked-hash")
-    places = ("-s", folder, "-p", LIBRARY)
+    places = ("-s", folder, "-p", place)
     run(
         [PYTHON, "-S", "-m", "compileall", "-q", *mode, *places, folder],
         environment={"PYTHONHASHSEED": "0"},
@@ -117,8 +126,9 @@ def _compile(pip: tuple[str, ...], sdist: Path, wheels: Path, work: Path) -> Non
         ).strip()
         for name in ("CFLAGS", "CPPFLAGS", "LDFLAGS")
     }
-    # No debugging symbols: they would be stripped, but count in the build id.
-    flags["CFLAGS"] += " -g0"
+    # No debugging symbols: they would be stripped, but count in the build id. And what
+    # only waits for a TPM or for systemd need not take twice as long to be compiled.
+    flags["CFLAGS"] += " -g0 -O1"
     offline = ("--no-deps", "--no-index", "--no-build-isolation")
     run(
         [*pip, "wheel", *offline, "--wheel-dir", wheels, sdist],
