@@ -6,14 +6,19 @@ such as enabling units, the real systemctl does.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 CACHE = Path(__file__).resolve().parents[2] / "build" / "cache"
+
+# What nobody looks at here, and takes its time to be unpacked.
+_UNWANTED = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/i18n/*")
 
 _SYSTEMCTL = """\
 #!/bin/sh
@@ -26,10 +31,9 @@ case "$*" in
 esac
 """
 
-_ENTER = """\
-mount --rbind /dev "$1/dev" && mount -t proc proc "$1/proc" &&
-root=$1 && shift && exec chroot "$root" "$@"
-"""
+_DEVICES = 'mount --rbind /dev "$1/dev" && mount -t proc proc "$1/proc" && '
+_ENTER = _DEVICES + 'root=$1 && shift && exec chroot "$root" "$@"'
+_STAY_OUTSIDE = _DEVICES + 'shift && exec "$@"'
 
 
 class Chroot:
@@ -39,7 +43,21 @@ class Chroot:
         self.root = root
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        enter = ("unshare", "--mount", "--pid", "--fork", "sh", "-c", _ENTER, "-")
+        return self._run(_ENTER, command)
+
+    def must(self, *command: str) -> str:
+        return _said(command, self.run(*command))
+
+    def rpm(self, *arguments: str | Path) -> str:
+        """Have this machine's rpm work in the folder, as an installer would."""
+        command = ("rpm", f"--root={self.root}", "--dbpath=/var/lib/rpm")
+        whole = (*command, *map(str, arguments))
+        return _said(whole, self._run(_STAY_OUTSIDE, whole))
+
+    def _run(
+        self, script: str, command: tuple[str, ...]
+    ) -> subprocess.CompletedProcess[str]:
+        enter = ("unshare", "--mount", "--pid", "--fork", "sh", "-c", script, "-")
         return subprocess.run(
             [*enter, self.root, *command],
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
@@ -50,16 +68,13 @@ class Chroot:
             check=False,
         )
 
-    def must(self, *command: str) -> str:
-        done = self.run(*command)
-        assert done.returncode == 0, f"{command}:\n{done.stdout}"
-        return done.stdout
-
     def install(self, *packages: Path) -> str:
         for package in packages:
             shutil.copy(package, self.root / "root")
         names = [f"/root/{package.name}" for package in packages]
-        return self.must("dpkg", "--install", *names)
+        return self.must(
+            "dpkg", "--force-unsafe-io", "--force-confold", "--install", *names
+        )
 
     def pretend_systemd(self) -> None:
         """From here on systemd seems to run."""
@@ -83,21 +98,52 @@ class Chroot:
         return {str(p) for p in found if not str(p).startswith(passing)}
 
 
-def make_chroot(root: Path, depends: str) -> Chroot:
-    """Unpack a Debian that has what a package depends on, made once."""
+def make_base(depends: str) -> Chroot:
+    """Give a Debian that has what a package depends on, made once: to be copied."""
     names = sorted(set(re.findall(r"(?:^|, )([a-z0-9.+-]+)", depends)))
     names = [name for name in names if name != "skragent"]
     suite = platform.freedesktop_os_release()["VERSION_CODENAME"]
-    key = hashlib.sha256(" ".join([suite, *names]).encode()).hexdigest()[:12]
-    tar = CACHE / f"{suite}-{key}.tar"
-    if not tar.exists():
+    made_of = " ".join([suite, *names, *_UNWANTED])
+    key = hashlib.sha256(made_of.encode()).hexdigest()[:12]
+    root = CACHE / f"{suite}-{key}"
+    if not root.exists():
+        part = root.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
         CACHE.mkdir(parents=True, exist_ok=True)
-        include = f"--include={','.join([*names, 'init-system-helpers'])}"
-        part = tar.with_suffix(".part.tar")
-        command = ["mmdebstrap", "--quiet", "--variant=minbase", include, suite, part]
+        command = [
+            *("mmdebstrap", "--quiet", "--variant=minbase", "--format=directory"),
+            *('--aptopt=Acquire::Languages "none"', "--dpkgopt=force-unsafe-io"),
+            *(f"--dpkgopt=path-exclude={path}" for path in _UNWANTED),
+            f"--include={','.join([*names, 'init-system-helpers'])}",
+            *(suite, str(part)),
+        ]
         subprocess.run(command, check=True)
-        part.rename(tar)
-    root.mkdir(parents=True, exist_ok=True)
-    unpack = ["tar", "--extract", "--file", tar, "--directory", root]
-    subprocess.run([*unpack, "--exclude=./dev/*"], check=True)
+        part.rename(root)
     return Chroot(root)
+
+
+@contextlib.contextmanager
+def a_copy_of(original: Chroot, folder: Path) -> Iterator[Chroot]:
+    """Give the same Debian in another folder: what is written there stays there.
+
+    An overlay where the kernel has that for this file system, else a true copy.
+    """
+    root, upper, work = (folder / name for name in ("root", "upper", "work"))
+    for path in (root, upper, work):
+        path.mkdir(parents=True)
+    layers = f"lowerdir={original.root},upperdir={upper},workdir={work}"
+    mount = ["mount", "-t", "overlay", "-o", layers, "overlay", root]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        copy = ["cp", "-a", "--reflink=auto", f"{original.root}/.", root]
+        subprocess.run(copy, check=True)
+        yield Chroot(root)
+        return
+    try:
+        yield Chroot(root)
+    finally:
+        subprocess.run(["umount", root], check=True)
+
+
+def _said(command: tuple[str, ...], done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 0, f"{command}:\n{done.stdout}"
+    return done.stdout

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILD = ("/usr/bin/python3", "-B", str(ROOT / "packaging/build.py"))
+WORK = ROOT / "build" / "package"
+_DATE = ("git", "log", "-1", "--format=%ct")
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,38 @@ class Built:
         return found
 
 
-def build(form: str, directory: Path, *arguments: str) -> Built:
-    command = [*BUILD, form, "--out", str(directory), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def build(
+    form: str,
+    directory: Path,
+    *arguments: str,
+    tree: Path = ROOT,
+    work: Path = WORK,
+    umask: int = -1,
+) -> Built:
+    """Build packages in a directory.
+
+    Args:
+        form: "deb" or "rpm".
+        directory: for the packages.
+        arguments: of the build, beside these.
+        tree: the repository, or a copy of it with changes, without its history.
+        work: for what is between; what others left there is not made again.
+        umask: of the build; -1 leaves it as it is.
+    """
+    script = tree / "packaging/build.py"
+    command = ["/usr/bin/python3", "-B", str(script), form, *arguments]
+    command += ["--out", str(directory), "--work", str(work)]
+    environment = dict(os.environ)
+    if tree != ROOT:
+        date = subprocess.check_output(_DATE, cwd=ROOT, text=True).strip()
+        environment.setdefault("SOURCE_DATE_EPOCH", date)
+    done = subprocess.run(
+        command,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        umask=umask,
+    )
     assert done.returncode == 0, done.stderr
     return Built(directory, done.stdout)

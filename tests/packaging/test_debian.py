@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
-from support.chroot import Chroot, make_chroot
-from support.packages import Built, build
+from support.chroot import Chroot
+from support.packages import Built
 
 pytestmark = [
     pytest.mark.packages,
@@ -22,23 +20,6 @@ CONFIG = "/etc/skragent/skragent.toml"
 ONE_KEY = (
     '\n[keys.mine]\nvault = "https://mine.vault.azure.net"\nallow = [{ user = 0 }]\n'
 )
-
-
-@pytest.fixture(scope="session")
-def newer(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    return build("deb", tmp_path_factory.mktemp("newer"), "--revision", "2")
-
-
-@pytest.fixture
-def debian(deb: Built, tmp_path: Path) -> Chroot:
-    command = ["dpkg-deb", "--field"]
-    depends = [
-        subprocess.check_output(
-            [*command, deb.file(name), "Depends"], text=True
-        ).strip()
-        for name in ("skragent", "skragent-emulator")
-    ]
-    return make_chroot(tmp_path / "debian", ", ".join(depends))
 
 
 def test_it_runs_as_installed_and_so_does_the_emulator(
@@ -58,29 +39,27 @@ def test_it_runs_as_installed_and_so_does_the_emulator(
 
 
 def test_it_makes_its_user_and_keeps_others_from_its_configuration(
-    debian: Chroot, deb: Built
+    installed: Chroot,
 ) -> None:
-    debian.install(deb.file("skragent"))
-    assert "skragent" in debian.must("id", "-gn", "skragent")
-    assert "tss" in debian.must("id", "-Gn", "skragent").split()
-    shown = debian.must("stat", "-c", "%a %U:%G", "/etc/skragent", CONFIG)
+    assert "skragent" in installed.must("id", "-gn", "skragent")
+    assert "tss" in installed.must("id", "-Gn", "skragent").split()
+    shown = installed.must("stat", "-c", "%a %U:%G", "/etc/skragent", CONFIG)
     assert shown.split("\n")[0] == "750 root:skragent"
-    assert debian.run("runuser", "-u", "nobody", "--", "cat", CONFIG).returncode != 0
-    debian.must("runuser", "-u", "skragent", "--", "cat", CONFIG)
+    assert installed.run("runuser", "-u", "nobody", "--", "cat", CONFIG).returncode != 0
+    installed.must("runuser", "-u", "skragent", "--", "cat", CONFIG)
 
 
 def test_its_configuration_says_nothing_until_somebody_does(
-    debian: Chroot, deb: Built
+    installed: Chroot,
 ) -> None:
-    debian.install(deb.file("skragent"))
-    refused = debian.run("skragent", "check-config", "--config", CONFIG)
+    refused = installed.run("skragent", "check-config", "--config", CONFIG)
     assert refused.returncode == 78
     assert refused.stdout.splitlines() == [
         "keys: no key is configured; add a [keys.NAME] table"
     ]
-    config = debian.root / CONFIG[1:]
+    config = installed.root / CONFIG[1:]
     config.write_text(config.read_text() + ONE_KEY)
-    assert "ok: 1 key" in debian.must("skragent", "check-config", "--config", CONFIG)
+    assert "ok: 1 key" in installed.must("skragent", "check-config", "--config", CONFIG)
 
 
 def test_nothing_is_started_before_it_is_configured(debian: Chroot, deb: Built) -> None:
@@ -110,16 +89,15 @@ def test_it_starts_where_its_configuration_was_there_first(
 
 @pytest.mark.parametrize("is_running", [True, False])
 def test_an_upgrade_keeps_the_configuration_and_the_sockets(
-    debian: Chroot, deb: Built, newer: Built, *, is_running: bool
+    installed: Chroot, newer_deb: Built, *, is_running: bool
 ) -> None:
-    debian.install(deb.file("skragent"))
-    config = debian.root / CONFIG[1:]
+    config = installed.root / CONFIG[1:]
     config.write_text(ONE_KEY)
-    debian.pretend_systemd()
+    installed.pretend_systemd()
     if is_running:
-        (debian.root / "agent-runs").touch()
-    debian.install(newer.file("skragent"))
-    told = debian.told_systemd()
+        (installed.root / "agent-runs").touch()
+    installed.install(newer_deb.file("skragent"))
+    told = installed.told_systemd()
     assert config.read_text() == ONE_KEY
     assert not [t for t in told if ".socket" in t and ("start" in t or "stop" in t)]
     restarts = [t for t in told if "restart" in t]
@@ -150,9 +128,8 @@ def test_purge_leaves_nothing(debian: Chroot, deb: Built) -> None:
 
 
 def test_the_agent_of_the_package_needs_no_module_of_the_system(
-    debian: Chroot, deb: Built
+    installed: Chroot,
 ) -> None:
-    debian.install(deb.file("skragent"))
     code = (
         "import sys, json; sys.path.append('/usr/lib/skragent');"
         "import skragent.agent.daemon, skragent.releaser.walk, skragent.evidence.tpm;"
@@ -160,7 +137,7 @@ def test_the_agent_of_the_package_needs_no_module_of_the_system(
         "print(json.dumps(sorted({getattr(m, '__file__', '') or ''"
         " for m in sys.modules.values()})))"
     )
-    shown = debian.must("/usr/bin/python3", "-IS", "-c", code)
+    shown = installed.must("/usr/bin/python3", "-IS", "-c", code)
     places = json.loads(shown)
     assert not [p for p in places if "dist-packages" in p or "site-packages" in p]
     assert sum(p.startswith("/usr/lib/skragent/") for p in places) > 100
