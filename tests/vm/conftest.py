@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from vm.agent import Agent
 from vm.azure_side import AzureThread
-from vm.debs import newest_deb, next_version_of
+from vm.debs import next_version_of, package_of_this_tree
 from vm.image import image_for
 from vm.machine import Machine
 
@@ -46,7 +46,7 @@ def _place(item: pytest.Item) -> int:
 
 @pytest.fixture(scope="session")
 def azure_and_machine() -> Iterator[tuple[AzureThread, Machine]]:
-    deb = newest_deb(BUILD)
+    deb = package_of_this_tree(BUILD / "vm" / "deb")
     LAST.mkdir(parents=True, exist_ok=True)
     image = image_for(deb, BUILD / "vm")
     with contextlib.ExitStack() as stack:

@@ -7,12 +7,29 @@ import shutil
 import subprocess
 from pathlib import Path
 
+_ROOT = Path(__file__).resolve().parents[2]
 
-def newest_deb(build: Path) -> Path:
-    """Give the package that was built last; build it where there is none."""
-    if not list(build.glob("skragent_*.deb")):
-        subprocess.run(["make", "deb"], cwd=build.parent, check=True)
-    return max(build.glob("skragent_*.deb"), key=lambda path: path.stat().st_mtime)
+
+def package_of_this_tree(directory: Path) -> Path:
+    """Build the package of what is in the repository now, and nothing older.
+
+    Libraries that were compiled before, by whichever build, are not compiled again:
+    then it takes ten seconds at most.
+    """
+    shutil.rmtree(directory, ignore_errors=True)
+    arguments = f"ARGS=--package skragent --out '{directory}'"
+    built = subprocess.run(
+        ["make", "deb", arguments],
+        cwd=_ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if built.returncode:
+        raise RuntimeError(f"make deb could not build the package:\n{built.stdout}")
+    (deb,) = directory.glob("skragent_*.deb")
+    return deb
 
 
 def next_version_of(deb: Path, directory: Path) -> Path:
