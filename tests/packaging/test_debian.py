@@ -16,6 +16,7 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
+SOCKETS = "skragent.socket skragent-credentials.socket skragent-admin.socket"
 CONFIG = "/etc/skragent/skragent.toml"
 ONE_KEY = (
     '\n[keys.mine]\nvault = "https://mine.vault.azure.net"\nallow = [{ user = 0 }]\n'
@@ -96,31 +97,42 @@ def test_an_upgrade_keeps_the_configuration_and_the_sockets(
     installed.pretend_systemd()
     if is_running:
         (installed.root / "agent-runs").touch()
-    installed.install(newer_deb.file("skragent"))
+    said = installed.install(newer_deb.file("skragent"))
     told = installed.told_systemd()
     assert config.read_text() == ONE_KEY
     assert not [t for t in told if ".socket" in t and ("start" in t or "stop" in t)]
     restarts = [t for t in told if "restart" in t]
     assert [t.split()[-1] for t in restarts] == ["skragent.service"] * is_running
     assert not [t for t in told if "stop" in t]
+    assert f"systemctl restart skragent.service {SOCKETS}" in said  # they are changed
+
+
+def test_an_upgrade_to_the_same_sockets_says_nothing_of_them(
+    installed: Chroot, deb: Built
+) -> None:
+    installed.pretend_systemd()
+    assert "socket" not in installed.install(deb.file("skragent"))
 
 
 def test_purge_leaves_nothing(debian: Chroot, deb: Built) -> None:
     accounts = ("etc/passwd", "etc/group", "etc/shadow", "etc/gshadow")
     debian.pretend_systemd()
     before = debian.files()
+    catalog = debian.root / "var/lib/systemd/catalog/database"
     debian.install(deb.file("skragent"), deb.file("skragent-emulator"))
     (debian.root / "run/skragent").mkdir(exist_ok=True)
     (debian.root / "run/skragent/api.sock").touch()
     (debian.root / "etc/skragent/secret").write_text("s")
     (debian.root / "agent-runs").touch()
+    assert b"SKRAGENT_" in catalog.read_bytes()
     debian.must("dpkg", "--remove", "skragent-emulator", "skragent")
     told = debian.told_systemd()
     assert any("stop" in t and "skragent.service" in t for t in told)
     assert (debian.root / CONFIG[1:]).exists()  # removed, not purged
     debian.must("dpkg", "--purge", "skragent-emulator", "skragent")
     left = {p for p in debian.files() - before if not p.startswith("run/systemd")}
-    assert left <= {"agent-runs", "systemctl.log", "var/lib/systemd/catalog/database"}
+    assert left <= {"agent-runs", "systemctl.log", "systemctl.loaded"}
+    assert b"SKRAGENT_" not in catalog.read_bytes()
     for file in accounts:
         assert "skragent" not in (debian.root / file).read_text()
     listing = debian.must("dpkg-query", "--list")

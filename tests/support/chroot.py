@@ -27,6 +27,9 @@ for unit; do :; done
 case "$*" in
   --root=*) exec systemctl.real "$@" ;;
   *is-active*) exec test -e /agent-runs ;;
+  *daemon-reload*) cat /usr/lib/systemd/system/skragent*.socket >/systemctl.loaded ;;
+  "disable --now "*) shift 2 && exec systemctl.real --root=/ disable "$@" ;;
+  "show "*) cat /systemctl.loaded ;;
   *is-enabled*) find /etc/systemd/system -name "$unit" -printf 'enabled\\n' ;;
 esac
 """
@@ -83,6 +86,8 @@ class Chroot:
         systemctl.rename(systemctl.with_suffix(".real"))
         systemctl.write_text(_SYSTEMCTL)
         systemctl.chmod(0o755)
+        self.run("systemctl", "daemon-reload")
+        self.told_systemd()
 
     def told_systemd(self) -> list[str]:
         """Take what it was told since the last time."""
