@@ -9,7 +9,7 @@ from typing import Final
 
 import tree
 import vendor
-from common import HERE, LIBRARY, ROOT, run
+from common import HERE, ROOT, run
 
 # Nothing is found out about the files, changed in them or compiled a second time; and
 # nothing says where or when it was built.
@@ -63,16 +63,16 @@ def build_rpm(
 
 def _files(root: Path) -> list[str]:
     """List what the package owns: its files, and the folders that are its alone."""
-    library = root / LIBRARY.relative_to("/")
     lines = []
     for path in sorted(root.rglob("*")):
-        place = f"/{path.relative_to(root)}"
+        within = path.relative_to(root)
+        place = f"/{within}"
         if place == str(tree.CONFIG):
             lines.append(f'%config(noreplace) "{place}"')
-        elif path == root / tree.CONFIG.parent.relative_to("/"):
+        elif place == str(tree.CONFIG.parent):
             lines.append(f'%dir %attr(0750, root, skragent) "{place}"')
         elif path.is_file():
             lines.append(f'"{place}"')
-        elif library in (path, *path.parents) or path.name.startswith("skragent"):
+        elif any(part.startswith("skragent") for part in within.parts):
             lines.append(f'%dir "{place}"')
     return lines

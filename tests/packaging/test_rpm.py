@@ -1,0 +1,106 @@
+"""The RPMs, in a Debian of their own for want of another: rpm does there what it does.
+
+Only what they depend on goes by other names; so rpm is told not to ask for that.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+from support.chroot import Chroot
+from support.packages import Built
+
+pytestmark = [
+    pytest.mark.packages,
+    pytest.mark.root,
+    pytest.mark.swtpm,
+    pytest.mark.timeout(900),
+]
+
+SOCKETS = "skragent.socket skragent-credentials.socket skragent-admin.socket"
+CONFIG = "/etc/skragent/skragent.toml"
+ONE_KEY = (
+    '\n[keys.mine]\nvault = "https://mine.vault.azure.net"\nallow = [{ user = 0 }]\n'
+)
+
+
+@pytest.mark.parametrize("package", ["skragent", "skragent-emulator"])
+def test_its_scripts_are_plain_ones_of_the_shell(rpm: Built, package: str) -> None:
+    query = ["rpm", "--query", "--package", rpm.file(package), "--queryformat"]
+    for tag in ("PREIN", "POSTIN", "PREUN", "POSTUN", "PRETRANS", "POSTTRANS"):
+        script = subprocess.check_output([*query, f"[%{{{tag}}}]"], text=True)
+        assert "%{" not in script
+        assert not re.search(r"%[a-z]", script)  # a macro that nobody knew
+        subprocess.run(["sh", "-n"], input=script, check=True, text=True)
+
+
+def test_it_is_installed_as_it_says_and_runs(debian: Chroot, rpm: Built) -> None:
+    packages = [rpm.file(name) for name in ("skragent", "skragent-emulator")]
+    said = debian.rpm("--install", "--nodeps", *packages)
+    assert not re.search("warning|error|fail", said)
+    assert debian.must("skragent", "--version").strip() == "0.1.0"
+    assert "demo: ok" in debian.must("skragent", "demo")
+    assert "tss" in debian.must("id", "-Gn", "skragent").split()
+    places = ("/etc/skragent", CONFIG, "/usr/bin/skragent", "/usr/lib/skragent")
+    shown = debian.must("stat", "-c", "%a %U:%G", *places)
+    assert shown.splitlines() == [
+        "750 root:skragent",
+        "644 root:root",
+        "755 root:root",
+        "755 root:root",
+    ]
+    # Also after it ran: what is in the package is what is in the folder.
+    assert debian.rpm("--verify", "--nodeps", "skragent", "skragent-emulator") == ""
+    wants = "etc/systemd/system/multi-user.target.wants/skragent.service"
+    assert not (debian.root / wants).exists()
+
+
+@pytest.mark.parametrize("is_configured", [True, False])
+def test_an_upgrade_keeps_the_configuration_and_the_sockets(
+    debian: Chroot, rpm: Built, newer_rpm: Built, *, is_configured: bool
+) -> None:
+    debian.rpm("--install", "--nodeps", rpm.file("skragent"))
+    config = debian.root / CONFIG[1:]
+    if is_configured:
+        config.write_text(ONE_KEY)
+    debian.pretend_systemd()
+    said = debian.rpm("--upgrade", "--nodeps", newer_rpm.file("skragent"))
+    told = debian.told_systemd()
+    is_newer = config.read_text().endswith("# Newer.\n")
+    assert is_newer == (not is_configured)
+    assert config.with_suffix(".toml.rpmnew").exists() == is_configured
+    assert not [t for t in told if ".socket" in t and re.search("start|stop|able", t)]
+    assert [t for t in told if "start" in t] == ["try-restart skragent.service"]
+    assert f"systemctl restart skragent.service {SOCKETS}" in said  # they are changed
+    assert debian.rpm("--query", "skragent").endswith("-2.x86_64\n")
+    assert "skragent" in debian.must("id", "-gn", "skragent")
+
+
+def test_erasing_it_leaves_what_rpm_leaves(debian: Chroot, rpm: Built) -> None:
+    debian.pretend_systemd()
+    before = debian.files()
+    catalog = debian.root / "var/lib/systemd/catalog/database"
+    packages = [rpm.file(name) for name in ("skragent", "skragent-emulator")]
+    debian.rpm("--install", "--nodeps", *packages)
+    debian.must("systemctl.real", "--root=/", "enable", "skragent.service")
+    assert b"SKRAGENT_" in catalog.read_bytes()
+    config = debian.root / CONFIG[1:]
+    config.write_text(ONE_KEY)
+    debian.rpm("--erase", "--nodeps", "skragent-emulator", "skragent")
+    told = debian.told_systemd()
+    assert any("disable --now" in t and SOCKETS in t for t in told)
+    # Folders such as zsh's are other packages', and not in this Debian.
+    left = {
+        p
+        for p in debian.files() - before
+        if "skragent" in p or not (debian.root / p).is_dir()
+    }
+    assert {p for p in left if not p.startswith(("systemctl.", "var/lib/rpm"))} == {
+        "etc/skragent",
+        "etc/skragent/skragent.toml.rpmsave",
+    }
+    assert b"SKRAGENT_" not in catalog.read_bytes()
+    # A user stays, as with every RPM: files of his may be anywhere.
+    assert "skragent" in debian.must("id", "-gn", "skragent")
