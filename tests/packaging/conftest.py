@@ -32,7 +32,7 @@ class Begun:
         self.base: Future[Chroot] | None = None
         if "elsewhere" in wanted:
             self.elsewhere = pool.submit(_build_elsewhere, place / "else where")
-        if "base" in wanted:
+        if "base" in wanted and os.geteuid() == 0:
             self.base = pool.submit(lambda: _make_base(self.deb.result()))
 
 

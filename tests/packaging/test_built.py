@@ -134,3 +134,15 @@ def test_the_bill_of_materials_names_all_that_is_vendored(
         assert f"--hash=sha256:{digest['content']}" in pinned, name
     known = {component["bom-ref"] for component in components}
     assert all(set(entry["dependsOn"]) <= known for entry in bill["dependencies"])
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_scripts_of_the_rpm_are_plain_ones_of_the_shell(
+    rpm: Built, package: str
+) -> None:
+    query = ["rpm", "--query", "--package", rpm.file(package), "--queryformat"]
+    for tag in ("PREIN", "POSTIN", "PREUN", "POSTUN", "PRETRANS", "POSTTRANS"):
+        script = subprocess.check_output([*query, f"[%{{{tag}}}]"], text=True)
+        assert "%{" not in script
+        assert not re.search(r"%[a-z]", script)  # a macro that nobody knew
+        subprocess.run(["sh", "-n"], input=script, check=True, text=True)

@@ -104,7 +104,7 @@ def test_an_upgrade_keeps_the_configuration_and_the_sockets(
     restarts = [t for t in told if "restart" in t]
     assert [t.split()[-1] for t in restarts] == ["skragent.service"] * is_running
     assert not [t for t in told if "stop" in t]
-    assert f"systemctl restart skragent.service {SOCKETS}" in said  # they are changed
+    assert f"systemctl stop skragent.service {SOCKETS}" in said  # they are changed
 
 
 def test_an_upgrade_to_the_same_sockets_says_nothing_of_them(

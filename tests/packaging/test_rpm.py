@@ -6,7 +6,6 @@ Only what they depend on goes by other names; so rpm is told not to ask for that
 from __future__ import annotations
 
 import re
-import subprocess
 
 import pytest
 from support.chroot import Chroot
@@ -24,16 +23,6 @@ CONFIG = "/etc/skragent/skragent.toml"
 ONE_KEY = (
     '\n[keys.mine]\nvault = "https://mine.vault.azure.net"\nallow = [{ user = 0 }]\n'
 )
-
-
-@pytest.mark.parametrize("package", ["skragent", "skragent-emulator"])
-def test_its_scripts_are_plain_ones_of_the_shell(rpm: Built, package: str) -> None:
-    query = ["rpm", "--query", "--package", rpm.file(package), "--queryformat"]
-    for tag in ("PREIN", "POSTIN", "PREUN", "POSTUN", "PRETRANS", "POSTTRANS"):
-        script = subprocess.check_output([*query, f"[%{{{tag}}}]"], text=True)
-        assert "%{" not in script
-        assert not re.search(r"%[a-z]", script)  # a macro that nobody knew
-        subprocess.run(["sh", "-n"], input=script, check=True, text=True)
 
 
 def test_it_is_installed_as_it_says_and_runs(debian: Chroot, rpm: Built) -> None:
@@ -73,7 +62,7 @@ def test_an_upgrade_keeps_the_configuration_and_the_sockets(
     assert config.with_suffix(".toml.rpmnew").exists() == is_configured
     assert not [t for t in told if ".socket" in t and re.search("start|stop|able", t)]
     assert [t for t in told if "start" in t] == ["try-restart skragent.service"]
-    assert f"systemctl restart skragent.service {SOCKETS}" in said  # they are changed
+    assert f"systemctl stop skragent.service {SOCKETS}" in said  # they are changed
     assert debian.rpm("--query", "skragent").endswith("-2.x86_64\n")
     assert "skragent" in debian.must("id", "-gn", "skragent")
 
