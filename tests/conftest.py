@@ -32,6 +32,9 @@ _MISSING = {
     "tpm2_tools": ""
     if shutil.which("tpm2_nvread")
     else "tpm2_nvread (Debian: tpm2-tools)",
+    "systemd_analyze": ""
+    if shutil.which("systemd-analyze")
+    else "systemd-analyze (Debian: systemd)",
     "packages": ""
     if all(map(shutil.which, ("lintian", "rpmbuild", "mmdebstrap", "dpkg-shlibdeps")))
     else "what `make package-tools` installs",

@@ -141,7 +141,7 @@ def test_sockets_have_the_modes_that_the_page_says() -> None:
 )
 def test_the_page_shows_the_lines_of_the_examples(name: str) -> None:
     shown = (
-        "IPAddressAllow",
+        "IPAddress",
         "Requires",
         "Environment=HTTPS",
         "LoadCred",
