@@ -1,7 +1,7 @@
 """What `skragent` exits with, in one table (the values of sysexits.h).
 
 Stable: scripts and the unit's `RestartPreventExitStatus=` rely on them. systemd does
-not restart the agent on CONFIG and UNAVAILABLE, which time cannot mend.
+not restart the agent on those in FINAL, which time cannot mend.
 
     0   ok
     2   the command line cannot be understood (argparse)
@@ -31,6 +31,8 @@ TEMPFAIL: Final = 75
 NOPERM: Final = 77
 CONFIG: Final = 78
 INTERRUPTED: Final = 130
+
+FINAL: Final = (UNAVAILABLE, CONFIG)
 
 _BY_DISPOSITION: Final = {
     Disposition.RETRY: TEMPFAIL,

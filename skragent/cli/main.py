@@ -21,6 +21,7 @@ from skragent.agent.exit_codes import (
     SOFTWARE,
     exit_code_of,
 )
+from skragent.cli.failure import tell
 from skragent.errors import SkrAgentError
 
 if TYPE_CHECKING:
@@ -61,9 +62,7 @@ def _run(words: list[str]) -> int:
         namespace = _build_parser(words).parse_args(words)
         code: int = namespace.run(namespace)
     except SkrAgentError as error:
-        print(f"skragent: {error.code}: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"  {error.hint}", file=sys.stderr)
+        tell(error)
         return exit_code_of(error)
     except KeyboardInterrupt:
         return INTERRUPTED

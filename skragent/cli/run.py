@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from skragent.agent.exit_codes import FINAL, exit_code_of
 from skragent.agent.signals import held_back
 from skragent.cli.config_file import add_config_option, read_config
+from skragent.cli.failure import tell
 from skragent.config import parse_config
 from skragent.errors import SkrAgentError
 from skragent.secretmem import forbid_core_dumps
@@ -77,19 +79,45 @@ def run_agent(
 
 
 def _run_or_refuse(read: Callable[[], str], releaser: tuple[str, ...] | None) -> int:
-    """Run, or refuse the credentials that it was handed: else they would be empty."""
+    """Run; where it cannot, refuse the credentials that it was handed, and linger.
+
+    Those that are closed without an answer would be empty credentials.
+    """
     from skragent.agent.clock import SystemClock  # noqa: PLC0415 - when it is its turn
     from skragent.agent.notify import inherited_sockets  # noqa: PLC0415 - the same
 
     clock = SystemClock()
     inherited = inherited_sockets(os.environ)
     try:
-        return _run(read, inherited, clock, releaser)
-    except BaseException:
+        code = _run(read, inherited, clock, releaser)
+    except BaseException as error:
         from skragent.agent.orphans import refuse_orphans  # noqa: PLC0415 - seldom
 
         refuse_orphans((sock for _, sock in inherited.credentials), clock)
+        if isinstance(error, SkrAgentError) and exit_code_of(error) in FINAL:
+            _linger_if_asked(error, inherited)
         raise
+    if code in FINAL and inherited.listeners:
+        from skragent.agent.lingering import linger  # noqa: PLC0415 - seldom
+
+        linger()  # it has answered whoever waited: who comes next has it started again
+    return code
+
+
+def _linger_if_asked(error: SkrAgentError, inherited: Inherited) -> None:
+    """Linger where it would be started again at once.
+
+    Raises:
+        SystemExit: the error was told already.
+    """
+    from skragent.agent.lingering import is_asked, linger  # noqa: PLC0415 - seldom
+    from skragent.agent.notify import Notifier  # noqa: PLC0415 - the same
+
+    if is_asked(inherited.listeners.values()):
+        tell(error)
+        Notifier(os.environ).status(f"{error.code}; looks again every few seconds")
+        linger()
+        raise SystemExit(exit_code_of(error)) from None
 
 
 def _run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,15 @@ from pathlib import Path
 import pytest
 from support.agent import run, substitute, until
 
+from skragent.agent import exit_codes
 from skragent.client import SkragentClient, SkragentError
 
 DAEMON = Path(__file__).resolve().parents[1] / "support" / "agent_daemon.py"
 
 
-def activate(directory: Path, name: str) -> subprocess.Popen[bytes]:
+def activate(
+    directory: Path, name: str, *, releaser: str = "release", more: str = ""
+) -> subprocess.Popen[bytes]:
     """Start the agent at the first connection to DIRECTORY/api.sock."""
     activator = shutil.which("systemd-socket-activate")
     if activator is None:
@@ -27,12 +31,12 @@ def activate(directory: Path, name: str) -> subprocess.Popen[bytes]:
         '[agent]\napi_socket = "/nowhere/api.sock"\nmetrics_listen = ""\n'
         'credentials_socket = ""\nadmin_socket = ""\n'
         '[keys.disk]\nvault = "https://v.vault.azure.net"\n'
-        f"allow = [{{ user = {os.getuid()} }}]\n"
+        f"allow = [{{ user = {os.getuid()} }}]\n{more}"
     )
     return subprocess.Popen(
         [
             *(activator, f"--fdname={name}", "-l", str(directory / "api.sock")),
-            *(sys.executable, DAEMON, config, *substitute("release")),
+            *(sys.executable, DAEMON, config, *substitute(*releaser.split())),
         ],
         stderr=subprocess.PIPE,
     )
@@ -69,3 +73,53 @@ def test_a_socket_of_another_name_is_not_taken_for_ours(tmp_path: Path) -> None:
         agent.kill()
         agent.wait()
     assert b"listen.failed" in said
+
+
+def connected(directory: Path) -> socket.socket:
+    path = directory / "api.sock"
+    run(until(path.is_socket))
+    caller = socket.socket(socket.AF_UNIX)
+    caller.connect(str(path))
+    return caller
+
+
+def ended(agent: subprocess.Popen[bytes]) -> bool:
+    try:
+        agent.wait(0.5)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("is_still_there", [True, False])
+def test_an_agent_that_is_asked_and_cannot_start_tells_at_once_and_ends_later(
+    tmp_path: Path, *, is_still_there: bool
+) -> None:
+    agent = activate(tmp_path, "api", more="nonsense = 1\n")
+    try:
+        with connected(tmp_path) as caller:
+            if not is_still_there:
+                caller.close()
+            assert agent.stderr is not None
+            lines = iter(agent.stderr.readline, b"")
+            assert any(b"keys.disk.nonsense" in line for line in lines)
+            assert not ended(agent), "systemd would start it again at once"
+            agent.send_signal(signal.SIGTERM)
+            assert agent.wait(5) == exit_codes.CONFIG
+    finally:
+        agent.kill()
+        agent.communicate()
+
+
+def test_an_agent_that_cannot_go_on_answers_and_ends_later(tmp_path: Path) -> None:
+    agent = activate(tmp_path, "api", releaser="failure evidence.not_a_cvm fatal")
+    try:
+        with connected(tmp_path) as caller:
+            caller.settimeout(10)
+            assert caller.recv(1) == b"", "nobody is left to wait"
+            assert not ended(agent), "who asks again would start it at once"
+            agent.send_signal(signal.SIGTERM)
+            assert agent.wait(5) == exit_codes.UNAVAILABLE
+    finally:
+        agent.kill()
+        agent.communicate()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import inspect
 import subprocess
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import pytest
 from support.units import UNITS, lay_out, verify
 
 from skragent.agent import exit_codes
+from skragent.agent.lingering import LINGER_SECONDS
+from skragent.agent.orphans import REFUSE_SECONDS as ORPHAN_SECONDS
 from skragent.agent.sockets import ADMIN, API, CREDENTIALS, SocketKind
+from skragent.client import SkragentClient
 from skragent.config import AgentConfig, ImdsConfig, ServingConfig, VtpmConfig
 from skragent.job import ARENA_BYTES_PER_KEY, MAX_KEYS
 from skragent.serving.credentials import MAX_CONNECTIONS, REFUSE_SECONDS
@@ -61,7 +65,21 @@ def test_every_unit_names_its_manual_pages() -> None:
 
 def test_systemd_does_not_restart_what_time_cannot_mend() -> None:
     prevented = read("skragent.service")["Service"]["RestartPreventExitStatus"].split()
-    assert prevented == [str(exit_codes.UNAVAILABLE), str(exit_codes.CONFIG)]
+    assert prevented == [str(code) for code in exit_codes.FINAL]
+
+
+def test_systemd_never_gives_up_for_that_takes_the_sockets_down() -> None:
+    unit = read("skragent.service")
+    assert unit["Unit"]["StartLimitIntervalSec"] == "0"
+    client_seconds = inspect.signature(SkragentClient).parameters["timeout"].default
+    assert int(unit["Service"]["RestartSec"]) <= client_seconds / 2
+
+
+def test_who_lingers_is_still_within_the_times_of_the_unit() -> None:
+    unit = read("skragent.service")["Service"]
+    assert "TimeoutStartSec" not in unit  # systemd's: 90 s
+    assert ORPHAN_SECONDS + LINGER_SECONDS < 90
+    assert int(unit["TimeoutStopSec"]) > LINGER_SECONDS + REFUSE_SECONDS + CLOSE_SECONDS
 
 
 @pytest.mark.parametrize(

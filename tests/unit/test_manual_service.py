@@ -13,6 +13,7 @@ from support.error_codes import trees
 from support.manual import PAGES, ROOT, Item, items, source, words_of
 
 from skragent.agent import exit_codes
+from skragent.agent.lingering import LINGER_SECONDS
 from skragent.observe import names
 from skragent.observe.counters import Counters, KeySample
 from skragent.observe.metrics import _Collector
@@ -118,8 +119,10 @@ def test_what_the_page_says_of_the_service_is_so() -> None:
     text = " ".join(source(PAGE).split())
     service = unit["Service"]
     assert f"({service['WatchdogSec']} s)" in text
-    assert service["RestartSec"] == "2"
-    assert "every two seconds" in text
+    assert service["RestartSec"] == "5"
+    assert "after five seconds" in text
+    assert LINGER_SECONDS == 10
+    assert "ends only after ten seconds then" in text
     for status in (exit_codes.UNAVAILABLE, exit_codes.CONFIG):
         assert re.search(rf"\b{status} \(", text)
     for setting in listed("HARDENING", "Li"):
