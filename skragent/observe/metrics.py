@@ -7,7 +7,6 @@ first scrape and not before.
 from __future__ import annotations
 
 import platform
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
@@ -19,6 +18,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from skragent import __version__
 from skragent.observe import names
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class _Collector(Collector):
             names.BUILD_INFO,
             "What runs.",
             {
-                "version": metadata.version("skragent"),
+                "version": __version__,
                 "python": platform.python_version(),
             },
         )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import skragent
 from skragent.observe import Counters, Event, KeySample
 from skragent.observe.metrics import MetricsPage
 
@@ -89,6 +92,14 @@ def test_times_are_there_once_they_are_known() -> None:
     )
     counters.token_expires_at = 7.0
     assert "\nskragent_maa_token_expiry_timestamp_seconds 7.0" in render(counters)
+
+
+def test_nothing_asks_which_packages_are_installed() -> None:
+    # Where we are installed by dpkg or rpm, no Python package of our name is.
+    for file in Path(skragent.__file__).parent.rglob("*.py"):
+        assert "import metadata" not in file.read_text(), file
+    version = f'skragent_build_info{{python="{platform.python_version()}"'
+    assert f'{version},version="{skragent.__version__}"}} 1.0' in render(Counters())
 
 
 def test_created_series_are_not_there() -> None:
