@@ -36,7 +36,7 @@ def build_deb(
         if script.exists():
             (control / name).write_bytes(script.read_bytes())
     if package == tree.AGENT:
-        (control / "conffiles").write_text(f"{tree.CONFIG}\n")
+        (control / "conffiles").write_text(f"{tree.CONFIG}\n{tree.APPARMOR}\n")
     files = [p for p in sorted(root.rglob("*")) if p.is_file() and control != p.parent]
     (control / "md5sums").write_text("".join(_md5_line(p, root) for p in files))
     architecture = run(["dpkg", "--print-architecture"]).strip()

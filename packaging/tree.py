@@ -24,6 +24,8 @@ AGENT: Final = "skragent"
 EMULATOR: Final = "skragent-emulator"
 
 CONFIG: Final = Path("/etc/skragent/skragent.toml")
+# Of Debian and Ubuntu; what takes RPMs has SELinux instead.
+APPARMOR: Final = Path("/etc/apparmor.d/skragent")
 
 _SYSTEMD: Final = Path("usr/lib/systemd")
 # A zsh completion has one place with Debian and another one elsewhere.
@@ -104,6 +106,8 @@ def system_files(form: str) -> Iterator[tuple[Path, str]]:
         "packaging/completion/_*": f"usr/share/zsh/{_ZSH[form]}",
         "packaging/man/*.[1-8]": "usr/share/man",
     }
+    if form == "deb":
+        places["packaging/apparmor/*"] = str(APPARMOR.parent.relative_to("/"))
     for pattern, place in places.items():
         top = ROOT / pattern.split("*")[0].rpartition("/")[0]
         for file in sorted(ROOT.glob(pattern)):

@@ -23,6 +23,12 @@ _CLOUD_INIT_SCHEMAS = (
     ),
 )
 
+# Where .ci/setup keeps a copy of what Debian's package has.
+_APPARMOR = Path(__file__).resolve().parents[1] / ".venv/share/apparmor"
+APPARMOR_PARSER = shutil.which("apparmor_parser") or shutil.which(
+    "apparmor_parser", path=str(_APPARMOR / "sbin")
+)
+
 _VM_TOOLS = ("qemu-system-x86_64", "swtpm", "mmdebstrap", "mke2fs", "depmod", "socat")
 _NO_VM = ", ".join(tool for tool in _VM_TOOLS if not shutil.which(tool))
 
@@ -35,6 +41,7 @@ _MISSING = {
     "systemd_analyze": ""
     if shutil.which("systemd-analyze")
     else "systemd-analyze (Debian: systemd)",
+    "apparmor": "" if APPARMOR_PARSER else "apparmor_parser (Debian: apparmor)",
     "packages": ""
     if all(map(shutil.which, ("lintian", "rpmbuild", "mmdebstrap", "dpkg-shlibdeps")))
     else "what `make package-tools` installs",
@@ -67,6 +74,14 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
 def vectors() -> Path:
     """The captures of real machines; the test must carry the `vectors` marker."""
     return VECTORS
+
+
+@pytest.fixture
+def apparmor_parser() -> list[str]:
+    """The parser with what it needs; the test must carry the `apparmor` marker."""
+    parser = str(APPARMOR_PARSER)
+    ours = [f"--base={_APPARMOR}/etc/apparmor.d", "--config-file=/dev/null"]
+    return [parser, *(ours if parser.startswith(str(_APPARMOR)) else [])]
 
 
 @pytest.fixture
