@@ -90,4 +90,9 @@ def test_it_allows_no_other_program_and_no_file_to_be_written() -> None:
         "/{usr/,}bin/python3*",
     ]
     written = [path for path, letters in rules().items() if {*letters} & {*"wakl"}]
-    assert written == ["/dev/tpmrm0", "/run/skragent/*.sock", "/run/systemd/notify"]
+    assert written == [
+        "/run/systemd/resolve/io.systemd.Resolve",
+        "/dev/tpmrm0",
+        "/run/skragent/*.sock",
+        "/run/systemd/notify",
+    ]
