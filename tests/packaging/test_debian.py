@@ -18,6 +18,7 @@ pytestmark = [
 
 SOCKETS = "skragent.socket skragent-credentials.socket skragent-admin.socket"
 CONFIG = "/etc/skragent/skragent.toml"
+PROFILE = "/etc/apparmor.d/skragent"
 ONE_KEY = (
     '\n[keys.mine]\nvault = "https://mine.vault.azure.net"\nallow = [{ user = 0 }]\n'
 )
@@ -137,6 +138,32 @@ def test_purge_leaves_nothing(debian: Chroot, deb: Built) -> None:
         assert "skragent" not in (debian.root / file).read_text()
     listing = debian.must("dpkg-query", "--list")
     assert "skragent" not in listing
+
+
+def test_its_profile_is_loaded_where_apparmor_runs(debian: Chroot, deb: Built) -> None:
+    for name, does in (
+        ("aa-enabled", "test ! -e /apparmor-is-off"),
+        ("apparmor_parser", 'echo "$*" >>/parser.log; exit 1'),
+    ):
+        command = debian.root / "usr/bin" / name
+        command.write_text(f"#!/bin/sh\n{does}\n")
+        command.chmod(0o755)
+    told = debian.root / "parser.log"
+    debian.install(deb.file("skragent"))  # although the parser fails
+    (loaded,) = told.read_text().splitlines()
+    assert loaded.split()[0] == "--replace"
+    assert loaded.split()[-1] == PROFILE
+    (debian.root / "etc/apparmor.d/local").mkdir()
+    local = debian.root / "etc/apparmor.d/local/skragent"
+    local.write_text("/srv/ca.pem r,\n")
+    debian.must("dpkg", "--remove", "skragent")
+    assert told.read_text().splitlines()[1:] == [f"--remove {PROFILE}"]
+    assert local.exists()
+    debian.must("dpkg", "--purge", "skragent")
+    assert not (debian.root / "etc/apparmor.d").exists()
+    (debian.root / "apparmor-is-off").touch()
+    debian.install(deb.file("skragent"))
+    assert len(told.read_text().splitlines()) == 2
 
 
 def test_the_agent_of_the_package_needs_no_module_of_the_system(
