@@ -180,3 +180,14 @@ def test_the_agent_of_the_package_needs_no_module_of_the_system(
     places = json.loads(shown)
     assert not [p for p in places if "dist-packages" in p or "site-packages" in p]
     assert sum(p.startswith("/usr/lib/skragent/") for p in places) > 100
+
+
+def test_its_metrics_can_be_scraped(debian: Chroot, deb: Built) -> None:
+    debian.install(deb.file("skragent"))
+    code = (
+        "import sys; sys.path.append('/usr/lib/skragent');"
+        "from skragent.observe import Counters;"
+        "from skragent.observe.metrics import MetricsPage;"
+        "print(MetricsPage(Counters(), list).render('')[0].decode())"
+    )
+    assert 'version="0.1.0"' in debian.must("/usr/bin/python3", "-IS", "-c", code)
