@@ -22,6 +22,8 @@ HERE: Final = ROOT / "packaging"
 # Where the tree is on the machine that it is installed on.
 LIBRARY: Final = Path("/usr/lib/skragent")
 
+PYTHON: Final = "/usr/bin/python3"  # Debian's: whose bytes are compiled for
+
 # No wheels of these are to be had, or none without the half that wants curl.
 FROM_SOURCE: Final = ("systemd-python", "tpm2-pytss")
 
@@ -30,6 +32,12 @@ def project() -> dict[str, object]:
     """Give the table [project] of pyproject.toml."""
     table: dict[str, object] = tomllib.loads((ROOT / "pyproject.toml").read_text())
     return table["project"]  # type: ignore[return-value]
+
+
+def abi() -> str:
+    """Give the version of Python that the packages are for, as `3.11`."""
+    shown = run([PYTHON, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"])
+    return shown.strip()
 
 
 def normal(name: str) -> str:

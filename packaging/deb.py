@@ -16,7 +16,7 @@ from typing import Final
 import sbom
 import tree
 import vendor
-from common import HERE, LIBRARY, ROOT, run
+from common import HERE, LIBRARY, ROOT, abi, run
 
 _SCRIPTS: Final = ("postinst", "prerm", "postrm")
 # The authors have no address that all packages could name: this can be nobody's
@@ -83,9 +83,9 @@ def maintainer() -> str:
 
 def _python_range() -> list[str]:
     """Name the Python that was compiled for: the next minor one is another."""
-    shown = run([vendor.PYTHON, "-c", "import sys; print(*sys.version_info[:2])"])
-    major, minor = map(int, shown.split())
-    at_least, below = f"{major}.{minor}", f"{major}.{minor + 1}"
+    at_least = abi()
+    major, minor = map(int, at_least.split("."))
+    below = f"{major}.{minor + 1}"
     return [f"python3 (>= {at_least})", f"python3 (<< {below})"]
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import tree
-import vendor
-from common import HERE, ROOT, run
+from common import HERE, ROOT, abi, run
 
 # Nothing is found out about the files, changed in them or compiled a second time; and
 # nothing says where or when it was built.
@@ -36,9 +35,7 @@ def build_rpm(
     values = {
         "VERSION": upstream,
         "REVISION": revision,
-        "PYTHON": run(
-            [vendor.PYTHON, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
-        ).strip(),
+        "PYTHON": abi(),
         "SYSUSERS": "".join(file.read_text() for file in users).strip(),
     }
     spec = (HERE / "rpm" / f"{package}.spec").read_text()
@@ -71,7 +68,7 @@ def _files(root: Path) -> list[str]:
             lines.append(f'%config(noreplace) "{place}"')
         elif place == str(tree.CONFIG.parent):
             lines.append(f'%dir %attr(0750, root, skragent) "{place}"')
-        elif path.is_file():
+        elif path.is_file() or path.is_symlink():
             lines.append(f'"{place}"')
         elif any(part.startswith("skragent") for part in within.parts):
             lines.append(f'%dir "{place}"')

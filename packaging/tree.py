@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import sbom
 import vendor
-from common import HERE, LIBRARY, ROOT
+from common import HERE, LIBRARY, ROOT, abi
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,6 +61,7 @@ def make_tree(
     (doc / "sbom.cdx.json").write_bytes(bill)
     if package == AGENT:
         _add_system_files(root, doc, form)
+        _add_client(root, form)
 
 
 def settle(root: Path, date: int) -> None:
@@ -68,14 +69,16 @@ def settle(root: Path, date: int) -> None:
     config = root / CONFIG.parent.relative_to("/")
     commands = (root / "usr/bin", root / "DEBIAN")
     for path in [root, *root.rglob("*")]:
-        if path == config:
+        if path.is_symlink():
+            pass
+        elif path == config:
             path.chmod(0o750)
         elif path.is_dir() or (path.parent in commands and _is_script(path)):
             path.chmod(0o755)
         else:
             path.chmod(0o644)
     for path in [*root.rglob("*"), root]:
-        os.utime(path, (date, date))
+        os.utime(path, (date, date), follow_symlinks=False)
 
 
 def commented(example: str) -> str:
@@ -130,6 +133,17 @@ def _add_system_files(root: Path, doc: Path, form: str) -> None:
     config = root / CONFIG.relative_to("/")
     config.parent.mkdir(parents=True)
     config.write_text(commented(example.read_text()))
+
+
+def _add_client(root: Path, form: str) -> None:
+    """Let `import skragent.client` work in the system's Python.
+
+    The rest of us is there as well, but not what it is made with: that stays ours.
+    """
+    place = {"deb": "python3/dist-packages", "rpm": f"python{abi()}/site-packages"}
+    link = root / "usr/lib" / place[form] / "skragent"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("../../skragent/skragent")
 
 
 def _copy_own(library: Path, package: str) -> None:

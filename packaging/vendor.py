@@ -13,9 +13,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from common import FROM_SOURCE, HERE, LIBRARY, ROOT, run
-
-PYTHON: Final = "/usr/bin/python3"  # Debian's: whose bytes are compiled for
+from common import FROM_SOURCE, HERE, LIBRARY, PYTHON, ROOT, run
 
 _LOCKS: Final = {"skragent": "requirements.lock", "skragent-emulator": "emulator.lock"}
 

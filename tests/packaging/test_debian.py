@@ -51,6 +51,11 @@ def test_it_makes_its_user_and_keeps_others_from_its_configuration(
     installed.must("runuser", "-u", "skragent", "--", "cat", CONFIG)
 
 
+def test_a_workloads_own_python_finds_the_client(installed: Chroot) -> None:
+    code = "from skragent.client import SkragentClient, AsyncSkragentClient"
+    installed.must("/usr/bin/python3", "-I", "-c", code)
+
+
 def test_its_configuration_says_nothing_until_somebody_does(
     installed: Chroot,
 ) -> None:
