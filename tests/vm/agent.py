@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from http import HTTPStatus
+from typing import Any, NamedTuple
 
 from cryptography.hazmat.primitives.serialization import Encoding
-from vm.azure_side import VAULT, AzureThread
+from vm.azure_side import VAULT, AzureThread, attestation_info
 from vm.guest import Guest
 from vm.machine import TLS_ADDRESS
 
 from skragent.emulator.addresses import ENTRA_HOST, MAA_HOST
+from skragent.emulator.service import Answer, Request
 
 CONFIG_PATH = "/etc/skragent/skragent.toml"
 API = "/run/skragent/api.sock"
@@ -19,15 +23,21 @@ STATUS = "curl -sS --unix-socket /run/skragent/admin.sock http://localhost/v1/st
 CREDENTIALS = "/run/skragent/credentials.sock"
 _HELD_SECONDS = 120
 WATCHDOG_SECONDS = 15
+# Each file's way to a disk is long here, and this disk is gone with the VM anyway.
+DPKG = "dpkg --force-unsafe-io"
 KEYS = ("db", "mac")
-CONFIG = f"""\
-[agent]
-unit_rules_without_pidfd = true
-
+# All that the emulated Azure differs in from the real one: whom to trust.
+TRUST = """\
 [trust]
 amd_roots = "/etc/skragent/amd-roots.pem"
 tls_roots = "/etc/skragent/azure-ca.pem"
 release_roots = "/etc/skragent/azure-ca.pem"
+"""
+CONFIG = f"""\
+[agent]
+unit_rules_without_pidfd = true
+
+{TRUST}
 
 [serving]
 credential_wait_seconds = 300
@@ -60,7 +70,7 @@ class Agent:
         """Do what the README tells an administrator to do."""
         guest = self.guest
         guest.check("tar -C /root -xf /dev/nvme1n1", timeout=120)
-        guest.check("dpkg -i /root/skragent.deb", timeout=240)
+        guest.check(f"{DPKG} -i /root/skragent.deb", timeout=240)
         guest.check("usermod -aG skragent alice && usermod -aG skragent mallory")
         hosts = f"{MAA_HOST} {ENTRA_HOST} {VAULT.host}"
         guest.check(f"echo '{TLS_ADDRESS} {hosts}' >>/etc/hosts")
@@ -69,9 +79,14 @@ class Agent:
         guest.write("/etc/skragent/azure-ca.pem", root)
         guest.write("/etc/skragent/amd-roots.pem", azure.hardware.ark_pem)
         self.configure(CONFIG)
-        # All that differs from the package's unit: a minute is long for a test.
-        drop_in = "/etc/systemd/system/skragent.service.d/watchdog.conf"
-        guest.write(drop_in, f"[Service]\nWatchdogSec={WATCHDOG_SECONDS}\n")
+        # All that differs from the package's unit: Azure's web services are not on the
+        # VM's link, as they must be here; and a minute is long for a test.
+        guest.write(
+            "/etc/systemd/system/skragent.service.d/vm.conf",
+            f"[Service]\nIPAddressAllow={TLS_ADDRESS}\n"
+            f"WatchdogSec={WATCHDOG_SECONDS}\n",
+        )
+        guest.check("systemctl daemon-reload")
         guest.check("systemctl enable --now skragent", timeout=120)
 
     def configure(self, text: str) -> None:
@@ -86,6 +101,36 @@ class Agent:
         self.guest.until(
             f'test "$({STATUS} | {held})" = {len(KEYS)}', timeout=_HELD_SECONDS
         )
+
+    def releases(self) -> int:
+        """Count what the vault has released so far."""
+        return sum(
+            "/release" in request.target and request.status == HTTPStatus.OK
+            for request in self.azure.world.azure.requests
+        )
+
+    def refresh(self, *, timeout: float = 90.0) -> None:
+        """Order all keys anew, and wait until the vault has released one."""
+        before = self.releases()
+        self.guest.check("skragent refresh")
+        self.guest.wait_for(lambda: self.releases() > before, "a release", timeout)
+
+    @contextmanager
+    def evidence(self) -> Iterator[list[dict[str, Any]]]:
+        """Collect what the guest sends for its attestation meanwhile."""
+        sent: list[dict[str, Any]] = []
+
+        async def note(request: Request, answer: Answer) -> Answer:
+            if request.method == "POST":
+                sent.append(attestation_info(request.body))
+            return answer
+
+        maa = self.azure.world.azure.maa
+        maa.before_answer = note
+        try:
+            yield sent
+        finally:
+            maa.before_answer = None
 
     def get(
         self, name: str, *, user: str = "alice", form: str = PEM, wait: int = 0

@@ -9,12 +9,15 @@ there (`machine.py`).
 from __future__ import annotations
 
 import asyncio
+import base64
 import datetime as dt
+import json
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -162,6 +165,17 @@ class AzureThread(LoopThread[AzureSide]):
         finally:
             for path in paths:
                 path.with_suffix(".gone").rename(path)
+
+
+def attestation_info(body: bytes) -> dict[str, Any]:
+    """Give the AttestationInfo of a request to MAA."""
+    info: dict[str, Any] = json.loads(decoded(json.loads(body)["AttestationInfo"]))
+    return info
+
+
+def decoded(text: str) -> bytes:
+    """Undo base64url without its padding."""
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 def _socket_paths(directory: Path) -> tuple[Path, Path]:

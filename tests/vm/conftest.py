@@ -7,6 +7,8 @@ build/vm/last: the guest's console and journal, and what the emulated Azure was 
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -21,9 +23,10 @@ from vm.machine import Machine
 
 BUILD = Path(__file__).resolve().parents[2] / "build"
 LAST = BUILD / "vm" / "last"
+_PREFIX = "skr-vm-"
 _LIFE = (
     *("", "test_first_use", "test_credentials", "test_operations"),
-    *("test_faults", "test_reboots", "test_upgrade"),
+    *("test_faults", "test_reboots", "test_upgrade", "test_cloud_init", "test_journal"),
 )
 _TIMES: dict[str, float] = {}
 _FAILED: set[str] = set()
@@ -51,8 +54,10 @@ def azure_and_machine() -> Iterator[tuple[AzureThread, Machine]]:
     image = image_for(deb, BUILD / "vm")
     with contextlib.ExitStack() as stack:
         # Not in the build directory: a Unix socket's path is at most 107 bytes long.
+        _remove_what_died()
+        prefix = f"{_PREFIX}{os.getpid()}-"
         directory = Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="skr-vm-"))
+            stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix))
         )
         payload = directory / "payload.tar"
         with tarfile.open(payload, "w", format=tarfile.USTAR_FORMAT) as archive:
@@ -76,6 +81,14 @@ def azure_and_machine() -> Iterator[tuple[AzureThread, Machine]]:
         yield azure, machine
 
 
+def _remove_what_died() -> None:
+    """Remove what runs left that were killed; their processes died with them."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if not Path("/proc", pid).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def azure(azure_and_machine: tuple[AzureThread, Machine]) -> AzureThread:
     return azure_and_machine[0]
@@ -95,11 +108,20 @@ def installed(azure: AzureThread, machine: Machine) -> Agent:
 
 
 @pytest.fixture
-def agent(installed: Agent) -> Iterator[Agent]:
+def agent(installed: Agent, machine: Machine) -> Iterator[Agent]:
     """The agent, which holds all keys and has not failed."""
+    if machine.needs_reboot:
+        machine.reboot()
     installed.settle()
     yield installed
     installed.azure.world.azure.heal()
+
+
+@pytest.fixture
+def agent_after_purge(installed: Agent) -> Agent:
+    """The same machine, where nothing of the package is left."""
+    assert installed.guest.run("dpkg-query -s skragent").code
+    return installed
 
 
 def _keep_journal(machine: Machine) -> None:

@@ -13,7 +13,7 @@ import secrets
 import shlex
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,14 @@ class Guest:
             raise GuestError(
                 f"not within {timeout:.0f} s: {script}\n{last.out}{last.err}"
             )
+
+    def wait_for(self, happened: Callable[[], bool], what: str, timeout: float) -> None:
+        """Wait on the host for what the guest causes there."""
+        deadline = time.monotonic() + timeout
+        while not happened():
+            if time.monotonic() > deadline:
+                raise GuestError(f"not within {timeout:.0f} s: {what}")
+            _pause(0.1)
 
     def start(self, script: str, *, stdin: bytes = b"") -> Job:
         """Begin a script."""

@@ -17,7 +17,7 @@ _SUITE = "bookworm"
 _PACKAGES = (
     "systemd", "systemd-sysv", "udev", "dbus", "qemu-guest-agent",
     "iproute2", "kmod", "procps", "curl", "python3", "tpm2-tools",
-    "libtss2-tcti-device0",
+    "libtss2-tcti-device0", "apparmor", "cloud-init",
 )  # fmt: skip
 _SCRIPT = Path(__file__).with_name("image.sh")
 _UNWANTED = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*")

@@ -38,6 +38,11 @@ for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
     dev-hugepages.mount sys-kernel-debug.mount sys-kernel-tracing.mount; do
   ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
+# At each daemon-reload all generators run, for seconds; nothing here comes from them.
+mkdir -p "$root/etc/systemd/system-generators"
+for generator in "$root"/lib/systemd/system-generators/*; do
+  ln -sf /dev/null "$root/etc/systemd/system-generators/${generator##*/}"
+done
 ln -sf /lib/systemd/system/multi-user.target "$root/etc/systemd/system/default.target"
 rm -rf "$root/var/lib/apt/lists" "$root/var/cache/apt" "$root/etc/resolv.conf"
 mkdir -p "$root/var/lib/apt/lists/partial" "$root/var/cache/apt/archives/partial"
@@ -54,9 +59,10 @@ SystemMaxUse=64M
 RateLimitIntervalSec=0
 END
 
-# The guest agent says whatever it is asked to do, several times a second.
+# The guest agent says whatever it is asked to do, several times a second; and it ends
+# only when what it was told to do has ended, as a reboot never does.
 mkdir -p "$root/etc/systemd/system/qemu-guest-agent.service.d"
-printf '[Service]\nLogLevelMax=warning\n' \
+printf '[Service]\nLogLevelMax=warning\nTimeoutStopSec=1\n' \
   >"$root/etc/systemd/system/qemu-guest-agent.service.d/quiet.conf"
 
 # The only network: link-local, to Azure's addresses.
@@ -81,17 +87,19 @@ for target in multi-user network-online; do
   mkdir -p "$root/etc/systemd/system/$target.target.wants"
   ln -sf ../vm-network.service "$root/etc/systemd/system/$target.target.wants/"
 done
+# What keeps services from starting while mmdebstrap makes the tree.
+rm -f "$root/usr/sbin/policy-rc.d"
 chroot "$root" useradd --create-home alice
 chroot "$root" useradd --create-home mallory
 
 # Room for a second version of the package and for a journal, and no more: one scenario
-# fills it. The tree is looked at through a bind mount, which does not show what
+# fills it. Some of it is root's alone, as by default. The tree is looked at through a bind mount, which does not show what
 # mmdebstrap has mounted in it.
 export out stage root
 mkdir "$stage/tree"
 unshare --mount sh -euc '
   mount --bind "$root" "$stage/tree"
-  size=$(($(du -sk "$stage/tree" | cut -f 1) * 110 / 100 + 204800))
-  mke2fs -q -F -t ext4 -O "^has_journal,^metadata_csum" -m 0 \
+  size=$(($(du -sk "$stage/tree" | cut -f 1) * 115 / 100 + 204800))
+  mke2fs -q -F -t ext4 -O "^has_journal,^metadata_csum" -m 5 \
     -E lazy_itable_init=1,root_owner=0:0 -d "$stage/tree" "$out/root.ext4" "${size}k"
 '

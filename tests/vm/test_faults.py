@@ -37,7 +37,8 @@ def test_a_releaser_that_is_killed_is_started_again_and_keys_are_served(
     agent: Agent,
 ) -> None:
     held = asyncio.Event()
-    pid = agent.property("MainPID")
+    agents = agent.property("MainPID")
+    before = agent.releases()
 
     async def hold(_: Request, answer: Answer) -> Answer:
         await held.wait()
@@ -46,13 +47,16 @@ def test_a_releaser_that_is_killed_is_started_again_and_keys_are_served(
     vault = agent.azure.world.vault
     vault.before_answer = hold
     agent.guest.check("skragent refresh")
-    agent.guest.until("pgrep -f [s]kragent.releaser")
+    agent.guest.until("pgrep -f [s]kragent.releaser", timeout=90)
+    killed = agent.guest.check("pgrep -f [s]kragent.releaser").split()
     assert serves(agent)
-    agent.guest.check("pkill -9 -f [s]kragent.releaser")
+    agent.guest.check(f"kill -9 {' '.join(killed)}")
     vault.before_answer = None
     agent.azure.call(_set(held))
     agent.guest.until("journalctl -u skragent -o cat -n 30 | grep -q SIGKILL")
-    assert agent.property("MainPID") == pid
+    agent.guest.wait_for(lambda: agent.releases() > before, "a release", timeout=120)
+    assert agent.property("MainPID") == agents
+    assert serves(agent)
 
 
 async def _set(event: asyncio.Event) -> None:
@@ -78,22 +82,42 @@ def test_a_clock_that_is_set_back_takes_no_key(clock: Agent) -> None:
     pid = clock.property("MainPID")
     clock.guest.check("date -s '3 hours ago'")
     assert serves(clock)
+    # Whose token is from the future has no business with it: refused here already.
     clock.guest.check("skragent refresh")
+    clock.guest.until(f"{STATUS} | grep -q token.expired", timeout=90)
     assert serves(clock)
     assert clock.property("MainPID") == pid
+    clock.guest.check(f"date -s @{clock.azure.world.azure.clock.now():.0f}")
+    clock.refresh()
+    assert serves(clock)
 
 
-def test_a_disk_that_is_full_takes_no_key(agent: Agent) -> None:
-    guest = agent.guest
-    guest.check("dd if=/dev/zero of=/filler bs=1M 2>/dev/null; sync; test -s /filler")
-    try:
-        azure = agent.azure
-        azure.call(azure.world.rotate("db"))
-        guest.check("skragent refresh db")
-        version = azure.world.latest("db").version
-        guest.until(f"{STATUS} | grep -q {version}")
-        assert serves(agent)
-        guest.check("systemctl restart skragent", timeout=120)
-        assert serves(agent)
-    finally:
-        guest.check("rm -f /filler")
+@pytest.fixture
+def full_disk(agent: Agent) -> Iterator[Agent]:
+    """A disk that a user has filled; what is kept for root is there."""
+    agent.guest.run("runuser -u alice -- sh -c 'head -c 4G /dev/zero >~/filler'")
+    assert not has_room(agent, "alice")
+    yield agent
+    agent.guest.check("rm -f /home/alice/filler /filler")
+
+
+def has_room(agent: Agent, user: str) -> bool:
+    """Tell whether a user can write another block."""
+    script = "f=$(mktemp /tmp/XXXXXX) && head -c 8192 /dev/zero >$f"
+    can = agent.guest.run(f"runuser -u {user} -- sh -c '{script}'").code == 0
+    agent.guest.check(f"find /tmp -user {user} -type f -delete")
+    return can
+
+
+def test_a_disk_that_is_full_takes_no_key(full_disk: Agent) -> None:
+    agent, azure = full_disk, full_disk.azure
+    agent.guest.check("systemctl restart skragent", timeout=120)
+    assert serves(agent)
+    agent.guest.run("head -c 4G /dev/zero >/filler")
+    assert not has_room(agent, "root")
+    azure.call(azure.world.rotate("db"))
+    agent.guest.check("skragent refresh db")
+    version = azure.world.latest("db").version
+    agent.guest.until(f"{STATUS} | grep -q {version}", timeout=90)
+    assert serves(agent)
+    assert not has_room(agent, "alice")

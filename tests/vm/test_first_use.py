@@ -17,3 +17,20 @@ def test_another_user_is_refused(agent: Agent) -> None:
     refused = agent.get("db", user="mallory")
     assert refused.status == "404"
     assert "serve.denied" in refused.body
+
+
+def test_agent_and_releaser_are_confined_and_the_unit_is_judged_safe(
+    agent: Agent,
+) -> None:
+    guest = agent.guest
+    guest.check("systemd-analyze security --threshold=15 skragent.service")
+    for setting in ("MemoryMax", "TasksMax", "IPAddressDeny"):
+        assert agent.property(setting) not in ("", "infinity")
+    pid = agent.property("MainPID")
+    label = guest.check(f"cat /proc/{pid}/attr/apparmor/current")
+    assert label.strip() == "skragent (enforce)"
+    refused = guest.run(
+        "aa-exec -p skragent -- /usr/bin/python3 -c 'open(\"/etc/shadow\")'"
+    )
+    assert "PermissionError" in refused.err
+    assert guest.run("aa-exec -p skragent -- /usr/bin/python3 -c 1").code == 0

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterator
-from http import HTTPStatus
 
 import pytest
 from vm.agent import CONFIG, Agent
 from vm.keys import pem_of
-
-from skragent.emulator.service import Answer, Request
 
 _WATCHER = """\
 import sys
@@ -21,35 +17,15 @@ for key in SkragentClient().watch("db"):
 """
 
 
-def releases(agent: Agent) -> int:
-    """Count what the vault has released so far."""
-    return sum(
-        "/release" in request.target and request.status == HTTPStatus.OK
-        for request in agent.azure.world.azure.requests
-    )
-
-
 def test_the_unprivileged_agent_sends_the_event_log(agent: Agent) -> None:
     path = "/sys/kernel/security/tpm0/binary_bios_measurements"
     assert agent.guest.run(f"runuser -u skragent -- cat {path}").code
-    sent: list[bytes] = []
-
-    async def note(request: Request, answer: Answer) -> Answer:
-        if request.method == "POST":
-            info = base64url_decode(json.loads(request.body)["AttestationInfo"])
-            sent.append(base64url_decode(json.loads(info)["TcgLogs"]))
-        return answer
-
-    agent.azure.world.azure.maa.before_answer = note
-    agent.guest.check("systemctl restart skragent")
-    agent.settle()
+    with agent.evidence() as sent:
+        agent.refresh()
+    logs = [base64.b64decode(info["TcgLogs"]) for info in sent]
     # Only what concerns PCR 0 to 7 goes out; MAA has replayed it to the quote.
     measured = int(agent.guest.check(f"cat {path} | wc -c"))
-    assert [length for log in sent if measured / 5 < (length := len(log)) <= measured]
-
-
-def base64url_decode(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    assert [len(log) for log in logs if measured / 5 < len(log) <= measured]
 
 
 @pytest.fixture
@@ -63,12 +39,12 @@ def test_reload_changes_who_may_have_a_key_and_asks_for_nothing(
     configuration: Agent,
 ) -> None:
     agent = configuration
-    before = releases(agent)
+    before = agent.releases()
     agent.configure(CONFIG.replace('user = "alice"', 'user = "mallory"'))
     agent.guest.check("systemctl reload skragent")
     assert agent.get("db", user="mallory").status == "200"
     assert agent.get("db").status == "404"
-    assert releases(agent) == before
+    assert agent.releases() == before
 
 
 def test_reload_refuses_a_bad_configuration_and_the_old_one_stays(

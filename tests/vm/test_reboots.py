@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vm.agent import API, CREDENTIALS, STATUS, Agent
 from vm.keys import pem_of
 from vm.machine import Machine
@@ -18,10 +20,16 @@ WantedBy=multi-user.target
 """
 
 
-def test_a_pcr_that_no_log_accounts_for_takes_the_keys_until_the_next_boot(
+def wrapping_keys(evidence: list[dict[str, Any]]) -> set[str]:
+    """Give the wrapping keys that the vTPM certified."""
+    return {info["TpmInfo"]["EncKeyPub"] for info in evidence}
+
+
+def test_a_pcr_that_no_log_accounts_for_takes_the_keys(
     agent: Agent, machine: Machine
 ) -> None:
     guest = agent.guest
+    machine.needs_reboot = True
     guest.check(f"tpm2_pcrextend -T device:/dev/tpmrm0 7:sha256={'5a' * 32}")
     guest.check("skragent refresh")
     guest.until(
@@ -29,15 +37,16 @@ def test_a_pcr_that_no_log_accounts_for_takes_the_keys_until_the_next_boot(
         timeout=120,
     )
     assert "token.refused" in agent.journal("-o json -b -u skragent")
-    machine.reboot()
-    agent.settle()
-    assert agent.get("db").body == pem_of(agent.azure.world.latest("db"))
 
 
-def test_an_azure_that_is_absent_at_boot_is_waited_for(
-    agent: Agent, machine: Machine
+def test_after_a_reboot_with_no_azure_a_new_wrapping_key_brings_the_keys(
+    installed: Agent, machine: Machine
 ) -> None:
-    guest = agent.guest
+    agent, guest = installed, installed.guest
+    with agent.evidence() as sent:
+        guest.check("skragent refresh")
+        guest.wait_for(lambda: bool(sent), "an attestation", timeout=90)
+    before = wrapping_keys(sent)
     guest.write("/etc/systemd/system/uses-db@boot.service", _AT_BOOT)
     guest.check("systemctl daemon-reload && systemctl enable uses-db@boot")
     with agent.azure.outage():
@@ -46,7 +55,13 @@ def test_an_azure_that_is_absent_at_boot_is_waited_for(
         guest.until(f"""{STATUS} | grep -q '"last_failure": [^n]'""", timeout=120)
         assert "serve.not_ready" in agent.get("db").body
         assert agent.property("ActiveState", "uses-db@boot.service") == "activating"
-    agent.settle()
+    with agent.evidence() as sent:
+        agent.settle()
+    assert agent.get("db").body == pem_of(agent.azure.world.latest("db"))
     guest.until("systemctl is-active uses-db@boot", timeout=90)
     assert guest.check("cat /run/at-boot") == "2\n"
+    after = wrapping_keys(sent)
+    assert before
+    assert after
+    assert not before & after
     guest.check("systemctl disable uses-db@boot")

@@ -1,0 +1,33 @@
+"""What all of it left in the journal."""
+
+from __future__ import annotations
+
+import gzip
+
+from vm.agent import Agent
+from vm.keys import spellings
+
+from skragent.observe.names import Event
+
+
+def test_the_journal_has_what_it_should_and_no_secret(installed: Agent) -> None:
+    guest = installed.guest
+    guest.check("journalctl -o export --no-pager | gzip >/run/journal.gz", timeout=120)
+    journal = gzip.decompress(guest.read("/run/journal.gz"))
+    for event in (Event.STARTED, Event.KEY_RELEASED, Event.KEY_SERVED, Event.ADMIN):
+        assert f"MESSAGE_ID={event.message_id}".encode() in journal, event
+    azure = installed.azure.world
+    leaks = [
+        name
+        for key in ("db", "mac")
+        for version in azure.versions(key)
+        for name, piece in spellings(version).items()
+        if piece in journal
+    ]
+    assert leaks == []
+    assert b"eyJ" not in journal  # how every token begins
+
+
+def test_the_confinement_was_in_nobodys_way(installed: Agent) -> None:
+    said = installed.journal("_TRANSPORT=kernel + _TRANSPORT=audit | grep -a 'apparmor=\"DENIED\"' || true")
+    assert [line for line in said.splitlines() if "/etc/shadow" not in line] == []
