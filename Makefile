@@ -10,7 +10,6 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 
 PY := .venv/bin/python -I
 FAST := tests/unit tests/property tests/vectors
-LAYERS := $(FAST) tests/integration tests/e2e
 # Debian's own: the packages are for its Python, and not for .venv's.
 PACKAGING := /usr/bin/python3 -B packaging/build.py
 # of `make fleet`
@@ -29,7 +28,7 @@ demo: setup ## show the main job: attest, release, unwrap, serve, on the embedde
 	@$(PY) -m skragent.cli.main demo
 
 test: setup ## run every test layer that this machine can run
-	@.venv/bin/python -m pytest $(LAYERS) $(ARGS)
+	@bash .ci/test $(ARGS)
 
 test-packages: package-tools ## build the packages, judge them, and install them in a Debian of their own
 	@SKRAGENT_REQUIRE=packages .venv/bin/python -m pytest tests/packaging $(ARGS)
