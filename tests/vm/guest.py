@@ -53,8 +53,13 @@ class Guest:
         self._socket: socket.socket | None = None
         self._buffer = b""
 
-    def connect(self, timeout: float) -> None:
-        """Wait until the agent in the guest answers."""
+    def connect(self, timeout: float, patience: float = _ANSWER_SECONDS) -> None:
+        """Wait until the agent in the guest answers.
+
+        Args:
+            timeout: for that, in seconds.
+            patience: for each later answer.
+        """
         deadline = time.monotonic() + timeout
         while True:
             self.close()
@@ -65,6 +70,8 @@ class Guest:
                     raise GuestError(f"no guest within {timeout:.0f} s") from error
                 _pause(0.1)
             else:
+                assert self._socket is not None
+                self._socket.settimeout(patience)
                 return
 
     def close(self) -> None:
@@ -162,7 +169,6 @@ class Guest:
         for _ in range(100):
             answer = json.loads(self._line().lstrip(b"\xff"))
             if answer.get("return") == identity:
-                self._socket.settimeout(_ANSWER_SECONDS)
                 return
         raise ValueError("only old answers")
 

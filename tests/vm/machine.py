@@ -95,11 +95,13 @@ class Machine:
         while self._boot_id() in ("", before):
             if time.monotonic() > deadline:
                 raise GuestError("the guest did not come back")
+        self.guest.connect(BOOT_SECONDS)
 
     def _boot_id(self) -> str:
         """Tell which boot this is; nothing while there is nobody to ask."""
         try:
-            self.guest.connect(5.0)
+            # What is asked when it goes down is never answered.
+            self.guest.connect(5.0, patience=5.0)
             return self.guest.check("cat /proc/sys/kernel/random/boot_id", timeout=10)
         except GuestError:
             return ""

@@ -29,8 +29,7 @@ def test_agent_and_releaser_are_confined_and_the_unit_is_judged_safe(
     pid = agent.property("MainPID")
     label = guest.check(f"cat /proc/{pid}/attr/apparmor/current")
     assert label.strip() == "skragent (enforce)"
-    refused = guest.run(
-        "aa-exec -p skragent -- /usr/bin/python3 -c 'open(\"/etc/shadow\")'"
-    )
+    python = "aa-exec -p skragent -- /usr/bin/python3 -IS -c"
+    refused = guest.run(f"{python} 'open(\"/etc/shadow\")'")
     assert "PermissionError" in refused.err
-    assert guest.run("aa-exec -p skragent -- /usr/bin/python3 -c 1").code == 0
+    guest.check(f"{python} 'open(\"/etc/machine-id\")'")

@@ -29,5 +29,7 @@ def test_the_journal_has_what_it_should_and_no_secret(installed: Agent) -> None:
 
 
 def test_the_confinement_was_in_nobodys_way(installed: Agent) -> None:
-    said = installed.journal("_TRANSPORT=kernel + _TRANSPORT=audit | grep -a 'apparmor=\"DENIED\"' || true")
+    said = installed.journal(
+        "_TRANSPORT=kernel + _TRANSPORT=audit | grep -a 'apparmor=\"DENIED\"' || true"
+    )
     assert [line for line in said.splitlines() if "/etc/shadow" not in line] == []
