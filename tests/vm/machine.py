@@ -69,7 +69,7 @@ class Machine:
         try:
             self._start_tpm()
             self._start("qemu", self._qemu())
-            self.guest.connect(BOOT_SECONDS)
+            self._wait_for_guest()
         except BaseException:
             self.__exit__()
             raise
@@ -105,6 +105,19 @@ class Machine:
             return self.guest.check("cat /proc/sys/kernel/random/boot_id", timeout=10)
         except GuestError:
             return ""
+
+    def _wait_for_guest(self) -> None:
+        deadline = time.monotonic() + BOOT_SECONDS
+        while True:
+            try:
+                self.guest.connect(2.0)
+            except GuestError:
+                if self._processes[-1].poll() is not None:
+                    raise GuestError(self._said("qemu")) from None
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                return
 
     def _start_tpm(self) -> None:
         tpm, control = self.directory / "tpm", self.directory / "swtpm.sock"

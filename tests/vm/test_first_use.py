@@ -13,6 +13,11 @@ def test_an_allowed_user_gets_the_key_after_install_and_enable(agent: Agent) -> 
     assert agent.property("User") == "skragent"
 
 
+def test_the_target_is_reached_when_all_keys_are_held(agent: Agent) -> None:
+    agent.guest.check("systemctl start skragent-online.target", timeout=90)
+    assert agent.property("ActiveState", "skragent-online.target") == "active"
+
+
 def test_another_user_is_refused(agent: Agent) -> None:
     refused = agent.get("db", user="mallory")
     assert refused.status == "404"
