@@ -12,6 +12,7 @@ from skragent.observe.names import Event
 
 def test_the_journal_has_what_it_should_and_no_secret(installed: Agent) -> None:
     guest = installed.guest
+    guest.check("skragent refresh")
     guest.check("journalctl -o export --no-pager | gzip >/run/journal.gz", timeout=120)
     journal = gzip.decompress(guest.read("/run/journal.gz"))
     for event in (Event.STARTED, Event.KEY_RELEASED, Event.KEY_SERVED, Event.ADMIN):
