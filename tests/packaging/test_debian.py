@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -118,6 +119,26 @@ def test_an_upgrade_to_the_same_sockets_says_nothing_of_them(
 ) -> None:
     installed.pretend_systemd()
     assert "socket" not in installed.install(deb.file("skragent"))
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_what_was_removed_and_comes_back_runs_as_before(
+    installed: Chroot, deb: Built, *, is_enabled: bool
+) -> None:
+    (installed.root / CONFIG[1:]).write_text(ONE_KEY)
+    installed.pretend_systemd()
+    if is_enabled:
+        installed.must("systemctl.real", "--root=/", "enable", "skragent.service")
+    installed.must("dpkg", "--remove", "skragent")
+    installed.told_systemd()
+    said = installed.install(deb.file("skragent"))
+    started = [t for t in installed.told_systemd() if re.search(r"\bstart\b", t)]
+    units = [f"{SOCKETS} skragent.service"] * is_enabled
+    assert [t.partition("start ")[2] for t in started] == units
+    assert "the sockets are other ones" not in said
+    wants = "etc/systemd/system/multi-user.target.wants/skragent.service"
+    assert (installed.root / wants).is_symlink() == is_enabled
+    assert not (installed.root / "etc/systemd/system/skragent.service").exists()
 
 
 def test_purge_leaves_nothing(debian: Chroot, deb: Built) -> None:
