@@ -45,16 +45,23 @@ def user_data() -> str:
     return text.replace(first, trust + first)
 
 
+def running(agent: Agent) -> str:
+    """List the processes of the package's; the brackets keep the search itself out."""
+    return agent.guest.run("pgrep -a -f '[/]skragent'").out
+
+
 def test_a_purged_package_leaves_nothing_that_runs(agent: Agent) -> None:
     guest = agent.guest
     roots = "/etc/skragent/azure-ca.pem /etc/skragent/amd-roots.pem"
     guest.check(f"cp -p {roots} /root/")
+    assert running(agent)
     guest.check(f"{DPKG} --purge skragent", timeout=240)
     for unit in ("skragent.service", "skragent.socket", "skragent-credentials.socket"):
         assert agent.property("LoadState", unit) == "not-found"
         assert agent.property("ActiveState", unit) == "inactive"
-    assert guest.run("pgrep -u skragent -f /usr/lib/skragent").code
+    assert running(agent) == ""
     assert guest.run("id skragent").code
+    assert "skragent" not in guest.check("cat /sys/kernel/security/apparmor/profiles")
     left = "/run/skragent /etc/skragent /usr/lib/skragent /usr/bin/skragent"
     assert guest.run(f"ls -d {left}").out == ""
 

@@ -30,7 +30,10 @@ def test_the_journal_has_what_it_should_and_no_secret(installed: Agent) -> None:
 
 
 def test_the_confinement_was_in_nobodys_way(installed: Agent) -> None:
-    said = installed.journal(
-        "_TRANSPORT=kernel + _TRANSPORT=audit | grep -a 'apparmor=\"DENIED\"' || true"
-    )
+    denied = "_TRANSPORT=kernel + _TRANSPORT=audit | grep -a 'apparmor=\"DENIED\"'"
+    # That the journal would tell of it is tried first.
+    python = "aa-exec -p skragent -- /usr/bin/python3 -IS -c"
+    assert installed.guest.run(f"{python} 'open(\"/etc/shadow\")'").code
+    installed.guest.until(f"journalctl -o cat {denied} | grep -q /etc/shadow")
+    said = installed.journal(denied)
     assert [line for line in said.splitlines() if "/etc/shadow" not in line] == []
