@@ -43,7 +43,10 @@ ADMIN: Final = SocketKind("admin", "admin_socket", 0o600)
 
 
 class UnixSocket:
-    """A listening Unix socket; a context manager that removes what it made."""
+    """A listening Unix socket; a context manager that removes what it made.
+
+    One that was inherited is left open: who cannot go on looks whether somebody waits.
+    """
 
     def __init__(
         self, kind: SocketKind, path: str, inherited: socket.socket | None = None
@@ -62,10 +65,12 @@ class UnixSocket:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._path is None:
+            return
         self.sock.close()
         # Only if it is ours still: another agent may have come in between.
         with contextlib.suppress(OSError):
-            if self._path is not None and self._path.stat().st_ino == self._inode:
+            if self._path.stat().st_ino == self._inode:
                 self._path.unlink()
 
 

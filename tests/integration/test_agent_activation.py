@@ -91,18 +91,30 @@ def ended(agent: subprocess.Popen[bytes]) -> bool:
     return True
 
 
+UNKNOWN = """
+[keys.tape]
+vault = "https://v.vault.azure.net"
+allow = [{ user = "no-such-user" }]
+"""
+
+
 @pytest.mark.parametrize("is_still_there", [True, False])
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [("nonsense = 1\n", b"keys.disk.nonsense"), (UNKNOWN, b"keys.tape.allow[0].user")],
+    ids=["before it listens", "when it listens"],
+)
 def test_an_agent_that_is_asked_and_cannot_start_tells_at_once_and_ends_later(
-    tmp_path: Path, *, is_still_there: bool
+    tmp_path: Path, more: str, told: bytes, *, is_still_there: bool
 ) -> None:
-    agent = activate(tmp_path, "api", more="nonsense = 1\n")
+    agent = activate(tmp_path, "api", more=more)
     try:
         with connected(tmp_path) as caller:
             if not is_still_there:
                 caller.close()
             assert agent.stderr is not None
             lines = iter(agent.stderr.readline, b"")
-            assert any(b"keys.disk.nonsense" in line for line in lines)
+            assert any(told in line for line in lines)
             assert not ended(agent), "systemd would start it again at once"
             agent.send_signal(signal.SIGTERM)
             assert agent.wait(5) == exit_codes.CONFIG
