@@ -75,6 +75,12 @@ def test_systemd_never_gives_up_for_that_takes_the_sockets_down() -> None:
     assert int(unit["Service"]["RestartSec"]) <= client_seconds / 2
 
 
+def test_names_in_rules_may_be_a_directorys() -> None:
+    unit = read("skragent.service")["Unit"]
+    assert "nss-user-lookup.target" in unit["After"].split()
+    assert "nss-user-lookup.target" not in unit["Wants"], "the directory's to want"
+
+
 def test_who_lingers_is_still_within_the_times_of_the_unit() -> None:
     unit = read("skragent.service")["Service"]
     assert "TimeoutStartSec" not in unit  # systemd's: 90 s
