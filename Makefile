@@ -31,7 +31,7 @@ test: setup ## run every test layer that this machine can run
 	@bash .ci/test $(ARGS)
 
 test-packages: package-tools ## build the packages, judge them, and install them in a Debian of their own
-	@SKRAGENT_REQUIRE=packages .venv/bin/python -m pytest tests/packaging $(ARGS)
+	@SKRAGENT_REQUIRE=packages bash .ci/own-mounts .venv/bin/python -m pytest tests/packaging $(ARGS)
 
 test-vm: setup ## boot a Debian VM with a TPM, install the package in it, and use it there
 	@bash .ci/setup-vm
