@@ -50,6 +50,8 @@ def test_a_releaser_that_is_killed_is_started_again_and_keys_are_served(
     agent.guest.until("pgrep -f [s]kragent.releaser", timeout=90)
     killed = agent.guest.check("pgrep -f [s]kragent.releaser").split()
     assert serves(agent)
+    label = agent.guest.check(f"cat /proc/{killed[0]}/attr/apparmor/current")
+    assert label.strip() == "skragent (enforce)"
     agent.guest.check(f"kill -9 {' '.join(killed)}")
     vault.before_answer = None
     agent.azure.call(_set(held))
