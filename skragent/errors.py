@@ -13,14 +13,21 @@ from __future__ import annotations
 import enum
 from typing import ClassVar
 
+from skragent.denials import DENIALS
+
 
 class Disposition(enum.Enum):
     """What the supervisor does about an error (design: the life of a key)."""
 
     RETRY = "retry"  # the same step again, after a backoff
     REATTEST = "reattest"  # start again from evidence, after a backoff
-    DENIED = "denied"  # somebody with the right to say no said no
-    FATAL = "fatal"  # nothing that time can mend
+    # A person must probably act: as RETRY, with a long backoff and an alarm.
+    RETRY_SLOWLY = "retry_slowly"
+    # An authority said no. An error has it by its code: see `skragent.denials`.
+    DENIED = "denied"
+    # The configuration cannot be used, or this is no confidential VM. At start it ends
+    # the agent; later it is RETRY_SLOWLY.
+    FATAL = "fatal"
 
 
 class SkrAgentError(Exception):
@@ -29,13 +36,14 @@ class SkrAgentError(Exception):
     Args:
         message: what happened, and to what; one sentence, no secrets.
         code: a more precise code than the class's own; it must begin with it.
-        disposition: where one instance differs from its class.
+        disposition: where one instance differs from its class. Never DENIED: that
+            follows from the code.
         hint: what the reader can do about it, one sentence.
         retry_after: seconds that the other side asked us to wait.
     """
 
     code: str = "internal"
-    disposition: Disposition = Disposition.FATAL
+    disposition: Disposition = Disposition.RETRY_SLOWLY
     _default_hint: ClassVar[str] = ""
 
     def __init__(
@@ -53,6 +61,10 @@ class SkrAgentError(Exception):
             self.code = code
         if disposition is not None:
             self.disposition = disposition
+        if self.code in DENIALS:
+            self.disposition = Disposition.DENIED
+        elif self.disposition is Disposition.DENIED:
+            raise TypeError(f"{self.code} is no denial: see skragent.denials")
         self.hint = hint or self._default_hint
         self.retry_after = retry_after
 
@@ -66,6 +78,7 @@ class ConfigError(SkrAgentError):
     """
 
     code = "config.invalid"
+    disposition = Disposition.FATAL
     _default_hint = "Correct the file, then run `skragent check-config`."
 
     def __init__(
@@ -89,10 +102,12 @@ class TransportError(SkrAgentError):
 class IdentityError(SkrAgentError):
     """No access token for the vault could be had.
 
-    Codes: identity.unavailable (RETRY), identity.not_found (DENIED),
-    identity.denied (by Entra ID: DENIED), identity.unreadable (a certificate or secret:
-    DENIED), identity.refused (the vault does not accept it), identity.challenge (the
-    vault demands one for another service).
+    IMDS and Entra ID are no authorities over a key: none of these ends a held key.
+
+    Codes: identity.unavailable, identity.refused (the vault does not accept it),
+    identity.challenge (the vault demands one for another service): RETRY.
+    identity.not_found (by IMDS), identity.denied (by Entra ID), identity.unreadable (a
+    certificate or secret): RETRY_SLOWLY.
     """
 
     code = "identity"
@@ -113,7 +128,7 @@ class TpmError(EvidenceError):
     """A TPM command failed.
 
     Codes: evidence.tpm (other), evidence.tpm.unreachable, evidence.tpm.busy,
-    evidence.tpm.lockout, evidence.not_a_cvm (no HCL report index),
+    evidence.tpm.lockout, evidence.not_a_cvm (no HCL report index: FATAL),
     evidence.ak_cert_not_provisioned, evidence.pcr_changed.
     """
 
@@ -141,7 +156,10 @@ class MalformedEvidenceError(EvidenceError):
 
 
 class UnsupportedEvidenceError(EvidenceError):
-    """Evidence of a kind that is known and not supported, such as a TDX report."""
+    """Evidence of a kind that is known and not supported.
+
+    A hardware report of another kind than SEV-SNP's, such as TDX's, is FATAL.
+    """
 
     code = "evidence.unsupported"
 
@@ -181,22 +199,22 @@ class AttestationError(SkrAgentError):
 
 
 class AttestationRefusedError(AttestationError):
-    """The verifier looked at the evidence and said no; carries its reason."""
+    """The provider refused the evidence, in its own error format: carries why."""
 
     code = "token.refused"
-    disposition = Disposition.DENIED
 
 
 class InvalidTokenError(AttestationError):
     """A token, or the sealed answer it came in, that is not what was asked for.
 
+    A check of ours is no authority: all of these re-attest.
+
     Codes: token.invalid, token.signature, token.issuer, token.nonce,
-    token.wrapping_key, token.lifetime, and, as no judgement on this guest: REATTEST,
-    token.sealed, token.signing_keys, token.wrapping_key of a token that was kept.
+    token.wrapping_key, token.lifetime, token.sealed, token.signing_keys.
     """
 
     code = "token.invalid"
-    disposition = Disposition.DENIED
+    disposition = Disposition.REATTEST
 
 
 class TokenExpiredError(AttestationError):
@@ -216,7 +234,7 @@ class ReleaseError(SkrAgentError):
 
 
 class ReleaseDeniedError(ReleaseError):
-    """The vault understood the request and said no.
+    """The vault understood the request and said no, in its own error format.
 
     Codes: release.denied, release.denied.policy, release.denied.permission,
     release.denied.firewall, release.denied.disabled, release.not_found, and
@@ -224,7 +242,6 @@ class ReleaseDeniedError(ReleaseError):
     """
 
     code = "release.denied"
-    disposition = Disposition.DENIED
 
 
 class MalformedReleaseError(ReleaseError):

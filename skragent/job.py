@@ -108,7 +108,7 @@ class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """A `SkrAgentError`, as it crosses the pipe."""
 
     code: str
-    disposition: Literal["retry", "reattest", "denied", "fatal"]
+    disposition: Literal["retry", "reattest", "retry_slowly", "denied", "fatal"]
     message: str
     hint: str = ""
     retry_after: float | None = None

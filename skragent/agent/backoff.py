@@ -1,12 +1,17 @@
 """How long to wait after a failure, and who waits: the only place with tenacity.
 
-| failure         | window, doubled by each one     | cap    |
-|-----------------|---------------------------------|--------|
-| RETRY, REATTEST | 1 s                             | 60 s   |
-| 429 of a vault  | 10 s, and a tenth longer each   | 6 h    |
-| DENIED, first   | CONFIRM_SECONDS                 |        |
-| DENIED, FATAL   | 60 s                            | 15 min |
-| AK renewal      | 60 s                            | 1 h    |
+| failure                    | window, doubled by each one     | cap    |
+|----------------------------|---------------------------------|--------|
+| RETRY, REATTEST            | 1 s                             | 60 s   |
+| 429 of a vault             | 10 s, and a tenth longer each   | 6 h    |
+| DENIED, first              | CONFIRM_SECONDS                 |        |
+| DENIED, later              | 60 s                            | 15 min |
+| RETRY_SLOWLY, FATAL, first | CONFIRM_SECONDS                 |        |
+| RETRY_SLOWLY, FATAL, later | 60 s                            | 15 min |
+| AK renewal                 | 60 s                            | 1 h    |
+
+A denial of a held key that counts only if it is repeated later (`skragent.denials`) is
+asked about again when the repetition counts, and no later.
 
 The wait is anywhere in the window (full jitter), so that a fleet that failed together
 does not come back together. A Retry-After wins over the window, in both directions,
@@ -33,21 +38,26 @@ one wins.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import tenacity
 
+from skragent.agent.failures import is_throttled
 from skragent.errors import Disposition, SkrAgentError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from skragent.agent.failures import Failures
+
 MIN_RETRY_AFTER_SECONDS: Final = 1.0
 MAX_RETRY_AFTER_SECONDS: Final = 600.0
 RETRY_AFTER_SPREAD: Final = 0.1
 
-# A first denial is asked about again soon: what was revoked must not be served long,
-# and the vault's 403 for a token that it could not verify in time goes away by itself.
+# A first denial is asked about again soon: what was revoked must not be served long.
+# And so is a first fault that a person must mend: one odd answer of a TPM may be the
+# only one.
 CONFIRM_SECONDS: Final = 3.0
 
 # The window in which a vault counts; then a tenth more than before.
@@ -67,47 +77,46 @@ _RENEWAL: Final = tenacity.wait_exponential(multiplier=60, max=3600)
 _NO_LOOP: Final = tenacity.Retrying()  # for who asks a strategy outside of one
 
 
-def window_seconds(disposition: Disposition, *, failures: int, denials: int) -> float:
+def window_seconds(disposition: Disposition, failures: Failures) -> float:
     """Choose the longest wait after a failure.
 
     Args:
         disposition: of the failure.
         failures: without a success in between, this one included.
-        denials: the DENIED ones among them.
     """
-    if disposition is Disposition.DENIED and denials <= 1:
-        return CONFIRM_SECONDS
     if disposition in (Disposition.RETRY, Disposition.REATTEST):
-        return _ask(_TRANSIENT, failures)
-    return _ask(_LASTING, denials - 1 if denials > 1 else failures)
-
-
-def is_throttled(error: SkrAgentError) -> bool:
-    """Tell whether the other side had too many requests: 429."""
-    return error.code == "transport.throttled"
+        return _ask(_TRANSIENT, failures.total)
+    is_denial = disposition is Disposition.DENIED
+    count = failures.denials if is_denial else failures.slow
+    return CONFIRM_SECONDS if count <= 1 else _ask(_LASTING, count - 1)
 
 
 def wait_seconds(
-    error: SkrAgentError, *, failures: int, denials: int, throttles: int, jitter: float
+    error: SkrAgentError,
+    failures: Failures,
+    *,
+    jitter: float,
+    is_vault: bool = True,
+    confirms_in: float = math.inf,
 ) -> float:
     """Choose the wait after a failure.
 
     Args:
         error: the failure.
         failures: without a success in between, this one included.
-        denials: the DENIED ones among them.
-        throttles: the 429 of a vault among them; 0 where nobody stands in line: IMDS
-            and the verifier have room again at once.
         jitter: chance, from 0 to 1.
+        is_vault: whether a vault answered. IMDS and the provider have room again soon
+            after a 429, and a vault has not.
+        confirms_in: seconds until a repetition of this denial counts.
     """
     asked = _asked_seconds(error, jitter)
-    if throttles and is_throttled(error):
+    if is_vault and is_throttled(error):
         spread = _LINE_SPREAD * (2 * jitter - 1)
-        return max(asked, _ask(_LINE, throttles) * (1 + spread))
+        return max(asked, _ask(_LINE, failures.throttles) * (1 + spread))
     if asked:
         return asked
-    window = window_seconds(error.disposition, failures=failures, denials=denials)
-    return window * jitter
+    window = window_seconds(error.disposition, failures)
+    return min(window * jitter, confirms_in + CONFIRM_SECONDS * jitter)
 
 
 def renewal_seconds(error: SkrAgentError, *, failures: int, jitter: float) -> float:
@@ -135,31 +144,29 @@ def is_asked_to_wait(error: SkrAgentError) -> bool:
 
 def retrying(
     *,
-    wait: Callable[[SkrAgentError, int], float],
+    wait: Callable[[SkrAgentError], float],
     sleep: Callable[[float], Awaitable[None]],
     is_stopping: Callable[[], bool],
+    is_final: Callable[[SkrAgentError], bool],
 ) -> tenacity.AsyncRetrying:
     """Build the loop that repeats a failing step until it succeeds.
 
-    FATAL errors, foreign exceptions and shutdown end it, with the error itself.
+    Final errors, foreign exceptions and shutdown end it, with the error itself.
 
     Args:
-        wait: the seconds to wait after an error, given the number of failures.
+        wait: the seconds to wait after an error.
         sleep: waits that long, or until shutdown.
         is_stopping: whether to give up instead.
+        is_final: whether an error ends the agent.
     """
     return tenacity.AsyncRetrying(
-        wait=lambda state: wait(_error_of(state), state.attempt_number),
+        wait=lambda state: wait(_error_of(state)),
         sleep=sleep,
         stop=lambda _state: is_stopping(),
-        retry=tenacity.retry_if_exception(_is_mendable),
+        retry=tenacity.retry_if_exception(
+            lambda error: isinstance(error, SkrAgentError) and not is_final(error)
+        ),
         reraise=True,
-    )
-
-
-def _is_mendable(error: BaseException) -> bool:
-    return (
-        isinstance(error, SkrAgentError) and error.disposition is not Disposition.FATAL
     )
 
 

@@ -164,11 +164,17 @@ def parse_result(
 
 
 def failure_error(failure: Failure) -> SkrAgentError:
-    """Turn a failure that crossed the pipe back into what it was."""
+    """Turn a failure that crossed the pipe back into what it was.
+
+    Whether it is a denial follows from its code alone (`skragent.denials`).
+    """
+    disposition = Disposition(failure.disposition)
+    if disposition is Disposition.DENIED:
+        disposition = Disposition.RETRY_SLOWLY
     return SkrAgentError(
         _trim(failure.message),
         code=failure.code if _CODE.fullmatch(failure.code) else "releaser.garbage",
-        disposition=Disposition(failure.disposition),
+        disposition=disposition,
         hint=_trim(failure.hint),
         retry_after=failure.retry_after,
     )

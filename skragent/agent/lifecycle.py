@@ -2,16 +2,16 @@
 
     waiting -> current -> stale -> (current | denied | expired | dropped)
 
-A key is *held* while it is current or stale, and wiped in every other state. The
-table of dispositions (errors) decides:
+A key is *held* while it is current or stale, and wiped in every other state. Exactly
+these events end a held key:
 
-    RETRY, REATTEST  keep what is held; `stale` once its refresh is overdue, until
-                     `max_stale_seconds` after that
-    DENIED           denied, once a second denial with a fresh token confirms it; a
-                     fault in between confirms nothing and takes nothing back. Where
-                     the key's terms say so, it is kept for as long as with a fault
-    FATAL            denied at once (of the job as a whole it ends the agent, and
-                     never comes here)
+- an authority's denial that is confirmed (`skragent.denials`, `failures`), unless the
+  key's terms say `on_denial = "keep"`;
+- the held version's own `exp`;
+- an administrator: drop, removal by a reload, stop of the agent;
+- `max_stale_seconds`, counted from the moment at which its refresh is overdue.
+
+Every other failure, whatever its disposition, is a fault: the key stays held.
 
 Not here: clocks, chance, the keyring. Deadlines are on CLOCK_BOOTTIME; only the
 key's own `exp` and `nbf`, which the vault says in wall time, are judged by wall time.
@@ -23,17 +23,21 @@ import dataclasses
 import enum
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from skragent.errors import Disposition
+from skragent.agent.failures import (
+    NONE,
+    Failures,
+    counted,
+    is_confirmed,
+    seconds_to_confirm,
+)
 from skragent.job import MAX_KEYS
 from skragent.keyring import KeyState
 
 if TYPE_CHECKING:
+    from skragent.errors import SkrAgentError
     from skragent.job import KeyRequest, ReleasedKey
-
-# The denial that a second one, with a fresh token, must confirm.
-DENIALS_TO_CONFIRM: Final = 2
 
 
 class Admission(enum.Enum):
@@ -67,10 +71,8 @@ class KeyLife:
     held_off_until: float = (
         -math.inf
     )  # by a Retry-After, which only an order cuts short
-    failures: int = 0  # since the last success
-    denials: int = 0  # since the last success
+    failures: Failures = NONE  # since the last success
     company: int = MAX_KEYS  # that it may share a job with, itself included
-    throttles: int = 0  # since the last success
     stale_at: float = math.inf
     drop_at: float = math.inf
     expires_at: float = math.inf  # wall time: the vault's `exp`
@@ -125,11 +127,9 @@ def released(
     life = dataclasses.replace(
         before,
         state=KeyState.CURRENT,
-        failures=0,
-        denials=0,
+        failures=NONE,
         company=MAX_KEYS,
         admissible_from=math.inf,
-        throttles=0,
         stale_at=stale_at,
         drop_at=stale_at + terms.max_stale_seconds,
         expires_at=math.inf if key.expires is None else key.expires,
@@ -147,52 +147,54 @@ def released(
 
 
 def not_admitted(life: KeyLife, key: ReleasedKey, admission: Admission) -> KeyLife:
-    """Go on after the release of a key that is not valid yet, or no longer.
+    """Go on after the release of a version that is not valid yet, or no longer.
 
-    A disabled one is a denial like another, with its confirmation. While nothing is
-    held this counts as a failure: whoever can mend it is waited for like then.
+    It never displaces another version that is held. The held version itself ends by its
+    own `exp`. (A disabled version is a denial, and does not come here.) While nothing
+    is held, the next attempt comes after a long backoff.
     """
-    if admission is not Admission.NOT_YET:  # what is held, an older version, stays
+    is_other = life.is_held and key.version != life.version
+    if admission is Admission.EXPIRED and not is_other:
         life = _let_go(life, KeyState.EXPIRED)
+    total = 0 if life.is_held else life.failures.total + 1
     return dataclasses.replace(
         life,
-        failures=0 if life.is_held else life.failures + 1,
-        denials=0,
-        throttles=0,
+        failures=Failures(total=total, slow=total),
         company=MAX_KEYS,
         admissible_from=-math.inf if key.not_before is None else key.not_before,
         admissible_until=math.inf if key.expires is None else key.expires,
     )
 
 
-def failed(
-    life: KeyLife, disposition: Disposition, *, is_throttled: bool = False
-) -> KeyLife:
+def failed(life: KeyLife, error: SkrAgentError, boottime: float) -> KeyLife:
     """Go on after an attempt that failed; when the next one is due is not changed."""
-    denied = disposition is Disposition.DENIED
-    life = dataclasses.replace(
-        life,
-        failures=life.failures + 1,
-        denials=life.denials + denied,
-        company=MAX_KEYS,
-        throttles=life.throttles + is_throttled,
-    )
-    confirmed = denied and life.denials >= DENIALS_TO_CONFIRM
-    if confirmed and life.is_held and life.terms.is_kept_when_denied:
-        return life
-    if confirmed or disposition is Disposition.FATAL:
+    failures = counted(life.failures, error, boottime)
+    life = dataclasses.replace(life, failures=failures, company=MAX_KEYS)
+    is_kept = life.is_held and life.terms.is_kept_when_denied
+    if is_confirmed(failures, error, boottime) and not is_kept:
         return _let_go(life, KeyState.DENIED)
     return life
 
 
-def crashed(life: KeyLife, *, company: int, boottime: float) -> KeyLife:
+def seconds_until_confirmable(
+    life: KeyLife, error: SkrAgentError, boottime: float
+) -> float:
+    """Return when a repetition of this denial would end the key; infinite if never."""
+    if not life.is_held or life.terms.is_kept_when_denied:
+        return math.inf
+    return seconds_to_confirm(life.failures, error, boottime)
+
+
+def crashed(
+    life: KeyLife, error: SkrAgentError, *, company: int, boottime: float
+) -> KeyLife:
     """Go on after a job that crashed or hung: it may have been this key's fault.
 
     It stays due, behind whoever is due already, and keeps to half of the company.
     """
     return dataclasses.replace(
         life,
-        failures=life.failures + 1,
+        failures=counted(life.failures, error, boottime),
         due_at=boottime,
         company=max(1, company // 2),
     )
@@ -203,9 +205,7 @@ def dropped(life: KeyLife) -> KeyLife:
     return dataclasses.replace(
         _let_go(life, KeyState.DROPPED),
         due_at=math.inf,
-        failures=0,
-        denials=0,
-        throttles=0,
+        failures=NONE,
     )
 
 

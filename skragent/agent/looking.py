@@ -77,7 +77,7 @@ class Looking:
             if not version:
                 lives.put(alias, lifecycle.cannot_be_checked(life))
                 self._holder.cannot_check(alias)
-            elif life.throttles:
+            elif life.failures.throttles:
                 continue  # it stands in line already, and a look is no way to its head
             elif life.is_held and version != life.version:
                 self._refresh([alias])

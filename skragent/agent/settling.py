@@ -124,7 +124,7 @@ class Settling:
             self._holder.not_admitted(key, admission)
             if not life.is_held:
                 lasting = backoff.window_seconds(
-                    Disposition.FATAL, failures=life.failures, denials=0
+                    Disposition.RETRY_SLOWLY, life.failures
                 )
                 due_at = boottime + chance * lasting
         due_at = max(due_at, boottime + _MIN_PAUSE_SECONDS)
@@ -133,20 +133,16 @@ class Settling:
             self._looking.plan(key.alias)
 
     def _settle_failed(self, alias: str, error: SkrAgentError, chance: float) -> None:
-        life = lifecycle.failed(
-            self._lives.of[alias],
-            error.disposition,
-            is_throttled=backoff.is_throttled(error),
-        )
+        boottime = self._clock.boottime()
+        life = lifecycle.failed(self._lives.of[alias], error, boottime)
         seconds = backoff.wait_seconds(
             error,
-            failures=life.failures,
-            denials=life.denials,
-            throttles=life.throttles,
+            life.failures,
             jitter=chance,
+            confirms_in=lifecycle.seconds_until_confirmable(life, error, boottime),
         )
         self._holder.key_failed(alias, error, seconds)
-        due_at = self._clock.boottime() + seconds
+        due_at = boottime + seconds
         self._plan(alias, life, due_at, is_held_off=backoff.is_asked_to_wait(error))
 
     def _plan(

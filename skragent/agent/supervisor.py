@@ -13,9 +13,17 @@ Here it is only carried out: on the keyring, and in the journal.
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Final
 
-from skragent.agent import allowance, backoff, lifecycle, schedule, tokens
+from skragent.agent import (
+    allowance,
+    backoff,
+    failures,
+    lifecycle,
+    schedule,
+    tokens,
+)
 from skragent.agent.jobs import failure_error
 from skragent.agent.lives import Lives
 from skragent.agent.looking import Looking
@@ -42,6 +50,9 @@ if TYPE_CHECKING:
 
 # The wall clock may be set at any time: a key's `exp` is looked at this often.
 _LOOK_UP_SECONDS: Final = 10.0
+
+# A FATAL failure ends the agent only if the next job says the same.
+_FATAL_JOBS_TO_END: Final = 2
 
 # Who promises to come around: see `watchdog`.
 _FRESH: Final = "keep fresh"
@@ -85,7 +96,9 @@ class Supervisor:
         self._spent: tuple[Spent, ...] = ()  # of what vaults release
         self._token: HeldToken | None = None
         self._is_token_void = False  # that of the job which runs
-        self._is_failing = False  # the last job failed as a whole
+        self._job_failures = failures.NONE  # of jobs as a whole, since the last success
+        self._fatal_jobs = 0  # in a row
+        self._has_worked = False  # so this is a confidential VM, and the agent goes on
         self._stopping = asyncio.Event()
         is_stopping = self._stopping.is_set
         self._renewing = Renewing(jobs, holder, clock, chance, is_stopping)
@@ -117,7 +130,7 @@ class Supervisor:
         """Supervise until `stop`; a first job for all keys may be under way already.
 
         Raises:
-            SkrAgentError: a FATAL one, that ends the agent.
+            SkrAgentError: a FATAL one at start, which ends the agent.
         """
         self._launched = launched
         loops = [
@@ -180,7 +193,10 @@ class Supervisor:
 
     async def _keep_fresh(self) -> None:
         retrying = backoff.retrying(
-            wait=self._wait_after, sleep=self._pause, is_stopping=self._stopping.is_set
+            wait=self._wait_after,
+            sleep=self._pause,
+            is_stopping=self._stopping.is_set,
+            is_final=self._is_final,
         )
         while not self._stopping.is_set():
             try:
@@ -194,7 +210,7 @@ class Supervisor:
             boottime = self._clock.boottime()
             opens = allowance.opening(self._lives.keys, self._spent, boottime)
             left = schedule.next_attempt(self._lives.of, opens) - boottime
-            if self._renewing.is_in_turn(left, is_failing=self._is_failing):
+            if self._renewing.is_in_turn(left, is_failing=bool(self._job_failures)):
                 self.promises.within(_FRESH, self._jobs.longest_seconds)
                 await self._renewing.run()
                 continue
@@ -233,7 +249,6 @@ class Supervisor:
         self.promises.within(_FRESH, self._jobs.longest_seconds)
         keys = list(self._asked.values())
         token, self._token = self._token_for(self._asked), None
-        self._is_failing = True
         try:
             release = await self._jobs.run(keys, launched=launched, token=token)
         except ReleaserError as error:  # whatever it did until then
@@ -248,7 +263,8 @@ class Supervisor:
             failure = failure_error(release.result.failure)
             self._count_failure(failure)
             raise failure
-        self._is_failing = False
+        self._job_failures = failures.NONE
+        self._fatal_jobs, self._has_worked = 0, True
         self._spend(keys)
         self._settle(release, release.token or token)
 
@@ -277,24 +293,41 @@ class Supervisor:
         self._spent = allowance.spend(self._spent, keys, ended_at=boottime)
 
     def _count_crash(self, error: SkrAgentError, *, company: int) -> None:
-        """Note a job that was nobody's success; whose fault it was will show."""
-        if error.disposition is Disposition.FATAL or self._stopping.is_set():
+        """Count a job that was nobody's success; whose fault it was will show."""
+        if self._stopping.is_set():
             return
         boottime = self._clock.boottime()
+        self._count_job(error, boottime)
         for alias in self._still_wanted():
             life = lifecycle.crashed(
-                self._lives.of[alias], company=company, boottime=boottime
+                self._lives.of[alias], error, company=company, boottime=boottime
             )
             self._lives.put(alias, life)
 
     def _count_failure(self, error: SkrAgentError) -> None:
-        """Note a failed job in the life of each of its keys; they remain due."""
-        if error.disposition is Disposition.FATAL or self._stopping.is_set():
+        """Count a failed job for each of its keys; they remain due."""
+        if self._stopping.is_set():
             return
+        boottime = self._clock.boottime()
+        self._count_job(error, boottime)
         for alias in self._still_wanted():
-            self._lives.put(
-                alias, lifecycle.failed(self._lives.of[alias], error.disposition)
-            )
+            life = lifecycle.failed(self._lives.of[alias], error, boottime)
+            self._lives.put(alias, life)
+
+    def _count_job(self, error: SkrAgentError, boottime: float) -> None:
+        self._job_failures = failures.counted(self._job_failures, error, boottime)
+        is_fatal = error.disposition is Disposition.FATAL
+        self._fatal_jobs = self._fatal_jobs + 1 if is_fatal else 0
+
+    def _is_final(self, error: SkrAgentError) -> bool:
+        """Return whether an error ends the agent: only at start, and once repeated.
+
+        One odd answer of the TPM must not: systemd does not restart the agent then.
+        """
+        is_fatal = error.disposition is Disposition.FATAL
+        return (
+            is_fatal and not self._has_worked and self._fatal_jobs >= _FATAL_JOBS_TO_END
+        )
 
     def _still_wanted(self) -> list[str]:
         """List the keys of this job that were not dropped or changed meanwhile."""
@@ -304,17 +337,25 @@ class Supervisor:
             if self._lives.keys.get(alias) == key
         ]
 
-    def _wait_after(self, error: SkrAgentError, failures: int) -> float:
+    def _wait_after(self, error: SkrAgentError) -> float:
         if self._stopping.is_set():
             return 0.0  # we killed it ourselves: nobody's failure
-        wanted = self._still_wanted()
-        lives = [self._lives.of[alias] for alias in wanted]
+        wanted, boottime = self._still_wanted(), self._clock.boottime()
+        confirms_in = min(
+            (
+                lifecycle.seconds_until_confirmable(
+                    self._lives.of[alias], error, boottime
+                )
+                for alias in wanted
+            ),
+            default=math.inf,
+        )
         seconds = backoff.wait_seconds(
             error,
-            failures=failures,
-            denials=max((life.denials for life in lives), default=0),
-            throttles=0,  # no vault was asked
+            self._job_failures,
             jitter=self._chance(),
+            is_vault=False,
+            confirms_in=confirms_in,
         )
         self._holder.job_failed(wanted, error, seconds)
         return seconds

@@ -86,5 +86,5 @@ def may_serve(
     attestation = token.attestation
     life = schedule.token_life_seconds(attestation.issued_at, attestation.expires_at)
     return boottime < token.began_at + fraction * life and not any(
-        alias in token.released or lives[alias].denials for alias in aliases
+        alias in token.released or lives[alias].failures.denials for alias in aliases
     )

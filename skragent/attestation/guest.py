@@ -23,7 +23,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from skragent.attestation.limits import MAX_ANSWER_BYTES
-from skragent.errors import Disposition, InvalidTokenError
+from skragent.errors import InvalidTokenError
 from skragent.jose import (
     decode_base64,
     decode_base64url,
@@ -228,9 +228,6 @@ def open_sealed_token(sealed: SealedToken, inner_key: bytes | bytearray) -> str:
 
 
 def _broken(reason: str) -> InvalidTokenError:
-    # No judgement on this guest: a new attempt may well be answered properly.
     return InvalidTokenError(
-        f"the verifier's sealed answer cannot be used: {reason}",
-        code="token.sealed",
-        disposition=Disposition.REATTEST,
+        f"the verifier's sealed answer cannot be used: {reason}", code="token.sealed"
     )

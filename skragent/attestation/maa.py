@@ -17,11 +17,18 @@ from skragent.transport import raise_for_status
 if TYPE_CHECKING:
     from skragent.transport import HttpClient, HttpResponse
 
-# What every client of AzureGuest uses (protocols/maa.md §1.1).
+# What every public client of AzureGuest sends.
 _API_VERSION = "2020-10-01"
 _OK = 200
-_REFUSALS = (400, 401, 403)
+# The one status that the provider refuses evidence with, in its own error format
+# (learn.microsoft.com: Azure Attestation, troubleshooting guide). 401 and 403 are about
+# the caller or the network, and not about the evidence.
+_BAD_REQUEST = 400
 _MAX_REASON_CHARS = 300
+_FOREIGN_HINT = (
+    "Only HTTP 400 in the provider's own error format is a refusal of the evidence. A"
+    " proxy or a firewall may answer in the provider's place."
+)
 
 
 class MaaClient:
@@ -58,13 +65,19 @@ class MaaClient:
             body=body,
             max_bytes=MAX_ANSWER_BYTES,
         )
+        if response.status == _BAD_REQUEST and (reason := parse_reason(response.body)):
+            raise AttestationRefusedError(
+                f"{self.endpoint} refused the evidence: {reason}",
+                hint="The provider's policy or the evidence itself is at odds with it;"
+                " `skragent report` shows the evidence. Shared providers refuse guests"
+                " without Secure Boot.",
+            )
         return self._accept(response)
 
     def signing_keys(self) -> bytes:
         """Ask for the keys that the provider signs tokens with.
 
         Raises:
-            AttestationRefusedError: the provider said no.
             TransportError: it could not be asked, or cannot answer now.
         """
         response = self._http.request(
@@ -74,46 +87,46 @@ class MaaClient:
 
     def _accept(self, response: HttpResponse) -> bytes:
         raise_for_status(response, self.endpoint)
-        if response.status in _REFUSALS:
-            raise AttestationRefusedError(
-                f"{self.endpoint} refused (HTTP {response.status}):"
-                f" {parse_reason(response.body)}",
-                hint="The provider's policy or the evidence itself is at odds with it;"
-                " `skragent report` shows the evidence. Shared providers refuse guests"
-                " without Secure Boot.",
-            )
         if response.status != _OK:
+            reason = parse_reason(response.body) or "not in the provider's error format"
             raise TransportError(
-                f"{self.endpoint} answered with HTTP {response.status}",
+                f"{self.endpoint} answered with HTTP {response.status}: {reason}",
                 code="transport.unexpected",
+                hint=_FOREIGN_HINT,
             )
         return response.body
 
 
 class _Reason(msgspec.Struct):
-    code: str = ""
-    message: str = ""
+    code: str
+    message: str
 
 
 class _UpperReason(msgspec.Struct, rename="pascal"):
-    code: str = ""
-    message: str = ""
+    code: str
+    message: str
 
 
 class _Envelope(msgspec.Struct):
-    """Both spellings: 5xx answers have been seen in CamelCase (maa.md §1.6)."""
+    """Both spellings: answers with a 5xx status have been seen in CamelCase."""
 
     error: _Reason | None = None
     upper: _UpperReason | None = msgspec.field(name="Error", default=None)
 
 
 def parse_reason(body: bytes) -> str:
-    """Read why the provider refused, trimmed and on one line; total."""
+    """Read why the provider refused: trimmed, on one line.
+
+    Empty where the body is not in the provider's own error format: JSON with a code and
+    a message.
+    """
     try:
         envelope = decode_json(body, _Envelope)
     except ValueError:
-        return "it gave no reason that can be read"
-    said = envelope.error or envelope.upper or _Reason()
+        return ""
+    said = envelope.error or envelope.upper
+    if said is None or not said.code:
+        return ""
     text = " ".join(f"{said.code}: {said.message}".split())
     printable = "".join(c if c.isprintable() else "?" for c in text)
-    return printable.strip(": ")[:_MAX_REASON_CHARS] or "it gave no reason"
+    return printable[:_MAX_REASON_CHARS]

@@ -22,7 +22,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from skragent.attestation.guest import encode_nonce
-from skragent.errors import Disposition, InvalidTokenError, TokenExpiredError
+from skragent.errors import InvalidTokenError, TokenExpiredError
 from skragent.jose import (
     CompactJws,
     decode_base64,
@@ -116,17 +116,11 @@ def parse_signing_keys(body: bytes) -> SigningKeys:
         found = [(jwk.kid, _certified_key(jwk.x5c[0])) for jwk in entries if jwk.x5c]
     except ValueError as error:
         raise _invalid(
-            f"the provider's signing keys cannot be read: {error}",
-            "signing_keys",
-            Disposition.REATTEST,
+            f"the provider's signing keys cannot be read: {error}", "signing_keys"
         ) from error
     keys = tuple((kid, key) for kid, key in found if key is not None)
     if not keys:
-        raise _invalid(
-            "the provider publishes no RSA signing key",
-            "signing_keys",
-            Disposition.REATTEST,
-        )
+        raise _invalid("the provider publishes no RSA signing key", "signing_keys")
     return SigningKeys(keys)
 
 
@@ -246,8 +240,8 @@ def resume_token(
         wrapping_key: as the vTPM made it again.
 
     Raises:
-        InvalidTokenError: token.invalid, .lifetime; .wrapping_key (REATTEST): PCRs
-            changed since, and the key with them.
+        InvalidTokenError: token.invalid, .lifetime; .wrapping_key: PCRs changed since,
+            and the key with them.
         TokenExpiredError: its time is over.
     """
     claims, everything = _read_claims(_parse(raw).payload)
@@ -258,7 +252,6 @@ def resume_token(
         raise _invalid(
             "it is for a wrapping key that this vTPM does not make any more",
             "wrapping_key",
-            Disposition.REATTEST,
         ) from error
     return AttestationToken(
         raw=raw,
@@ -319,11 +312,7 @@ def _find_wrapping_key(keys: list[_RuntimeKey], ours: RsaPublic) -> str:
     )
 
 
-def _invalid(
-    reason: str, kind: str = "invalid", disposition: Disposition | None = None
-) -> InvalidTokenError:
+def _invalid(reason: str, kind: str = "invalid") -> InvalidTokenError:
     return InvalidTokenError(
-        f"the attestation token cannot be used: {reason}",
-        code=f"token.{kind}",
-        disposition=disposition,
+        f"the attestation token cannot be used: {reason}", code=f"token.{kind}"
     )

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from skragent.errors import (
     BindingError,
+    Disposition,
     MalformedEvidenceError,
     UnsupportedEvidenceError,
 )
@@ -139,6 +140,7 @@ def _read_request_data(reader: Reader) -> tuple[HashType, int]:
             )
         raise UnsupportedEvidenceError(
             f"the hardware report is {name}'s; only SEV-SNP's is supported",
+            disposition=Disposition.FATAL,
             hint="Use a VM of a series with AMD SEV-SNP: DCasv5, ECasv5 and newer.",
         )
     if version != _REQUEST_DATA_VERSION:

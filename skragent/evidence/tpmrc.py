@@ -115,7 +115,7 @@ def _judge(rc: int) -> tuple[str, Disposition, str]:
         for codes, code, disposition, hint in _MEANINGS:
             if strip_rc(rc) in codes:
                 return code, disposition, hint
-    return "evidence.tpm", Disposition.FATAL, ""
+    return "evidence.tpm", Disposition.RETRY_SLOWLY, ""
 
 
 _MEANINGS: tuple[tuple[Collection[int], str, Disposition, str], ...] = (
@@ -155,6 +155,7 @@ def make_not_a_cvm(error: TpmError) -> TpmError:
         command=error.command,
         rc=error.rc,
         code="evidence.not_a_cvm",
+        disposition=Disposition.FATAL,
         hint="Use a VM of a series with AMD SEV-SNP: DCasv5, ECasv5 and newer.",
     )
 

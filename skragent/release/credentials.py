@@ -114,7 +114,7 @@ def _unreadable(who: Identity, error: Exception) -> IdentityError:
     return IdentityError(
         f"{path}: {why}",
         code="identity.unreadable",
-        disposition=Disposition.DENIED,
+        disposition=Disposition.RETRY_SLOWLY,
         hint="It must be readable for the agent's user: a PEM file with certificate and"
         " private key, or one with the secret alone.",
     )

@@ -133,6 +133,6 @@ def judge_identity_failure(
         f"no access token for the vault: {reason}",
         code=code,
         hint=_OF_APPLICATION if is_of_application else "",
-        disposition=Disposition.DENIED if is_permanent else Disposition.RETRY,
+        disposition=Disposition.RETRY_SLOWLY if is_permanent else Disposition.RETRY,
         retry_after=retry_after,
     )

@@ -1,7 +1,9 @@
-"""What a vault says no with, as the error that tells a person what to do.
+"""What a vault's answer other than 200 means, as the error that says what to do.
 
-Pure: status, headers and body in, an error out. Written from the table of
-protocols/akv.md §3; the wording of messages decides only where the codes do not.
+Pure: status, headers and body in, an error out. Only an answer in the vault's own error
+format is a denial: JSON, `{"error": {"code": …, "message": …}}` (Key Vault REST API,
+"Error"), with a status that the vault denies with. A proxy's page is a transport fault.
+The wording of a message decides only where the codes do not.
 """
 
 from __future__ import annotations
@@ -25,9 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _MAX_REASON_CHARS = 300
+_JSON = "application/json"
 
-_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT = 401, 403, 404, 409
-_REQUEST_TIMEOUT, _TOO_MANY_REQUESTS, _SERVER_ERRORS = 408, 429, 500
+_BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 400, 401, 403, 404
+_REQUEST_TIMEOUT, _CONFLICT, _TOO_MANY_REQUESTS, _SERVER_ERRORS = 408, 409, 429, 500
+
+_IS_DELETED = frozenset({"KeyNotFound", "ObjectIsDeletedButRecoverable"})
 
 _POLICY_HINT = (
     "Compare the token's claims with the key's release policy: `authority` must be the"
@@ -52,6 +57,10 @@ _CONFLICT_HINT = "Passes by itself: the vault is deleting, recovering or changin
 _THROTTLED_HINT = (
     "A vault allows 10 releases of HSM keys in 10 s: spread the keys or the VMs."
 )
+_FOREIGN_HINT = (
+    "This is not the vault's own error format: a proxy or a firewall may answer in the"
+    " vault's place. Compare with `curl -v` to the vault from this VM."
+)
 _REFUSED_HINT = (
     "The vault does not accept the identity's token: check that vault and identity"
     " belong to the same tenant."
@@ -63,13 +72,18 @@ class _Inner(msgspec.Struct):
 
 
 class _Error(msgspec.Struct):
-    code: str = ""
-    message: str = ""
+    code: str
+    message: str
     innererror: _Inner | None = None
+
+    @property
+    def inner(self) -> str:
+        """The more precise code; empty where there is none."""
+        return self.innererror.code if self.innererror else ""
 
 
 class _Body(msgspec.Struct):
-    error: _Error = msgspec.field(default_factory=_Error)
+    error: _Error
 
 
 def judge_refusal(
@@ -83,7 +97,7 @@ def judge_refusal(
         body: as it came.
         what: the key that was asked for, for the error's prose.
     """
-    said = _read(body)
+    said = _read(headers, body)
     about = _describe(status, headers, said, what)
     retry_after = parse_retry_after(headers.get("Retry-After", ""))
     if status == _UNAUTHORIZED:
@@ -96,19 +110,20 @@ def judge_refusal(
             hint=_THROTTLED_HINT if status == _TOO_MANY_REQUESTS else "",
             retry_after=retry_after,
         )
-    if 400 <= status < _SERVER_ERRORS:  # noqa: PLR2004 - the rest of RFC 9110's 4xx
-        error = _judge_denial(status, about, said)
-        if error.disposition is not Disposition.DENIED:  # which is confirmed soon
-            error.retry_after = retry_after
-        return error
-    return TransportError(about, code="transport.unexpected")
+    error = _judge_denial(status, about, said) if said else None
+    if error is None:
+        error = TransportError(about, code="transport.unexpected", hint=_FOREIGN_HINT)
+    if error.disposition is not Disposition.DENIED:  # which is confirmed soon
+        error.retry_after = retry_after
+    return error
 
 
-def _judge_denial(status: int, about: str, said: _Error) -> SkrAgentError:
-    inner = said.innererror.code if said.innererror else ""
+def _judge_denial(status: int, about: str, said: _Error) -> SkrAgentError | None:
+    """Name what the vault's own error means; None if no denial has that status."""
     if status == _FORBIDDEN:
-        return _judge_forbidden(about, said.message.lower(), inner)
-    if status == _NOT_FOUND or inner == "ObjectIsDeletedButRecoverable":
+        return _judge_forbidden(about, said.message.lower(), said.inner)
+    is_deleted = not _IS_DELETED.isdisjoint((said.code, said.inner))
+    if status in (_NOT_FOUND, _CONFLICT) and is_deleted:
         return ReleaseDeniedError(about, code="release.not_found", hint=_NOT_FOUND_HINT)
     if status == _CONFLICT:  # retry later: learn.microsoft.com, common-error-codes
         return ReleaseError(
@@ -117,6 +132,8 @@ def _judge_denial(status: int, about: str, said: _Error) -> SkrAgentError:
             disposition=Disposition.RETRY,
             hint=_CONFLICT_HINT,
         )
+    if status not in (_BAD_REQUEST, _NOT_FOUND):
+        return None
     return ReleaseDeniedError(
         about,
         hint="The vault cannot release this key: it must be exportable, have a"
@@ -145,18 +162,25 @@ def _judge_forbidden(about: str, message: str, inner: str) -> SkrAgentError:
     return ReleaseDeniedError(about, code=f"release.denied{kind}", hint=hint)
 
 
-def _read(body: bytes) -> _Error:
+def _read(headers: Mapping[str, str], body: bytes) -> _Error | None:
+    """Read the vault's own error; None where the answer is not in its format."""
+    media_type = headers.get("Content-Type", _JSON).partition(";")[0].strip().lower()
+    if media_type != _JSON:
+        return None
     try:
-        return decode_json(body, _Body).error
-    except ValueError:  # a proxy's page, or nothing
-        return _Error()
+        error = decode_json(body, _Body).error
+    except ValueError:
+        return None
+    return error if error.code else None
 
 
-def _describe(status: int, headers: Mapping[str, str], said: _Error, what: str) -> str:
-    inner = f"/{said.innererror.code}" if said.innererror else ""
-    reason = " ".join(f"{said.code}{inner}: {said.message}".split()).strip(": ")
+def _describe(
+    status: int, headers: Mapping[str, str], said: _Error | None, what: str
+) -> str:
     text = f"{what}: the vault answered HTTP {status}"
-    if reason:
+    if said is not None:
+        code = "/".join(filter(None, (said.code, said.inner)))
+        reason = " ".join(f"{code}: {said.message}".split()).strip(": ")
         text += f": {_printable(reason)[:_MAX_REASON_CHARS]}"
     if request_id := headers.get("x-ms-request-id", ""):
         text += f" (x-ms-request-id {_printable(request_id)[:64]})"

@@ -148,7 +148,7 @@ class Agent:
         for alias in aliases:
             version = self._vaults.latest(self._keys[alias], boottime)
             life = self.lives[alias]
-            if life.throttles or not life.is_held:
+            if life.failures.throttles or not life.is_held:
                 continue
             if version is not None and version != life.version:
                 self.token = None
@@ -166,15 +166,12 @@ class Agent:
 def _after_failure(
     life: KeyLife, error: SkrAgentError, chance: float, boottime: float
 ) -> KeyLife:
-    life = lifecycle.failed(
-        life, error.disposition, is_throttled=backoff.is_throttled(error)
-    )
+    life = lifecycle.failed(life, error, boottime)
     seconds = backoff.wait_seconds(
         error,
-        failures=life.failures,
-        denials=life.denials,
-        throttles=life.throttles,
+        life.failures,
         jitter=chance,
+        confirms_in=lifecycle.seconds_until_confirmable(life, error, boottime),
     )
     is_held_off = backoff.is_asked_to_wait(error)
     return lifecycle.planned(life, boottime + seconds, is_held_off=is_held_off)

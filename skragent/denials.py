@@ -1,0 +1,58 @@
+"""The one table of what an authority's denial is, and how each denial is confirmed.
+
+Only an authority takes a held key away. There are two authorities: the vault that holds
+the key, and the attestation provider that judges this VM's evidence. An error whose
+code is in `DENIALS` is a denial. An error with any other code is a fault, and no fault
+ends a held key: not a file that is missing, not a token that does not verify, not an
+answer that is not the authority's own, and not an answer of IMDS or Entra ID, which are
+no authorities.
+
+Codes enter an error in the two modules that recognise an authority's own error format:
+`release.vault_failures` (Key Vault REST API, "Error") and `attestation.maa` (Azure
+Attestation REST API, "CloudError"). A release whose attributes say `enabled: false` is
+a denial too: `release.denied.disabled`.
+
+The rest of what ends a held key is no denial: its own `exp`, an administrator, and
+`max_stale_seconds`. See `skragent.agent.lifecycle`.
+"""
+
+from __future__ import annotations
+
+import enum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Confirmation(enum.Enum):
+    """What must follow a first denial before it ends a held key."""
+
+    # The vault's words are clear: a second denial, with a fresh attestation token.
+    FRESH_TOKEN = "fresh_token"  # noqa: S105 - a word, and no password
+    # The words can also describe a passing state, such as a firewall that is being
+    # changed: the denial must be repeated `REPEATED_AFTER_SECONDS` after the first.
+    REPEATED = "repeated"
+
+
+REPEATED_AFTER_SECONDS: Final = 300.0
+
+DENIALS: Final[Mapping[str, Confirmation]] = MappingProxyType(
+    {
+        # The vault.
+        "release.denied.policy": Confirmation.FRESH_TOKEN,
+        "release.denied.permission": Confirmation.FRESH_TOKEN,
+        "release.denied.disabled": Confirmation.FRESH_TOKEN,
+        "release.not_found": Confirmation.FRESH_TOKEN,
+        "release.denied.firewall": Confirmation.REPEATED,
+        "release.denied": Confirmation.REPEATED,
+        # The attestation provider.
+        "token.refused": Confirmation.REPEATED,
+    }
+)
+
+
+def is_denial(code: str) -> bool:
+    """Return whether an error with this code is an authority's denial."""
+    return code in DENIALS
