@@ -274,7 +274,10 @@ class ReleaserError(SkrAgentError):
 
 
 class SecretMemoryError(SkrAgentError):
-    """Memory for keys cannot be had, locked or mapped."""
+    """Memory for keys cannot be had, locked or mapped, or holds something else.
+
+    Codes: memory.locked_limit, memory.content (of an earlier agent, unusable).
+    """
 
     code = "memory"
     disposition = Disposition.RETRY
@@ -288,6 +291,14 @@ class ListenError(SkrAgentError):
     """
 
     code = "listen.failed"
+    disposition = Disposition.FATAL
+
+
+class EmulatorError(SkrAgentError):
+    """The emulator cannot be set up, or a request to its faults.sock is wrong."""
+
+    code = "emulator.request"
+    disposition = Disposition.FATAL
 
 
 class ServeError(SkrAgentError):

@@ -1,8 +1,10 @@
 """The contract between the agent and the releaser; nothing else is shared.
 
-One `Job` goes in on stdin as JSON, one `Result` comes out on stdout as JSON. Key
-bytes travel in neither: the releaser writes them into the secret memory whose
-descriptor it inherits (`arena_fd`), and the result says where (`Slice`).
+One `Job` goes in on stdin as JSON. The result comes out on stdout in parts, one
+`Result` in JSON on each line: a key that was released is in the agent's hands at once,
+whatever the others wait for. Key bytes travel in neither: the releaser writes them into
+the secret memory whose descriptor it inherits (`arena_fd`), and the result says where
+(`Slice`).
 
 Both sides refuse a message that is longer than the limit, of another `protocol`,
 or that has a field the other does not know: they are always of one installation.
@@ -14,7 +16,7 @@ from typing import Literal
 
 import msgspec
 
-PROTOCOL = 3
+PROTOCOL = 4
 
 # A job holds names and URLs of at most MAX_KEYS keys, a result their public parts too:
 # 2.5 kB for RSA-4096; and either an attestation token of at most 128 kB.
@@ -137,6 +139,7 @@ class ReleasedKey(
     enabled: bool = True
     not_before: float | None = None  # the vault's `nbf`, seconds since 1970
     expires: float | None = None  # the vault's `exp`
+    repeats_nonce: bool = True  # the signed release repeats the nonce of its request
 
 
 class FailedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -172,7 +175,11 @@ class AkCertificate(
 
 
 class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The outcome of a job. Either `failure` stops everything, or each key has its own.
+    """One part of a job's outcome; the last part ends it.
+
+    The last part either has a `failure` of the job as a whole, and then no key was
+    answered, or every key that was asked for is in exactly one part. The attestation,
+    if there was one, is in the first part that has keys or in one before it.
 
     Of a check, `versions` has the latest version of each key; empty where the identity
     has no permission to look (`keys/get`). Of a renewal, `ak_query_id` asks for what
@@ -182,6 +189,7 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """
 
     protocol: int = PROTOCOL
+    is_last: bool = True
     failure: Failure | None = None
     attestation: Attestation | None = None
     token: str = ""  # of the attestation: for jobs to come

@@ -61,14 +61,22 @@ class Arena:
     """One mapping of secret memory. Made by `create_arena` and `attach_arena`.
 
     The mapping lives as long as the arena or any view of it does: a reader that
-    stalls keeps what it reads. With the last of them it is wiped and unmapped.
+    stalls keeps what it reads. With the last of them it is wiped and unmapped, unless
+    the content is preserved.
     """
 
     def __init__(self, fd: int, size: int, kind: Kind) -> None:
         self.fd = fd  # -1 once it is closed
         self.size = size
         self.kind: Kind = kind
-        self._address, self._whole = _map(fd, size, kind)
+        self._address = _map(fd, size, kind)
+        whole = (ctypes.c_ubyte * size).from_address(self._address)
+        # Views hold the array, so this runs when the last of them is gone. Not at exit:
+        # what still holds a view then must not find its memory unmapped.
+        self._wipes_at_end = [True]
+        end = weakref.finalize(whole, _end, self._address, size, self._wipes_at_end)
+        end.atexit = False
+        self._whole = memoryview(whole).cast("B")
 
     @property
     def is_secret(self) -> bool:
@@ -84,6 +92,13 @@ class Arena:
     def wipe(self) -> None:
         """Zero everything at once, also under the eyes of whoever has a view."""
         _libc.explicit_bzero(self._address, self.size)
+
+    def preserve(self, *, is_preserved: bool) -> None:
+        """Say whether the content outlives this mapping, through another descriptor.
+
+        Then the mapping's end does not wipe it. `wipe` does so in any case.
+        """
+        self._wipes_at_end[0] = not is_preserved
 
     def close_fd(self) -> None:
         """Close the descriptor; the mapping stays. Do it once the child has it."""
@@ -132,6 +147,22 @@ def attach_arena(fd: int, size: int) -> Arena:
     return arena
 
 
+def adopt_arena(fd: int) -> Arena:
+    """Map an arena that an earlier process of ours made, and close the descriptor.
+
+    Only memfd_secret: another kind of memory can be read and swapped while no process
+    has it mapped and locked.
+    """
+    size = os.fstat(fd).st_size
+    if 0 < size <= MAX_ARENA_BYTES and is_secret_memory(fd):
+        return attach_arena(fd, size)
+    os.close(fd)
+    raise SecretMemoryError(
+        "a descriptor that was handed over is no secret memory of ours",
+        code="memory.content",
+    )
+
+
 def forbid_core_dumps() -> None:
     """Keep this process out of core files and away from ptrace by its own user."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -171,22 +202,31 @@ def _require_size(fd: int, size: int) -> None:
 
 
 def _kind_of(fd: int) -> Kind:
-    """Ask the descriptor itself; keys are written into nothing else than these two."""
+    """Ask the descriptor itself; keys are written into nothing else than these two.
+
+    Raises:
+        SecretMemoryError: it is neither.
+    """
+    if is_secret_memory(fd):
+        return "memfd_secret"
     try:
-        fcntl.fcntl(fd, fcntl.F_GET_SEALS)
-    except OSError:  # only a memfd has seals
-        name = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - spares an import
-        if name.startswith("/secretmem"):
-            return "memfd_secret"
+        fcntl.fcntl(fd, fcntl.F_GET_SEALS)  # only a memfd has seals
+    except OSError:
         raise SecretMemoryError("what was handed over is no secret memory") from None
     return "mlock"
 
 
-def _map(fd: int, size: int, kind: Kind) -> tuple[int, memoryview]:
-    address = _libc.mmap(
+def is_secret_memory(fd: int) -> bool:
+    """Return whether a descriptor is of memfd_secret(2), by its name in /proc."""
+    name = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - spares an import
+    return name.startswith("/secretmem")
+
+
+def _map(fd: int, size: int, kind: Kind) -> int:
+    address: int | None = _libc.mmap(
         None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, 0
     )
-    if address in (None, _MAP_FAILED):
+    if address is None or address == _MAP_FAILED:
         raise _failure("mmap of secret memory", ctypes.get_errno())
     try:
         if kind == "mlock":
@@ -199,15 +239,12 @@ def _map(fd: int, size: int, kind: Kind) -> tuple[int, memoryview]:
     except SecretMemoryError:
         _libc.munmap(address, size)
         raise
-    whole = (ctypes.c_ubyte * size).from_address(address)
-    # Views hold the array, so this runs when the last of them is gone. Not at exit:
-    # what still holds a view then must not find its memory unmapped.
-    weakref.finalize(whole, _wipe_and_unmap, address, size).atexit = False
-    return address, memoryview(whole).cast("B")
+    return address
 
 
-def _wipe_and_unmap(address: int, size: int) -> None:
-    _libc.explicit_bzero(address, size)
+def _end(address: int, size: int, wipes: list[bool]) -> None:
+    if wipes[0]:
+        _libc.explicit_bzero(address, size)
     _libc.munmap(address, size)
 
 

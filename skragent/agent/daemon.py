@@ -20,6 +20,7 @@ from skragent.agent.control import Control
 from skragent.agent.descriptors import allow_descriptors, descriptors_for, too_few
 from skragent.agent.holder import Holder
 from skragent.agent.jobs import key_requests, key_terms
+from skragent.agent.preserved_keys import PreservedKeys
 from skragent.agent.reload import Reloader
 from skragent.agent.runner import Runner
 from skragent.agent.servers import Servers
@@ -69,6 +70,7 @@ class World:
     spread: float = 0.0  # this machine's place in its fleet, from -1 to 1
     watchdog_seconds: float | None = None
     stored_credentials: Sequence[tuple[str, socket.socket]] = ()
+    stored_keys: Sequence[tuple[str, int]] = ()
 
 
 def serve(world: World, launched: Launch | None) -> int:
@@ -94,6 +96,9 @@ class _Daemon:
         self._has_pidfd = probe_pidfd()
         self._has_terminal = has_terminal()
         self._told_of = UnitRules.NONE
+        self._preserved = PreservedKeys(world.notifier)
+        self._keyring.on_parting(self._preserved.forget)
+        keys, terms = key_requests(config), key_terms(config)
         self._runner = Runner(
             world.launcher,
             world.clock,
@@ -101,14 +106,20 @@ class _Daemon:
             log_output=_log_output,
         )
         self._supervisor = Supervisor(
-            key_requests(config),
+            keys,
             jobs=_TimedJobs(self._runner, self._counters),
-            holder=Holder(self._keyring, self._counters, world.clock, world.notifier),
+            holder=Holder(
+                *(self._keyring, self._counters, world.clock, world.notifier),
+                self._preserved,
+            ),
             clock=world.clock,
             chance=_chance,
-            terms=key_terms(config),
+            terms=terms,
             token_fraction=config.refresh.token_fraction,
             spread=world.spread,
+            restored=self._preserved.restore(
+                *(world.stored_keys, self._keyring, keys, terms, world.clock)
+            ),
         )
         self._reloader = Reloader(
             world.read_config,
@@ -151,12 +162,8 @@ class _Daemon:
             task.cancel()
         self._supervisor.stop()
         self._runner.kill()
-        # Wiped in any case, and at once where somebody said that we may not go on.
-        is_ordered = self._stopping.is_set()
-        if not is_ordered:
-            self._keyring.wipe()
         await self._servers.close()
-        self._keyring.wipe()
+        self._keyring.close(is_preserved=self._preserved.__contains__)
         stopping.cancel()
         # The releaser was killed long ago by now; one that waits in the kernel is left.
         await asyncio.wait({supervising}, timeout=_RELEASER_SECONDS)
@@ -276,8 +283,11 @@ class _TimedJobs:
         *,
         launched: Launch | None = None,
         token: HeldToken | None = None,
+        deliver: Callable[[Release], None] = lambda _part: None,
     ) -> Release:
-        release = await self._runner.run(keys, launched=launched, token=token)
+        release = await self._runner.run(
+            keys, launched=launched, token=token, deliver=deliver
+        )
         self._counters.step_seconds = {
             step: milliseconds / 1000
             for step, milliseconds in release.result.timings.items()

@@ -37,7 +37,7 @@ FINAL: Final = (UNAVAILABLE, CONFIG)
 _BY_DISPOSITION: Final = {
     Disposition.RETRY: TEMPFAIL,
     Disposition.REATTEST: TEMPFAIL,
-    Disposition.RETRY_SLOWLY: TEMPFAIL,
+    Disposition.RETRY_SLOWLY: UNAVAILABLE,
     Disposition.DENIED: NOPERM,
     Disposition.FATAL: UNAVAILABLE,
 }

@@ -8,8 +8,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from skragent.agent.failures import SLOW
 from skragent.errors import Disposition, SkrAgentError
-from skragent.keyring import KeyState, hold_key
+from skragent.keyring import KeyRecord, KeyState, hold_key
 from skragent.observe import Event, log, names
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from skragent.agent.clock import Clock
     from skragent.agent.lifecycle import Admission, KeyLife
     from skragent.agent.notify import Notifier
-    from skragent.job import AkCertificate, Attestation, ReleasedKey
+    from skragent.agent.preserved_keys import PreservedKeys
+    from skragent.job import AkCertificate, Attestation, KeyRequest, ReleasedKey
     from skragent.keyring import Keyring
     from skragent.observe import Counters
     from skragent.secretmem import Arena
@@ -28,9 +30,15 @@ class Holder:
     """Implements `ports.Holder`."""
 
     def __init__(
-        self, keyring: Keyring, counters: Counters, clock: Clock, notifier: Notifier
+        self,
+        keyring: Keyring,
+        counters: Counters,
+        clock: Clock,
+        notifier: Notifier,
+        preserved: PreservedKeys,
     ) -> None:
         self._keyring = keyring
+        self._preserved = preserved
         self._counters = counters
         self._clock = clock
         self._notifier = notifier
@@ -52,12 +60,36 @@ class Holder:
             token_sha256=attestation.token_sha256,
         )
 
-    def hold(self, key: ReleasedKey, arena: Arena, *, keeps_previous: bool) -> None:
-        """Serve this key from now on, instead of another version or beside it."""
+    def hold(
+        self,
+        key: ReleasedKey,
+        arena: Arena,
+        *,
+        request: KeyRequest,
+        life: KeyLife,
+        began_at: float,
+    ) -> None:
+        """Serve this key from now on, instead of another version or beside it.
+
+        Raises:
+            SecretMemoryError: there is no memory for it; what was served stays.
+        """
         self._note_memory(arena)
-        held = hold_key(key, arena, released_at=self._clock.now())
-        self._keyring.put(held, keeps_previous=keeps_previous)
+        record = KeyRecord(
+            vault=request.vault,
+            name=request.name,
+            key=key,
+            released_at=self._clock.now(),
+            began_at=began_at,
+            stale_at=life.stale_at,
+        )
+        held = hold_key(record, arena)
+        # The new version first: an agent that ends in between leaves one of the two.
+        self._preserved.preserve(held)
+        self._keyring.put(held, keeps_previous=life.has_previous)
         self._counters.count_release(key.alias, names.RESULT_SUCCESS)
+        if not key.repeats_nonce:
+            self._counters.count_missing_nonce(key.alias)
         log(
             Event.KEY_RELEASED,
             f"key {key.alias}: version {key.version} is held",
@@ -83,7 +115,7 @@ class Holder:
 
     def not_admitted(self, key: ReleasedKey, admission: Admission) -> None:
         """Tell that a released key may not be held, by its own attributes."""
-        self._keyring.note_failure(key.alias, admission.value)
+        self._keyring.note_failure(key.alias, admission.value, needs_attention=True)
         self._counters.count_release(key.alias, names.RESULT_DENIED, admission.value)
         log(
             Event.KEY_FAILED,
@@ -122,8 +154,7 @@ class Holder:
 
     def key_failed(self, alias: str, error: SkrAgentError, seconds: float) -> None:
         """Tell that one key was not released, and when it is asked for again."""
-        retry_at = self._clock.now() + seconds
-        self._keyring.note_failure(alias, error.code, retry_at=retry_at)
+        self._note_failure(alias, error, seconds)
         self._counters.count_release(alias, _result(error), error.code)
         _log_failure(Event.KEY_FAILED, f"key {alias}: ", error, seconds, alias)
         self.show_status()
@@ -132,9 +163,8 @@ class Holder:
         self, aliases: Sequence[str], error: SkrAgentError, seconds: float
     ) -> None:
         """Tell that a job for these keys failed as a whole, and when it is repeated."""
-        retry_at = self._clock.now() + seconds
         for alias in aliases:
-            self._keyring.note_failure(alias, error.code, retry_at=retry_at)
+            self._note_failure(alias, error, seconds)
         self._counters.count_attestation(_result(error), error.code)
         _log_failure(Event.JOB_FAILED, "", error, seconds, None)
         self.show_status()
@@ -164,6 +194,14 @@ class Holder:
         trouble = f"; {', '.join(codes)}" if codes else ""
         self._notifier.status(f"{held} of {len(entries)} keys held{trouble}")
 
+    def _note_failure(self, alias: str, error: SkrAgentError, seconds: float) -> None:
+        self._keyring.note_failure(
+            alias,
+            error.code,
+            retry_at=self._clock.now() + seconds,
+            needs_attention=error.disposition in SLOW,
+        )
+
     def _note_memory(self, arena: Arena) -> None:
         if not self._counters.memory_kind and not arena.is_secret:
             log(
@@ -188,7 +226,7 @@ def _log_failure(
 ) -> None:
     hint = f" {error.hint}" if error.hint else ""
     log(
-        event,
+        Event.ATTENTION if error.disposition in SLOW else event,
         f"{prefix}{error.message}.{hint} Next attempt in {seconds:.0f} s.",
         key=key,
         code=error.code,

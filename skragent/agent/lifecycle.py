@@ -38,6 +38,7 @@ from skragent.keyring import KeyState
 if TYPE_CHECKING:
     from skragent.errors import SkrAgentError
     from skragent.job import KeyRequest, ReleasedKey
+    from skragent.keyring import KeyRecord
 
 
 class Admission(enum.Enum):
@@ -132,7 +133,7 @@ def released(
         admissible_from=math.inf,
         stale_at=stale_at,
         drop_at=stale_at + terms.max_stale_seconds,
-        expires_at=math.inf if key.expires is None else key.expires,
+        expires_at=_end(key),
         version=key.version,
     )
     if not before.is_held or before.version == key.version:
@@ -143,6 +144,31 @@ def released(
         life,
         overlap_until=began_at + terms.overlap_seconds,
         previous_expires_at=before.expires_at,
+    )
+
+
+def restored(terms: Terms, record: KeyRecord, previous: KeyRecord | None) -> KeyLife:
+    """Go on with a key that an agent before this one held; it is due at once.
+
+    Args:
+        terms: as the configuration says now.
+        record: of the held version.
+        previous: of the version before, if it is there as well.
+    """
+    life = KeyLife(
+        terms=terms,
+        state=KeyState.CURRENT,
+        stale_at=record.stale_at,
+        drop_at=record.stale_at + terms.max_stale_seconds,
+        expires_at=_end(record.key),
+        version=record.key.version,
+    )
+    if previous is None or terms.overlap_seconds <= 0:
+        return life
+    return dataclasses.replace(
+        life,
+        overlap_until=record.began_at + terms.overlap_seconds,
+        previous_expires_at=_end(previous.key),
     )
 
 
@@ -305,6 +331,11 @@ def seconds_until_change(life: KeyLife, *, now: float, boottime: float) -> float
         expires_at = min(expires_at, life.previous_expires_at)
     expires_at = min(expires_at, admissible)
     return max(0.0, min(deadline - boottime, expires_at - now))
+
+
+def _end(key: ReleasedKey) -> float:
+    """Return the key's own `exp`; infinite if it has none."""
+    return math.inf if key.expires is None else key.expires
 
 
 def _brought_forward(life: KeyLife, boottime: float) -> KeyLife:

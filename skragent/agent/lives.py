@@ -28,6 +28,7 @@ class Lives:
         terms: what is configured of each key's life.
         holder: is told of every change.
         clock: the one clock.
+        restored: of keys that are held already, from the agent before this one.
     """
 
     def __init__(
@@ -36,9 +37,12 @@ class Lives:
         terms: Mapping[str, Terms],
         holder: Holder,
         clock: Clock,
+        restored: Mapping[str, KeyLife],
     ) -> None:
         self.keys = keys
-        self.of = {alias: KeyLife(terms=terms[alias]) for alias in keys}
+        self.of = {
+            alias: restored.get(alias) or KeyLife(terms=terms[alias]) for alias in keys
+        }
         self.plans_changed = asyncio.Event()
         self.changed = asyncio.Event()
         self._holder = holder

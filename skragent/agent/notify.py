@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# What the names of stored connections begin with.
-_STORED: Final = "credential-"
+# What the names of stored descriptors begin with: connections of units that wait for a
+# credential, and memory of held keys.
+_CREDENTIAL: Final = "credential-"
+_KEY: Final = "key-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,7 @@ class Inherited:
 
     listeners: Mapping[str, socket.socket]  # by FileDescriptorName=
     credentials: tuple[tuple[str, socket.socket], ...] = ()  # stored connections
+    keys: tuple[tuple[str, int], ...] = ()  # stored memory of held keys: descriptors
 
 
 def inherited_sockets(environment: Mapping[str, str]) -> Inherited:
@@ -38,12 +41,15 @@ def inherited_sockets(environment: Mapping[str, str]) -> Inherited:
 
     listeners: dict[str, socket.socket] = {}
     credentials: list[tuple[str, socket.socket]] = []
+    keys: list[tuple[str, int]] = []
     for fd, name in sorted(listen_fds_with_names(unset_environment=True).items()):
-        if name.startswith(_STORED):
+        if name.startswith(_KEY):
+            keys.append((name, fd))
+        elif name.startswith(_CREDENTIAL):
             credentials.append((name, socket.socket(fileno=fd)))
         else:
             listeners[name] = socket.socket(fileno=fd)
-    return Inherited(listeners, tuple(credentials))
+    return Inherited(listeners, tuple(credentials), tuple(keys))
 
 
 class Notifier:
@@ -75,9 +81,16 @@ class Notifier:
             self._status = status
             self._send(f"STATUS={status}")
 
-    def store_fd(self, fd: int) -> str:
-        """Have systemd keep a copy of a descriptor until `remove_fd`, or its HUP."""
-        name = _STORED + os.urandom(8).hex()
+    def store_connection(self, fd: int) -> str:
+        """Have systemd keep a copy of a connection until `remove_fd`, or its HUP."""
+        return self._store_fd(fd, _CREDENTIAL)
+
+    def store_key(self, fd: int) -> str:
+        """Have systemd keep a copy of a held key's memory until `remove_fd`."""
+        return self._store_fd(fd, _KEY)
+
+    def _store_fd(self, fd: int, prefix: str) -> str:
+        name = prefix + os.urandom(8).hex()
         self._send(f"FDSTORE=1\nFDNAME={name}", fd)
         return name
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from skragent.agent.launch import Launch
     from skragent.agent.lifecycle import Admission, KeyLife
@@ -36,8 +36,12 @@ class Jobs(Protocol):
         *,
         launched: Launch | None = None,
         token: HeldToken | None = None,
+        deliver: Callable[[Release], None] = lambda _part: None,
     ) -> Release:
-        """Run a job for these keys, with a token that there is or with a new one."""
+        """Run a job for these keys, with a token that there is or with a new one.
+
+        `deliver` takes each part of the outcome but the last; the last is returned.
+        """
         ...
 
     async def check(self, keys: Sequence[KeyRequest]) -> Result:
@@ -56,8 +60,20 @@ class Holder(Protocol):
         """Tell of a new attestation token."""
         ...
 
-    def hold(self, key: ReleasedKey, arena: Arena, *, keeps_previous: bool) -> None:
-        """Serve this key from now on, instead of another version or beside it."""
+    def hold(
+        self,
+        key: ReleasedKey,
+        arena: Arena,
+        *,
+        request: KeyRequest,
+        life: KeyLife,
+        began_at: float,
+    ) -> None:
+        """Serve this key from now on, instead of another version or beside it.
+
+        Raises:
+            SecretMemoryError: there is no memory for it; what was served stays.
+        """
         ...
 
     def end_overlap(self, alias: str) -> None:

@@ -1,9 +1,10 @@
 """Runs one job in a releaser child, and gives back only what has been judged.
 
 Whatever the child does (hang, crash, flood, lie, leave others behind), `run` returns
-within the job's time with a `Release` or raises our error; the child is reaped and
-its process group is gone. Never two at once: they would share the vTPM and the
-vault's limits.
+within the job's time with a `Release` or raises our error; the child is reaped and its
+process group is gone. Keys that the child released before that are delivered at once
+and stay delivered. Never two jobs at once: they would share the vTPM and the vault's
+limits.
 
 Not here: retries, and what an outcome means for a key.
 """
@@ -11,17 +12,16 @@ Not here: retries, and what an outcome means for a key.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from skragent.agent.child import describe_exit
-from skragent.agent.jobs import parse_result
+from skragent.agent.job_results import ResultReader
 from skragent.agent.redact import log_lines
 from skragent.agent.tokens import keep_token
 from skragent.errors import ReleaserError, SkrAgentError
-from skragent.job import MAX_RESULT_BYTES
+from skragent.job import Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from skragent.agent.clock import Clock
     from skragent.agent.launch import Launch, Launcher
     from skragent.agent.tokens import HeldToken
-    from skragent.job import KeyRequest, Result
+    from skragent.job import KeyRequest
     from skragent.secretmem import Arena
 
 # The end of a traceback is the part that tells.
@@ -54,7 +54,10 @@ _OUTPUT_SECONDS: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """The judged outcome of one job. The arena's memory lives as long as its views."""
+    """A judged part of one job's outcome.
+
+    The arena's memory lives as long as its views; after the job it is wiped.
+    """
 
     result: Result
     arena: Arena
@@ -122,6 +125,7 @@ class Runner:
         *,
         launched: Launch | None = None,
         token: HeldToken | None = None,
+        deliver: Callable[[Release], None] = lambda _part: None,
     ) -> Release:
         """Run a job for these keys, or see one through that is already under way.
 
@@ -129,6 +133,10 @@ class Runner:
             keys: to be released.
             launched: the job, where it is under way.
             token: to release with; None: the job attests.
+            deliver: takes each part of the outcome but the last, as it comes.
+
+        Returns:
+            the last part.
 
         Raises:
             ReleaserError: the child did not do its work.
@@ -138,15 +146,24 @@ class Runner:
             raise RuntimeError("a releaser is running already")
         launch = launched or self._launcher.launch(keys, token=token)
         self._running = launch.child
+        arena, began_at = launch.arena, launch.began_at
+        attested = Result()
+
+        def take(part: Result) -> None:
+            nonlocal attested
+            if part.attestation is not None:
+                attested = part
+            if not part.is_last:
+                deliver(Release(part, arena, began_at))
+
         try:
-            result = await self._see_through(launch)
+            result = await self._see_through(launch, take)
         except BaseException:
-            launch.arena.wipe()
+            arena.wipe()
             raise
         finally:
             self._running = None
-        arena, began_at = launch.arena, launch.began_at
-        kept = keep_token(result, arena, keys=len(launch.aliases), began_at=began_at)
+        kept = keep_token(attested, arena, keys=len(launch.aliases), began_at=began_at)
         return Release(result, arena, began_at, kept)
 
     def kill(self) -> None:
@@ -154,8 +171,15 @@ class Runner:
         if self._running is not None:
             self._running.kill()
 
-    async def _see_through(self, launch: Launch) -> Result:
-        seen = _Watch(launch.child)
+    async def _see_through(
+        self, launch: Launch, take: Callable[[Result], None]
+    ) -> Result:
+        reader = ResultReader(
+            launch.aliases,
+            purpose=launch.purpose,
+            has_token=launch.token is not None,
+        )
+        seen = _Watch(launch.child, _Parts(reader, take))
         try:
             result = await self._judge(launch, seen)
         except SkrAgentError:
@@ -169,7 +193,9 @@ class Runner:
         if launch.purpose != "release":  # no key hangs on it, but what is due waits
             timeout = min(timeout, ERRAND_SECONDS)
         in_time = await seen.until_end(self._clock, timeout)
-        if seen.stdout.is_flooded or seen.stderr.is_flooded:
+        if seen.parts.error is not None:
+            raise seen.parts.error
+        if seen.stderr.is_flooded:
             raise ReleaserError(
                 "the releaser wrote more than it may", code="releaser.garbage"
             )
@@ -183,32 +209,52 @@ class Runner:
             raise ReleaserError(
                 f"the releaser {describe_exit(seen.status)}", code="releaser.crashed"
             )
-        return parse_result(
-            bytes(seen.stdout.kept),
-            aliases=launch.aliases,
-            purpose=launch.purpose,
-            has_token=launch.token is not None,
-        )
+        return seen.parts.finish()
 
     def _log(self, seen: _Watch, *, succeeded: bool) -> None:
         for line in log_lines(bytes(seen.stderr.kept)):
             self._log_output(line, succeeded)
 
 
+class _Parts:
+    """The parts of a result as they come; the first error ends it."""
+
+    def __init__(self, reader: ResultReader, take: Callable[[Result], None]) -> None:
+        self.error: Exception | None = None
+        self._reader = reader
+        self._take = take
+
+    def feed(self, data: bytes) -> bool:
+        """Take output of the child; return whether more of it is wanted."""
+        if self.error is None:
+            try:
+                for part in self._reader.feed(data):
+                    self._take(part)
+            except Exception as error:  # noqa: BLE001 - raised where the job is awaited
+                self.error = error
+        return self.error is None
+
+    def finish(self) -> Result:
+        """Return the last part.
+
+        Raises:
+            ReleaserError: releaser.garbage
+        """
+        result = self._reader.finish()
+        self._take(result)
+        return result
+
+
 class _Watch:
     """What is seen of one child: its output, bounded, and how it ended."""
 
-    def __init__(self, child: Child) -> None:
+    def __init__(self, child: Child, parts: _Parts) -> None:
         out, err = child.process.stdout, child.process.stderr
         if out is None or err is None:
             raise TypeError("a child is spawned with pipes")
-        self.stdout = _Output(out.fileno(), child.kill, limit=MAX_RESULT_BYTES)
-        self.stderr = _Output(
-            err.fileno(),
-            child.kill,
-            limit=MAX_STDERR_FLOOD_BYTES,
-            keep=MAX_STDERR_BYTES,
-        )
+        self.parts = parts
+        self.stdout = _Pipe(out.fileno(), child.kill, parts.feed)
+        self.stderr = _Stderr(err.fileno(), child.kill)
         self.status = -1
         self._child = child
 
@@ -239,43 +285,51 @@ class _Watch:
         return in_time
 
 
-class _Output:
-    """One pipe of a child: its last `keep` bytes, and a kill beyond `limit`."""
+class _Pipe:
+    """One pipe of a child; the child is killed once `feed` wants no more of it."""
 
     def __init__(
-        self,
-        fd: int,
-        kill: Callable[[], None],
-        *,
-        limit: int,
-        keep: int | None = None,
+        self, fd: int, kill: Callable[[], None], feed: Callable[[bytes], bool]
     ) -> None:
-        self.kept = bytearray()
-        self.is_flooded = False
         self.ended = asyncio.Event()
         self._fd = fd
         self._kill = kill
-        self._limit = limit
-        self._keep = limit + 1 if keep is None else keep
-        self._seen = 0
+        self._feed = feed
         os.set_blocking(fd, False)
         asyncio.get_running_loop().add_reader(fd, self._read)
 
     def close(self) -> None:
-        """Look no more; what has not been read by now is lost."""
+        """Read no more; output that has not been read by now is lost."""
         if not self.ended.is_set():
             asyncio.get_running_loop().remove_reader(self._fd)
             self.ended.set()
 
     def _read(self) -> None:
-        chunk = b""
-        with contextlib.suppress(BlockingIOError):
+        try:
             chunk = os.read(self._fd, _CHUNK_BYTES)
-            if not chunk:
-                self.close()
-        self._seen += len(chunk)
-        self.kept += chunk
-        del self.kept[: -self._keep]
-        if self._seen > self._limit and not self.is_flooded:
-            self.is_flooded = True
+        except BlockingIOError:
+            return
+        if not chunk:
+            self.close()
+        elif not self._feed(chunk):
             self._kill()
+
+
+class _Stderr(_Pipe):
+    """A child's stderr: its last bytes, and a kill beyond a limit."""
+
+    def __init__(self, fd: int, kill: Callable[[], None]) -> None:
+        self.kept = bytearray()
+        self._seen = 0
+        super().__init__(fd, kill, self._keep)
+
+    @property
+    def is_flooded(self) -> bool:
+        """Whether the child wrote more than it may."""
+        return self._seen > MAX_STDERR_FLOOD_BYTES
+
+    def _keep(self, data: bytes) -> bool:
+        self._seen += len(data)
+        self.kept += data
+        del self.kept[:-MAX_STDERR_BYTES]
+        return not self.is_flooded

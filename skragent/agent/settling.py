@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from skragent.agent import backoff, lifecycle, schedule
 from skragent.agent.jobs import failure_error
 from skragent.agent.lifecycle import Admission
-from skragent.errors import Disposition, ReleaseDeniedError
+from skragent.errors import Disposition, ReleaseDeniedError, SecretMemoryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -51,6 +51,7 @@ class Settling:
     ) -> None:
         self.token_fraction = token_fraction
         self.asked_again: set[str] = set()  # since the job began: due at once
+        self._throw = 0.0  # of chance, for the job
         self._lives = lives
         self._looking = looking
         self._holder = holder
@@ -58,25 +59,32 @@ class Settling:
         self._chance = chance
         self._spread = spread
 
+    def begin_job(self) -> None:
+        """Begin a job. One throw of chance for all its keys.
+
+        Keys that are released together stay together: one attestation serves them
+        again.
+        """
+        self.asked_again.clear()
+        self._throw = self._chance()
+
     def settle(
         self,
         release: Release,
         attestation: Attestation | None,
         wanted: Container[str],
     ) -> None:
-        """Settle a job. One throw of chance for all.
-
-        Keys that share a fate stay together: one attestation serves them again.
+        """Settle a part of the job's outcome.
 
         Args:
-            release: its outcome.
+            release: the part.
             attestation: that the keys were released under.
             wanted: the keys that were not dropped or changed meanwhile.
         """
         # A machine that was suspended wakes in any order: what is too old by now must
         # not live on beside its successor.
         self._lives.age()
-        chance = self._chance()
+        chance = self._throw
         for key in release.result.released:
             if key.alias not in wanted:
                 continue
@@ -118,7 +126,17 @@ class Settling:
                 began_at=release.began_at,
                 fresh_seconds=fresh,
             )
-            self._holder.hold(key, release.arena, keeps_previous=life.has_previous)
+            try:
+                self._holder.hold(
+                    key,
+                    release.arena,
+                    request=self._lives.keys[key.alias],
+                    life=life,
+                    began_at=release.began_at,
+                )
+            except SecretMemoryError as error:
+                self._settle_failed(key.alias, error, chance)
+                return
         else:
             life = lifecycle.not_admitted(self._lives.of[key.alias], key, admission)
             self._holder.not_admitted(key, admission)

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from skragent.agent import (
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from skragent.agent.ports import Holder, Jobs
     from skragent.agent.runner import Release
     from skragent.agent.tokens import HeldToken
-    from skragent.job import KeyRequest, Result
+    from skragent.job import Attestation, KeyRequest
 
 # The wall clock may be set at any time: a key's `exp` is looked at this often.
 _LOOK_UP_SECONDS: Final = 10.0
@@ -54,9 +56,20 @@ _LOOK_UP_SECONDS: Final = 10.0
 # A FATAL failure ends the agent only if the next job says the same.
 _FATAL_JOBS_TO_END: Final = 2
 
+NOTHING_RESTORED: Final[Mapping[str, KeyLife]] = MappingProxyType({})
+
 # Who promises to come around: see `watchdog`.
 _FRESH: Final = "keep fresh"
 _AGE: Final = "let age"
+
+
+@dataclass
+class _Job:
+    """What is known of the job that runs."""
+
+    attestation: Attestation | None  # that its keys are released under
+    released: list[str] = field(default_factory=list)
+    takes_fresh_token: bool = False  # a failure that only a fresh token can mend
 
 
 class Supervisor:
@@ -71,6 +84,7 @@ class Supervisor:
         terms: what is configured of each key's life.
         token_fraction: of a token's life, after which it is renewed.
         spread: this machine's place in its fleet, from -1 to 1.
+        restored: lives of keys that are held already, from the agent before this one.
     """
 
     def __init__(
@@ -84,9 +98,10 @@ class Supervisor:
         terms: Mapping[str, Terms],
         token_fraction: float = schedule.REFRESH_FRACTION,
         spread: float = 0.0,
+        restored: Mapping[str, KeyLife] = NOTHING_RESTORED,
     ) -> None:
         self.promises = Promises(clock)
-        self._lives = Lives(keys, terms, holder, clock)
+        self._lives = Lives(keys, terms, holder, clock, restored)
         self._jobs = jobs
         self._holder = holder
         self._clock = clock
@@ -96,9 +111,11 @@ class Supervisor:
         self._spent: tuple[Spent, ...] = ()  # of what vaults release
         self._token: HeldToken | None = None
         self._is_token_void = False  # that of the job which runs
+        self._job = _Job(attestation=None)
         self._job_failures = failures.NONE  # of jobs as a whole, since the last success
         self._fatal_jobs = 0  # in a row
-        self._has_worked = False  # so this is a confidential VM, and the agent goes on
+        # Then this is a confidential VM, and nothing is FATAL any more.
+        self._has_worked = bool(restored)
         self._stopping = asyncio.Event()
         is_stopping = self._stopping.is_set
         self._renewing = Renewing(jobs, holder, clock, chance, is_stopping)
@@ -243,14 +260,17 @@ class Supervisor:
         }
         if not self._asked or self._stopping.is_set():
             return
-        self._settling.asked_again.clear()
+        self._settling.begin_job()
         self._is_token_void = False
         self._hurried.clear()
         self.promises.within(_FRESH, self._jobs.longest_seconds)
         keys = list(self._asked.values())
         token, self._token = self._token_for(self._asked), None
+        self._job = _Job(attestation=token.attestation if token else None)
         try:
-            release = await self._jobs.run(keys, launched=launched, token=token)
+            release = await self._jobs.run(
+                keys, launched=launched, token=token, deliver=self._take
+            )
         except ReleaserError as error:  # whatever it did until then
             self._spend(keys)
             self._count_crash(error, company=len(keys))
@@ -263,10 +283,10 @@ class Supervisor:
             failure = failure_error(release.result.failure)
             self._count_failure(failure)
             raise failure
-        self._job_failures = failures.NONE
-        self._fatal_jobs, self._has_worked = 0, True
+        self._job_failures, self._fatal_jobs = failures.NONE, 0
         self._spend(keys)
-        self._settle(release, release.token or token)
+        self._take(release)
+        self._keep(release.token or token)
 
     def _token_for(self, aliases: Iterable[str]) -> HeldToken | None:
         """Choose the token that a job for these keys brings; None: it attests."""
@@ -360,27 +380,29 @@ class Supervisor:
         self._holder.job_failed(wanted, error, seconds)
         return seconds
 
-    def _settle(self, release: Release, token: HeldToken | None) -> None:
-        attestation = release.result.attestation
-        if attestation is not None:
-            self._holder.attested(attestation)
-        elif token is not None:
-            attestation = token.attestation
-        self._settling.settle(release, attestation, self._still_wanted())
-        self._keep(token, release.result)
-
-    def _keep(self, token: HeldToken | None, result: Result) -> None:
-        """Keep a token for keys to come, unless one of these takes a new one."""
-        if token is None or self._is_token_void:
+    def _take(self, part: Release) -> None:
+        """Take one part of a job's outcome, as soon as it is there."""
+        if self._stopping.is_set():
             return
-        if any(
+        result, job = part.result, self._job
+        if result.attestation is not None:
+            job.attestation = result.attestation
+            self._holder.attested(result.attestation)
+        self._has_worked = self._has_worked or job.attestation is not None
+        job.released += (key.alias for key in result.released)
+        job.takes_fresh_token |= any(
             failure_error(entry.failure).disposition is not Disposition.RETRY
             for entry in result.failed
-        ):
-            return
-        self._token = tokens.note_released(
-            token, (key.alias for key in result.released)
         )
+        self._settling.settle(part, job.attestation, self._still_wanted())
+        for key in result.released:  # a job that crashes later is none of its business
+            self._asked.pop(key.alias, None)
+
+    def _keep(self, token: HeldToken | None) -> None:
+        """Keep a token for keys to come, unless one of these takes a new one."""
+        if token is None or self._is_token_void or self._job.takes_fresh_token:
+            return
+        self._token = tokens.note_released(token, self._job.released)
 
     async def _let_age(self) -> None:
         while not self._stopping.is_set():

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from skragent.errors import SkrAgentError
+from skragent.errors import EmulatorError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the emulator until it is told to stop.
 
     Raises:
-        SkrAgentError: it cannot start; the text says why.
+        EmulatorError: it cannot start; the text says why.
     """
     with _installed():
         from skragent.emulator import addresses, azure, key_specs  # noqa: PLC0415 - an extra
@@ -101,11 +101,11 @@ def run(args: argparse.Namespace) -> int:
     try:
         specs = [key_specs.parse_key_spec(text) for text in args.key]
     except ValueError as error:
-        raise SkrAgentError(f"--key: {error}", code="emulator.key") from error
+        raise EmulatorError(f"--key: {error}", code="emulator.key") from error
     if args.real_names:
         commands = addresses.commands_for_real_names(azure.DEFAULT_VAULTS)
         if commands:
-            raise SkrAgentError(
+            raise EmulatorError(
                 "Azure's names and addresses are not this machine's yet",
                 code="emulator.address",
                 hint="As root, type:\n  " + "\n  ".join(commands),
@@ -126,9 +126,9 @@ async def _run(args: argparse.Namespace, specs: list[KeySpec]) -> None:
             args.dir, latency_seconds=args.latency, real_names=args.real_names
         )
     except VtpmError as error:
-        raise SkrAgentError(str(error), code="emulator.vtpm") from error
+        raise EmulatorError(str(error), code="emulator.vtpm") from error
     except OSError as error:
-        raise SkrAgentError(
+        raise EmulatorError(
             f"--dir {args.dir}: {error.strerror or error}", code="emulator.directory"
         ) from error
     try:
@@ -160,7 +160,7 @@ def _installed() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise SkrAgentError(
+        raise EmulatorError(
             f"the emulator is not installed: no module {error.name}",
             code="emulator.not_installed",
             hint="apt install skragent-emulator, or pip install 'skragent[emulator]'",

@@ -179,6 +179,7 @@ def _run(
                 spread=spread_of(machine_id()),
                 watchdog_seconds=watchdog_seconds(environment),
                 stored_credentials=inherited.credentials,
+                stored_keys=inherited.keys,
             )
         except BaseException:
             if launched is not None:

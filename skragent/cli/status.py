@@ -203,6 +203,7 @@ def _about(status: dict[str, Any]) -> list[str]:
             for name, counts in status["sockets"].items()
             if name != "metrics"
         ]
+        lines += _warnings(status["keys"])
     if "you" in status:
         you = status["you"]
         unit = f", unit {you['unit']}" if you["unit"] else ""
@@ -212,6 +213,22 @@ def _about(status: dict[str, Any]) -> list[str]:
             f"you are uid {you['uid']}, groups {you['gid']}{groups}{unit}{within}"
         )
     return lines
+
+
+def _warnings(keys: list[dict[str, Any]]) -> list[str]:
+    """Name the keys that a person must look after."""
+    attention = [
+        f"key {key['name']} needs attention: {key['last_failure']}, see"
+        " skragent-errors(7)"
+        for key in keys
+        if key["needs_attention"]
+    ]
+    nonces = [
+        f"key {key['name']}: its signed release does not repeat our nonce"
+        for key in keys
+        if key["repeats_nonce"] is False
+    ]
+    return attention + nonces
 
 
 def _until(seconds: float | None) -> str:

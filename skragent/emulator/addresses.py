@@ -17,7 +17,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from skragent.errors import SkrAgentError
+from skragent.errors import EmulatorError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -60,7 +60,7 @@ def bind(host: str, port: int) -> socket.socket:
     """Bind a TCP socket; port 0 takes a free one.
 
     Raises:
-        SkrAgentError: emulator.address.
+        EmulatorError: emulator.address.
     """
     # asyncio switches Nagle's delay off only where a socket says that it is TCP.
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -70,7 +70,7 @@ def bind(host: str, port: int) -> socket.socket:
         sock.listen(128)
     except OSError as error:
         sock.close()
-        raise SkrAgentError(
+        raise EmulatorError(
             f"cannot listen on {host}:{port}: {error.strerror}",
             code="emulator.address",
             hint="Stop what listens there, or remove ports.json from the directory to"
@@ -114,7 +114,7 @@ def bind_real() -> tuple[socket.socket, socket.socket]:
     imds = bind(IMDS_ADDRESS, _HTTP)
     try:
         return imds, bind(TLS_ADDRESS, _HTTPS)
-    except SkrAgentError:
+    except EmulatorError:
         imds.close()
         raise
 
@@ -127,7 +127,7 @@ def bind_unix(path: Path) -> socket.socket:
         sock.listen(128)
     except OSError as error:
         sock.close()
-        raise SkrAgentError(
+        raise EmulatorError(
             f"cannot listen at {path}: {error.strerror or error}",
             code="emulator.address",
         ) from error

@@ -28,7 +28,7 @@ from skragent.emulator.pki import (
     load_or_make_key,
     write_private,
 )
-from skragent.errors import SkrAgentError
+from skragent.errors import EmulatorError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,7 +99,7 @@ def register_application(
         now: for lifetimes.
 
     Raises:
-        SkrAgentError: emulator.application: a file is there and is not what it should.
+        EmulatorError: emulator.application: a file is there and is not what it should.
     """
     platform = load_or_make_key(state / "platform.key")
     public = platform.public_key()
@@ -150,7 +150,7 @@ def _load_or_make_certificate(
         try:
             cert = x509.load_pem_x509_certificate(path.read_bytes())
         except ValueError as error:
-            raise SkrAgentError(
+            raise EmulatorError(
                 f"{path} holds no certificate",
                 code="emulator.application",
                 hint="Remove it, and the emulator makes another one.",

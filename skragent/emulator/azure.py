@@ -137,7 +137,7 @@ class Azure:
         """Start all services in a directory that keeps their keys.
 
         Raises:
-            SkrAgentError: emulator.address: something else listens there.
+            EmulatorError: emulator.address: something else listens there.
         """
         settings = settings or Settings()
         if settings.real_names:

@@ -20,7 +20,7 @@ from skragent.emulator.faults.control import FaultsSocket
 from skragent.emulator.faults.faults import Faults
 from skragent.emulator.key_material import create_material
 from skragent.emulator.vault_writes import add_version
-from skragent.errors import SkrAgentError
+from skragent.errors import EmulatorError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -77,7 +77,7 @@ class Emulator:
             secure_boot: whether the VM boots with it.
 
         Raises:
-            SkrAgentError: emulator.in_use, emulator.address, emulator.application
+            EmulatorError: emulator.in_use, emulator.address, emulator.application
             VtpmError: there is no swtpm, or it does not start.
         """
         settings = Settings(
@@ -205,7 +205,7 @@ def _owned(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise SkrAgentError(
+            raise EmulatorError(
                 f"another emulator runs in {directory}",
                 code="emulator.in_use",
                 hint="Stop it, or give another --dir.",

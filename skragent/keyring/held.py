@@ -1,25 +1,53 @@
-"""One key as it is held: its public facts, and views of its bytes in secret memory.
+"""One key as it is held: its public facts, and its bytes in secret memory of its own.
 
-The releaser rendered every form; nothing here copies a byte of them.
+The releaser rendered every form into the job's memory; here they are copied, from
+secret memory to secret memory, into an arena that holds this version of this key and
+nothing else. So it can be wiped alone, and it can outlive the agent's process: see
+`skragent.agent.preserved_keys`. The arena begins with a record that says what is in it:
+
+    8 bytes   MAGIC, which names the format
+    4 bytes   length of the record, little-endian
+    n bytes   the record, `KeyRecord` as JSON: public facts only
+    ...       the forms, where the record's slices say
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from skragent.errors import ReleaserError
+import msgspec
+
+from skragent.errors import ReleaserError, SecretMemoryError
+from skragent.job import ReleasedKey, Slice
+from skragent.secretmem import create_arena
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from skragent.job import Form, ReleasedKey
+    from skragent.job import Form
     from skragent.secretmem import Arena
+
+MAGIC: Final = b"skrkey\x00\x01"
+_LENGTH_BYTES: Final = 4
+# Public parts of RSA-4096 in JWK and PEM have 2.5 kB.
+MAX_RECORD_BYTES: Final = 64 * 1024
+
+
+class KeyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is known of a held key, as it stands in its memory."""
+
+    vault: str  # as the configuration names it
+    name: str  # in the vault
+    key: ReleasedKey  # its slices are of this memory
+    released_at: float  # seconds since 1970
+    began_at: float  # boot time of the job that released it
+    stale_at: float  # boot time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldKey:
-    """A released key. As long as it is referenced, so is its arena."""
+    """A released key. As long as it is referenced, so is its memory."""
 
     alias: str
     kid: str  # the vault's own versioned identifier
@@ -32,21 +60,35 @@ class HeldKey:
     released_at: float  # seconds since 1970
     not_before: float | None = None
     not_after: float | None = None
+    repeats_nonce: bool = True  # the signed release repeats the nonce of its request
+    memory: Arena | None = None  # that the forms are in; None in tests of serving
 
     def wipe(self) -> None:
-        """Zero every form at once, also under the eyes of whoever has a view."""
+        """Zero everything at once, also under the eyes of a reader that has a view."""
+        if self.memory is not None:
+            self.memory.wipe()
+            return
         for view in self.forms.values():
             view[:] = bytes(len(view))
 
 
-def hold_key(released: ReleasedKey, arena: Arena, *, released_at: float) -> HeldKey:
-    """Take a key of a job's result into our hands.
+def hold_key(record: KeyRecord, arena: Arena) -> HeldKey:
+    """Copy a key of a job's result into memory of its own.
+
+    Args:
+        record: with slices of `arena`.
+        arena: the job's.
+
+    Returns:
+        the key; its memory's descriptor is still open.
 
     Raises:
-        ReleaserError: releaser.garbage where a form lies outside of the arena.
+        ReleaserError: releaser.garbage: a form lies outside of the arena.
+        SecretMemoryError: there is no memory for it.
     """
+    released = record.key
     try:
-        forms = {
+        views = {
             form: arena.view(piece.offset, piece.length)
             for form, piece in released.forms.items()
         }
@@ -55,16 +97,83 @@ def hold_key(released: ReleasedKey, arena: Arena, *, released_at: float) -> Held
             f"key {released.alias}: a form lies outside of the arena",
             code="releaser.garbage",
         ) from error
+    head, slices = _encode_head(record, {form: len(v) for form, v in views.items()})
+    memory = create_arena(len(head) + sum(map(len, views.values())))
+    memory.view(0, len(head))[:] = head
+    for form, piece in slices.items():
+        memory.view(piece.offset, piece.length)[:] = views[form]
+    key = msgspec.structs.replace(released, forms=slices)
+    return _make(msgspec.structs.replace(record, key=key), memory)
+
+
+def read_held_key(memory: Arena) -> tuple[KeyRecord, HeldKey]:
+    """Read a key that an earlier agent held in this memory.
+
+    Raises:
+        SecretMemoryError: memory.content: it holds no key, or in another format.
+    """
+    try:
+        record = _read_record(memory)
+        return record, _make(record, memory)
+    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
+        raise SecretMemoryError(
+            f"the memory of an earlier agent cannot be used: {error}",
+            code="memory.content",
+            hint="The keys are released again.",
+        ) from error
+
+
+def _read_record(memory: Arena) -> KeyRecord:
+    start = len(MAGIC) + _LENGTH_BYTES
+    if bytes(memory.view(0, len(MAGIC))) != MAGIC:
+        raise ValueError("it does not begin as a held key does")
+    length = int.from_bytes(memory.view(len(MAGIC), _LENGTH_BYTES), "little")
+    if length > MAX_RECORD_BYTES:
+        raise ValueError(f"a record of {length} bytes")
+    text = bytes(memory.view(start, length))
+    record = msgspec.json.decode(text, type=KeyRecord)
+    pieces = record.key.forms.values()
+    if not pieces or any(piece.offset < start + length for piece in pieces):
+        raise ValueError("it has no forms, or one that lies in the record")
+    return record
+
+
+def _encode_head(
+    record: KeyRecord, lengths: Mapping[Form, int]
+) -> tuple[bytes, dict[Form, Slice]]:
+    """Write what stands before the forms; its own length depends on the offsets."""
+    offset = 0
+    while True:
+        slices: dict[Form, Slice] = {}
+        at = offset
+        for form, length in lengths.items():
+            slices[form] = Slice(at, length)
+            at += length
+        key = msgspec.structs.replace(record.key, forms=slices)
+        text = msgspec.json.encode(msgspec.structs.replace(record, key=key))
+        head = MAGIC + len(text).to_bytes(_LENGTH_BYTES, "little") + text
+        if len(head) <= offset:
+            return head.ljust(offset, b"\0"), slices
+        offset = len(head)
+
+
+def _make(record: KeyRecord, memory: Arena) -> HeldKey:
+    key = record.key
     return HeldKey(
-        alias=released.alias,
-        kid=released.kid,
-        version=released.version,
-        kty=released.kty,
-        fingerprint=released.fingerprint,
-        public_jwk=released.public_jwk,
-        public_pem=released.public_pem,
-        forms=forms,
-        released_at=released_at,
-        not_before=released.not_before,
-        not_after=released.expires,
+        alias=key.alias,
+        kid=key.kid,
+        version=key.version,
+        kty=key.kty,
+        fingerprint=key.fingerprint,
+        public_jwk=key.public_jwk,
+        public_pem=key.public_pem,
+        forms={
+            form: memory.view(piece.offset, piece.length)
+            for form, piece in key.forms.items()
+        },
+        released_at=record.released_at,
+        not_before=key.not_before,
+        not_after=key.expires,
+        repeats_nonce=key.repeats_nonce,
+        memory=memory,
     )

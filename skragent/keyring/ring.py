@@ -44,6 +44,7 @@ class Entry:
     previous: HeldKey | None = None  # another version, served to who asks for it
     failure_code: str = ""  # of the last attempt; empty after a success
     retry_at: float | None = None  # when the next attempt is due, if that is known
+    needs_attention: bool = False  # the last attempt failed, and a person must act
 
 
 class Keyring:
@@ -57,6 +58,7 @@ class Keyring:
         self._entries = {alias: Entry(alias) for alias in aliases}
         self._listeners: list[Callable[[str], None]] = []
         self._observers: list[Callable[[], None]] = []
+        self._parting: list[Callable[[HeldKey], None]] = []
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries.values())
@@ -73,12 +75,16 @@ class Keyring:
         """Call `observer()` after each change of what is known, failures too."""
         self._observers.append(observer)
 
+    def on_parting(self, listener: Callable[[HeldKey], None]) -> None:
+        """Call `listener(key)` when a key is no longer held, and maybe wiped."""
+        self._parting.append(listener)
+
     def remove(self, aliases: Iterable[str]) -> None:
         """Forget keys that are configured no more: they are wiped, and unknown."""
         for alias in aliases:
             entry = self._entries.pop(alias)
             self._tell(alias)
-            _wipe(entry.key, entry.previous)
+            self._wipe(entry.key, entry.previous)
 
     def add(self, aliases: Iterable[str]) -> None:
         """Know of keys that are new in the configuration: they wait."""
@@ -98,18 +104,21 @@ class Keyring:
                 well, until `end_overlap`.
         """
         entry = self._entries[key.alias]
+        before = {entry.key, entry.previous}
         if entry.key is not None and entry.key.version != key.version:
             entry.previous = entry.key if keeps_previous else None
         entry.key, entry.state = key, KeyState.CURRENT
-        entry.failure_code, entry.retry_at = "", None
+        entry.failure_code, entry.retry_at, entry.needs_attention = "", None, False
         self._tell(key.alias)
+        self._part(*before - {entry.key, entry.previous})
 
     def end_overlap(self, alias: str) -> None:
         """Let go of the version before the one that is held; see `put`."""
         entry = self._entries[alias]
         if entry.previous is not None:
-            entry.previous = None
+            gone, entry.previous = entry.previous, None
             self._tell(alias)
+            self._part(gone)
 
     def mark(self, alias: str, state: KeyState) -> None:
         """Set the state of a key; a state in which it is not held drops it."""
@@ -124,11 +133,17 @@ class Keyring:
             self._tell(alias)
 
     def note_failure(
-        self, alias: str, code: str, *, retry_at: float | None = None
+        self,
+        alias: str,
+        code: str,
+        *,
+        retry_at: float | None = None,
+        needs_attention: bool = False,
     ) -> None:
         """Remember why the last attempt failed; what is held stays held."""
         entry = self._entries[alias]
         entry.failure_code, entry.retry_at = code, retry_at
+        entry.needs_attention = needs_attention
         self._show()
 
     def drop(self, alias: str, state: KeyState) -> None:
@@ -137,14 +152,28 @@ class Keyring:
         keys = entry.key, entry.previous
         entry.key, entry.previous, entry.state = None, None, state
         if state in _BY_ORDER:
-            entry.failure_code, entry.retry_at = "", None
+            entry.failure_code, entry.retry_at, entry.needs_attention = "", None, False
         self._tell(alias)
-        _wipe(*keys)
+        self._wipe(*keys)
 
-    def wipe(self) -> None:
-        """Let go of everything: the agent stops, or may not go on."""
-        for alias in self._entries:
-            self.drop(alias, KeyState.WAITING)
+    def close(self, is_preserved: Callable[[HeldKey], bool]) -> None:
+        """Wipe everything but the keys that are preserved for the next agent."""
+        for entry in self._entries.values():
+            for key in (entry.key, entry.previous):
+                if key is not None and not is_preserved(key):
+                    key.wipe()
+
+    def _wipe(self, *keys: HeldKey | None) -> None:
+        for key in keys:
+            if key is not None:
+                key.wipe()
+        self._part(*keys)
+
+    def _part(self, *keys: HeldKey | None) -> None:
+        for key in keys:
+            if key is not None:
+                for listener in self._parting:
+                    listener(key)
 
     def _tell(self, alias: str) -> None:
         for listener in self._listeners:
@@ -154,9 +183,3 @@ class Keyring:
     def _show(self) -> None:
         for observer in self._observers:
             observer()
-
-
-def _wipe(*keys: HeldKey | None) -> None:
-    for key in keys:
-        if key is not None:
-            key.wipe()

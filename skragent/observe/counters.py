@@ -29,6 +29,7 @@ class KeySample(NamedTuple):
     alias: str
     is_available: bool
     is_stale: bool
+    needs_attention: bool
     released_at: float | None
     not_after: float | None
 
@@ -47,6 +48,8 @@ class Counters:
         self.attestations = Counter({(result, ""): 0 for result in names.RESULTS})
         self.ak_renewals = Counter({(result, ""): 0 for result in _RENEWAL_RESULTS})
         self.releases: Counter[tuple[str, str, str]] = Counter()
+        # key -> releases that do not repeat the nonce of their request
+        self.missing_nonces: Counter[str] = Counter()
         self.configure(keys)
         self.attested_at: float | None = None  # seconds since 1970, like what follows
         self.token_expires_at: float | None = None
@@ -59,7 +62,10 @@ class Counters:
         """Count releases of these keys; the counts of others are forgotten."""
         for label in [label for label in self.releases if label[0] not in keys]:
             del self.releases[label]
+        for key in [key for key in self.missing_nonces if key not in keys]:
+            del self.missing_nonces[key]
         for key in keys:
+            self.missing_nonces.setdefault(key, 0)
             for result in names.RESULTS:
                 self.releases.setdefault((key, result, ""), 0)
 
@@ -77,6 +83,10 @@ class Counters:
     def count_ak_renewal(self, result: str, error_code: str = "") -> None:
         """Count one renewal of the AK certificate: success or error, and its code."""
         self.ak_renewals[result, error_code] += 1
+
+    def count_missing_nonce(self, key: str) -> None:
+        """Count one release of a key that does not repeat its request's nonce."""
+        self.missing_nonces[key] += 1
 
     def count_release(self, key: str, result: str, error_code: str = "") -> None:
         """Count one release of a key: success, denied or error, and its code."""

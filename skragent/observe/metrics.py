@@ -101,6 +101,12 @@ class _Collector(Collector):
             ("key", "result", "error_code"),
             counters.releases.items(),
         )
+        yield _counter(
+            names.RELEASES_WITHOUT_NONCE,
+            "Key releases that do not repeat the nonce of their request, by key.",
+            ("key",),
+            [((key,), count) for key, count in counters.missing_nonces.items()],
+        )
         yield _optional(
             names.ATTESTATION_LAST_SUCCESS,
             "When an attestation token was last had.",
@@ -184,6 +190,12 @@ def _key_families(keys: list[KeySample]) -> Iterator[Metric]:
         "1 while the key is served although its refresh is overdue.",
         ("key",),
         [((key.alias,), float(key.is_stale)) for key in keys],
+    )
+    yield _gauge(
+        names.KEY_NEEDS_ATTENTION,
+        "1 while the last attempt to release the key failed and a person must act.",
+        ("key",),
+        [((key.alias,), float(key.needs_attention)) for key in keys],
     )
     yield _gauge(
         names.KEY_LAST_RELEASE,

@@ -28,21 +28,23 @@ import os  # noqa: E402
 from skragent.release.environment import settle_environment  # noqa: E402
 from skragent.releaser.process import (  # noqa: E402
     EX_SOFTWARE,
+    ResultWriter,
     read_job,
     report_crash,
     take_stdout,
-    write_result,
 )
 from skragent.releaser.walk import run_job  # noqa: E402
 from skragent.releaser.watch import Stopwatch  # noqa: E402
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from skragent.job import Job, Result
 
 
-def _do(job: Job, watch: Stopwatch) -> Result:
+def _do(job: Job, watch: Stopwatch, emit: Callable[[Result], None]) -> Result:
     if job.purpose == "release":
-        return run_job(job, watch)
+        return run_job(job, watch, emit)
     # Seldom, and slow to import.
     if job.purpose == "renew":
         from skragent.releaser.renew import run_renewal  # noqa: PLC0415 - as above
@@ -62,7 +64,8 @@ def main() -> int:
     try:
         job = read_job()
         settle_environment(os.environ, job.imds_endpoint)
-        write_result(result_fd, _do(job, watch))
+        writer = ResultWriter(result_fd)
+        writer.write(_do(job, watch, writer.write))
     except Exception as error:  # noqa: BLE001 - the last stop: no result, a trace
         report_crash(error)
         return EX_SOFTWARE

@@ -24,7 +24,7 @@ PATIENCE_SECONDS = 2.0
 def gather(
     under_way: Mapping[Future[ReleasedKey | FailedKey], KeyRequest],
 ) -> Iterator[ReleasedKey | FailedKey]:
-    """Give what came of each key, as soon as there is no patience with the others."""
+    """Give each outcome as it comes, until there is no patience with the others."""
     late = set(under_way)
     generous: set[tuple[str, Identity]] = set()  # who released a key, and to whom
     while late:
@@ -39,8 +39,10 @@ def gather(
             for future in done
             if isinstance(future.result(), ReleasedKey)
         }
-    for future, key in under_way.items():
-        yield _give_up(key) if future in late else future.result()
+        for future in done:
+            yield future.result()
+    for future in late:
+        yield _give_up(under_way[future])
 
 
 def _door(key: KeyRequest) -> tuple[str, Identity]:

@@ -59,18 +59,27 @@ def read_job(fd: int = _STDIN) -> Job:
     return job
 
 
-def write_result(fd: int, result: Result) -> None:
-    """Write the result, whole.
+class ResultWriter:
+    """Writes the parts of a result, each on a line; the last one closes `fd`."""
 
-    Raises:
-        ValueError: it is longer than the agent reads.
-    """
-    data = memoryview(msgspec.json.encode(result))
-    if len(data) > MAX_RESULT_BYTES:
-        raise ValueError(f"a result of {len(data)} bytes")
-    while data:
-        data = data[os.write(fd, data) :]
-    os.close(fd)
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._bytes = 0
+
+    def write(self, part: Result) -> None:
+        """Write one part.
+
+        Raises:
+            ValueError: the result is longer than the agent reads.
+        """
+        data = memoryview(msgspec.json.encode(part) + b"\n")
+        self._bytes += len(data)
+        if self._bytes > MAX_RESULT_BYTES:
+            raise ValueError(f"a result of {self._bytes} bytes")
+        while data:
+            data = data[os.write(self._fd, data) :]
+        if part.is_last:
+            os.close(self._fd)
 
 
 def report_crash(error: BaseException) -> None:

@@ -23,7 +23,6 @@ from skragent.job import (
     UNIQUE_BYTES,
     FailedKey,
     Job,
-    ReleasedKey,
     Result,
     unique_offset,
 )
@@ -54,9 +53,18 @@ _RELEASING_THREADS = 32
 _HELD: list[Arena] = []
 
 
-def run_job(job: Job, watch: Stopwatch) -> Result:
-    """Do a job; every failure that has a name is in the result."""
-    walk = _Walk(job, watch)
+def run_job(job: Job, watch: Stopwatch, emit: Callable[[Result], None]) -> Result:
+    """Do a job; every failure that has a name is in the result.
+
+    Args:
+        job: the job.
+        watch: measures.
+        emit: takes each part of the result but the last, as soon as it is there.
+
+    Returns:
+        the last part of the result.
+    """
+    walk = _Walk(job, watch, emit)
     try:
         return walk.resume() if job.token else walk.run()
     except SkrAgentError as error:
@@ -69,9 +77,12 @@ def run_job(job: Job, watch: Stopwatch) -> Result:
 class _Walk:
     """What the steps of one job share."""
 
-    def __init__(self, job: Job, watch: Stopwatch) -> None:
+    def __init__(
+        self, job: Job, watch: Stopwatch, emit: Callable[[Result], None]
+    ) -> None:
         self._job = job
         self._watch = watch
+        self._emit = emit
         self._lane: TpmLane | None = None
         self._waiting = ThreadPoolExecutor(_WAITING_THREADS, "wait")
 
@@ -91,13 +102,19 @@ class _Walk:
         arena.view(unique_offset(len(self._job.keys)), UNIQUE_BYTES)[:] = unique
         lane = self._open_lane(unique, collects=True)
         attesting = self._attest(lane, ahead)
-        result = self._release(
-            arena, lane, ahead.connections, lambda: attesting.result().token
-        )
-        outcome = attesting.result()
-        result = msgspec.structs.replace(
-            result, attestation=outcome.summary, token=outcome.token.raw
-        )
+
+        def token() -> AttestationToken:
+            outcome = attesting.result()
+            self._emit(
+                Result(
+                    is_last=False,
+                    attestation=outcome.summary,
+                    token=outcome.token.raw,
+                )
+            )
+            return outcome.token
+
+        result = self._release(arena, lane, ahead.connections, token)
         return self.tell_of_ak_certificate(result)
 
     def resume(self) -> Result:
@@ -181,10 +198,11 @@ class _Walk:
             releasing.submit(step.run, number, key): key
             for number, key in enumerate(job.keys)
         }
-        results = list(gather(under_way))
+        failed = []
+        for outcome in gather(under_way):
+            if isinstance(outcome, FailedKey):
+                failed.append(outcome)
+            else:
+                self._emit(Result(is_last=False, released=(outcome,)))
         releasing.shutdown(wait=False, cancel_futures=True)
-        return Result(
-            released=tuple(r for r in results if isinstance(r, ReleasedKey)),
-            failed=tuple(r for r in results if isinstance(r, FailedKey)),
-            timings=watch.timings(),
-        )
+        return Result(failed=tuple(failed), timings=watch.timings())

@@ -155,7 +155,12 @@ class AdminApi:
         entries = list(self._keyring)
         keys = [
             describe_key(entry)
-            | {"last_failure": entry.failure_code or None, "retry_at": entry.retry_at}
+            | {
+                "last_failure": entry.failure_code or None,
+                "retry_at": entry.retry_at,
+                "needs_attention": entry.needs_attention,
+                "repeats_nonce": entry.key.repeats_nonce if entry.key else None,
+            }
             | dict(self._control.describe_key(entry.alias))
             for entry in entries
         ]

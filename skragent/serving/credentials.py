@@ -58,7 +58,7 @@ REFUSE_SECONDS: Final = 30.0
 class Store(Protocol):
     """Where descriptors outlive us: systemd's, by sd_notify(3)."""
 
-    def store_fd(self, fd: int) -> str:
+    def store_connection(self, fd: int) -> str:
         """Keep a copy of a descriptor; gives the name that it is kept under."""
         ...
 
@@ -147,7 +147,7 @@ class CredentialServer:
             self._on_change(alias)
 
     def _accept(self, sock: socket.socket) -> None:
-        self._take_in(sock, self._store.store_fd(sock.fileno()))
+        self._take_in(sock, self._store.store_connection(sock.fileno()))
         if len(self._askers) >= MAX_CONNECTIONS:
             self._acceptor.pause()  # until one is gone
 

@@ -226,6 +226,7 @@ class MetricsServer:
                 alias=entry.alias,
                 is_available=key is not None,
                 is_stale=entry.state is KeyState.STALE,
+                needs_attention=entry.needs_attention,
                 released_at=key.released_at if key else None,
                 not_after=key.not_after if key else None,
             )

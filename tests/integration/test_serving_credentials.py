@@ -290,7 +290,7 @@ def test_what_a_killed_agent_may_have_answered_is_refused_and_not_answered_again
         listener.listen()
         asked = Asking(directory / "before", "db.pem")
         connection, _ = listener.accept()
-        systemd.store_fd(connection.fileno())
+        systemd.store_connection(connection.fileno())
         with connection:
             mark_begun(connection)
             connection.sendall(sent)

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.agent import attestation, released_key
 
-from skragent.agent.jobs import parse_result
+from skragent.agent.job_results import ResultReader
 from skragent.agent.redact import log_lines
 from skragent.errors import ReleaserError
 from skragent.job import Result, Slice, unique_offset
@@ -19,11 +20,17 @@ GOOD = msgspec.json.encode(
 )
 
 
+def parse(raw: bytes) -> Result:
+    reader = ResultReader(ALIASES)
+    reader.feed(raw)
+    return reader.finish()
+
+
 @given(st.binary(max_size=200))
 @settings(max_examples=100)
 def test_any_bytes_are_a_result_or_garbage(raw: bytes) -> None:
     with contextlib.suppress(ReleaserError):
-        parse_result(raw, aliases=ALIASES)
+        parse(raw)
 
 
 @given(at=st.integers(0, len(GOOD) - 1), byte=st.integers(0, 255))
@@ -31,7 +38,16 @@ def test_any_bytes_are_a_result_or_garbage(raw: bytes) -> None:
 def test_any_changed_byte_leaves_a_result_or_garbage(at: int, byte: int) -> None:
     raw = GOOD[:at] + bytes([byte]) + GOOD[at + 1 :]
     with contextlib.suppress(ReleaserError):
-        parse_result(raw, aliases=ALIASES)
+        parse(raw)
+
+
+@given(cuts=st.lists(st.integers(0, len(GOOD)), max_size=5))
+@settings(max_examples=100)
+def test_a_result_is_the_same_however_its_bytes_are_cut(cuts: list[int]) -> None:
+    reader = ResultReader(ALIASES)
+    for begin, end in itertools.pairwise([0, *sorted(cuts), len(GOOD)]):
+        reader.feed(GOOD[begin:end])
+    assert reader.finish() == parse(GOOD)
 
 
 @given(st.lists(st.tuples(st.integers(-5, 20000), st.integers(-5, 20000)), max_size=3))
@@ -47,7 +63,7 @@ def test_believed_slices_lie_in_the_arena_and_apart(
         released=(released_key("disk", forms=forms),),
     )
     try:
-        parse_result(msgspec.json.encode(result), aliases=ALIASES)
+        parse(msgspec.json.encode(result))
     except ReleaserError:
         return
     touched = [i for offset, size in places for i in range(offset, offset + size)]

@@ -18,8 +18,9 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from support.agent import Word, failure
+from support.agent import failure
 from support.life_cloud import Place, Version
+from support.life_model import CONFIRMED_AFTER_FIVE_MINUTES, CONFIRMED_BY_A_SECOND
 from support.life_world import World
 
 from skragent.agent.lifecycle import Terms
@@ -59,16 +60,44 @@ all_terms = st.builds(
 )
 
 
-@st.composite
-def troubles(draw: st.DrawFn, *, of_all: bool = False) -> Failure | None:
-    """What vaults, verifier and vTPM may answer, health more often than not.
+# What vaults, provider, vTPM and machine may answer, by what the agent does about it.
+FAULTS = {
+    "retry": (
+        *("transport.timeout", "transport.unexpected", "identity.unavailable"),
+        *("endorsements.tcb", "evidence.tpm.busy", "release.conflict"),
+    ),
+    "reattest": (
+        *("token.signature", "token.issuer", "token.nonce", "token.wrapping_key"),
+        *("token.lifetime", "token.invalid", "token.sealed", "token.signing_keys"),
+        *("release.unverified", "release.malformed", "release.signature", "unwrap"),
+    ),
+    "retry_slowly": (
+        *("evidence.malformed", "evidence.unsupported", "evidence.tpm"),
+        *("identity.not_found", "identity.denied", "identity.unreadable"),
+        "token.endpoint",
+    ),
+    "fatal": ("config.invalid", "evidence.not_a_cvm"),
+}
+DENIALS = sorted(CONFIRMED_BY_A_SECOND | CONFIRMED_AFTER_FIVE_MINUTES)
 
-    A FATAL failure of a whole job ends the agent, and so is not among them.
-    """
-    if draw(st.integers(0, 2)):
+
+@st.composite
+def faults(draw: st.DrawFn) -> Failure:
+    word = draw(st.sampled_from(sorted(FAULTS)))
+    code = draw(st.sampled_from(FAULTS[word]))
+    return failure(code, word, draw(retry_afters))  # type: ignore[arg-type] # a Word
+
+
+denials = st.builds(failure, st.sampled_from(DENIALS), st.just("denied"), retry_afters)
+
+
+@st.composite
+def troubles(draw: st.DrawFn) -> Failure | None:
+    """Health more often than not, then faults, then denials."""
+    kind = draw(st.integers(0, 5))
+    if kind < 3:
         return None
-    words = ["retry", "reattest", "denied"] + ["fatal"] * (not of_all)
-    return failure("some.trouble", draw(st.sampled_from(words)), draw(retry_afters))
+    return draw(denials if kind == 5 else faults())
 
 
 class AgentLife(RuleBasedStateMachine):
@@ -120,12 +149,25 @@ class AgentLife(RuleBasedStateMachine):
         self.world.cloud.keys[self._place(alias)].failure = answer
         self._refresh([alias])
 
-    @rule(answer=troubles(of_all=True))
+    @rule(answer=troubles())
     def jobs_fail(self, answer: Failure | None) -> None:
+        is_fatal = answer is not None and answer.disposition == "fatal"
+        if is_fatal and not self.world.cloud.has_attested:
+            return  # at start it ends the agent
         self.world.cloud.whole = answer
         self._refresh(
             [a for a, f in self.world.model.fates.items() if not f.is_dropped]
         )
+
+    @rule(crashes=rarely)
+    def jobs_crash_after_some_keys_were_delivered(self, *, crashes: bool) -> None:
+        self.world.cloud.crashes_late = crashes
+
+    @rule()
+    def the_agent_is_killed_and_started_again(self) -> None:
+        if self.world.cloud.whole and self.world.cloud.whole.disposition == "fatal":
+            return  # what ends the agent at its start is shown elsewhere
+        self.world.restart(self.keys, self.terms)
 
     @rule(crashes=rarely)
     def jobs_crash(self, *, crashes: bool) -> None:
@@ -179,13 +221,19 @@ class AgentLife(RuleBasedStateMachine):
             self._refresh([alias])
         self.world.advance(30.0)
 
-    @rule(data=st.data(), word=st.sampled_from(["retry", "reattest", "denied"]))
-    def a_key_fails_for_long(self, data: st.DataObject, word: Word) -> None:
+    @rule(
+        data=st.data(),
+        answer=st.one_of(faults(), denials),
+        seconds=st.sampled_from([61.0, 320.0]),
+    )
+    def a_key_fails_for_long(
+        self, data: st.DataObject, answer: Failure, seconds: float
+    ) -> None:
         alias = self._pick(data)
         key = self.world.cloud.keys[self._place(alias)]
-        key.failure = failure("some.trouble", word)
+        key.failure = answer
         self._refresh([alias])
-        self.world.advance(61.0)
+        self.world.advance(seconds)
 
     # What vaults hold.
 
@@ -277,6 +325,8 @@ class AgentLife(RuleBasedStateMachine):
         cloud = self.world.cloud
         key = cloud.keys[self._place(alias)]
         if cloud.whole or cloud.crashes or key.failure or key.crashes:
+            return
+        if cloud.crashes_late:
             return
         if self.keys[alias].version:
             return
@@ -376,6 +426,7 @@ class AgentLife(RuleBasedStateMachine):
     def _heal(self) -> None:
         cloud = self.world.cloud
         cloud.whole, cloud.crashes, cloud.renewal = None, False, None
+        cloud.crashes_late = False
         for key in cloud.keys.values():
             key.failure, key.crashes = None, False
 

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from support.agent import released_key
 
 from skragent.agent import backoff, lifecycle, schedule
+from skragent.agent.failures import Failures
 from skragent.agent.lifecycle import KeyLife
 from skragent.errors import Disposition, SkrAgentError
 
@@ -12,6 +13,16 @@ times = st.floats(0, 4e9)
 jitters = st.floats(-1, 1)
 chances = st.floats(0, 1)
 dispositions = st.sampled_from(list(Disposition))
+
+
+def error_of(
+    disposition: Disposition, retry_after: float | None = None
+) -> SkrAgentError:
+    """An error with this disposition, which a denial has by its code."""
+    if disposition is Disposition.DENIED:
+        code = "release.denied.policy"
+        return SkrAgentError("x", code=code, retry_after=retry_after)
+    return SkrAgentError("x", disposition=disposition, retry_after=retry_after)
 
 
 @given(issued=times, expires=times, jitter=jitters)
@@ -74,11 +85,9 @@ def test_every_wait_is_bounded(
     asked: float | None,
     jitter: float,
 ) -> None:
-    error = SkrAgentError("x", disposition=disposition, retry_after=asked)
-    wait = backoff.wait_seconds(
-        error, failures=failures, denials=denials, throttles=0, jitter=jitter
-    )
-    assert 0 <= wait <= 900
+    error = error_of(disposition, asked)
+    counts = Failures(total=failures, slow=failures, denials=denials)
+    assert 0 <= backoff.wait_seconds(error, counts, jitter=jitter) <= 900
 
 
 @given(throttles=st.integers(1, 10**6), jitter=chances)
@@ -89,9 +98,8 @@ def test_who_is_throttled_waits_seconds_at_least_and_less_than_a_tokens_life(
     error = SkrAgentError(
         "x", code="transport.throttled", disposition=Disposition.RETRY
     )
-    wait = backoff.wait_seconds(
-        error, failures=throttles, denials=0, throttles=throttles, jitter=jitter
-    )
+    failures = Failures(total=throttles, throttles=throttles)
+    wait = backoff.wait_seconds(error, failures, jitter=jitter)
     assert 5 < wait < 8 * 3600
 
 
@@ -104,8 +112,8 @@ def test_a_denied_key_is_never_held_whatever_follows_but_a_release(
         KeyLife(), released_key(), began_at=boot, fresh_seconds=60
     )
     for _ in range(2):
-        life = lifecycle.failed(life, Disposition.DENIED)
+        life = lifecycle.failed(life, error_of(Disposition.DENIED), boot)
     for step in steps:
-        life = lifecycle.failed(life, step)
+        life = lifecycle.failed(life, error_of(step), boot)
         life = lifecycle.aged(life, now=now, boottime=boot)
     assert not life.is_held

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import msgspec
+
 from skragent.agent.schedule import refresh_after_seconds
 from skragent.agent.tokens import HeldToken
 from skragent.config import Config, parse_config
@@ -26,7 +28,7 @@ SUBSTITUTE = Path(__file__).with_name("agent_releaser.py")
 
 VERSION = "0123456789abcdef0123456789abcdef"
 
-Word = Literal["retry", "reattest", "denied", "fatal"]
+Word = Literal["retry", "reattest", "retry_slowly", "denied", "fatal"]
 
 _T = TypeVar("_T")
 
@@ -140,6 +142,18 @@ def attestation(**changes: object) -> Attestation:
         "verified": (),
     }
     return Attestation(**(values | changes))
+
+
+def in_parts(result: Result) -> tuple[Result, Result]:
+    """A job's result as it is delivered: what was released, and then the rest."""
+    first = Result(
+        is_last=False,
+        attestation=result.attestation,
+        token=result.token,
+        released=result.released,
+    )
+    rest = {"attestation": None, "token": "", "released": ()}
+    return first, msgspec.structs.replace(result, **rest)
 
 
 def held_token(result: Result, began_at: float) -> HeldToken | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PROTOCOL = 3
+PROTOCOL = 4
 VERSION = "0123456789abcdef0123456789abcdef"
 KEY = b"k" * 32
 

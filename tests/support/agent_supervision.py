@@ -15,6 +15,7 @@ from support.agent import (
     FakeClock,
     attestation,
     held_token,
+    in_parts,
     make_config,
     released_key,
     run,
@@ -59,6 +60,9 @@ class Jobs:
     expires_at: float = NOW + TOKEN_LIFE_SECONDS
     while_running: Callable[[], None] = lambda: None
     poison: str = ""  # crashes each job that it is in
+    crashes_after: str = (
+        ""  # crashes each job that it is in, after others are delivered
+    )
     longest_seconds: float = 120.0
 
     async def run(
@@ -67,6 +71,7 @@ class Jobs:
         *,
         launched: Launch | None = None,
         token: HeldToken | None = None,
+        deliver: Callable[[Release], None] = lambda _part: None,
     ) -> Release:
         del launched
         self.attested.append(token is None)
@@ -79,7 +84,12 @@ class Jobs:
         result, boot = self._result(keys), self.clock.boot
         if token is not None:
             result = msgspec.structs.replace(result, attestation=None)
-        return Release(result, self.arena, boot, held_token(result, boot))
+        kept = held_token(result, boot)
+        first, last = in_parts(result)
+        deliver(Release(first, self.arena, boot))
+        if self.crashes_after in [key.alias for key in keys]:
+            raise ReleaserError("x", code="releaser.crashed")
+        return Release(last, self.arena, boot, kept)
 
     async def check(self, keys: Sequence[KeyRequest]) -> Result:
         self.checked.append((self.clock.boot, tuple(key.alias for key in keys)))
@@ -146,10 +156,18 @@ class Holder:
     def attested(self, attestation: Attestation) -> None:
         self.attestations.append(attestation)
 
-    def hold(self, key: ReleasedKey, arena: Arena, *, keeps_previous: bool) -> None:
-        del arena
+    def hold(
+        self,
+        key: ReleasedKey,
+        arena: Arena,
+        *,
+        request: KeyRequest,
+        life: KeyLife,
+        began_at: float,
+    ) -> None:
+        del arena, request, began_at
         before = self.held.get(key.alias)
-        if keeps_previous and before is not None and before.version != key.version:
+        if life.has_previous and before is not None and before.version != key.version:
             self.previous[key.alias] = before
         self.held[key.alias] = key
 

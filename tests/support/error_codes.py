@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from skragent import errors, transport_failures
+from skragent.denials import DENIALS
 from skragent.errors import Disposition, SkrAgentError
 
 SKRAGENT = Path(errors.__file__).parent
@@ -161,7 +162,12 @@ def _made(
         if isinstance(disposition, ast.Attribute):
             said = getattr(Disposition, disposition.attr, None)
     if code is None:
-        return {(kind.code, said)}
+        return {(kind.code, _by_code(kind.code, said))}
     if isinstance(code, ast.Constant) and isinstance(code.value, str):
-        return {(code.value, said)}
+        return {(code.value, _by_code(code.value, said))}
     return set()
+
+
+def _by_code(code: str, said: Disposition | None) -> Disposition | None:
+    """A denial is one by its code, whatever the call says."""
+    return Disposition.DENIED if code in DENIALS else said

@@ -9,13 +9,13 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import msgspec
 from support.agent import (
     TOKEN_LIFE_SECONDS,
     FakeClock,
     attestation,
     failure,
     held_token,
+    in_parts,
     released_key,
 )
 
@@ -32,7 +32,7 @@ from skragent.job import (
 from skragent.secretmem import create_arena
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from skragent.agent.launch import Launch
     from skragent.agent.tokens import HeldToken
@@ -94,6 +94,8 @@ class Cloud:
         self.keys: dict[Place, VaultKey] = defaultdict(VaultKey)
         self.whole: Failure | None = None
         self.crashes = False
+        self.has_attested = False
+        self.crashes_late = False  # after keys were delivered, and others failed
         self.takes = 0.0  # seconds of a job
         self.ak_ends_soon = False  # the AK certificate
         self.has_told_of_ak = False  # a job, since then
@@ -113,6 +115,7 @@ class Cloud:
         *,
         launched: Launch | None = None,
         token: HeldToken | None = None,
+        deliver: Callable[[Release], None] = lambda _part: None,
     ) -> Release:
         del launched
         assert not self.is_running, "two jobs at once would share the vTPM"
@@ -122,17 +125,15 @@ class Cloud:
         self.is_running = True
         try:
             life = token and _life(token.attestation)
-            release = await self._run(keys, life or self.token_life)
+            release = await self._run(
+                keys, life or self.token_life, deliver, attests=token is None
+            )
         finally:
             self.is_running = False
         for failed in release.result.failed:
             if failed.failure.disposition != "retry":
                 self.refused_at[failed.alias] = self.clock.boot
-        if token is not None:
-            result = msgspec.structs.replace(release.result, attestation=None)
-            return Release(result, release.arena, release.began_at)
-        kept = held_token(release.result, release.began_at)
-        return Release(release.result, release.arena, release.began_at, kept)
+        return release
 
     def _judge(self, token: HeldToken, keys: Sequence[KeyRequest]) -> None:
         """Hold the agent to its word on tokens that are used again."""
@@ -177,7 +178,14 @@ class Cloud:
             expires_at=self.clock.wall, is_renewal_due=self.ak_ends_soon
         )
 
-    async def _run(self, keys: Sequence[KeyRequest], token_life: float) -> Release:
+    async def _run(
+        self,
+        keys: Sequence[KeyRequest],
+        token_life: float,
+        deliver: Callable[[Release], None],
+        *,
+        attests: bool,
+    ) -> Release:
         began_at = self.clock.boot
         self.listener.job_began(keys)
         asks_late = self.asks_late
@@ -207,17 +215,26 @@ class Cloud:
                 released.append(answer)
                 self.listener.key_released(key, answer, began_at, token_life)
             else:
-                failed.append(answer)
-                self.listener.key_failed(key, answer.failure)
+                failed.append((key, answer))
+        token = attestation(
+            issued_at=self.clock.wall, expires_at=self.clock.wall + token_life
+        )
         result = Result(
             ak_certificate=self._ak_certificate(),
-            attestation=attestation(
-                issued_at=self.clock.wall, expires_at=self.clock.wall + token_life
-            ),
+            attestation=token if attests else None,
             released=tuple(released),
-            failed=tuple(failed),
+            failed=tuple(answer for _, answer in failed),
         )
-        return Release(result, arena, began_at)
+        kept = held_token(result, began_at)
+        self.has_attested = True
+        first, last = in_parts(result)
+        deliver(Release(first, arena, began_at))
+        if self.crashes_late and failed:
+            self.listener.job_crashed(keys)
+            raise ReleaserError("x", code="releaser.crashed")
+        for key, answer in failed:
+            self.listener.key_failed(key, answer.failure)
+        return Release(last, arena, began_at, kept)
 
     def _answer(self, key: KeyRequest, offset: int) -> ReleasedKey | FailedKey:
         found = self.keys[_place(key)]

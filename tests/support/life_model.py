@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from skragent.agent.lifecycle import Terms
     from skragent.job import Failure, KeyRequest, ReleasedKey
 
+# What an authority's denial is, and how each is confirmed; nothing else ends a key.
+CONFIRMED_BY_A_SECOND = {
+    *("release.denied.policy", "release.denied.permission"),
+    *("release.denied.disabled", "release.not_found"),
+}
+CONFIRMED_AFTER_FIVE_MINUTES = {
+    *("release.denied", "release.denied.firewall", "token.refused"),
+}
+
 REFRESHED_AFTER = 0.8  # of a token's life
 NEAR = 1e-3  # seconds: nobody is held to a millisecond
 
@@ -46,13 +55,30 @@ class Fate:
     grant: Grant | None = None
     previous: Grant | None = None
     previous_until: float = 0.0
-    denials: int = 0  # since the last release
+    clear_denials: int = 0  # since the last release
+    first_denied_at: float | None = None  # since the last release
     is_dropped: bool = False
     not_before: float = 0.0  # somebody asked us to wait until then
     is_ordered: bool = False  # since the last job for it began
 
     def lose(self) -> None:
         self.grant = self.previous = None
+
+    def forget_denials(self) -> None:
+        self.clear_denials, self.first_denied_at = 0, None
+
+    def deny(self, code: str, boot: float) -> None:
+        """Hear a denial, and let go of the key if that confirms one."""
+        if self.first_denied_at is None:
+            self.first_denied_at = boot
+        if code in CONFIRMED_BY_A_SECOND:
+            self.clear_denials += 1
+            is_confirmed = self.clear_denials > 1
+        else:
+            assert code in CONFIRMED_AFTER_FIVE_MINUTES
+            is_confirmed = boot >= self.first_denied_at + 300
+        if is_confirmed and not (self.grant and self.terms.is_kept_when_denied):
+            self.lose()
 
     def is_stale(self, boot: float) -> bool:
         return self.grant is not None and (
@@ -123,8 +149,17 @@ class Model(Listener):
     def drop(self, alias: str) -> None:
         fate = self.fates[alias]
         fate.lose()
-        fate.is_dropped, fate.denials, fate.not_before = True, 0, 0.0
+        fate.is_dropped, fate.not_before = True, 0.0
+        fate.forget_denials()
         self._in_job.pop(alias, None)
+
+    def restart(self) -> None:
+        """Hear that another agent took over, which knows what is held and no more."""
+        self._in_job = {}
+        self._nobody_before, self._is_hurried = 0.0, False
+        for fate in self.fates.values():
+            fate.is_dropped, fate.not_before, fate.is_ordered = False, 0.0, False
+            fate.forget_denials()
 
     # What jobs tell.
 
@@ -150,8 +185,6 @@ class Model(Listener):
         self.age()
         for _, fate in self._concerned([key]):
             self._deny(fate, failure)
-            if failure.disposition == "fatal":
-                fate.lose()
             if failure.retry_after is not None and not fate.is_ordered:
                 fate.not_before = self._clock.boot + _capped(failure.retry_after)
 
@@ -161,13 +194,14 @@ class Model(Listener):
         self.age()
         for alias, fate in self._concerned([key]):
             if not answer.enabled:
-                self._count_denial(fate)
+                fate.deny("release.denied.disabled", self._clock.boot)
                 continue
             self.released_at[alias] = began_at
-            fate.denials = 0
+            fate.forget_denials()
             wall = self._clock.wall
             if answer.expires is not None and answer.expires <= wall:
-                fate.lose()
+                if fate.grant and fate.grant.version == answer.version:
+                    fate.lose()
                 continue
             if answer.not_before is not None and answer.not_before > wall:
                 continue
@@ -188,12 +222,7 @@ class Model(Listener):
 
     def _deny(self, fate: Fate, failure: Failure) -> None:
         if failure.disposition == "denied":
-            self._count_denial(fate)
-
-    def _count_denial(self, fate: Fate) -> None:
-        fate.denials += 1
-        if fate.denials > 1 and not fate.terms.is_kept_when_denied:
-            fate.lose()
+            fate.deny(failure.code, self._clock.boot)
 
     def _concerned(self, keys: Iterable[KeyRequest]) -> list[tuple[str, Fate]]:
         """Whom an answer still means: who was not dropped or changed since."""

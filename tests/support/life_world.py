@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import os
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from support.life_model import Model
 from support.serving import Answered, everybody_in, get, split_answers
 
 from skragent.agent.holder import Holder
+from skragent.agent.preserved_keys import PreservedKeys
 from skragent.agent.supervisor import Supervisor
 from skragent.keyring import Keyring
 from skragent.observe import Counters
@@ -25,7 +27,7 @@ from skragent.serving.request import parse_head
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
-    from skragent.agent.lifecycle import Terms
+    from skragent.agent.lifecycle import KeyLife, Terms
     from skragent.job import KeyRequest
     from skragent.serving.answer import Answer
 
@@ -37,11 +39,33 @@ _CHANCES = (0.5, 0.05, 1.0, 0.3, 0.75)
 _T = TypeVar("_T")
 
 
-class _Status:
-    """Stands for systemd."""
+class Systemd:
+    """Stands for systemd, which keeps descriptors while no agent runs."""
+
+    is_wanted = True
+
+    def __init__(self) -> None:
+        self._kept: dict[str, int] = {}
+        self._names = itertools.count()
 
     def status(self, line: str) -> None:
         assert line
+
+    def store_key(self, fd: int) -> str:
+        name = f"key-{next(self._names)}"
+        self._kept[name] = os.dup(fd)
+        return name
+
+    def remove_fd(self, name: str) -> None:
+        os.close(self._kept.pop(name))
+
+    def hand_over(self) -> list[tuple[str, int]]:
+        """Give a new agent copies of all that is kept."""
+        return [(name, os.dup(fd)) for name, fd in self._kept.items()]
+
+    def close(self) -> None:
+        for name in list(self._kept):
+            self.remove_fd(name)
 
 
 @dataclass(eq=False)
@@ -74,20 +98,48 @@ class World:
         self.cloud = Cloud(self.clock)
         self.model = Model(self.clock)
         self.cloud.listener = self.model
+        self.systemd = Systemd()
+        self.waiting: list[Question] = []
+        self._throws = 0
+        self.model.configure(keys, terms)
+        self._start(keys, terms)
+
+    def restart(
+        self, keys: Mapping[str, KeyRequest], terms: Mapping[str, Terms]
+    ) -> None:
+        """Kill the agent and start another one, which systemd hands what it kept."""
+        self.task.cancel()
+        self.run(self._gather_task())
+        self.waiting.clear()  # their connections broke
+        self.model.restart()
+        self.cloud.releases.clear()  # a new agent does not know what was released
+        self._start(keys, terms)
+
+    def _start(
+        self, keys: Mapping[str, KeyRequest], terms: Mapping[str, Terms]
+    ) -> None:
         self.keyring = Keyring(keys)
         counters = Counters(tuple(keys))
+        preserved = PreservedKeys(self.systemd)  # type: ignore[arg-type]
+        self.keyring.on_parting(preserved.forget)
+        restored = preserved.restore(
+            self.systemd.hand_over(), self.keyring, keys, terms, self.clock
+        )
         self.api = KeyApi(
             self.keyring,
             everybody_in(self.keyring),
             counters,
             now=self.clock.now,
         )
-        self.waiting: list[Question] = []
-        self._throws = 0
-        self.model.configure(keys, terms)
-        self.supervisor = self.run(self._supervise(keys, terms, counters))
+        holder = Holder(
+            *(self.keyring, counters, self.clock, self.systemd, preserved)  # type: ignore[arg-type]
+        )
+        self.supervisor = self.run(self._supervise(keys, terms, holder, restored))
         self.task = self.loop.create_task(self.supervisor.run())
         self.advance(0)
+
+    async def _gather_task(self) -> None:
+        await asyncio.gather(self.task, return_exceptions=True)
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         return self.loop.run_until_complete(coroutine)
@@ -96,15 +148,17 @@ class World:
         self,
         keys: Mapping[str, KeyRequest],
         terms: Mapping[str, Terms],
-        counters: Counters,
+        holder: Holder,
+        restored: Mapping[str, KeyLife],
     ) -> Supervisor:
         return Supervisor(
             keys,
             jobs=self.cloud,
-            holder=Holder(self.keyring, counters, self.clock, _Status()),  # type: ignore[arg-type]
+            holder=holder,
             clock=self.clock,
             chance=self._chance,
             terms=terms,
+            restored=restored,
         )
 
     def _chance(self) -> float:
@@ -168,6 +222,7 @@ class World:
         self.supervisor.stop()
         self.run(self._end())
         self.loop.close()
+        self.systemd.close()
 
     async def _end(self) -> None:
         """Everything that waits ends with `stop`, but for a job that others kill."""

@@ -31,7 +31,7 @@ class Systemd:
     def __init__(self) -> None:
         self.kept: dict[str, socket.socket] = {}
 
-    def store_fd(self, fd: int) -> str:
+    def store_connection(self, fd: int) -> str:
         name = f"credential-{secrets.token_hex(4)}"
         self.kept[name] = socket.socket(fileno=os.dup(fd))
         return name

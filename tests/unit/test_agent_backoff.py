@@ -4,11 +4,12 @@ import pytest
 from support.agent import run
 
 from skragent.agent import backoff
+from skragent.agent.failures import Failures
 from skragent.errors import Disposition, SkrAgentError
 
 
-def window(disposition: Disposition, failures: int, denials: int = 0) -> float:
-    return backoff.window_seconds(disposition, failures=failures, denials=denials)
+def window(disposition: Disposition, total: int, **counts: int) -> float:
+    return backoff.window_seconds(disposition, Failures(total=total, **counts))
 
 
 @pytest.mark.parametrize("disposition", [Disposition.RETRY, Disposition.REATTEST])
@@ -29,33 +30,44 @@ def test_a_confirmed_denial_waits_long() -> None:
     assert windows == [60, 120, 900]
 
 
+@pytest.mark.parametrize("slow", [Disposition.RETRY_SLOWLY, Disposition.FATAL])
+def test_a_fault_that_a_person_must_mend_is_retried_soon_once_and_then_slowly(
+    slow: Disposition,
+) -> None:
+    windows = [window(slow, 30, slow=n) for n in (1, 2, 3, 99)]
+    assert windows == [backoff.CONFIRM_SECONDS, 60, 120, 900]
+
+
+def test_a_denial_is_asked_about_again_when_its_repetition_counts() -> None:
+    error = SkrAgentError("x", code="token.refused")
+    failures = Failures(total=5, denials=5)
+    wait = backoff.wait_seconds(error, failures, jitter=1.0, confirms_in=20.0)
+    assert wait == 20 + backoff.CONFIRM_SECONDS
+
+
+def wait_after(error: SkrAgentError, total: int, jitter: float) -> float:
+    return backoff.wait_seconds(error, Failures(total=total), jitter=jitter)
+
+
 def test_retry_after_wins_over_the_window() -> None:
     error = SkrAgentError("x", disposition=Disposition.RETRY, retry_after=70)
-    assert (
-        backoff.wait_seconds(error, failures=1, denials=0, throttles=0, jitter=0.0)
-        == 70
-    )
+    assert wait_after(error, 1, 0.0) == 70
 
 
 @pytest.mark.parametrize("asked", [-5.0, 0.0, 0.9])
 def test_a_retry_after_of_no_time_leaves_the_window_in_force(asked: float) -> None:
     error = SkrAgentError("x", disposition=Disposition.RETRY, retry_after=asked)
-    assert (
-        backoff.wait_seconds(error, failures=4, denials=0, throttles=0, jitter=0.5) == 4
-    )
+    assert wait_after(error, 4, 0.5) == 4
 
 
 def test_retry_after_is_never_undercut() -> None:
     error = SkrAgentError("x", disposition=Disposition.RETRY, retry_after=70)
-    assert (
-        backoff.wait_seconds(error, failures=1, denials=0, throttles=0, jitter=0.9) > 70
-    )
+    assert wait_after(error, 1, 0.9) > 70
 
 
 def test_retry_after_of_a_day_is_capped() -> None:
     error = SkrAgentError("x", disposition=Disposition.RETRY, retry_after=86400)
-    wait = backoff.wait_seconds(error, failures=1, denials=0, throttles=0, jitter=1.0)
-    assert wait == backoff.MAX_RETRY_AFTER_SECONDS
+    assert wait_after(error, 1, 1.0) == backoff.MAX_RETRY_AFTER_SECONDS
 
 
 def line(throttles: int, jitter: float = 0.5, asked: float | None = None) -> float:
@@ -65,9 +77,16 @@ def line(throttles: int, jitter: float = 0.5, asked: float | None = None) -> flo
         disposition=Disposition.RETRY,
         retry_after=asked,
     )
-    return backoff.wait_seconds(
-        error, failures=500, denials=0, throttles=throttles, jitter=jitter
+    failures = Failures(total=500, throttles=throttles)
+    return backoff.wait_seconds(error, failures, jitter=jitter)
+
+
+def test_only_a_vaults_429_is_a_line_to_wait_in() -> None:
+    error = SkrAgentError(
+        "x", code="transport.throttled", disposition=Disposition.RETRY
     )
+    failures = Failures(total=1, throttles=1)
+    assert backoff.wait_seconds(error, failures, jitter=1.0, is_vault=False) == 1
 
 
 def test_a_throttled_key_first_waits_as_long_as_a_vault_counts() -> None:
@@ -116,9 +135,10 @@ class Step:
             self.waits.append(seconds)
 
         retrying = backoff.retrying(
-            wait=lambda _error, failures: float(failures),
+            wait=lambda _error: float(len(self.waits) + 1),
             sleep=sleep,
             is_stopping=lambda: len(self.waits) >= stop_after,
+            is_final=lambda error: error.disposition is Disposition.FATAL,
         )
         return await retrying(self)
 
@@ -133,8 +153,10 @@ def test_a_failing_step_is_repeated_until_it_succeeds() -> None:
     assert step.waits == [1, 2]
 
 
-def test_a_fatal_error_is_not_repeated() -> None:
-    step = Step(SkrAgentError("x", code="evidence.not_a_cvm"))
+def test_a_final_error_is_not_repeated() -> None:
+    step = Step(
+        SkrAgentError("x", code="evidence.not_a_cvm", disposition=Disposition.FATAL)
+    )
     with pytest.raises(SkrAgentError) as caught:
         run(step.run())
     assert caught.value.code == "evidence.not_a_cvm"

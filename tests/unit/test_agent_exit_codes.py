@@ -21,11 +21,14 @@ from skragent.errors import (
         (ListenError("x"), os.EX_OSERR),
         (SkrAgentError("x"), os.EX_SOFTWARE),
         (TransportError("x"), os.EX_TEMPFAIL),
-        (SkrAgentError("x", code="evidence.not_a_cvm"), os.EX_UNAVAILABLE),
         (
-            SkrAgentError("x", code="token.refused", disposition=Disposition.DENIED),
-            os.EX_NOPERM,
+            SkrAgentError(
+                "x", code="evidence.not_a_cvm", disposition=Disposition.FATAL
+            ),
+            os.EX_UNAVAILABLE,
         ),
+        (SkrAgentError("x", code="evidence.malformed"), os.EX_UNAVAILABLE),
+        (SkrAgentError("x", code="token.refused"), os.EX_NOPERM),
     ],
 )
 def test_an_error_ends_a_command_with_its_own_code(
@@ -35,6 +38,6 @@ def test_an_error_ends_a_command_with_its_own_code(
 
 
 def test_every_disposition_has_an_exit_code() -> None:
-    for disposition in Disposition:
+    for disposition in set(Disposition) - {Disposition.DENIED}:
         error = SkrAgentError("x", code="x", disposition=disposition)
         assert exit_codes.exit_code_of(error) != exit_codes.OK

@@ -6,27 +6,48 @@ import logging
 from dataclasses import dataclass
 
 import pytest
-from support.agent import NOW, VERSION, FakeClock, attestation, released_key
+from support.agent import (
+    BOOTTIME,
+    NOW,
+    VERSION,
+    FakeClock,
+    attestation,
+    released_key,
+)
 
 from skragent.agent import lifecycle
 from skragent.agent.holder import Holder
 from skragent.agent.lifecycle import Admission, KeyLife
+from skragent.agent.preserved_keys import PreservedKeys
 from skragent.errors import Disposition, SkrAgentError
-from skragent.job import AkCertificate
+from skragent.job import AkCertificate, KeyRequest
 from skragent.keyring import Keyring, KeyState
 from skragent.observe import Counters
 from skragent.secretmem import Arena, create_arena
 
 KEY = b"\xa5" * 32
+REQUEST = KeyRequest(alias="disk", vault="https://v.vault.azure.net", name="disk")
 
 
 class Status:
     """Stands for systemd."""
 
     line = ""
+    is_wanted = True
+
+    def __init__(self) -> None:
+        self.stored: list[str] = []
 
     def status(self, line: str) -> None:
         self.line = line
+
+    def store_key(self, fd: int) -> str:
+        name = f"key-{fd}-{len(self.stored)}"
+        self.stored.append(name)
+        return name
+
+    def remove_fd(self, name: str) -> None:
+        self.stored.remove(name)
 
 
 @dataclass
@@ -37,8 +58,14 @@ class World:
     status: Status
     arena: Arena
 
-    def hold(self) -> None:
-        self.holder.hold(released_key("disk"), self.arena, keeps_previous=False)
+    def hold(self, **changes: object) -> None:
+        self.holder.hold(
+            released_key("disk", **changes),
+            self.arena,
+            request=REQUEST,
+            life=KeyLife(state=KeyState.CURRENT, stale_at=9.0),
+            began_at=BOOTTIME,
+        )
 
     def let_go(self, state: KeyState) -> None:
         self.holder.changed("disk", KeyLife(state=state))
@@ -50,14 +77,14 @@ def world(caplog: pytest.LogCaptureFixture) -> World:
     keyring, counters, status = Keyring(["disk"]), Counters(("disk",)), Status()
     arena = create_arena(4096)
     arena.view(0, 32)[:] = KEY
-    holder = Holder(keyring, counters, FakeClock(), status)  # type: ignore[arg-type]
+    preserved = PreservedKeys(status)  # type: ignore[arg-type]
+    keyring.on_parting(preserved.forget)
+    holder = Holder(keyring, counters, FakeClock(), status, preserved)  # type: ignore[arg-type]
     return World(keyring, counters, holder, status, arena)
 
 
 def denied() -> SkrAgentError:
-    return SkrAgentError(
-        "no", code="release.denied", disposition=Disposition.DENIED, hint="Ask."
-    )
+    return SkrAgentError("no", code="release.denied", hint="Ask.")
 
 
 def test_a_key_that_is_held_is_served(world: World) -> None:
@@ -71,11 +98,59 @@ def test_a_key_that_is_held_is_served(world: World) -> None:
 
 def test_a_key_that_is_let_go_is_wiped(world: World) -> None:
     world.hold()
-    world.let_go(KeyState.DENIED)
     entry = world.keyring.get("disk")
     assert entry is not None
+    assert entry.key is not None
+    view = entry.key.forms["raw"]
+    assert view == KEY
+    world.let_go(KeyState.DENIED)
     assert entry.key is None
-    assert world.arena.view(0, 32) == bytes(32)
+    assert view == bytes(32)
+
+
+def test_systemd_keeps_the_memory_of_each_held_key_and_no_other(world: World) -> None:
+    world.hold()
+    (first,) = world.status.stored
+    world.hold()
+    (second,) = world.status.stored
+    assert second != first
+    world.let_go(KeyState.DENIED)
+    assert world.status.stored == []
+
+
+def test_the_agent_keeps_no_descriptor_of_a_held_keys_memory(world: World) -> None:
+    world.hold()
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert entry.key is not None
+    assert entry.key.memory is not None
+    assert entry.key.memory.fd == -1
+
+
+@pytest.mark.parametrize("word", ["retry_slowly", "fatal"])
+def test_a_fault_that_a_person_must_mend_raises_an_alarm(
+    world: World, caplog: pytest.LogCaptureFixture, word: str
+) -> None:
+    error = SkrAgentError("x", code="evidence.tpm", disposition=Disposition(word))
+    world.hold()
+    world.holder.job_failed(["disk"], error, 60.0)
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert entry.needs_attention
+    assert caplog.records[-1].levelno == logging.ERROR
+    world.hold()
+    assert not entry.needs_attention
+
+
+def test_a_release_that_does_not_repeat_the_nonce_is_held_and_counted(
+    world: World,
+) -> None:
+    world.hold(repeats_nonce=False)
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert entry.key is not None
+    assert not entry.key.repeats_nonce
+    assert world.counters.missing_nonces["disk"] == 1
 
 
 def test_a_stale_key_is_served_as_that(world: World) -> None:

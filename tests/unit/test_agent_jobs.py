@@ -1,153 +1,25 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
 import pytest
-from support.agent import attestation, failure, make_config, released_key
+from support.agent import failure, make_config
 
 from skragent.agent.jobs import (
     MAX_MESSAGE_CHARACTERS,
-    MAX_TOKEN_CHARS,
     failure_error,
     key_requests,
-    parse_result,
     releaser_environment,
 )
 from skragent.agent.launch import find_tcg_log
 from skragent.agent.redact import log_lines, redact
-from skragent.errors import Disposition, ReleaserError
-from skragent.job import (
-    MAX_RESULT_BYTES,
-    UNIQUE_BYTES,
-    FailedKey,
-    Failure,
-    Purpose,
-    Result,
-    Slice,
-    unique_offset,
-)
+from skragent.errors import Disposition
+from skragent.job import Failure
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-KEYS_BYTES = unique_offset(2)
-TOKEN = "the.attestation.token"
 DEFAULT_LOG = "/sys/kernel/security/tpm0/binary_bios_measurements"
-
-
-def make_result(**changes: object) -> Result:
-    values: dict[str, Any] = {
-        "attestation": attestation(),
-        "token": TOKEN,
-        "released": (released_key("disk"),),
-        "failed": (FailedKey(alias="signing", failure=failure("release", "retry")),),
-    }
-    return Result(**(values | changes))
-
-
-def parse(result: Result) -> Result:
-    return parse_result(
-        msgspec.json.encode(result),
-        aliases=frozenset({"disk", "signing"}),
-    )
-
-
-def is_garbage(result: Result) -> bool:
-    with pytest.raises(ReleaserError) as caught:
-        parse(result)
-    return caught.value.code == "releaser.garbage"
-
-
-def test_a_result_that_keeps_the_contract_is_read() -> None:
-    assert parse(make_result()) == make_result()
-
-
-def test_a_result_without_one_of_the_keys_is_refused() -> None:
-    assert is_garbage(make_result(failed=()))
-
-
-def test_a_key_that_is_answered_twice_is_refused() -> None:
-    both = FailedKey(alias="disk", failure=failure("release", "retry"))
-    assert is_garbage(make_result(failed=(*make_result().failed, both)))
-
-
-def test_a_key_that_nobody_asked_for_is_refused() -> None:
-    assert is_garbage(make_result(released=(released_key("other"),)))
-
-
-def test_keys_beside_a_failure_of_the_whole_job_are_refused() -> None:
-    assert is_garbage(make_result(failure=failure("token.refused", "denied")))
-
-
-def test_keys_without_an_attestation_are_refused() -> None:
-    assert is_garbage(make_result(attestation=None, token=""))
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"attestation": None}, {"token": ""}, {"token": "x" * (MAX_TOKEN_CHARS + 1)}],
-    ids=["a token alone", "no token", "too long"],
-)
-def test_an_attestation_without_its_token_is_refused(changes: dict[str, Any]) -> None:
-    assert is_garbage(make_result(**changes))
-
-
-def with_token(result: Result) -> Result:
-    """Read it as the answer to a job that brought a token."""
-    raw = msgspec.json.encode(result)
-    return parse_result(raw, aliases=frozenset({"disk", "signing"}), has_token=True)
-
-
-def test_a_job_with_a_token_releases_without_an_attestation() -> None:
-    result = make_result(attestation=None, token="")
-    assert with_token(result) == result
-
-
-def test_a_job_with_a_token_that_attests_is_refused() -> None:
-    with pytest.raises(ReleaserError):
-        with_token(make_result())
-
-
-def test_a_tokens_unique_field_is_no_part_of_a_key() -> None:
-    key = released_key("disk", forms={"raw": Slice(unique_offset(2), UNIQUE_BYTES)})
-    assert is_garbage(make_result(released=(key,)))
-
-
-@pytest.mark.parametrize(
-    "place",
-    [
-        Slice(KEYS_BYTES - 31, 32),
-        Slice(-1, 32),
-        Slice(0, 0),
-        Slice(0, -1),
-        Slice(2**62, 32),
-    ],
-)
-def test_a_slice_outside_of_the_arena_is_refused(place: Slice) -> None:
-    key = released_key("disk", forms={"raw": place})
-    assert is_garbage(make_result(released=(key,)))
-
-
-def test_a_slice_that_ends_with_the_keys_part_is_read() -> None:
-    key = released_key("disk", forms={"raw": Slice(KEYS_BYTES - 32, 32)})
-    assert parse(make_result(released=(key,))).released == (key,)
-
-
-def test_slices_that_overlap_are_refused() -> None:
-    forms = {"raw": Slice(0, 32), "jwk": Slice(31, 32)}
-    assert is_garbage(make_result(released=(released_key("disk", forms=forms),)))
-
-
-def test_a_key_in_no_form_is_refused() -> None:
-    assert is_garbage(make_result(released=(released_key("disk", forms={}),)))
-
-
-def test_a_result_that_is_too_long_is_refused() -> None:
-    raw = msgspec.json.encode(make_result()) + b" " * MAX_RESULT_BYTES
-    with pytest.raises(ReleaserError) as caught:
-        parse_result(raw, aliases=frozenset())
-    assert caught.value.code == "releaser.garbage"
 
 
 def test_a_failure_comes_back_as_the_error_that_it_was() -> None:
@@ -174,6 +46,16 @@ def test_a_message_cannot_forge_another_line() -> None:
 def test_a_code_that_is_none_is_not_passed_on(code: str) -> None:
     raw = Failure(code=code, disposition="denied", message="m")
     assert failure_error(raw).code == "releaser.garbage"
+
+
+def test_a_code_that_is_no_denial_is_never_one_whatever_the_releaser_says() -> None:
+    raw = Failure(code="transport.unexpected", disposition="denied", message="m")
+    assert failure_error(raw).disposition is Disposition.RETRY_SLOWLY
+
+
+def test_a_denial_is_one_by_its_code_whatever_the_releaser_says() -> None:
+    raw = Failure(code="release.denied.policy", disposition="retry", message="m")
+    assert failure_error(raw).disposition is Disposition.DENIED
 
 
 def test_a_key_without_a_vault_name_is_asked_for_by_its_own() -> None:
@@ -240,29 +122,3 @@ def test_a_line_cannot_forge_another() -> None:
 
 def test_bytes_that_are_no_text_are_logged_all_the_same() -> None:
     assert log_lines(b"\xff\xfe ok") == ["?? ok"]
-
-
-def errand(purpose: Purpose, **answer: object) -> bool:
-    """Tell whether this answer to a job without keys is believed."""
-    raw = msgspec.json.encode(Result(**answer))  # type: ignore[arg-type]
-    try:
-        parse_result(raw, aliases=frozenset(), purpose=purpose)
-    except ReleaserError:
-        return False
-    return True
-
-
-def test_an_order_is_believed_of_a_renewal_alone() -> None:
-    assert errand("renew", ak_query_id="6f0e8c1d-0000-4000-8000-000000000000")
-    assert not errand("check", ak_query_id="6f0e8c1d")
-    assert not errand("release", ak_query_id="6f0e8c1d")
-
-
-@pytest.mark.parametrize("query_id", ["../x", "a b", "a\n", "a" * 65, "ä"])
-def test_an_orders_id_that_is_none_is_refused(query_id: str) -> None:
-    assert not errand("renew", ak_query_id=query_id)
-
-
-def test_a_renewal_that_released_is_refused() -> None:
-    assert not errand("renew", attestation=attestation())
-    assert not errand("renew", released=(released_key("disk"),))

@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from support.agent import BOOTTIME, NOW, released_key
 
 from skragent.agent import lifecycle, schedule
 from skragent.agent.lifecycle import Admission, KeyLife
-from skragent.errors import Disposition
+from skragent.errors import Disposition, ReleaserError, SkrAgentError
 from skragent.keyring import KeyState
 
 HELD = lifecycle.released(
     KeyLife(), released_key(), began_at=BOOTTIME, fresh_seconds=100.0
 )
+CRASH = ReleaserError("x", code="releaser.crashed")
 
 
 def test_a_token_is_renewed_at_four_fifths_of_its_life() -> None:
@@ -49,13 +51,13 @@ def test_keys_whose_job_crashed_come_last() -> None:
 
 
 def test_keys_whose_job_crashed_keep_to_half_of_its_company() -> None:
-    crashed = lifecycle.crashed(KeyLife(), company=4, boottime=BOOTTIME)
+    crashed = lifecycle.crashed(KeyLife(), CRASH, company=4, boottime=BOOTTIME)
     lives = dict.fromkeys("abcd", crashed)
     assert schedule.together("abcd", lives) == ("a", "b")
 
 
 def test_a_key_that_was_released_is_in_any_company_again() -> None:
-    crashed = lifecycle.crashed(KeyLife(), company=2, boottime=BOOTTIME)
+    crashed = lifecycle.crashed(KeyLife(), CRASH, company=2, boottime=BOOTTIME)
     life = lifecycle.released(
         crashed, released_key(), began_at=BOOTTIME, fresh_seconds=100.0
     )
@@ -119,32 +121,98 @@ def test_a_wall_clock_ten_years_ahead_does_not_make_a_key_stale() -> None:
     assert lifecycle.aged(HELD, now=NOW + 315360000, boottime=BOOTTIME) == HELD
 
 
+FAULT = SkrAgentError("x", code="transport.timeout", disposition=Disposition.RETRY)
+CLEAR = SkrAgentError("x", code="release.denied.policy")
+UNCLEAR = SkrAgentError("x", code="release.denied.firewall")
+
+
+def after(*failures: tuple[SkrAgentError, float], life: KeyLife = HELD) -> KeyLife:
+    """A held key's life after failures, each at its second."""
+    for error, seconds in failures:
+        life = lifecycle.failed(life, error, BOOTTIME + seconds)
+    return life
+
+
 def test_a_transient_failure_keeps_what_is_held() -> None:
-    life = lifecycle.failed(HELD, Disposition.RETRY)
-    assert life.is_held
+    assert after((FAULT, 0)).is_held
+
+
+@pytest.mark.parametrize(
+    "disposition", [d for d in Disposition if d is not Disposition.DENIED]
+)
+def test_no_fault_ends_a_held_key_however_often(disposition: Disposition) -> None:
+    fault = SkrAgentError("x", code="x", disposition=disposition)
+    assert after(*((fault, 1000.0 * n) for n in range(20))).is_held
 
 
 def test_one_denial_keeps_what_is_held() -> None:
-    life = lifecycle.failed(HELD, Disposition.DENIED)
-    assert life.is_held
+    assert after((CLEAR, 0)).is_held
 
 
-def test_a_second_denial_drops_what_is_held() -> None:
-    life = lifecycle.failed(HELD, Disposition.DENIED)
-    life = lifecycle.failed(life, Disposition.DENIED)
-    assert life.state is KeyState.DENIED
+def test_a_second_denial_in_clear_words_ends_what_is_held() -> None:
+    assert after((CLEAR, 0), (CLEAR, 1)).state is KeyState.DENIED
 
 
 def test_a_fault_between_two_denials_takes_nothing_back() -> None:
-    life = lifecycle.failed(HELD, Disposition.DENIED)
-    life = lifecycle.failed(life, Disposition.RETRY)
-    life = lifecycle.failed(life, Disposition.DENIED)
+    life = after((CLEAR, 0), (FAULT, 1), (CLEAR, 2))
     assert life.state is KeyState.DENIED
 
 
-def test_a_fatal_failure_of_one_key_drops_it() -> None:
-    life = lifecycle.failed(HELD, Disposition.FATAL)
-    assert life.state is KeyState.DENIED
+def test_an_unclear_denial_counts_if_it_is_repeated_after_five_minutes() -> None:
+    often = [(UNCLEAR, float(n)) for n in range(299)]
+    assert after(*often).is_held
+    assert after(*often, (UNCLEAR, 300)).state is KeyState.DENIED
+
+
+def test_an_unclear_denial_is_no_confirmation_of_a_clear_one() -> None:
+    assert after((CLEAR, 0), (UNCLEAR, 1)).is_held
+    assert after((UNCLEAR, 0), (CLEAR, 1)).is_held
+
+
+def test_denials_are_counted_from_the_last_release() -> None:
+    life = lifecycle.released(
+        after((UNCLEAR, 0)), released_key(), began_at=BOOTTIME + 200, fresh_seconds=100
+    )
+    assert after((UNCLEAR, 300), life=life).is_held
+
+
+def test_a_key_that_is_kept_when_denied_stays_held() -> None:
+    life = lifecycle.released(
+        KeyLife(terms=lifecycle.Terms(is_kept_when_denied=True)),
+        released_key(),
+        began_at=BOOTTIME,
+        fresh_seconds=100,
+    )
+    assert after((CLEAR, 0), (CLEAR, 1), (UNCLEAR, 400), life=life).is_held
+
+
+def test_a_repetition_is_awaited_only_where_it_would_end_a_held_key() -> None:
+    first = after((UNCLEAR, 0))
+    seconds = lifecycle.seconds_until_confirmable
+    assert seconds(first, UNCLEAR, BOOTTIME + 100) == 200
+    assert seconds(first, CLEAR, BOOTTIME + 100) == math.inf
+    assert seconds(KeyLife(), UNCLEAR, BOOTTIME) == math.inf
+
+
+NEWER = "f" * 32
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"expires": NOW}, {"not_before": NOW + 1}], ids=["expired", "early"]
+)
+def test_a_version_that_is_not_valid_never_displaces_another_that_is_held(
+    attributes: dict[str, float],
+) -> None:
+    newer = released_key(version=NEWER, **attributes)
+    life = lifecycle.not_admitted(HELD, newer, lifecycle.admit(newer, NOW))
+    assert life.is_held
+    assert life.version == HELD.version
+
+
+def test_the_held_version_ends_with_its_own_exp() -> None:
+    key = released_key(expires=NOW)
+    life = lifecycle.not_admitted(HELD, key, Admission.EXPIRED)
+    assert life.state is KeyState.EXPIRED
 
 
 def test_a_disabled_key_is_not_admitted() -> None:

@@ -199,7 +199,7 @@ def test_systemd_keeps_a_descriptor_and_lets_go_of_it(systemd: socket.socket) ->
     ours, theirs = socket.socketpair()
     with systemd, ours, theirs:
         notifier = Notifier(os.environ)
-        name = notifier.store_fd(ours.fileno())
+        name = notifier.store_connection(ours.fileno())
         said, fds, _, _ = socket.recv_fds(systemd, 4096, 2)
         assert said == f"FDSTORE=1\nFDNAME={name}".encode()
         with socket.socket(fileno=fds[0]) as kept:
@@ -211,4 +211,4 @@ def test_systemd_keeps_a_descriptor_and_lets_go_of_it(systemd: socket.socket) ->
 
 def test_no_two_descriptors_are_kept_under_one_name() -> None:
     notifier = Notifier({})
-    assert len({notifier.store_fd(0) for _ in range(10)}) == 10
+    assert len({notifier.store_connection(0) for _ in range(10)}) == 10

@@ -171,10 +171,23 @@ def test_health_followed_by_time_ends_in_current() -> None:
 
 def test_a_denial_is_confirmed_within_seconds_and_the_key_dropped() -> None:
     async def test(world: World) -> None:
-        world.jobs.failures["disk"] = failure("release.denied", "denied")
+        world.jobs.failures["disk"] = failure("release.denied.policy", "denied")
         await world.clock.advance(REFRESH_SECONDS)
         assert world.holder.held.keys() == {"disk"}
         await world.clock.advance(backoff.CONFIRM_SECONDS)
+
+    world = supervise(test)
+    assert world.holder.states["disk"] is KeyState.DENIED
+    assert world.holder.held == {}
+
+
+@pytest.mark.parametrize("code", ["release.denied", "release.denied.firewall"])
+def test_an_unclear_denial_is_confirmed_after_five_minutes(code: str) -> None:
+    async def test(world: World) -> None:
+        world.jobs.failures["disk"] = failure(code, "denied")
+        await world.clock.advance(REFRESH_SECONDS + 299)
+        assert world.holder.held.keys() == {"disk"}
+        await world.clock.advance(1 + backoff.CONFIRM_SECONDS)
 
     world = supervise(test)
     assert world.holder.states["disk"] is KeyState.DENIED
@@ -230,10 +243,12 @@ def test_a_refresh_asks_at_once_for_a_key_that_was_denied() -> None:
     assert world.holder.held.keys() == {"disk"}
 
 
-def test_a_token_refused_twice_drops_every_key() -> None:
+def test_evidence_refused_for_five_minutes_drops_every_key() -> None:
     async def test(world: World) -> None:
         world.jobs.whole = failure("token.refused", "denied")
-        await world.clock.advance(REFRESH_SECONDS + backoff.CONFIRM_SECONDS)
+        await world.clock.advance(REFRESH_SECONDS + 299)
+        assert world.holder.held.keys() == {"disk", "signing"}
+        await world.clock.advance(1 + backoff.CONFIRM_SECONDS)
 
     world = supervise(test, "disk", "signing")
     assert set(world.holder.states.values()) == {KeyState.DENIED}
@@ -247,7 +262,7 @@ def test_a_denied_key_comes_back_when_it_is_allowed_again() -> None:
         world.jobs.failures.clear()
         await world.clock.advance(900)
 
-    failures = {"disk": failure("release.denied", "denied")}
+    failures = {"disk": failure("release.denied.policy", "denied")}
     world = supervise(test, failures=failures)
     assert world.holder.states["disk"] is KeyState.CURRENT
 
@@ -292,21 +307,71 @@ def test_a_key_that_is_not_valid_yet_is_asked_for_when_it_is() -> None:
     assert world.holder.held.keys() == {"disk"}
 
 
-def test_a_fatal_failure_of_the_job_ends_the_supervisor_with_its_error() -> None:
+NOT_A_CVM = failure("evidence.not_a_cvm", "fatal")
+
+
+def test_a_fatal_failure_that_is_repeated_at_start_ends_the_supervisor() -> None:
     async def test(world: World) -> None:
+        await world.clock.advance(backoff.CONFIRM_SECONDS)
         with pytest.raises(SkrAgentError) as caught:
             await world.task
         assert caught.value.code == "evidence.not_a_cvm"
 
-    world = supervise(test, whole=failure("evidence.not_a_cvm", "fatal"))
-    assert world.times == [0]
+    world = supervise(test, whole=NOT_A_CVM)
+    assert len(world.times) == 2
 
 
-def test_a_fatal_failure_of_one_key_does_not_end_the_others() -> None:
+def test_one_fatal_failure_at_start_is_retried() -> None:
+    async def test(world: World) -> None:
+        world.jobs.whole = None
+        await world.clock.advance(backoff.CONFIRM_SECONDS)
+
+    world = supervise(test, whole=NOT_A_CVM)
+    assert world.holder.held.keys() == {"disk"}
+
+
+def test_a_fault_between_two_fatal_failures_at_start_begins_the_count_anew() -> None:
+    async def test(world: World) -> None:
+        world.jobs.whole = failure("transport.timeout", "retry")
+        await world.clock.advance(backoff.CONFIRM_SECONDS)
+        world.jobs.whole = NOT_A_CVM
+        await world.clock.advance(2)
+        assert not world.task.done()
+
+    supervise(test, whole=NOT_A_CVM)
+
+
+@pytest.mark.parametrize("code", ["evidence.not_a_cvm", "config.invalid"])
+def test_a_fatal_failure_at_a_refresh_keeps_every_key_however_often(code: str) -> None:
+    async def test(world: World) -> None:
+        world.jobs.whole = failure(code, "fatal")
+        await world.clock.advance(REFRESH_SECONDS + 3600)
+        assert world.holder.codes.count(code) > 4
+        assert world.holder.held.keys() == {"disk"}
+        world.jobs.whole = None
+        await world.clock.advance(900)
+
+    assert supervise(test).holder.states["disk"] is KeyState.CURRENT
+
+
+def test_a_fatal_failure_of_one_key_is_retried_like_a_fault() -> None:
     failures = {"disk": failure("release", "fatal")}
     world = supervise(passing(1), "disk", "signing", failures=failures)
     assert world.holder.held.keys() == {"signing"}
-    assert world.holder.states["disk"] is KeyState.DENIED
+    assert world.supervisor.lives["disk"].state is KeyState.WAITING
+
+
+def test_keys_that_were_delivered_before_a_job_crashed_are_held() -> None:
+    async def test(world: World) -> None:
+        assert world.holder.held.keys() == {"disk", "mail"}
+        await world.clock.advance(100)
+        assert world.jobs.asked[0][1] == ("disk", "signing", "mail")
+        assert all(keys == ("signing",) for _, keys in world.jobs.asked[1:])
+
+    down = {"signing": failure("transport.timeout", "retry")}
+    supervise(
+        *(test, "disk", "signing", "mail"), failures=down, crashes_after="signing"
+    )
 
 
 def test_stopping_cuts_a_long_wait_short() -> None:

@@ -27,5 +27,5 @@ def test_unknown_region_says_what_to_configure(location: str) -> None:
     with pytest.raises(AttestationError) as caught:
         shared_endpoint(location)
     assert caught.value.code == "token.endpoint"
-    assert caught.value.disposition is Disposition.FATAL
+    assert caught.value.disposition is Disposition.RETRY_SLOWLY
     assert "attestation.endpoint" in caught.value.hint

@@ -24,7 +24,13 @@ KEY: Mapping[str, Any] = {
     "version": "0123456789abcdef0123456789abcdef",
     "released_at": NOW - 90,
 }
-OF_ROOT: Mapping[str, Any] = {"due_at": None, "retry_at": None, "last_failure": None}
+OF_ROOT: Mapping[str, Any] = {
+    "due_at": None,
+    "retry_at": None,
+    "last_failure": None,
+    "needs_attention": False,
+    "repeats_nonce": True,
+}
 YOU: Mapping[str, Any] = {
     "uid": 1000,
     "gid": 100,

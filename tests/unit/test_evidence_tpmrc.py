@@ -16,7 +16,11 @@ from skragent.evidence.tpmrc import (
     strip_rc,
 )
 
-RETRY, REATTEST, FATAL = Disposition.RETRY, Disposition.REATTEST, Disposition.FATAL
+RETRY, REATTEST, SLOWLY = (
+    Disposition.RETRY,
+    Disposition.REATTEST,
+    Disposition.RETRY_SLOWLY,
+)
 
 
 @pytest.mark.parametrize(
@@ -35,10 +39,10 @@ RETRY, REATTEST, FATAL = Disposition.RETRY, Disposition.REATTEST, Disposition.FA
         (0x14A, "evidence.tpm.busy", RETRY),  # an index not written yet
         (0x910, "evidence.tpm", REATTEST),  # the handle is gone
         (0xA000A, "evidence.tpm.unreachable", RETRY),  # TCTI: I/O
-        (0x18B, "evidence.tpm", FATAL),  # handle
-        (0x12F, "evidence.tpm", FATAL),  # authentication unavailable
-        (0x70021, "evidence.tpm", FATAL),  # ESYS
-        (0x60921, "evidence.tpm", FATAL),  # another layer's code in LOCKOUT's digits
+        (0x18B, "evidence.tpm", SLOWLY),  # handle
+        (0x12F, "evidence.tpm", SLOWLY),  # authentication unavailable
+        (0x70021, "evidence.tpm", SLOWLY),  # ESYS
+        (0x60921, "evidence.tpm", SLOWLY),  # another layer's code in LOCKOUT's digits
     ],
 )
 def test_a_response_code_says_what_to_do(

@@ -3,44 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from support.serving import ALIAS, FORMS, NEXT_VERSION, VERSION, held_key, ring_with
+from support.serving import ALIAS, FORMS, NEXT_VERSION, held_key, ring_with
 
-from skragent.errors import ReleaserError
-from skragent.job import ReleasedKey, Slice
-from skragent.keyring import Keyring, KeyState, hold_key
-from skragent.secretmem import create_arena
-
-
-def released(offset: int, length: int) -> ReleasedKey:
-    return ReleasedKey(
-        alias=ALIAS,
-        kid="https://v.vault.azure.net/keys/db/1",
-        version=VERSION,
-        kty="oct",
-        fingerprint="",
-        public_jwk="",
-        public_pem="",
-        forms={"raw": Slice(offset, length)},
-        expires=9.0,
-    )
-
-
-def test_a_released_key_is_held_where_it_lies() -> None:
-    arena = create_arena(4096)
-    arena.close_fd()
-    key = hold_key(released(10, 3), arena, released_at=5.0)
-    arena.view(10, 3)[:] = b"abc"
-    assert bytes(key.forms["raw"]) == b"abc"
-    assert (key.alias, key.released_at, key.not_after) == (ALIAS, 5.0, 9.0)
-
-
-@pytest.mark.parametrize(("offset", "length"), [(4096, 1), (-1, 2), (0, 4097), (5, -1)])
-def test_a_form_outside_of_the_arena_is_refused(offset: int, length: int) -> None:
-    arena = create_arena(4096)
-    arena.close_fd()
-    with pytest.raises(ReleaserError) as caught:
-        hold_key(released(offset, length), arena, released_at=5.0)
-    assert caught.value.code == "releaser.garbage"
+from skragent.keyring import HeldKey, Keyring, KeyState
 
 
 def test_a_configured_key_waits() -> None:
@@ -206,9 +171,34 @@ def test_a_drop_wipes_both_versions() -> None:
     assert not any(any(view) for view in old.forms.values())
 
 
-def test_wiping_leaves_nothing() -> None:
-    keys = [held_key(), held_key("other")]
-    ring = ring_with(*keys)
-    ring.wipe()
-    assert all(entry.key is None for entry in ring)
-    assert not any(any(view) for key in keys for view in key.forms.values())
+def is_wiped(key: HeldKey) -> bool:
+    return not any(any(view) for view in key.forms.values())
+
+
+def test_closing_wipes_every_key_but_the_preserved_ones() -> None:
+    kept, wiped = held_key(), held_key("other")
+    ring_with(kept, wiped).close(is_preserved=lambda key: key is kept)
+    assert is_wiped(wiped)
+    assert not is_wiped(kept)
+
+
+def test_every_key_that_is_no_longer_held_is_reported_once() -> None:
+    first, second, third = held_key(), held_key(version=NEXT_VERSION), held_key()
+    ring, gone = ring_with(first), list[HeldKey]()
+    ring.on_parting(gone.append)
+    ring.put(second, keeps_previous=True)
+    assert gone == []
+    ring.end_overlap(ALIAS)
+    assert gone == [first]
+    ring.put(third)
+    assert gone == [first, second]
+    ring.drop(ALIAS, KeyState.DENIED)
+    assert gone == [first, second, third]
+
+
+def test_a_key_that_is_removed_is_reported_when_it_is_wiped() -> None:
+    key = held_key()
+    ring, gone = ring_with(key), list[bool]()
+    ring.on_parting(lambda key: gone.append(is_wiped(key)))
+    ring.remove([ALIAS])
+    assert gone == [True]

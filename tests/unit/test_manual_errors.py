@@ -12,7 +12,9 @@ from support.manual import PAGES, items, words_of
 PAGE = "skragent-errors.7"
 
 DESCRIBED = {item.words.split()[0]: item for item in items(PAGE) if item.macro == "Er"}
-WORDS = ("retry", "reattest", "denied", "fatal", "varies", "refused")
+WORDS = (
+    *("retry", "reattest", "retry_slowly", "denied", "fatal", "varies", "refused"),
+)
 
 
 def test_the_page_has_every_code_and_no_other() -> None:

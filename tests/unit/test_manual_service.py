@@ -34,7 +34,12 @@ def listed(section: str, macro: str, subsection: str = "") -> list[Item]:
 def exposed() -> dict[str, tuple[str, ...]]:
     """The metrics as Prometheus sees them, with their labels."""
     held = KeySample(
-        "db", is_available=True, is_stale=False, released_at=1, not_after=2
+        "db",
+        is_available=True,
+        is_stale=False,
+        needs_attention=False,
+        released_at=1,
+        not_after=2,
     )
     families = _Collector(Counters(("db",)), lambda: [held]).collect()
     found: dict[str, tuple[str, ...]] = {}

@@ -55,14 +55,26 @@ def test_keys_are_shown() -> None:
     page = render(
         Counters(),
         KeySample(
-            "db", is_available=True, is_stale=True, released_at=5.0, not_after=None
+            "db",
+            is_available=True,
+            is_stale=True,
+            needs_attention=True,
+            released_at=5.0,
+            not_after=None,
         ),
         KeySample(
-            "no", is_available=False, is_stale=False, released_at=None, not_after=None
+            "no",
+            is_available=False,
+            is_stale=False,
+            needs_attention=False,
+            released_at=None,
+            not_after=None,
         ),
     )
     assert 'skragent_key_available{key="db"} 1.0' in page
     assert 'skragent_key_stale{key="db"} 1.0' in page
+    assert 'skragent_key_needs_attention{key="db"} 1.0' in page
+    assert 'skragent_key_needs_attention{key="no"} 0.0' in page
     assert 'skragent_key_last_release_timestamp_seconds{key="db"} 5.0' in page
     assert 'skragent_key_available{key="no"} 0.0' in page
     assert 'skragent_key_last_release_timestamp_seconds{key="no"}' not in page

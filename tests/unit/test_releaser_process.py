@@ -22,7 +22,7 @@ from skragent.job import (
 )
 from skragent.release.environment import settle_environment
 from skragent.releaser.failures import describe_failure
-from skragent.releaser.process import read_job, report_crash, write_result
+from skragent.releaser.process import ResultWriter, read_job, report_crash
 from skragent.releaser.watch import Stopwatch
 
 if TYPE_CHECKING:
@@ -88,19 +88,22 @@ def test_what_is_no_job_is_refused(tmp_path: Path, data: bytes) -> None:
         read(tmp_path, data)
 
 
-def test_result_is_written_whole() -> None:
-    result = Result(timings={"total": 1.5})
-    reader, writer = os.pipe()
-    write_result(writer, result)
+def test_each_part_of_a_result_is_a_line() -> None:
+    parts = [Result(is_last=False), Result(timings={"total": 1.5})]
+    reader, fd = os.pipe()
+    writer = ResultWriter(fd)
+    for part in parts:
+        writer.write(part)
     with os.fdopen(reader, "rb") as file:
-        assert msgspec.json.decode(file.read(), type=Result) == result
+        lines = file.read().splitlines()
+    assert [msgspec.json.decode(line, type=Result) for line in lines] == parts
 
 
 def test_result_that_the_agent_would_not_read_is_not_written() -> None:
     failure = Failure(code="c", disposition="retry", message="m" * MAX_RESULT_BYTES)
     reader, writer = os.pipe()
     with pytest.raises(ValueError, match="a result of"):
-        write_result(writer, Result(failure=failure))
+        ResultWriter(writer).write(Result(failure=failure))
     os.close(writer)
     with os.fdopen(reader, "rb") as file:
         assert file.read() == b""

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from skragent.errors import SkrAgentError
+from skragent.errors import EmulatorError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ _HINT = "`skragent emulator --list-faults` prints all that there are."
 MISSING: Final = object()
 
 
-class FaultError(SkrAgentError):
+class FaultError(EmulatorError):
     """A fault that cannot be: there is none of that name, or its value is wrong."""
 
     code = "emulator.fault"

@@ -1,0 +1,161 @@
+"""Held keys that outlive the agent's process, in systemd's file descriptor store.
+
+A crash, a restart and an upgrade of the agent are faults like others: they must not
+take a held key away while the vault cannot be reached. So systemd keeps a descriptor of
+each held key's secret memory (sd_pid_notify_with_fds(3), FDSTORE=1) and hands it to the
+next agent. When the service is stopped, systemd closes the descriptors, and the kernel
+zeroes the memory.
+
+Only memory of memfd_secret(2) is preserved.
+docs/adr/0001-held-keys-survive-the-agent.md has the decision, its threats and its
+limits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from skragent.agent import lifecycle
+from skragent.errors import SkrAgentError
+from skragent.keyring import read_held_key
+from skragent.observe import Event, log
+from skragent.secretmem import adopt_arena
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from skragent.agent.clock import Clock
+    from skragent.agent.lifecycle import KeyLife, Terms
+    from skragent.agent.notify import Notifier
+    from skragent.job import KeyRequest
+    from skragent.keyring import HeldKey, KeyRecord, Keyring
+
+
+class PreservedKeys:
+    """What systemd keeps of this agent's keys.
+
+    Args:
+        notifier: tells systemd.
+    """
+
+    def __init__(self, notifier: Notifier) -> None:
+        self._notifier = notifier
+        self._names: dict[HeldKey, str] = {}
+
+    def __contains__(self, key: HeldKey) -> bool:
+        return key in self._names
+
+    def preserve(self, key: HeldKey) -> None:
+        """Have systemd keep a key's memory; close our own descriptor of it.
+
+        Through an open descriptor root could map the memory: the agent keeps none.
+        """
+        memory = key.memory
+        if memory is None:
+            return
+        if memory.is_secret and self._notifier.is_wanted:
+            self._names[key] = self._notifier.store_key(memory.fd)
+            memory.preserve(is_preserved=True)
+        memory.close_fd()
+
+    def forget(self, key: HeldKey) -> None:
+        """Have systemd close its descriptor of a key that is held no longer."""
+        name = self._names.pop(key, "")
+        if name and key.memory is not None:
+            key.memory.preserve(is_preserved=False)
+            self._notifier.remove_fd(name)
+
+    def restore(
+        self,
+        stored: Iterable[tuple[str, int]],
+        keyring: Keyring,
+        keys: Mapping[str, KeyRequest],
+        terms: Mapping[str, Terms],
+        clock: Clock,
+    ) -> dict[str, KeyLife]:
+        """Hold again what an earlier agent held, if it may still be held.
+
+        Args:
+            stored: names and descriptors from systemd.
+            keyring: takes the keys.
+            keys: that are configured now, by alias.
+            terms: of their lives.
+            clock: judges whether they are too old.
+
+        Returns:
+            the lives of the keys that are held again, by alias.
+        """
+        found: dict[str, list[tuple[KeyRecord, HeldKey]]] = {}
+        for name, fd in stored:
+            try:
+                memory = adopt_arena(fd)
+                record, key = read_held_key(memory)
+            except SkrAgentError as error:
+                log(Event.KEY_NOT_RESTORED, f"{error.message}", code=error.code)
+                self._notifier.remove_fd(name)
+                continue
+            memory.preserve(is_preserved=True)
+            self._names[key] = name
+            found.setdefault(key.alias, []).append((record, key))
+        lives = {}
+        for alias, candidates in found.items():
+            request = keys.get(alias)
+            candidates.sort(key=lambda one: one[0].began_at)
+            if request is None or not _is_of(candidates[-1][0], request):
+                self._discard(candidates, "the configuration has no such key now")
+                continue
+            life = self._restore(candidates, keyring, terms[alias], clock)
+            if life is not None:
+                lives[alias] = life
+        return lives
+
+    def _restore(
+        self,
+        candidates: list[tuple[KeyRecord, HeldKey]],
+        keyring: Keyring,
+        terms: Terms,
+        clock: Clock,
+    ) -> KeyLife | None:
+        """Hold the newest of one key's candidates, and the version before if wanted."""
+        *older, (record, key) = candidates
+        others = [one for one in older if one[1].version != key.version]
+        previous = others[-1] if others and _is_of(others[-1][0], record) else None
+        life = lifecycle.restored(terms, record, previous[0] if previous else None)
+        life = lifecycle.aged(life, now=clock.now(), boottime=clock.boottime())
+        if not life.is_held:
+            self._discard(candidates, "it is too old, or past its own `exp`")
+            return None
+        if previous is not None and life.has_previous:
+            keyring.put(previous[1])
+            older.remove(previous)
+        keyring.put(key, keeps_previous=life.has_previous)
+        keyring.mark(key.alias, life.state)
+        self._discard(older, "a newer release is held")
+        log(
+            Event.KEY_RESTORED,
+            f"key {key.alias}: version {key.version} is held again: the agent before"
+            " held it",
+            key=key.alias,
+            version=key.version,
+            fingerprint=key.fingerprint or None,
+        )
+        return life
+
+    def _discard(
+        self, candidates: Iterable[tuple[KeyRecord, HeldKey]], why: str
+    ) -> None:
+        for _, key in candidates:
+            key.wipe()
+            self.forget(key)
+            log(
+                Event.KEY_NOT_RESTORED,
+                f"key {key.alias}: version {key.version} of the agent before is wiped:"
+                f" {why}",
+                key=key.alias,
+                version=key.version,
+            )
+
+
+def _is_of(record: KeyRecord, other: KeyRequest | KeyRecord) -> bool:
+    """Return whether a record is of this key of this vault."""
+    return (record.vault, record.name) == (other.vault, other.name)
