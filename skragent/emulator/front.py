@@ -16,16 +16,23 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from skragent.emulator import hostile_delivery
 from skragent.emulator.service import Answer, Request, Service
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from skragent.emulator.pki import ServerIdentity
 
 _MAX_BODY_BYTES = 4 * 1024 * 1024  # an event log of some megabytes is not unheard of
 _SHUTDOWN_SECONDS = 0.5
+
+_HOSTILE: dict[str, Callable[..., Awaitable[None]]] = {
+    "drip": hostile_delivery.drip,
+    "flood": hostile_delivery.flood,
+    "bomb": hostile_delivery.bomb,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +165,10 @@ class Front:
                 status=answer.status,
             )
         )
+        if answer.delivery in _HOSTILE:
+            await _HOSTILE[answer.delivery](transport, answer, answer.measure)
+            transport.abort()
+            raise asyncio.CancelledError
         if answer.delivery != "whole":
             return await _deliver_half(incoming, answer)
         return web.Response(

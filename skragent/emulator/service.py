@@ -67,8 +67,10 @@ class Answer:
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     # What becomes of the body: `cut` sends half of it and closes the connection as
-    # usual, `reset` sends half of it and breaks the connection.
-    delivery: Literal["whole", "cut", "reset"] = "whole"
+    # usual, `reset` sends half of it and breaks the connection. For the others, which
+    # `measure` completes, see `hostile_delivery`.
+    delivery: Literal["whole", "cut", "reset", "drip", "flood", "bomb"] = "whole"
+    measure: str | int = ""  # the part that drips, or the bytes
 
     @classmethod
     def of_json(

@@ -40,7 +40,6 @@ def make_credential(
     who: Identity,
     *,
     authority: str,
-    timeout_seconds: float,
     session: requests.Session,
 ) -> SupportsTokenInfo:
     """Make the credential of an identity; its own retries are off.
@@ -48,8 +47,7 @@ def make_credential(
     Args:
         who: the identity.
         authority: of the cloud: https://login.microsoftonline.com
-        timeout_seconds: for connecting and for the answer.
-        session: to whoever is asked.
+        session: to the service that is asked; it bounds each exchange.
 
     Raises:
         IdentityError: identity.unreadable: of a certificate or a secret.
@@ -57,16 +55,12 @@ def make_credential(
     transport = RequestsTransport(
         session=session,
         session_owner=False,
-        connection_timeout=timeout_seconds,
-        read_timeout=timeout_seconds,
         use_env_settings=False,
     )
     common: dict[str, Any] = {
         "transport": transport,
         "use_env_settings": False,  # a proxy would add X-Forwarded-For: IMDS refuses it
         "retry_total": 0,
-        "connection_timeout": timeout_seconds,
-        "read_timeout": timeout_seconds,
     }
     if is_managed(who):
         return _managed(who, common)

@@ -12,6 +12,7 @@ Not here: opening the wrapped key (`keywrap`), and what the key is (`formats`).
 from __future__ import annotations
 
 import ipaddress
+import re
 import urllib.parse
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -55,6 +56,15 @@ _CURVES: dict[str, type[ec.EllipticCurve]] = {
 }
 
 
+# A key version of Key Vault and Managed HSM: 32 hexadecimal digits. It becomes an ETag.
+_VERSION = re.compile(r"[0-9a-f]{32}")
+
+
+def is_version(text: str) -> bool:
+    """Return whether a text is a key version as vaults write it."""
+    return _VERSION.fullmatch(text) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """What the vault was asked for."""
@@ -77,6 +87,7 @@ class WrappedKey:
     public: PublicNumbers | None  # None for oct
     enc: Enc
     ciphertext: bytes = field(repr=False)
+    repeats_nonce: bool  # the signed request repeats our nonce; else it has none
     enabled: bool = True
     not_before: float | None = None
     expires: float | None = None
@@ -230,6 +241,10 @@ def _verify_kid(kid: str, question: Question, *, may_lack_version: bool) -> str:
             raise _mismatch("it is another version")
     if not version and not may_lack_version:
         raise _mismatch("it has no version")
+    if version and not is_version(version):
+        raise ValueError("a version that is not 32 hexadecimal digits")
+    if told.query or told.fragment or told.username is not None:
+        raise ValueError("an id with more than vault, name and version")
     return version
 
 
@@ -257,6 +272,7 @@ def _read_key(payload: _Payload, question: Question) -> WrappedKey:
         public=public,
         enc=payload.request.enc,
         ciphertext=ciphertext,
+        repeats_nonce=payload.request.nonce is not None,
         enabled=bundle.attributes.enabled,
         not_before=bundle.attributes.nbf,
         expires=bundle.attributes.exp,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from azure.core.exceptions import AzureError, ClientAuthenticationError
 from azure.identity import CredentialUnavailableError
 
-from skragent.errors import Disposition, IdentityError, SkrAgentError
+from skragent.errors import ConfigError, Disposition, IdentityError, SkrAgentError
 from skragent.transport import find_retry_after
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class AccessTokens:
         self._retry_after = None
         try:
             return self._credential.get_token_info(scope, options=options)
-        except (AzureError, OSError, ValueError) as error:
+        except Exception as error:  # the one boundary to azure-identity and msal
             raise judge_identity_failure(error, self._retry_after) from error
 
     def _see(self, answer: requests.Response, **_kwargs: Any) -> None:  # noqa: ANN401 - requests' hooks get what send got
@@ -117,7 +117,10 @@ def judge_identity_failure(
     Of IMDS it raises one class for everything, and of Entra ID another one: only the
     text tells what will pass (throttling, timeouts) from what will not.
     """
-    text = error.message if isinstance(error, AzureError) else str(error)
+    if isinstance(error, ConfigError):
+        return error
+    is_known = isinstance(error, AzureError | SkrAgentError)
+    text = error.message if is_known else type(error).__name__  # type: ignore[attr-defined] # both have one
     reason = " ".join(str(text).split())
     reason = reason.removeprefix("ManagedIdentityCredential authentication unavailable")
     reason = reason.strip(",. ")[:_MAX_REASON_CHARS]
@@ -128,7 +131,9 @@ def judge_identity_failure(
     elif isinstance(error, ClientAuthenticationError) and _REFUSED.search(reason):
         code = "identity.denied"
     is_permanent = code != "identity.unavailable"
-    is_of_application = not isinstance(error, CredentialUnavailableError | OSError)
+    is_of_application = isinstance(error, AzureError) and not isinstance(
+        error, CredentialUnavailableError
+    )
     return IdentityError(
         f"no access token for the vault: {reason}",
         code=code,

@@ -9,19 +9,16 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, cast
 
-from azure.core.exceptions import AzureError, HttpResponseError
 from azure.keyvault.keys import KeyClient
 
 from skragent.errors import IdentityError, MalformedReleaseError, SkrAgentError
+from skragent.release.envelope import is_version
 from skragent.release.vault_failures import judge_refusal
 from skragent.release.vault_transport import VaultTransport, WarmError
-from skragent.transport_failures import translate
+from skragent.transport.failures import translate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import requests
-    from azure.core.rest import HttpResponse
 
     from skragent.attestation.token import AttestationToken
     from skragent.release.envelope import Question
@@ -39,13 +36,17 @@ def vault_scope(vault: str) -> str:
     return f"https://{vault.partition('://')[2].partition('.')[2].rstrip('/')}/.default"
 
 
+def _is_about_challenge(error: Exception) -> bool:
+    """Return whether the SDK refuses to send our token to another service."""
+    return isinstance(error, ValueError) and "challenge" in str(error)
+
+
 class VaultClient:
     """One connection's worth of a vault: for one thread at a time.
 
     Args:
         url: https://HOST[:PORT]
         tokens: one of which is sent.
-        timeout_seconds: for connecting and for each wait for bytes.
         session: of `transport.HttpClient`: for this client alone.
     """
 
@@ -54,11 +55,10 @@ class VaultClient:
         url: str,
         tokens: AccessTokens,
         *,
-        timeout_seconds: float,
         session: requests.Session,
     ) -> None:
         self.url = url.rstrip("/")
-        self._transport = VaultTransport(timeout_seconds, session)
+        self._transport = VaultTransport(session)
         self._client = KeyClient(
             self.url,
             tokens,
@@ -86,11 +86,12 @@ class VaultClient:
             # `target` is not sent: the SDK sends nothing before it is authorised.
             with contextlib.suppress(WarmError):
                 self._client.release_key(name, "-")
-        except HttpResponseError as error:
-            if error.response is None:
+        except SkrAgentError:
+            raise
+        except Exception as error:
+            answer = self._transport.answer
+            if answer is None or _is_about_challenge(error):
                 raise self._judge(error, name) from error
-        except (AzureError, ValueError, TypeError) as error:
-            raise self._judge(error, name) from error
         finally:
             self._transport.is_warming = False
 
@@ -112,7 +113,9 @@ class VaultClient:
                 nonce=question.nonce,
             )
             value = cast("object", result.value)
-        except (AzureError, ValueError, TypeError, AttributeError) as error:
+        except SkrAgentError:
+            raise
+        except Exception as error:
             raise self._judge(error, question.name) from error
         if not isinstance(value, str):
             raise MalformedReleaseError(f"{self._name(question.name)}: no release")
@@ -128,12 +131,14 @@ class VaultClient:
         """
         try:
             version = cast("object", self._client.get_key(name).properties.version)
-        except (AzureError, ValueError, TypeError, AttributeError) as error:
+        except SkrAgentError:
+            raise
+        except Exception as error:
             refusal = self._judge(error, name)
             if refusal.code == "release.denied.permission":
                 return ""
             raise refusal from error
-        if not isinstance(version, str) or not version:
+        if not isinstance(version, str) or not is_version(version):
             raise MalformedReleaseError(f"{self._name(name)}: no version")
         return version
 
@@ -141,24 +146,26 @@ class VaultClient:
         return f"{self.url}/keys/{key}"
 
     def _judge(self, error: Exception, key: str) -> SkrAgentError:
-        """Turn whatever the SDK raises into ours."""
-        response = getattr(error, "response", None)
-        if response is not None and response.status_code != _OK:
-            answer = cast("HttpResponse", response)
-            headers = cast("Mapping[str, str]", answer.headers)
-            return judge_refusal(
-                answer.status_code, headers, answer.content, what=self._name(key)
-            )
-        inner = getattr(error, "inner_exception", None)
-        if isinstance(inner, Exception) and response is None:
-            return translate(inner, self.url)
-        if isinstance(error, ValueError) and "challenge" in str(error):
-            # The SDK refuses to give our token to a resource that is not the vault's.
+        """Turn whatever the SDK raises into ours: the one boundary to it.
+
+        An answer that arrived decides, and not what the SDK made of it.
+        """
+        if _is_about_challenge(error):
             return IdentityError(
                 f"{self.url} demands a token for another service",
                 code="identity.challenge",
                 hint="Check the vault's URL: it must be the vault's own host name.",
             )
+        answer = self._transport.answer
+        if answer is not None and answer.status_code != _OK:
+            return judge_refusal(
+                answer.status_code,
+                answer.headers,
+                answer.content,
+                what=self._name(key),
+            )
+        if answer is None:
+            return translate(error, self.url)
         return MalformedReleaseError(
             f"{self._name(key)}: the vault's answer cannot be read"
             f" ({type(error).__name__})"

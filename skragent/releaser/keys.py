@@ -79,6 +79,7 @@ class KeyStep:
             public_jwk=rendered.public_jwk,
             public_pem=rendered.public_pem,
             forms=forms,
+            repeats_nonce=wrapped.repeats_nonce,
             enabled=wrapped.enabled,
             not_before=wrapped.not_before,
             expires=wrapped.expires,

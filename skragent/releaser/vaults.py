@@ -39,7 +39,6 @@ class Vaults:
     def __init__(
         self, job: Job, connections: Connections, executor: Executor, watch: Stopwatch
     ) -> None:
-        self._timeout_seconds = job.timeout_seconds
         self._connections = connections
         self._watch = watch
         self._authority = job.authority
@@ -121,7 +120,6 @@ class Vaults:
             credential = make_credential(
                 who,
                 authority=self._authority,
-                timeout_seconds=self._timeout_seconds,
                 session=session,
             )
         except SkrAgentError as error:
@@ -135,6 +133,5 @@ class Vaults:
         return VaultClient(
             door.url,
             tokens,
-            timeout_seconds=self._timeout_seconds,
             session=self._connections.session_for(door.url),
         )

@@ -59,13 +59,28 @@ def test_connection_opened_ahead_is_the_one_used(
     assert server.connections == 1
 
 
+REFUSAL = {"error": {"code": "PolicyEvaluationError", "message": "A Deny claim"}}
+PAGE = b"<html>blocked</html>"
+# What middleboxes answer with.
+NO_DENIALS = (400, 401, 403, 404, 405, 413, 418, 421, 425)
+# JSON, and not in the provider's format.
+OTHERS_JSON: tuple[object, ...] = (
+    *({}, [], "no", 7, {"error": "blocked"}, {"error": {}}, {"error": None}),
+    *({"error": {"code": "x"}}, {"error": {"message": "x"}}, {"code": "x"}),
+    *({"error": {"code": 7, "message": "x"}}, {"error": {"code": "", "message": "x"}}),
+    {"error": [{"code": "x", "message": "y"}]},
+)
+
+
 @pytest.mark.parametrize(
     ("answer", "code"),
     [
-        (Answer(400), "token.refused"),
-        (Answer(401), "token.refused"),
-        (Answer(403), "token.refused"),
-        (Answer(404), "transport.unexpected"),
+        (json_answer(REFUSAL, 400), "token.refused"),
+        (json_answer(REFUSAL, 401), "transport.unexpected"),
+        (json_answer(REFUSAL, 403), "transport.unexpected"),
+        *((Answer(status), "transport.unexpected") for status in NO_DENIALS),
+        *((Answer(status, PAGE), "transport.unexpected") for status in NO_DENIALS),
+        *((json_answer(body, 400), "transport.unexpected") for body in OTHERS_JSON),
         (Answer(204), "transport.unexpected"),
         (Answer(302, headers={"Location": "/"}), "transport.unexpected"),
         (Answer(429), "transport.throttled"),
@@ -102,10 +117,8 @@ def test_retry_after_is_told(server: Server, maa: MaaClient) -> None:
             "PolicyEvaluationError: A Deny claim",
         ),
         ({"Error": {"Code": "Bad", "Message": "Upper"}}, "Bad: Upper"),
-        ({"error": {"message": "line\nbreak\x1b[0m"}}, "line break?[0m"),
-        ({"error": {"message": "x" * 9000}}, "x" * 300),
-        ({"error": {}}, "it gave no reason"),
-        (["no", "error"], "it gave no reason that can be read"),
+        ({"error": {"code": "c", "message": "a\nb\x1b[0m"}}, "c: a b?[0m"),
+        ({"error": {"code": "c", "message": "x" * 9000}}, "c: " + "x" * 297),
     ],
 )
 def test_refusal_carries_the_providers_reason(
@@ -117,7 +130,7 @@ def test_refusal_carries_the_providers_reason(
     server.answer = answer
     with pytest.raises(AttestationRefusedError) as caught:
         maa.attest_guest(b"{}")
-    assert caught.value.message.endswith(f"(HTTP 400): {reason}")
+    assert caught.value.message.endswith(f"refused the evidence: {reason}")
     assert caught.value.disposition is Disposition.DENIED
 
 

@@ -232,7 +232,9 @@ def test_answer_sealed_to_another_key_does_not_open(world: World) -> None:
 
 
 def test_refusal_of_the_provider_is_told(world: World) -> None:
-    world.maa.refusal = json_answer({"error": {"code": "PolicyEvaluationError"}}, 400)
+    world.maa.refusal = json_answer(
+        {"error": {"code": "PolicyEvaluationError", "message": "A Deny claim"}}, 400
+    )
     assert world.failure() == "token.refused"
 
 

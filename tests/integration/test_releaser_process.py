@@ -11,8 +11,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from support.releaser import read_result
 
-from skragent.job import Job, KeyRequest, Result, arena_bytes
+from skragent.job import Job, KeyRequest, arena_bytes
 from skragent.secretmem import create_arena
 
 COMMAND = (sys.executable, "-I", "-m", "skragent.releaser")
@@ -68,7 +69,7 @@ def test_vtpm_that_is_not_there_is_a_result() -> None:
     done = run(msgspec.json.encode(job), arena.fd)
     arena.close_fd()
     assert done.returncode == 0, done.stderr
-    result = msgspec.json.decode(done.stdout, type=Result)
+    result = read_result(done.stdout)
     assert result.failure is not None
     assert result.failure.code == "evidence.tpm.unreachable"
     assert result.released == ()
@@ -80,7 +81,7 @@ def test_missing_arena_is_a_result() -> None:
     done = run(msgspec.json.encode(make_job(reader, arena_bytes(1))), reader)
     os.close(reader)
     os.close(writer)
-    result = msgspec.json.decode(done.stdout, type=Result)
+    result = read_result(done.stdout)
     assert result.failure is not None
     assert result.failure.code.startswith("memory")
 

@@ -15,9 +15,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from skragent import errors, transport_failures
+from skragent import errors
 from skragent.denials import DENIALS
 from skragent.errors import Disposition, SkrAgentError
+from skragent.transport import failures as transport_failures
 
 SKRAGENT = Path(errors.__file__).parent
 CLASSES = {

@@ -240,7 +240,6 @@ def access_tokens(
             make_credential(
                 who,
                 authority=authority,
-                timeout_seconds=timeout_seconds,
                 session=session,
             ),
             session,

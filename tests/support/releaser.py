@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -49,4 +50,25 @@ class Releaser:
         )
         self.arena.close_fd()
         assert done.stderr == b""
-        return msgspec.json.decode(done.stdout, type=Result)
+        return read_result(done.stdout)
+
+
+def read_result(output: bytes) -> Result:
+    """Read what a releaser wrote."""
+    return join_parts(
+        [msgspec.json.decode(line, type=Result) for line in output.splitlines()]
+    )
+
+
+def join_parts(parts: Sequence[Result]) -> Result:
+    """Join the parts of a result to one."""
+    *before, last = parts
+    assert not any(part.is_last for part in before)
+    assert last.is_last
+    attested = next((part for part in parts if part.attestation), Result())
+    return msgspec.structs.replace(
+        last,
+        attestation=attested.attestation,
+        token=attested.token,
+        released=tuple(key for part in parts for key in part.released),
+    )

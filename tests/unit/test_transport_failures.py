@@ -8,7 +8,7 @@ import urllib3.exceptions
 
 from skragent.errors import Disposition, TransportError
 from skragent.transport import HttpResponse, parse_retry_after, raise_for_status
-from skragent.transport_failures import translate
+from skragent.transport.failures import translate
 
 
 def answer(status: int, **headers: str) -> HttpResponse:

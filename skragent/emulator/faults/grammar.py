@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from skragent.emulator.hostile_delivery import DRIPS
 from skragent.errors import EmulatorError
 
 if TYPE_CHECKING:
@@ -165,6 +166,8 @@ _DAY = 86400.0
 STATUS = _whole("STATUS", 200, 599)
 NUMBER = _whole("N", 1, 1_000_000)
 BYTES = _whole("BYTES", 1, 1 << 28)
+SIZE = _whole("BYTES", 1, 1 << 34)
+DRIP = choice(*DRIPS)
 PCR = _whole("PCR", 0, 23)
 DAYS = _whole("DAYS", -3660, 3660)
 RESPONSE_CODE = _whole("RC", 1, 0xFFFF_FFFF)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from skragent.emulator.faults import grammar
 from skragent.emulator.faults.catalogue import OF_REQUESTS, fault
@@ -93,6 +93,36 @@ async def oversize(site: Site, asked: Asked) -> None:
         return answer
 
     site.hook(asked, fill)
+
+
+@fault(_ALL, "drip", optional(grammar.DRIP, "body"), OF_REQUESTS)
+async def drip(site: Site, asked: Asked) -> None:
+    """This part of the answer comes one byte at a time, and never ends (body)."""
+    _deliver(site, asked, "drip")
+
+
+@fault(_ALL, "flood", optional(grammar.SIZE, 300 * _MIB), OF_REQUESTS)
+async def flood(site: Site, asked: Asked) -> None:
+    """The body has so many bytes (300 MiB), and no length is announced."""
+    _deliver(site, asked, "flood")
+
+
+@fault(_ALL, "bomb", optional(grammar.SIZE, 600 * _MIB), OF_REQUESTS)
+async def bomb(site: Site, asked: Asked) -> None:
+    """The body is in gzip, which nobody asked for: so many bytes unpacked (600 MiB)."""
+    _deliver(site, asked, "bomb")
+
+
+def _deliver(
+    site: Site, asked: Asked, delivery: Literal["drip", "flood", "bomb"]
+) -> None:
+    async def mark(_: Request, answer: Answer) -> Answer:
+        answer.delivery, answer.measure = delivery, asked.value
+        if 300 <= answer.status < 400:  # noqa: PLR2004 - RFC 9110 §15.4
+            answer.headers["Location"] = "/elsewhere"
+        return answer
+
+    site.hook(asked, mark)
 
 
 @fault(_ALL, "content_type", optional(grammar.TEXT, "text/html"), OF_REQUESTS)

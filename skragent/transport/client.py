@@ -1,35 +1,33 @@
-"""Bounded HTTP: one request, tried once, with limits on time and bytes.
+"""One request, tried once. Used for IMDS and MAA.
 
-Used for IMDS and MAA. Follows no redirect, retries nothing, keeps no cookies, reads no
-netrc and lets no exception of requests or urllib3 out. Retries belong to the agent's
-supervisor, nowhere else; what an answer means is for whoever asked.
+Follows no redirect, retries nothing, keeps no cookies, reads no netrc. What an answer
+means is the caller's to judge.
 """
 
 from __future__ import annotations
 
-import time
-import urllib.parse
 from dataclasses import dataclass, field
 from http.cookiejar import DefaultCookiePolicy
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import requests
 import requests.utils
 
-from skragent.errors import ConfigError, TransportError
-from skragent.transport_adapter import TlsAdapter
-from skragent.transport_failures import FAILURES, translate
+from skragent.errors import ConfigError, SkrAgentError, TransportError
+from skragent.transport.adapter import BoundedAdapter
+from skragent.transport.exchange import running
+from skragent.transport.failures import translate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
-_CHUNK_BYTES = 64 * 1024
-_MAX_RETRY_AFTER_DIGITS = 9  # thirty years are enough for everybody
+_MAX_RETRY_AFTER_DIGITS: Final = 9  # thirty years are enough
 
 # IMDS answers 410 while it is being updated; it is back within that time, says
-# Microsoft's guidance for its clients (protocols/akv.md §5).
-IMDS_UPDATE_SECONDS = 70.0
+# Microsoft's guidance for its clients (learn.microsoft.com: how managed identities for
+# Azure resources work with VMs, "Retry guidance").
+IMDS_UPDATE_SECONDS: Final = 70.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,7 @@ class HttpClient:
     """Asks over kept-alive connections; a context manager that closes them.
 
     Args:
-        timeout_seconds: for connecting, for the answer to begin and for it to end.
+        timeout_seconds: for each exchange, from name resolution to the last byte.
         ca_file: PEM of the roots to trust for TLS; empty for the system's.
         use_proxies: obey HTTPS_PROXY and friends. No other variable is obeyed.
     """
@@ -53,9 +51,8 @@ class HttpClient:
     def __init__(
         self, *, timeout_seconds: float, ca_file: str = "", use_proxies: bool
     ) -> None:
-        self._timeout_seconds = timeout_seconds
         self._use_proxies = use_proxies
-        self._adapter = TlsAdapter(ca_file)
+        self._adapter = BoundedAdapter(timeout_seconds=timeout_seconds, ca_file=ca_file)
         self._session = self.new_session()
 
     def __enter__(self) -> Self:
@@ -96,11 +93,10 @@ class HttpClient:
         if self._proxies(origin):
             return
         try:
-            self._adapter.open_ahead(origin, self._timeout_seconds)
-        except FAILURES as error:
-            failure = translate(error, _origin(origin))
-            if failure.code == "transport.timeout":
-                raise failure from error
+            self._adapter.open_ahead(origin)
+        except TransportError as error:
+            if error.code == "transport.timeout":
+                raise
         except ConfigError:
             return
 
@@ -118,46 +114,26 @@ class HttpClient:
         Raises:
             TransportError: transport.timeout, .refused, .dns, .tls, .reset,
                 .oversized, .unexpected
+            ConfigError: the file of TLS roots cannot be used.
         """
-        where = _origin(url)
-        try:
-            with self._session.request(
-                method,
-                url,
-                # identity: what is counted is what arrives, and nothing inflates
-                headers={"Accept-Encoding": "identity", **(headers or {})},
-                data=body,
-                timeout=self._timeout_seconds,
-                proxies=self._proxies(url),
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                _refuse_unasked(response, where)
-                content = self._read(response, where, max_bytes)
-                return HttpResponse(response.status_code, response.headers, content)
-        except FAILURES as error:
-            raise translate(error, where) from error
+        with running(self._adapter.exchange(url, max_bytes)) as exchange:
+            try:
+                response = self._session.request(
+                    method,
+                    url,
+                    headers=headers,
+                    data=body,
+                    proxies=self._proxies(url),
+                    allow_redirects=False,
+                )
+            except SkrAgentError:
+                raise
+            except Exception as error:  # of requests itself: a URL that is none, say
+                raise translate(error, exchange.where) from error
+        return HttpResponse(response.status_code, response.headers, response.content)
 
     def _proxies(self, url: str) -> dict[str, str]:
         return requests.utils.get_environ_proxies(url) if self._use_proxies else {}
-
-    def _read(self, response: requests.Response, where: str, max_bytes: int) -> bytes:
-        """Read the body as it comes, up to a size and a time.
-
-        `read1` gives what is there: a server that drips one byte at a time cannot
-        outlive the deadline by more than one byte's wait.
-        """
-        deadline = time.monotonic() + self._timeout_seconds
-        if int(response.headers.get("Content-Length", "0") or "0") > max_bytes:
-            raise _oversized(where, max_bytes)
-        content = bytearray()
-        while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=False):
-            content += chunk
-            if len(content) > max_bytes:
-                raise _oversized(where, max_bytes)
-            if time.monotonic() > deadline:
-                raise _error(f"{where} took too long to answer", "timeout")
-        return bytes(content)
 
 
 def raise_for_status(response: HttpResponse, what: str) -> None:
@@ -199,32 +175,3 @@ def find_retry_after(status: int, headers: Mapping[str, str]) -> float | None:
     """
     said = parse_retry_after(headers.get("Retry-After", ""))
     return said or (IMDS_UPDATE_SECONDS if status == requests.codes.gone else said)
-
-
-def _origin(url: str) -> str:
-    """Name who was asked, without path and query: those may hold ids."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-    except ValueError:  # requests will say the same
-        return "what is no URL"
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-
-
-def _error(message: str, kind: str) -> TransportError:
-    return TransportError(message, code=f"transport.{kind}")
-
-
-def _oversized(where: str, max_bytes: int) -> TransportError:
-    return _error(f"{where} answered with more than {max_bytes} bytes", "oversized")
-
-
-def _refuse_unasked(response: requests.Response, where: str) -> None:
-    if 300 <= response.status_code < 400:  # noqa: PLR2004 - RFC 9110 §15.4
-        raise _error(
-            f"{where} redirects (HTTP {response.status_code}), which is not followed",
-            "unexpected",
-        )
-    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise _error(f"{where} answered with an encoding not asked for", "unexpected")
-    if not response.headers.get("Content-Length", "0").isdecimal():
-        raise _error(f"{where} answered with a bad Content-Length", "unexpected")

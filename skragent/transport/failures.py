@@ -7,19 +7,14 @@ from __future__ import annotations
 
 import socket
 import ssl
+import urllib.parse
 
 import requests
 import urllib3.exceptions
 
 from skragent.errors import TransportError
 
-# What the edge has to catch. UnicodeError: a host name that is no IDNA.
-FAILURES = (
-    requests.RequestException,
-    urllib3.exceptions.HTTPError,
-    OSError,
-    UnicodeError,
-)
+_MAX_DETAIL_CHARS = 300
 
 # The most telling cause decides, wherever in the chain it stands.
 _KINDS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
@@ -58,21 +53,40 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
 )
 
 
+def origin_of(url: str) -> str:
+    """Name the origin of a URL, without path and query: those may hold ids."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:  # requests will say the same
+        return "the URL"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
 def translate(error: Exception, where: str) -> TransportError:
-    """Name what went wrong with `where`, the origin that was asked."""
+    """Name what went wrong with `where`, the origin that was asked.
+
+    Total: an exception of a kind that is not known here is `transport.unexpected`.
+    """
     causes = _causes(error)
+    for cause in causes:
+        if isinstance(cause, TransportError):  # the exchange's own
+            return cause
     # Invalid URLs and headers: requests makes ValueErrors of them.
     if isinstance(error, ValueError) and not isinstance(error, UnicodeError):
         return _error(f"{where} cannot be asked", "unexpected")
     for kinds, kind, said in _KINDS:
         for cause in causes:
             if isinstance(cause, kinds):
-                detail = f": {cause}" if kind == "tls" else ""
+                detail = f": {_printable(str(cause))}" if kind == "tls" else ""
                 return _error(f"{where} {said}{detail}", kind)
     # Every RequestException is an OSError, too: those are not of the operating system.
     if any(isinstance(c, OSError) and c.errno is not None for c in causes):
         return _error(f"{where} cannot be reached", "refused")
     return _error(f"{where} answered with what is no HTTP", "unexpected")
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)[:_MAX_DETAIL_CHARS]
 
 
 def _error(message: str, kind: str) -> TransportError:

@@ -1,0 +1,167 @@
+"""A TCP connection within an exchange's time: name resolution and Happy Eyeballs.
+
+getaddrinfo(3) has no timeout of its own, so it runs in a thread that is left behind
+when time is up. Of several addresses the next one is tried a quarter of a second after
+the one before, or as soon as that one failed (RFC 8305, section 5): an address whose
+packets are dropped, such as IPv6 without a route, does not cost the whole time.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import queue
+import selectors
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from skragent.transport.exchange import BoundedSocket, Exchange
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+# RFC 8305, section 8: Connection Attempt Delay.
+ATTEMPT_DELAY_SECONDS: Final = 0.25
+
+# family, type, protocol, address: what getaddrinfo gives, without the canonical name.
+Address = tuple[int, int, int, Any]
+
+
+def connect(
+    host: str,
+    port: int,
+    exchange: Exchange,
+    options: Iterable[tuple[int, int, int | bytes]] = (),
+) -> BoundedSocket:
+    """Connect to the first address of a host that takes the connection.
+
+    Args:
+        host: a name or an address.
+        port: of TCP.
+        exchange: whose time it takes.
+        options: for setsockopt.
+
+    Raises:
+        socket.gaierror: the name has no address.
+        TimeoutError: the exchange's time is over.
+        OSError: no address took it; the error is the first one's.
+    """
+    addresses = interleave(resolve(host, port, exchange))
+    return _Race(addresses, exchange, tuple(options)).run()
+
+
+def resolve(host: str, port: int, exchange: Exchange) -> list[Address]:
+    """Resolve a name within the exchange's time.
+
+    Raises:
+        socket.gaierror, UnicodeError: the name has no address, or cannot have one.
+        TimeoutError: the exchange's time is over.
+    """
+    outcomes: queue.SimpleQueue[list[Address] | BaseException] = queue.SimpleQueue()
+
+    def look_up() -> None:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            outcomes.put([(f, t, p, address) for f, t, p, _, address in found])
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            outcomes.put(error)
+
+    threading.Thread(target=look_up, name="resolve", daemon=True).start()
+    try:
+        outcome = outcomes.get(timeout=exchange.seconds_left())
+    except queue.Empty:
+        raise TimeoutError(f"{host} was not resolved in time") from None
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
+
+
+def interleave(addresses: Sequence[Address]) -> list[Address]:
+    """Order addresses so that their families alternate (RFC 8305, section 4)."""
+    families = dict.fromkeys(family for family, *_ in addresses)
+    columns = [[a for a in addresses if a[0] == family] for family in families]
+    rows = itertools.zip_longest(*columns)
+    return [address for row in rows for address in row if address is not None]
+
+
+class _Race:
+    """Attempts to connect, each of them begun a little later than the one before."""
+
+    def __init__(
+        self,
+        addresses: Sequence[Address],
+        exchange: Exchange,
+        options: tuple[tuple[int, int, int | bytes], ...],
+    ) -> None:
+        self._waiting = list(addresses)
+        self._exchange = exchange
+        self._options = options
+        self._first_error: OSError | None = None
+        self._selector = selectors.DefaultSelector()
+
+    def run(self) -> BoundedSocket:
+        """Return the first connection that is made; the others are closed."""
+        winner = None
+        try:
+            winner = self._run()
+        finally:
+            for key in list(self._selector.get_map().values()):
+                if key.fileobj is not winner:
+                    cast("BoundedSocket", key.fileobj).close()
+            self._selector.close()
+        return winner
+
+    def _run(self) -> BoundedSocket:
+        next_at = time.monotonic()
+        while self._waiting or self._selector.get_map():
+            now = time.monotonic()
+            if self._waiting and (now >= next_at or not self._selector.get_map()):
+                self._begin(self._waiting.pop(0))
+                next_at = now + ATTEMPT_DELAY_SECONDS
+            left = self._exchange.seconds_left()
+            if self._waiting:
+                left = min(left, max(0.0, next_at - time.monotonic()))
+            for sock in self._ended(left):
+                number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if number == 0:
+                    sock.settimeout(self._exchange.seconds_left())
+                    return sock
+                self._selector.unregister(sock)
+                sock.close()
+                self._fail(OSError(number, os.strerror(number)))
+                next_at = time.monotonic()
+        raise self._first_error or OSError(errno.EADDRNOTAVAIL, "no address")
+
+    def _begin(self, address: Address) -> None:
+        family, kind, protocol, where = address
+        try:
+            sock = BoundedSocket(family, kind, protocol)
+        except OSError as error:  # this machine has no such family
+            self._fail(error)
+            return
+        try:
+            for option in self._options:
+                sock.setsockopt(*option)
+            sock.settimeout(0)
+            number = sock.connect_ex(where)
+        except OSError as error:
+            number = error.errno or errno.EINVAL
+        if number in (0, errno.EINPROGRESS):
+            self._selector.register(sock, selectors.EVENT_WRITE)
+            return
+        sock.close()
+        self._fail(OSError(number, os.strerror(number)))
+
+    def _ended(self, seconds: float) -> list[BoundedSocket]:
+        """Wait for attempts to end, well or not."""
+        if not self._selector.get_map():
+            return []
+        return [
+            cast("BoundedSocket", k.fileobj) for k, _ in self._selector.select(seconds)
+        ]
+
+    def _fail(self, error: OSError) -> None:
+        self._first_error = self._first_error or error
