@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from skragent.transport.exchange import BoundedSocket, Exchange
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 # RFC 8305, section 8: Connection Attempt Delay.
 ATTEMPT_DELAY_SECONDS: Final = 0.25
@@ -50,11 +50,36 @@ def connect(
         OSError: no address took it; the error is the first one's.
     """
     addresses = interleave(resolve(host, port, exchange))
+    return connect_to_first(addresses, exchange, options)
+
+
+def connect_to_first(
+    addresses: Sequence[Address],
+    exchange: Exchange,
+    options: Iterable[tuple[int, int, int | bytes]] = (),
+) -> BoundedSocket:
+    """Connect to the first of these addresses that takes the connection.
+
+    Raises:
+        TimeoutError: the exchange's time is over.
+        OSError: no address took it; the error is the first one's.
+    """
     return _Race(addresses, exchange, tuple(options)).run()
 
 
-def resolve(host: str, port: int, exchange: Exchange) -> list[Address]:
+def resolve(
+    host: str,
+    port: int,
+    exchange: Exchange,
+    look_up: Callable[..., list[Any]] = socket.getaddrinfo,
+) -> list[Address]:
     """Resolve a name within the exchange's time.
+
+    Args:
+        host: a name or an address.
+        port: of TCP.
+        exchange: whose time it takes.
+        look_up: getaddrinfo, or a substitute.
 
     Raises:
         socket.gaierror, UnicodeError: the name has no address, or cannot have one.
@@ -62,14 +87,14 @@ def resolve(host: str, port: int, exchange: Exchange) -> list[Address]:
     """
     outcomes: queue.SimpleQueue[list[Address] | BaseException] = queue.SimpleQueue()
 
-    def look_up() -> None:
+    def look_up_aside() -> None:
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = look_up(host, port, type=socket.SOCK_STREAM)
             outcomes.put([(f, t, p, address) for f, t, p, _, address in found])
         except BaseException as error:  # noqa: BLE001 - raised where it is waited for
             outcomes.put(error)
 
-    threading.Thread(target=look_up, name="resolve", daemon=True).start()
+    threading.Thread(target=look_up_aside, name="resolve", daemon=True).start()
     try:
         outcome = outcomes.get(timeout=exchange.seconds_left())
     except queue.Empty:

@@ -62,7 +62,7 @@ from skragent.releaser.watch import Stopwatch
 from skragent.secretmem import Arena, create_arena
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 pytestmark = [
@@ -144,11 +144,18 @@ class World:
         self.changes: dict[str, Any] = {}
         self.arena: Arena = create_arena(arena_bytes(4))
 
-    def run(self, *names: str) -> Result:
-        """Do a job in this process."""
+    def run(
+        self, *names: str, emit: Callable[[Result], None] = lambda _part: None
+    ) -> Result:
+        """Do a job in this process; `emit` takes each part of the result at once."""
         job = self.make_job(*names, arena_fd=os.dup(self.arena.fd))
         parts: list[Result] = []
-        parts.append(walk.run_job(job, Stopwatch(), parts.append))
+
+        def take(part: Result) -> None:
+            parts.append(part)
+            emit(part)
+
+        parts.append(walk.run_job(job, Stopwatch(), take))
         return join_parts(parts)
 
     def make_job(self, *names: str, arena_fd: int) -> Job:
@@ -407,6 +414,25 @@ def test_entra_id_that_hangs_is_the_trouble_of_who_it_knows(world: World) -> Non
     assert [key.alias for key in result.released] == ["ours"]
     (failed,) = result.failed
     assert (failed.alias, failed.failure.code) == ("theirs", "transport.timeout")
+
+
+def test_a_key_is_delivered_while_its_vault_stalls_on_another(world: World) -> None:
+    answer = world.servers["vault"].answer
+    is_delivered = threading.Event()
+
+    def stall(asked: Asked) -> Answer:
+        if "/keys/other/" in asked.path and asked.body:
+            assert is_delivered.wait(60)
+        return answer(asked)
+
+    def hear(part: Result) -> None:
+        if part.released:
+            is_delivered.set()
+
+    world.servers["vault"].answer = stall
+    world.changes["timeout_seconds"] = 60.0
+    result = world.run("good", "other", emit=hear)
+    assert [key.alias for key in result.released] == ["my-good", "my-other"]
 
 
 def test_a_failure_ends_no_other_keys_time(

@@ -118,6 +118,20 @@ BEFORE: dict[str, Callable[..., object]] = {
     "hang": hang,
     "crash-early": lambda: sys.exit(3),
 }
+PARTS = ("parts", "parts-and-hang", "parts-and-crash")
+
+
+def write_parts(result: dict[str, Any]) -> None:
+    """Write the attestation and the first key, each as a part of its own."""
+    first, *rest = result.pop("released")
+    part = {"protocol": PROTOCOL, "is_last": False}
+    attestation = {name: result.pop(name) for name in ("attestation", "token")}
+    for content in (attestation, {"released": [first]}):
+        sys.stdout.write(json.dumps(part | content) + "\n")
+    sys.stdout.flush()
+    result["released"] = rest
+
+
 AFTER: dict[str, Callable[[], object]] = {
     "crash-late": crash,
     "sigkill": lambda: os.kill(os.getpid(), signal.SIGKILL),
@@ -144,6 +158,12 @@ def answer(mode: str, job: dict[str, Any], arguments: list[str]) -> str:
         result["released"][0]["alias"] = "stranger"
     if mode == "garbage":
         return "hello"
+    if mode in PARTS:
+        write_parts(result)
+    if mode == "parts-and-hang":
+        hang(*arguments)
+    if mode == "parts-and-crash":
+        sys.exit(1)
     text = json.dumps(result)
     return text[:100] if mode == "half" else text
 

@@ -19,7 +19,7 @@ from skragent.agent.runner import MAX_STDERR_BYTES, Release, Runner
 from skragent.errors import ReleaserError, SkrAgentError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 CONFIG = make_config("disk", "signing")
 ENVIRONMENT = {
@@ -57,8 +57,10 @@ def make_runner(
     )
 
 
-def run_job(runner: Runner) -> Release:
-    return run(runner.run(list(key_requests(CONFIG).values())))
+def run_job(
+    runner: Runner, deliver: Callable[[Release], None] = lambda _part: None
+) -> Release:
+    return run(runner.run(list(key_requests(CONFIG).values()), deliver=deliver))
 
 
 def code_of(runner: Runner) -> str:
@@ -119,6 +121,48 @@ def test_a_releaser_that_dies_is_named(mode: str) -> None:
 )
 def test_a_releaser_that_does_not_keep_the_contract_is_not_believed(mode: str) -> None:
     assert code_of(make_runner(mode)) == "releaser.garbage"
+
+
+class Parts(list[Release]):
+    """The parts that were delivered before the job's end."""
+
+    def aliases(self) -> list[str]:
+        return [key.alias for part in self for key in part.result.released]
+
+
+def test_keys_are_delivered_before_the_job_ends() -> None:
+    parts = Parts()
+    rest = run_job(make_runner("parts"), parts.append)
+    assert parts.aliases() == ["disk"]
+    assert [key.alias for key in rest.result.released] == ["signing"]
+    assert rest.token is not None
+
+
+@pytest.mark.parametrize(
+    ("mode", "code"),
+    [
+        ("parts-and-hang", "releaser.timeout"),
+        ("parts-and-crash", "releaser.crashed"),
+    ],
+)
+def test_what_was_delivered_before_a_releaser_failed_stays_delivered(
+    mode: str, code: str
+) -> None:
+    parts = Parts()
+    with pytest.raises(ReleaserError) as caught:
+        run_job(make_runner(mode, timeout=3.0), parts.append)
+    assert caught.value.code == code
+    assert parts.aliases() == ["disk"]
+
+
+def test_an_error_of_the_one_that_takes_parts_is_raised_where_the_job_is_awaited() -> (
+    None
+):
+    def fail(_part: Release) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_job(make_runner("parts-and-hang"), fail)
 
 
 def test_a_releaser_that_cannot_be_started_is_named() -> None:

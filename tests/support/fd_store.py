@@ -1,0 +1,114 @@
+"""A test in systemd's place: starts agents and keeps the descriptors that they store.
+
+As systemd does it (sd_pid_notify_with_fds(3), FDSTORE=1): a stored descriptor is kept
+while the agent is down, and is handed to the next one by its name (sd_listen_fds(3)).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from support.agent import substitute
+from support.deadlines import DEADLINE_SECONDS
+
+DAEMON = Path(__file__).with_name("agent_daemon.py")
+
+
+class FdStore:
+    """Starts one agent after another in a directory of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.kept: dict[str, int] = {}
+        self.said: list[bytes] = []
+        self._changed = threading.Condition()
+        self._agents: list[subprocess.Popen[bytes]] = []
+        self._notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notified.bind(str(directory / "notify"))
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def configure(self, *aliases: str, more: str = "") -> None:
+        allow = f"allow = [{{ user = {os.getuid()} }}]\n{more}"
+        keys = "".join(
+            f'[keys.{alias}]\nvault = "https://v.vault.azure.net"\n{allow}'
+            for alias in aliases
+        )
+        (self.directory / "skragent.toml").write_text(
+            f'[agent]\napi_socket = "{self.directory}/api.sock"\nmetrics_listen = ""\n'
+            f'credentials_socket = ""\nadmin_socket = "{self.directory}/admin.sock"\n'
+            f"{keys}"
+        )
+
+    def start(self, mode: str) -> subprocess.Popen[bytes]:
+        """Start an agent whose releaser behaves so, and wait until it is ready."""
+        with self._changed:
+            stored = dict(self.kept)
+            ready = self.said.count(b"READY=1")
+        # At high numbers first, so that the moves to 3 and on do not meet them.
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 100) for fd in stored.values()]
+        passing = "".join(f" {3 + i}<&{fd} {fd}<&-" for i, fd in enumerate(high))
+        variables = (
+            f"LISTEN_PID=$$ LISTEN_FDS={len(stored)} LISTEN_FDNAMES={':'.join(stored)}"
+        )
+        command = [
+            *(sys.executable, str(DAEMON), str(self.directory / "skragent.toml")),
+            *substitute(mode),
+        ]
+        script = f'{variables if stored else ""} exec "$@"{passing}'
+        with (self.directory / "agent.log").open("ab") as log:
+            agent = subprocess.Popen(
+                ["/bin/bash", "-c", script, "-", *command],
+                env=os.environ | {"NOTIFY_SOCKET": str(self.directory / "notify")},
+                pass_fds=high,
+                stderr=log,
+            )
+        for fd in high:
+            os.close(fd)
+        self._agents.append(agent)
+        self.until(lambda: self.said.count(b"READY=1") > ready)
+        return agent
+
+    def log(self) -> str:
+        return (self.directory / "agent.log").read_text()
+
+    def until(self, is_so: object) -> None:
+        """Wait until something that the agent said made it so."""
+        assert callable(is_so)
+        with self._changed:
+            assert self._changed.wait_for(is_so, DEADLINE_SECONDS), self.log()
+
+    def close(self) -> None:
+        for agent in self._agents:
+            agent.kill()
+            agent.wait()
+        self._notified.shutdown(socket.SHUT_RDWR)
+        self._notified.close()
+        for fd in self.kept.values():
+            os.close(fd)
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                said, fds, _, _ = socket.recv_fds(self._notified, 4096, 4)
+            except OSError:
+                return
+            if not said:
+                return
+            with self._changed:
+                self._hear(said, list(fds))
+                self._changed.notify_all()
+
+    def _hear(self, said: bytes, fds: list[int]) -> None:
+        self.said.append(said.partition(b"\n")[0])
+        name = said.rpartition(b"FDNAME=")[2].decode()
+        if said.startswith(b"FDSTORE=1"):
+            (self.kept[name],) = fds
+        elif said.startswith(b"FDSTOREREMOVE=1") and name in self.kept:
+            os.close(self.kept.pop(name))
