@@ -88,7 +88,7 @@ class TrustConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True)
 class LimitsConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """[limits]: bounds in time."""
 
-    request_timeout_seconds: float = 10.0  # one network operation
+    request_timeout_seconds: float = 10.0  # one network exchange, whole
     job_timeout_seconds: float = 120.0  # the releaser is killed then
 
 

@@ -89,7 +89,7 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     # Of an earlier job, with its `unique` field in the arena; empty: attest.
     token: str = ""
     now: float
-    timeout_seconds: float  # one network operation; the job as a whole is the agent's
+    timeout_seconds: float  # one network exchange; the job as a whole is the agent's
     keys: tuple[KeyRequest, ...]
     arena_fd: int
     arena_bytes: int
