@@ -44,7 +44,7 @@ class RequestRecord:
     target: str
     connection: int
     began: float  # its body had arrived
-    ended: float  # its answer was about to be sent
+    ended: float  # its answer was about to be sent; a hostile one: the client had gone
     status: int
 
 
@@ -154,6 +154,10 @@ class Front:
         else:
             request = _request_of(incoming, body)
             answer = await service.serve(request)
+        is_hostile = answer.delivery in _HOSTILE
+        if is_hostile:
+            with contextlib.suppress(ConnectionError):  # the client has gone
+                await _HOSTILE[answer.delivery](transport, answer, answer.measure)
         self._log.append(
             RequestRecord(
                 service=service.name,
@@ -165,8 +169,7 @@ class Front:
                 status=answer.status,
             )
         )
-        if answer.delivery in _HOSTILE:
-            await _HOSTILE[answer.delivery](transport, answer, answer.measure)
+        if is_hostile:
             transport.abort()
             raise asyncio.CancelledError
         if answer.delivery != "whole":

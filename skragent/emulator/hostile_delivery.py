@@ -72,13 +72,14 @@ async def _send(
     transport.write(_head(answer, headers))
     for block in blocks:
         transport.write(b"%x\r\n%b\r\n" % (len(block), block))
-        while transport.get_write_buffer_size() > _HIGH_WATER_BYTES:
-            if transport.is_closing():
-                return
+        await asyncio.sleep(0)
+        # A closed transport of TLS has no buffer, and fails where it is asked for one.
+        while not transport.is_closing() and (
+            transport.get_write_buffer_size() > _HIGH_WATER_BYTES
+        ):
             await asyncio.sleep(0.001)
         if transport.is_closing():
             return
-        await asyncio.sleep(0)
     transport.write(b"0\r\n\r\n")
 
 

@@ -25,6 +25,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.reads import unbounded_reads
+
 COLD_STARTS = 7
 LATENCY_SECONDS = 0.05
 LOAD_ROUNDS = 5
@@ -318,6 +322,8 @@ def main() -> None:
             print(f"cold start, {LATENCY_SECONDS * 1000:.0f} ms on every round trip:")
             sock = config.parent / "api.sock"
             outcome["cold_start_50ms_s"] = round(cold_starts(config, sock), 3)
+    print("hostile answers on every path: growth of memory, longest exchange:")
+    outcome["unbounded_reads"] = unbounded_reads()
     print(f"on {os.cpu_count()} CPUs, Python {sys.version.split()[0]}")
     print(json.dumps(outcome))
 

@@ -1,0 +1,227 @@
+"""Count the reads without a bound: every outgoing path against a hostile answer.
+
+A real releaser meets one hostile answer of the emulator in each run: a body of 300 MB,
+600 MB in gzip, or a part that drips for ever, as a redirect, a success or a refusal. A
+read is bounded where the releaser's memory grows by at most 32 MiB over a run with a
+small answer in the same place, and the exchange ends within its time plus a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from support.releaser import Releaser
+
+from skragent.emulator.hostile_delivery import DRIPS
+from skragent.emulator.identities import TENANT_ID
+from skragent.emulator.key_specs import parse_key_spec
+from skragent.emulator.service import Answer, Request
+from skragent.emulator.thread import EmulatorThread
+from skragent.job import Purpose
+
+REQUEST_SECONDS: Final = 1.0
+SECONDS: Final = REQUEST_SECONDS + 1.0
+GROWTH_KIB: Final = 32 << 10
+JOB_SECONDS: Final = 60.0
+POLL_SECONDS: Final = 0.002
+REDIRECT: Final = 302
+STATUSES: Final = (REDIRECT, 200, 403)
+SIZES: Final[dict[Literal["flood", "bomb"], int]] = {
+    "flood": 300 << 20,
+    "bomb": 600 << 20,
+}
+THIM: Final = "/metadata/THIM"
+
+
+class Route(NamedTuple):
+    """One outgoing path: who answers it, and what job takes it."""
+
+    name: str
+    service: str
+    path: str  # how it begins
+    purpose: Purpose = "release"
+    is_authorized: bool | None = None  # whether the request has a token; None: either
+    is_application: bool = False  # an application of Entra ID asks for the key
+    is_provider_found: bool = False  # by the VM's place
+    query_id: str = ""  # of a renewal that was ordered
+
+    def takes(self, request: Request) -> bool:
+        """Tell whether a request is of this path."""
+        return request.path.startswith(self.path) and self.is_authorized in {
+            None,
+            "authorization" in request.headers,
+        }
+
+
+ROUTES: Final = (
+    Route(
+        *("the VM's place", "imds", "/metadata/instance/compute/location"),
+        is_provider_found=True,
+    ),
+    Route("the AMD certificates", "imds", f"{THIM}/amd"),
+    Route("a managed identity's token", "imds", "/metadata/identity"),
+    Route("Entra ID's tenant", "entra", f"/{TENANT_ID}/v2.0/", is_application=True),
+    Route("Entra ID's token", "entra", f"/{TENANT_ID}/oauth2/", is_application=True),
+    Route("MAA's attestation", "maa", "/attest"),
+    Route("MAA's keys", "maa", "/certs"),
+    Route("a vault's challenge", "vault", "/keys", is_authorized=False),
+    Route("a vault's release", "vault", "/keys", is_authorized=True),
+    Route("a version's check", "vault", "/keys", "check", is_authorized=True),
+    Route("the VM's id", "imds", "/metadata/instance/compute/vmId", "renew"),
+    Route("a renewal", "imds", f"{THIM}/tvm/certificate/renew", "renew"),
+    Route(
+        *("a renewal's query", "imds", f"{THIM}/tvm/certificate/query", "renew"),
+        query_id="00000000-0000-0000-0000-000000000001",
+    ),
+)
+
+
+class Seen(NamedTuple):
+    """What one run of a releaser cost."""
+
+    peak_kib: int  # resident memory
+    seconds: tuple[float, ...]  # each exchange on the path, from request to its end
+
+
+class Bench:
+    """The emulator, and the runs against it."""
+
+    def __init__(self, directory: Path, emulator: EmulatorThread) -> None:
+        self._directory = directory
+        self._emulator = emulator
+        world = emulator.world
+        world.imds.is_limited = False
+        world.create_key(parse_key_spec("alpha:RSA"))
+        for fault in ("vm.ak_cert_guests", "vm.ak_cert_days=10"):  # a renewal is due
+            emulator.call(world.faults.apply(fault))
+        self._services = {
+            "imds": world.imds,
+            "entra": world.azure.entra_id,
+            "maa": world.maa,
+            "vault": world.vault,
+        }
+
+    def run(self, route: Route, answer: Answer) -> Seen:
+        """Run one job that meets this answer wherever it takes the path."""
+        world = self._emulator.world
+
+        async def spoil() -> None:
+            for service in self._services.values():
+                service.heal()
+
+            async def replace(request: Request, good: Answer) -> Answer:
+                return dataclasses.replace(answer) if route.takes(request) else good
+
+            self._services[route.service].hook("bench", replace)
+
+        self._emulator.call(spoil())
+        before = len(world.requests)
+        peak = _peak_of(self._releaser(route))
+        deadline = time.monotonic() + SECONDS
+        while True:
+            seconds = tuple(
+                record.ended - record.began
+                for record in world.requests[before:]
+                if record.target.startswith(route.path)
+                and record.status == answer.status
+            )
+            if seconds or time.monotonic() > deadline:
+                return Seen(peak, seconds)
+            time.sleep(POLL_SECONDS)  # a drip ends with the next byte
+
+    def _releaser(self, route: Route) -> Releaser:
+        world = self._emulator.world
+        text = world.config_text(["alpha"], api_socket=self._directory / "api.sock")
+        if route.is_provider_found:
+            text = text.replace(f'"{world.maa.issuer}"', '"auto"')
+        if route.is_application:
+            azure = world.azure
+            text += (
+                f'[identity]\ntenant_id = "{TENANT_ID}"\n'
+                f'client_id = "{azure.application.client_id}"\n'
+                f'secret_file = "{azure.application_files.secret.resolve()}"\n'
+            )
+        text += f"[limits]\nrequest_timeout_seconds = {REQUEST_SECONDS}\n"
+        releaser = Releaser(
+            text,
+            route.purpose,
+            now=world.azure.clock.now(),
+            authority=world.azure.entra_id.origin if route.is_application else "",
+        )
+        if route.purpose == "renew":  # a job of its own, without keys
+            releaser.job = msgspec.structs.replace(
+                releaser.job, keys=(), ak_query_id=route.query_id
+            )
+        return releaser
+
+
+def _peak_of(releaser: Releaser) -> int:
+    """Run a releaser to its end; give its peak of resident memory, in KiB.
+
+    Read while it runs: what wait4(2) tells counts what the parent had at the fork.
+    """
+    peak = 0
+    with subprocess.Popen(
+        [sys.executable, "-I", "-m", "skragent.releaser"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        pass_fds=(releaser.arena.fd,),
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(msgspec.json.encode(releaser.job))
+        process.stdin.close()
+        deadline = time.monotonic() + JOB_SECONDS
+        while process.poll() is None:
+            with contextlib.suppress(OSError, StopIteration):
+                lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+                line = next(row for row in lines if row.startswith("VmHWM:"))
+                peak = max(peak, int(line.split()[1]))
+            if time.monotonic() > deadline:
+                process.kill()
+            time.sleep(POLL_SECONDS)
+    releaser.arena.close_fd()
+    return peak
+
+
+def unbounded_reads() -> int:
+    """Try all of it, say what each path cost, and count what has no bound."""
+    count = 0
+    drips = itertools.cycle(DRIPS)
+    with (
+        tempfile.TemporaryDirectory(prefix="skru-") as name,
+        EmulatorThread(Path(name)) as emulator,
+    ):
+        bench = Bench(Path(name), emulator)
+        for route in ROUTES:
+            usual = bench.run(route, Answer(403, b"no"))
+            growth, seconds = 0, 0.0
+            for status in STATUSES:
+                for delivery, measure in (("drip", next(drips)), *SIZES.items()):
+                    answer = Answer(status, delivery=delivery, measure=measure)
+                    if status == REDIRECT:
+                        answer.headers["Location"] = "/elsewhere"
+                    seen = bench.run(route, answer)
+                    grown = seen.peak_kib - usual.peak_kib
+                    longest = max(seen.seconds, default=math.inf)
+                    if grown > GROWTH_KIB or longest > SECONDS:
+                        count += 1
+                        print(
+                            f"  {route.name}: {status}, {delivery} {measure}: no bound:"
+                            f" {grown / 1024:.0f} MiB, {longest:.1f} s"
+                        )
+                    growth, seconds = max(growth, grown), max(seconds, longest)
+            print(f"  {route.name:28} {growth / 1024:5.1f} MiB  {seconds:.2f} s")
+    return count
