@@ -24,6 +24,10 @@ MAX_RESULT_BYTES = 1024 * 1024
 # More keys than a vault would release within a token's life is a mistake.
 MAX_KEYS = 256
 
+# Notes of a result for people, such as a root certificate that is skipped.
+MAX_NOTES = 20
+MAX_NOTE_CHARACTERS = 600
+
 # Arena space for one key. The largest is RSA-4096: DER 2.4 kB, PEM 3.3 kB, JWK 3.2 kB.
 ARENA_BYTES_PER_KEY = 16 * 1024
 
@@ -191,3 +195,5 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     failed: tuple[FailedKey, ...] = ()
     versions: dict[str, str] = {}
     timings: dict[str, float] = {}
+    # For people: what is not as it should be although it stopped nothing.
+    notes: tuple[str, ...] = ()

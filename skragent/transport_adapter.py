@@ -16,7 +16,7 @@ import requests
 import requests.adapters
 from urllib3.connection import HTTPSConnection
 
-from skragent.errors import ConfigError
+from skragent.tls_roots import make_tls_context
 
 if TYPE_CHECKING:
     from urllib3.connectionpool import HTTPConnectionPool
@@ -57,16 +57,14 @@ class TlsAdapter(requests.adapters.HTTPAdapter):
 
     def __init__(self, ca_file: str) -> None:
         self._ca_file = ca_file
+        # Certificates of the bundle that OpenSSL cannot read, once it was read.
+        self.skipped_roots: tuple[str, ...] = ()
         super().__init__(max_retries=0, pool_connections=4, pool_maxsize=4)
 
     @functools.cached_property
     def _tls(self) -> ssl.SSLContext:
-        try:
-            return ssl.create_default_context(cafile=self._ca_file or None)
-        except OSError as error:  # ssl.SSLError is one
-            raise ConfigError(
-                [f"{self._ca_file}: no PEM file of TLS roots: {error.strerror}"]
-            ) from error
+        context, self.skipped_roots = make_tls_context(self._ca_file)
+        return context
 
     # typing.override is Python 3.12's.
     def build_connection_pool_key_attributes(  # type: ignore[explicit-override, override]

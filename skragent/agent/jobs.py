@@ -17,6 +17,8 @@ from skragent.agent.lifecycle import Terms
 from skragent.clouds import CLOUDS
 from skragent.errors import Disposition, ReleaserError, SkrAgentError
 from skragent.job import (
+    MAX_NOTE_CHARACTERS,
+    MAX_NOTES,
     MAX_RESULT_BYTES,
     PROTOCOL,
     Identity,
@@ -160,6 +162,7 @@ def parse_result(
     _judge_attestation(result, has_token=has_token)
     _judge_aliases(result, aliases)
     _judge_slices(result, unique_offset(len(aliases)))
+    _judge_notes(result)
     return result
 
 
@@ -231,6 +234,13 @@ def _judge_slices(result: Result, limit: int) -> None:
         raise _garbage("a slice lies outside the keys' secret memory")
     if not all(key.forms for key in result.released):
         raise _garbage("a key was released in no form")
+
+
+def _judge_notes(result: Result) -> None:
+    if len(result.notes) > MAX_NOTES or any(
+        len(note) > MAX_NOTE_CHARACTERS for note in result.notes
+    ):
+        raise _garbage("its notes are too many or too long")
 
 
 def _garbage(why: str) -> ReleaserError:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from skragent.agent import exit_codes
 from skragent.cli.ask import add_command
 from skragent.cli.config_file import add_config_option, examine_file
+from skragent.cli.config_files import judge_files
 from skragent.config import in_short, merge
 from skragent.errors import ConfigError
 from skragent.serving import probe_pidfd, resolve_access
@@ -51,14 +52,15 @@ def run(arguments: argparse.Namespace) -> int:
         config, problems = examine_file(arguments.config)
     except ConfigError as error:
         return _refuse(error.problems)
-    problems = merge(problems, _judge_files(config))
+    files = judge_files(config)
+    problems = merge(problems, files.problems)
     try:
         resolve_access(config.keys)
     except ConfigError as error:
         problems = merge(problems, error.problems)
     if problems:
         return _refuse(in_short(problems))
-    for warning in _warnings(config):
+    for warning in _warnings(config) + files.warnings:
         print(f"warning: {warning}")
     count = len(config.keys)
     print(f"ok: {count} key{'s' * (count != 1)}: {', '.join(config.keys)}")
@@ -69,28 +71,6 @@ def _refuse(problems: list[str]) -> int:
     for problem in problems:
         print(problem)
     return exit_codes.CONFIG
-
-
-def _judge_files(config: Config) -> list[str]:
-    problems = []
-    for name in ("amd_roots", "tls_roots", "release_roots"):
-        path = getattr(config.trust, name)
-        problem = _judge_certificates(Path(path)) if path else ""
-        if problem:
-            problems.append(f"trust.{name}: {path}: {problem}")
-    return problems
-
-
-def _judge_certificates(path: Path) -> str:
-    from cryptography import x509  # noqa: PLC0415 - most configurations name no file
-
-    try:
-        x509.load_pem_x509_certificates(path.read_bytes())
-    except OSError as error:
-        return error.strerror or "cannot be read"
-    except ValueError:
-        return "no certificates in PEM"
-    return ""
 
 
 def _warnings(config: Config) -> list[str]:
@@ -125,7 +105,7 @@ def _warnings(config: Config) -> list[str]:
 
 def _warnings_of_files(config: Config) -> list[str]:
     agent = config.agent
-    files = {"vtpm.tcg_log": config.vtpm.tcg_log}
+    files = {}
     kind, _, where = config.vtpm.tcti.partition(":")
     if kind in ("device", "swtpm"):
         files["vtpm.tcti"] = where.removeprefix("path=")

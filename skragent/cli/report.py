@@ -135,10 +135,15 @@ def _report(subject: Subject, now: datetime, *, as_json: bool) -> int:
     verified = is_verified(checks)
     tree = describe_subject(subject)
     if as_json:
-        tree |= {"checks": [asdict(c) for c in checks], "verified": verified}
+        tree |= {
+            "checks": [asdict(c) for c in checks],
+            "notes": list(subject.notes),
+            "verified": verified,
+        }
         text = json.dumps(tree, indent=2)
     else:
         lines = [*render(tree), "", *map(render_check, checks)]
+        lines += [f"{'note':11} {note}" for note in subject.notes]
         text = "\n".join(lines)
     _print(text)
     return EXIT_OK if verified else EXIT_FAILED

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skragent.errors import ConfigError, MalformedEvidenceError, SkrAgentError
@@ -18,6 +17,7 @@ from skragent.evidence.hcl import HCL_SIGNATURE, HclReport, parse_hcl_report
 from skragent.evidence.public import TpmPublic, parse_tpm2b_public
 from skragent.evidence.quote import SignedAttest, parse_quote
 from skragent.evidence.snp import SnpReport, parse_snp_report
+from skragent.files import read_regular
 
 if TYPE_CHECKING:
     import argparse
@@ -51,6 +51,7 @@ class Subject:
     quote: QuotedPcrs | None
     ak: TpmPublic | None  # of the vTPM here; None offline
     roots: frozenset[bytes]
+    notes: tuple[str, ...] = ()  # what a person should know of the input
 
 
 def read_files(args: argparse.Namespace) -> Subject:
@@ -58,6 +59,7 @@ def read_files(args: argparse.Namespace) -> Subject:
     data = _read(args.hcl)
     hcl = parse_hcl_report(data) if data.startswith(HCL_SIGNATURE) else None
     certificates = [c for path in args.certs for c in parse_certificates(_read(path))]
+    roots, notes = _read_roots(args.roots)
     return Subject(
         snp=hcl.snp_report if hcl else parse_snp_report(data),
         hcl=hcl,
@@ -65,7 +67,8 @@ def read_files(args: argparse.Namespace) -> Subject:
         certificates_problem="" if certificates else "no --certs was given",
         quote=parse_quote_file(_read(args.quote)) if args.quote else None,
         ak=None,
-        roots=_read_roots(args.roots),
+        roots=roots,
+        notes=notes,
     )
 
 
@@ -81,6 +84,7 @@ def read_machine(config: Config, roots_path: str) -> Subject:
         signed = vtpm.quote()
     parsed = parse_quote(signed.message)
     certificates, problem = _ask_certificates(config)
+    roots, notes = _read_roots(roots_path or config.trust.amd_roots)
     return Subject(
         snp=hcl.snp_report,
         hcl=hcl,
@@ -88,7 +92,8 @@ def read_machine(config: Config, roots_path: str) -> Subject:
         certificates_problem=problem,
         quote=QuotedPcrs(signed, parsed.indices, parsed.qualifying_data, values),
         ak=ak,
-        roots=_read_roots(roots_path or config.trust.amd_roots),
+        roots=roots,
+        notes=notes,
     )
 
 
@@ -140,20 +145,18 @@ def parse_quote_file(data: bytes) -> QuotedPcrs:
     )
 
 
-def _read_roots(path: str) -> frozenset[bytes]:
-    return parse_roots(_read(path)) if path else AMD_ROOTS
+def _read_roots(path: str) -> tuple[frozenset[bytes], tuple[str, ...]]:
+    if not path:
+        return AMD_ROOTS, ()
+    bundle = parse_roots(_read(path))
+    notes = tuple(f"{path}: {skipped}" for skipped in bundle.skipped)
+    return frozenset(bundle.roots), notes
 
 
 def _read(path: str) -> bytes:
-    """Read a file, up to a size; `-` is not special."""
+    """Read a regular file, up to a size; `-` is not special."""
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", None) or error
+        return read_regular(path, max_bytes=MAX_FILE_BYTES)
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise ConfigError([f"{path}: {reason}"], code="config.unreadable") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigError(
-            [f"{path}: longer than {MAX_FILE_BYTES} bytes"], code="config.unreadable"
-        )
-    return data

@@ -91,6 +91,8 @@ class Event(enum.Enum):
     CONNECTIONS_REFUSED = ("2bf5f10abfe849d2a9fecf86af81291b", logging.WARNING)
     AK_RENEWED = ("cd9f0d27d331405ca03db21b7c334fde", logging.INFO)
     AK_RENEWAL_FAILED = ("0c4775ca49344d59ab256084fa25d114", logging.WARNING)
+    NOTE = ("5509aa868fba480bba3ce7bf9014f12f", logging.WARNING)
+    NOTIFY_FAILED = ("5b05979b458d43fbbe59cfdd191b9395", logging.WARNING)
 
     def __init__(self, message_id: str, level: int) -> None:
         self.message_id = message_id
