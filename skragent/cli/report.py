@@ -137,13 +137,13 @@ def _report(subject: Subject, now: datetime, *, as_json: bool) -> int:
     if as_json:
         tree |= {
             "checks": [asdict(c) for c in checks],
-            "notes": list(subject.notes),
+            "notes": list(subject.all_notes),
             "verified": verified,
         }
         text = json.dumps(tree, indent=2)
     else:
         lines = [*render(tree), "", *map(render_check, checks)]
-        lines += [f"{'note':11} {note}" for note in subject.notes]
+        lines += [f"{'note':11} {note}" for note in subject.all_notes]
         text = "\n".join(lines)
     _print(text)
     return EXIT_OK if verified else EXIT_FAILED

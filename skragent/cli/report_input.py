@@ -53,6 +53,15 @@ class Subject:
     roots: frozenset[bytes]
     notes: tuple[str, ...] = ()  # what a person should know of the input
 
+    @property
+    def all_notes(self) -> tuple[str, ...]:
+        """Give its notes, and those on versions that are newer than known."""
+        versions = (
+            self.hcl.version_note if self.hcl else "",
+            self.snp.version_note,
+        )
+        return (*filter(None, versions), *self.notes)
+
 
 def read_files(args: argparse.Namespace) -> Subject:
     """Look at the files that the command line names."""

@@ -105,6 +105,8 @@ class Attestor:
     def _complete_evidence(self) -> Evidence:
         tcg_log = trim_tcg_log(_read_tcg_log(self._job.tcg_log, self._notes))
         tpm = self._lane.evidence.result()
+        versions = (tpm.hcl_report.version_note, tpm.hcl_report.snp_report.version_note)
+        self._notes.add("evidence", filter(None, versions))
         return Evidence(
             hcl_report=tpm.hcl_report,
             endorsements=parse_thim_answer(self._ahead.endorsements.result()),
