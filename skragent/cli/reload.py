@@ -54,7 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     request = Request("/v1/reload", method="POST")
     try:
         answer = exchange(admin_socket(arguments), request, _TIMEOUT_SECONDS)
-        needs_restart = answer.document().get("needs_restart", ())
+        is_told = "needs_restart" in answer.document()
+        needs_restart = answer.names("needs_restart") if is_told else []
     except SkragentError as error:
         if not error.code.startswith("config."):
             return tell(error, hint_for_order(error))
