@@ -178,7 +178,7 @@ def _prepare(emulator: Emulator, specs: list[KeySpec]) -> Path:
         if store.find(spec.name) is None:
             emulator.create_key(spec)
     config = emulator.directory.resolve() / "skragent.toml"
-    config.write_text(emulator.config_text())
+    config.write_text(emulator.config_text(), encoding="utf-8")
     return config
 
 

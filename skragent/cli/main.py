@@ -22,6 +22,7 @@ from skragent.agent.exit_codes import (
     exit_code_of,
 )
 from skragent.cli.failure import tell
+from skragent.cli.streams import prepare_streams
 from skragent.errors import SkrAgentError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit code."""
+    prepare_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = _run(words)
