@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from skragent.agent import exit_codes
+from skragent.cli import deadline
 from skragent.cli.ask import add_command
 from skragent.cli.config_file import add_config_option, examine_file
 from skragent.cli.config_files import judge_files
@@ -26,8 +27,9 @@ files. Warnings tell what may be meant so, or right on another machine.
 
 exit status:
   0    the agent can use it
-  73   it cannot be written what there is to say
-  78   it cannot"""
+  73   the output could not be written
+  75   it did not end in time: the directory service does not answer, say
+  78   the agent cannot use it"""
 
 _RUN: Final = Path("/run/skragent")  # systemd makes it
 
@@ -43,17 +45,20 @@ def add_parser(
         epilog=_EPILOG,
     )
     add_config_option(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, deadline=deadline.USUAL_SECONDS)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Check; gives the exit code."""
+    deadline.doing(f"reading {arguments.config}")
     try:
         config, problems = examine_file(arguments.config)
     except ConfigError as error:
         return _refuse(error.problems)
+    deadline.doing("reading the files that it names")
     files = judge_files(config)
     problems = merge(problems, files.problems)
+    deadline.doing("looking up users and groups")
     try:
         resolve_access(config.keys)
     except ConfigError as error:

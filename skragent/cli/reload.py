@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from skragent.agent import exit_codes
+from skragent.cli import deadline
 from skragent.cli.ask import (
     ADMIN_SOCKET,
     add_command,
@@ -46,7 +47,7 @@ def add_parser(
         epilog=_EPILOG,
     )
     add_socket_options(parser, ADMIN_SOCKET, "administrators")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, deadline=_TIMEOUT_SECONDS + deadline.MARGIN_SECONDS)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from skragent.cli import deadline
 from skragent.errors import ConfigError, MalformedEvidenceError, SkrAgentError
 from skragent.evidence.amdcert import load_certificates
 from skragent.evidence.endorsements import AMD_ROOTS, parse_roots, parse_thim_answer
@@ -86,6 +87,7 @@ def read_machine(config: Config, roots_path: str) -> Subject:
     # Only here: half of the command's start-up otherwise.
     from skragent.evidence.tpm import Vtpm  # noqa: PLC0415 - see above
 
+    deadline.doing(f"reading the TPM at {config.vtpm.tcti}")
     with Vtpm(config.vtpm.tcti) as vtpm:
         hcl = parse_hcl_report(vtpm.read_hcl_report())
         ak = parse_tpm2b_public(vtpm.read_ak_public())
@@ -111,6 +113,7 @@ def _ask_certificates(config: Config) -> tuple[Iterable[x509.Certificate], str]:
     from skragent.evidence.imds import ImdsClient  # noqa: PLC0415 - as in read_machine
 
     timeout_seconds = config.limits.request_timeout_seconds
+    deadline.doing(f"asking IMDS at {config.imds.endpoint}")
     try:
         with ImdsClient(config.imds.endpoint, timeout_seconds) as imds:
             return parse_certificates(imds.endorsements()), ""
