@@ -31,6 +31,7 @@ SOCKET_IN_FLIGHT: Final = "skragent_socket_in_flight"
 SOCKET_CONNECTIONS: Final = "skragent_socket_connections"
 MEMORY_LOCKED: Final = "skragent_memory_locked"
 MEMORY_SECRET: Final = "skragent_memory_secret"  # noqa: S105 - a name
+INTERNAL_ERRORS_COUNT: Final = "skragent_internal_errors"
 
 # Values of labels. `error_code` is a code of skragent.errors, empty for success.
 RESULT_SUCCESS: Final = "success"
@@ -97,3 +98,20 @@ class Event(enum.Enum):
     def __init__(self, message_id: str, level: int) -> None:
         self.message_id = message_id
         self.level = level
+
+
+# The label `event` of internal errors: the event in the journal that tells of one, or
+# `other` for what a library logged.
+OTHER_EVENT: Final = "other"
+INTERNAL_ERROR_EVENTS: Final = (
+    *(
+        event.name.lower()
+        for event in (
+            Event.REQUEST_FAILED,
+            Event.CONFIG_REFUSED,
+            Event.FATAL,
+            Event.RELEASER_SAID,
+        )
+    ),
+    OTHER_EVENT,
+)
