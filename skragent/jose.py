@@ -166,9 +166,12 @@ def decode_json(data: bytes, kind: type[_Shape]) -> _Shape:
     Raises:
         ValueError: not JSON, not UTF-8, too deep, or not of this shape.
     """
+    decoder = _decoder_of(kind)
     try:
-        return _decoder_of(kind).decode(data)
-    except (msgspec.MsgspecError, RecursionError) as error:
+        return decoder.decode(data)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - msgspec's boundary: whatever it raises
         raise ValueError(f"unexpected JSON: {error}") from None
 
 

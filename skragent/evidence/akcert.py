@@ -20,6 +20,7 @@ from cryptography.x509.oid import NameOID
 from skragent.certificates import CertificateError, reading
 from skragent.errors import EndorsementsError
 from skragent.evidence.amdcert import load_certificates, malformed
+from skragent.jose import decode_json
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -107,8 +108,8 @@ def parse_answer(body: bytes) -> tuple[bytes, str]:
         EndorsementsError: endorsements.malformed
     """
     try:
-        answer = msgspec.json.decode(body, type=_Renewed)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        answer = decode_json(body, _Renewed)
+    except ValueError as error:
         raise malformed("THIM's answer to a renewal does not parse") from error
     if answer.pem:
         return answer.pem.encode(), ""
