@@ -265,7 +265,12 @@ def _require_pss_with_sha384(certificate: x509.Certificate) -> None:
 
 
 def _verify_lifetime(certificate: x509.Certificate, now: datetime) -> None:
-    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    try:
+        with reading("the lifetime of a certificate of the chain"):
+            begin = certificate.not_valid_before_utc
+            end = certificate.not_valid_after_utc
+    except CertificateError as error:
+        raise malformed(str(error)) from error
     if not begin <= now <= end:
         raise EndorsementsError(
             f"a certificate of the chain is valid from {begin:%F} to {end:%F} only",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -266,3 +267,8 @@ def test_an_orders_id_that_is_none_is_refused(query_id: str) -> None:
 def test_a_renewal_that_released_is_refused() -> None:
     assert not errand("renew", attestation=attestation())
     assert not errand("renew", released=(released_key("disk"),))
+
+
+def test_a_tcg_log_credential_that_is_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "tcglog")
+    assert find_tcg_log(DEFAULT_LOG, str(tmp_path)) == DEFAULT_LOG
