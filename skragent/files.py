@@ -1,4 +1,4 @@
-"""Reading a file that somebody else named: regular files only, and bounded.
+"""Read files that the configuration or a command line names: regular, and bounded.
 
 open(2) of a FIFO waits until another process opens the other end, and a read of a FIFO
 or a device may wait or never end. Files that the configuration or a command line names

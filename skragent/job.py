@@ -195,5 +195,5 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     failed: tuple[FailedKey, ...] = ()
     versions: dict[str, str] = {}
     timings: dict[str, float] = {}
-    # For people: what is not as it should be although it stopped nothing.
+    # For people: findings that did not stop the job, such as a root that is skipped.
     notes: tuple[str, ...] = ()

@@ -1,9 +1,10 @@
 """A bundle of trusted roots in PEM: each certificate is loaded by itself.
 
-A bundle has a hundred certificates of others. One that a library refuses, such as a
-root whose BOOLEAN TRUE is encoded as 01 instead of FF (X.690 §11.1), must not take the
-rest away. It is skipped and named by its position, subject and fingerprint, so that a
-person can find it. A bundle without any certificate that can be read is an error.
+A system's bundle has more than a hundred certificates. If the library refuses one of
+them, such as a root whose BOOLEAN TRUE is encoded as 01 instead of FF (X.690 §11.1),
+the other certificates are used. The one certificate is skipped and named by position,
+subject and fingerprint, so that a person can find it. A bundle without a certificate
+that can be read is an error.
 
 For trusted roots only: in a chain that a service sends, every certificate counts.
 """
@@ -49,7 +50,7 @@ def load_bundle(pem: bytes, load: Callable[[bytes], _Root]) -> Bundle[_Root]:
     """Load the certificates of a bundle one by one.
 
     Args:
-        pem: the text. What is outside of its blocks is ignored.
+        pem: the text. Lines outside of its blocks are ignored.
         load: makes a root from DER; raises ValueError or OSError (ssl.SSLError is one).
 
     Raises:

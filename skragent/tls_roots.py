@@ -1,8 +1,8 @@
 """Which roots TLS trusts: a file's, or the system's, read by OpenSSL.
 
-OpenSSL reads some certificates that `cryptography` refuses. But where one block of a
-file is broken, it uses nothing of the file. So a file that it refuses as a whole is
-given to it certificate by certificate.
+OpenSSL reads some certificates that `cryptography` refuses. If one block of a file is
+broken, OpenSSL uses no certificate of the file. Such a file is loaded certificate by
+certificate.
 """
 
 from __future__ import annotations

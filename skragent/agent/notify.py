@@ -59,7 +59,7 @@ def inherited_sockets(environment: Mapping[str, str]) -> Inherited:
 
 
 class Notifier:
-    """Tells systemd (sd_notify(3)) where it wants to be told, and nobody elsewhere.
+    """Notifies systemd (sd_notify(3)), if NOTIFY_SOCKET is set.
 
     A notification that cannot be sent is no error: the agent serves keys without it.
     The first one is logged.

@@ -26,7 +26,7 @@ _THE_SYSTEM: Final = "the system's roots"
 
 @dataclass(slots=True)
 class FileChecks:
-    """What is wrong with files, each text behind the path of its setting."""
+    """Findings about files, each text behind the path of its setting."""
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

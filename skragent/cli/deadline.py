@@ -28,12 +28,12 @@ CODE: Final = "command.timeout"
 USUAL_SECONDS: Final = 60.0
 # What a command may take beyond a time that it was given, such as --wait.
 MARGIN_SECONDS: Final = 30.0
-# `set_defaults(deadline=NONE)`: of commands that run until somebody ends them.
+# `set_defaults(deadline=NONE)`: of commands that run until they are stopped.
 NONE: Final = None
 
 _HINT: Final = "Check what it waited for, and run the command again."
 _STDERR: Final = 2
-# A stderr that takes nothing must not keep the process.
+# A full stderr that is not read must not keep the process.
 _WRITE_SECONDS: Final = 1.0
 
 

@@ -75,7 +75,7 @@ def add_parser(
 
 
 def _deadline(arguments: argparse.Namespace) -> float | None:
-    """Choose none for --watch, which goes on until somebody ends it."""
+    """Choose none for --watch, which runs until it is stopped."""
     return deadline.NONE if arguments.watch else deadline.USUAL_SECONDS
 
 

@@ -70,7 +70,7 @@ class RuntimeData:
 
     raw: bytes  # exactly the bytes that are hashed
     ak_public: RsaPublic  # HCLAkPub
-    # Nothing depends on these: what is absent, or of another form, is unknown.
+    # No check depends on these: a member that is absent or of another form is unknown.
     ek_public: RsaPublic | None  # HCLEkPub; absent in old reports
     vm_unique_id: str  # upper-case GUID; empty if unknown
     is_secure_boot: bool | None
@@ -187,8 +187,8 @@ def _read_request_data(reader: Reader) -> tuple[HashType, int]:
 def parse_runtime_data(raw: bytes) -> RuntimeData:
     """Read the runtime data's JSON. The AK is needed; no other member is.
 
-    Members that nothing depends on are unknown if they are not as expected: a new
-    paravisor may write them in another form, and the verifier reads them itself.
+    Other members are unknown if they are not as expected: a new paravisor may write
+    them in another form, and the verifier reads them itself.
 
     Raises:
         MalformedEvidenceError: no JSON object, or no AK in it.

@@ -28,7 +28,7 @@ _LABELS: Final = {event.message_id: event.name.lower() for event in Event}
 
 
 class Occurrence(NamedTuple):
-    """One time that something failed."""
+    """One internal error, as the table has counted it."""
 
     times: int  # of this kind, this one included
     is_first: bool  # to be told in full
@@ -50,7 +50,7 @@ class InternalErrors:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything, as a new process has."""
+        """Empty the table, as it is in a new process."""
         self.counts.clear()
         self.counts.update(dict.fromkeys(INTERNAL_ERROR_EVENTS, 0))
         self._counts_by_kind.clear()
@@ -61,7 +61,7 @@ class InternalErrors:
         self.counts[event if event in self.counts else OTHER_EVENT] += 1
 
     def note(self, kind: Hashable) -> Occurrence:
-        """Remember that something of this kind happened; tell how to log it."""
+        """Count one internal error of this kind; return how to log it."""
         is_known = kind in self._counts_by_kind
         if not is_known and len(self._counts_by_kind) >= MAX_KINDS:
             kind, is_known = _FURTHER, True

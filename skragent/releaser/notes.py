@@ -1,4 +1,4 @@
-"""Notes of one job: what a person should know although it stopped nothing.
+"""Notes of one job: findings for people that did not stop the job.
 
 They travel to the agent in the result, and the agent logs each of them once.
 """

@@ -23,8 +23,8 @@ def pem(data: bytes, label: str = "CERTIFICATE") -> bytes:
 def with_boolean_01(certificate: x509.Certificate) -> bytes:
     """Encode the TRUE of every critical extension as 01, which BER allows.
 
-    X.690 §11.1 wants FF in DER. The signature does not hold any more, which matters to
-    nobody who trusts the certificate itself.
+    X.690 §11.1 wants FF in DER. The signature does not hold any more, which does not
+    matter for a root: it is trusted as it is.
     """
     odd = der(certificate).replace(b"\x01\x01\xff", b"\x01\x01\x01")
     assert odd != der(certificate)
