@@ -26,6 +26,10 @@ MAX_RESULT_BYTES = 1024 * 1024
 # More keys than a vault would release within a token's life is a mistake.
 MAX_KEYS = 256
 
+# Notes of a result for people, such as a root certificate that is skipped.
+MAX_NOTES = 20
+MAX_NOTE_CHARACTERS = 600
+
 # Arena space for one key. The largest is RSA-4096: DER 2.4 kB, PEM 3.3 kB, JWK 3.2 kB.
 ARENA_BYTES_PER_KEY = 16 * 1024
 
@@ -199,3 +203,5 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     failed: tuple[FailedKey, ...] = ()
     versions: dict[str, str] = {}
     timings: dict[str, float] = {}
+    # For people: findings that did not stop the job, such as a root that is skipped.
+    notes: tuple[str, ...] = ()

@@ -16,13 +16,16 @@ import binascii
 import re
 import threading
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from skragent.certificates import CertificateError, load_der, reading
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 _Shape = TypeVar("_Shape")
 
@@ -44,16 +47,14 @@ def load_certificate(der: bytes) -> x509.Certificate:
     """Read one certificate of an `x5c` chain.
 
     Raises:
-        ValueError: whatever is wrong with it; the library has a class of its own for
-            a version that does not exist, and warns of a serial number that RFC 5280
-            forbids.
+        CertificateError: the library refuses it, or its serial number is one that
+            RFC 5280 §4.1.2.2 forbids, of which the library only warns.
     """
-    try:
-        certificate = x509.load_der_x509_certificate(der)
-    except (x509.InvalidVersion, UserWarning) as error:
-        raise ValueError(str(error)) from error
-    if certificate.serial_number <= 0:
-        raise ValueError("a serial number that is not positive")
+    certificate = load_der(der)
+    with reading("the serial number of the certificate"):
+        number = certificate.serial_number
+    if number <= 0:
+        raise CertificateError("the certificate's serial number is not positive")
     return certificate
 
 
@@ -150,10 +151,11 @@ def is_signed_by(jws: CompactJws, key: rsa.RSAPublicKey) -> bool:
     if key.key_size < MIN_RSA_BITS:
         return False
     try:
-        key.verify(
-            jws.signature, jws.signing_input, padding.PKCS1v15(), hashes.SHA256()
-        )
-    except InvalidSignature:
+        with reading("the signature"):
+            key.verify(
+                jws.signature, jws.signing_input, padding.PKCS1v15(), hashes.SHA256()
+            )
+    except CertificateError:
         return False
     return True
 
@@ -164,9 +166,12 @@ def decode_json(data: bytes, kind: type[_Shape]) -> _Shape:
     Raises:
         ValueError: not JSON, not UTF-8, too deep, or not of this shape.
     """
+    decoder = _decoder_of(kind)
     try:
-        return _decoder_of(kind).decode(data)
-    except (msgspec.MsgspecError, RecursionError) as error:
+        return decoder.decode(data)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - msgspec's boundary: whatever it raises
         raise ValueError(f"unexpected JSON: {error}") from None
 
 

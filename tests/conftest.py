@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from skragent.observe import INTERNAL_ERRORS
+
 VECTORS = Path(__file__).resolve().parents[2] / "shared" / "vectors"
 # Where .ci/setup keeps a copy, and where Debian's package has it.
 _CLOUD_INIT_SCHEMAS = (
@@ -68,6 +70,12 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
     if blocked:
         names = ", ".join(sorted(signal.Signals(number).name for number in blocked))
         pytest.fail(f"{item.nodeid} left blocked: {names}")
+
+
+@pytest.fixture(autouse=True)
+def _no_internal_errors_yet() -> None:
+    """Let a test begin as a process does: no traceback was logged in it."""
+    INTERNAL_ERRORS.clear()
 
 
 @pytest.fixture

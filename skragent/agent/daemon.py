@@ -20,6 +20,7 @@ from skragent.agent.control import Control
 from skragent.agent.descriptors import allow_descriptors, descriptors_for, too_few
 from skragent.agent.holder import Holder
 from skragent.agent.jobs import key_requests, key_terms
+from skragent.agent.notes import NoteLog
 from skragent.agent.preserved_keys import PreservedKeys
 from skragent.agent.reload import Reloader
 from skragent.agent.runner import Runner
@@ -266,6 +267,7 @@ class _TimedJobs:
     def __init__(self, runner: Runner, counters: Counters) -> None:
         self._runner = runner
         self._counters = counters
+        self._notes = NoteLog()
 
     @property
     def longest_seconds(self) -> float:
@@ -288,6 +290,7 @@ class _TimedJobs:
         release = await self._runner.run(
             keys, launched=launched, token=token, deliver=deliver
         )
+        self._notes.add(release.result.notes)
         self._counters.step_seconds = {
             step: milliseconds / 1000
             for step, milliseconds in release.result.timings.items()

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from skragent.errors import ReleaserError
-from skragent.job import MAX_RESULT_BYTES, PROTOCOL, Result, unique_offset
+from skragent.job import (
+    MAX_NOTE_CHARACTERS,
+    MAX_NOTES,
+    MAX_RESULT_BYTES,
+    PROTOCOL,
+    Result,
+    unique_offset,
+)
 
 if TYPE_CHECKING:
     from skragent.job import Purpose, ReleasedKey
@@ -91,6 +98,7 @@ class ResultReader:
         self._judge_attestation(part)
         self._judge_answers(part)
         self._judge_slices(part)
+        _judge_notes(part)
         if part.is_last:
             self._last = part
         return part
@@ -157,6 +165,13 @@ def _decode(line: bytes) -> Result:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _garbage("it is not a result") from error
     raise _garbage(f"it speaks protocol {protocol}, this agent {PROTOCOL}")
+
+
+def _judge_notes(part: Result) -> None:
+    if len(part.notes) > MAX_NOTES or any(
+        len(note) > MAX_NOTE_CHARACTERS for note in part.notes
+    ):
+        raise _garbage("its notes are too many or too long")
 
 
 def _slices(keys: tuple[ReleasedKey, ...]) -> list[tuple[int, int]]:

@@ -7,7 +7,6 @@ the two get ready side by side.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -15,6 +14,7 @@ import msgspec
 from skragent.agent.child import RELEASER_COMMAND, Child, spawn
 from skragent.agent.jobs import build_job, releaser_environment
 from skragent.config import VtpmConfig
+from skragent.files import open_regular
 from skragent.job import UNIQUE_BYTES, arena_bytes, unique_offset
 from skragent.secretmem import create_arena
 
@@ -126,10 +126,10 @@ def find_tcg_log(configured: str, directory: str) -> str:
     """
     if not directory or configured != VtpmConfig().tcg_log:
         return configured
-    credential = Path(directory, _TCG_LOG_CREDENTIAL)
+    credential = f"{directory}/{_TCG_LOG_CREDENTIAL}"
     try:
-        with credential.open("rb") as file:
+        with open_regular(credential) as file:
             is_there = file.read(len(_NO_TCG_LOG) + 1).strip() != _NO_TCG_LOG
     except OSError:
         return configured
-    return str(credential) if is_there else ""
+    return credential if is_there else ""

@@ -2,11 +2,18 @@
 
 The one file that imports `systemd.daemon`, inside functions and only where systemd
 asked for it: a laptop without libsystemd runs all the rest.
+
+Notifications are sent without libsystemd, whose sd_notify(3) waits as long as the
+receiver's queue is full: the event loop must not. The protocol is stable: see
+"Notes" in sd_notify(3). NOTIFY_SOCKET is the environment's, and may be anything.
 """
 
 from __future__ import annotations
 
+import array
+import errno
 import os
+import select
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -18,6 +25,11 @@ if TYPE_CHECKING:
 # credential, and memory of held keys.
 _CREDENTIAL: Final = "credential-"
 _KEY: Final = "key-"
+
+# systemd reads its queue within microseconds. While it does not, the event loop waits
+# for a moment, and after the first failure it does not wait.
+_ATTEMPTS: Final = 10
+_PAUSE_SECONDS: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +65,16 @@ def inherited_sockets(environment: Mapping[str, str]) -> Inherited:
 
 
 class Notifier:
-    """Tells systemd (sd_notify(3)) where it wants to be told, and nobody elsewhere."""
+    """Notifies systemd (sd_notify(3)), if NOTIFY_SOCKET is set.
+
+    A notification that cannot be sent is no error: the agent serves keys without it.
+    The first one is logged.
+    """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.is_wanted = "NOTIFY_SOCKET" in environment  # systemd started us
+        self._path = environment.get("NOTIFY_SOCKET", "")
+        self._has_failed = False
         self._status = ""
 
     def ready(self, status: str) -> None:
@@ -82,31 +100,90 @@ class Notifier:
             self._send(f"STATUS={status}")
 
     def store_connection(self, fd: int) -> str:
-        """Have systemd keep a copy of a connection until `remove_fd`, or its HUP."""
+        """Have systemd keep a copy of a connection until `remove_fd`, or its HUP.
+
+        Gives the name that it is kept under; an empty one if it is not kept.
+        """
         return self._store_fd(fd, _CREDENTIAL)
 
     def store_key(self, fd: int) -> str:
-        """Have systemd keep a copy of a held key's memory until `remove_fd`."""
+        """Have systemd keep a copy of a held key's memory until `remove_fd`.
+
+        Gives the name that it is kept under; an empty one if it is not kept.
+        """
         return self._store_fd(fd, _KEY)
 
     def _store_fd(self, fd: int, prefix: str) -> str:
         name = prefix + os.urandom(8).hex()
-        self._send(f"FDSTORE=1\nFDNAME={name}", fd)
-        return name
+        is_sent = self._send(f"FDSTORE=1\nFDNAME={name}", fd)
+        return name if is_sent else ""
 
     def remove_fd(self, name: str) -> None:
-        """Have systemd close its copy."""
-        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+        """Have systemd close its copy, if there is one."""
+        if name:
+            self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
     def stopping(self) -> None:
         """Say that the end has begun."""
         self._send("STOPPING=1")
 
-    def _send(self, state: str, *fds: int) -> None:
-        if self.is_wanted:
-            from systemd.daemon import notify  # noqa: PLC0415 - see above
+    def _send(self, state: str, *fds: int) -> bool:
+        """Send a notification; tell whether the receiver has it."""
+        if not self.is_wanted:
+            return False
+        try:
+            self._deliver(state.encode(errors="replace"), fds)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            self._tell_once(error)
+            return False
+        return True
 
-            if fds:  # the library does not take None, its own default
-                notify(state, fds=list(fds))
-            else:
-                notify(state)
+    def _deliver(self, state: bytes, fds: tuple[int, ...]) -> None:
+        """Send a datagram, with descriptors if there are any.
+
+        Raises:
+            OSError: it cannot be sent, or not soon.
+            ValueError: the address is none.
+        """
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
+        address, flags = _address(self._path), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+        attempts = 1 if self._has_failed else _ATTEMPTS
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            while True:
+                attempts -= 1
+                try:
+                    sock.sendmsg([state], [rights] if fds else [], flags, address)
+                except BlockingIOError:
+                    if attempts == 0:
+                        raise
+                    select.select((), (), (), _PAUSE_SECONDS)
+                else:
+                    return
+
+    def _tell_once(self, error: Exception) -> None:
+        if self._has_failed:
+            return
+        self._has_failed = True
+        from skragent.observe import Event, log  # noqa: PLC0415 - seldom, and it is slow
+
+        why = getattr(error, "strerror", None) or str(error)
+        log(
+            Event.NOTIFY_FAILED,
+            f"systemd cannot be notified of the agent's state: NOTIFY_SOCKET"
+            f" {self._path!r}: {why}. The agent goes on. If systemd did not start it,"
+            " unset NOTIFY_SOCKET.",
+        )
+
+
+def _address(path: str) -> str:
+    """Turn NOTIFY_SOCKET into the address of a Unix socket.
+
+    Raises:
+        OSError: it is another kind of address.
+    """
+    if path.startswith("/"):
+        return path
+    if path.startswith("@") and len(path) > 1:  # abstract: unix(7)
+        return "\0" + path[1:]
+    # vsock:CID:PORT is for a virtual machine's PID 1, which notifies its host.
+    raise OSError(errno.EAFNOSUPPORT, "it is no path and no abstract name")

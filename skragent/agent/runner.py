@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from skragent.agent.child import describe_exit
 from skragent.agent.job_results import ResultReader
 from skragent.agent.redact import log_lines
+from skragent.agent.releaser_output import ReleaserOutput
 from skragent.agent.tokens import keep_token
 from skragent.errors import ReleaserError, SkrAgentError
 from skragent.job import Result
@@ -88,6 +89,7 @@ class Runner:
         self._clock = clock
         self._timeout_seconds = timeout_seconds
         self._log_output = log_output
+        self._output = ReleaserOutput()
         self._running: Child | None = None
 
     @property
@@ -212,7 +214,10 @@ class Runner:
         return seen.parts.finish()
 
     def _log(self, seen: _Watch, *, succeeded: bool) -> None:
-        for line in log_lines(bytes(seen.stderr.kept)):
+        lines = log_lines(bytes(seen.stderr.kept))
+        if not succeeded:
+            lines = self._output.fold(lines, seen.status)
+        for line in lines:
             self._log_output(line, succeeded)
 
 

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from skragent.attestation.limits import MAX_ANSWER_BYTES
+from skragent.certificates import CertificateError, reading
 from skragent.errors import InvalidTokenError
 from skragent.jose import (
     decode_base64,
@@ -217,12 +217,14 @@ def open_sealed_token(sealed: SealedToken, inner_key: bytes | bytearray) -> str:
     if len(inner_key) not in _INNER_KEY_BYTES:
         raise _broken(f"an inner key of {len(inner_key)} bytes")
     try:
-        text = AESGCM(inner_key).decrypt(
-            sealed.iv, sealed.ciphertext + sealed.tag, _ASSOCIATED_DATA
-        )
-        return text.decode("ascii")
-    except InvalidTag as error:
+        with reading("the sealed token", quotes_reason=False):
+            text = AESGCM(inner_key).decrypt(
+                sealed.iv, sealed.ciphertext + sealed.tag, _ASSOCIATED_DATA
+            )
+    except CertificateError as error:
         raise _broken("it does not open") from error
+    try:
+        return text.decode("ascii")
     except UnicodeDecodeError as error:
         raise _broken("no token is in it") from error
 

@@ -18,10 +18,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from skragent.attestation.guest import encode_nonce
+from skragent.certificates import CertificateError, reading
 from skragent.errors import InvalidTokenError, TokenExpiredError
 from skragent.jose import (
     CompactJws,
@@ -96,41 +96,60 @@ class SigningKeys:
         return named or tuple(key for _, key in self.keys)
 
 
-class _Jwk(msgspec.Struct):
-    kid: str = ""
-    x5c: list[str] = []
-
-
 class _KeySet(msgspec.Struct):
-    keys: list[_Jwk]
+    keys: list[Any]
 
 
 def parse_signing_keys(body: bytes) -> SigningKeys:
-    """Read the answer of GET /certs: keys come from x5c, entries without are skipped.
+    """Read the answer of GET /certs; each key comes from its entry's `x5c`.
+
+    An entry that cannot be used is skipped, as RFC 7517 §5 advises: another entry may
+    be the one that signed the token.
 
     Raises:
-        InvalidTokenError: token.signing_keys
+        InvalidTokenError: token.signing_keys: this is no JWK set, or no entry is left.
     """
     try:
         entries = decode_json(body, _KeySet).keys[:_MAX_SIGNING_KEYS]
-        found = [(jwk.kid, _certified_key(jwk.x5c[0])) for jwk in entries if jwk.x5c]
     except ValueError as error:
         raise _invalid(
             f"the provider's signing keys cannot be read: {error}", "signing_keys"
         ) from error
-    keys = tuple((kid, key) for kid, key in found if key is not None)
+    keys: list[tuple[str, rsa.RSAPublicKey]] = []
+    reasons: list[str] = []
+    for entry in entries:
+        try:
+            keys.append(_read_signing_key(entry))
+        except ValueError as error:  # CertificateError, or no base64
+            reasons.append(str(error))
     if not keys:
-        raise _invalid("the provider publishes no RSA signing key", "signing_keys")
-    return SigningKeys(keys)
+        why = f"; the first of {len(reasons)}: {reasons[0]}" if reasons else ""
+        raise _invalid(
+            f"the provider publishes no RSA signing key that can be used{why}",
+            "signing_keys",
+        )
+    return SigningKeys(tuple(keys))
 
 
-def _certified_key(x5c: str) -> rsa.RSAPublicKey | None:
-    certificate = load_certificate(decode_base64(x5c))
-    try:
+def _read_signing_key(entry: object) -> tuple[str, rsa.RSAPublicKey]:
+    """Read one entry of a JWK set, whatever JSON it is.
+
+    Raises:
+        ValueError: it has no RSA key in a certificate.
+    """
+    if not isinstance(entry, dict):
+        raise CertificateError("the entry is no JSON object")
+    kid, x5c = entry.get("kid", ""), entry.get("x5c")
+    if not isinstance(kid, str):
+        raise CertificateError("its `kid` is no text")
+    if not (isinstance(x5c, list) and x5c and isinstance(x5c[0], str)):
+        raise CertificateError("it has no certificate in `x5c`")
+    certificate = load_certificate(decode_base64(x5c[0]))
+    with reading("the key of its certificate"):
         key = certificate.public_key()
-    except UnsupportedAlgorithm:  # a kind from the future: another entry will do
-        return None
-    return key if isinstance(key, rsa.RSAPublicKey) else None
+    if not isinstance(key, rsa.RSAPublicKey):
+        raise CertificateError("the key of its certificate is no RSA key")
+    return kid, key
 
 
 class _RuntimeKey(msgspec.Struct):

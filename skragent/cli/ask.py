@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from skragent.agent import exit_codes
+from skragent.cli import deadline
 from skragent.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -69,17 +70,19 @@ def agent_config(arguments: argparse.Namespace) -> AgentConfig:
         return AgentConfig()
     from skragent.cli.config_file import load_config  # noqa: PLC0415 - seldom needed
 
+    deadline.doing(f"reading {arguments.config}")
     return load_config(arguments.config).agent
 
 
 def api_socket(arguments: argparse.Namespace) -> str:
     """Choose the path of api.sock."""
+    path: str = API_SOCKET
     if arguments.socket is not None:
-        path: str = arguments.socket
-        return path
-    return (
-        API_SOCKET if arguments.config is None else agent_config(arguments).api_socket
-    )
+        path = arguments.socket
+    elif arguments.config is not None:
+        path = agent_config(arguments).api_socket
+    deadline.doing(f"asking the agent on {path}")
+    return path
 
 
 def admin_socket(arguments: argparse.Namespace) -> str:
@@ -88,18 +91,18 @@ def admin_socket(arguments: argparse.Namespace) -> str:
     Raises:
         ConfigError: the configuration that was named has none.
     """
+    path: str = ADMIN_SOCKET
     if arguments.socket is not None:
-        path: str = arguments.socket
-        return path
-    if arguments.config is None:
-        return ADMIN_SOCKET
-    path = agent_config(arguments).admin_socket
-    if not path:
+        path = arguments.socket
+    elif arguments.config is not None:
+        path = agent_config(arguments).admin_socket
+    if not path and arguments.socket is None:
         raise ConfigError(
             ["agent.admin_socket: it is empty, so there is no socket to ask on"],
             code="config.no_socket",
             hint="Set it, restart the agent, and ask again.",
         )
+    deadline.doing(f"asking the agent on {path}")
     return path
 
 

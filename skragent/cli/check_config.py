@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from skragent.agent import exit_codes
+from skragent.cli import deadline
 from skragent.cli.ask import add_command
 from skragent.cli.config_file import add_config_option, examine_file
+from skragent.cli.config_files import judge_files
 from skragent.config import in_short, merge
 from skragent.errors import ConfigError
 from skragent.serving import probe_pidfd, resolve_access
@@ -25,8 +27,9 @@ files. Warnings tell what may be meant so, or right on another machine.
 
 exit status:
   0    the agent can use it
-  73   it cannot be written what there is to say
-  78   it cannot"""
+  73   the output could not be written
+  75   it did not end in time: the directory service does not answer, say
+  78   the agent cannot use it"""
 
 _RUN: Final = Path("/run/skragent")  # systemd makes it
 
@@ -42,23 +45,27 @@ def add_parser(
         epilog=_EPILOG,
     )
     add_config_option(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, deadline=deadline.USUAL_SECONDS)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Check; gives the exit code."""
+    deadline.doing(f"reading {arguments.config}")
     try:
         config, problems = examine_file(arguments.config)
     except ConfigError as error:
         return _refuse(error.problems)
-    problems = merge(problems, _judge_files(config))
+    deadline.doing("reading the files that it names")
+    files = judge_files(config)
+    problems = merge(problems, files.problems)
+    deadline.doing("looking up users and groups")
     try:
         resolve_access(config.keys)
     except ConfigError as error:
         problems = merge(problems, error.problems)
     if problems:
         return _refuse(in_short(problems))
-    for warning in _warnings(config):
+    for warning in _warnings(config) + files.warnings:
         print(f"warning: {warning}")
     count = len(config.keys)
     print(f"ok: {count} key{'s' * (count != 1)}: {', '.join(config.keys)}")
@@ -69,28 +76,6 @@ def _refuse(problems: list[str]) -> int:
     for problem in problems:
         print(problem)
     return exit_codes.CONFIG
-
-
-def _judge_files(config: Config) -> list[str]:
-    problems = []
-    for name in ("amd_roots", "tls_roots", "release_roots"):
-        path = getattr(config.trust, name)
-        problem = _judge_certificates(Path(path)) if path else ""
-        if problem:
-            problems.append(f"trust.{name}: {path}: {problem}")
-    return problems
-
-
-def _judge_certificates(path: Path) -> str:
-    from cryptography import x509  # noqa: PLC0415 - most configurations name no file
-
-    try:
-        x509.load_pem_x509_certificates(path.read_bytes())
-    except OSError as error:
-        return error.strerror or "cannot be read"
-    except ValueError:
-        return "no certificates in PEM"
-    return ""
 
 
 def _warnings(config: Config) -> list[str]:
@@ -125,7 +110,7 @@ def _warnings(config: Config) -> list[str]:
 
 def _warnings_of_files(config: Config) -> list[str]:
     agent = config.agent
-    files = {"vtpm.tcg_log": config.vtpm.tcg_log}
+    files = {}
     kind, _, where = config.vtpm.tcti.partition(":")
     if kind in ("device", "swtpm"):
         files["vtpm.tcti"] = where.removeprefix("path=")

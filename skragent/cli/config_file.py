@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import errno
 from typing import TYPE_CHECKING, Final
 
 from skragent.config import (
@@ -13,11 +13,16 @@ from skragent.config import (
     too_long,
 )
 from skragent.errors import ConfigError
+from skragent.files import read_regular
 
 if TYPE_CHECKING:
     import argparse
 
 DEFAULT_CONFIG: Final = "/etc/skragent/skragent.toml"
+
+_HINT: Final = (
+    "Give the path of a regular file that you may read; a pipe, as in `<(…)`, is none."
+)
 
 
 def add_config_option(parser: argparse.ArgumentParser) -> None:
@@ -48,13 +53,6 @@ def examine_file(path: str) -> tuple[Config, list[str]]:
     return examine_config(read_config(path))
 
 
-def _open(path: str, flags: int) -> int:
-    """Open a file, and do not wait for somebody to write into a pipe."""
-    fd = os.open(path, flags | os.O_NONBLOCK)
-    os.set_blocking(fd, True)
-    return fd
-
-
 def read_config(path: str) -> str:
     """Read a configuration file's text.
 
@@ -62,16 +60,15 @@ def read_config(path: str) -> str:
         ConfigError: config.unreadable, config.syntax (not UTF-8), or it is too long.
     """
     try:
-        with open(path, "rb", opener=_open) as file:
-            raw = file.read(MAX_CONFIG_BYTES + 1)
+        raw = read_regular(path, max_bytes=MAX_CONFIG_BYTES)
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise too_long() from error
         raise ConfigError(
             [f"{path}: {error.strerror or error}"],
             code="config.unreadable",
-            hint="Is that the file, and may you read it?",
+            hint=_HINT,
         ) from error
-    if len(raw) > MAX_CONFIG_BYTES:  # what was read of it is not what was meant
-        raise too_long()
     try:
         return raw.decode()
     except UnicodeDecodeError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from skragent.agent import exit_codes
+from skragent.cli import deadline
 from skragent.cli.ask import (
     ADMIN_SOCKET,
     TIMEOUT_SECONDS,
@@ -41,7 +42,7 @@ def add_parser(
     )
     parser.add_argument("key", metavar="KEY", help="its name in the configuration")
     add_socket_options(parser, ADMIN_SOCKET, "administrators")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, deadline=deadline.USUAL_SECONDS)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from skragent.cli import deadline
 from skragent.errors import EmulatorError
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ def add_parser(
         nargs=0,
         help="print every fault there is, and what it does",
     )
-    parser.set_defaults(run=run)
+    # It runs until it is stopped.
+    parser.set_defaults(run=run, deadline=deadline.NONE)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -178,7 +180,7 @@ def _prepare(emulator: Emulator, specs: list[KeySpec]) -> Path:
         if store.find(spec.name) is None:
             emulator.create_key(spec)
     config = emulator.directory.resolve() / "skragent.toml"
-    config.write_text(emulator.config_text())
+    config.write_text(emulator.config_text(), encoding="utf-8")
     return config
 
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from skragent.agent import exit_codes
+from skragent.cli import deadline
 from skragent.cli.ask import (
     API_SOCKET,
     TIMEOUT_SECONDS,
@@ -75,7 +76,12 @@ def add_parser(
         " a whole; links, devices and directories are refused",
     )
     add_socket_options(parser, API_SOCKET, "workloads")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, deadline=_deadline)
+
+
+def _deadline(arguments: argparse.Namespace) -> float:
+    wait: float = arguments.wait
+    return wait + deadline.MARGIN_SECONDS
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -111,11 +117,11 @@ def _fetch(path: str, arguments: argparse.Namespace) -> bytes:
     The agent itself holds the request; what is repeated is asking one that is not
     there (yet), or that has too much to do.
     """
-    deadline = time.monotonic() + arguments.wait
+    ends_at = time.monotonic() + arguments.wait
     timeout = timeout_for(arguments.wait) if arguments.wait else TIMEOUT_SECONDS
     client = SkragentClient(path, timeout=timeout)
     while True:
-        left = max(0.0, deadline - time.monotonic())
+        left = max(0.0, ends_at - time.monotonic())
         try:
             return client.get_bytes(
                 arguments.key,
@@ -124,7 +130,7 @@ def _fetch(path: str, arguments: argparse.Namespace) -> bytes:
                 wait=min(left, MOST_WAIT_SECONDS),
             )
         except SkragentError as error:
-            left = deadline - time.monotonic()
+            left = ends_at - time.monotonic()
             if not error.is_temporary or left <= 0:
                 raise
             pause = pause_seconds(error, left)

@@ -21,14 +21,16 @@ from skragent.agent.exit_codes import (
     SOFTWARE,
     exit_code_of,
 )
+from skragent.cli import deadline
 from skragent.cli.failure import tell
+from skragent.cli.streams import prepare_streams
 from skragent.errors import SkrAgentError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# In the order of `skragent --help`. Each module has add_parser(commands) and, as the
-# parser's default `run`, a function from the arguments to the exit code.
+# In the order of `skragent --help`. Each module has add_parser(commands). Defaults of
+# its parser are `run`, a function from the arguments to the exit code, and `deadline`.
 _COMMANDS: Final = {
     "run": "the agent itself: what systemd starts",
     "get": "fetch a key from the running agent",
@@ -49,17 +51,21 @@ _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit code."""
+    prepare_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = _run(words)
+        return _write_out(code)
     except SystemExit as ended:  # argparse: it printed its help, or what is wrong
         raise SystemExit(_write_out(int(ended.code or OK))) from None
-    return _write_out(code)
+    finally:
+        deadline.stop()
 
 
 def _run(words: list[str]) -> int:
     try:
         namespace = _build_parser(words).parse_args(words)
+        deadline.start(namespace, _command_of(words))
         code: int = namespace.run(namespace)
     except SkrAgentError as error:
         tell(error)
@@ -109,6 +115,10 @@ def _apologize(error: Exception) -> None:
     print("  This is a bug: please report it.", file=sys.stderr)
 
 
+def _command_of(words: list[str]) -> str:
+    return next((word for word in words if not word.startswith("-")), "")
+
+
 def _build_parser(words: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="skragent",
@@ -117,7 +127,7 @@ def _build_parser(words: list[str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    wanted = next((word for word in words if not word.startswith("-")), "")
+    wanted = _command_of(words)
     for name, summary in _COMMANDS.items():
         if name == wanted:
             module = importlib.import_module(f"skragent.cli.{name.replace('-', '_')}")

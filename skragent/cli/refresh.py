@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Final
 
 from skragent.agent import exit_codes
+from skragent.cli import deadline
 from skragent.cli.ask import (
     ADMIN_SOCKET,
     TIMEOUT_SECONDS,
@@ -50,7 +51,7 @@ def add_parser(
     )
     parser.add_argument("keys", metavar="KEY", nargs="*", help="only these")
     add_socket_options(parser, ADMIN_SOCKET, "administrators")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, deadline=deadline.USUAL_SECONDS)
 
 
 def run(arguments: argparse.Namespace) -> int:

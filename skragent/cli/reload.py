@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from skragent.agent import exit_codes
+from skragent.cli import deadline
 from skragent.cli.ask import (
     ADMIN_SOCKET,
     add_command,
@@ -46,7 +47,7 @@ def add_parser(
         epilog=_EPILOG,
     )
     add_socket_options(parser, ADMIN_SOCKET, "administrators")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, deadline=_TIMEOUT_SECONDS + deadline.MARGIN_SECONDS)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -54,7 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     request = Request("/v1/reload", method="POST")
     try:
         answer = exchange(admin_socket(arguments), request, _TIMEOUT_SECONDS)
-        needs_restart = answer.document().get("needs_restart", ())
+        is_told = "needs_restart" in answer.document()
+        needs_restart = answer.names("needs_restart") if is_told else []
     except SkragentError as error:
         if not error.code.startswith("config."):
             return tell(error, hint_for_order(error))

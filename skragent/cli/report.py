@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from skragent.agent.clock import SystemClock
+from skragent.cli import deadline
 from skragent.cli.config_file import add_config_option, load_config
 from skragent.errors import SkrAgentError
 
@@ -40,6 +41,7 @@ exit status:
   0  every check holds; those that need a vTPM or a quote may be left out
   1  a check failed, or there were no certificates to check the signature with
   2  the command line is wrong, or something cannot be read or decoded
+  75  it did not end in time: the vTPM does not answer, say
 
 examples:
   sudo skragent report
@@ -88,7 +90,7 @@ def add_parser(
     )
     add_config_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, deadline=deadline.USUAL_SECONDS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -117,7 +119,11 @@ def _read_subject(args: argparse.Namespace) -> Subject:
 
     if args.hcl:
         return read_files(args)
-    return read_machine(load_config(args.config), args.roots)
+    deadline.doing(f"reading {args.config}")
+    config = load_config(args.config)
+    # Of IMDS: to connect, to begin its answer and to end it.
+    deadline.allow(3 * config.limits.request_timeout_seconds)
+    return read_machine(config, args.roots)
 
 
 def _report(subject: Subject, now: datetime, *, as_json: bool) -> int:
@@ -135,10 +141,15 @@ def _report(subject: Subject, now: datetime, *, as_json: bool) -> int:
     verified = is_verified(checks)
     tree = describe_subject(subject)
     if as_json:
-        tree |= {"checks": [asdict(c) for c in checks], "verified": verified}
+        tree |= {
+            "checks": [asdict(c) for c in checks],
+            "notes": list(subject.all_notes),
+            "verified": verified,
+        }
         text = json.dumps(tree, indent=2)
     else:
         lines = [*render(tree), "", *map(render_check, checks)]
+        lines += [f"{'note':11} {note}" for note in subject.all_notes]
         text = "\n".join(lines)
     _print(text)
     return EXIT_OK if verified else EXIT_FAILED

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from skragent.cli import deadline
 from skragent.errors import ConfigError, MalformedEvidenceError, SkrAgentError
 from skragent.evidence.amdcert import load_certificates
 from skragent.evidence.endorsements import AMD_ROOTS, parse_roots, parse_thim_answer
@@ -18,6 +18,7 @@ from skragent.evidence.hcl import HCL_SIGNATURE, HclReport, parse_hcl_report
 from skragent.evidence.public import TpmPublic, parse_tpm2b_public
 from skragent.evidence.quote import SignedAttest, parse_quote
 from skragent.evidence.snp import SnpReport, parse_snp_report
+from skragent.files import read_regular
 
 if TYPE_CHECKING:
     import argparse
@@ -51,6 +52,16 @@ class Subject:
     quote: QuotedPcrs | None
     ak: TpmPublic | None  # of the vTPM here; None offline
     roots: frozenset[bytes]
+    notes: tuple[str, ...] = ()  # what a person should know of the input
+
+    @property
+    def all_notes(self) -> tuple[str, ...]:
+        """Give its notes, and those on versions that are newer than known."""
+        versions = (
+            self.hcl.version_note if self.hcl else "",
+            self.snp.version_note,
+        )
+        return (*filter(None, versions), *self.notes)
 
 
 def read_files(args: argparse.Namespace) -> Subject:
@@ -58,6 +69,7 @@ def read_files(args: argparse.Namespace) -> Subject:
     data = _read(args.hcl)
     hcl = parse_hcl_report(data) if data.startswith(HCL_SIGNATURE) else None
     certificates = [c for path in args.certs for c in parse_certificates(_read(path))]
+    roots, notes = _read_roots(args.roots)
     return Subject(
         snp=hcl.snp_report if hcl else parse_snp_report(data),
         hcl=hcl,
@@ -65,7 +77,8 @@ def read_files(args: argparse.Namespace) -> Subject:
         certificates_problem="" if certificates else "no --certs was given",
         quote=parse_quote_file(_read(args.quote)) if args.quote else None,
         ak=None,
-        roots=_read_roots(args.roots),
+        roots=roots,
+        notes=notes,
     )
 
 
@@ -74,6 +87,7 @@ def read_machine(config: Config, roots_path: str) -> Subject:
     # Only here: half of the command's start-up otherwise.
     from skragent.evidence.tpm import Vtpm  # noqa: PLC0415 - see above
 
+    deadline.doing(f"reading the TPM at {config.vtpm.tcti}")
     with Vtpm(config.vtpm.tcti) as vtpm:
         hcl = parse_hcl_report(vtpm.read_hcl_report())
         ak = parse_tpm2b_public(vtpm.read_ak_public())
@@ -81,6 +95,7 @@ def read_machine(config: Config, roots_path: str) -> Subject:
         signed = vtpm.quote()
     parsed = parse_quote(signed.message)
     certificates, problem = _ask_certificates(config)
+    roots, notes = _read_roots(roots_path or config.trust.amd_roots)
     return Subject(
         snp=hcl.snp_report,
         hcl=hcl,
@@ -88,7 +103,8 @@ def read_machine(config: Config, roots_path: str) -> Subject:
         certificates_problem=problem,
         quote=QuotedPcrs(signed, parsed.indices, parsed.qualifying_data, values),
         ak=ak,
-        roots=_read_roots(roots_path or config.trust.amd_roots),
+        roots=roots,
+        notes=notes,
     )
 
 
@@ -97,6 +113,7 @@ def _ask_certificates(config: Config) -> tuple[Iterable[x509.Certificate], str]:
     from skragent.evidence.imds import ImdsClient  # noqa: PLC0415 - as in read_machine
 
     timeout_seconds = config.limits.request_timeout_seconds
+    deadline.doing(f"asking IMDS at {config.imds.endpoint}")
     try:
         with ImdsClient(config.imds.endpoint, timeout_seconds) as imds:
             return parse_certificates(imds.endorsements()), ""
@@ -140,20 +157,18 @@ def parse_quote_file(data: bytes) -> QuotedPcrs:
     )
 
 
-def _read_roots(path: str) -> frozenset[bytes]:
-    return parse_roots(_read(path)) if path else AMD_ROOTS
+def _read_roots(path: str) -> tuple[frozenset[bytes], tuple[str, ...]]:
+    if not path:
+        return AMD_ROOTS, ()
+    bundle = parse_roots(_read(path))
+    notes = tuple(f"{path}: {skipped}" for skipped in bundle.skipped)
+    return frozenset(bundle.roots), notes
 
 
 def _read(path: str) -> bytes:
-    """Read a file, up to a size; `-` is not special."""
+    """Read a regular file, up to a size; `-` is not special."""
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", None) or error
+        return read_regular(path, max_bytes=MAX_FILE_BYTES)
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise ConfigError([f"{path}: {reason}"], code="config.unreadable") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigError(
-            [f"{path}: longer than {MAX_FILE_BYTES} bytes"], code="config.unreadable"
-        )
-    return data

@@ -57,6 +57,7 @@ def _describe_report(report: SnpReport, generation: Generation | None) -> Tree:
     cpuid = report.cpuid
     tree: Tree = {
         "version": report.version,
+        "decoded_as_version": report.layout_version,
         "chip": generation.value if generation else "unknown",
         "cpuid": f"family {cpuid.family:#x} model {cpuid.model:#x}"
         f" stepping {cpuid.stepping}"
@@ -126,6 +127,7 @@ def _describe_runtime_data(hcl: HclReport) -> Tree:
     user_data = runtime_data.user_data
     return {
         "header_version": hcl.version,
+        "header_decoded_as_version": hcl.layout_version,
         "hash": hcl.hash_type.name,
         "vm_id": runtime_data.vm_unique_id,
         "secure_boot": runtime_data.is_secure_boot,

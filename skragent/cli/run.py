@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from skragent.agent.exit_codes import FINAL, exit_code_of
 from skragent.agent.signals import held_back
+from skragent.cli import deadline
 from skragent.cli.config_file import add_config_option, read_config
 from skragent.cli.failure import tell
 from skragent.config import parse_config
@@ -53,7 +54,8 @@ def add_parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config_option(parser)
-    parser.set_defaults(run=run)
+    # It runs until it is stopped.
+    parser.set_defaults(run=run, deadline=deadline.NONE)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from skragent.agent import exit_codes
+from skragent.cli import deadline
 from skragent.cli.ask import (
     ADMIN_SOCKET,
     TIMEOUT_SECONDS,
@@ -70,7 +71,12 @@ def add_parser(
     parser.add_argument("--json", action="store_true", help="print the document itself")
     parser.add_argument("--watch", action="store_true", help="again at each change")
     add_socket_options(parser, ADMIN_SOCKET, "administrators")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, deadline=_deadline)
+
+
+def _deadline(arguments: argparse.Namespace) -> float | None:
+    """Choose none for --watch, which runs until it is stopped."""
+    return deadline.NONE if arguments.watch else deadline.USUAL_SECONDS
 
 
 def run(arguments: argparse.Namespace) -> int:

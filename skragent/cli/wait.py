@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from skragent.agent import exit_codes
+from skragent.cli import deadline
 from skragent.cli.ask import (
     API_SOCKET,
     add_command,
@@ -74,16 +75,21 @@ def add_parser(
         help="give up after so long (default: 90)",
     )
     add_socket_options(parser, API_SOCKET, "workloads (with --all: administrators)")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, deadline=_deadline)
+
+
+def _deadline(arguments: argparse.Namespace) -> float:
+    timeout: float = arguments.timeout
+    return timeout + deadline.MARGIN_SECONDS
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Wait; gives the exit code."""
     path = admin_socket(arguments) if arguments.all else api_socket(arguments)
-    deadline = time.monotonic() + arguments.timeout
+    ends_at = time.monotonic() + arguments.timeout
     tag, missing = "", list(arguments.keys)
     while True:
-        left = max(0.0, deadline - time.monotonic())
+        left = max(0.0, ends_at - time.monotonic())
         request = Request(
             "/v1/status", wait=min(left, MOST_WAIT_SECONDS) if tag else 0.0, known=tag
         )
@@ -97,14 +103,14 @@ def run(arguments: argparse.Namespace) -> int:
                     return _refuse(refusal)
                 missing = _missing(keys, arguments.keys)
         except SkragentError as error:
-            left = deadline - time.monotonic()
+            left = ends_at - time.monotonic()
             if not error.is_temporary or left <= 0:
                 return _tell(error, path, is_for_root=arguments.all)
             time.sleep(pause_seconds(error, left))  # noqa: TID251 - this is no daemon
             continue
         if not missing:
             return exit_codes.OK
-        if time.monotonic() >= deadline:
+        if time.monotonic() >= ends_at:
             return _give_up(missing, arguments.timeout)
 
 

@@ -41,6 +41,10 @@ _TEMPORARY_CODES: Final = ("client.unreachable", "client.timeout")
 
 MOST_WAIT_SECONDS: Final = 300.0  # the agent holds a request no longer
 _TICK_SECONDS: Final = 2.0  # it looks at its watch each second
+_CODE_CHARACTERS: Final = "abcdefghijklmnopqrstuvwxyz0123456789_."
+_MAX_CODE_CHARACTERS: Final = 64
+_MAX_DETAIL_CHARACTERS: Final = 2000
+_MAX_FORMATS: Final = 16
 _UNRESERVED: Final = (
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 )
@@ -96,10 +100,15 @@ class Key:
         """Return a JWK's members (RFC 7517); read the first time that somebody asks.
 
         Raises:
-            ValueError: it was fetched in another form.
+            ValueError: it was fetched in another form, or it is no JSON object.
         """
         if self._jwk is None:
-            jwk: dict[str, Any] = json.loads(self.raw)
+            try:
+                jwk = json.loads(self.raw)
+            except RecursionError as error:
+                raise ValueError("the key is nested too deeply for a JWK") from error
+            if not isinstance(jwk, dict):
+                raise ValueError("the key is no JSON object, as a JWK is")
             self._jwk = jwk
         return self._jwk
 
@@ -160,7 +169,9 @@ class Answer:
             raise _garbage(f"it is status {self.status}, not {request.expects}")
         media = self.headers.get("content-type", "")
         if media != request.accept or not self.body:
-            raise _garbage(f"it is `{media[:64]}`, not {request.accept}")
+            raise _garbage(f"it is `{_one_line(media, 64)}`, not {request.accept}")
+        if not _is_tag(self.headers.get("etag", "").strip('"')):
+            raise _garbage("its ETag has characters that no version has")
         return self
 
     def document(self) -> dict[str, Any]:
@@ -189,16 +200,24 @@ class Answer:
         return names
 
     def _problem(self) -> SkragentError:
-        """Read an RFC 9457 problem document."""
+        """Read an RFC 9457 problem document, whatever JSON is in its members."""
         try:
             document = self.document()
-            code, detail = str(document["code"]), str(document["detail"])
-        except (SkragentError, KeyError):
+        except SkragentError:
+            document = {}
+        code, detail = document.get("code"), document.get("detail")
+        if not (isinstance(code, str) and _is_code(code) and isinstance(detail, str)):
             return _garbage(f"it is status {self.status} without a problem document")
         waits = _number(self.headers.get("retry-after", ""))
+        detail = _one_line(detail, _MAX_DETAIL_CHARACTERS)
         error = SkragentError(code, self.status, detail, waits or None)
         formats = document.get("formats")
-        error.formats = [str(one) for one in formats] if formats else []
+        if isinstance(formats, list):
+            error.formats = [
+                _one_line(one, _MAX_CODE_CHARACTERS)
+                for one in formats[:_MAX_FORMATS]
+                if isinstance(one, str)
+            ]
         return error
 
 
@@ -358,6 +377,20 @@ def _parse_head(head: bytes) -> tuple[int, dict[str, str]]:
         raise _garbage("it is not HTTP/1.1")
     pairs = (line.partition(":") for line in lines)
     return int(status), {name.lower(): value.strip() for name, _, value in pairs}
+
+
+def _is_code(text: str) -> bool:
+    is_short = 0 < len(text) <= _MAX_CODE_CHARACTERS
+    return is_short and all(c in _CODE_CHARACTERS for c in text)
+
+
+def _is_tag(text: str) -> bool:
+    return text.isascii() and text.isprintable() and '"' not in text
+
+
+def _one_line(text: str, max_characters: int) -> str:
+    """Make another program's text fit for a terminal and a log."""
+    return "".join(c if c.isprintable() else "?" for c in text[:max_characters])
 
 
 def _number(text: str) -> float:

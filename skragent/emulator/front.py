@@ -170,7 +170,7 @@ class Front:
             )
         )
         if is_hostile:
-            transport.abort()
+            transport.close()  # once the client has all that was sent
             raise asyncio.CancelledError
         if answer.delivery != "whole":
             return await _deliver_half(incoming, answer)

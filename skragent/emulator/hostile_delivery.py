@@ -73,13 +73,13 @@ async def _send(
     for block in blocks:
         transport.write(b"%x\r\n%b\r\n" % (len(block), block))
         await asyncio.sleep(0)
-        # A closed transport of TLS has no buffer, and fails where it is asked for one.
-        while not transport.is_closing() and (
-            transport.get_write_buffer_size() > _HIGH_WATER_BYTES
-        ):
+        while True:
+            # First: a closed transport of TLS has no buffer to ask about.
+            if transport.is_closing():
+                return
+            if transport.get_write_buffer_size() <= _HIGH_WATER_BYTES:
+                break
             await asyncio.sleep(0.001)
-        if transport.is_closing():
-            return
     transport.write(b"0\r\n\r\n")
 
 

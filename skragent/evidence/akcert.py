@@ -17,12 +17,10 @@ import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import NameOID
 
+from skragent.certificates import CertificateError, reading
 from skragent.errors import EndorsementsError
-from skragent.evidence.amdcert import (
-    CERTIFICATE_ERRORS,
-    load_certificates,
-    malformed,
-)
+from skragent.evidence.amdcert import load_certificates, malformed
+from skragent.jose import decode_json
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -77,9 +75,10 @@ def is_ak_certificate_provisioned(data: bytes) -> bool:
     if not data.strip(b"\0\xff"):
         return False
     try:
-        (certificate,) = load_certificates(cut_padding(data))
-        names = certificate.issuer.get_attributes_for_oid(NameOID.COMMON_NAME)
-    except (EndorsementsError, *CERTIFICATE_ERRORS):
+        with reading("the AK certificate"):
+            (certificate,) = load_certificates(cut_padding(data))
+            names = certificate.issuer.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except (EndorsementsError, CertificateError):
         return True
     return not any(str(name.value).startswith(_PLACEHOLDER_ISSUER) for name in names)
 
@@ -87,11 +86,11 @@ def is_ak_certificate_provisioned(data: bytes) -> bool:
 def read_end(data: bytes) -> datetime | None:
     """Read until when it is valid; None where it is no certificate."""
     try:
-        (certificate,) = load_certificates(cut_padding(data))
-        end = certificate.not_valid_after_utc
-    except (EndorsementsError, *CERTIFICATE_ERRORS):
+        with reading("the AK certificate"):
+            (certificate,) = load_certificates(cut_padding(data))
+            return certificate.not_valid_after_utc
+    except (EndorsementsError, CertificateError):
         return None
-    return end
 
 
 def encode_request(data: bytes) -> str:
@@ -109,8 +108,8 @@ def parse_answer(body: bytes) -> tuple[bytes, str]:
         EndorsementsError: endorsements.malformed
     """
     try:
-        answer = msgspec.json.decode(body, type=_Renewed)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        answer = decode_json(body, _Renewed)
+    except ValueError as error:
         raise malformed("THIM's answer to a renewal does not parse") from error
     if answer.pem:
         return answer.pem.encode(), ""
@@ -134,21 +133,22 @@ def parse_successor(pem: bytes, present: bytes, now: datetime) -> bytes:
     Raises:
         EndorsementsError: endorsements.malformed, .ak_certificate
     """
-    (old,) = load_certificates(cut_padding(present))
+    old = load_certificates(cut_padding(present))[0]
     certificates = load_certificates(pem)
     if len(certificates) != 1:
         raise malformed(f"THIM renewed one certificate as {len(certificates)}")
     new = certificates[0]
     try:
-        if new.public_key() != old.public_key():
-            raise _unfit("it is for another key")
-        if new.not_valid_after_utc <= old.not_valid_after_utc:
-            raise _unfit("it ends no later than the present one")
-        if new.not_valid_before_utc > now + _CLOCK_SKEW:
-            raise _unfit("it is not valid yet")
-        der = new.public_bytes(serialization.Encoding.DER)
-    except CERTIFICATE_ERRORS as error:
-        raise malformed("THIM's certificate does not parse") from error
+        with reading("THIM's certificate"):
+            if new.public_key() != old.public_key():
+                raise _unfit("it is for another key")
+            if new.not_valid_after_utc <= old.not_valid_after_utc:
+                raise _unfit("it ends no later than the present one")
+            if new.not_valid_before_utc > now + _CLOCK_SKEW:
+                raise _unfit("it is not valid yet")
+            der = new.public_bytes(serialization.Encoding.DER)
+    except CertificateError as error:
+        raise malformed(str(error)) from error
     if not is_ak_certificate_provisioned(der):
         raise _unfit("its issuer is the placeholder's")
     if len(der) > MAX_AK_CERTIFICATE_BYTES:

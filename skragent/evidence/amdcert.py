@@ -8,12 +8,17 @@ Not here: signatures and trust (`endorsements`).
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 
+from skragent.certificates import (
+    CertificateError,
+    load_der,
+    load_pem,
+    reading,
+    require_names,
+)
 from skragent.errors import EndorsementsError
 from skragent.evidence.tcb import Tcb
 
@@ -32,16 +37,6 @@ _CSP_ID = f"{_ARC}.5"  # VLEK
 
 _ASN1_INTEGER = 0x02
 _ASN1_STRINGS = {0x0C, 0x13, 0x16}  # UTF8String, PrintableString, IA5String
-
-# Everything that cryptography raises over bytes of others.
-CERTIFICATE_ERRORS = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +65,14 @@ def load_certificates(data: bytes) -> tuple[x509.Certificate, ...]:
             f"certificates of {len(data)} bytes: at most {MAX_CERTIFICATES_BYTES}"
         )
     try:
-        with warnings.catch_warnings():
-            # AMD gives VCEKs the serial number 0, which RFC 5280 forbids; cryptography
-            # warns of it at loading, and of nothing else here.
-            warnings.filterwarnings("ignore", message="Parsed a serial number")
-            # A name that X.520 has no room for would warn at each later look at it.
-            warnings.filterwarnings("error", message="Attribute's length must be")
-            if b"-----BEGIN" in data:
-                certificates = x509.load_pem_x509_certificates(data)
-            else:
-                certificates = [x509.load_der_x509_certificate(data)]
-            has_names = all(c.subject and c.issuer for c in certificates)
-    except (UserWarning, *CERTIFICATE_ERRORS) as error:
-        raise malformed("the certificates do not parse") from error
-    if not has_names:
-        raise malformed("a certificate without a name")
-    if len(certificates) > _MAX_CERTIFICATES:
-        raise malformed(f"more than {_MAX_CERTIFICATES} certificates")
-    return tuple(certificates)
+        certificates = load_pem(data) if b"-----BEGIN" in data else (load_der(data),)
+        if len(certificates) > _MAX_CERTIFICATES:
+            raise malformed(f"more than {_MAX_CERTIFICATES} certificates")
+        for certificate in certificates:
+            require_names(certificate)
+    except CertificateError as error:
+        raise malformed(f"the certificates do not parse: {error}") from error
+    return certificates
 
 
 def read_extensions(certificate: x509.Certificate) -> AmdExtensions:
@@ -97,13 +82,14 @@ def read_extensions(certificate: x509.Certificate) -> AmdExtensions:
         EndorsementsError: endorsements.malformed
     """
     try:
-        values = {
-            extension.oid.dotted_string: extension.value.value
-            for extension in certificate.extensions
-            if isinstance(extension.value, x509.UnrecognizedExtension)
-        }
-    except CERTIFICATE_ERRORS as error:
-        raise malformed("the signer's certificate has bad extensions") from error
+        with reading("the extensions of the signer's certificate"):
+            values = {
+                extension.oid.dotted_string: extension.value.value
+                for extension in certificate.extensions
+                if isinstance(extension.value, x509.UnrecognizedExtension)
+            }
+    except CertificateError as error:
+        raise malformed(str(error)) from error
     csp_id = values.get(_CSP_ID)
     return AmdExtensions(
         product_name=_read_string(values.get(_PRODUCT_NAME, b"")),

@@ -14,14 +14,13 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import SignatureAlgorithmOID
 
+from skragent.certificates import CertificateError, load_der, reading
 from skragent.errors import EndorsementsError, UnsupportedEvidenceError
 from skragent.evidence.amdcert import (
-    CERTIFICATE_ERRORS,
     MAX_CERTIFICATES_BYTES,
     AmdExtensions,
     load_certificates,
@@ -35,6 +34,7 @@ from skragent.evidence.snp import (
     SnpReport,
 )
 from skragent.evidence.tcb import Generation, generation_of_product_name
+from skragent.pem_bundle import Bundle, load_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -114,12 +114,13 @@ def order_chain(
     given = list(dict.fromkeys(certificates))
     signer = find_signer(given)
     try:
-        intermediate = _find_issuer(signer, given, "ASK or ASVK")
-        root = _find_issuer(intermediate, given, "ARK")
-    except CERTIFICATE_ERRORS as error:
-        raise malformed("the certificates do not parse") from error
-    chain = (signer, intermediate, root)
-    pem = b"".join(c.public_bytes(serialization.Encoding.PEM) for c in chain)
+        with reading("a certificate of the chain"):
+            intermediate = _find_issuer(signer, given, "ASK or ASVK")
+            root = _find_issuer(intermediate, given, "ARK")
+            chain = (signer, intermediate, root)
+            pem = b"".join(c.public_bytes(serialization.Encoding.PEM) for c in chain)
+    except CertificateError as error:
+        raise malformed(str(error)) from error
     return Endorsements(pem, signer, intermediate, root, tcbm)
 
 
@@ -130,13 +131,14 @@ def find_signer(certificates: Iterable[x509.Certificate]) -> x509.Certificate:
         EndorsementsError: endorsements.malformed, if there is none or more than one
     """
     try:
-        signers = [
-            certificate
-            for certificate in dict.fromkeys(certificates)
-            if isinstance(certificate.public_key(), ec.EllipticCurvePublicKey)
-        ]
-    except CERTIFICATE_ERRORS as error:
-        raise malformed("the certificates do not parse") from error
+        with reading("the key of a certificate"):
+            signers = [
+                certificate
+                for certificate in dict.fromkeys(certificates)
+                if isinstance(certificate.public_key(), ec.EllipticCurvePublicKey)
+            ]
+    except CertificateError as error:
+        raise malformed(str(error)) from error
     if len(signers) != 1:
         raise malformed(
             f"{len(signers)} of the certificates are a VCEK or VLEK; one is needed"
@@ -153,13 +155,27 @@ def _find_issuer(
     raise malformed(f"the {what} certificate is missing")
 
 
-def parse_roots(pem: bytes) -> frozenset[bytes]:
-    """Read a PEM file of root certificates to trust; gives their fingerprints.
+def parse_roots(data: bytes) -> Bundle[bytes]:
+    """Read a file of root certificates to trust; gives their fingerprints.
+
+    The file is PEM, or one certificate in DER. A certificate that cannot be read is
+    skipped: it could not end a chain that THIM sends, which is read in the same way.
 
     Raises:
-        EndorsementsError: endorsements.malformed
+        EndorsementsError: endorsements.malformed: no certificate can be read.
     """
-    return frozenset(c.fingerprint(hashes.SHA256()) for c in load_certificates(pem))
+    try:
+        if b"-----BEGIN" not in data:
+            return Bundle((_fingerprint(data),))
+        return load_bundle(data, _fingerprint)
+    except CertificateError as error:
+        raise malformed(f"the trusted roots cannot be used: {error}") from error
+
+
+def _fingerprint(der: bytes) -> bytes:
+    certificate = load_der(der)
+    with reading("the certificate"):
+        return certificate.fingerprint(hashes.SHA256())
 
 
 def chip_generation(report: SnpReport, signer: x509.Certificate) -> Generation:
@@ -229,22 +245,32 @@ def _verify_issued(
 ) -> None:
     """Verify that `issuer` signed it, by RSASSA-PSS with SHA-384 as AMD does."""
     try:
-        algorithm = certificate.signature_algorithm_oid
-        hash_algorithm = certificate.signature_hash_algorithm
-        if algorithm != SignatureAlgorithmOID.RSASSA_PSS or not isinstance(
-            hash_algorithm, hashes.SHA384
-        ):
-            raise ValueError("not RSASSA-PSS with SHA-384")
-        certificate.verify_directly_issued_by(issuer)
-    except (InvalidSignature, *CERTIFICATE_ERRORS) as error:
+        with reading(f"the signature of the {what} certificate"):
+            _require_pss_with_sha384(certificate)
+            certificate.verify_directly_issued_by(issuer)
+    except CertificateError as error:
         raise EndorsementsError(
             f"the {what} certificate is not signed by the next one of the chain",
             code="endorsements.chain",
         ) from error
 
 
+def _require_pss_with_sha384(certificate: x509.Certificate) -> None:
+    algorithm = certificate.signature_algorithm_oid
+    hash_algorithm = certificate.signature_hash_algorithm
+    if algorithm != SignatureAlgorithmOID.RSASSA_PSS or not isinstance(
+        hash_algorithm, hashes.SHA384
+    ):
+        raise CertificateError("it is not RSASSA-PSS with SHA-384")
+
+
 def _verify_lifetime(certificate: x509.Certificate, now: datetime) -> None:
-    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    try:
+        with reading("the lifetime of a certificate of the chain"):
+            begin = certificate.not_valid_before_utc
+            end = certificate.not_valid_after_utc
+    except CertificateError as error:
+        raise malformed(str(error)) from error
     if not begin <= now <= end:
         raise EndorsementsError(
             f"a certificate of the chain is valid from {begin:%F} to {end:%F} only",

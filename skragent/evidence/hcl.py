@@ -37,8 +37,15 @@ REQUEST_DATA_BYTES = 20
 _RUNTIME_DATA_OFFSET = HEADER_BYTES + SNP_REPORT_BYTES + REQUEST_DATA_BYTES
 MAX_HCL_REPORT_BYTES = 16 * 1024  # the largest index seen has 2900
 
-_HEADER_VERSIONS = (1, 2)
-_REQUEST_DATA_VERSION = 1  # 2 has a capability bitmap and is for the host only
+# A newer header is decoded as version 2: versions 1 and 2 have one layout, nothing
+# hardware-signed depends on the header, and its size must still add up. What counts is
+# bound by REPORT_DATA: with another layout the hash of the runtime data would not fit.
+_FIRST_HEADER_VERSION, _NEWEST_HEADER_VERSION = 1, 2
+
+# No other version of the request data is decoded. Version 2 has a capability bitmap
+# before the claims, and is for the host only: a newer one is not expected to have the
+# layout of version 1, and a wrong layout would be reported as a binding that failed.
+_REQUEST_DATA_VERSION = 1
 _SNP = 2
 _REPORT_TYPES = {1: "VBS", _SNP: "SEV-SNP", 3: "TVM", 4: "TDX", 5: "CCA"}
 
@@ -63,9 +70,10 @@ class RuntimeData:
 
     raw: bytes  # exactly the bytes that are hashed
     ak_public: RsaPublic  # HCLAkPub
+    # No check depends on these: a member that is absent or of another form is unknown.
     ek_public: RsaPublic | None  # HCLEkPub; absent in old reports
-    vm_unique_id: str  # upper-case GUID; empty if absent
-    is_secure_boot: bool | None  # None if absent
+    vm_unique_id: str  # upper-case GUID; empty if unknown
+    is_secure_boot: bool | None
     user_data: bytes | None  # 64 bytes of NV 0x01400002; None in old reports
     vm_configuration: Mapping[str, object]  # everything it says, for people
 
@@ -74,10 +82,25 @@ class RuntimeData:
 class HclReport:
     """An HCL report whose hardware report is SNP's."""
 
-    version: int  # of the header: 1 or 2
+    version: int  # of the header
     snp_report: SnpReport
     hash_type: HashType
     runtime_data: RuntimeData
+
+    @property
+    def layout_version(self) -> int:
+        """The version of the header whose layout was used to decode it."""
+        return min(self.version, _NEWEST_HEADER_VERSION)
+
+    @property
+    def version_note(self) -> str:
+        """What people should know of its version; empty if the version is known."""
+        if self.version == self.layout_version:
+            return ""
+        return (
+            f"the header of the HCL report has version {self.version}, decoded as"
+            f" version {self.layout_version}"
+        )
 
 
 def parse_hcl_report(data: bytes) -> HclReport:
@@ -85,7 +108,8 @@ def parse_hcl_report(data: bytes) -> HclReport:
 
     Raises:
         MalformedEvidenceError: it does not parse.
-        UnsupportedEvidenceError: its hardware report is not SNP's, or too new.
+        UnsupportedEvidenceError: its hardware report is not SNP's, or its layout is
+            not known.
     """
     if len(data) > MAX_HCL_REPORT_BYTES:
         raise MalformedEvidenceError(
@@ -116,9 +140,9 @@ def _read_header(reader: Reader) -> tuple[int, int]:
     if reader.take(4) != HCL_SIGNATURE:
         raise MalformedEvidenceError("these bytes do not begin with HCLA")
     version, used = reader.number(4), reader.number(4)
-    if version not in _HEADER_VERSIONS:
+    if version < _FIRST_HEADER_VERSION:
         raise UnsupportedEvidenceError(
-            f"this is version {version} of the HCL report; 1 and 2 are known"
+            f"this is version {version} of the HCL report; the first known is 1"
         )
     reader.take(HEADER_BYTES - reader.position)  # request type, status, reserved
     return version, used
@@ -161,7 +185,10 @@ def _read_request_data(reader: Reader) -> tuple[HashType, int]:
 
 
 def parse_runtime_data(raw: bytes) -> RuntimeData:
-    """Read the runtime data's JSON; members unknown to us are let be.
+    """Read the runtime data's JSON. The AK is needed; no other member is.
+
+    Other members are unknown if they are not as expected: a new paravisor may write
+    them in another form, and the verifier reads them itself.
 
     Raises:
         MalformedEvidenceError: no JSON object, or no AK in it.
@@ -175,18 +202,18 @@ def parse_runtime_data(raw: bytes) -> RuntimeData:
     }
     if _AK not in by_kid:
         raise MalformedEvidenceError(f"the runtime data has no key {_AK}")
-    configuration = claims.get("vm-configuration", {})
+    configuration = claims.get("vm-configuration")
     if not isinstance(configuration, dict):
-        raise MalformedEvidenceError("the runtime data's vm-configuration is no object")
+        configuration = {}
     vm_id = configuration.get("vmUniqueId", "")
     secure_boot = configuration.get("secure-boot")
     return RuntimeData(
         raw=raw,
         ak_public=_parse_jwk(by_kid[_AK], _AK),
-        ek_public=_parse_jwk(by_kid[_EK], _EK) if _EK in by_kid else None,
+        ek_public=_find_ek(by_kid.get(_EK)),
         vm_unique_id=vm_id.upper() if isinstance(vm_id, str) else "",
         is_secure_boot=secure_boot if isinstance(secure_boot, bool) else None,
-        user_data=_parse_user_data(claims.get("user-data", "")),
+        user_data=_parse_user_data(claims.get("user-data")),
         vm_configuration=MappingProxyType(configuration),
     )
 
@@ -199,6 +226,13 @@ def _parse_object(raw: bytes) -> dict[str, object]:
     if not isinstance(claims, dict):
         raise MalformedEvidenceError("the runtime data is no JSON object")
     return claims
+
+
+def _find_ek(key: dict[str, object] | None) -> RsaPublic | None:
+    try:
+        return None if key is None else _parse_jwk(key, _EK)
+    except MalformedEvidenceError:  # an EC key, say
+        return None
 
 
 def _parse_jwk(key: dict[str, object], kid: str) -> RsaPublic:
@@ -229,19 +263,11 @@ def _parse_base64url(text: object, kid: str) -> bytes:
 
 def _parse_user_data(text: object) -> bytes | None:
     """Decode user-data: hex in either case; absent or empty in old reports."""
-    if text == "":
-        return None
     try:
         user_data = bytes.fromhex(text) if isinstance(text, str) else b""
-    except ValueError as error:
-        raise MalformedEvidenceError(
-            "the runtime data's user-data is no hex"
-        ) from error
-    if len(user_data) != _USER_DATA_BYTES:
-        raise MalformedEvidenceError(
-            f"the runtime data's user-data is not {_USER_DATA_BYTES} bytes in hex"
-        )
-    return user_data
+    except ValueError:
+        return None
+    return user_data if len(user_data) == _USER_DATA_BYTES else None
 
 
 def verify_runtime_data_binding(report: HclReport) -> None:

@@ -13,10 +13,10 @@ import hmac
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from skragent.certificates import CertificateError, reading
 from skragent.errors import BindingError, MalformedEvidenceError
 from skragent.evidence.public import TPM_ALG_SHA256, RsaPublic, TpmPublic
 from skragent.evidence.reader import Reader
@@ -175,11 +175,12 @@ def verify_certification(
 def _verify_signature(signed: SignedAttest, ak: RsaPublic, what: str) -> None:
     """Verify RSASSA-PKCS1-v1_5 with SHA-256, the AK's own scheme."""
     try:
-        public_key = rsa.RSAPublicNumbers(ak.exponent, ak.modulus).public_key()
-        public_key.verify(
-            signed.signature, signed.message, padding.PKCS1v15(), hashes.SHA256()
-        )
-    except (InvalidSignature, ValueError) as error:  # ValueError: no RSA key at all
+        with reading("the AK"):
+            public_key = rsa.RSAPublicNumbers(ak.exponent, ak.modulus).public_key()
+            public_key.verify(
+                signed.signature, signed.message, padding.PKCS1v15(), hashes.SHA256()
+            )
+    except CertificateError as error:  # also if this is no RSA key at all
         raise BindingError(
             f"the AK's signature over {what} does not hold", code="evidence.signature"
         ) from error

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
+from skragent.certificates import CertificateError, reading
 from skragent.errors import BindingError
-from skragent.evidence.amdcert import CERTIFICATE_ERRORS
 from skragent.evidence.snp import (
     ECDSA_P384_SHA384,
     SIGNATURE_PART_BYTES,
@@ -36,17 +35,18 @@ def verify_report_signature(report: SnpReport, signer: x509.Certificate) -> None
     if problem:
         raise _error(f"the report's signature cannot hold: {problem}")
     try:
-        public_key = signer.public_key()
-        if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(
-            public_key.curve, ec.SECP384R1
-        ):
-            raise _error("the certificate's key is not on P-384, as a chip's is")
-        public_key.verify(
-            utils.encode_dss_signature(report.signature_r, report.signature_s),
-            report.signed,
-            ec.ECDSA(hashes.SHA384()),
-        )
-    except (InvalidSignature, *CERTIFICATE_ERRORS) as error:
+        with reading("the key of the certificate"):
+            public_key = signer.public_key()
+            if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(
+                public_key.curve, ec.SECP384R1
+            ):
+                raise _error("the certificate's key is not on P-384, as a chip's is")
+            public_key.verify(
+                utils.encode_dss_signature(report.signature_r, report.signature_s),
+                report.signed,
+                ec.ECDSA(hashes.SHA384()),
+            )
+    except CertificateError as error:
         raise _error("the report was not signed with this certificate's key") from error
 
 

@@ -3,6 +3,11 @@
 SEV-SNP firmware ABI, ATTESTATION_REPORT table, versions 2 to 5. Version 3 added the
 CPUID, version 5 the mitigation vectors; version 4 reads as 3.
 
+A newer version is decoded as version 5. So far, each version has only given a meaning
+to bytes that were reserved. The verifier gets the report as it is, and the signature is
+over the same bytes. If a field had moved, the checks of chip and TCB against AMD's
+certificate would fail.
+
 Not here: signatures (`endorsements`), the binding to runtime data (`hcl`), and whether
 any value is acceptable: that is the verifier's and the vault's to say.
 """
@@ -23,7 +28,7 @@ CHIP_ID_BYTES = 64
 SHORT_CHIP_ID_BYTES = 8  # Turin and newer: the rest of CHIP_ID is zero
 ECDSA_P384_SHA384 = 1  # SIGNATURE_ALGO
 
-_VERSIONS = range(2, 6)
+_FIRST_VERSION, _NEWEST_VERSION = 2, 5
 _FIRST_VERSION_WITH_CPUID = 3
 _FIRST_VERSION_WITH_MITIGATIONS = 5
 
@@ -192,6 +197,21 @@ class SnpReport:
     signature_s: int
 
     @property
+    def layout_version(self) -> int:
+        """The version whose layout was used to decode it."""
+        return min(self.version, _NEWEST_VERSION)
+
+    @property
+    def version_note(self) -> str:
+        """What people should know of its version; empty if the version is known."""
+        if self.version == self.layout_version:
+            return ""
+        return (
+            f"the SNP report has version {self.version}, decoded as version"
+            f" {self.layout_version}: fields that are newer are not shown"
+        )
+
+    @property
     def signed(self) -> bytes:
         """The bytes that the signature is over."""
         return self.raw[:SIGNED_BYTES]
@@ -220,7 +240,7 @@ def parse_snp_report(data: bytes) -> SnpReport:
 
     Raises:
         MalformedEvidenceError: the size is wrong.
-        UnsupportedEvidenceError: a version that this code does not know.
+        UnsupportedEvidenceError: a version before 2, which no Azure VM has.
     """
     if len(data) != SNP_REPORT_BYTES:
         raise MalformedEvidenceError(
@@ -228,9 +248,9 @@ def parse_snp_report(data: bytes) -> SnpReport:
         )
     reader = Reader(data, "the SNP report", "little")
     version = reader.number(4)
-    if version not in _VERSIONS:
+    if version < _FIRST_VERSION:
         raise UnsupportedEvidenceError(
-            f"this is version {version} of the SNP report; 2 to 5 are known"
+            f"this is version {version} of the SNP report; the first known is 2"
         )
     # Arguments are evaluated in order: this is the table, field by field.
     return SnpReport(

@@ -33,7 +33,12 @@ from tpm2_pytss.types import (
     TPMT_SYM_DEF,
 )
 
-from skragent.errors import TpmError, UnsupportedEvidenceError, UnwrapError
+from skragent.errors import (
+    SkrAgentError,
+    TpmError,
+    UnsupportedEvidenceError,
+    UnwrapError,
+)
 from skragent.evidence import tpmrc
 from skragent.evidence.akcert import is_ak_certificate_provisioned
 from skragent.evidence.hcl import MAX_HCL_REPORT_BYTES
@@ -47,7 +52,7 @@ from skragent.evidence.public import (
 from skragent.evidence.quote import QUOTED_PCRS, SignedAttest, compute_policy_pcr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -107,6 +112,8 @@ class Vtpm:
         except TSS2_Exception as error:
             rc, text = int(error.rc), str(error)
             raise tpmrc.make_unreachable(self._tcti, rc, text) from error
+        except ValueError as error:  # a TCTI that cannot be encoded
+            raise tpmrc.make_unreachable(self._tcti, 0, _kind(error)) from error
         return self
 
     def __exit__(
@@ -118,7 +125,8 @@ class Vtpm:
         for handle in self._keys:
             self._flush_quietly(handle)
         self._keys.clear()
-        self._esys.close()
+        with contextlib.suppress(TpmError), _library("Esys_Finalize"):
+            self._esys.close()
 
     def read_hcl_report(self) -> bytes:
         """Read NV 0x01400001; reading from its start makes the paravisor renew it.
@@ -156,7 +164,9 @@ class Vtpm:
         certificate by itself.
         """
         _, public = self._read_nv_public(NV_AK_CERTIFICATE)
-        return not int(public.attributes) & int(TPMA_NV.PLATFORMCREATE)
+        with _library("TPM2_NV_ReadPublic"):
+            attributes = int(public.attributes)
+        return not attributes & int(TPMA_NV.PLATFORMCREATE)
 
     def replace_ak_certificate(self, der: bytes) -> None:
         """Put another certificate into NV 0x01C101D0: undefine, define, write.
@@ -193,16 +203,18 @@ class Vtpm:
 
     def read_ak_public(self) -> bytes:
         """Read the AK's TPM2B_PUBLIC."""
-        public, _, _ = self._run("TPM2_ReadPublic", self._esys.read_public, self._ak())
-        return bytes(public.marshal())
+        with _library("TPM2_ReadPublic"):
+            public, _, _ = self._esys.read_public(self._ak())
+            return bytes(public.marshal())
 
     def read_pcrs(self) -> tuple[bytes, ...]:
         """Read PCR 0 to 7 of the SHA-256 bank."""
         read, wanted = self._esys.pcr_read, _selection()
-        _, selected, digests = self._run("TPM2_PCR_Read", read, wanted)
-        if selected.marshal() != wanted.marshal():
-            raise UnsupportedEvidenceError("the vTPM has no SHA-256 bank of PCRs")
-        return tuple(bytes(digest) for digest in digests)
+        with _library("TPM2_PCR_Read"):
+            _, selected, digests = read(wanted)
+            if selected.marshal() != wanted.marshal():
+                raise UnsupportedEvidenceError("the vTPM has no SHA-256 bank of PCRs")
+            return tuple(bytes(digest) for digest in digests)
 
     def create_wrapping_key(self, pcrs: Sequence[bytes], unique: bytes) -> WrappingKey:
         """Create the wrapping key, bound to PCR 0 to 7 with these values.
@@ -220,7 +232,8 @@ class Vtpm:
             ESYS_TR.NULL,
         )
         self._keys.append(handle)
-        parsed = parse_tpm2b_public(bytes(public.marshal()))
+        with _library("TPM2_CreatePrimary"):
+            parsed = parse_tpm2b_public(bytes(public.marshal()))
         rsa = parsed.rsa
         return WrappingKey(parsed.raw, rsa.modulus, rsa.exponent, int(handle))
 
@@ -260,7 +273,8 @@ class Vtpm:
         try:
             # ESYS keeps the last response in its buffer: one that is as long goes over.
             self.read_pcrs()
-            return bytearray(message.buffer)  # a view: the one copy is the caller's
+            with _library("TPM2_RSA_Decrypt"):
+                return bytearray(message.buffer)  # a view: the caller's is the one copy
         finally:
             message.buffer[:] = bytes(len(message))
 
@@ -271,7 +285,9 @@ class Vtpm:
             args = (session, TPM2B_DIGEST(), _selection())
             self._run("TPM2_PolicyPCR", policy_pcr, *args)
             # ESYS continues sessions unless told not to: each would stay in the TPM.
-            self._esys.trsess_set_attributes(session, 0, TPMA_SESSION.CONTINUESESSION)
+            attributes = self._esys.trsess_set_attributes
+            args = (session, 0, TPMA_SESSION.CONTINUESESSION)
+            self._run("Esys_TRSess_SetAttributes", attributes, *args)
             return self._run(
                 "TPM2_RSA_Decrypt",
                 self._esys.rsa_decrypt,
@@ -305,7 +321,8 @@ class Vtpm:
         """Read a whole NV index with the owner's empty password."""
         esys = self._esys
         handle, public = self._read_nv_public(index)
-        size = int(public.dataSize)
+        with _library("TPM2_NV_ReadPublic"):
+            size = int(public.dataSize)
         if size > MAX_HCL_REPORT_BYTES:
             raise UnsupportedEvidenceError(f"NV index {index:#x} has {size} bytes")
         options = {"auth_handle": ESYS_TR.OWNER}
@@ -314,14 +331,16 @@ class Vtpm:
             for offset in range(0, size, _NV_CHUNK_BYTES)
             if (length := min(_NV_CHUNK_BYTES, size - offset))
         ]
-        return b"".join(bytes(chunk) for chunk in chunks)
+        with _library("TPM2_NV_Read"):
+            return b"".join(bytes(chunk) for chunk in chunks)
 
     def _read_nv_public(self, index: int) -> tuple[Any, Any]:
         """Find an NV index: its ESYS_TR and its TPMS_NV_PUBLIC."""
         esys = self._esys
         handle = self._run("TPM2_NV_ReadPublic", esys.tr_from_tpmpublic, index)
-        public, _ = self._run("TPM2_NV_ReadPublic", esys.nv_read_public, handle)
-        return handle, public.nvPublic
+        with _library("TPM2_NV_ReadPublic"):
+            public, _ = esys.nv_read_public(handle)
+            return handle, public.nvPublic
 
     def _undefine_nv(self, index: int) -> None:
         handle, _ = self._read_nv_public(index)
@@ -353,15 +372,34 @@ class Vtpm:
         **options: Any,  # noqa: ANN401 - as above
     ) -> Any:  # noqa: ANN401 - as above
         """Run one command; its failure becomes ours, by its rc."""
-        try:
+        with _library(command):
             return call(*args, **options)
-        except TSS2_Exception as error:
-            raise tpmrc.make_tpm_error(command, int(error.rc), str(error)) from error
 
     def _flush_quietly(self, handle: int) -> None:
         """Flush what may be gone already; the TPM is not asked why it is."""
-        with contextlib.suppress(TSS2_Exception):
+        with contextlib.suppress(TpmError), _library("TPM2_FlushContext"):
             self._esys.flush_context(ESYS_TR(handle))
+
+
+@contextlib.contextmanager
+def _library(command: str) -> Iterator[None]:
+    """Turn every exception of tpm2-pytss into a TpmError.
+
+    The library checks and converts what the TPM answers, and has no one class for what
+    it cannot convert: TypeError, ValueError, KeyError, NotImplementedError.
+    """
+    try:
+        yield
+    except TSS2_Exception as error:
+        raise tpmrc.make_tpm_error(command, int(error.rc), str(error)) from error
+    except (SkrAgentError, MemoryError):
+        raise
+    except Exception as error:
+        raise tpmrc.make_library_error(command, _kind(error)) from error
+
+
+def _kind(error: Exception) -> str:
+    return f"the TPM library raised {type(error).__name__}"
 
 
 def _undecipherable() -> UnwrapError:
@@ -374,6 +412,7 @@ def _selection() -> Any:  # noqa: ANN401 - TPML_PCR_SELECTION; the library has n
 
 
 def _signed(attest: Any, signature: Any) -> SignedAttest:  # noqa: ANN401 - as above
-    if signature.sigAlg != TPM_ALG_RSASSA:
-        raise UnsupportedEvidenceError("the AK does not sign with RSASSA")
-    return SignedAttest(bytes(attest), bytes(signature.signature.rsassa.sig))
+    with _library("TPM2_Quote or TPM2_Certify"):
+        if signature.sigAlg != TPM_ALG_RSASSA:
+            raise UnsupportedEvidenceError("the AK does not sign with RSASSA")
+        return SignedAttest(bytes(attest), bytes(signature.signature.rsassa.sig))

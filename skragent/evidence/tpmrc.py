@@ -107,6 +107,18 @@ def make_tpm_error(command: str, rc: int, text: str) -> TpmError:
     )
 
 
+def make_library_error(command: str, text: str) -> TpmError:
+    """Make the error of an answer that the library cannot convert."""
+    return TpmError(
+        f"the answer of {command} cannot be used: {text}",
+        command=command,
+        rc=0,
+        code="evidence.tpm",
+        disposition=Disposition.RETRY_SLOWLY,
+        hint="Check that `vtpm.tcti` names a TPM 2.0.",
+    )
+
+
 def _judge(rc: int) -> tuple[str, Disposition, str]:
     if rc & _LAYER_MASK == _TCTI_LAYER:
         hint = "Check that the TPM is there and answers; see `vtpm.tcti`."

@@ -6,7 +6,17 @@
 from __future__ import annotations
 
 from skragent.observe.counters import Cell, Counters, KeySample
+from skragent.observe.internal_errors import INTERNAL_ERRORS, InternalErrors
 from skragent.observe.log import log, set_up_logging
 from skragent.observe.names import Event
 
-__all__ = ["Cell", "Counters", "Event", "KeySample", "log", "set_up_logging"]
+__all__ = [
+    "INTERNAL_ERRORS",
+    "Cell",
+    "Counters",
+    "Event",
+    "InternalErrors",
+    "KeySample",
+    "log",
+    "set_up_logging",
+]

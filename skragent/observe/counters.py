@@ -10,6 +10,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from skragent.observe import names
+from skragent.observe.internal_errors import INTERNAL_ERRORS
 
 _RENEWAL_RESULTS = (names.RESULT_SUCCESS, names.RESULT_ERROR)
 
@@ -56,6 +57,7 @@ class Counters:
         self.ak_certificate_expires_at: float | None = None
         self.is_reloaded = True  # the file that was read last is in force
         self.memory_kind = ""  # skragent.secretmem.Kind; empty before the first arena
+        self.internal_errors = INTERNAL_ERRORS.counts  # by event, of the process
         self.step_seconds: dict[str, float] = {}  # of the last job
 
     def configure(self, keys: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final
 
+from skragent.observe.internal_errors import TracebackFilter
 from skragent.observe.names import (
     FIELD_PREFIX,
     OBJECT_UNIT_FIELD,
@@ -31,14 +32,18 @@ Value = str | int | float | None
 def set_up_logging(environment: Mapping[str, str]) -> None:
     """Send everything to the journal or to stderr; call it once, at the start."""
     root = logging.getLogger()
-    for handler in list(root.handlers):
-        root.removeHandler(handler)
-    root.addHandler(
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    handler = (
         _journal_handler()
         if is_stderr_the_journal(environment.get("JOURNAL_STREAM", ""))
         else _stderr_handler()
     )
+    handler.addFilter(TracebackFilter())
+    root.addHandler(handler)
     root.setLevel(logging.INFO)
+    # An entry that cannot be written is lost; its traceback would be one more.
+    logging.raiseExceptions = False
 
 
 def log(
@@ -49,7 +54,7 @@ def log(
     Args:
         event: decides the MESSAGE_ID and the priority.
         message: one sentence for people.
-        error: an unexpected one, whose traceback is wanted.
+        error: an unexpected one; its traceback is logged once (`internal_errors`).
         fields: what scripts look for; `key=` becomes SKRAGENT_KEY. `unit=` is
             OBJECT_SYSTEMD_UNIT as well: the unit that the entry is about.
     """
@@ -58,10 +63,15 @@ def log(
         if not isinstance(value, Value):
             raise TypeError(f"{name} is {type(value).__name__}: not to be logged")
         if value is not None:
-            extra[FIELD_PREFIX + name.upper()] = str(value)
+            extra[FIELD_PREFIX + name.upper()] = _as_utf8(str(value))
     if fields.get("unit") is not None:
-        extra[OBJECT_UNIT_FIELD] = str(fields["unit"])
-    _logger.log(event.level, "%s", message, exc_info=error, extra=extra)
+        extra[OBJECT_UNIT_FIELD] = _as_utf8(str(fields["unit"]))
+    _logger.log(event.level, "%s", _as_utf8(message), exc_info=error, extra=extra)
+
+
+def _as_utf8(text: str) -> str:
+    """Escape what UTF-8 does not have: the journal would refuse the whole entry."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def is_stderr_the_journal(journal_stream: str) -> bool:

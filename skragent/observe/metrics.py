@@ -80,6 +80,12 @@ class _Collector(Collector):
         yield from _key_families(list(self._keys()))
         yield from self._socket()
         yield from self._memory()
+        yield _counter(
+            names.INTERNAL_ERRORS_COUNT,
+            "Errors that are bugs of skragent, by the event in the journal.",
+            ("event",),
+            [((event,), n) for event, n in self._counters.internal_errors.items()],
+        )
         yield _gauge(
             names.CONFIG_RELOADED,
             "1 where the configuration that was read last is in force.",

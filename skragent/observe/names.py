@@ -33,6 +33,7 @@ SOCKET_IN_FLIGHT: Final = "skragent_socket_in_flight"
 SOCKET_CONNECTIONS: Final = "skragent_socket_connections"
 MEMORY_LOCKED: Final = "skragent_memory_locked"
 MEMORY_SECRET: Final = "skragent_memory_secret"  # noqa: S105 - a name
+INTERNAL_ERRORS_COUNT: Final = "skragent_internal_errors"
 
 # Values of labels. `error_code` is a code of skragent.errors, empty for success.
 RESULT_SUCCESS: Final = "success"
@@ -96,7 +97,26 @@ class Event(enum.Enum):
     CONNECTIONS_REFUSED = ("2bf5f10abfe849d2a9fecf86af81291b", logging.WARNING)
     AK_RENEWED = ("cd9f0d27d331405ca03db21b7c334fde", logging.INFO)
     AK_RENEWAL_FAILED = ("0c4775ca49344d59ab256084fa25d114", logging.WARNING)
+    NOTE = ("5509aa868fba480bba3ce7bf9014f12f", logging.WARNING)
+    NOTIFY_FAILED = ("5b05979b458d43fbbe59cfdd191b9395", logging.WARNING)
 
     def __init__(self, message_id: str, level: int) -> None:
         self.message_id = message_id
         self.level = level
+
+
+# The label `event` of internal errors: the event in the journal that tells of one, or
+# `other` for what a library logged.
+OTHER_EVENT: Final = "other"
+INTERNAL_ERROR_EVENTS: Final = (
+    *(
+        event.name.lower()
+        for event in (
+            Event.REQUEST_FAILED,
+            Event.CONFIG_REFUSED,
+            Event.FATAL,
+            Event.RELEASER_SAID,
+        )
+    ),
+    OTHER_EVENT,
+)

@@ -9,18 +9,20 @@ Its endpoints come from the process's environment, which `environment` has settl
 
 from __future__ import annotations
 
-from pathlib import Path
+import errno
 from typing import TYPE_CHECKING, Any, Final
 
 from azure.core.pipeline.transport import RequestsTransport
 from azure.identity import (
     CertificateCredential,
+    ClientAssertionCredential,
     ClientSecretCredential,
     ManagedIdentityCredential,
-    WorkloadIdentityCredential,
 )
 
+from skragent.certificates import CertificateError, reading
 from skragent.errors import Disposition, IdentityError
+from skragent.files import read_regular
 
 if TYPE_CHECKING:
     import requests
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
     from skragent.job import Identity
 
 MAX_SECRET_BYTES: Final = 4096
+MAX_CERTIFICATE_BYTES: Final = 65536
+MAX_TOKEN_BYTES: Final = 65536
+
+# What a private key with a passphrase says of itself: RFC 7468 §11 and RFC 1421 §4.6.
+_ENCRYPTED: Final = b"ENCRYPTED"
 
 
 def is_managed(who: Identity) -> bool:
@@ -50,7 +57,7 @@ def make_credential(
         session: to the service that is asked; it bounds each exchange.
 
     Raises:
-        IdentityError: identity.unreadable: of a certificate or a secret.
+        IdentityError: identity.unreadable: a file cannot be used.
     """
     transport = RequestsTransport(
         session=session,
@@ -70,10 +77,15 @@ def make_credential(
         "authority": authority,
         "disable_instance_discovery": True,  # the cloud is configured, not looked up
     }
+    path = who.certificate or who.secret_file or who.token_file
     try:
         return _of_entra(who, common)
-    except (OSError, ValueError) as error:
-        raise _unreadable(who, error) from error
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+    except UnicodeDecodeError:
+        raise _unreadable(path, "it is not text") from None
+    except CertificateError as error:
+        raise _unreadable(path, str(error)) from error
 
 
 def _managed(who: Identity, common: dict[str, Any]) -> SupportsTokenInfo:
@@ -86,29 +98,47 @@ def _managed(who: Identity, common: dict[str, Any]) -> SupportsTokenInfo:
 
 
 def _of_entra(who: Identity, common: dict[str, Any]) -> SupportsTokenInfo:
+    """Make the credential of an application.
+
+    The library would open files itself: also one that is a FIFO, and at its first use.
+    """
     if who.certificate:
-        return CertificateCredential(certificate_path=who.certificate, **common)
+        return _of_certificate(who.certificate, common)
     if who.secret_file:
-        return ClientSecretCredential(client_secret=_read(who.secret_file), **common)
-    return WorkloadIdentityCredential(token_file_path=who.token_file, **common)
+        secret = _read_text(who.secret_file, MAX_SECRET_BYTES, "ascii").strip()
+        return ClientSecretCredential(client_secret=secret, **common)
+    # WorkloadIdentityCredential is this one, with its own reading of the file.
+    token = _read_text(who.token_file, MAX_TOKEN_BYTES, "utf-8")
+    return ClientAssertionCredential(func=lambda: token, **common)
 
 
-def _read(path: str) -> str:
-    with Path(path).open("rb") as file:
-        raw = file.read(MAX_SECRET_BYTES + 1)
-    if len(raw) > MAX_SECRET_BYTES:
-        raise ValueError(f"it is longer than {MAX_SECRET_BYTES} bytes")
-    return raw.decode("ascii").strip()
+def _of_certificate(path: str, common: dict[str, Any]) -> SupportsTokenInfo:
+    data = read_regular(path, max_bytes=MAX_CERTIFICATE_BYTES)
+    try:
+        # The library's own words stay here: they may quote the private key.
+        with reading("the certificate or its private key", quotes_reason=False):
+            return CertificateCredential(certificate_data=data, **common)
+    except CertificateError:
+        if _ENCRYPTED in data:
+            raise CertificateError(
+                "the private key has a passphrase, which cannot be configured"
+            ) from None
+        raise
 
 
-def _unreadable(who: Identity, error: Exception) -> IdentityError:
-    """Say which file it is, and of what cannot be read only the kind of trouble."""
-    path = who.certificate or who.secret_file
-    why = error.strerror if isinstance(error, OSError) else "it has no such content"
+def _read_text(path: str, max_bytes: int, encoding: str) -> str:
+    text = read_regular(path, max_bytes=max_bytes).decode(encoding)
+    if not text.strip():
+        raise OSError(errno.ENODATA, "the file is empty")
+    return text
+
+
+def _unreadable(path: str, why: str) -> IdentityError:
     return IdentityError(
         f"{path}: {why}",
         code="identity.unreadable",
         disposition=Disposition.RETRY_SLOWLY,
-        hint="It must be readable for the agent's user: a PEM file with certificate and"
-        " private key, or one with the secret alone.",
+        hint="The agent's user must be able to read it. A certificate's file has the"
+        " certificate and its private key, without a passphrase. A secret's or a"
+        " token's file has nothing else.",
     )

@@ -22,6 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
+from skragent.certificates import CertificateError, reading
 from skragent.errors import MalformedReleaseError
 from skragent.jose import (
     CompactJws,
@@ -36,6 +37,8 @@ from skragent.jose import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
+
+    from cryptography.x509.verification import ServerVerifier
 
 MAX_RELEASE_CHARS = 512 * 1024  # releases seen have 9 kB; policies can grow them
 _MAX_CHAIN = 8
@@ -163,7 +166,7 @@ def verify_release(
     except ValueError as error:
         raise _broken(f"it is no signed release: {error}") from error
     _verify_chain(chain, question, now, roots)
-    signer = chain[0].public_key()
+    signer = _public_key(chain[0])
     if not isinstance(signer, rsa.RSAPublicKey) or not is_signed_by(jws, signer):
         raise _broken("its certificate's key did not sign it", "signature")
     try:
@@ -172,6 +175,14 @@ def verify_release(
         return _read_key(payload, question)
     except ValueError as error:
         raise _broken(f"what is signed cannot be read: {error}") from error
+
+
+def _public_key(certificate: x509.Certificate) -> object:
+    try:
+        with reading("the key of the vault's certificate"):
+            return certificate.public_key()
+    except CertificateError as error:
+        raise _broken(str(error), "signature") from error
 
 
 def _parse_chain(jws: CompactJws) -> list[x509.Certificate]:
@@ -189,20 +200,27 @@ def _verify_chain(
     """Verify as a browser would (RFC 5280 and the CA/B baseline), host included."""
     host = _split(question.vault).hostname or ""
     try:
-        verifier = (
-            PolicyBuilder()
-            .store(Store(list(roots)))
-            .time(now)
-            .build_server_verifier(_subject(host))
-        )
-        verifier.verify(chain[0], chain[1:])
-    except VerificationError as error:
-        reason = " ".join(str(error).split())[:300]
+        with reading(f"the certificate chain of {host}"):
+            _build_verifier(host, now, roots).verify(chain[0], chain[1:])
+    except CertificateError as error:
+        cause = error.__cause__
+        if not isinstance(cause, VerificationError):  # no DNS name, no root, no key
+            raise _broken(str(error), "chain") from error
+        reason = " ".join(str(cause).split())[:300]
         # The library tells the two apart in prose only, and nothing depends on it.
         kind = "host" if "subjectAltName" in reason else "chain"
         raise _broken(f"{host} is not vouched for: {reason}", kind) from error
-    except ValueError as error:  # no DNS name, or no root
-        raise _broken(f"{host} cannot be verified: {error}", "chain") from error
+
+
+def _build_verifier(
+    host: str, now: datetime, roots: Sequence[x509.Certificate]
+) -> ServerVerifier:
+    return (
+        PolicyBuilder()
+        .store(Store(list(roots)))
+        .time(now)
+        .build_server_verifier(_subject(host))
+    )
 
 
 def _subject(host: str) -> x509.DNSName | x509.IPAddress:

@@ -15,16 +15,15 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
     PublicFormat,
-    load_der_private_key,
 )
 
+from skragent.certificates import CertificateError, load_private_key, reading
 from skragent.errors import MalformedReleaseError
 from skragent.jose import encode_base64url
 
@@ -71,7 +70,13 @@ def render_key(wrapped: WrappedKey, plaintext: bytes | bytearray) -> RenderedKey
     """
     if wrapped.kty == "oct":
         return _render_oct(wrapped.kid, bytes(plaintext))
-    return _render_pair(wrapped.kid, _load_private_key(plaintext, wrapped.public))
+    try:
+        # No text of the library leaves: a parser's message may quote what it parsed.
+        with reading("the private key", quotes_reason=False):
+            key = _load_private_key(plaintext, wrapped.public)
+            return _render_pair(wrapped.kid, key)
+    except CertificateError:
+        raise _broken("no PKCS#8 private key is in it") from None
 
 
 def _render_oct(kid: str, key: bytes) -> RenderedKey:
@@ -105,12 +110,7 @@ def _load_private_key(
     der: bytes | bytearray, signed: PublicNumbers | None
 ) -> _PrivateKey:
     """Load PKCS#8 whose public part is the signed one, in all that it says."""
-    try:
-        # Checked below, without OpenSSL's search for the primality of p and q.
-        key = load_der_private_key(der, None, unsafe_skip_rsa_key_validation=True)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        # The cause is dropped: a parser's message may quote what it parsed.
-        raise _broken("no PKCS#8 private key is in it") from None
+    key = load_private_key(der)  # its numbers are checked below
     if isinstance(key, rsa.RSAPrivateKey):
         if key.key_size not in _RSA_BITS:
             raise _broken(f"an RSA key of {key.key_size} bits")

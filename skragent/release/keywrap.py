@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal
 
 from cryptography.hazmat.primitives.keywrap import (
-    InvalidUnwrap,
     aes_key_unwrap_with_padding,
 )
 
+from skragent.certificates import CertificateError, reading
 from skragent.errors import UnwrapError
 
 if TYPE_CHECKING:
@@ -59,10 +59,11 @@ def unwrap_key(transfer_key: bytes | bytearray, encrypted_key: bytes) -> bytearr
     ):
         raise unwrap_error()
     try:
-        return bytearray(
-            aes_key_unwrap_with_padding(bytes(transfer_key), encrypted_key)
-        )
-    except (InvalidUnwrap, ValueError):
+        with reading("the wrapped key", quotes_reason=False):
+            return bytearray(
+                aes_key_unwrap_with_padding(bytes(transfer_key), encrypted_key)
+            )
+    except CertificateError:
         # The cause is dropped: it would say which check failed.
         raise unwrap_error() from None
 

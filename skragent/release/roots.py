@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cryptography import x509
-
+from skragent.certificates import CertificateError, load_der, load_pem
 from skragent.errors import ConfigError
+from skragent.files import read_regular
+from skragent.pem_bundle import MAX_BUNDLE_BYTES, Bundle, load_bundle
 
-MAX_BUNDLE_BYTES = 4 * 1024 * 1024  # Debian's has 220 kB
+if TYPE_CHECKING:
+    from cryptography import x509
 
 # Where distributions keep the bundle, should OpenSSL not say.
 _USUAL_PLACES = (
@@ -22,23 +25,28 @@ _USUAL_PLACES = (
 )
 
 
-def read_roots(path: str) -> tuple[x509.Certificate, ...]:
+def read_roots(path: str) -> Bundle[x509.Certificate]:
     """Read the certificates of a PEM file; an empty path means the system's bundle.
 
     Raises:
-        ConfigError: there is none, or it does not parse.
+        ConfigError: there is no file, or no certificate of it can be read.
     """
     path = path or find_system_bundle()
     try:
-        with Path(path).open("rb") as file:
-            pem = file.read(MAX_BUNDLE_BYTES + 1)
-        if len(pem) > MAX_BUNDLE_BYTES:
-            raise ConfigError([f"{path}: longer than {MAX_BUNDLE_BYTES} bytes"])
-        return tuple(x509.load_pem_x509_certificates(pem))
+        pem = read_regular(path, max_bytes=MAX_BUNDLE_BYTES)
+        return _load(pem)
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror or error}"]) from error
-    except (ValueError, x509.InvalidVersion) as error:
-        raise ConfigError([f"{path}: no PEM file of certificates: {error}"]) from error
+    except CertificateError as error:
+        raise ConfigError([f"{path}: {error}"]) from error
+
+
+def _load(pem: bytes) -> Bundle[x509.Certificate]:
+    """Load all at once, which is faster, or one by one if that fails."""
+    try:
+        return Bundle(load_pem(pem))
+    except CertificateError:
+        return load_bundle(pem, load_der)
 
 
 def find_system_bundle() -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skragent.attestation.guest import (
@@ -35,7 +34,10 @@ from skragent.evidence.endorsements import (
 )
 from skragent.evidence.model import Evidence, verify_evidence
 from skragent.evidence.tcglog import trim_tcg_log
+from skragent.files import NotRegularError, open_regular, read_regular
 from skragent.job import Attestation
+from skragent.pem_bundle import MAX_BUNDLE_BYTES
+from skragent.releaser.notes import Notes
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -70,7 +72,10 @@ class Attestor:
         ahead: Ahead,
         executor: Executor,
         watch: Stopwatch,
+        *,
+        notes: Notes | None = None,
     ) -> None:
+        self._notes = Notes() if notes is None else notes
         self._job = job
         self._lane = lane
         self._ahead = ahead
@@ -84,7 +89,7 @@ class Attestor:
         Raises:
             SkrAgentError: whatever went wrong first in the order of the story.
         """
-        roots = _read_amd_roots(self._job.amd_roots)
+        roots = _read_amd_roots(self._job.amd_roots, self._notes)
         evidence = self._complete_evidence()
         nonce = secrets.token_hex(_NONCE_BYTES)
         maa = self._ahead.maa.result()
@@ -98,8 +103,10 @@ class Attestor:
         return Outcome(token, _summarise(token, evidence, verified))
 
     def _complete_evidence(self) -> Evidence:
-        tcg_log = trim_tcg_log(_read_tcg_log(self._job.tcg_log))
+        tcg_log = trim_tcg_log(_read_tcg_log(self._job.tcg_log, self._notes))
         tpm = self._lane.evidence.result()
+        versions = (tpm.hcl_report.version_note, tpm.hcl_report.snp_report.version_note)
+        self._notes.add("evidence", filter(None, versions))
         return Evidence(
             hcl_report=tpm.hcl_report,
             endorsements=parse_thim_answer(self._ahead.endorsements.result()),
@@ -170,31 +177,35 @@ def _summarise(
     )
 
 
-def _read_amd_roots(path: str) -> frozenset[bytes]:
+def _read_amd_roots(path: str, notes: Notes) -> frozenset[bytes]:
     if not path:
         return AMD_ROOTS
     try:
-        return parse_roots(_read_file(path, _MAX_TEXT_BYTES))
+        bundle = parse_roots(read_regular(path, max_bytes=MAX_BUNDLE_BYTES))
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError([f"trust.amd_roots: {path}: {reason}"]) from error
+    notes.add(f"trust.amd_roots: {path}", bundle.skipped)
+    return frozenset(bundle.roots)
 
 
-def _read_tcg_log(path: str) -> bytes:
+def _read_tcg_log(path: str, notes: Notes) -> bytes:
     """Read the log; there need not be one, and it is root's on most systems."""
     try:
-        return _read_file(path, MAX_TCG_LOG_BYTES) if path else b""
+        if path:
+            with open_regular(path) as file:
+                return file.read(MAX_TCG_LOG_BYTES)
+    except NotRegularError as error:
+        notes.add(f"vtpm.tcg_log: {path}", [f"{error.strerror}: no TCG log is sent"])
     except OSError:
-        return b""
+        pass
+    return b""
 
 
 def _read_text() -> str:
     try:
-        return _read_file(_OS_RELEASE, _MAX_TEXT_BYTES).decode(errors="replace")
+        return read_regular(_OS_RELEASE, max_bytes=_MAX_TEXT_BYTES).decode(
+            errors="replace"
+        )
     except OSError:
         return ""
-
-
-def _read_file(path: str, max_bytes: int) -> bytes:
-    with Path(path).open("rb") as file:
-        return file.read(max_bytes)

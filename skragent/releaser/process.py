@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
@@ -21,9 +20,7 @@ from skragent.job import (
     Result,
     arena_bytes,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from skragent.tracebacks import describe
 
 EX_SOFTWARE: Final = 70  # sysexits.h: a bug of ours
 
@@ -83,22 +80,10 @@ class ResultWriter:
 
 
 def report_crash(error: BaseException) -> None:
-    """Say where it went wrong, on stderr, for the journal.
+    """Say where it went wrong, on stderr, for the journal: in a few lines.
 
     Types and lines only. A message may quote what it is about, and what this process
     is about is secret.
     """
-    lines = list(_describe(error))
-    sys.stderr.write("".join(lines))
+    sys.stderr.write(describe(error, with_messages=False))
     sys.stderr.flush()
-
-
-def _describe(error: BaseException) -> Iterator[str]:
-    earlier = error.__cause__ or (
-        None if error.__suppress_context__ else error.__context__
-    )
-    if earlier is not None:
-        yield from _describe(earlier)
-    yield from traceback.format_tb(error.__traceback__)
-    kind = type(error)
-    yield f"{kind.__module__}.{kind.__qualname__}\n"

@@ -27,6 +27,7 @@ from skragent.job import (
     unique_offset,
 )
 from skragent.releaser.failures import describe_failure
+from skragent.releaser.notes import Notes
 from skragent.releaser.patience import gather
 from skragent.secretmem import attach_arena
 
@@ -66,12 +67,13 @@ def run_job(job: Job, watch: Stopwatch, emit: Callable[[Result], None]) -> Resul
     """
     walk = _Walk(job, watch, emit)
     try:
-        return walk.resume() if job.token else walk.run()
+        result = walk.resume() if job.token else walk.run()
     except SkrAgentError as error:
         failed = Result(failure=describe_failure(error), timings=watch.timings())
-        return walk.tell_of_ak_certificate(failed)
+        result = walk.tell_of_ak_certificate(failed)
     finally:
         walk.close()
+    return walk.add_notes(result)
 
 
 class _Walk:
@@ -84,12 +86,21 @@ class _Walk:
         self._watch = watch
         self._emit = emit
         self._lane: TpmLane | None = None
+        self._connections: Connections | None = None
+        self._notes = Notes()
         self._waiting = ThreadPoolExecutor(_WAITING_THREADS, "wait")
 
     def close(self) -> None:
         """Let go of the TPM."""
         if self._lane is not None:
             self._lane.close()
+
+    def add_notes(self, result: Result) -> Result:
+        """Add what a person should know of, whatever came of the job."""
+        if self._connections is not None:
+            where = f"trust.tls_roots: {self._job.tls_roots or 'the system'}"
+            self._notes.add(where, self._connections.http.skipped_roots)
+        return msgspec.structs.replace(result, notes=self._notes.all())
 
     def run(self) -> Result:
         """Attest, and release."""
@@ -166,7 +177,8 @@ class _Walk:
     def _attest(self, lane: TpmLane, ahead: Ahead) -> Future[Outcome]:
         with self._watch.step("import.attest"):
             from skragent.releaser.attest import Attestor  # noqa: PLC0415 - see above
-        attestor = Attestor(self._job, lane, ahead, self._waiting, self._watch)
+        job, watch, notes = self._job, self._watch, self._notes
+        attestor = Attestor(job, lane, ahead, self._waiting, watch, notes=notes)
         return self._waiting.submit(attestor.run)
 
     def _release(
@@ -177,19 +189,22 @@ class _Walk:
         token: Callable[[], AttestationToken],
     ) -> Result:
         job, watch = self._job, self._watch
+        self._connections = connections
         with watch.step("import.azure"):
             from skragent.releaser.vaults import Vaults  # noqa: PLC0415 - see above
         vaults = Vaults(job, connections, self._waiting, watch)
         with watch.step("import.release"):
             from skragent.release.roots import read_roots  # noqa: PLC0415 - see above
             from skragent.releaser.keys import KeyStep  # noqa: PLC0415 - see above
-        roots = read_roots(job.release_roots)
+        bundle = read_roots(job.release_roots)
+        where = f"trust.release_roots: {job.release_roots or 'the system'}"
+        self._notes.add(where, bundle.skipped)
         step = KeyStep(
             token=token(),
             vaults=vaults,
             lane=lane,
             arena=arena,
-            roots=roots,
+            roots=bundle.roots,
             now=datetime.fromtimestamp(job.now, UTC),
             watch=watch,
         )

@@ -59,11 +59,14 @@ class Store(Protocol):
     """Where descriptors outlive us: systemd's, by sd_notify(3)."""
 
     def store_connection(self, fd: int) -> str:
-        """Keep a copy of a descriptor; gives the name that it is kept under."""
+        """Keep a copy of a descriptor; gives the name that it is kept under.
+
+        The name is empty if it is not kept: then it does not outlive the agent.
+        """
         ...
 
     def remove_fd(self, name: str) -> None:
-        """Let go of it."""
+        """Let go of it; nothing is done for an empty name."""
         ...
 
 

@@ -112,6 +112,9 @@ def _parse(head: bytes) -> Request:
         pass  # RFC 9110 §7.8: a server may ignore it. CONNECT is refused by its method.
     except httptools.HttpParserError as error:
         raise RequestError(f"this is no HTTP/1.1 request: {error}") from error
+    except (ValueError, TypeError, BufferError, SystemError) as error:
+        # The library's boundary: what its wrapper and the callbacks could raise.
+        raise RequestError("this is no HTTP/1.1 request") from error
     if not found.is_complete:
         raise RequestError("this is no HTTP/1.1 request")
     if found.parser.get_http_version() != "1.1":

@@ -21,7 +21,8 @@ import requests.adapters
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from skragent.errors import ConfigError, SkrAgentError, TransportError
+from skragent.errors import SkrAgentError, TransportError
+from skragent.tls_roots import make_tls_context
 from skragent.transport.connecting import connect
 from skragent.transport.exchange import (
     BoundedTlsSocket,
@@ -107,16 +108,13 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
     def __init__(self, *, timeout_seconds: float, ca_file: str) -> None:
         self._timeout_seconds = timeout_seconds
         self._ca_file = ca_file
+        # Certificates of the bundle that OpenSSL cannot read, once it was read.
+        self.skipped_roots: tuple[str, ...] = ()
         super().__init__(max_retries=0, pool_connections=4, pool_maxsize=4)
 
     @functools.cached_property
     def _tls(self) -> ssl.SSLContext:
-        try:
-            context = ssl.create_default_context(cafile=self._ca_file or None)
-        except OSError as error:  # ssl.SSLError is one
-            raise ConfigError(
-                [f"{self._ca_file}: no PEM file of TLS roots: {error.strerror}"]
-            ) from error
+        context, self.skipped_roots = make_tls_context(self._ca_file)
         context.sslsocket_class = BoundedTlsSocket
         return context
 

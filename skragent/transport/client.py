@@ -66,6 +66,11 @@ class HttpClient:
     ) -> None:
         self.close()
 
+    @property
+    def skipped_roots(self) -> tuple[str, ...]:
+        """Tell which certificates of the TLS roots are skipped, so far as known."""
+        return self._adapter.skipped_roots
+
     def close(self) -> None:
         """Close every connection."""
         self._session.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import urllib.parse
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -14,10 +15,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
     Encoding,
+    KeySerializationEncryption,
     NoEncryption,
     PrivateFormat,
 )
+from support.odd_certificates import pem, with_version
 from support.release_server import (
     Answer,
     Asked,
@@ -30,7 +34,7 @@ from support.release_server import (
 
 from skragent.errors import IdentityError
 from skragent.job import Identity
-from skragent.release.credentials import MAX_SECRET_BYTES
+from skragent.release.credentials import MAX_SECRET_BYTES, MAX_TOKEN_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -197,10 +201,70 @@ def test_a_file_that_cannot_be_used_is_named_and_not_quoted(
     with pytest.raises(IdentityError) as caught:
         entra.fetch(application(**{kind: path}))
     assert caught.value.code == "identity.unreadable"
-    assert caught.value.message == f"{path}: it has no such content"
+    assert caught.value.message.startswith(f"{path}: ")
+    assert text not in caught.value.message
+    assert SECRET not in caught.value.message
 
 
-def certificate() -> str:
+@pytest.mark.parametrize(
+    "kind",
+    ["secret_file", "certificate", "token_file"],
+)
+def test_a_fifo_is_refused_without_waiting(
+    entra: Entra, tmp_path: Path, kind: str
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(IdentityError) as caught:
+        entra.fetch(application(**{kind: str(tmp_path / "fifo")}))
+    assert caught.value.code == "identity.unreadable"
+    assert "this is a FIFO, not a regular file" in caught.value.message
+
+
+def test_a_private_key_with_a_passphrase_is_told_and_not_a_type_error(
+    entra: Entra, tmp_path: Path
+) -> None:
+    path = write(tmp_path, certificate(BestAvailableEncryption(b"passphrase")))
+    with pytest.raises(IdentityError) as caught:
+        entra.fetch(application(certificate=path))
+    assert caught.value.code == "identity.unreadable"
+    assert "passphrase" in caught.value.message
+
+
+def test_a_certificate_with_a_version_that_does_not_exist_cannot_be_used(
+    entra: Entra, tmp_path: Path
+) -> None:
+    key, _, block = certificate().partition("-----BEGIN CERTIFICATE-----")
+    good = x509.load_pem_x509_certificate(
+        f"-----BEGIN CERTIFICATE-----{block}".encode()
+    )
+    text = key + pem(with_version(good, 0x22)).decode()
+    with pytest.raises(IdentityError) as caught:
+        entra.fetch(application(certificate=write(tmp_path, text)))
+    assert caught.value.code == "identity.unreadable"
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"x" * (MAX_TOKEN_BYTES + 1)])
+def test_a_platforms_token_that_cannot_be_used_is_named(
+    entra: Entra, tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "token").write_bytes(content)
+    with pytest.raises(IdentityError) as caught:
+        entra.fetch(application(token_file=str(tmp_path / "token")))
+    assert caught.value.code == "identity.unreadable"
+    assert str(tmp_path / "token") in caught.value.message
+
+
+def test_a_platforms_token_goes_over_the_wire_as_it_is_in_the_file(
+    entra: Entra, tmp_path: Path
+) -> None:
+    who = application(token_file=write(tmp_path, "a.platforms.token\n"))
+    assert entra.fetch(who) == TOKEN["access_token"]
+    form = entra.form()
+    assert form["client_assertion"] == "a.platforms.token\n"
+    assert form["client_assertion_type"].endswith(":jwt-bearer")
+
+
+def certificate(encryption: KeySerializationEncryption | None = None) -> str:
     key = rsa.generate_private_key(65537, 2048)
     name = x509.Name.from_rfc4514_string("CN=application")
     now = datetime.now(UTC)  # noqa: TID251 - the library looks at the real clock
@@ -214,5 +278,7 @@ def certificate() -> str:
         .not_valid_after(now + timedelta(days=1))
         .sign(key, SHA256())
     )
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    private = key.private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, encryption or NoEncryption()
+    )
     return (private + certificate.public_bytes(Encoding.PEM)).decode()

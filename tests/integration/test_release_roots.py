@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
+from support.odd_certificates import der, pem, with_boolean_01
 from support.release_pki import intermediate_certificate, root_certificate
 
 from skragent.errors import ConfigError
-from skragent.release.roots import MAX_BUNDLE_BYTES, find_system_bundle, read_roots
+from skragent.pem_bundle import MAX_BUNDLE_BYTES
+from skragent.release.roots import find_system_bundle, read_roots
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +22,24 @@ def test_every_certificate_of_the_file_is_a_root(tmp_path: Path) -> None:
     roots = (root_certificate(), intermediate_certificate())
     file = tmp_path / "roots.pem"
     file.write_bytes(b"".join(cert.public_bytes(Encoding.PEM) for cert in roots))
-    assert read_roots(str(file)) == roots
+    assert read_roots(str(file)).roots == roots
+    assert read_roots(str(file)).skipped == ()
+
+
+def test_a_root_that_cryptography_refuses_is_skipped_and_named(tmp_path: Path) -> None:
+    file = tmp_path / "roots.pem"
+    odd = pem(with_boolean_01(root_certificate()))
+    file.write_bytes(odd + pem(der(intermediate_certificate())))
+    bundle = read_roots(str(file))
+    assert bundle.roots == (intermediate_certificate(),)
+    (skipped,) = bundle.skipped
+    assert skipped.startswith("certificate 1 of 2 (commonName=")
+
+
+def test_a_fifo_is_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(ConfigError, match="a FIFO"):
+        read_roots(str(tmp_path / "fifo"))
 
 
 @pytest.mark.parametrize("content", [b"", b"no certificate", b"\xff" * 100])
@@ -58,4 +78,4 @@ def test_environment_names_the_systems_bundle(
     file = tmp_path / "bundle.pem"
     file.write_bytes(root_certificate().public_bytes(Encoding.PEM))
     monkeypatch.setenv("SSL_CERT_FILE", str(file))
-    assert read_roots("") == (root_certificate(),)
+    assert read_roots("").roots == (root_certificate(),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
@@ -34,6 +35,7 @@ from skragent.evidence.tpm import WrappingKey
 from skragent.job import ARENA_BYTES_PER_KEY, Job, KeyRequest
 from skragent.releaser.ahead import Ahead
 from skragent.releaser.attest import Attestor, Outcome
+from skragent.releaser.notes import Notes
 from skragent.releaser.tpm_lane import TpmEvidence
 from skragent.releaser.watch import Stopwatch
 
@@ -53,6 +55,7 @@ class SoftwareLane:
         evidence = mint_world().evidence
         key = evidence_key("wrapping").public_key().public_numbers()
         self.quote = evidence.quote
+        self.header_version = 2
         self._key = WrappingKey(evidence.wrapping_key_public, key.n, key.e, 0)
 
     def key(self) -> WrappingKey:
@@ -61,10 +64,11 @@ class SoftwareLane:
     @property
     def evidence(self) -> Future[TpmEvidence]:
         evidence = mint_world().evidence
+        report = dataclasses.replace(evidence.hcl_report, version=self.header_version)
         future: Future[TpmEvidence] = Future()
         future.set_result(
             TpmEvidence(
-                hcl_report=evidence.hcl_report,
+                hcl_report=report,
                 ak_certificate=evidence.ak_certificate,
                 ak_public=evidence.ak_public,
                 pcrs=evidence.pcrs,
@@ -129,6 +133,7 @@ class World:
         self.imds_server = servers["imds"]
         self.maa_server = servers["maa"]
         self.lane = SoftwareLane()
+        self.notes = Notes()
         self.changes: dict[str, Any] = {}
 
     def attest(self) -> Outcome:
@@ -156,7 +161,9 @@ class World:
             lane, watch = cast("TpmLane", self.lane), Stopwatch()
             ahead = Ahead(job, executor, watch)
             try:
-                return Attestor(job, lane, ahead, executor, watch).run()
+                return Attestor(
+                    job, lane, ahead, executor, watch, notes=self.notes
+                ).run()
             finally:
                 ahead.close()
 
@@ -209,6 +216,19 @@ def test_log_that_is_there_is_sent_trimmed(world: World) -> None:
     log.write_bytes(b"none")  # as the unit's SetCredential= has it
     world.changes["tcg_log"] = str(log)
     assert world.attest()
+
+
+def test_a_newer_version_of_the_evidence_is_noted(world: World) -> None:
+    world.lane.header_version = 3
+    world.attest()
+    assert world.notes.all() == (
+        "evidence: the header of the HCL report has version 3, decoded as version 2",
+    )
+
+
+def test_evidence_of_a_known_version_needs_no_note(world: World) -> None:
+    world.attest()
+    assert world.notes.all() == ()
 
 
 def test_rotated_signing_keys_are_asked_for_once_more(world: World) -> None:

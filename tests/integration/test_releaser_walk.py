@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from support.evidence import build_hcl, claims, mint_world
 from support.evidence_amd import thim_answer
 from support.evidence_swtpm import Swtpm, run_swtpm
+from support.odd_certificates import der as der_of
+from support.odd_certificates import pem, with_boolean_01, with_version
 from support.release import (
     VERSION,
     Release,
@@ -256,6 +258,57 @@ def test_key_is_in_the_arena_when_the_process_has_ended(world: World) -> None:
         assert private not in said
     assert b"PRIVATE KEY" not in said
     assert done.stderr == b""
+
+
+def test_roots_that_cannot_be_read_are_skipped_and_noted(world: World) -> None:
+    odd = pem(with_boolean_01(root_certificate()))
+    for name in ("ark", "release", "ca"):
+        path = world.directory / f"{name}.pem"
+        broken = pem(b"\x30\x03abc") if name == "ca" else b""
+        path.write_bytes(odd + path.read_bytes() + broken)
+    result = world.run("good")
+    assert [key.alias for key in result.released] == ["my-good"]
+    starts = [note.partition(" (")[0] for note in result.notes]
+    assert sorted(starts) == [
+        f"trust.amd_roots: {world.directory}/ark.pem: certificate 1 of 2",
+        f"trust.release_roots: {world.directory}/release.pem: certificate 1 of 2",
+        f"trust.tls_roots: {world.directory}/ca.pem: certificate 3 of 3",
+    ]
+    assert all("SHA-256 " in note for note in result.notes)
+
+
+def test_a_job_that_fails_for_a_skipped_root_has_the_note(world: World) -> None:
+    ark = mint_world().evidence.endorsements.root
+    other = der_of(root_certificate())
+    path = world.directory / "ark.pem"
+    path.write_bytes(pem(with_version(ark, 0x22)) + pem(other))
+    result = world.run("good")
+    assert result.failure is not None
+    assert result.failure.code == "endorsements.root"
+    assert result.notes[0].startswith(f"trust.amd_roots: {path}: certificate 1 of 2")
+
+
+def test_a_tcg_log_that_is_a_fifo_is_left_out_and_noted(world: World) -> None:
+    fifo = world.directory / "fifo"
+    os.mkfifo(fifo)
+    world.changes["tcg_log"] = str(fifo)
+    result = world.run("good")
+    assert [key.alias for key in result.released] == ["my-good"]
+    assert result.notes == (
+        f"vtpm.tcg_log: {fifo}: this is a FIFO, not a regular file: no TCG log is sent",
+    )
+
+
+@pytest.mark.parametrize("setting", ["amd_roots", "tls_roots", "release_roots"])
+def test_roots_that_are_a_fifo_fail_the_job_without_waiting(
+    world: World, setting: str
+) -> None:
+    os.mkfifo(world.directory / "fifo")
+    world.changes[setting] = str(world.directory / "fifo")
+    result = world.run("good")
+    failure = result.failure or result.failed[0].failure
+    assert failure.code == "config.invalid"
+    assert "this is a FIFO, not a regular file" in failure.message
 
 
 def test_many_keys_cost_one_attestation_and_one_access_token(world: World) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -22,9 +23,20 @@ SKRAGENT = (sys.executable, "-I", "-m", "skragent.cli.main")
 
 
 class Agent:
-    """`skragent run` on a configuration, in a directory of its own."""
+    """`skragent run` on a configuration, in a directory of its own.
 
-    def __init__(self, directory: Path, config: str) -> None:
+    Args:
+        directory: for its socket, its configuration and its log.
+        config: the configuration.
+        environment: variables that it has beside ours.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        config: str,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.socket = directory / "api.sock"
         self.client = SkragentClient(str(self.socket))
         self.log = directory / "agent.log"
@@ -35,6 +47,7 @@ class Agent:
                 [*SKRAGENT, "run", "--config", directory / "skragent.toml"],
                 stdout=sink,
                 stderr=sink,
+                env=os.environ | dict(environment or {}),
             )
 
     def __enter__(self) -> Self:

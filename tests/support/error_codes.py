@@ -27,7 +27,7 @@ CLASSES = {
     if isinstance(kind, type) and issubclass(kind, SkrAgentError)
 }
 ROOTS = {kind.code.partition(".")[0] for kind in CLASSES.values()} | {
-    *("client", "emulator"),
+    *("client", "command", "emulator"),
 }
 CODE = re.compile(rf"({'|'.join(sorted(ROOTS))})(\.[a-z_]+)+")
 # What looks like a code and is not: names of a job's steps.

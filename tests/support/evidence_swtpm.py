@@ -39,8 +39,9 @@ _AK_TEMPLATE = bytes.fromhex(
 class Swtpm:
     """A running swtpm: its TCTI, and a connection to prepare it with."""
 
-    def __init__(self, tcti: str) -> None:
+    def __init__(self, tcti: str, pid: int) -> None:
         self.tcti = tcti
+        self.pid = pid
 
     @contextlib.contextmanager
     def esys(self) -> Iterator[Any]:
@@ -126,7 +127,7 @@ def run_swtpm(directory: Path) -> Iterator[Swtpm]:
     )
     try:
         _wait_for(path, process)
-        yield Swtpm(f"swtpm:path={path}")
+        yield Swtpm(f"swtpm:path={path}", process.pid)
     finally:
         process.terminate()
         process.wait(10)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -122,3 +123,8 @@ def test_a_line_cannot_forge_another() -> None:
 
 def test_bytes_that_are_no_text_are_logged_all_the_same() -> None:
     assert log_lines(b"\xff\xfe ok") == ["?? ok"]
+
+
+def test_a_tcg_log_credential_that_is_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "tcglog")
+    assert find_tcg_log(DEFAULT_LOG, str(tmp_path)) == DEFAULT_LOG

@@ -231,6 +231,16 @@ def test_of_a_chatty_releaser_the_end_is_logged() -> None:
     assert len(lines.text) <= MAX_STDERR_BYTES
 
 
+def test_the_same_crash_is_logged_once_and_then_counted() -> None:
+    lines = Lines()
+    runner = make_runner("crash-late", lines=lines)
+    code_of(runner)
+    told = len(lines)
+    code_of(runner)
+    ((line, _),) = lines[told:]
+    assert line == f"{lines[told - 1][0]} (as before, 2 times)"
+
+
 def test_a_crash_is_logged_without_the_token_in_it() -> None:
     lines = Lines()
     code_of(make_runner("crash-late", lines=lines))

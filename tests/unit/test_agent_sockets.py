@@ -209,6 +209,15 @@ def test_systemd_keeps_a_descriptor_and_lets_go_of_it(systemd: socket.socket) ->
         assert systemd.recv(4096) == f"FDSTOREREMOVE=1\nFDNAME={name}".encode()
 
 
-def test_no_two_descriptors_are_kept_under_one_name() -> None:
+def test_no_two_descriptors_are_kept_under_one_name(systemd: socket.socket) -> None:
+    with systemd:
+        notifier = Notifier(os.environ)
+        names = {notifier.store_connection(systemd.fileno()) for _ in range(10)}
+    assert len(names) == 10
+
+
+def test_a_descriptor_is_not_kept_where_systemd_does_not_want_to_be_told() -> None:
     notifier = Notifier({})
-    assert len({notifier.store_connection(0) for _ in range(10)}) == 10
+    assert notifier.store_connection(0) == ""
+    assert notifier.store_key(0) == ""
+    notifier.remove_fd("")

@@ -7,6 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from support.odd_certificates import with_version
 from support.release import (
     ISSUER,
     NONCE,
@@ -15,6 +17,7 @@ from support.release import (
     make_token,
     public_jwk,
     runtime,
+    signing_certificate,
     token_claims,
     wrapping_key,
 )
@@ -22,7 +25,10 @@ from support.release_pki import (
     NOW,
     b64,
     b64url,
+    ec_key,
+    make_certificate,
     rsa_key,
+    x5c,
 )
 
 from skragent.attestation.token import (
@@ -272,6 +278,45 @@ def test_key_inside_the_isolation_claim_does_not_count() -> None:
         **{"x-ms-runtime": runtime(), "x-ms-isolation-tee": tee},
     )
     assert refusal(make_token(claims)) == "token.wrapping_key"
+
+
+ODD_ENTRIES: list[Any] = [
+    None,
+    5,
+    "text",
+    [],
+    {},
+    {"kid": 5, "x5c": x5c(signing_certificate("other"))},
+    {"kid": None, "x5c": x5c(signing_certificate("other"))},
+    {"kid": "k", "x5c": None},
+    {"kid": "k", "x5c": {}},
+    {"kid": "k", "x5c": []},
+    {"kid": "k", "x5c": [None]},
+    {"kid": "k", "x5c": ["no base64"]},
+    {"kid": "k", "x5c": ["MAA="]},
+    {"kid": "k", "x5c": ["\u2026"]},
+    {"kid": "k", "x5c": [b64(with_version(signing_certificate("other"), 0x22))]},
+    {"kid": "k", "x5c": x5c(make_certificate("ec", ec_key("ec", ec.SECP256R1)))},
+]
+
+
+@pytest.mark.parametrize("entry", ODD_ENTRIES)
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_entry_that_cannot_be_read_is_skipped(entry: object, place: int) -> None:
+    body = json.loads(key_set())
+    body["keys"].insert(place, entry)
+    keys = parse_signing_keys(json.dumps(body).encode())
+    assert len(keys.keys) == 1
+    assert verify(make_token(), signing_keys=keys).raw
+
+
+@pytest.mark.parametrize("entry", ODD_ENTRIES)
+def test_a_key_set_of_which_no_entry_is_left_cannot_be_used(entry: object) -> None:
+    body = json.dumps({"keys": [entry]}).encode()
+    with pytest.raises(InvalidTokenError) as caught:
+        parse_signing_keys(body)
+    assert caught.value.code == "token.signing_keys"
+    assert "the first of 1: " in caught.value.message
 
 
 def test_key_set_entries_without_certificate_are_skipped() -> None:

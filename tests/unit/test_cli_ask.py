@@ -164,3 +164,25 @@ def test_an_order_that_is_answered_by_no_agent_is_told_so(
     with agent(path, head + b"Content-Length: %d\r\n\r\n" % len(body) + body):
         assert main(["refresh", "--socket", str(path)]) == exit_codes.UNAVAILABLE
     assert "client.garbage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("needs_restart", [5, None, {}, "agent.api_socket", [1], [[]]])
+def test_a_reload_that_is_answered_with_another_type_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], needs_restart: object
+) -> None:
+    path = tmp_path / "s"
+    with agent(path, document({"needs_restart": needs_restart})):
+        assert main(["reload", "--socket", str(path)]) == exit_codes.UNAVAILABLE
+    assert "skragent: client.garbage: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("formats", [5, True, {"a": 1}, "text", [1, None], [["x"]]])
+def test_formats_of_another_type_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], formats: object
+) -> None:
+    body = {"code": "serve.not_acceptable", "detail": "because", "formats": formats}
+    answer = document(body).replace(b"200 OK", b"406 X")
+    path = tmp_path / "s"
+    with agent(path, answer):
+        assert main(["get", "k", "--socket", str(path)]) == exit_codes.UNAVAILABLE
+    assert "serve.not_acceptable: key 'k': because" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -73,6 +74,18 @@ def test_an_error_is_one_line_with_its_code_and_a_hint(
     line, hint = capsys.readouterr().err.splitlines()
     assert line == f"skragent: config.unreadable: {missing}: No such file or directory"
     assert hint.startswith("  ")
+
+
+@pytest.mark.parametrize("command", ["run", "check-config", "report", "status", "get"])
+def test_a_configuration_that_is_a_fifo_is_refused_without_waiting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    words = ["disk"] if command == "get" else []
+    code = main([command, *words, "--config", str(fifo)])
+    assert code == (2 if command == "report" else exit_codes.CONFIG)
+    assert f"{fifo}: this is a FIFO, not a regular file" in "".join(capsys.readouterr())
 
 
 COMMAND = """

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.commands import COMMANDS
+from support.scripted_agent import agent, document
 from support.serving import ALIAS, FORMS, held_key, ring_with
 from support.serving_server import serving
 
@@ -46,6 +48,93 @@ def shell(redirection: str, *words: str) -> tuple[int, str]:
 
 def test_a_command_may_run_with_its_stdout_closed(config: Path) -> None:
     assert shell(">&-", "check-config", "--config", str(config)) == (0, "")
+
+
+# Each as a person may have it: no locale, and one of ISO 8859-1 (which the machine
+# need not have: this is what Python makes of it).
+LOCALES = [
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    {"PYTHONIOENCODING": "iso8859-1:strict"},
+    {"PYTHONIOENCODING": "ascii:strict"},
+]
+
+
+def in_locale(locale: dict[str, str], *words: str) -> tuple[int, str, str]:
+    """Run a command; gives its exit code and what it printed."""
+    outcome = subprocess.run(
+        [sys.executable, "-m", "skragent.cli.main", *words],
+        capture_output=True,
+        env={"PATH": os.environ["PATH"]} | locale,
+        cwd=Path(__file__).parents[2],
+        timeout=30,
+        check=False,
+    )
+    return outcome.returncode, outcome.stdout.decode("ascii"), outcome.stderr.decode()
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_printed_in_any_locale(locale: dict[str, str], command: str) -> None:
+    code, out, err = in_locale(locale, command, "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"usage: skragent {command} ")
+
+
+def test_a_character_that_the_locale_does_not_have_is_written_in_ascii() -> None:
+    _, out, _ = in_locale(LOCALES[0], "emulator", "--help")
+    assert "169.254.169.254:80, *.attest.azure.net:443, ...)" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("locale", [*LOCALES, {"LC_ALL": "C.UTF-8"}])
+@pytest.mark.parametrize("name", ["schl\u00fcssel", "k\u2026y", "\udcff", "\N{KEY}"])
+def test_a_message_with_any_name_is_printed_in_any_locale(
+    tmp_path: Path, locale: dict[str, str], name: str
+) -> None:
+    document_of_keys = document({"keys": [{"name": name, "state": "waiting"}]})
+    path = tmp_path / "s"
+    with agent(path, document_of_keys):
+        words = ("wait", "--timeout", "0", "--socket", str(path))
+        outcome = subprocess.run(
+            [sys.executable, "-m", "skragent.cli.main", *words],
+            capture_output=True,
+            env={"PATH": os.environ["PATH"]} | locale,
+            cwd=Path(__file__).parents[2],
+            timeout=30,
+            check=False,
+        )
+    assert outcome.returncode == exit_codes.TEMPFAIL
+    assert outcome.stderr.startswith(b"skragent: serve.not_ready: not held after 0 s: ")
+
+
+def test_an_order_about_a_name_that_is_no_text_is_told(tmp_path: Path) -> None:
+    """A reply goes to stdout, which is stricter than stderr by itself."""
+    path = tmp_path / "s"
+    with agent(
+        path, document({"refreshing": ["\udcff\u2026"]}).replace(b"200", b"202")
+    ):
+        outcome = subprocess.run(
+            [sys.executable, "-m", "skragent.cli.main", "refresh", "--socket", path],
+            capture_output=True,
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+            cwd=Path(__file__).parents[2],
+            timeout=30,
+            check=False,
+        )
+    assert (outcome.returncode, outcome.stderr) == (0, b"")
+    assert outcome.stdout.decode() == "refreshing: \\udcff\u2026\n"
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_help_may_be_asked_for_with_streams_closed(redirection: str) -> None:
+    code, _ = shell(redirection, "report", "--help")
+    assert code == 0
+
+
+def test_an_error_does_not_go_to_stdout_when_stderr_is_closed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, _ = shell(f'>"{out}" 2>&-', "get", ALIAS, "--socket", f"{tmp_path}/none")
+    assert code == exit_codes.TEMPFAIL
+    assert out.read_bytes() == b""
 
 
 def test_output_that_does_not_fit_is_told_in_one_line(config: Path) -> None:

@@ -81,10 +81,30 @@ def test_a_broken_report_is_malformed(data: bytes) -> None:
     assert caught.value.code == "evidence.malformed"
 
 
+@pytest.mark.parametrize("version", [3, 0xFFFFFFFF])
+def test_a_newer_header_is_decoded_with_the_newest_known_layout(version: int) -> None:
+    report = parse_hcl_report(build_hcl(version=version))
+    assert report.version == version
+    assert f"version {version}, decoded as version 2" in report.version_note
+    verify_runtime_data_binding(report)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_known_header_needs_no_note(version: int) -> None:
+    assert parse_hcl_report(build_hcl(version=version)).version_note == ""
+
+
 @pytest.mark.parametrize(
-    "data", [build_hcl(version=3), build_hcl(request_version=2)], ids=["hcl", "request"]
+    "data",
+    [
+        build_hcl(version=0),
+        build_hcl(request_version=0),
+        build_hcl(request_version=2),
+        build_hcl(request_version=3),
+    ],
+    ids=["hcl-0", "request-0", "request-2", "request-3"],
 )
-def test_a_newer_layout_is_unsupported(data: bytes) -> None:
+def test_a_layout_that_is_another_one_is_unsupported(data: bytes) -> None:
     with pytest.raises(UnsupportedEvidenceError) as caught:
         parse_hcl_report(data)
     assert caught.value.code == "evidence.unsupported"
@@ -157,6 +177,61 @@ def test_absent_configuration_leaves_its_claims_unknown() -> None:
 
 
 AK = jwk(rsa_key("AK"), "HCLAkPub")
+EK = jwk(rsa_key("EK"), "HCLEkPub")
+
+
+@pytest.mark.parametrize(
+    "ek",
+    [
+        {"kid": "HCLEkPub"},
+        {"kid": "HCLEkPub", "kty": "EC", "crv": "P-384", "x": "AA", "y": "AA"},
+        EK | {"kty": "EC"},
+        EK | {"n": None},
+        EK | {"n": "*"},
+        EK | {"e": 5},
+        EK | {"n": "AQAB"},
+    ],
+)
+def test_an_ek_of_another_type_is_unknown(ek: object) -> None:
+    found = parse_runtime_data(json.dumps(claims(keys=[AK, ek])).encode())
+    assert found.ek_public is None
+    assert found.ak_public.modulus == rsa_key("AK").public_key().public_numbers().n
+
+
+@pytest.mark.parametrize("entry", [None, 1, "HCLAkPub", [], {}, {"kid": None}])
+def test_an_odd_entry_among_the_keys_is_ignored(entry: object) -> None:
+    found = parse_runtime_data(json.dumps(claims(keys=[entry, AK, EK])).encode())
+    assert found.ek_public is not None
+
+
+@pytest.mark.parametrize(
+    "value", [None, "zz", "ab" * 63, "ab" * 65, 7, [], {}, True, "é" * 128]
+)
+def test_user_data_of_another_form_are_unknown(value: object) -> None:
+    raw = json.dumps(claims(**{"user-data": value})).encode()
+    assert parse_runtime_data(raw).user_data is None
+
+
+@pytest.mark.parametrize("value", [None, 1, "text", [], True])
+def test_a_configuration_of_another_type_leaves_its_claims_unknown(
+    value: object,
+) -> None:
+    found = parse_runtime_data(
+        json.dumps(claims(**{"vm-configuration": value})).encode()
+    )
+    assert found.vm_unique_id == ""
+    assert found.is_secure_boot is None
+    assert found.vm_configuration == {}
+
+
+@pytest.mark.parametrize("value", [None, 1, [], {}, True])
+def test_members_of_another_type_in_the_configuration_are_unknown(
+    value: object,
+) -> None:
+    odd = {"vmUniqueId": value, "secure-boot": value if value is not True else "yes"}
+    found = parse_runtime_data(json.dumps(claims(**{"vm-configuration": odd})).encode())
+    assert found.vm_unique_id == ""
+    assert found.is_secure_boot is None
 
 
 @pytest.mark.parametrize(
@@ -176,10 +251,6 @@ AK = jwk(rsa_key("AK"), "HCLAkPub")
         json.dumps(claims(keys=[AK | {"n": 1}])).encode(),
         json.dumps(claims(keys=[AK | {"e": ""}])).encode(),
         json.dumps(claims(keys=[AK | {"e": "AQABAQAB"}])).encode(),
-        json.dumps(claims(**{"vm-configuration": 1})).encode(),
-        json.dumps(claims(**{"user-data": "zz"})).encode(),
-        json.dumps(claims(**{"user-data": "ab" * 63})).encode(),
-        json.dumps(claims(**{"user-data": 7})).encode(),
     ],
 )
 def test_broken_runtime_data_are_malformed(raw: bytes) -> None:

@@ -22,8 +22,28 @@ def test_every_known_version_parses(version: int) -> None:
     assert build_snp(version=version).version == version
 
 
-@pytest.mark.parametrize("version", [0, 1, 6, 0xFFFFFFFF])
-def test_an_unknown_version_is_unsupported(version: int) -> None:
+@pytest.mark.parametrize("version", [2, 5])
+def test_a_known_version_is_decoded_as_itself(version: int) -> None:
+    report = build_snp(version=version)
+    assert report.layout_version == version
+    assert report.version_note == ""
+
+
+@pytest.mark.parametrize("version", [6, 7, 0xFFFFFFFF])
+def test_a_newer_version_is_decoded_with_the_newest_known_layout(version: int) -> None:
+    report = build_snp(version=version, mitigations=(3, 5))
+    newest = build_snp(version=5, mitigations=(3, 5))
+    assert report.version == version
+    assert report.layout_version == 5
+    assert report.cpuid == newest.cpuid
+    assert report.current_mitigation_vector == newest.current_mitigation_vector
+    assert report.chip_id == newest.chip_id
+    assert report.signed[4:] == newest.signed[4:]
+    assert f"version {version}, decoded as version 5" in report.version_note
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_a_version_before_the_first_is_unsupported(version: int) -> None:
     with pytest.raises(UnsupportedEvidenceError) as caught:
         build_snp(version=version)
     assert caught.value.code == "evidence.unsupported"

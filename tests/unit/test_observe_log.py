@@ -61,7 +61,7 @@ def test_an_unexpected_error_is_written_with_its_traceback(
     log(Event.REQUEST_FAILED, "a request failed", error=ZeroDivisionError(), uid=0)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "ERROR a request failed | uid=0"
-    assert lines[-1] == "ZeroDivisionError"
+    assert lines[-1] == "builtins.ZeroDivisionError"
 
 
 def test_setting_up_twice_writes_once(capsys: pytest.CaptureFixture[str]) -> None:

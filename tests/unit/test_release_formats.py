@@ -46,6 +46,7 @@ def wrapped_key(kty: KeyType, public: PublicNumbers | None = None) -> WrappedKey
         public=public,
         enc="RSA_AES_KEY_WRAP_256",
         ciphertext=b"",
+        repeats_nonce=True,
     )
 
 

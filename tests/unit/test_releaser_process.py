@@ -187,3 +187,18 @@ def test_of_steps_side_by_side_the_longest_counts() -> None:
     timings = watch.timings()
     assert set(timings) == {"outer", "inner", "total"}
     assert timings["total"] >= timings["outer"]
+
+
+def test_a_crash_in_an_endless_recursion_is_told_in_a_few_lines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def recurse() -> None:
+        recurse()
+
+    with pytest.raises(RecursionError) as caught:
+        recurse()
+    report_crash(caught.value)
+    told = capsys.readouterr().err
+    assert len(told.splitlines()) < 50
+    assert told.endswith("builtins.RecursionError\n")
+    assert "in recurse" in told

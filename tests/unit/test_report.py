@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from support.evidence import (
     sign_attest,
 )
 from support.evidence_amd import TURIN_TCB, mint_chain, thim_answer
+from support.odd_certificates import der, pem, with_version
 
 from skragent.cli.report import EXIT_FAILED, EXIT_OK, EXIT_UNUSABLE, add_parser
 
@@ -284,3 +286,46 @@ def test_help_says_what_the_status_means(capsys: pytest.CaptureFixture[str]) -> 
     out = capsys.readouterr().out
     assert "exit status:" in out
     assert "--certs FILE" in out
+
+
+def test_a_newer_version_is_decoded_and_the_report_says_so(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newer = folder.write("newer.bin", build_report(version=6))
+    arguments = ["--hcl", newer, "--certs", folder.certs, "--roots", folder.roots]
+    assert report(*arguments) == EXIT_OK
+    said = capsys.readouterr().out
+    assert "note        the SNP report has version 6, decoded as version 5" in said
+    assert report(*arguments, "--json") == EXIT_OK
+    document = json.loads(capsys.readouterr().out)
+    assert document["snp_report"]["version"] == 6
+    assert document["snp_report"]["decoded_as_version"] == 5
+    assert "version 6, decoded as version 5" in document["notes"][0]
+
+
+def test_a_report_of_a_known_version_has_no_note(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report(*folder.verifiable(), "--json")
+    assert json.loads(capsys.readouterr().out)["notes"] == []
+
+
+def test_a_root_that_cannot_be_read_is_skipped_and_named(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = mint_chain().root
+    path = folder.write("odd.pem", pem(with_version(root, 0x22)) + pem(der(root)))
+    assert report("--hcl", folder.hcl, "--certs", folder.certs, "--roots", path) == 0
+    note = f"note        {path}: certificate 1 of 2"
+    assert note in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--hcl", "--certs", "--quote", "--roots"])
+def test_a_fifo_is_refused_without_waiting(
+    folder: Folder, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    os.mkfifo(folder.path / "fifo")
+    fifo = str(folder.path / "fifo")
+    assert report(*folder.verifiable(), option, fifo) == EXIT_UNUSABLE
+    said = capsys.readouterr().err
+    assert f"{fifo}: this is a FIFO, not a regular file [config.unreadable]" in said

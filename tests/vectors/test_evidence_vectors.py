@@ -101,7 +101,7 @@ def test_the_captured_version_3_tells_its_cpuid(vectors: Path) -> None:
 @pytest.mark.parametrize("product", ["milan", "genoa", "turin"])
 def test_amds_roots_are_the_pinned_ones(vectors: Path, product: str) -> None:
     pem = (vectors / "amd-roots" / f"{product}-ark.pem").read_bytes()
-    assert parse_roots(pem) < AMD_ROOTS
+    assert set(parse_roots(pem).roots) < AMD_ROOTS
 
 
 def test_another_products_chain_does_not_verify(vectors: Path) -> None:

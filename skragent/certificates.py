@@ -1,0 +1,133 @@
+"""The one boundary of the library `cryptography`: what it raises leaves as one error.
+
+Certificates and keys come from services, files and a TPM, and the library has many
+exceptions for bytes that it cannot use: ValueError, TypeError (a passphrase is needed),
+UnsupportedAlgorithm, InvalidVersion, DuplicateExtension, UnsupportedGeneralNameType,
+warnings that a filter turns into exceptions, and `pyo3_runtime.PanicException`, which
+derives from BaseException. It also parses lazily: the names, the key and the extensions
+of a certificate may fail at their first use. So every load, and every use of a loaded
+object that may fail, is inside `reading`.
+
+Not here: trust, and which of several certificates is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import warnings
+from typing import TYPE_CHECKING, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_der_private_key
+
+from skragent.errors import SkrAgentError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
+MAX_REASON_CHARACTERS: Final = 160
+
+# The module of PyO3's PanicException, which cannot be imported by name.
+_PANIC_MODULE: Final = "pyo3_runtime"
+
+# `warnings.catch_warnings` changes state of the whole process: one thread at a time.
+_filters: Final = threading.Lock()
+
+
+class CertificateError(ValueError):
+    """A certificate or a key that the library cannot use; the text is for people."""
+
+
+@contextlib.contextmanager
+def reading(what: str, *, quotes_reason: bool = True) -> Iterator[None]:
+    """Turn every exception of the library into a CertificateError.
+
+    Errors of ours, MemoryError, and what ends a process or a thread pass unchanged.
+
+    Args:
+        what: the object that is read, for the error's text.
+        quotes_reason: False for private keys: the library's text may quote its input.
+    """
+    try:
+        yield
+    except (SkrAgentError, CertificateError, MemoryError):
+        raise
+    except Exception as error:
+        if quotes_reason:
+            raise CertificateError(
+                f"{what} cannot be read: {_reason(error)}"
+            ) from error
+        raise CertificateError(f"{what} cannot be read") from None
+    except BaseException as error:
+        if type(error).__module__ != _PANIC_MODULE:
+            raise
+        raise CertificateError(f"{what} cannot be read: the library failed") from None
+
+
+def load_der(der: bytes) -> x509.Certificate:
+    """Load one certificate in DER.
+
+    A serial number that RFC 5280 forbids is no error here: AMD gives VCEKs number 0.
+
+    Raises:
+        CertificateError: the library refuses it.
+    """
+    with reading("the certificate"), _without_warnings():
+        return x509.load_der_x509_certificate(der)
+
+
+def load_pem(pem: bytes) -> tuple[x509.Certificate, ...]:
+    """Load every certificate of a PEM text; one that cannot be read fails them all.
+
+    Raises:
+        CertificateError: there is none, or the library refuses one.
+    """
+    with reading("the PEM text"), _without_warnings():
+        return tuple(x509.load_pem_x509_certificates(pem))
+
+
+def require_names(certificate: x509.Certificate) -> None:
+    """Require a subject and an issuer, each with values that X.520 has room for.
+
+    The library only warns of a value that is too long or too short, at every use.
+
+    Raises:
+        CertificateError: a name is missing or does not fit.
+    """
+    with (
+        reading("a name in the certificate"),
+        _filters,
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("error", message="Attribute's length must be")
+        if not (certificate.subject and certificate.issuer):
+            raise CertificateError("the certificate has no subject or no issuer")
+
+
+def load_private_key(der: bytes | bytearray) -> PrivateKeyTypes:
+    """Load a private key in DER (PKCS#8), without a check that its numbers fit.
+
+    The caller compares the key with a public key, so OpenSSL's search for the
+    primality of p and q would only take time.
+
+    Raises:
+        CertificateError: no such key. The text never has the library's own words.
+    """
+    with reading("the private key", quotes_reason=False):
+        return load_der_private_key(der, None, unsafe_skip_rsa_key_validation=True)
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    with _filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    printable = "".join(c if c.isprintable() else "?" for c in text)
+    return printable[:MAX_REASON_CHARACTERS]

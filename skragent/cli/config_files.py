@@ -1,0 +1,123 @@
+"""The files that a configuration names, read as the releaser will read them.
+
+Roots are read from where they will be read: the system's bundle if the setting is
+empty. A file of the system, or one that is missing or may not be read, is a warning:
+the configuration may be meant for another machine, and the agent runs as another user.
+"""
+
+from __future__ import annotations
+
+import errno
+import ssl
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from skragent.errors import ConfigError, EndorsementsError
+from skragent.files import NotRegularError, open_regular, read_regular
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from skragent.config import Config, IdentityConfig
+
+_IDENTITY_FILES: Final = ("certificate", "secret_file", "token_file")
+_THE_SYSTEM: Final = "the system's roots"
+
+
+@dataclass(slots=True)
+class FileChecks:
+    """Findings about files, each text behind the path of its setting."""
+
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def judge_files(config: Config) -> FileChecks:
+    """Read every file that the configuration names, and the system's roots."""
+    found = FileChecks()
+    _judge_amd_roots(config.trust.amd_roots, found)
+    _judge_tls_roots(config.trust.tls_roots, found)
+    _judge_release_roots(config.trust.release_roots, found)
+    _judge_tcg_log(config.vtpm.tcg_log, found)
+    for name, identity in _identities(config):
+        _judge_identity(name, identity, found)
+    return found
+
+
+def _judge_amd_roots(path: str, found: FileChecks) -> None:
+    if not path:  # AMD's own are built in
+        return
+    # These cost cryptography's import, which not every command should pay.
+    from skragent.evidence.endorsements import parse_roots  # noqa: PLC0415 - see above
+    from skragent.pem_bundle import MAX_BUNDLE_BYTES  # noqa: PLC0415 - see above
+
+    try:
+        skipped = parse_roots(read_regular(path, max_bytes=MAX_BUNDLE_BYTES)).skipped
+    except OSError as error:
+        found.problems.append(f"trust.amd_roots: {path}: {error.strerror or error}")
+    except EndorsementsError as error:
+        found.problems.append(f"trust.amd_roots: {path}: {error.message}")
+    else:
+        found.warnings += [f"trust.amd_roots: {path}: {text}" for text in skipped]
+
+
+def _judge_tls_roots(path: str, found: FileChecks) -> None:
+    from skragent.tls_roots import make_tls_context  # noqa: PLC0415 - as above
+
+    try:
+        _, skipped = make_tls_context(path)
+    except ConfigError as error:  # never for the system's
+        found.problems.append(f"trust.tls_roots: {error.message}")
+        return
+    where = path or ssl.get_default_verify_paths().cafile or _THE_SYSTEM
+    found.warnings += [f"trust.tls_roots: {where}: {text}" for text in skipped]
+
+
+def _judge_release_roots(path: str, found: FileChecks) -> None:
+    from skragent.release.roots import (  # noqa: PLC0415 - as above
+        find_system_bundle,
+        read_roots,
+    )
+
+    try:
+        where = path or find_system_bundle()
+        skipped = read_roots(where).skipped
+    except ConfigError as error:
+        text = error.message.removeprefix("trust: ")
+        if path:
+            found.problems.append(f"trust.release_roots: {text}")
+        else:
+            found.warnings.append(f"trust.release_roots: {_THE_SYSTEM}: {text}")
+        return
+    found.warnings += [f"trust.release_roots: {where}: {text}" for text in skipped]
+
+
+def _judge_tcg_log(path: str, found: FileChecks) -> None:
+    try:
+        if path:
+            open_regular(path).close()
+    except NotRegularError as error:
+        found.problems.append(f"vtpm.tcg_log: {path}: {error.strerror}")
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            found.warnings.append(f"vtpm.tcg_log: {path}: there is no such file here")
+
+
+def _identities(config: Config) -> Iterator[tuple[str, IdentityConfig]]:
+    yield "identity", config.identity
+    for name, identity in config.identities.items():
+        yield f"identities.{name}", identity
+
+
+def _judge_identity(name: str, identity: IdentityConfig, found: FileChecks) -> None:
+    for setting in _IDENTITY_FILES:
+        path = getattr(identity, setting)
+        try:
+            if path:
+                open_regular(path).close()
+        except NotRegularError as error:
+            found.problems.append(f"{name}.{setting}: {path}: {error.strerror}")
+        except OSError as error:
+            found.warnings.append(
+                f"{name}.{setting}: {path}: {error.strerror or error}"
+            )

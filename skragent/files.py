@@ -1,0 +1,71 @@
+"""Read files that the configuration or a command line names: regular, and bounded.
+
+open(2) of a FIFO waits until another process opens the other end, and a read of a FIFO
+or a device may wait or never end. Files that the configuration or a command line names
+are therefore read with these functions alone. securityfs and procfs have regular files.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+_KINDS: Final = (
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a character device"),
+    (stat.S_ISBLK, "a block device"),
+)
+
+
+class NotRegularError(OSError):
+    """The path is not a regular file's."""
+
+
+def open_regular(path: str) -> BinaryIO:
+    """Open a regular file for reading; symbolic links are followed.
+
+    Raises:
+        NotRegularError: a FIFO, a device, a socket or a directory.
+        OSError: it cannot be opened. `strerror` is always set.
+    """
+    try:
+        # Opening some devices has an effect, so the path is looked at first. It may
+        # be another file by the time that it is opened: so it is looked at again.
+        _require_regular(os.stat(path).st_mode)  # noqa: PTH116 - as os.open
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except ValueError as error:  # a NUL, or half a surrogate pair
+        raise OSError(errno.EINVAL, "no file can have this name") from error
+    try:
+        _require_regular(os.fstat(fd).st_mode)
+        return os.fdopen(fd, "rb")
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def read_regular(path: str, *, max_bytes: int) -> bytes:
+    """Read a regular file whole.
+
+    Raises:
+        NotRegularError: see `open_regular`.
+        OSError: it cannot be read, or it is longer than `max_bytes` (EFBIG).
+    """
+    with open_regular(path) as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise OSError(errno.EFBIG, f"the file is longer than {max_bytes} bytes")
+    return data
+
+
+def _require_regular(mode: int) -> None:
+    if stat.S_ISREG(mode):
+        return
+    kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "another kind")
+    raise NotRegularError(errno.EINVAL, f"this is {kind}, not a regular file")

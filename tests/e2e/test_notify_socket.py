@@ -1,0 +1,60 @@
+"""The whole agent, with a NOTIFY_SOCKET that nobody listens on."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from support.e2e import DEADLINE_SECONDS, Agent, config_for, type_
+
+from skragent.emulator.thread import EmulatorThread
+
+pytestmark = pytest.mark.swtpm
+
+TOLD = "systemd cannot be notified of the agent's state"
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["/nonexistent/notify", "/dev/null", "@skragent-nobody-listens", "vsock:2:1234"],
+)
+def test_an_agent_that_cannot_notify_serves_keys_and_says_so_once(
+    emulator: EmulatorThread, directory: Path, address: str
+) -> None:
+    environment = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "300000"}
+    with Agent(
+        directory, config_for(emulator, directory, "demo"), environment
+    ) as agent:
+        agent.until(lambda: agent.holds("demo"))
+        assert type_(agent, "reload").returncode == 0
+        agent.until(lambda: "reloaded" in agent.log.read_text())
+        assert agent.holds("demo")
+        agent.process.send_signal(signal.SIGTERM)
+        assert agent.process.wait(DEADLINE_SECONDS) == 0
+    assert agent.log.read_text().count(TOLD) == 1
+    assert "Traceback" not in agent.log.read_text()
+
+
+def test_an_agent_whose_notify_socket_disappears_serves_keys(
+    emulator: EmulatorThread, directory: Path
+) -> None:
+    path = directory / "notify"
+    environment = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "300000"}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(path))
+        systemd.settimeout(DEADLINE_SECONDS)
+        config = config_for(emulator, directory, "demo")
+        with Agent(directory, config, environment) as agent:
+            while b"READY=1" not in systemd.recv(4096):
+                pass
+            systemd.close()
+            path.unlink()
+            agent.until(lambda: TOLD in agent.log.read_text())
+            agent.until(lambda: agent.holds("demo"))
+            assert type_(agent, "refresh", "demo").returncode == 0
+            assert agent.process.poll() is None
+            agent.process.send_signal(signal.SIGTERM)
+            assert agent.process.wait(DEADLINE_SECONDS) == 0
+    assert agent.log.read_text().count(TOLD) == 1
