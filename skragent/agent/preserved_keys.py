@@ -53,8 +53,9 @@ class PreservedKeys:
         memory = key.memory
         if memory is None:
             return
-        if memory.is_secret and self._notifier.is_wanted:
-            self._names[key] = self._notifier.store_key(memory.fd)
+        name = self._notifier.store_key(memory.fd) if memory.is_secret else ""
+        if name:
+            self._names[key] = name
             memory.preserve(is_preserved=True)
         memory.close_fd()
 
