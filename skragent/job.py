@@ -102,6 +102,8 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     authority: str  # of Entra ID, for applications: https://login.microsoftonline.com
     tls_roots: str  # a PEM file for TLS to MAA and vaults; empty for the system's
     release_roots: str  # a PEM file for the release signature; empty for the system's
+    # For copies of the AK certificate while it is renewed; empty: there is none.
+    state_directory: str = ""
 
 
 class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -191,3 +193,4 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     failed: tuple[FailedKey, ...] = ()
     versions: dict[str, str] = {}
     timings: dict[str, float] = {}
+    ak_restored: bool = False  # the AK certificate, after an interrupted renewal

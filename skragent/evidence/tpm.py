@@ -22,21 +22,25 @@ from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_SE, TPMA_NV, TPMA_SESSI
 from tpm2_pytss.types import (
     TPM2B_DATA,
     TPM2B_DIGEST,
-    TPM2B_NV_PUBLIC,
     TPM2B_PUBLIC,
     TPM2B_PUBLIC_KEY_RSA,
     TPM2B_SENSITIVE_CREATE,
     TPML_PCR_SELECTION,
-    TPMS_NV_PUBLIC,
     TPMT_RSA_DECRYPT,
     TPMT_SIG_SCHEME,
     TPMT_SYM_DEF,
 )
 
-from skragent.errors import TpmError, UnsupportedEvidenceError, UnwrapError
+from skragent.errors import (
+    Disposition,
+    TpmError,
+    UnsupportedEvidenceError,
+    UnwrapError,
+)
 from skragent.evidence import tpmrc
+from skragent.evidence.ak_index import AkIndex, plan_write
 from skragent.evidence.akcert import is_ak_certificate_provisioned
-from skragent.evidence.hcl import MAX_HCL_REPORT_BYTES
+from skragent.evidence.nv import NvIndices
 from skragent.evidence.public import (
     TPM_ALG_RSASSA,
     WRAPPING_KEY_BYTES,
@@ -51,11 +55,12 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from skragent.evidence.ak_index import Piece
+
 NV_HCL_REPORT = 0x01400001
 NV_AK_CERTIFICATE = 0x01C101D0
 AK_HANDLE = 0x81000003
 
-_NV_CHUNK_BYTES = 1024  # TPM_PT_NV_BUFFER_MAX of Azure's vTPM
 # As Tss2Util::NvDefineSpace of Microsoft's client has them.
 _AK_CERTIFICATE_ATTRIBUTES = int(
     TPMA_NV.OWNERREAD | TPMA_NV.OWNERWRITE | TPMA_NV.AUTHREAD | TPMA_NV.AUTHWRITE
@@ -99,6 +104,7 @@ class Vtpm:
     def __init__(self, tcti: str) -> None:
         self._tcti = tcti
         self._esys: Any = None  # from entering on
+        self._nv: NvIndices
         self._keys: list[int] = []
 
     def __enter__(self) -> Self:
@@ -107,6 +113,7 @@ class Vtpm:
         except TSS2_Exception as error:
             rc, text = int(error.rc), str(error)
             raise tpmrc.make_unreachable(self._tcti, rc, text) from error
+        self._nv = NvIndices(self._esys, self._run)
         return self
 
     def __exit__(
@@ -127,7 +134,7 @@ class Vtpm:
             TpmError: evidence.not_a_cvm, and others
         """
         try:
-            return self._read_nv(NV_HCL_REPORT)
+            return self._nv.read(self._nv.find(NV_HCL_REPORT))
         except TpmError as error:
             if tpmrc.is_missing_handle(error.rc):
                 raise tpmrc.make_not_a_cvm(error) from error
@@ -140,7 +147,7 @@ class Vtpm:
             TpmError: evidence.ak_cert_not_provisioned, and others
         """
         try:
-            certificate = self._read_nv(NV_AK_CERTIFICATE)
+            certificate = self._nv.read(self._nv.find(NV_AK_CERTIFICATE))
         except TpmError as error:
             if tpmrc.is_not_written(error.rc) or tpmrc.is_missing_handle(error.rc):
                 raise tpmrc.make_not_provisioned(error.rc) from error
@@ -155,41 +162,61 @@ class Vtpm:
         On newer VMs it is the paravisor's (TPMA_NV_PLATFORMCREATE), which renews the
         certificate by itself.
         """
-        _, public = self._read_nv_public(NV_AK_CERTIFICATE)
-        return not int(public.attributes) & int(TPMA_NV.PLATFORMCREATE)
+        index = self._nv.find(NV_AK_CERTIFICATE)
+        return not index.attributes & int(TPMA_NV.PLATFORMCREATE)
 
-    def replace_ak_certificate(self, der: bytes) -> None:
-        """Put another certificate into NV 0x01C101D0: undefine, define, write.
+    def read_ak_index(self) -> AkIndex | None:
+        """Read NV 0x01C101D0, whatever it holds; None if there is no such index."""
+        index = self._nv.find_if_there(NV_AK_CERTIFICATE)
+        if index is None:
+            return None
+        is_written = index.attributes & int(TPMA_NV.WRITTEN)
+        content = self._nv.read(index) if is_written else None
+        return AkIndex(index.attributes, index.size, content)
 
-        As Tss2Wrapper::WriteAikCert of Microsoft's client does, but for this: where
-        the new index cannot be defined or written, the one before is put back.
+    def write_ak_certificate(self, der: bytes) -> None:
+        """Put a certificate into NV 0x01C101D0, and read it back.
+
+        In place if the index allows it. Else the index is undefined, defined and
+        written, as Tss2Wrapper::WriteAikCert of Microsoft's client does: not with the
+        attributes of the index before, which the owner need not be able to write.
+
+        A failure can leave no certificate: see `ak_index.needs_copy`.
         """
-        old = self.read_ak_certificate()
-        self._undefine_nv(NV_AK_CERTIFICATE)
+        index = self.read_ak_index()
+        pieces = plan_write(index, der)
+        if pieces is None or not self._write_in_place(pieces):
+            self._define_anew(der)
+        index = self.read_ak_index()
+        if index is None or index.content != der.ljust(index.size, b"\0"):
+            raise TpmError(
+                "the AK certificate's NV index does not hold what was written",
+                command="TPM2_NV_Read",
+                rc=0,
+                disposition=Disposition.RETRY,
+            )
+
+    def _write_in_place(self, pieces: Sequence[Piece]) -> bool:
+        """Write into the index as it is; tell whether its password allowed that."""
+        if not pieces:
+            return True
         try:
-            self._create_nv(NV_AK_CERTIFICATE, der, _AK_CERTIFICATE_ATTRIBUTES)
-        except TpmError:
-            self._put_back(old)
+            self._nv.write(self._nv.find(NV_AK_CERTIFICATE), pieces)
+        except TpmError as error:
+            if tpmrc.is_wrong_password(error.rc):
+                return False
             raise
+        return True
 
-    def _put_back(self, certificate: bytes) -> None:
-        """See to it that there is a certificate: nobody else would bring it back.
-
-        Not with the attributes of the index before, which the owner need not be able
-        to write, or to define again: WRITTEN and the locks are the TPM's to set.
-        """
-        for is_last in (False, False, True):
-            with contextlib.suppress(TpmError):
-                self._undefine_nv(NV_AK_CERTIFICATE)
-            try:
-                self._create_nv(
-                    NV_AK_CERTIFICATE, certificate, _AK_CERTIFICATE_ATTRIBUTES
-                )
-            except TpmError:
-                if is_last:
-                    raise
-            else:
-                return
+    def _define_anew(self, der: bytes) -> None:
+        size, index = len(der), self._nv.find_if_there(NV_AK_CERTIFICATE)
+        if index is not None:
+            size = max(size, index.size)
+            self._nv.undefine(index)
+        attributes = _AK_CERTIFICATE_ATTRIBUTES
+        defined = self._nv.define(NV_AK_CERTIFICATE, size, attributes)
+        pieces = plan_write(AkIndex(attributes, size, None), der)
+        self._nv.write(defined, pieces or ())
 
     def read_ak_public(self) -> bytes:
         """Read the AK's TPM2B_PUBLIC."""
@@ -300,50 +327,6 @@ class Vtpm:
 
     def _ak(self) -> Any:  # noqa: ANN401 - ESYS_TR; the library has no types
         return self._run("TPM2_ReadPublic", self._esys.tr_from_tpmpublic, AK_HANDLE)
-
-    def _read_nv(self, index: int) -> bytes:
-        """Read a whole NV index with the owner's empty password."""
-        esys = self._esys
-        handle, public = self._read_nv_public(index)
-        size = int(public.dataSize)
-        if size > MAX_HCL_REPORT_BYTES:
-            raise UnsupportedEvidenceError(f"NV index {index:#x} has {size} bytes")
-        options = {"auth_handle": ESYS_TR.OWNER}
-        chunks = [
-            self._run("TPM2_NV_Read", esys.nv_read, handle, length, offset, **options)
-            for offset in range(0, size, _NV_CHUNK_BYTES)
-            if (length := min(_NV_CHUNK_BYTES, size - offset))
-        ]
-        return b"".join(bytes(chunk) for chunk in chunks)
-
-    def _read_nv_public(self, index: int) -> tuple[Any, Any]:
-        """Find an NV index: its ESYS_TR and its TPMS_NV_PUBLIC."""
-        esys = self._esys
-        handle = self._run("TPM2_NV_ReadPublic", esys.tr_from_tpmpublic, index)
-        public, _ = self._run("TPM2_NV_ReadPublic", esys.nv_read_public, handle)
-        return handle, public.nvPublic
-
-    def _undefine_nv(self, index: int) -> None:
-        handle, _ = self._read_nv_public(index)
-        undefine, owner = self._esys.nv_undefine_space, {"auth_handle": ESYS_TR.OWNER}
-        self._run("TPM2_NV_UndefineSpace", undefine, handle, **owner)
-
-    def _create_nv(self, index: int, content: bytes, attributes: int) -> None:
-        """Define an NV index without a password, as large as its content; write it."""
-        public = TPMS_NV_PUBLIC(
-            nvIndex=index,
-            nameAlg=TPM2_ALG.SHA256,
-            attributes=attributes,
-            dataSize=len(content),
-        )
-        owner = {"auth_handle": ESYS_TR.OWNER}
-        define = self._esys.nv_define_space
-        space = TPM2B_NV_PUBLIC(nvPublic=public)
-        handle = self._run("TPM2_NV_DefineSpace", define, None, space, **owner)
-        write = self._esys.nv_write
-        for at in range(0, len(content), _NV_CHUNK_BYTES):
-            chunk = content[at : at + _NV_CHUNK_BYTES]
-            self._run("TPM2_NV_Write", write, handle, chunk, at, **owner)
 
     def _run(
         self,
