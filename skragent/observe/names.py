@@ -91,6 +91,7 @@ class Event(enum.Enum):
     CONNECTIONS_REFUSED = ("2bf5f10abfe849d2a9fecf86af81291b", logging.WARNING)
     AK_RENEWED = ("cd9f0d27d331405ca03db21b7c334fde", logging.INFO)
     AK_RENEWAL_FAILED = ("0c4775ca49344d59ab256084fa25d114", logging.WARNING)
+    AK_RESTORED = ("aaece800ecda4e0289ce028ee41aa476", logging.WARNING)
 
     def __init__(self, message_id: str, level: int) -> None:
         self.message_id = message_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -22,9 +23,15 @@ SKRAGENT = (sys.executable, "-I", "-m", "skragent.cli.main")
 
 
 class Agent:
-    """`skragent run` on a configuration, in a directory of its own."""
+    """`skragent run` on a configuration, in a directory of its own.
 
-    def __init__(self, directory: Path, config: str) -> None:
+    Args:
+        directory: for its configuration, its sockets and its log.
+        config: the configuration.
+        state: what systemd's StateDirectory= gives; None: nothing.
+    """
+
+    def __init__(self, directory: Path, config: str, state: Path | None = None) -> None:
         self.socket = directory / "api.sock"
         self.client = SkragentClient(str(self.socket))
         self.log = directory / "agent.log"
@@ -35,6 +42,7 @@ class Agent:
                 [*SKRAGENT, "run", "--config", directory / "skragent.toml"],
                 stdout=sink,
                 stderr=sink,
+                env=os.environ | ({"STATE_DIRECTORY": str(state)} if state else {}),
             )
 
     def __enter__(self) -> Self:
