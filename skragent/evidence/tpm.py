@@ -38,7 +38,7 @@ from skragent.errors import (
     UnwrapError,
 )
 from skragent.evidence import tpmrc
-from skragent.evidence.ak_index import AkIndex, plan_write
+from skragent.evidence.ak_index import AkIndex, needs_copy, plan_write
 from skragent.evidence.akcert import is_ak_certificate_provisioned
 from skragent.evidence.nv import NvIndices
 from skragent.evidence.public import (
@@ -174,27 +174,26 @@ class Vtpm:
         content = self._nv.read(index) if is_written else None
         return AkIndex(index.attributes, index.size, content)
 
-    def write_ak_certificate(self, der: bytes) -> None:
+    def write_ak_certificate(self, der: bytes, *, has_copy: bool) -> None:
         """Put a certificate into NV 0x01C101D0, and read it back.
 
         In place if the index allows it. Else the index is undefined, defined and
         written, as Tss2Wrapper::WriteAikCert of Microsoft's client does: not with the
         attributes of the index before, which the owner need not be able to write.
 
-        A failure can leave no certificate: see `ak_index.needs_copy`.
+        Args:
+            der: the certificate.
+            has_copy: whether a failure may leave no certificate in the index.
         """
         index = self.read_ak_index()
+        if needs_copy(index, der) and not has_copy:
+            raise _failed("another program has changed the AK certificate's NV index")
         pieces = plan_write(index, der)
         if pieces is None or not self._write_in_place(pieces):
             self._define_anew(der)
         index = self.read_ak_index()
         if index is None or index.content != der.ljust(index.size, b"\0"):
-            raise TpmError(
-                "the AK certificate's NV index does not hold what was written",
-                command="TPM2_NV_Read",
-                rc=0,
-                disposition=Disposition.RETRY,
-            )
+            raise _failed("the AK certificate's NV index is not as it was written")
 
     def _write_in_place(self, pieces: Sequence[Piece]) -> bool:
         """Write into the index as it is; tell whether its password allowed that."""
@@ -345,6 +344,12 @@ class Vtpm:
         """Flush what may be gone already; the TPM is not asked why it is."""
         with contextlib.suppress(TSS2_Exception):
             self._esys.flush_context(ESYS_TR(handle))
+
+
+def _failed(message: str) -> TpmError:
+    """Make the error of an NV index that another program has changed."""
+    disposition = Disposition.RETRY
+    return TpmError(message, command="TPM2_NV_Read", rc=0, disposition=disposition)
 
 
 def _undecipherable() -> UnwrapError:

@@ -96,8 +96,9 @@ class AkCopies:
 
     def discard(self) -> None:
         """Remove them. One that cannot be removed does no harm: it is judged again."""
-        with contextlib.suppress(OSError):
-            self.path.unlink(missing_ok=True)
+        if self._directory:
+            with contextlib.suppress(OSError):
+                self.path.unlink(missing_ok=True)
 
 
 def _write_durably(path: Path, content: bytes) -> None:

@@ -95,16 +95,17 @@ def _write_first(
         EvidenceError: the first failure, where none could be written.
     """
     failure: EvidenceError | None = None
+    has_copy = copies.exist()
     for der in (der for der in certificates for _ in range(_TRIES)):
         try:
-            tpm.write_ak_certificate(der)
+            tpm.write_ak_certificate(der, has_copy=has_copy)
         except EvidenceError as error:
             failure = failure or error
         else:
             return der, failure
     if failure is None:
         raise TypeError("no certificate to write")
-    if copies.exist():
+    if has_copy:
         failure.hint = f"A copy is in {copies.path}: the next job writes it back."
     raise failure
 

@@ -30,6 +30,8 @@ from skragent.emulator.tpm_wire import (
     CC_NV_WRITE,
     TpmRefusal,
 )
+from skragent.errors import Disposition, TpmError
+from skragent.evidence.tpm import Vtpm
 
 pytestmark = pytest.mark.swtpm
 
@@ -348,3 +350,14 @@ def test_a_copy_that_cannot_be_read_is_told_where_it_is_needed(guest: Guest) -> 
     assert guest.holds() == "new"
     guest.copy.mkdir()
     assert guest.restore().code == ""  # the index is whole: the copy is not needed
+
+
+@pytest.mark.parametrize("kind", [IN_PIECES, ANEW], ids=str)
+def test_what_needs_a_copy_is_refused_without_one(guest: Guest, kind: Kind) -> None:
+    """Another program changed the index after the renewal looked at it."""
+    guest.prepare(kind)
+    der = bytes(len(guest.old) + 1)
+    with Vtpm(guest.world.vm.tcti) as vtpm, pytest.raises(TpmError) as caught:
+        vtpm.write_ak_certificate(der, has_copy=False)
+    assert caught.value.disposition is Disposition.RETRY
+    assert guest.holds() == "old"
