@@ -42,8 +42,9 @@ NV_SPACE = 0x14B
 @pytest.fixture
 def guest(emulator: EmulatorThread, tmp_path: Path) -> Iterator[Guest]:
     emulator.world.requests.clear()
-    yield Guest(emulator, tmp_path)
-    emulator.world.vm.paravisor.ak_certificate_extra_bytes = 0
+    guest = Guest(emulator, tmp_path)
+    yield guest
+    guest.close()
 
 
 def changes(guest: Guest) -> list[int]:

@@ -95,6 +95,11 @@ class Guest:
         paravisor.ak_certificate_extra_bytes = kind.new_bytes
         self.world.imds.mutate("renewal", self._note_renewal)
 
+    def close(self) -> None:
+        """Take out of the emulator what its reset leaves in."""
+        self.lift()
+        self.world.vm.paravisor.ak_certificate_extra_bytes = 0
+
     def _note_renewal(self, answer: dict[str, str]) -> dict[str, str]:
         if self.is_thim_mute:
             return {}
