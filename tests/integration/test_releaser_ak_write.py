@@ -9,15 +9,18 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from support.ak_renewal import (
     ANEW,
     AT_ONCE,
     CHANGES,
+    DEADLINE_SECONDS,
     IN_PIECES,
     ITS_PASSWORDS,
     KINDS,
+    RELEASER,
     Guest,
     Kind,
     define_index,
@@ -362,3 +365,23 @@ def test_what_needs_a_copy_is_refused_without_one(guest: Guest, kind: Kind) -> N
         vtpm.write_ak_certificate(der, has_copy=False)
     assert caught.value.disposition is Disposition.RETRY
     assert guest.holds() == "old"
+
+
+def test_a_releaser_whose_agent_died_as_it_started_does_nothing(guest: Guest) -> None:
+    """Else it would renew beside the next agent's releaser, which may restore."""
+    guest.prepare(ANEW)
+    seen: list[int] = []
+    guest.world.vm.vtpm.guards["test"] = seen.append
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run(
+        RELEASER,
+        input=msgspec.json.encode(guest.job()),
+        stdout=writes,
+        stderr=subprocess.PIPE,
+        timeout=DEADLINE_SECONDS,
+        check=False,
+    )
+    os.close(writes)
+    assert done.returncode != 0
+    assert seen == []

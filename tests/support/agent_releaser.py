@@ -10,6 +10,7 @@ import ctypes
 import json
 import mmap
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -167,6 +168,10 @@ def answer(mode: str, job: dict[str, Any], arguments: list[str]) -> str:
 
 def main() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    poll = select.poll()
+    poll.register(1, 0)
+    if any(events & select.POLLERR for _, events in poll.poll(0)):
+        sys.exit(1)  # the agent died before that
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the agent's, which it inherits
     mode, arguments = sys.argv[1], sys.argv[2:]
     if mode in BEFORE:

@@ -141,7 +141,7 @@ class Guest:
             timeout_seconds=10,
             keys=(),
             arena_fd=-1,
-            arena_bytes=0,
+            arena_bytes=arena_bytes(0),
             tcti=self.world.vm.tcti,
             tcg_log="",
             imds_endpoint=self.world.azure.imds_url,
