@@ -4,7 +4,7 @@
 # The rest is for who changes the code. `make` alone lists everything.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-packages test-vm check lint deb rpm lock package-tools bench soak chaos fleet fix clean setup
+.PHONY: help demo test test-packages test-vm check lint deb rpm lock package-tools bench soak chaos kills fleet fix clean setup
 .SUFFIXES:
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
@@ -66,6 +66,9 @@ soak: setup ## a million requests while the key rotates under them
 
 chaos: setup ## three minutes of random faults, with clients that watch
 	@.venv/bin/python tests/bench/chaos.py $(ARGS)
+
+kills: setup ## a thousand kills during renewals of the AK certificate, which none may lose
+	@.venv/bin/python tests/bench/renewal_kills.py $(ARGS)
 
 fleet: setup ## simulate N VMs that want K keys each from V vaults; the last line is JSON
 	@.venv/bin/python tests/bench/fleet.py --vms $(N) --keys $(K) --vaults $(V)

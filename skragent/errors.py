@@ -182,7 +182,8 @@ class EndorsementsError(SkrAgentError):
     Codes: endorsements.malformed, endorsements.chain, endorsements.root,
     endorsements.lifetime,
     endorsements.tcb (they lag the report), endorsements.chip,
-    endorsements.ak_certificate (a new one that is worse than the present one).
+    endorsements.ak_certificate (a new one that is worse than the present one),
+    endorsements.ak_copy (no copy of it can be kept or read: RETRY_SLOWLY).
     """
 
     code = "endorsements"

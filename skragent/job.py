@@ -108,6 +108,8 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     authority: str  # of Entra ID, for applications: https://login.microsoftonline.com
     tls_roots: str  # a PEM file for TLS to MAA and vaults; empty for the system's
     release_roots: str  # a PEM file for the release signature; empty for the system's
+    # For copies of the AK certificate while it is renewed; empty: there is none.
+    state_directory: str = ""
 
 
 class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -205,3 +207,4 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     timings: dict[str, float] = {}
     # For people: findings that did not stop the job, such as a root that is skipped.
     notes: tuple[str, ...] = ()
+    ak_restored: bool = False  # the AK certificate, after an interrupted renewal

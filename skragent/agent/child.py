@@ -39,11 +39,18 @@ class Child:
         """The process's id, and its group's."""
         return self.process.pid
 
+    def terminate(self) -> None:
+        """Have the whole process group end: at once, but for a write to the TPM."""
+        self._signal(signal.SIGTERM)
+
     def kill(self) -> None:
         """Kill the whole process group. Harmless when all of it has ended."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
         if self.process.returncode is None:  # else the id may be another's by now
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
+                os.killpg(self.process.pid, number)
 
     def reap(self) -> int:
         """Collect the exit status, killing what still runs; close everything."""

@@ -2,7 +2,8 @@
 
 Everything is handed in, sockets and the first releaser's launch included; here is
 only the event loop around it. SIGTERM or SIGINT ends in order: nobody new is accepted,
-the releaser is killed, what is held is wiped. A second Ctrl-C ends at once.
+the releaser is ended, what is held is wiped. Only a releaser that is writing the AK
+certificate is waited for, a few seconds at most. A second Ctrl-C ends at once.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from skragent.agent.jobs import key_requests, key_terms
 from skragent.agent.notes import NoteLog
 from skragent.agent.preserved_keys import PreservedKeys
 from skragent.agent.reload import Reloader
-from skragent.agent.runner import Runner
+from skragent.agent.runner import TERMINATE_SECONDS, Runner
 from skragent.agent.servers import Servers
 from skragent.agent.signals import STOPPING, has_terminal, let_through
 from skragent.agent.supervisor import Supervisor
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
     from skragent.job import KeyRequest, Result
     from skragent.serving import Access
 
-_RELEASER_SECONDS = 0.5
+# The releaser has them from the signal on. One that waits in the kernel is left.
+_RELEASER_SECONDS = TERMINATE_SECONDS + 0.5
 _RANDOM_BITS = 53  # of a float's mantissa
 
 # Settings of [agent] that a reload does not change: what listens goes on listening.
@@ -162,11 +164,10 @@ class _Daemon:
         for task in beside:
             task.cancel()
         self._supervisor.stop()
-        self._runner.kill()
+        self._runner.stop()
         await self._servers.close()
         self._keyring.close(is_preserved=self._preserved.__contains__)
         stopping.cancel()
-        # The releaser was killed long ago by now; one that waits in the kernel is left.
         await asyncio.wait({supervising}, timeout=_RELEASER_SECONDS)
         if not supervising.done():
             return exit_codes.OK

@@ -173,6 +173,14 @@ class Holder:
         """Remember how long the AK certificate holds."""
         self._counters.ak_certificate_expires_at = certificate.expires_at
 
+    def ak_restored(self) -> None:
+        """Tell that the AK certificate was restored after an interrupted renewal."""
+        log(
+            Event.AK_RESTORED,
+            "the AK certificate was lost by a renewal that was interrupted, and is"
+            " restored from its copy",
+        )
+
     def ak_renewed(self) -> None:
         """Tell that there is a new AK certificate."""
         self._counters.count_ak_renewal(names.RESULT_SUCCESS)

@@ -78,6 +78,7 @@ def build_job(
     purpose: Purpose = "release",
     ak_query_id: str = "",
     token: str = "",
+    state_directory: str = "",
 ) -> Job:
     """Write one job for the releaser."""
     return Job(
@@ -97,6 +98,7 @@ def build_job(
         authority=CLOUDS[config.cloud].authority,
         tls_roots=config.trust.tls_roots,
         release_roots=config.trust.release_roots,
+        state_directory=state_directory,
     )
 
 

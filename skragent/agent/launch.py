@@ -67,6 +67,10 @@ class Launcher:
         self._command = tuple(command)
         self._environment = releaser_environment(environment)
         self._credentials = environment.get("CREDENTIALS_DIRECTORY", "")
+        # StateDirectory= may name several: systemd.exec(5). The unit's own is first.
+        self._state_directory, _, _ = environment.get("STATE_DIRECTORY", "").partition(
+            ":"
+        )
 
     def configure(self, config: Config) -> None:
         """Have the next releasers work by another configuration."""
@@ -101,6 +105,7 @@ class Launcher:
                 purpose=purpose,
                 ak_query_id=ak_query_id,
                 token=token.raw if token is not None else "",
+                state_directory=self._state_directory,
             )
             child = spawn(
                 self._command,

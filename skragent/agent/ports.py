@@ -106,6 +106,10 @@ class Holder(Protocol):
         """Tell how long the AK certificate holds."""
         ...
 
+    def ak_restored(self) -> None:
+        """Tell that the AK certificate was restored after an interrupted renewal."""
+        ...
+
     def ak_renewed(self) -> None:
         """Tell that there is a new AK certificate."""
         ...

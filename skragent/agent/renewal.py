@@ -124,6 +124,11 @@ class Renewing:
 
     def hear(self, result: Result) -> None:
         """Take from a job's result what it says of the certificate."""
+        if result.ak_restored:
+            self._holder.ak_restored()
+        self._notice(result)
+
+    def _notice(self, result: Result) -> None:
         if result.ak_certificate is None:
             return
         self._holder.ak_certificate(result.ak_certificate)
@@ -134,6 +139,8 @@ class Renewing:
         """Try once. No failure is more than a reason to try again."""
         try:
             result = await self._jobs.renew(self._plan.query_id)
+            if result.ak_restored:
+                self._holder.ak_restored()
             if result.failure is not None:
                 raise failure_error(result.failure)
         except SkrAgentError as error:
@@ -143,7 +150,7 @@ class Renewing:
             self._plan = ordered(self._plan, result.ak_query_id, self._clock.boottime())
             return
         self._plan = renewed(result.ak_certificate, self._clock.boottime())
-        self.hear(result)
+        self._notice(result)
         self._holder.ak_renewed()
 
     def _fail(self, error: SkrAgentError) -> None:

@@ -45,6 +45,10 @@ _CHUNK_BYTES: Final = 64 * 1024
 # A look for new versions, or a renewal.
 ERRAND_SECONDS: Final = 30.0
 
+# A releaser obeys SIGTERM at once, unless it is writing the AK certificate. That takes
+# a fraction of a second, and longer on a TPM that is busy.
+TERMINATE_SECONDS: Final = 5.0
+
 # A killed process ends at once, unless it waits in the kernel for the TPM.
 _KILL_SECONDS: Final = 5.0
 
@@ -95,7 +99,8 @@ class Runner:
     @property
     def longest_seconds(self) -> float:
         """Return how long a job takes at most, its end included."""
-        return self._timeout_seconds + _KILL_SECONDS + 2 * _OUTPUT_SECONDS
+        ending = TERMINATE_SECONDS + _KILL_SECONDS + 2 * _OUTPUT_SECONDS
+        return self._timeout_seconds + ending
 
     def configure(self, timeout_seconds: float) -> None:
         """Give the jobs that come another time."""
@@ -168,10 +173,16 @@ class Runner:
         kept = keep_token(attested, arena, keys=len(launch.aliases), began_at=began_at)
         return Release(result, arena, began_at, kept)
 
-    def kill(self) -> None:
-        """Kill the child that runs, if one does: `run` then raises."""
-        if self._running is not None:
-            self._running.kill()
+    def stop(self) -> None:
+        """End the child that runs, if one does: `run` then returns or raises.
+
+        A child that has not ended after TERMINATE_SECONDS is killed.
+        """
+        child = self._running
+        if child is not None:
+            child.terminate()
+            loop = asyncio.get_running_loop()
+            loop.call_later(TERMINATE_SECONDS, child.kill)
 
     async def _see_through(
         self, launch: Launch, take: Callable[[Result], None]
@@ -264,7 +275,7 @@ class _Watch:
         self._child = child
 
     async def until_end(self, clock: Clock, seconds: float) -> bool:
-        """Wait for the end, killing the child when its time is over; tell if it was."""
+        """Wait for the end, ending the child when its time is over; tell if it was."""
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
         fd = self._child.pidfd
@@ -276,6 +287,9 @@ class _Watch:
         loop.add_reader(fd, end)
         try:
             in_time = await clock.wait(ended, seconds)
+            if not in_time:
+                self._child.terminate()
+                await clock.wait(ended, TERMINATE_SECONDS)
             # Whatever the child left behind is in its group; while the child is not
             # reaped, the group's number is nobody else's.
             self._child.kill()

@@ -156,6 +156,10 @@ class Supervisor:
         ]
         try:
             done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
+            if self._stopping.is_set():
+                # Both end by themselves. To cancel a job is to kill its releaser, which
+                # may be writing the AK certificate.
+                done, _ = await asyncio.wait(loops)
         finally:
             for task in loops:
                 task.cancel()

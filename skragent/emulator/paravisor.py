@@ -6,10 +6,12 @@ older than two seconds, it makes a new one, with what the guest's NV 0x01400002 
 A younger one is handed out again, silently: a client that wrote its user data just
 now reads a stale report, as on Azure.
 
-The AK certificate's index is the paravisor's, or the guest's as on older VMs.
+The AK certificate's index is the paravisor's, or the guest's as on older VMs. The
+guest's index is given its certificate once: a certificate that the guest loses stays
+lost, through reboots too.
 
 `silicon`, `header_version` and `tamper` may be set by a test, before a refresh;
-`owns_ak_certificate` before a boot.
+`owns_ak_certificate` before a boot; `ak_certificate_extra_bytes` at any time.
 """
 
 from __future__ import annotations
@@ -69,6 +71,8 @@ class Paravisor:
         self.header_version: HeaderVersion = 2
         self.tamper: Tamper | None = None  # applied to each new HCL report
         self.owns_ak_certificate = True
+        # Azure's certificates have more extensions than the emulator's, and more bytes.
+        self.ak_certificate_extra_bytes = 0
         self.vm_id = vm_id
         self.tcg_log_path = directory / "binary_bios_measurements"
         self._report_path = directory / "hcl-report.bin"
@@ -89,16 +93,19 @@ class Paravisor:
         """Do everything that happens before the guest's first instruction."""
         transmit = self._vtpm.transmit
         await self._vtpm.host(self._report)
+        is_provisioned = False
         if self.owns_ak_certificate:
             await self._vtpm.host(self._ak_certificate)
         else:
-            await self._vtpm.give_up(NV_AK_CERTIFICATE)
+            is_given = await self._vtpm.give_up(NV_AK_CERTIFICATE)
+            is_provisioned = self._ca is not None and not is_given
         self._keys = await paravisor_tpm.provision(transmit)
         await paravisor_tpm.replay(transmit, self._events)
         await paravisor_tpm.lock_platform(transmit)
         _write_atomically(self.tcg_log_path, encode_log(self._events))
         self._ca = await asyncio.to_thread(VirtualTpmCa.load_or_mint, self._ca_path)
-        await self.set_ak_certificate(self.certify_ak(now))
+        if not is_provisioned:
+            await self.set_ak_certificate(self.certify_ak(now))
         await self._generate(transmit)
 
     @property
@@ -128,7 +135,12 @@ class Paravisor:
         """Have the CA certify the AK, in DER."""
         if self._ca is None:
             raise RuntimeError("the VM has not booted")
-        return self._ca.certify(self._provisioned.ak_modulus, now, lifetime)
+        return self._ca.certify(
+            self._provisioned.ak_modulus,
+            now,
+            lifetime,
+            extra_bytes=self.ak_certificate_extra_bytes,
+        )
 
     def is_of_ak(self, certificate: x509.Certificate) -> bool:
         """Tell whether a certificate is for this VM's AK."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ISSUER: Final = "Global Virtual TPM CA - 01"
+# For documentation: RFC 5612.
+_EXTRA: Final = ObjectIdentifier("1.3.6.1.4.1.32473.1")
 _TCG_KP_AIK: Final = ObjectIdentifier("2.23.133.8.3")  # tcg-kp-AIKCertificate
 _DAY: Final = timedelta(days=1)
 LIFETIME: Final = timedelta(days=365)  # the C++ client renews at 90 days or less
@@ -55,9 +57,21 @@ class VirtualTpmCa:
         return cls(key)
 
     def certify(
-        self, ak_modulus: int, now: datetime, lifetime: timedelta = LIFETIME
+        self,
+        ak_modulus: int,
+        now: datetime,
+        lifetime: timedelta = LIFETIME,
+        *,
+        extra_bytes: int = 0,
     ) -> bytes:
-        """Make an AK's certificate, in DER; it ends a lifetime after yesterday."""
+        """Make an AK's certificate, in DER; it ends a lifetime after yesterday.
+
+        Args:
+            ak_modulus: of the key that is certified.
+            now: aware.
+            lifetime: of the certificate.
+            extra_bytes: the length of one more extension, of no meaning.
+        """
         public_key = rsa.RSAPublicNumbers(65537, ak_modulus).public_key()
         subject = f"{os.urandom(6).hex()}.TrustedVM.Azure.Microsoft"
         start = (now - _DAY).replace(microsecond=0)
@@ -81,6 +95,9 @@ class VirtualTpmCa:
                 critical=False,
             )
         )
+        if extra_bytes:
+            extra = x509.UnrecognizedExtension(_EXTRA, bytes(extra_bytes))
+            builder = builder.add_extension(extra, critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
         return certificate.public_bytes(serialization.Encoding.DER)
 

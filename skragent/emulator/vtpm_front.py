@@ -73,10 +73,14 @@ class Vtpm:
         async with self._lock:
             await self._hosted.host(hosted, self.process.transmit)
 
-    async def give_up(self, index: int) -> None:
-        """Leave an NV index to the guest; only before it runs."""
+    async def give_up(self, index: int) -> bool:
+        """Leave an NV index to the guest; only before it runs.
+
+        Returns:
+            Whether the index was the platform's until now: then it is gone.
+        """
         async with self._lock:
-            await self._hosted.give_up(index, self.process.transmit)
+            return await self._hosted.give_up(index, self.process.transmit)
 
     async def transmit(self, raw: bytes) -> bytes:
         """Send a command of the paravisor's own, past the guest's restrictions."""

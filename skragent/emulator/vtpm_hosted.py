@@ -95,12 +95,18 @@ class HostedIndices:
         for command in (define, write):
             await _run(command, transmit)
 
-    async def give_up(self, index: int, transmit: Transmit) -> None:
-        """Leave an index to the guest; platformAuth must be empty still."""
+    async def give_up(self, index: int, transmit: Transmit) -> bool:
+        """Leave an index to the guest; platformAuth must be empty still.
+
+        Returns:
+            Whether the index was the platform's until now: then it is gone.
+        """
         self._indices.pop(index, None)
         found = await _attributes(index, transmit)
-        if found is not None and found & _PLATFORM_CREATE:
-            await _undefine(index, transmit)
+        if found is None or not found & _PLATFORM_CREATE:
+            return False
+        await _undefine(index, transmit)
+        return True
 
     def read_public(self, command: Command) -> Response:
         """Answer TPM2_NV_ReadPublic."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
 from skragent.certificates import CertificateError, reading
@@ -24,6 +25,8 @@ from skragent.jose import decode_json
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+    from skragent.evidence.public import RsaPublic
 
 # AK_CERT_RENEWAL_THRESHOLD of TpmCertOperations.cpp.
 RENEWED_WITHIN = timedelta(days=90)
@@ -83,6 +86,20 @@ def is_ak_certificate_provisioned(data: bytes) -> bool:
     return not any(str(name.value).startswith(_PLACEHOLDER_ISSUER) for name in names)
 
 
+def is_for_key(data: bytes, key: RsaPublic) -> bool:
+    """Tell whether it is a certificate for this key."""
+    try:
+        with reading("the AK certificate"):
+            (certificate,) = load_certificates(cut_padding(data))
+            public = certificate.public_key()
+    except (EndorsementsError, CertificateError):
+        return False
+    if not isinstance(public, rsa.RSAPublicKey):
+        return False
+    numbers = public.public_numbers()
+    return (numbers.n, numbers.e) == (key.modulus, key.exponent)
+
+
 def read_end(data: bytes) -> datetime | None:
     """Read until when it is valid; None where it is no certificate."""
     try:
@@ -91,6 +108,26 @@ def read_end(data: bytes) -> datetime | None:
             return certificate.not_valid_after_utc
     except (EndorsementsError, CertificateError):
         return None
+
+
+def encode_pem(der: bytes) -> bytes:
+    """Write a certificate as text (RFC 7468).
+
+    Raises:
+        EndorsementsError: endorsements.malformed
+    """
+    (certificate,) = load_certificates(der)
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def decode_pem(text: bytes) -> tuple[bytes, ...]:
+    """Read certificates from text, in DER; none where it has no certificates."""
+    der = serialization.Encoding.DER
+    try:
+        with reading("the AK certificate's copy"):
+            return tuple(c.public_bytes(der) for c in load_certificates(text))
+    except (EndorsementsError, CertificateError):
+        return ()
 
 
 def encode_request(data: bytes) -> str:

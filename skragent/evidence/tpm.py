@@ -22,26 +22,25 @@ from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_SE, TPMA_NV, TPMA_SESSI
 from tpm2_pytss.types import (
     TPM2B_DATA,
     TPM2B_DIGEST,
-    TPM2B_NV_PUBLIC,
     TPM2B_PUBLIC,
     TPM2B_PUBLIC_KEY_RSA,
     TPM2B_SENSITIVE_CREATE,
     TPML_PCR_SELECTION,
-    TPMS_NV_PUBLIC,
     TPMT_RSA_DECRYPT,
     TPMT_SIG_SCHEME,
     TPMT_SYM_DEF,
 )
 
 from skragent.errors import (
-    SkrAgentError,
+    Disposition,
     TpmError,
     UnsupportedEvidenceError,
     UnwrapError,
 )
 from skragent.evidence import tpmrc
+from skragent.evidence.ak_index import AkIndex, needs_copy, plan_write
 from skragent.evidence.akcert import is_ak_certificate_provisioned
-from skragent.evidence.hcl import MAX_HCL_REPORT_BYTES
+from skragent.evidence.nv import NvIndices
 from skragent.evidence.public import (
     TPM_ALG_RSASSA,
     WRAPPING_KEY_BYTES,
@@ -50,17 +49,19 @@ from skragent.evidence.public import (
     parse_tpm2b_public,
 )
 from skragent.evidence.quote import QUOTED_PCRS, SignedAttest, compute_policy_pcr
+from skragent.evidence.tpm_library import describe_library_error, library, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
     from types import TracebackType
     from typing import Self
+
+    from skragent.evidence.ak_index import Piece
 
 NV_HCL_REPORT = 0x01400001
 NV_AK_CERTIFICATE = 0x01C101D0
 AK_HANDLE = 0x81000003
 
-_NV_CHUNK_BYTES = 1024  # TPM_PT_NV_BUFFER_MAX of Azure's vTPM
 # As Tss2Util::NvDefineSpace of Microsoft's client has them.
 _AK_CERTIFICATE_ATTRIBUTES = int(
     TPMA_NV.OWNERREAD | TPMA_NV.OWNERWRITE | TPMA_NV.AUTHREAD | TPMA_NV.AUTHWRITE
@@ -104,6 +105,7 @@ class Vtpm:
     def __init__(self, tcti: str) -> None:
         self._tcti = tcti
         self._esys: Any = None  # from entering on
+        self._nv: NvIndices
         self._keys: list[int] = []
 
     def __enter__(self) -> Self:
@@ -113,7 +115,9 @@ class Vtpm:
             rc, text = int(error.rc), str(error)
             raise tpmrc.make_unreachable(self._tcti, rc, text) from error
         except ValueError as error:  # a TCTI that cannot be encoded
-            raise tpmrc.make_unreachable(self._tcti, 0, _kind(error)) from error
+            reason = describe_library_error(error)
+            raise tpmrc.make_unreachable(self._tcti, 0, reason) from error
+        self._nv = NvIndices(self._esys)
         return self
 
     def __exit__(
@@ -125,7 +129,7 @@ class Vtpm:
         for handle in self._keys:
             self._flush_quietly(handle)
         self._keys.clear()
-        with contextlib.suppress(TpmError), _library("Esys_Finalize"):
+        with contextlib.suppress(TpmError), library("Esys_Finalize"):
             self._esys.close()
 
     def read_hcl_report(self) -> bytes:
@@ -135,7 +139,7 @@ class Vtpm:
             TpmError: evidence.not_a_cvm, and others
         """
         try:
-            return self._read_nv(NV_HCL_REPORT)
+            return self._nv.read(self._nv.find(NV_HCL_REPORT))
         except TpmError as error:
             if tpmrc.is_missing_handle(error.rc):
                 raise tpmrc.make_not_a_cvm(error) from error
@@ -148,7 +152,7 @@ class Vtpm:
             TpmError: evidence.ak_cert_not_provisioned, and others
         """
         try:
-            certificate = self._read_nv(NV_AK_CERTIFICATE)
+            certificate = self._nv.read(self._nv.find(NV_AK_CERTIFICATE))
         except TpmError as error:
             if tpmrc.is_not_written(error.rc) or tpmrc.is_missing_handle(error.rc):
                 raise tpmrc.make_not_provisioned(error.rc) from error
@@ -163,54 +167,71 @@ class Vtpm:
         On newer VMs it is the paravisor's (TPMA_NV_PLATFORMCREATE), which renews the
         certificate by itself.
         """
-        _, public = self._read_nv_public(NV_AK_CERTIFICATE)
-        with _library("TPM2_NV_ReadPublic"):
-            attributes = int(public.attributes)
-        return not attributes & int(TPMA_NV.PLATFORMCREATE)
+        index = self._nv.find(NV_AK_CERTIFICATE)
+        return not index.attributes & int(TPMA_NV.PLATFORMCREATE)
 
-    def replace_ak_certificate(self, der: bytes) -> None:
-        """Put another certificate into NV 0x01C101D0: undefine, define, write.
+    def read_ak_index(self) -> AkIndex | None:
+        """Read NV 0x01C101D0, whatever it holds; None if there is no such index."""
+        index = self._nv.find_if_there(NV_AK_CERTIFICATE)
+        if index is None:
+            return None
+        is_written = index.attributes & int(TPMA_NV.WRITTEN)
+        content = self._nv.read(index) if is_written else None
+        return AkIndex(index.attributes, index.size, content)
 
-        As Tss2Wrapper::WriteAikCert of Microsoft's client does, but for this: where
-        the new index cannot be defined or written, the one before is put back.
+    def write_ak_certificate(self, der: bytes, *, has_copy: bool) -> None:
+        """Put a certificate into NV 0x01C101D0, and read it back.
+
+        In place if the index allows it. Else the index is undefined, defined and
+        written, as Tss2Wrapper::WriteAikCert of Microsoft's client does: not with the
+        attributes of the index before, which the owner need not be able to write.
+
+        Args:
+            der: the certificate.
+            has_copy: whether a failure may leave no certificate in the index.
         """
-        old = self.read_ak_certificate()
-        self._undefine_nv(NV_AK_CERTIFICATE)
+        index = self.read_ak_index()
+        if needs_copy(index, der) and not has_copy:
+            raise _failed("another program has changed the AK certificate's NV index")
+        pieces = plan_write(index, der)
+        if pieces is None or not self._write_in_place(pieces):
+            self._define_anew(der)
+        index = self.read_ak_index()
+        if index is None or index.content != der.ljust(index.size, b"\0"):
+            raise _failed("the AK certificate's NV index is not as it was written")
+
+    def _write_in_place(self, pieces: Sequence[Piece]) -> bool:
+        """Write into the index as it is; tell whether its password allowed that."""
+        if not pieces:
+            return True
         try:
-            self._create_nv(NV_AK_CERTIFICATE, der, _AK_CERTIFICATE_ATTRIBUTES)
-        except TpmError:
-            self._put_back(old)
+            self._nv.write(self._nv.find(NV_AK_CERTIFICATE), pieces)
+        except TpmError as error:
+            if tpmrc.is_wrong_password(error.rc):
+                return False
             raise
+        return True
 
-    def _put_back(self, certificate: bytes) -> None:
-        """See to it that there is a certificate: nobody else would bring it back.
-
-        Not with the attributes of the index before, which the owner need not be able
-        to write, or to define again: WRITTEN and the locks are the TPM's to set.
-        """
-        for is_last in (False, False, True):
-            with contextlib.suppress(TpmError):
-                self._undefine_nv(NV_AK_CERTIFICATE)
-            try:
-                self._create_nv(
-                    NV_AK_CERTIFICATE, certificate, _AK_CERTIFICATE_ATTRIBUTES
-                )
-            except TpmError:
-                if is_last:
-                    raise
-            else:
-                return
+    def _define_anew(self, der: bytes) -> None:
+        size, index = len(der), self._nv.find_if_there(NV_AK_CERTIFICATE)
+        if index is not None:
+            size = max(size, index.size)
+            self._nv.undefine(index)
+        attributes = _AK_CERTIFICATE_ATTRIBUTES
+        defined = self._nv.define(NV_AK_CERTIFICATE, size, attributes)
+        pieces = plan_write(AkIndex(attributes, size, None), der)
+        self._nv.write(defined, pieces or ())
 
     def read_ak_public(self) -> bytes:
         """Read the AK's TPM2B_PUBLIC."""
-        with _library("TPM2_ReadPublic"):
+        with library("TPM2_ReadPublic"):
             public, _, _ = self._esys.read_public(self._ak())
             return bytes(public.marshal())
 
     def read_pcrs(self) -> tuple[bytes, ...]:
         """Read PCR 0 to 7 of the SHA-256 bank."""
         read, wanted = self._esys.pcr_read, _selection()
-        with _library("TPM2_PCR_Read"):
+        with library("TPM2_PCR_Read"):
             _, selected, digests = read(wanted)
             if selected.marshal() != wanted.marshal():
                 raise UnsupportedEvidenceError("the vTPM has no SHA-256 bank of PCRs")
@@ -224,7 +245,7 @@ class Vtpm:
             unique: 256 random bytes: who does not know them cannot make this key.
         """
         template = encode_wrapping_key_template(compute_policy_pcr(pcrs), unique)
-        handle, public, *_ = self._run(
+        handle, public, *_ = run(
             "TPM2_CreatePrimary",
             self._esys.create_primary,
             TPM2B_SENSITIVE_CREATE(),
@@ -232,7 +253,7 @@ class Vtpm:
             ESYS_TR.NULL,
         )
         self._keys.append(handle)
-        with _library("TPM2_CreatePrimary"):
+        with library("TPM2_CreatePrimary"):
             parsed = parse_tpm2b_public(bytes(public.marshal()))
         rsa = parsed.rsa
         return WrappingKey(parsed.raw, rsa.modulus, rsa.exponent, int(handle))
@@ -241,7 +262,7 @@ class Vtpm:
         """Have the AK quote PCR 0 to 7, without qualifying data."""
         quote = self._esys.quote
         args = (self._ak(), _selection(), TPM2B_DATA())
-        return _signed(*self._run("TPM2_Quote", quote, *args))
+        return _signed(*run("TPM2_Quote", quote, *args))
 
     def certify(self, key: WrappingKey) -> SignedAttest:
         """Have the AK certify the wrapping key, without qualifying data.
@@ -250,7 +271,7 @@ class Vtpm:
         do, although using the key takes its policy.
         """
         return _signed(
-            *self._run(
+            *run(
                 "TPM2_Certify",
                 self._esys.certify,
                 ESYS_TR(key.handle),
@@ -273,7 +294,7 @@ class Vtpm:
         try:
             # ESYS keeps the last response in its buffer: one that is as long goes over.
             self.read_pcrs()
-            with _library("TPM2_RSA_Decrypt"):
+            with library("TPM2_RSA_Decrypt"):
                 return bytearray(message.buffer)  # a view: the caller's is the one copy
         finally:
             message.buffer[:] = bytes(len(message))
@@ -283,12 +304,12 @@ class Vtpm:
         try:
             policy_pcr = self._esys.policy_pcr
             args = (session, TPM2B_DIGEST(), _selection())
-            self._run("TPM2_PolicyPCR", policy_pcr, *args)
+            run("TPM2_PolicyPCR", policy_pcr, *args)
             # ESYS continues sessions unless told not to: each would stay in the TPM.
             attributes = self._esys.trsess_set_attributes
             args = (session, 0, TPMA_SESSION.CONTINUESESSION)
-            self._run("Esys_TRSess_SetAttributes", attributes, *args)
-            return self._run(
+            run("Esys_TRSess_SetAttributes", attributes, *args)
+            return run(
                 "TPM2_RSA_Decrypt",
                 self._esys.rsa_decrypt,
                 ESYS_TR(key.handle),
@@ -304,7 +325,7 @@ class Vtpm:
             raise
 
     def _start_policy_session(self) -> Any:  # noqa: ANN401 - ESYS_TR; the library has no types
-        return self._run(
+        return run(
             "TPM2_StartAuthSession",
             self._esys.start_auth_session,
             ESYS_TR.NONE,
@@ -315,91 +336,18 @@ class Vtpm:
         )
 
     def _ak(self) -> Any:  # noqa: ANN401 - ESYS_TR; the library has no types
-        return self._run("TPM2_ReadPublic", self._esys.tr_from_tpmpublic, AK_HANDLE)
-
-    def _read_nv(self, index: int) -> bytes:
-        """Read a whole NV index with the owner's empty password."""
-        esys = self._esys
-        handle, public = self._read_nv_public(index)
-        with _library("TPM2_NV_ReadPublic"):
-            size = int(public.dataSize)
-        if size > MAX_HCL_REPORT_BYTES:
-            raise UnsupportedEvidenceError(f"NV index {index:#x} has {size} bytes")
-        options = {"auth_handle": ESYS_TR.OWNER}
-        chunks = [
-            self._run("TPM2_NV_Read", esys.nv_read, handle, length, offset, **options)
-            for offset in range(0, size, _NV_CHUNK_BYTES)
-            if (length := min(_NV_CHUNK_BYTES, size - offset))
-        ]
-        with _library("TPM2_NV_Read"):
-            return b"".join(bytes(chunk) for chunk in chunks)
-
-    def _read_nv_public(self, index: int) -> tuple[Any, Any]:
-        """Find an NV index: its ESYS_TR and its TPMS_NV_PUBLIC."""
-        esys = self._esys
-        handle = self._run("TPM2_NV_ReadPublic", esys.tr_from_tpmpublic, index)
-        with _library("TPM2_NV_ReadPublic"):
-            public, _ = esys.nv_read_public(handle)
-            return handle, public.nvPublic
-
-    def _undefine_nv(self, index: int) -> None:
-        handle, _ = self._read_nv_public(index)
-        undefine, owner = self._esys.nv_undefine_space, {"auth_handle": ESYS_TR.OWNER}
-        self._run("TPM2_NV_UndefineSpace", undefine, handle, **owner)
-
-    def _create_nv(self, index: int, content: bytes, attributes: int) -> None:
-        """Define an NV index without a password, as large as its content; write it."""
-        public = TPMS_NV_PUBLIC(
-            nvIndex=index,
-            nameAlg=TPM2_ALG.SHA256,
-            attributes=attributes,
-            dataSize=len(content),
-        )
-        owner = {"auth_handle": ESYS_TR.OWNER}
-        define = self._esys.nv_define_space
-        space = TPM2B_NV_PUBLIC(nvPublic=public)
-        handle = self._run("TPM2_NV_DefineSpace", define, None, space, **owner)
-        write = self._esys.nv_write
-        for at in range(0, len(content), _NV_CHUNK_BYTES):
-            chunk = content[at : at + _NV_CHUNK_BYTES]
-            self._run("TPM2_NV_Write", write, handle, chunk, at, **owner)
-
-    def _run(
-        self,
-        command: str,
-        call: Callable[..., Any],
-        *args: Any,  # noqa: ANN401 - the library has no types
-        **options: Any,  # noqa: ANN401 - as above
-    ) -> Any:  # noqa: ANN401 - as above
-        """Run one command; its failure becomes ours, by its rc."""
-        with _library(command):
-            return call(*args, **options)
+        return run("TPM2_ReadPublic", self._esys.tr_from_tpmpublic, AK_HANDLE)
 
     def _flush_quietly(self, handle: int) -> None:
         """Flush what may be gone already; the TPM is not asked why it is."""
-        with contextlib.suppress(TpmError), _library("TPM2_FlushContext"):
+        with contextlib.suppress(TpmError), library("TPM2_FlushContext"):
             self._esys.flush_context(ESYS_TR(handle))
 
 
-@contextlib.contextmanager
-def _library(command: str) -> Iterator[None]:
-    """Turn every exception of tpm2-pytss into a TpmError.
-
-    The library checks and converts what the TPM answers, and has no one class for what
-    it cannot convert: TypeError, ValueError, KeyError, NotImplementedError.
-    """
-    try:
-        yield
-    except TSS2_Exception as error:
-        raise tpmrc.make_tpm_error(command, int(error.rc), str(error)) from error
-    except (SkrAgentError, MemoryError):
-        raise
-    except Exception as error:
-        raise tpmrc.make_library_error(command, _kind(error)) from error
-
-
-def _kind(error: Exception) -> str:
-    return f"the TPM library raised {type(error).__name__}"
+def _failed(message: str) -> TpmError:
+    """Make the error of an NV index that another program has changed."""
+    disposition = Disposition.RETRY
+    return TpmError(message, command="TPM2_NV_Read", rc=0, disposition=disposition)
 
 
 def _undecipherable() -> UnwrapError:
@@ -412,7 +360,7 @@ def _selection() -> Any:  # noqa: ANN401 - TPML_PCR_SELECTION; the library has n
 
 
 def _signed(attest: Any, signature: Any) -> SignedAttest:  # noqa: ANN401 - as above
-    with _library("TPM2_Quote or TPM2_Certify"):
+    with library("TPM2_Quote or TPM2_Certify"):
         if signature.sigAlg != TPM_ALG_RSASSA:
             raise UnsupportedEvidenceError("the AK does not sign with RSASSA")
         return SignedAttest(bytes(attest), bytes(signature.signature.rsassa.sig))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 TPM_RC_HANDLE = 0x08B
 TPM_RC_VALUE = 0x084
+TPM_RC_AUTH_FAIL = 0x08E
+TPM_RC_BAD_AUTH = 0x0A2
 TPM_RC_POLICY_FAIL = 0x09D
 TPM_RC_FAILURE = 0x101
 TPM_RC_PCR_CHANGED = 0x128
@@ -74,6 +76,12 @@ def is_missing_handle(rc: int) -> bool:
 def is_not_written(rc: int) -> bool:
     """Tell an NV index that is defined and has no content."""
     return _is_tpm_code(rc) and strip_rc(rc) == TPM_RC_NV_UNINITIALIZED
+
+
+def is_wrong_password(rc: int) -> bool:
+    """Tell what a TPM answers to a wrong authValue."""
+    codes = {TPM_RC_AUTH_FAIL, TPM_RC_BAD_AUTH}
+    return _is_tpm_code(rc) and strip_rc(rc) in codes
 
 
 def is_about_ciphertext(rc: int) -> bool:

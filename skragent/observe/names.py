@@ -99,6 +99,7 @@ class Event(enum.Enum):
     AK_RENEWAL_FAILED = ("0c4775ca49344d59ab256084fa25d114", logging.WARNING)
     NOTE = ("5509aa868fba480bba3ce7bf9014f12f", logging.WARNING)
     NOTIFY_FAILED = ("5b05979b458d43fbbe59cfdd191b9395", logging.WARNING)
+    AK_RESTORED = ("aaece800ecda4e0289ce028ee41aa476", logging.WARNING)
 
     def __init__(self, message_id: str, level: int) -> None:
         self.message_id = message_id

@@ -25,7 +25,12 @@ sys.setswitchinterval(_SWITCH_SECONDS)
 import logging  # noqa: E402 - as above
 import os  # noqa: E402
 
+import msgspec  # noqa: E402
+
+from skragent.errors import SkrAgentError  # noqa: E402
+from skragent.job import Result  # noqa: E402
 from skragent.release.environment import settle_environment  # noqa: E402
+from skragent.releaser.ak_copy import AkCopies  # noqa: E402
 from skragent.releaser.process import (  # noqa: E402
     EX_SOFTWARE,
     ResultWriter,
@@ -39,10 +44,26 @@ from skragent.releaser.watch import Stopwatch  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from skragent.job import Job, Result
+    from skragent.job import Job
 
 
 def _do(job: Job, watch: Stopwatch, emit: Callable[[Result], None]) -> Result:
+    # A check and a job that brings its token do not use the AK certificate.
+    uses_certificate = job.purpose != "check" and not job.token
+    if not uses_certificate or not AkCopies(job.state_directory).exist():
+        return _do_purpose(job, watch, emit)
+    from skragent.releaser.ak_write import restore_ak_certificate  # noqa: PLC0415 - seldom
+    from skragent.releaser.failures import describe_failure  # noqa: PLC0415 - the same
+
+    try:
+        is_restored = restore_ak_certificate(job)
+    except SkrAgentError as error:
+        return Result(failure=describe_failure(error), timings=watch.timings())
+    result = _do_purpose(job, watch, emit)
+    return msgspec.structs.replace(result, ak_restored=is_restored)
+
+
+def _do_purpose(job: Job, watch: Stopwatch, emit: Callable[[Result], None]) -> Result:
     if job.purpose == "release":
         return run_job(job, watch, emit)
     # Seldom, and slow to import.

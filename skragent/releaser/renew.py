@@ -14,14 +14,19 @@ from typing import TYPE_CHECKING
 from skragent.errors import EndorsementsError, SkrAgentError, TransportError
 from skragent.evidence.akcert import (
     RENEWED_WITHIN,
+    cut_padding,
     encode_request,
+    is_for_key,
     parse_answer,
     parse_successor,
     read_end,
 )
 from skragent.evidence.imds import ImdsClient
+from skragent.evidence.public import parse_tpm2b_public
 from skragent.evidence.tpm import Vtpm
 from skragent.job import AkCertificate, Result
+from skragent.releaser.ak_copy import AkCopies
+from skragent.releaser.ak_write import replace_ak_certificate
 from skragent.releaser.failures import describe_failure
 
 if TYPE_CHECKING:
@@ -33,8 +38,8 @@ if TYPE_CHECKING:
 # What an IMDS says that does not know the newer form: then the older one is tried.
 _OTHER_FORM = ("transport.unexpected", "transport.server")
 
-# The agent kills a renewal after 30 s. One that is killed while the index is defined
-# anew leaves the VM without a certificate for good: so that is not begun late.
+# The agent ends a renewal after 30 s. A write that is interrupted is finished by the
+# next job, which takes time from the keys. So a write is not begun late.
 _LATE_MILLISECONDS = 15_000
 
 
@@ -91,8 +96,15 @@ def _renew(job: Job, tpm: Vtpm, imds: ImdsClient, watch: Stopwatch) -> Result:
             "IMDS took too long for the new AK certificate to be written in time",
             code="transport.timeout",
         )
+    if not is_for_key(successor, parse_tpm2b_public(tpm.read_ak_public()).rsa):
+        raise EndorsementsError(
+            "THIM's new AK certificate is not taken: it is not for this vTPM's key",
+            code="endorsements.ak_certificate",
+        )
     with watch.step("tpm.renew"):
-        tpm.replace_ak_certificate(successor)
+        replace_ak_certificate(
+            tpm, AkCopies(job.state_directory), new=successor, old=cut_padding(present)
+        )
     return Result(
         ak_certificate=describe_ak_certificate(successor, job.now, lambda: True),
         timings=watch.timings(),

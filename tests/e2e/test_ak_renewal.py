@@ -1,19 +1,40 @@
-"""An AK certificate near its end, for an agent that runs."""
+"""An AK certificate near its end, for an agent that runs, or is killed.
+
+The random kills are tests/bench/renewal_kills.py: `make kills` has a thousand.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.e2e import SKRAGENT, Agent, config_for
+from support.ak_renewal import ANEW, CHANGES, Guest
+from support.e2e import SKRAGENT, Agent, config_for, type_
+
+from skragent.emulator.tpm_wire import CC_NV_DEFINE_SPACE, TpmRefusal
 
 if TYPE_CHECKING:
     from skragent.emulator.thread import EmulatorThread
 
 pytestmark = pytest.mark.swtpm
+
+KILLS = Path(__file__).resolve().parents[1] / "bench" / "renewal_kills.py"
+NV_RATE = 0x920
+
+
+@pytest.fixture
+def guest(emulator: EmulatorThread, directory: Path) -> Iterator[Guest]:
+    guest = Guest(emulator, directory)
+    yield guest
+    guest.close()
 
 
 def attestation(agent: Agent) -> dict[str, Any]:
@@ -51,3 +72,78 @@ def test_it_is_left_alone_where_the_paravisor_renews_it(
     assert expires_at == pytest.approx(now + 30 * 86400, abs=600)
     targets = [entry.target for entry in emulator.world.requests[before:]]
     assert not [target for target in targets if "/tvm/" in target]
+
+
+def test_a_stopping_agent_waits_for_a_write_that_has_begun(
+    emulator: EmulatorThread, directory: Path, guest: Guest
+) -> None:
+    guest.prepare(ANEW)
+    has_begun = threading.Event()
+
+    def stop(code: int) -> None:
+        if code in CHANGES and not has_begun.is_set():
+            has_begun.set()
+            agent.process.send_signal(signal.SIGTERM)
+
+    with Agent(
+        directory, config_for(emulator, directory, "demo"), state=directory
+    ) as agent:
+        emulator.world.vm.vtpm.guards["test"] = stop
+        assert agent.process.wait(30) == 0
+    assert has_begun.is_set()
+    assert guest.holds() == "new"
+    assert not guest.copy.exists()
+
+
+def test_a_lost_certificate_is_restored_by_the_next_agent_and_said(
+    emulator: EmulatorThread, directory: Path, guest: Guest
+) -> None:
+    guest.prepare(ANEW)
+    config = config_for(emulator, directory, "demo")
+    guest.break_(f"vm.rc={NV_RATE:#x},command={CC_NV_DEFINE_SPACE:#x}")
+    with Agent(directory, config, directory) as agent:
+        agent.until(lambda: "not be renewed" in agent.log.read_text())
+    assert guest.holds() == "none"
+    guest.lift()
+    with Agent(directory, config, directory) as agent:
+        agent.until(lambda: agent.holds("demo"))
+        agent.until(lambda: "restored from its copy" in agent.log.read_text())
+    assert guest.holds() == "new"
+
+
+def test_while_the_certificate_cannot_be_restored_keys_that_are_held_are_served(
+    emulator: EmulatorThread, directory: Path, guest: Guest
+) -> None:
+    guest.prepare(ANEW)
+
+    def refuse(code: int) -> None:
+        if code == CC_NV_DEFINE_SPACE:
+            raise TpmRefusal(NV_RATE)
+
+    emulator.world.vm.vtpm.guards["test"] = refuse
+    with Agent(
+        directory, config_for(emulator, directory, "demo"), state=directory
+    ) as agent:
+        agent.until(lambda: "not be renewed" in agent.log.read_text())
+        said = agent.log.read_text().count("evidence.tpm.busy")
+        type_(agent, "refresh", "demo")
+        agent.until(lambda: agent.log.read_text().count("evidence.tpm.busy") > said)
+        assert agent.holds("demo")
+        guest.lift()
+        type_(agent, "refresh", "demo")
+        agent.until(lambda: "restored from its copy" in agent.log.read_text())
+        agent.until(lambda: guest.holds() == "new")
+
+
+def test_no_kill_at_a_random_moment_loses_the_certificate() -> None:
+    """SKRAGENT_RENEWAL_KILLS says how many; each takes a second or two."""
+    kills = os.environ.get("SKRAGENT_RENEWAL_KILLS", "24")
+    done = subprocess.run(
+        [sys.executable, KILLS, "--kills", kills, "--seed", "7"],
+        capture_output=True,
+        text=True,
+        timeout=240 + 10 * int(kills),
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "renewal_kills: ok"

@@ -13,6 +13,7 @@ from support.units import UNITS, lay_out, verify
 from skragent.agent import exit_codes
 from skragent.agent.lingering import LINGER_SECONDS
 from skragent.agent.orphans import REFUSE_SECONDS as ORPHAN_SECONDS
+from skragent.agent.runner import TERMINATE_SECONDS
 from skragent.agent.sockets import ADMIN, API, CREDENTIALS, SocketKind
 from skragent.client import SkragentClient
 from skragent.config import AgentConfig, ImdsConfig, ServingConfig, VtpmConfig
@@ -130,6 +131,24 @@ def test_systemd_can_store_every_connection_that_waits_for_a_credential() -> Non
 def test_systemd_waits_until_refusals_are_taken() -> None:
     unit = read("skragent.service")["Service"]
     assert int(unit["TimeoutStopSec"]) > REFUSE_SECONDS + CLOSE_SECONDS + 2
+
+
+def test_systemd_waits_until_the_ak_certificate_is_written() -> None:
+    unit = read("skragent.service")["Service"]
+    others = REFUSE_SECONDS + CLOSE_SECONDS
+    assert int(unit["TimeoutStopSec"]) > others + TERMINATE_SECONDS + 2
+    assert "five seconds at most" in (UNITS / "skragent.service").read_text()
+    assert TERMINATE_SECONDS == 5
+
+
+def test_the_agent_has_one_directory_to_write_to_and_nobody_reads_it() -> None:
+    unit = read("skragent.service")["Service"]
+    assert unit["ProtectSystem"] == "strict"
+    assert unit["StateDirectory"] == "skragent"
+    assert unit["StateDirectoryMode"] == "0700"
+    assert not [name for name in unit if name in ("ReadWritePaths", "CacheDirectory")]
+    made = (UNITS / "tmpfiles.d" / "skragent.conf").read_text()
+    assert "\nd     /var/lib/skragent 0700 skragent skragent -\n" in made
 
 
 def test_signals_wait_from_the_first_instruction_on() -> None:

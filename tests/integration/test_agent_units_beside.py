@@ -123,11 +123,12 @@ def test_the_user_is_made_and_may_use_the_tpm(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-def test_the_directories_are_roots(tmp_path: Path) -> None:
+def test_the_directories_are_roots_but_for_the_agents_own(tmp_path: Path) -> None:
     tmpfiles = tool("systemd-tmpfiles")
     for name in ("etc", "run"):
         (tmp_path / name).mkdir()
-    (tmp_path / "etc" / "passwd").write_text("root:x:0:0::/:/bin/sh\n")
+    users = "root:x:0:0::/:/bin/sh\nskragent:x:4322:4321::/:/bin/sh\n"
+    (tmp_path / "etc" / "passwd").write_text(users)
     (tmp_path / "etc" / "group").write_text("root:x:0:\nskragent:x:4321:\n")
     done = subprocess.run(
         [tmpfiles, "--create", f"--root={tmp_path}", "-"],
@@ -137,7 +138,11 @@ def test_the_directories_are_roots(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    for name, mode, group in (("run", 0o755, 0), ("etc", 0o750, 4321)):
+    for name, mode, user, group in (
+        ("run", 0o755, 0, 0),
+        ("etc", 0o750, 0, 4321),
+        ("var/lib", 0o700, 4322, 4321),
+    ):
         made = (tmp_path / name / "skragent").stat()
         assert stat.S_IMODE(made.st_mode) == mode
-        assert (made.st_uid, made.st_gid) == (0, group)
+        assert (made.st_uid, made.st_gid) == (user, group)

@@ -15,6 +15,7 @@ import pytest
 from support.units import UNITS
 
 from skragent.config import AgentConfig, VtpmConfig
+from skragent.releaser.ak_copy import AkCopies
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILE = ROOT / "packaging" / "apparmor" / "skragent"
@@ -82,7 +83,14 @@ def test_it_allows_what_the_configuration_has_by_default() -> None:
     assert allowed("/run/systemd/notify") == "w"
 
 
-def test_it_allows_no_other_program_and_no_file_to_be_written() -> None:
+def test_it_allows_what_a_renewal_of_the_ak_certificate_writes() -> None:
+    path = AkCopies("/var/lib/skragent").path
+    assert allowed(str(path)) == "rw"
+    assert allowed(str(path.with_suffix(".new"))) == "rw"
+    assert "r" in allowed("/var/lib/skragent/")  # which is made durable with them
+
+
+def test_it_allows_no_other_program_and_no_other_file_to_be_written() -> None:
     programs = [path for path, letters in rules().items() if "x" in letters]
     assert programs == [
         "/{usr/,}bin/env",
@@ -92,6 +100,8 @@ def test_it_allows_no_other_program_and_no_file_to_be_written() -> None:
     ]
     written = [path for path, letters in rules().items() if {*letters} & {*"wakl"}]
     assert written == [
+        "/var/lib/skragent/ak-certificate.pem",
+        "/var/lib/skragent/ak-certificate.new",
         "/run/systemd/resolve/io.systemd.Resolve",
         "/dev/tpmrm0",
         "/run/skragent/*.sock",

@@ -114,6 +114,12 @@ def ak_certificate(emulator: EmulatorThread) -> x509.Certificate:
     return x509.load_der_x509_certificate(b"".join(chunks).rstrip(b"\0"))
 
 
+def guests_certificate(emulator: EmulatorThread) -> bytes:
+    """Read the index where it is the guest's, as long as it is."""
+    size = int.from_bytes(nv_public(emulator, AK_CERTIFICATE)[-2:], "big")
+    return ok(emulator, read_nv(AK_CERTIFICATE, size)).parameters[2:]
+
+
 def endorsements(emulator: EmulatorThread) -> dict[str, str]:
     answer = requests.get(
         emulator.world.azure.imds_url + THIM, headers={"Metadata": "true"}, timeout=10
@@ -299,13 +305,27 @@ def test_ak_certificates_index_is_the_guests(emulator: EmulatorThread) -> None:
     )
     assert code_of(ask(emulator, undefine)) == tpm.RC_NV_AUTHORIZATION
     break_(emulator, "vm.ak_cert_guests")
-    size = int.from_bytes(nv_public(emulator, AK_CERTIFICATE)[-2:], "big")
-    content = ok(emulator, read_nv(AK_CERTIFICATE, size)).parameters[2:]
-    assert x509.load_der_x509_certificate(content)  # without padding
+    assert x509.load_der_x509_certificate(guests_certificate(emulator))  # no padding
     assert code_of(ask(emulator, undefine)) == tpm.RC_SUCCESS
     reset(emulator)
     assert code_of(ask(emulator, undefine)) == tpm.RC_NV_AUTHORIZATION
     assert nv_public(emulator, AK_CERTIFICATE)[-2:] == (4096).to_bytes(2, "big")
+
+
+def test_guests_index_keeps_what_the_guest_left_through_a_reboot(
+    emulator: EmulatorThread,
+) -> None:
+    break_(emulator, "vm.ak_cert_guests")
+    before = guests_certificate(emulator)
+    break_(emulator, "vm.reboot")
+    assert guests_certificate(emulator) == before
+    undefine = tpm.Command(
+        tpm.CC_NV_UNDEFINE_SPACE, (tpm.RH_OWNER, AK_CERTIFICATE), (tpm.PASSWORD,)
+    )
+    assert code_of(ask(emulator, undefine)) == tpm.RC_SUCCESS
+    break_(emulator, "vm.reboot")
+    read_public = tpm.Command(tpm.CC_NV_READ_PUBLIC, (AK_CERTIFICATE,))
+    assert code_of(ask(emulator, read_public)) != tpm.RC_SUCCESS
 
 
 def test_guests_index_has_no_certificate_yet(emulator: EmulatorThread) -> None:

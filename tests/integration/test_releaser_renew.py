@@ -5,16 +5,11 @@ from __future__ import annotations
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from tpm2_pytss import ESAPI
-from tpm2_pytss.constants import TPM2_ALG, TPMA_NV
-from tpm2_pytss.types import TPM2B_NV_PUBLIC, TPMS_NV_PUBLIC
 from typing_extensions import override
 
 from skragent.emulator.thread import EmulatorThread
-from skragent.emulator.tpm_wire import CC_NV_WRITE
 from skragent.emulator.world import Emulator
-from skragent.errors import TpmError
-from skragent.evidence.tpm import NV_AK_CERTIFICATE, Vtpm
+from skragent.evidence.tpm import Vtpm
 from skragent.job import Job, Result
 from skragent.releaser.renew import run_renewal
 from skragent.releaser.watch import Stopwatch
@@ -259,48 +254,3 @@ def test_a_tpm_that_has_no_certificate_yet_has_none_to_renew(
     failure = renew(emulator).failure
     assert failure is not None
     assert failure.code == "evidence.ak_cert_not_provisioned"
-
-
-def test_the_old_certificate_comes_back_where_its_index_was_written_otherwise(
-    emulator: EmulatorThread,
-) -> None:
-    """An index that its own password writes, and not the owner's."""
-    break_(emulator, "vm.ak_cert_guests", "vm.ak_cert_days=30")
-    old = certificate(emulator)
-    define_otherwise(emulator, old.public_bytes(Encoding.DER))
-    break_(emulator, f"vm.rc=0x923,command={CC_NV_WRITE:#x},times=1")
-    with Vtpm(emulator.world.vm.tcti) as tpm, pytest.raises(TpmError):
-        tpm.replace_ak_certificate(b"\x30\x03new")
-    assert certificate(emulator) == old
-
-
-def define_otherwise(emulator: EmulatorThread, der: bytes) -> None:
-    attributes = TPMA_NV.OWNERREAD | TPMA_NV.AUTHREAD | TPMA_NV.AUTHWRITE
-    public = TPMS_NV_PUBLIC(
-        nvIndex=NV_AK_CERTIFICATE,
-        nameAlg=TPM2_ALG.SHA256,
-        attributes=attributes,
-        dataSize=len(der),
-    )
-    with ESAPI(emulator.world.vm.tcti) as esys:
-        handle = esys.tr_from_tpmpublic(NV_AK_CERTIFICATE)
-        esys.nv_undefine_space(handle)
-        handle = esys.nv_define_space(None, TPM2B_NV_PUBLIC(nvPublic=public))
-        for at in range(0, len(der), 1024):
-            esys.nv_write(handle, der[at : at + 1024], at)
-
-
-@pytest.mark.parametrize("times", [1, 3])
-def test_an_index_that_cannot_be_defined_anew_gets_the_old_certificate_back(
-    emulator: EmulatorThread, times: int
-) -> None:
-    """Also from a TPM that is busy for longer: TPM_RC_NV_UNAVAILABLE."""
-    break_(emulator, "vm.ak_cert_guests", "vm.ak_cert_days=30")
-    old = certificate(emulator)
-    # TPM2_NV_Write: the first one, of the new certificate.
-    break_(emulator, f"vm.rc=0x923,command={CC_NV_WRITE:#x},times={times}")
-    with Vtpm(emulator.world.vm.tcti) as tpm, pytest.raises(TpmError):
-        tpm.replace_ak_certificate(b"\x30\x03new")
-    assert certificate(emulator) == old
-    with Vtpm(emulator.world.vm.tcti) as tpm:
-        assert tpm.owns_ak_certificate()

@@ -150,6 +150,8 @@ def test_purge_leaves_nothing(debian: Chroot, deb: Built) -> None:
     (debian.root / "run/skragent").mkdir(exist_ok=True)
     (debian.root / "run/skragent/api.sock").touch()
     (debian.root / "etc/skragent/secret").write_text("s")
+    (debian.root / "var/lib/skragent").mkdir(exist_ok=True)
+    (debian.root / "var/lib/skragent/ak-certificate.pem").touch()
     (debian.root / "agent-runs").touch()
     compiled = debian.root / "usr/lib/skragent/skragent/client/__pycache__"
     (compiled / "exchange.cpython-399.pyc").touch()  # by another Python
@@ -158,6 +160,7 @@ def test_purge_leaves_nothing(debian: Chroot, deb: Built) -> None:
     told = debian.told_systemd()
     assert any("stop" in t and "skragent.service" in t for t in told)
     assert (debian.root / CONFIG[1:]).exists()  # removed, not purged
+    assert (debian.root / "var/lib/skragent/ak-certificate.pem").exists()
     debian.must("dpkg", "--purge", "skragent-emulator", "skragent")
     left = {p for p in debian.files() - before if not p.startswith("run/systemd")}
     assert left <= {"agent-runs", "systemctl.log", "systemctl.loaded"}

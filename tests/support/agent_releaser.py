@@ -10,6 +10,7 @@ import ctypes
 import json
 import mmap
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -95,6 +96,21 @@ def hang(*arguments: str) -> None:
         signal.sigtimedwait((), 1.0)
 
 
+def write_on(path: str) -> None:
+    """Write a file when SIGTERM has come, and end: a write that goes on."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    Path(path).write_text("begun")
+    signal.sigwait({signal.SIGTERM})
+    Path(path).write_text("done")
+    sys.exit(1)
+
+
+def stay(path: str) -> None:
+    """End for SIGKILL alone."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    hang(path)
+
+
 def flood(stream: BinaryIO) -> None:
     while True:
         stream.write(b"x" * 65536)
@@ -116,6 +132,8 @@ def say(what: object) -> None:
 # What to do before the job is read, and after it is done but not answered yet.
 BEFORE: dict[str, Callable[..., object]] = {
     "hang": hang,
+    "write-on": write_on,
+    "stay": stay,
     "crash-early": lambda: sys.exit(3),
 }
 PARTS = ("parts", "parts-and-hang", "parts-and-crash")
@@ -170,10 +188,18 @@ def answer(mode: str, job: dict[str, Any], arguments: list[str]) -> str:
 
 def main() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    poll = select.poll()
+    poll.register(1, 0)
+    if any(events & select.POLLERR for _, events in poll.poll(0)):
+        sys.exit(1)  # the agent died before that
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the agent's, which it inherits
     mode, arguments = sys.argv[1], sys.argv[2:]
     if mode in BEFORE:
         BEFORE[mode](*arguments)
-    text = answer(mode, json.load(sys.stdin), arguments)
+    job = json.load(sys.stdin)
+    if mode == "state-directory":
+        say(job["state_directory"])
+    text = answer(mode, job, arguments)
     if mode in AFTER:
         AFTER[mode]()
     sys.stdout.write(text)

@@ -55,6 +55,7 @@ class Jobs:
     checked: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)
     latest: dict[str, str] = field(default_factory=dict)  # what a check finds
     ak_certificate: AkCertificate | None = None
+    is_ak_restored: bool = False
     renewed: list[tuple[float, str]] = field(default_factory=list)  # when, which order
     renewals: list[Result] = field(default_factory=list)  # answers to come
     expires_at: float = NOW + TOKEN_LIFE_SECONDS
@@ -115,6 +116,7 @@ class Jobs:
             return Result(failure=self.whole, ak_certificate=self.ak_certificate)
         return Result(
             ak_certificate=self.ak_certificate,
+            ak_restored=self.is_ak_restored,
             attestation=attestation(expires_at=self.expires_at),
             released=tuple(
                 self.keys.get(key.alias, released_key(key.alias))
@@ -142,9 +144,13 @@ class Holder:
     attestations: list[Attestation] = field(default_factory=list)
     certificates: list[AkCertificate] = field(default_factory=list)
     renewals: list[str] = field(default_factory=list)  # error codes; empty: a success
+    restored: int = 0  # AK certificates
 
     def ak_certificate(self, certificate: AkCertificate) -> None:
         self.certificates.append(certificate)
+
+    def ak_restored(self) -> None:
+        self.restored += 1
 
     def ak_renewed(self) -> None:
         self.renewals.append("")
@@ -241,6 +247,8 @@ def supervise(
             await test(together)
         finally:
             supervisor.stop()
+            await settle()
+            task.cancel()  # a job that hangs, as the daemon's end does
             await asyncio.gather(task, return_exceptions=True)
         return together
 

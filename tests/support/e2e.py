@@ -26,9 +26,10 @@ class Agent:
     """`skragent run` on a configuration, in a directory of its own.
 
     Args:
-        directory: for its socket, its configuration and its log.
+        directory: for its configuration, its sockets and its log.
         config: the configuration.
         environment: variables that it has beside ours.
+        state: what systemd's StateDirectory= gives; None: nothing.
     """
 
     def __init__(
@@ -36,7 +37,12 @@ class Agent:
         directory: Path,
         config: str,
         environment: Mapping[str, str] | None = None,
+        *,
+        state: Path | None = None,
     ) -> None:
+        given = dict(environment or {})
+        if state is not None:
+            given["STATE_DIRECTORY"] = str(state)
         self.socket = directory / "api.sock"
         self.client = SkragentClient(str(self.socket))
         self.log = directory / "agent.log"
@@ -47,7 +53,7 @@ class Agent:
                 [*SKRAGENT, "run", "--config", directory / "skragent.toml"],
                 stdout=sink,
                 stderr=sink,
-                env=os.environ | dict(environment or {}),
+                env=os.environ | given,
             )
 
     def __enter__(self) -> Self:

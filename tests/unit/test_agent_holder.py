@@ -282,6 +282,13 @@ def test_a_renewed_ak_certificate_is_told_and_counted(
     assert world.counters.ak_renewals["success", ""] == 1
 
 
+def test_a_restored_ak_certificate_is_told(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.holder.ak_restored()
+    assert "is restored from its copy" in caplog.text
+
+
 def test_a_failed_renewal_is_told_with_its_next_attempt(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 
+import msgspec
 import pytest
 from support.agent import NOW, REFRESH_SECONDS, failure
 from support.agent_supervision import World, supervise
@@ -227,6 +228,26 @@ def test_a_renewal_that_is_planned_is_not_planned_anew() -> None:
 def test_after_a_renewal_nothing_is_planned() -> None:
     assert renewed(GOOD, 100.0) == renewed(None, 100.0) == Renewal()
     assert renewed(DUE, 100.0).due_at == 100.0 + AGAIN_SECONDS
+
+
+def test_a_restored_certificate_is_told_whatever_job_restored_it() -> None:
+    restored = Result(ak_certificate=GOOD, ak_restored=True)
+    world = supervise(an_hour, ak_certificate=DUE, renewals=[restored])
+    assert world.holder.restored == 1
+
+    failed_after = msgspec.structs.replace(FAILED, ak_restored=True)
+    world = supervise(
+        an_hour, ak_certificate=DUE, renewals=[failed_after, *[FAILED] * 9]
+    )
+    assert world.holder.restored == 1
+
+    async def test(world: World) -> None:
+        world.jobs.is_ak_restored = True
+        world.supervisor.refresh(["disk"])
+        await world.clock.advance(1)
+
+    world = supervise(test)
+    assert world.holder.restored == 1
 
 
 def test_an_order_survives_its_first_failures() -> None:

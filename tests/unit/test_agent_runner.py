@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.agent import make_config, run, substitute, until
 
+from skragent.agent import runner as runner_module
 from skragent.agent.clock import SystemClock
 from skragent.agent.jobs import key_requests
 from skragent.agent.launch import Launcher
@@ -178,12 +179,88 @@ def test_a_killed_releaser_ends_the_job() -> None:
     async def kill_it() -> None:
         job = asyncio.create_task(runner.run(list(key_requests(CONFIG).values())))
         await asyncio.sleep(0.01)
-        runner.kill()
+        runner.stop()
         with pytest.raises(ReleaserError) as caught:
             await job
         assert caught.value.code == "releaser.crashed"
 
     run(kill_it())
+
+
+async def begin(runner: Runner, path: Path) -> asyncio.Task[Release]:
+    """Start a job, and wait until its releaser has written to a file."""
+    job = asyncio.create_task(runner.run(list(key_requests(CONFIG).values())))
+    await until(lambda: path.exists() and path.read_text() != "")
+    return job
+
+
+def test_a_releaser_that_is_writing_goes_on_when_it_is_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "written"
+    runner = make_runner("write-on", str(path))
+
+    async def stop_it() -> None:
+        job = await begin(runner, path)
+        runner.stop()
+        with pytest.raises(ReleaserError):
+            await job
+
+    run(stop_it())
+    assert path.read_text() == "done"
+
+
+def test_a_releaser_that_is_writing_goes_on_at_its_deadline(tmp_path: Path) -> None:
+    path = tmp_path / "written"
+    runner = make_runner("write-on", str(path), timeout=1.0)
+
+    async def let_it_be_late() -> None:
+        job = await begin(runner, path)
+        with pytest.raises(ReleaserError) as caught:
+            await job
+        assert caught.value.code == "releaser.timeout"
+
+    run(let_it_be_late())
+    assert path.read_text() == "done"
+
+
+@pytest.mark.parametrize("is_stopped", [True, False])
+def test_a_releaser_that_does_not_obey_sigterm_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_stopped: bool
+) -> None:
+    monkeypatch.setattr(runner_module, "TERMINATE_SECONDS", 0.1)
+    path = tmp_path / "pid"
+    runner = make_runner("stay", str(path), timeout=20.0 if is_stopped else 1.0)
+
+    async def end_it() -> None:
+        job = await begin(runner, path)
+        if is_stopped:
+            runner.stop()
+        with pytest.raises(ReleaserError):
+            await job
+
+    run(end_it())
+    assert is_gone(int(path.read_text()))
+
+
+def test_to_stop_without_a_releaser_does_nothing() -> None:
+    make_runner("release").stop()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ""),
+        ({"STATE_DIRECTORY": "/var/lib/skragent"}, "/var/lib/skragent"),
+        ({"STATE_DIRECTORY": "/var/lib/skragent:/var/lib/b"}, "/var/lib/skragent"),
+    ],
+)
+def test_the_releaser_is_told_the_units_state_directory(
+    given: dict[str, str], expected: str
+) -> None:
+    lines = Lines()
+    run_job(
+        make_runner("state-directory", lines=lines, environment=ENVIRONMENT | given)
+    )
+    assert lines.text == expected
 
 
 def test_a_cancelled_job_leaves_no_process(tmp_path: Path) -> None:

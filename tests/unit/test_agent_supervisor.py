@@ -13,12 +13,13 @@ from support.agent import (
     TOKEN_LIFE_SECONDS,
     failure,
     released_key,
+    settle,
 )
 from support.agent_supervision import World, nothing, passing, supervise
 
 from skragent.agent import backoff, lifecycle
 from skragent.errors import ReleaserError, SkrAgentError
-from skragent.job import Failure
+from skragent.job import AkCertificate, Failure, Result
 from skragent.keyring import KeyState
 
 
@@ -388,6 +389,32 @@ def test_stopping_cuts_a_backoff_short() -> None:
         await asyncio.wait_for(world.task, 5)
 
     supervise(test, whole=failure("transport.throttled", "retry", retry_after=600))
+
+
+def test_stopping_waits_for_the_job_that_runs() -> None:
+    """Its releaser may be writing the AK certificate; the runner ends it in time."""
+
+    async def test(world: World) -> None:
+        may_end = asyncio.Event()
+
+        async def renew(_: str) -> Result:
+            await may_end.wait()
+            ended.append("")
+            return Result()
+
+        world.jobs.renew = renew  # type: ignore[method-assign]
+        world.jobs.ak_certificate = AkCertificate(expires_at=NOW, is_renewal_due=True)
+        world.supervisor.refresh(["disk"])
+        await settle()
+        world.supervisor.stop()
+        await settle()
+        assert not world.task.done()
+        may_end.set()
+        await asyncio.wait_for(world.task, 5)
+        assert ended == [""]
+
+    ended: list[str] = []
+    supervise(test)
 
 
 def test_a_token_that_lives_no_time_does_not_make_a_tight_circle() -> None:

@@ -12,6 +12,7 @@ from skragent.evidence.tpmrc import (
     is_about_ciphertext,
     is_missing_handle,
     is_not_written,
+    is_wrong_password,
     make_tpm_error,
     strip_rc,
 )
@@ -79,6 +80,16 @@ def test_other_codes_are_no_missing_handle(rc: int) -> None:
 def test_an_unwritten_index_is_told() -> None:
     assert is_not_written(0x14A)
     assert not is_not_written(0x14B)
+
+
+@pytest.mark.parametrize("rc", [0x98E, 0x9A2, 0xB098E])
+def test_a_wrong_password_is_told(rc: int) -> None:
+    assert is_wrong_password(rc)
+
+
+@pytest.mark.parametrize("rc", [0x149, 0x921, 0x18B, 0xA000A])
+def test_other_codes_are_no_wrong_password(rc: int) -> None:
+    assert not is_wrong_password(rc)
 
 
 @pytest.mark.parametrize("rc", [0x1C4, 0x1D5, 0x101])

@@ -63,6 +63,7 @@ def test_a_purged_package_leaves_nothing_that_runs(agent: Agent) -> None:
     assert guest.run("id skragent").code
     assert "skragent" not in guest.check("cat /sys/kernel/security/apparmor/profiles")
     left = "/run/skragent /etc/skragent /usr/lib/skragent /usr/bin/skragent"
+    left += " /var/lib/skragent"
     assert guest.run(f"ls -d {left}").out == ""
 
 

@@ -35,6 +35,7 @@ def test_agent_and_releaser_are_confined_and_the_unit_is_judged_safe(
     label = guest.check(f"cat /proc/{pid}/attr/apparmor/current")
     assert label.strip() == "skragent (enforce)"
     python = "aa-exec -p skragent -- /usr/bin/python3 -IS -c"
+    assert guest.check("stat -c '%a %U' /var/lib/skragent") == "700 skragent\n"
     refused = guest.run(f"{python} 'open(\"/etc/shadow\")'")
     assert "PermissionError" in refused.err
     guest.check(f"{python} 'open(\"/etc/machine-id\")'")

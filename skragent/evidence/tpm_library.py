@@ -1,0 +1,49 @@
+"""The one boundary of the library tpm2-pytss: what it raises leaves as a TpmError.
+
+The library checks and converts what the TPM answers, and has no one class for what it
+cannot convert: TypeError, ValueError, KeyError, NotImplementedError. So every command,
+and every use of an answer that may fail, is inside `library`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from tpm2_pytss import TSS2_Exception
+
+from skragent.errors import SkrAgentError
+from skragent.evidence import tpmrc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def library(command: str) -> Iterator[None]:
+    """Turn every exception of tpm2-pytss into a TpmError of this command."""
+    try:
+        yield
+    except TSS2_Exception as error:
+        raise tpmrc.make_tpm_error(command, int(error.rc), str(error)) from error
+    except (SkrAgentError, MemoryError):
+        raise
+    except Exception as error:
+        reason = describe_library_error(error)
+        raise tpmrc.make_library_error(command, reason) from error
+
+
+def run(
+    command: str,
+    call: Callable[..., Any],
+    *args: Any,  # noqa: ANN401 - the library has no types
+    **options: Any,  # noqa: ANN401 - as above
+) -> Any:  # noqa: ANN401 - as above
+    """Run one command of the TPM; its failure becomes ours, by its rc."""
+    with library(command):
+        return call(*args, **options)
+
+
+def describe_library_error(error: Exception) -> str:
+    """Say what the library raised, without its text, which may quote an answer."""
+    return f"the TPM library raised {type(error).__name__}"
