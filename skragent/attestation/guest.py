@@ -1,10 +1,11 @@
 """The AzureGuest exchange: evidence into a request, the answer into a token's text.
 
 The request is Microsoft's C++ reference client's, member by member and encoding by
-encoding (protocols/maa.md §1.2 to 1.4): AttestationInfo is unpadded base64url of a JSON
-in which everything is padded standard base64, but for SnpReport and the integers.
-The answer is sealed to the wrapping key that the AK certified (§1.5): who can open it
-is the guest that the evidence is about, and that is all the freshness there is.
+encoding (AttestationParameters.cpp and TpmInfo.cpp of
+confidential-computing-cvm-guest-attestation): AttestationInfo is unpadded base64url of
+a JSON in which everything is padded standard base64, but for SnpReport and the
+integers. The answer is sealed to the wrapping key that the AK certified: who can open
+it is the guest that the evidence is about, and that is all the freshness there is.
 
 Not here: whether the token is any good (`token`), the TPM that opens the inner key,
 and the network (`maa`).
@@ -187,7 +188,7 @@ def parse_guest_response(body: bytes) -> SealedToken:
     if len(body) > MAX_ANSWER_BYTES:
         raise _broken(f"longer than {MAX_ANSWER_BYTES} bytes")
     try:
-        # Padding of the outer layer has been seen both ways (protocols/clients.md).
+        # Clients strip the padding of the outer layer or require none: both are read.
         outer = decode_json(body, _Answer).token.rstrip("=")
         sealed = decode_json(decode_base64url(outer), _Sealed)
         token = SealedToken(

@@ -2,7 +2,8 @@
 
 A provider's URL is the `iss` of its tokens and the `authority` of a release policy, so
 an unknown region is an error: guessing a neighbour's would get a token that no policy
-names. Written from protocols/maa.md §7.
+names. The names are those of `shared<code>.<code>.attest.azure.net` in Microsoft's
+documentation (learn.microsoft.com: azure/attestation, "Basic concepts").
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The attestation token: verified before it is used, and a value only afterwards.
 
-What is verified (protocols/maa.md §3 and §4): the signature by a key of the pinned
-provider's own key set, never one that the token points to; issuer, times and lifetime;
-our nonce, exactly as it was sent; and that our wrapping key is the first suitable one,
-because the vault wraps to the first suitable one.
+What is verified: the signature by a key of the pinned provider's own key set, never
+one that the token points to; issuer, times and lifetime; our nonce, exactly as it was
+sent; and that our wrapping key is the first suitable one, because the vault wraps to
+the first suitable one.
 
 This is a sanity check that fails early, not the security decision: that is the
 vault's, by release policy. Claims on the guest are not appraised here.

@@ -1,6 +1,7 @@
 """The release: a JWS by the vault, verified, and the wrapped key that is in it.
 
-The vault signs with its own TLS certificate (protocols/akv.md §1). Whoever can answer
+The vault signs with its own TLS certificate (KeyReleaseResult of Azure's REST
+specification; pkg/common/akv.go of confidential-sidecar-containers). Whoever can answer
 HTTPS in the vault's stead could wrap a key of his own to our wrapping key: so the
 signature, the chain to trusted roots and the vault's name in it are verified before a
 byte is believed, and the answer must be to what was asked. Vaults and Managed HSMs

@@ -1,8 +1,8 @@
 """A released key: compared with its signed public part, and in every served form.
 
 RSA and EC keys come as PKCS#8 PrivateKeyInfo, oct keys as their bare bytes
-(protocols/akv.md §1). What is served: JWK (RFC 7517, 7518, 8812), PKCS#8 as DER and
-as PEM, and for oct the bytes themselves.
+(pkg/common/akv.go of confidential-sidecar-containers). What is served: JWK (RFC 7517,
+7518, 8812), PKCS#8 as DER and as PEM, and for oct the bytes themselves.
 
 The comparison is what makes the signature worth something: it is over the public
 part, while the private part comes from the ciphertext, which anybody can make.

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     )
 
 _MAX_REASON_CHARS = 300
-# What IMDS and Entra ID say when asking again would not help (protocols/akv.md §5).
+# What IMDS and Entra ID say when asking again would not help (learn.microsoft.com:
+# "How to use managed identities to acquire an access token", error handling).
 _NO_IDENTITY = re.compile(
     r"identity not found|invalid_request|invalid_resource|bad_request"
     r"|unauthorized_client|no identity has been assigned|multiple user assigned",

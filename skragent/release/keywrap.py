@@ -2,7 +2,7 @@
 
 PKCS #11 v3.0 §2.1.21, RFC 5649. The first part is as long as the wrapping key's
 modulus and is opened in the vTPM; the rest is opened here. The hash of OAEP, and of
-its MGF1, follows from `enc` (protocols/akv.md §1).
+its MGF1, follows from `enc` (pkg/common/akv.go of confidential-sidecar-containers).
 
 One message for whatever goes wrong: which step failed helps only an attacker.
 """

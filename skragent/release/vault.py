@@ -31,7 +31,7 @@ def vault_scope(vault: str) -> str:
     """Guess the scope that the vault's challenge will name: its host's parent.
 
     https://NAME.vault.azure.net -> https://vault.azure.net/.default, and alike in the
-    other clouds (protocols/akv.md §9). Only to ask early: the challenge decides.
+    other clouds. Only to ask early: the challenge decides.
     """
     return f"https://{vault.partition('://')[2].partition('.')[2].rstrip('/')}/.default"
 

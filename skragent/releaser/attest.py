@@ -1,8 +1,8 @@
 """Rooms 1 and 2 for one job: evidence complete, verified, and turned into a token.
 
-All waiting overlaps (protocols/clients.md, part C): connections open, endorsements and
-signing keys arrive while the TPM works, and what we verify ourselves is verified while
-the verifier has the evidence under way.
+All waiting overlaps: connections open, endorsements and signing keys arrive while the
+TPM works, and what we verify ourselves is verified while the verifier has the evidence
+under way.
 """
 
 from __future__ import annotations

@@ -423,7 +423,7 @@ def test_scope_is_guessed_from_the_host(vault_url: str, scope: str) -> None:
 
 
 def public_key(kid: str) -> Answer:
-    """What GET /keys/NAME answers (protocols/akv.md: KeyBundle)."""
+    """What GET /keys/NAME answers (KeyBundle of Azure's REST specification)."""
     return json_answer(
         {
             "key": {"kid": kid, "kty": "RSA-HSM", "n": "AQAB", "e": "AQAB"},

@@ -1,5 +1,4 @@
-"""credentials.sock, asked as systemd asks; what systemd makes of it is measured in
-../shared/vm/credentials.md."""
+"""credentials.sock, asked as systemd asks; the VM's tests ask with a real one."""
 
 from __future__ import annotations
 
