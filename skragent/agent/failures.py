@@ -23,6 +23,9 @@ _CLEAR_DENIALS_TO_CONFIRM: Final = 2
 # What only a person can mend, probably: the backoff is long, and there is an alarm.
 SLOW: Final = (Disposition.RETRY_SLOWLY, Disposition.FATAL)
 
+# With these, a person must probably act: they do not pass by themselves.
+NEEDS_ATTENTION: Final = (*SLOW, Disposition.DENIED)
+
 
 @dataclass(frozen=True, slots=True)
 class Failures:

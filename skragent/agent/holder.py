@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from skragent.agent.failures import SLOW
+from skragent.agent.failures import NEEDS_ATTENTION, SLOW
 from skragent.errors import Disposition, SkrAgentError
 from skragent.keyring import KeyRecord, KeyState, hold_key
 from skragent.observe import Event, log, names
@@ -207,7 +207,7 @@ class Holder:
             alias,
             error.code,
             retry_at=self._clock.now() + seconds,
-            needs_attention=error.disposition in SLOW,
+            needs_attention=error.disposition in NEEDS_ATTENTION,
         )
 
     def _note_memory(self, arena: Arena) -> None:

@@ -101,11 +101,11 @@ def test_a_lost_certificate_is_restored_by_the_next_agent_and_said(
     guest.prepare(ANEW)
     config = config_for(emulator, directory, "demo")
     guest.break_(f"vm.rc={NV_RATE:#x},command={CC_NV_DEFINE_SPACE:#x}")
-    with Agent(directory, config, directory) as agent:
+    with Agent(directory, config, state=directory) as agent:
         agent.until(lambda: "not be renewed" in agent.log.read_text())
     assert guest.holds() == "none"
     guest.lift()
-    with Agent(directory, config, directory) as agent:
+    with Agent(directory, config, state=directory) as agent:
         agent.until(lambda: agent.holds("demo"))
         agent.until(lambda: "restored from its copy" in agent.log.read_text())
     assert guest.holds() == "new"

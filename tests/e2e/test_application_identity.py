@@ -108,7 +108,7 @@ def test_application_without_permission_is_denied_by_the_vault(
         ("certificate", {"client_id": UNKNOWN}, "AADSTS700016"),
     ],
 )
-def test_application_that_entra_does_not_know_is_denied(
+def test_application_that_entra_does_not_know_is_refused(
     emulator: EmulatorThread,
     directory: Path,
     kind: str,
@@ -116,7 +116,7 @@ def test_application_that_entra_does_not_know_is_denied(
     number: str,
 ) -> None:
     found = failure(releaser(emulator, directory, kind, **changes))
-    assert (found.code, found.disposition) == ("identity.denied", "denied")
+    assert (found.code, found.disposition) == ("identity.denied", "retry_slowly")
     assert number in found.message
 
 
@@ -127,13 +127,13 @@ def test_application_that_entra_does_not_know_is_denied(
         ("token_file", "no.json.web", "AADSTS50027"),
     ],
 )
-def test_application_that_proves_nothing_is_denied(
+def test_application_that_proves_nothing_is_refused(
     emulator: EmulatorThread, directory: Path, kind: str, text: str, number: str
 ) -> None:
     file = directory / "file"
     file.write_text(text)
     found = failure(releaser(emulator, directory, kind, **{kind: str(file)}))
-    assert (found.code, found.disposition) == ("identity.denied", "denied")
+    assert (found.code, found.disposition) == ("identity.denied", "retry_slowly")
     assert number in found.message
     assert text not in found.message
 
