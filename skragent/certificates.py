@@ -22,6 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from skragent.errors import SkrAgentError
+from skragent.quoting import quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,6 +129,4 @@ def _without_warnings() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    printable = "".join(c if c.isprintable() else "?" for c in text)
-    return printable[:MAX_REASON_CHARACTERS]
+    return quote(str(error), MAX_REASON_CHARACTERS) or type(error).__name__

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
 
 from skragent.certificates import CertificateError
+from skragent.quoting import quote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -110,8 +111,7 @@ def _subject(der: bytes) -> str:
         text = ", ".join(f"{kind}={value}" for kind, value in pairs)
     except (OSError, ValueError, LookupError, TypeError):
         return ""
-    printable = "".join(c if c.isprintable() else "?" for c in text)
-    return printable[:_MAX_SUBJECT_CHARACTERS]
+    return quote(text, _MAX_SUBJECT_CHARACTERS)
 
 
 def _reason(error: Exception) -> str:

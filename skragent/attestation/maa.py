@@ -12,6 +12,7 @@ import msgspec
 from skragent.attestation.limits import MAX_ANSWER_BYTES, MAX_KEY_SET_BYTES
 from skragent.errors import AttestationRefusedError, TransportError
 from skragent.jose import decode_json
+from skragent.quoting import quote
 from skragent.transport import raise_for_status
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ _OK = 200
 # (learn.microsoft.com: Azure Attestation, troubleshooting guide). 401 and 403 are about
 # the caller or the network, and not about the evidence.
 _BAD_REQUEST = 400
-_MAX_REASON_CHARS = 300
 _FOREIGN_HINT = (
     "Only HTTP 400 in the provider's own error format is a refusal of the evidence. A"
     " proxy or a firewall may answer in the provider's place."
@@ -127,6 +127,4 @@ def parse_reason(body: bytes) -> str:
     said = envelope.error or envelope.upper
     if said is None or not said.code:
         return ""
-    text = " ".join(f"{said.code}: {said.message}".split())
-    printable = "".join(c if c.isprintable() else "?" for c in text)
-    return printable[:_MAX_REASON_CHARS]
+    return quote(f"{said.code}: {said.message}")

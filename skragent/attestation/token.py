@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 MAX_TOKEN_CHARS = 128 * 1024  # tokens seen have 6 to 9 kB
 _MAX_SIGNING_KEYS = 64
+_MAX_CLAIM_CHARS = 100  # of one that is shown
 
 # How far the provider's clock may be ahead of ours; the vault judges by its own.
 CLOCK_SKEW = timedelta(minutes=5)
@@ -73,11 +74,13 @@ class AttestationToken:
         return hashlib.sha256(self.raw.encode()).hexdigest()
 
     def text_claim(self, *path: str) -> str:
-        """Look up a text among the claims; empty where there is none."""
+        """Look up a short printable text among the claims; else empty."""
         found: object = self.claims
         for name in path:
             found = found.get(name) if isinstance(found, Mapping) else None
-        return found if isinstance(found, str) else ""
+        if not isinstance(found, str) or len(found) > _MAX_CLAIM_CHARS:
+            return ""
+        return found if found.isprintable() else ""
 
 
 @dataclass(frozen=True, slots=True)

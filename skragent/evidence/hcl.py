@@ -14,6 +14,7 @@ import binascii
 import enum
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -51,6 +52,7 @@ _REPORT_TYPES = {1: "VBS", _SNP: "SEV-SNP", 3: "TVM", 4: "TDX", 5: "CCA"}
 
 _AK = "HCLAkPub"
 _EK = "HCLEkPub"
+_GUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _USER_DATA_BYTES = 64
 _MIN_MODULUS_BYTES, _MAX_MODULUS_BYTES = 256, 512
 _MAX_EXPONENT_BYTES = 4
@@ -205,13 +207,13 @@ def parse_runtime_data(raw: bytes) -> RuntimeData:
     configuration = claims.get("vm-configuration")
     if not isinstance(configuration, dict):
         configuration = {}
-    vm_id = configuration.get("vmUniqueId", "")
+    vm_id = configuration.get("vmUniqueId")
     secure_boot = configuration.get("secure-boot")
     return RuntimeData(
         raw=raw,
         ak_public=_parse_jwk(by_kid[_AK], _AK),
         ek_public=_find_ek(by_kid.get(_EK)),
-        vm_unique_id=vm_id.upper() if isinstance(vm_id, str) else "",
+        vm_unique_id=_parse_guid(vm_id),
         is_secure_boot=secure_boot if isinstance(secure_boot, bool) else None,
         user_data=_parse_user_data(claims.get("user-data")),
         vm_configuration=MappingProxyType(configuration),
@@ -259,6 +261,12 @@ def _parse_base64url(text: object, kid: str) -> bytes:
         raise MalformedEvidenceError(
             f"the runtime data's {kid} is not base64url"
         ) from error
+
+
+def _parse_guid(text: object) -> str:
+    if not isinstance(text, str) or not _GUID.fullmatch(text):
+        return ""
+    return text.upper()
 
 
 def _parse_user_data(text: object) -> bytes | None:

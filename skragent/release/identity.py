@@ -16,6 +16,7 @@ from azure.core.exceptions import AzureError, ClientAuthenticationError
 from azure.identity import CredentialUnavailableError
 
 from skragent.errors import ConfigError, Disposition, IdentityError, SkrAgentError
+from skragent.quoting import quote
 from skragent.transport import find_retry_after
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
         TokenRequestOptions,
     )
 
-_MAX_REASON_CHARS = 300
+_UNAVAILABLE_PREFIX = "ManagedIdentityCredential authentication unavailable"
 # What IMDS and Entra ID say when asking again would not help (learn.microsoft.com:
 # "How to use managed identities to acquire an access token", error handling).
 _NO_IDENTITY = re.compile(
@@ -35,6 +36,9 @@ _NO_IDENTITY = re.compile(
     r"|unauthorized_client|no identity has been assigned|multiple user assigned",
     re.IGNORECASE,
 )
+
+# It becomes part of a header. RFC 6750, section 2.1; Azure's have some 2000 characters.
+_ACCESS_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,32768}=*")
 
 # A refusal of Entra ID has a code; 50196 (a loop), 90033 (a temporary fault) and 90055
 # (throttling) are not about us (learn.microsoft.com: reference-error-codes).
@@ -102,9 +106,17 @@ class AccessTokens:
     def _ask(self, scope: str, options: TokenRequestOptions | None) -> AccessTokenInfo:
         self._retry_after = None
         try:
-            return self._credential.get_token_info(scope, options=options)
+            found = self._credential.get_token_info(scope, options=options)
         except Exception as error:  # the one boundary to azure-identity and msal
             raise judge_identity_failure(error, self._retry_after) from error
+        token: object = found.token
+        if not isinstance(token, str) or not _ACCESS_TOKEN.fullmatch(token):
+            raise IdentityError(
+                "no access token for the vault: what was answered is no token"
+                " (RFC 6750, section 2.1)",
+                code="identity.unavailable",
+            )
+        return found
 
     def _see(self, answer: requests.Response, **_kwargs: Any) -> None:  # noqa: ANN401 - requests' hooks get what send got
         self._retry_after = find_retry_after(answer.status_code, answer.headers)
@@ -122,9 +134,8 @@ def judge_identity_failure(
         return error
     is_known = isinstance(error, AzureError | SkrAgentError)
     text = error.message if is_known else type(error).__name__  # type: ignore[attr-defined] # both have one
-    reason = " ".join(str(text).split())
-    reason = reason.removeprefix("ManagedIdentityCredential authentication unavailable")
-    reason = reason.strip(",. ")[:_MAX_REASON_CHARS]
+    text = str(text).removeprefix(_UNAVAILABLE_PREFIX)
+    reason = quote(text).strip(",. ")
     code = "identity.unavailable"
     if isinstance(error, CredentialUnavailableError):
         if _NO_IDENTITY.search(reason):

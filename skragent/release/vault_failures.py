@@ -21,12 +21,12 @@ from skragent.errors import (
     TransportError,
 )
 from skragent.jose import decode_json
+from skragent.quoting import quote
 from skragent.transport import parse_retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_MAX_REASON_CHARS = 300
 _JSON = "application/json"
 
 _BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 400, 401, 403, 404
@@ -180,12 +180,7 @@ def _describe(
     text = f"{what}: the vault answered HTTP {status}"
     if said is not None:
         code = "/".join(filter(None, (said.code, said.inner)))
-        reason = " ".join(f"{code}: {said.message}".split()).strip(": ")
-        text += f": {_printable(reason)[:_MAX_REASON_CHARS]}"
+        text += f": {quote(f'{code}: {said.message}').strip(': ')}"
     if request_id := headers.get("x-ms-request-id", ""):
-        text += f" (x-ms-request-id {_printable(request_id)[:64]})"
+        text += f" (x-ms-request-id {quote(request_id, 64)})"
     return text
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)

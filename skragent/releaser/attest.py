@@ -164,8 +164,8 @@ def _summarise(
         token_sha256=token.sha256,
         compliance_status=token.text_claim(
             "x-ms-isolation-tee", "x-ms-compliance-status"
-        )[:100],
-        vm_id=token.text_claim("x-ms-azurevm-vmid")[:100]
+        ),
+        vm_id=token.text_claim("x-ms-azurevm-vmid")
         or evidence.hcl_report.runtime_data.vm_unique_id,
         chip_generation=generation.value,
         report_version=report.version,

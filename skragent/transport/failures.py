@@ -13,8 +13,7 @@ import requests
 import urllib3.exceptions
 
 from skragent.errors import TransportError
-
-_MAX_DETAIL_CHARS = 300
+from skragent.quoting import quote
 
 # The most telling cause decides, wherever in the chain it stands.
 _KINDS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
@@ -77,16 +76,13 @@ def translate(error: Exception, where: str) -> TransportError:
     for kinds, kind, said in _KINDS:
         for cause in causes:
             if isinstance(cause, kinds):
-                detail = f": {_printable(str(cause))}" if kind == "tls" else ""
+                reason = quote(str(cause))
+                detail = f": {reason}" if kind == "tls" else ""
                 return _error(f"{where} {said}{detail}", kind)
     # Every RequestException is an OSError, too: those are not of the operating system.
     if any(isinstance(c, OSError) and c.errno is not None for c in causes):
         return _error(f"{where} cannot be reached", "refused")
     return _error(f"{where} answered with what is no HTTP", "unexpected")
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)[:_MAX_DETAIL_CHARS]
 
 
 def _error(message: str, kind: str) -> TransportError:
