@@ -25,12 +25,32 @@ def wait_for_another_process(agent: Agent, pid: str) -> None:
     )
 
 
-def test_an_agent_that_is_killed_is_back_with_its_keys(agent: Agent) -> None:
+def test_the_next_agent_serves_keys_after_sigkill_while_azure_is_absent(
+    agent: Agent,
+) -> None:
     pid = agent.property("MainPID")
-    agent.guest.check(f"kill -9 {pid}")
-    # The sockets are systemd's: nobody is turned away meanwhile.
+    with agent.azure.outage():
+        agent.guest.check(f"kill -9 {pid}")
+        # The sockets are systemd's: nobody is turned away meanwhile.
+        assert serves(agent)
+        assert agent.property("MainPID") != pid
+        assert "is held again" in agent.journal("-u skragent -n 50")
+
+
+def test_a_restart_while_azure_is_absent_takes_no_key(agent: Agent) -> None:
+    with agent.azure.outage():
+        agent.guest.check("systemctl restart skragent", timeout=120)
+        assert serves(agent)
+
+
+def test_a_stop_ends_the_keys(agent: Agent) -> None:
+    with agent.azure.outage():
+        agent.guest.check("systemctl stop skragent", timeout=120)
+        assert agent.property("NFileDescriptorStore") == "0"
+        # Whoever asks starts it again, and it holds nothing.
+        assert agent.get("db", wait=5).status == "503"
+    agent.settle()
     assert serves(agent)
-    assert agent.property("MainPID") != pid
 
 
 def test_a_releaser_that_is_killed_is_started_again_and_keys_are_served(
@@ -67,10 +87,11 @@ async def _set(event: asyncio.Event) -> None:
 
 def test_an_agent_that_hangs_is_ended_by_the_watchdog(agent: Agent) -> None:
     pid = agent.property("MainPID")
-    agent.guest.check(f"kill -STOP {pid}")
-    wait_for_another_process(agent, pid)
-    assert "watchdog" in agent.journal("-u skragent -n 50").lower()
-    assert serves(agent)
+    with agent.azure.outage():
+        agent.guest.check(f"kill -STOP {pid}")
+        wait_for_another_process(agent, pid)
+        assert "watchdog" in agent.journal("-u skragent -n 50").lower()
+        assert serves(agent)
 
 
 @pytest.fixture

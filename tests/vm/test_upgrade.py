@@ -1,4 +1,4 @@
-"""Upgrading the package while it is used."""
+"""Upgrading the package while it is used and Azure is absent."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ def test_every_new_connection_is_answered_while_the_package_is_upgraded(
     clients = [
         guest.start("runuser -u alice -- python3 -I /run/client.py") for _ in range(2)
     ]
-    guest.check(f"{DPKG} -i /root/skragent-next.deb", timeout=240)
-    agent.settle()
+    with agent.azure.outage():
+        guest.check(f"{DPKG} -i /root/skragent-next.deb", timeout=240)
+        agent.settle()
     guest.check("touch /tmp/stop")
     for client in clients:
         done = guest.wait(client)
