@@ -82,11 +82,7 @@ def session(server: RunningServer) -> Iterator[requests.Session]:
 
 @pytest.mark.filterwarnings("default")
 @SCHEMA.parametrize()
-@hypothesis.settings(
-    max_examples=60,
-    deadline=None,
-    suppress_health_check=list(hypothesis.HealthCheck),
-)
+@hypothesis.settings(max_examples=60)
 def test_every_answer_is_as_described(
     case: schemathesis.Case, session: requests.Session
 ) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import contextlib
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.agent import attestation, released_key
 
@@ -20,14 +20,12 @@ GOOD = msgspec.json.encode(
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=100)
 def test_any_bytes_are_a_result_or_garbage(raw: bytes) -> None:
     with contextlib.suppress(ReleaserError):
         parse_result(raw, aliases=ALIASES)
 
 
 @given(at=st.integers(0, len(GOOD) - 1), byte=st.integers(0, 255))
-@settings(max_examples=100)
 def test_any_changed_byte_leaves_a_result_or_garbage(at: int, byte: int) -> None:
     raw = GOOD[:at] + bytes([byte]) + GOOD[at + 1 :]
     with contextlib.suppress(ReleaserError):
@@ -35,7 +33,6 @@ def test_any_changed_byte_leaves_a_result_or_garbage(at: int, byte: int) -> None
 
 
 @given(st.lists(st.tuples(st.integers(-5, 20000), st.integers(-5, 20000)), max_size=3))
-@settings(max_examples=100)
 def test_believed_slices_lie_in_the_arena_and_apart(
     places: list[tuple[int, int]],
 ) -> None:
@@ -58,6 +55,5 @@ def test_believed_slices_lie_in_the_arena_and_apart(
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=100)
 def test_every_logged_line_is_one_printable_line(raw: bytes) -> None:
     assert all(line.isprintable() and line.isascii() for line in log_lines(raw))
