@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import msgspec
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from skragent.config import Config, KeyConfig, parse_config
@@ -97,6 +97,7 @@ def test_any_value_of_any_setting_is_accepted_or_told_of_in_short_lines(
 
 
 @given(texts, values)
+@example("0" * 24 + "\N{LANGUAGE TAG}" * 20, {})  # each is shown as ten characters
 def test_any_name_of_a_setting_or_a_key_is_accepted_or_told_of_in_short_lines(
     name: str, value: object
 ) -> None:
