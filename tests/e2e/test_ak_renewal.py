@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.deadlines import DEADLINE_SECONDS
 from support.e2e import SKRAGENT, Agent, config_for
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ def attestation(agent: Agent) -> dict[str, Any]:
     """Ask for what `skragent status` knows of it."""
     socket = agent.socket.with_name("admin.sock")
     command = [*SKRAGENT, "status", "--json", "--socket", socket]
-    done = subprocess.run(command, capture_output=True, check=True, timeout=60)
+    done = subprocess.run(
+        command, capture_output=True, check=True, timeout=DEADLINE_SECONDS
+    )
     status: dict[str, Any] = json.loads(done.stdout)
     return status["attestation"]
 

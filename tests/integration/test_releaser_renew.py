@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from support.deadlines import DEADLINE_SECONDS
 from tpm2_pytss import ESAPI
 from tpm2_pytss.constants import TPM2_ALG, TPMA_NV
 from tpm2_pytss.types import TPM2B_NV_PUBLIC, TPMS_NV_PUBLIC
@@ -37,7 +38,7 @@ def renew(
         purpose="renew",
         ak_query_id=query_id,
         now=now(emulator),
-        timeout_seconds=10,
+        timeout_seconds=DEADLINE_SECONDS,
         keys=(),
         arena_fd=-1,
         arena_bytes=0,

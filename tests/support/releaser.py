@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 
 import msgspec
+from support.deadlines import DEADLINE_SECONDS
 
 from skragent.agent.jobs import build_job, key_requests
 from skragent.config import parse_config
@@ -45,7 +46,7 @@ class Releaser:
             capture_output=True,
             pass_fds=(self.arena.fd,),
             check=True,
-            timeout=60,
+            timeout=DEADLINE_SECONDS,
         )
         self.arena.close_fd()
         assert done.stderr == b""

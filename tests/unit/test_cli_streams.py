@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.deadlines import DEADLINE_SECONDS
 from support.serving import ALIAS, FORMS, held_key, ring_with
 from support.serving_server import serving
 
@@ -38,7 +39,7 @@ def shell(redirection: str, *words: str) -> tuple[int, str]:
             *(sys.executable, "-I", "-m", "skragent.cli.main", *words),
         ],
         stderr=subprocess.PIPE,
-        timeout=30,
+        timeout=DEADLINE_SECONDS,
         check=False,
     )
     return outcome.returncode, outcome.stderr.decode()
