@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import pytest
 from support.deadlines import DEADLINE_SECONDS
 from support.e2e import Agent, config_for, create_key
 from support.lock_step import RoundTrips
+from support.vtpm import vm_directory
 
 from skragent.emulator.front import Front
 from skragent.emulator.thread import EmulatorThread
@@ -53,8 +53,8 @@ def forgo_session_tickets(azure: Azure) -> None:
 def test_a_cold_start_costs_five_round_trips_in_sequence(directory: Path) -> None:
     trips = RoundTrips()
     with (
-        tempfile.TemporaryDirectory(prefix="skr-") as name,
-        EmulatorThread(Path(name), relay=trips.relay) as emulator,
+        vm_directory() as home,
+        EmulatorThread(home, relay=trips.relay) as emulator,
     ):
         create_key(emulator, "demo:RSA")
         forgo_session_tickets(emulator.world.azure)

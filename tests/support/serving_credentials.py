@@ -97,7 +97,7 @@ class RunningCredentials:
         ring: Keyring,
         access: object,
         *,
-        wait_seconds: float = 20.0,
+        wait_seconds: float = DEADLINE_SECONDS,
         refuse_seconds: float = REFUSE_SECONDS,
         systemd: Systemd | None = None,
         restored: Sequence[tuple[str, socket.socket]] = (),

@@ -17,6 +17,7 @@ FILES = sorted(file for layer in LAYERS for file in (TESTS / layer).glob("*.py")
 
 WAITING = {"communicate", "join", "poll", "result", "settimeout", "timeout", "wait"}
 LIMITS = {"timeout", "timeout_seconds"}
+SHARED = {"DEADLINE_SECONDS", "SHORT_SECONDS"}
 CLOCKS = {"monotonic", "perf_counter", "process_time", "sleep", "time"}
 OF_THE_PROFILE = {"deadline", "suppress_health_check", "derandomize"}
 # These are the suite's clock, and the clients of `make chaos`, which run for a time.
@@ -30,9 +31,14 @@ def is_number(node: ast.expr) -> bool:
     )
 
 
+def is_own_constant(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id.isupper() and node.id not in SHARED
+
+
 def waits_by_number(call: ast.Call) -> bool:
     """Whether a call limits a wait with a number of its own."""
-    if any(word.arg in LIMITS and is_number(word.value) for word in call.keywords):
+    limits = [word.value for word in call.keywords if word.arg in LIMITS]
+    if any(is_number(limit) or is_own_constant(limit) for limit in limits):
         return True
     function = call.func
     if not isinstance(function, ast.Attribute):
@@ -86,6 +92,7 @@ def test_waits_are_for_events_and_share_their_deadline(file: Path) -> None:
         "process.wait(timeout=0.5)",
         "subprocess.run(command, timeout=30)",
         "HttpClient(timeout_seconds=1)",
+        "session.get(url, timeout=_SECONDS)",
         "select.select([a], [], [], 5)",
         "socket.create_connection(address, 5)",
         "asyncio.timeout(20)",
@@ -106,6 +113,7 @@ def test_a_wait_by_time_is_found(source: str) -> None:
         "select.select([a], [], [], 0)",
         "subprocess.run(command, timeout=DEADLINE_SECONDS)",
         "', '.join(names)",
+        "VaultClient(timeout_seconds=timeout_seconds)",
         "@settings(max_examples=1500)\ndef test(): ...",
     ],
 )
