@@ -88,10 +88,16 @@ def shown(value: object) -> str:
     """Make a piece of a value fit to be printed: short, and on one line."""
     if isinstance(value, int) and value.bit_length() > _MAX_SHOWN_BITS:
         return "a very large number"  # str() refuses more than 4300 digits
-    text = str(value)
-    if len(text) > MAX_SHOWN:
-        text = f"{text[: MAX_SHOWN - 32]}…{text[-31:]}"  # TOML: the place is last
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    text = _cut(str(value))  # it may be long
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return _cut(text)  # an escape is up to ten characters
+
+
+def _cut(text: str) -> str:
+    """Leave out the middle of a text that is too long."""
+    if len(text) <= MAX_SHOWN:
+        return text
+    return f"{text[: MAX_SHOWN - 32]}…{text[-31:]}"  # TOML: the place is last
 
 
 def meant(name: str, known: Iterable[str]) -> str:

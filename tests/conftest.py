@@ -12,8 +12,23 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from skragent.observe import INTERNAL_ERRORS
+
+# The one profile of all property tests. What an example may take depends on the
+# machine, so there is no deadline, nor a health check that measures time. Examples are
+# random: each run looks further than the last one, and an example that fails is a
+# fault of the code; `print_blob` says how to run it again. A test keeps only its own
+# number of examples or steps.
+settings.register_profile(
+    "suite",
+    deadline=None,
+    derandomize=False,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("suite")
 
 VECTORS = Path(__file__).resolve().parents[2] / "shared" / "vectors"
 # Where .ci/setup keeps a copy, and where Debian's package has it.

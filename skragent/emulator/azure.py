@@ -6,8 +6,10 @@ and the root that vouches for the chip. `world.py` puts it together with a whole
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from cryptography import x509
@@ -32,12 +34,23 @@ from skragent.emulator.vault_keys import KeyStore
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from skragent.emulator.delay_relay import Connect
     from skragent.emulator.service import Service
 
 DEFAULT_VAULTS = (VaultPlan("skragent-demo"), VaultPlan("skragent-hsm", "hsm"))
+
+
+class Relay(Protocol):
+    """Carries connections from a socket to a service that listens elsewhere."""
+
+    async def listen(self, sock: socket.socket) -> None:
+        """Carry what connects to a bound socket until `close`."""
+
+    async def close(self) -> None:
+        """Stop listening and cut all connections."""
 
 
 class Hardware(Protocol):
@@ -65,17 +78,25 @@ class Settings:
     """How an emulated Azure differs from the default one.
 
     `ports` are by label (`imds`, `maa`, `entra`, or a vault's name); 0 is a free one.
-    `latency_seconds` is added to every round trip, as `delay_relay` tells.
+    `latency_seconds` is added to every round trip, as `delay_relay` tells; `relay`
+    makes another relay, of what opens a connection to a service.
     `sockets` are where real names are answered instead of at their addresses: IMDS,
     and everything with TLS.
     """
 
     ports: Mapping[str, int] = field(default_factory=dict)
     latency_seconds: float = 0.0
+    relay: Callable[[Connect], Relay] | None = None
     real_names: bool = False
     sockets: tuple[socket.socket, socket.socket] | None = None
     vaults: tuple[VaultPlan, ...] = DEFAULT_VAULTS
     clock: Clock = field(default_factory=Clock)
+
+    def make_relay(self, connect: Connect) -> Relay:
+        """Make the relay in front of a service."""
+        if self.relay is not None:
+            return self.relay(connect)
+        return DelayRelay(connect, self.latency_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +149,7 @@ class Azure:
         self._keys_directory = directory / "keys" / naming
         self.vaults = {p.name: self._vault(p, urls) for p in settings.vaults}
         self.requests = RequestLog()
-        self._listening: list[Front | DelayRelay] = []
+        self._listening: list[Front | Relay] = []
 
     @classmethod
     async def start(
@@ -163,7 +184,7 @@ class Azure:
         for label, service in services.items():
             tls = {} if label == "imds" else {"": azure.server_identity(label)}
             front = azure._front({"": service}, tls)
-            await azure._listen(front, bound[label], settings.latency_seconds)
+            await azure._listen(front, bound[label], settings)
         return azure
 
     @classmethod
@@ -189,9 +210,8 @@ class Azure:
         for plan in settings.vaults:
             hosts[plan.host] = azure.vaults[plan.name]
             tls[plan.host] = azure.vaults[plan.name].signer
-        latency = settings.latency_seconds
-        await azure._listen(azure._front({"": azure.imds}, {}), imds_socket, latency)
-        await azure._listen(azure._front(hosts, tls), tls_socket, latency)
+        await azure._listen(azure._front({"": azure.imds}, {}), imds_socket, settings)
+        await azure._listen(azure._front(hosts, tls), tls_socket, settings)
         return azure
 
     async def close(self) -> None:
@@ -249,15 +269,16 @@ class Azure:
         return Front(services, log=self.requests, monotonic=monotonic, identities=tls)
 
     async def _listen(
-        self, front: Front, sock: socket.socket, latency_seconds: float
+        self, front: Front, sock: socket.socket, settings: Settings
     ) -> None:
         """Let a front listen on a socket, or behind a relay that does."""
         self._listening.append(front)
-        if not latency_seconds:
+        if settings.relay is None and not settings.latency_seconds:
             await front.listen(sock)
             return
         hidden = addresses.bind(LOOPBACK, 0)
         await front.listen(hidden)
-        relay = DelayRelay(LOOPBACK, addresses.port_of(hidden), latency_seconds)
+        port = addresses.port_of(hidden)
+        relay = settings.make_relay(partial(asyncio.open_connection, LOOPBACK, port))
         self._listening.append(relay)
         await relay.listen(sock)

@@ -22,6 +22,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Awaitable, Callable
+
+    Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 
 _SEGMENT_BYTES = 1448  # Ethernet's 1500 less IP, TCP and its timestamps
 _INITIAL_WINDOW_BYTES = 10 * _SEGMENT_BYTES  # RFC 6928
@@ -43,10 +46,15 @@ class _Way:
 
 
 class DelayRelay:
-    """Listens on a socket and relays every connection to a local port, delayed."""
+    """Listens on a socket and relays every connection to a service, delayed.
 
-    def __init__(self, host: str, port: int, round_trip_seconds: float) -> None:
-        self._target = (host, port)
+    Args:
+        connect: opens a connection to the service.
+        round_trip_seconds: how long a round trip takes.
+    """
+
+    def __init__(self, connect: Connect, round_trip_seconds: float) -> None:
+        self._connect = connect
         self._round_trip = round_trip_seconds
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -76,7 +84,7 @@ class DelayRelay:
         established_at = asyncio.get_running_loop().time() + self._round_trip
         with contextlib.closing(writer):
             try:
-                far_reader, far_writer = await asyncio.open_connection(*self._target)
+                far_reader, far_writer = await self._connect()
             except OSError:
                 return
             with contextlib.closing(far_writer):

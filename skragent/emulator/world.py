@@ -23,9 +23,11 @@ from skragent.emulator.vault_writes import add_version
 from skragent.errors import EmulatorError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from skragent.emulator.addresses import VaultPlan
+    from skragent.emulator.azure import Relay
+    from skragent.emulator.delay_relay import Connect
     from skragent.emulator.front import RequestLog
     from skragent.emulator.imds import Imds
     from skragent.emulator.key_specs import KeySpec
@@ -54,6 +56,7 @@ class Emulator:
         directory: Path,
         *,
         latency_seconds: float = 0.0,
+        relay: Callable[[Connect], Relay] | None = None,
         real_names: bool = False,
         ports: Mapping[str, int] | None = None,
         vaults: tuple[VaultPlan, ...] = DEFAULT_VAULTS,
@@ -67,6 +70,7 @@ class Emulator:
         Args:
             directory: everything that outlives a stop lies here.
             latency_seconds: added to every round trip (`delay_relay`).
+            relay: makes another relay, of what opens a connection to a service.
             real_names: listen at Azure's own names and addresses (`addresses`).
             ports: by `imds`, `maa`, `entra` or a vault's name; 0 is the last one or a
                 free one.
@@ -83,6 +87,7 @@ class Emulator:
         settings = Settings(
             ports=ports or {},
             latency_seconds=latency_seconds,
+            relay=relay,
             real_names=real_names,
             vaults=vaults,
             clock=clock or Clock(),

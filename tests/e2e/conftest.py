@@ -8,17 +8,14 @@ from pathlib import Path
 
 import pytest
 from support.e2e import create_key
+from support.vtpm import vm_directory
 
 from skragent.emulator.thread import EmulatorThread
 
 
 @pytest.fixture(scope="session")
 def running_emulator() -> Iterator[EmulatorThread]:
-    # Not pytest's own directory: a Unix socket's path is at most 107 bytes long.
-    with (
-        tempfile.TemporaryDirectory(prefix="skr-") as name,
-        EmulatorThread(Path(name)) as emulator,
-    ):
+    with vm_directory() as home, EmulatorThread(home) as emulator:
         emulator.world.imds.is_limited = False  # many agents, one VM
         create_key(emulator, "demo:RSA")
         yield emulator
@@ -37,5 +34,6 @@ def emulator(running_emulator: EmulatorThread) -> Iterator[EmulatorThread]:
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
+    # Not pytest's own: a Unix socket's path is at most 107 bytes long.
     with tempfile.TemporaryDirectory(prefix="skr-") as name:
         yield Path(name)

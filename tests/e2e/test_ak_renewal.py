@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.ak_renewal import ANEW, CHANGES, Guest
+from support.deadlines import DEADLINE_SECONDS
 from support.e2e import SKRAGENT, Agent, config_for, type_
 
 from skragent.emulator.tpm_wire import CC_NV_DEFINE_SPACE, TpmRefusal
@@ -41,7 +42,9 @@ def attestation(agent: Agent) -> dict[str, Any]:
     """Ask for what `skragent status` knows of it."""
     socket = agent.socket.with_name("admin.sock")
     command = [*SKRAGENT, "status", "--json", "--socket", socket]
-    done = subprocess.run(command, capture_output=True, check=True, timeout=60)
+    done = subprocess.run(
+        command, capture_output=True, check=True, timeout=DEADLINE_SECONDS
+    )
     status: dict[str, Any] = json.loads(done.stdout)
     return status["attestation"]
 
@@ -89,7 +92,7 @@ def test_a_stopping_agent_waits_for_a_write_that_has_begun(
         directory, config_for(emulator, directory, "demo"), state=directory
     ) as agent:
         emulator.world.vm.vtpm.guards["test"] = stop
-        assert agent.process.wait(30) == 0
+        assert agent.process.wait(DEADLINE_SECONDS) == 0
     assert has_begun.is_set()
     assert guest.holds() == "new"
     assert not guest.copy.exists()

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.deadlines import DEADLINE_SECONDS
 
 pytestmark = pytest.mark.swtpm
 
@@ -17,10 +18,13 @@ def test_whatever_fails_clients_see_right_keys_and_denials_and_all_is_well_after
     None
 ):
     done = subprocess.run(
-        [sys.executable, CHAOS, "--seconds", "20", "--seed", "7"],
+        [
+            *(sys.executable, CHAOS, "--seconds", "20", "--seed", "7"),
+            *("--deadline", str(DEADLINE_SECONDS)),
+        ],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=3 * DEADLINE_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

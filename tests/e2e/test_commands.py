@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.deadlines import DEADLINE_SECONDS
 from support.e2e import SKRAGENT, Agent, config_for, create_key, type_
 
 from skragent.client import SkragentError
@@ -22,6 +24,13 @@ if TYPE_CHECKING:
     from skragent.emulator.thread import EmulatorThread
 
 pytestmark = pytest.mark.swtpm
+
+ENOUGH = str(DEADLINE_SECONDS)
+
+# What runs the tests may ignore SIGINT, as nohup, cron and some CI runners have it, and
+# each process inherits that: these commands start as they do on a terminal, or do not.
+LISTENS_TO_CTRL_C = ("env", "--default-signal=INT")
+IGNORES_CTRL_C = ("env", "--ignore-signal=INT")
 
 
 @pytest.fixture
@@ -91,54 +100,71 @@ def test_a_dropped_key_is_served_to_nobody_until_it_is_refreshed(agent: Agent) -
     assert type_(agent, "wait", "db", "--timeout", "0.2").returncode == 75
     assert type_(agent, "refresh").stdout == "refreshing: demo\n"
     assert type_(agent, "refresh", "db").returncode == 0
-    assert type_(agent, "wait", "db", "--timeout", "20").returncode == 0
+    assert type_(agent, "wait", "db", "--timeout", ENOUGH).returncode == 0
     assert agent.holds("db")
+
+
+@contextlib.contextmanager
+def watching_status(
+    how: tuple[str, ...], *words: str
+) -> Iterator[subprocess.Popen[str]]:
+    """Run `skragent status --watch`; it ends with the block at the latest."""
+    with subprocess.Popen(
+        [*how, *SKRAGENT, "status", "--watch", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as watching:
+        try:
+            yield watching
+        finally:
+            watching.kill()
+
+
+def next_state(watching: subprocess.Popen[str], alias: str) -> str:
+    """Read up to the next row about a key; gives its state."""
+    assert watching.stdout is not None
+    lines = iter(watching.stdout.readline, "")
+    return next(line for line in lines if line.startswith(alias)).split()[1]
 
 
 def test_a_watched_status_is_printed_again_at_each_change(agent: Agent) -> None:
     config = agent.socket.with_name("skragent.toml")
-    with subprocess.Popen(
-        [*SKRAGENT, "status", "--watch", "--config", str(config)],
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as watching:
-        assert watching.stdout is not None
-        lines = iter(watching.stdout.readline, "")
-        assert (
-            next(line for line in lines if line.startswith("db")).split()[1]
-            == "current"
-        )
+    with watching_status(LISTENS_TO_CTRL_C, "--config", str(config)) as watching:
+        assert next_state(watching, "db") == "current"
         type_(agent, "drop", "db")
-        assert (
-            next(line for line in lines if line.startswith("db")).split()[1]
-            == "dropped"
-        )
+        assert next_state(watching, "db") == "dropped"
         watching.send_signal(signal.SIGINT)
-        assert watching.wait(10) == 130
+        assert watching.wait(DEADLINE_SECONDS) == 130
+
+
+def test_a_watched_status_that_was_told_to_ignore_ctrl_c_goes_on(agent: Agent) -> None:
+    config = agent.socket.with_name("skragent.toml")
+    with watching_status(IGNORES_CTRL_C, "--config", str(config)) as watching:
+        assert next_state(watching, "db") == "current"
+        watching.send_signal(signal.SIGINT)
+        type_(agent, "drop", "db")
+        assert next_state(watching, "db") == "dropped"
 
 
 def test_a_watched_status_goes_on_when_the_agent_is_restarted(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     config = config_for(emulator, directory, "demo")
-    command = [*SKRAGENT, "status", "--watch", "--json"]
-    command += ["--socket", str(directory / "admin.sock")]
-    with Agent(directory, config) as agent:
-        agent.until(lambda: agent.holds("demo"))
-        watching = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        assert watching.stdout is not None
-        before = json.loads(watching.stdout.readline())
-        agent.process.kill()
-    with Agent(directory, config) as agent:
-        agent.until(lambda: agent.holds("demo"))
-        lines = iter(watching.stdout.readline, "")
-        assert any(
-            json.loads(line)["started_at"] != before["started_at"] for line in lines
-        )
-        watching.send_signal(signal.SIGINT)
-        _, said = watching.communicate(timeout=10)
+    words = ("--json", "--socket", str(directory / "admin.sock"))
+    with contextlib.ExitStack() as stack:
+        with Agent(directory, config) as agent:
+            agent.until(lambda: agent.holds("demo"))
+            watching = stack.enter_context(watching_status(LISTENS_TO_CTRL_C, *words))
+            assert watching.stdout is not None
+            lines = map(json.loads, iter(watching.stdout.readline, ""))
+            before = next(lines)
+            agent.process.kill()
+        with Agent(directory, config) as agent:
+            agent.until(lambda: agent.holds("demo"))
+            assert any(line["started_at"] != before["started_at"] for line in lines)
+            watching.send_signal(signal.SIGINT)
+            _, said = watching.communicate(timeout=DEADLINE_SECONDS)
     assert watching.returncode == 130
     assert said.count("asking again") == 1
 
@@ -164,8 +190,8 @@ def test_a_refresh_that_fails_is_shown_though_the_key_is_held(
 
 
 def test_all_keys_are_waited_for(agent: Agent) -> None:
-    assert type_(agent, "wait", "--all", "--timeout", "20").returncode == 0
-    assert type_(agent, "wait", "--timeout", "20").returncode == 0
+    assert type_(agent, "wait", "--all", "--timeout", ENOUGH).returncode == 0
+    assert type_(agent, "wait", "--timeout", ENOUGH).returncode == 0
 
 
 def test_an_agent_that_starts_later_is_waited_for(
@@ -173,14 +199,14 @@ def test_an_agent_that_starts_later_is_waited_for(
 ) -> None:
     (directory / "skragent.toml").write_text(config_for(emulator, directory, "demo"))
     codes: list[int] = []
-    command = [*SKRAGENT, "wait", "demo", "--timeout", "30"]
+    command = [*SKRAGENT, "wait", "demo", "--timeout", ENOUGH]
     command += ["--config", str(directory / "skragent.toml")]
     waiting = threading.Thread(
         target=lambda: codes.append(subprocess.run(command, check=False).returncode)
     )
     waiting.start()
     with Agent(directory, config_for(emulator, directory, "demo")):
-        waiting.join(30)
+        waiting.join(DEADLINE_SECONDS)
     assert codes == [0]
 
 
@@ -207,7 +233,7 @@ def test_no_agent_is_told(directory: Path, words: tuple[str, ...]) -> None:
         [*SKRAGENT, *words, "--socket", str(directory / "none")],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE_SECONDS,
         check=False,
     )
     assert done.returncode == 75
@@ -239,7 +265,7 @@ def test_who_is_not_root_gets_what_the_rules_give(agent: Agent) -> None:
             [sys.executable, "-I", "-c", AS_ANOTHER, *words, "--config", str(config)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=DEADLINE_SECONDS,
             check=False,
         )
     assert shown["status"].returncode == 0, shown["status"].stderr

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from support.deadlines import DEADLINE_SECONDS
 from support.e2e import Agent, config_for, create_key, type_
 
 from skragent.client import SkragentError
@@ -258,7 +259,7 @@ def test_an_agent_that_is_killed_takes_the_real_releaser_with_it(
     children: list[int] = []
     with Agent(directory, config_for(emulator, directory, "demo")) as agent:
         emulator.world.maa.before_answer = hang
-        agent.process.wait(20)
+        agent.process.wait(DEADLINE_SECONDS)
         assert children
         agent.until(lambda: not any(is_running(pid) for pid in children))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.deadlines import DEADLINE_SECONDS
 from support.e2e import Agent, config_for, create_key
 
 from skragent.emulator.faults.catalogue import parse
@@ -43,7 +44,7 @@ def test_every_curl_example_is_answered(
             done = subprocess.run(
                 ["/bin/bash", "-c", command.replace("curl ", "curl -sSf ", 1)],
                 capture_output=True,
-                timeout=30,
+                timeout=DEADLINE_SECONDS,
                 check=False,
             )
             assert done.returncode == 0, (curl, done.stderr)
@@ -58,7 +59,7 @@ def test_every_fault_example_is_answered(emulator: EmulatorThread) -> None:
         done = subprocess.run(
             ["/bin/bash", "-c", command.replace("curl ", "curl -sSf ", 1)],
             capture_output=True,
-            timeout=30,
+            timeout=DEADLINE_SECONDS,
             check=False,
         )
         assert done.returncode == 0, (curl, done.stderr)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.deadlines import DEADLINE_SECONDS
 
 SCRIPT = Path(__file__).resolve().parents[1] / "support" / "real_names.sh"
 
@@ -18,10 +19,13 @@ def test_agents_with_azures_defaults_find_everything_by_its_real_name(
     directory: Path,
 ) -> None:
     outcome = subprocess.run(
-        ["unshare", "--net", "--mount", "sh", SCRIPT, sys.executable, directory],
+        [
+            *("unshare", "--net", "--mount", "sh", SCRIPT),
+            *(sys.executable, directory, str(DEADLINE_SECONDS)),
+        ],
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=3 * DEADLINE_SECONDS,
         check=False,
     )
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.deadlines import DEADLINE_SECONDS
 from support.e2e import SKRAGENT, Agent, config_for, create_key
 
 from skragent.client import SkragentError
@@ -39,7 +40,7 @@ class Reloadable:
             [*SKRAGENT, "reload", "--socket", self.file.with_name("admin.sock")],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=DEADLINE_SECONDS,
             check=False,
         )
 

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 from support.agent import run, substitute, until
+from support.deadlines import DEADLINE_SECONDS, wait_until
 
 from skragent.agent import exit_codes
 from skragent.client import SkragentClient, SkragentError
 
+RT_SIGTIMEDWAIT = "128"  # on x86-64
 DAEMON = Path(__file__).resolve().parents[1] / "support" / "agent_daemon.py"
 
 
@@ -55,7 +57,7 @@ def test_a_key_is_served_on_an_inherited_socket_which_is_left(tmp_path: Path) ->
     try:
         run(until(is_served))
         agent.send_signal(signal.SIGTERM)
-        assert agent.wait(5) == 0
+        assert agent.wait(DEADLINE_SECONDS) == 0
     finally:
         agent.kill()
         agent.communicate()
@@ -67,8 +69,10 @@ def test_a_socket_of_another_name_is_not_taken_for_ours(tmp_path: Path) -> None:
     try:
         run(until((tmp_path / "api.sock").is_socket))
         with pytest.raises(SkragentError):
-            SkragentClient(str(tmp_path / "api.sock"), timeout=5).list_keys()
-        _, said = agent.communicate(timeout=10)
+            SkragentClient(
+                str(tmp_path / "api.sock"), timeout=DEADLINE_SECONDS
+            ).list_keys()
+        _, said = agent.communicate(timeout=DEADLINE_SECONDS)
     finally:
         agent.kill()
         agent.wait()
@@ -83,12 +87,15 @@ def connected(directory: Path) -> socket.socket:
     return caller
 
 
-def ended(agent: subprocess.Popen[bytes]) -> bool:
-    try:
-        agent.wait(0.5)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
+def wait_until_it_lingers(agent: subprocess.Popen[bytes]) -> None:
+    """Wait until it is in sigtimedwait(2): proc(5), /proc/PID/syscall."""
+
+    def lingers() -> bool:
+        assert agent.poll() is None, "systemd would start it again at once"
+        call = Path(f"/proc/{agent.pid}/syscall").read_text().split()
+        return call[:1] == [RT_SIGTIMEDWAIT]
+
+    wait_until(lingers)
 
 
 UNKNOWN = """
@@ -98,6 +105,7 @@ allow = [{ user = "no-such-user" }]
 """
 
 
+@pytest.mark.root  # it looks at a process that is not dumpable
 @pytest.mark.parametrize("is_still_there", [True, False])
 @pytest.mark.parametrize(
     ("more", "told"),
@@ -115,23 +123,24 @@ def test_an_agent_that_is_asked_and_cannot_start_tells_at_once_and_ends_later(
             assert agent.stderr is not None
             lines = iter(agent.stderr.readline, b"")
             assert any(told in line for line in lines)
-            assert not ended(agent), "systemd would start it again at once"
+            wait_until_it_lingers(agent)
             agent.send_signal(signal.SIGTERM)
-            assert agent.wait(5) == exit_codes.CONFIG
+            assert agent.wait(DEADLINE_SECONDS) == exit_codes.CONFIG
     finally:
         agent.kill()
         agent.communicate()
 
 
+@pytest.mark.root
 def test_an_agent_that_cannot_go_on_answers_and_ends_later(tmp_path: Path) -> None:
     agent = activate(tmp_path, "api", releaser="failure evidence.not_a_cvm fatal")
     try:
         with connected(tmp_path) as caller:
-            caller.settimeout(10)
+            caller.settimeout(DEADLINE_SECONDS)
             assert caller.recv(1) == b"", "nobody is left to wait"
-            assert not ended(agent), "who asks again would start it at once"
+            wait_until_it_lingers(agent)
             agent.send_signal(signal.SIGTERM)
-            assert agent.wait(5) == exit_codes.UNAVAILABLE
+            assert agent.wait(DEADLINE_SECONDS) == exit_codes.UNAVAILABLE
     finally:
         agent.kill()
         agent.communicate()

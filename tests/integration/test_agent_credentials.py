@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.agent import substitute
+from support.deadlines import DEADLINE_SECONDS
 from support.serving_credentials import Asking
 
 pytestmark = pytest.mark.root  # systemd is root
@@ -36,7 +37,7 @@ class Systemd:
         )
         self._notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notified.bind(str(directory / "notify"))
-        self._notified.settimeout(20)
+        self._notified.settimeout(DEADLINE_SECONDS)
         self._environment = os.environ | {"NOTIFY_SOCKET": str(directory / "notify")}
         self._started: list[subprocess.Popen[bytes]] = []
 
@@ -71,16 +72,13 @@ class Systemd:
     def break_configuration(self) -> None:
         self._config.write_text(self._config.read_text() + "nonsense = 1\n")
 
-    def until_signals_are_held(self, agent: subprocess.Popen[bytes]) -> None:
-        """Wait until SIGTERM is blocked: see signals. It is let through later."""
-        status = Path(f"/proc/{agent.pid}/status")
-        bit = 1 << (signal.SIGTERM - 1)
-        for _ in range(5000):
-            blocked = status.read_text().partition("SigBlk:")[2].split()[0]
-            if int(blocked, 16) & bit:
-                return
-            threading.Event().wait(0.001)
-        pytest.fail("SIGTERM was never blocked")
+    @contextlib.contextmanager
+    def configuration_held_back(self) -> Iterator[tuple[Path, str]]:
+        """Give a pipe in place of the configuration, and what belongs into it."""
+        text = self._config.read_text()
+        self._config.unlink()
+        os.mkfifo(self._config)
+        yield self._config, text
 
     def close(self) -> None:
         for agent in self._started:
@@ -122,7 +120,7 @@ def test_an_agent_that_cannot_start_refuses_what_it_was_handed(
     second = systemd.start("release", {name: fd})
     os.close(fd)
     assert asked.is_refused()
-    assert second.wait(20) != 0
+    assert second.wait(DEADLINE_SECONDS) != 0
     assert second.stderr is not None
     assert b"config.invalid" in second.stderr.read()
 
@@ -131,12 +129,14 @@ def test_an_agent_that_is_stopped_while_it_starts_refuses_what_it_was_handed(
     systemd: Systemd,
 ) -> None:
     asked, name, fd = killed_while_a_unit_waits(systemd)
-    second = systemd.start("hang", {name: fd})
-    os.close(fd)
-    systemd.until_signals_are_held(second)
-    second.send_signal(signal.SIGTERM)
-    assert asked.is_refused()
-    assert second.wait(20) == 0
+    with systemd.configuration_held_back() as (path, text):
+        second = systemd.start("hang", {name: fd})
+        os.close(fd)
+        with path.open("w") as configuration:  # as soon as the agent wants to read it
+            second.send_signal(signal.SIGTERM)
+            configuration.write(text)
+        assert asked.is_refused()
+    assert second.wait(DEADLINE_SECONDS) == 0
 
 
 def killed_while_a_unit_waits(systemd: Systemd) -> tuple[Asking, str, int]:
@@ -146,5 +146,5 @@ def killed_while_a_unit_waits(systemd: Systemd) -> tuple[Asking, str, int]:
     asked = Asking(systemd.path, "disk")
     said, (fd,) = systemd.until(b"FDSTORE=1")
     first.kill()
-    first.wait(10)
+    first.wait(DEADLINE_SECONDS)
     return asked, said.rpartition(b"FDNAME=")[2].decode(), fd

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.deadlines import DEADLINE_SECONDS
 from support.fd_store import FdStore
 
 from skragent.cli.main import main
@@ -62,7 +63,7 @@ def hold(systemd: FdStore, *aliases: str) -> subprocess.Popen[bytes]:
 
 def end(agent: subprocess.Popen[bytes], number: signal.Signals) -> None:
     agent.send_signal(number)
-    agent.wait(60)
+    agent.wait(DEADLINE_SECONDS)
 
 
 @pytest.mark.parametrize(

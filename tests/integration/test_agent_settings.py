@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.agent_process import Agent
+from support.deadlines import DEADLINE_SECONDS
 from support.serving import Answered, split_answers
 from support.serving_credentials import Asking
 from support.serving_server import read_all
@@ -79,7 +80,7 @@ def head_of(size: int) -> bytes:
 
 def all_answers(connection: socket.socket, requests: bytes) -> list[Answered]:
     with connection:
-        connection.settimeout(10)
+        connection.settimeout(DEADLINE_SECONDS)
         connection.sendall(requests)
         connection.shutdown(socket.SHUT_WR)
         return split_answers(read_all(connection))
@@ -142,7 +143,7 @@ def test_a_user_has_as_many_connections_as_configured_and_no_more(
             second.sendall(request)
             assert second.recv(65536).startswith(b"HTTP/1.1 200")
             with connected(agent.socket) as refused:
-                refused.settimeout(10)
+                refused.settimeout(DEADLINE_SECONDS)
                 (answer,) = split_answers(read_all(refused))
     assert (answer.status, answer.code) == (503, "serve.connections")
 
@@ -169,7 +170,7 @@ def test_who_does_not_end_its_request_in_the_configured_time_is_told(
 ) -> None:
     agent = ready(start(serving_with("head_timeout_seconds", 1)))
     with connected(agent.socket) as slow:
-        slow.settimeout(4)  # less than the default
+        slow.settimeout(DEADLINE_SECONDS)
         slow.sendall(head_of(100)[:-1])
         (answer,) = split_answers(read_all(slow))
     assert (answer.status, answer.code) == (408, "serve.timeout")
@@ -180,7 +181,7 @@ def test_who_asks_nothing_for_the_configured_time_is_let_go(
 ) -> None:
     agent = ready(start(serving_with("idle_timeout_seconds", 1)))
     with connected(agent.socket) as idle:
-        idle.settimeout(10)
+        idle.settimeout(DEADLINE_SECONDS)
         idle.sendall(head_of(100))
         (answer,) = split_answers(read_all(idle))  # up to its end
     assert answer.status == 200

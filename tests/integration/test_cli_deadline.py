@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from support.agent_process import Agent
 from support.commands import COMMANDS, parser_of
+from support.deadlines import DEADLINE_SECONDS
 from support.evidence_swtpm import run_swtpm
 from support.scripted_agent import agent as scripted_agent
 from support.scripted_agent import document
@@ -24,7 +25,6 @@ from support.scripted_agent import document
 from skragent.agent import exit_codes
 
 SHORT = Path(__file__).parents[1] / "support" / "short_deadline.py"
-GENEROUS = 60.0
 NONE_BY_NATURE = {"run", "emulator", "demo"}
 
 # What getpwnam(3) does when the directory service does not answer: it waits in a
@@ -50,7 +50,7 @@ def start(
 def end(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Wait for the end; gives the exit code and stderr."""
     try:
-        _, said = process.communicate(timeout=GENEROUS)
+        _, said = process.communicate(timeout=DEADLINE_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
@@ -148,7 +148,7 @@ def test_an_agent_that_is_stopped(tmp_path: Path) -> None:
     finally:
         stopped.process.send_signal(signal.SIGCONT)
         stopped.process.terminate()
-        stopped.process.communicate(timeout=GENEROUS)
+        stopped.process.communicate(timeout=DEADLINE_SECONDS)
         stopped.notified.close()
     for words, (code, said) in zip(commands, outcomes, strict=True):
         assert code == exit_codes.TEMPFAIL, words
@@ -193,7 +193,7 @@ def test_a_stderr_that_takes_nothing_does_not_keep_the_command(config: Path) -> 
         process = subprocess.Popen(
             [sys.executable, SHORT, "1", HANGING_NAMES, *words], stderr=writer
         )
-        assert process.wait(GENEROUS) == exit_codes.TEMPFAIL
+        assert process.wait(DEADLINE_SECONDS) == exit_codes.TEMPFAIL
     finally:
         os.close(reader)
         os.close(writer)
@@ -225,5 +225,5 @@ def test_an_imds_that_does_not_answer_leaves_the_report_its_own_message(
             "raise SystemExit(0)\n"
         )
         process = start(30, "report", code=code)
-        out, _ = process.communicate(timeout=GENEROUS)
+        out, _ = process.communicate(timeout=DEADLINE_SECONDS)
     assert out.startswith("transport.timeout: ")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.deadlines import DEADLINE_SECONDS, SHORT_SECONDS
 from support.serving import (
     ALIAS,
     FORMS,
@@ -57,12 +58,9 @@ def test_the_public_half_is_fetched(server: RunningServer) -> None:
 
 def test_a_key_is_waited_for(server: RunningServer) -> None:
     client = SkragentClient(str(server.path))
-    release = threading.Timer(
-        0.2, lambda: server.call(lambda: server.ring.put(held_key("later")))
-    )
-    release.start()
-    assert client.get_pem("later", wait=20).encode() == FORMS["pem"]
-    release.join()
+    with server.as_soon_as_one_waits(lambda: server.ring.put(held_key("later"))):
+        key = client.get_pem("later", wait=DEADLINE_SECONDS)
+    assert key.encode() == FORMS["pem"]
 
 
 def test_a_key_that_does_not_come_is_not_ready(server: RunningServer) -> None:
@@ -81,13 +79,9 @@ def test_the_status_says_who_asks(server: RunningServer) -> None:
 def test_a_watcher_gets_the_key_and_each_new_version(server: RunningServer) -> None:
     watch = SkragentClient(str(server.path)).watch(ALIAS)
     assert next(watch).version == VERSION
-    rotate = threading.Timer(
-        0.2,
-        lambda: server.call(lambda: server.ring.put(held_key(version=NEXT_VERSION))),
-    )
-    rotate.start()
-    assert next(watch).version == NEXT_VERSION
-    rotate.join()
+    rotated = held_key(version=NEXT_VERSION)
+    with server.as_soon_as_one_waits(lambda: server.ring.put(rotated)):
+        assert next(watch).version == NEXT_VERSION
 
 
 def test_a_watcher_of_what_is_not_for_it_is_told(server: RunningServer) -> None:
@@ -107,7 +101,7 @@ def test_a_watcher_survives_a_restart_of_the_agent(tmp_path: Path) -> None:
             first.call(lambda: None)
     (tmp_path / "api.sock").unlink()
     with serving(tmp_path, ring_with(held_key(version=NEXT_VERSION)), limits=limits):
-        reader.join(20)
+        reader.join(DEADLINE_SECONDS)
     assert [key.version for key in seen] == [VERSION, NEXT_VERSION]
 
 
@@ -144,18 +138,13 @@ def test_a_call_that_is_cancelled_waits_no_longer(server: RunningServer) -> None
     async def test() -> None:
         client = AsyncSkragentClient(str(server.path))
         task = asyncio.create_task(client.get_key("later", wait=60))
-        while not await client.status() or not waiting():
-            pass
+        while not server.waiting():  # noqa: ASYNC110 - the server's end of it
+            await asyncio.sleep(0)
         task.cancel()
-        while waiting():  # noqa: ASYNC110 - the server's end of it
+        while server.waiting():  # noqa: ASYNC110 - the same
             await asyncio.sleep(0)
 
-    def waiting() -> bool:
-        found = []
-        server.call(lambda: found.append(bool(len(server.api._api._lots))))
-        return found[0]
-
-    asyncio.run(asyncio.wait_for(test(), 20))
+    asyncio.run(asyncio.wait_for(test(), DEADLINE_SECONDS))
 
 
 def test_no_agent_is_told_on_asyncio(tmp_path: Path) -> None:
@@ -173,10 +162,10 @@ def test_an_agent_that_does_not_answer_is_told(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(tmp_path / "s"))
         silent.listen()
-        client = AsyncSkragentClient(str(tmp_path / "s"), timeout=0.05)
+        client = AsyncSkragentClient(str(tmp_path / "s"), timeout=SHORT_SECONDS)
         with pytest.raises(SkragentError) as caught:
             asyncio.run(client.list_keys())
         assert caught.value.code == "client.timeout"
         with pytest.raises(SkragentError) as caught:
-            SkragentClient(str(tmp_path / "s"), timeout=0.05).list_keys()
+            SkragentClient(str(tmp_path / "s"), timeout=SHORT_SECONDS).list_keys()
         assert caught.value.code == "client.timeout"

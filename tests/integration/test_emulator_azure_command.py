@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import pytest
+from support.deadlines import DEADLINE_SECONDS
 
 from skragent.config import parse_config
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.swtpm
 
 _COMMAND = [sys.executable, "-I", "-m", "skragent.cli.main", "emulator", "--dir"]
-_SECONDS = 60
 APPLICATION_FILES = (".pem", "-secret", "-token")
 
 
@@ -50,7 +50,7 @@ class Running:
 
     def stop(self, number: signal.Signals) -> int:
         self.process.send_signal(number)
-        _, self.complaints = self.process.communicate(timeout=_SECONDS)
+        _, self.complaints = self.process.communicate(timeout=DEADLINE_SECONDS)
         return self.process.returncode
 
     def __enter__(self) -> Self:
@@ -99,7 +99,7 @@ def test_second_emulator_in_a_directory_is_refused(directory: Path) -> None:
             [*_COMMAND, str(directory)],
             capture_output=True,
             text=True,
-            timeout=_SECONDS,
+            timeout=DEADLINE_SECONDS,
             check=False,
         )
         assert second.returncode != 0
@@ -113,7 +113,7 @@ def test_key_that_cannot_be_is_refused(directory: Path, key: str) -> None:
         [*_COMMAND, str(directory), "--key", key],
         capture_output=True,
         text=True,
-        timeout=_SECONDS,
+        timeout=DEADLINE_SECONDS,
         check=False,
     )
     assert outcome.returncode != 0
@@ -130,7 +130,7 @@ def test_missing_extra_is_an_error_that_tells_the_remedy(directory: Path) -> Non
         [sys.executable, "-I", "-c", program],
         capture_output=True,
         text=True,
-        timeout=_SECONDS,
+        timeout=DEADLINE_SECONDS,
         check=False,
     )
     assert outcome.returncode != 0

@@ -25,6 +25,7 @@ from support.azure_vm import (
     rsa_key,
     unb64u,
 )
+from support.deadlines import DEADLINE_SECONDS
 
 from skragent.emulator.azure import Azure
 from skragent.emulator.service import Answer
@@ -74,7 +75,7 @@ def token(azure: Azure) -> str:
         f"{azure.maa.issuer}/attest/AzureGuest?api-version=2020-10-01",
         json={"AttestationInfo": b64u(json.dumps(info).encode())},
         verify=str(azure.ca_path),
-        timeout=10,
+        timeout=DEADLINE_SECONDS,
     )
     return open_sealed(Answer(answer.status_code, answer.content))
 

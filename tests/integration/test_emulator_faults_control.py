@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from support.deadlines import DEADLINE_SECONDS
 from support.unix_session import unix_session
 from support.vtpm import vm_directory
 
@@ -29,7 +30,9 @@ def control(emulator: EmulatorThread) -> Iterator[requests.Session]:
 def status_of_maa(emulator: EmulatorThread) -> int:
     azure = emulator.world.azure
     url = f"{azure.maa.issuer}/certs"
-    return requests.get(url, verify=str(azure.ca_path), timeout=10).status_code
+    return requests.get(
+        url, verify=str(azure.ca_path), timeout=DEADLINE_SECONDS
+    ).status_code
 
 
 @pytest.mark.swtpm
@@ -164,7 +167,9 @@ def test_command_starts_with_its_faults() -> None:
                     rows[label] = value.strip()
                     if label == "READY":
                         break
-                answer = requests.get(f"{rows['IMDS']}/metadata", timeout=10)
+                answer = requests.get(
+                    f"{rows['IMDS']}/metadata", timeout=DEADLINE_SECONDS
+                )
                 assert answer.status_code == 410
                 with unix_session(Path(rows["faults"])) as session:
                     applied = session.get(URL).json()["applied"]
@@ -177,7 +182,11 @@ def test_command_starts_with_its_faults() -> None:
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+        check=False,
     )
 
 

@@ -10,6 +10,7 @@ import requests
 from cryptography.hazmat.primitives.serialization import Encoding
 from support.azure import API
 from support.azure_vm import VM_ID, ak_certificate
+from support.deadlines import DEADLINE_SECONDS
 from support.faults import AZURE_VAULT, IDENTITY, THIM, Broken
 
 COMPUTE = "/metadata/instance/compute?api-version=2021-01-01"
@@ -62,7 +63,7 @@ def test_access_token_is_one_that_no_vault_takes(
     answer = broken.session.get(
         f"{vault.url}/keys{API}",
         headers={"Authorization": f"Bearer {given}"},
-        timeout=5,
+        timeout=DEADLINE_SECONDS,
     )
     assert answer.status_code == 401
 
@@ -111,7 +112,7 @@ def renew(broken: Broken, version: str) -> requests.Response:
         f"{broken.emulator.azure.imds_url}/metadata/THIM/tvm/certificate/renew?{query}",
         data=urllib.parse.quote(pem, safe=""),
         headers={"Metadata": "true"},
-        timeout=5,
+        timeout=DEADLINE_SECONDS,
     )
 
 

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 from support.azure import API, jws_parts, unwrap, verify_jws
 from support.azure_vm import Json, rsa_key, unb64u
+from support.deadlines import DEADLINE_SECONDS
 from support.faults import Broken, breakable, setting
 
 from skragent.emulator.addresses import VaultPlan
@@ -239,7 +240,7 @@ def test_throttle_counts_only_releases_and_creations(
 ) -> None:
     broken.break_(f"{service}.throttle=1,retry_after=7")
     url = f"{broken.vault(service).url}/keys/rsa/release{API}"
-    assert broken.session.post(url, timeout=5).status_code == 401
+    assert broken.session.post(url, timeout=DEADLINE_SECONDS).status_code == 401
     assert broken.ask_vault(service, "GET", "/keys/rsa").status_code == 200
     assert broken.ask_vault(service, "GET", "/keys/release").status_code == 404
     assert broken.release(service).status_code == 200

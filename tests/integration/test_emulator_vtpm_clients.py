@@ -10,6 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from support.deadlines import DEADLINE_SECONDS
 from support.vtpm import RunningVm, code_of, vm_directory
 
 from skragent.emulator import tpm_wire as tpm
@@ -36,7 +37,7 @@ def tool(running: RunningVm, cwd: Path, *arguments: str) -> tuple[int, bytes, st
         cwd=cwd,
         env=os.environ | {"TPM2TOOLS_TCTI": running.vm.tcti},
         capture_output=True,
-        timeout=60,
+        timeout=DEADLINE_SECONDS,
         check=False,
     )
     return done.returncode, done.stdout, done.stderr.decode()

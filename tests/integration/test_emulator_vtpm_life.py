@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.deadlines import DEADLINE_MILLISECONDS, DEADLINE_SECONDS
 from support.vtpm import (
     GET_RANDOM,
     RunningVm,
@@ -312,7 +313,7 @@ def test_killed_emulator_leaves_no_tpm_behind() -> None:
         os.kill(pid, signal.SIGSTOP)
         watched = os.pidfd_open(pid)
         child.kill()
-        child.communicate(timeout=30)
+        child.communicate(timeout=DEADLINE_SECONDS)
         assert ends(watched)
         os.close(watched)
         # What the killed one left does not hinder the next.
@@ -325,7 +326,7 @@ def ends(pidfd: int) -> bool:
 
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(10_000))
+    return bool(poll.poll(DEADLINE_MILLISECONDS))
 
 
 def test_closed_vm_leaves_neither_process_nor_sockets() -> None:

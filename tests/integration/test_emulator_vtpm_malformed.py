@@ -6,7 +6,7 @@ import struct
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.vtpm import GET_RANDOM, RunningVm, code_of, read_response, vm_directory
 
@@ -40,11 +40,6 @@ def running() -> Iterator[RunningVm]:
         yield vm
 
 
-@settings(
-    max_examples=100,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 @given(
     code=CODES,
     handles=st.lists(HANDLES, max_size=3),
@@ -65,11 +60,7 @@ def test_well_framed_nonsense_is_answered(
     assert code_of(running.ask(GET_RANDOM)) == tpm.RC_SUCCESS
 
 
-@settings(
-    max_examples=60,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=60)
 @given(garbage=st.binary(min_size=1, max_size=64))
 def test_garbage_is_answered_or_the_connection_closed(
     running: RunningVm, garbage: bytes

@@ -7,6 +7,7 @@ import struct
 from typing import TYPE_CHECKING
 
 import pytest
+from support.deadlines import DEADLINE_SECONDS
 from support.vtpm import (
     GET_RANDOM,
     RunningVm,
@@ -42,7 +43,7 @@ def tell(client: subprocess.Popen[str], line: str = "") -> str:
 
 def end(client: subprocess.Popen[str]) -> None:
     client.kill()
-    client.communicate(timeout=30)
+    client.communicate(timeout=DEADLINE_SECONDS)
 
 
 def loaded_in_the_tpm(running: RunningVm, kind: int) -> list[int]:

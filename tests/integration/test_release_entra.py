@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
 )
+from support.deadlines import DEADLINE_SECONDS, SHORT_SECONDS
 from support.odd_certificates import pem, with_version
 from support.release_server import (
     Answer,
@@ -67,9 +68,9 @@ class Entra:
             )
         return self.answer
 
-    def fetch(self, who: Identity) -> str:
+    def fetch(self, who: Identity, seconds: float = DEADLINE_SECONDS) -> str:
         with access_tokens(
-            who, 2, authority=self.server.origin, ca_file=self.ca_file
+            who, seconds, authority=self.server.origin, ca_file=self.ca_file
         ) as tokens:
             return tokens.get_token_info(SCOPE).token
 
@@ -167,7 +168,6 @@ def test_a_refusal_is_told_with_its_code(
         Answer(500, b"<html>"),
         Answer(503, headers={"Retry-After": "1"}),
         Answer(429, headers={"Retry-After": "1"}),
-        Answer(then="hang"),
         Answer(then="reset"),
         Answer(200, b"no json"),
     ],
@@ -178,6 +178,13 @@ def test_trouble_that_passes_is_asked_about_again(
     entra.answer = answer
     with pytest.raises(IdentityError) as caught:
         entra.fetch(application(secret_file=write(tmp_path, SECRET)))
+    assert caught.value.code == "identity.unavailable"
+
+
+def test_an_entra_id_that_hangs_is_asked_again(entra: Entra, tmp_path: Path) -> None:
+    entra.answer = Answer(then="hang")
+    with pytest.raises(IdentityError) as caught:
+        entra.fetch(application(secret_file=write(tmp_path, SECRET)), SHORT_SECONDS)
     assert caught.value.code == "identity.unavailable"
 
 

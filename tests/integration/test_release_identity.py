@@ -6,6 +6,7 @@ import urllib.parse
 from typing import TYPE_CHECKING
 
 import pytest
+from support.deadlines import DEADLINE_SECONDS, SHORT_SECONDS, wait_until
 from support.release_server import (
     ACCESS_TOKEN,
     Answer,
@@ -61,7 +62,6 @@ def imds(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         (json_answer({}), "identity.unavailable"),
         (json_answer([]), "identity.unavailable"),
         (Answer(200, b"no json"), "identity.unavailable"),
-        (Answer(then="hang"), "identity.unavailable"),
         (Answer(then="reset"), "identity.unavailable"),
     ],
 )
@@ -69,12 +69,23 @@ def test_every_failure_of_the_library_is_ours_and_asked_once(
     imds: Server, answer: Answer, code: str
 ) -> None:
     imds.answer = lambda _asked: answer
-    with access_tokens(SYSTEM, 1) as tokens:
+    with access_tokens(SYSTEM, DEADLINE_SECONDS) as tokens:
         tokens.prefetch(SCOPE)  # a failure is told to who uses the token
         for _ in range(2):
             with pytest.raises(IdentityError) as caught:
                 tokens.get_token_info(SCOPE)
             assert caught.value.code == code
+    assert len(imds.asked) == 1
+
+
+def test_an_imds_that_hangs_is_unavailable_and_is_asked_once(imds: Server) -> None:
+    imds.answer = lambda _asked: Answer(then="hang")
+    with access_tokens(SYSTEM, SHORT_SECONDS) as tokens:
+        for _ in range(2):
+            with pytest.raises(IdentityError) as caught:
+                tokens.get_token_info(SCOPE)
+            assert caught.value.code == "identity.unavailable"
+        wait_until(lambda: bool(imds.asked))
     assert len(imds.asked) == 1
 
 
@@ -94,7 +105,10 @@ def test_when_imds_wants_to_be_asked_again_is_told(
     imds: Server, answer: Answer, seconds: float | None
 ) -> None:
     imds.answer = lambda _asked: answer
-    with access_tokens(SYSTEM, 1) as tokens, pytest.raises(IdentityError) as caught:
+    with (
+        access_tokens(SYSTEM, DEADLINE_SECONDS) as tokens,
+        pytest.raises(IdentityError) as caught,
+    ):
         tokens.get_token_info(SCOPE)
     assert caught.value.retry_after == seconds
 
@@ -102,7 +116,7 @@ def test_when_imds_wants_to_be_asked_again_is_told(
 def test_what_it_wanted_before_is_not_told_of_another_failure(imds: Server) -> None:
     answers = [Answer(503, headers={"Retry-After": "3"}), Answer(then="reset")]
     imds.answer = lambda _asked: answers.pop(0)
-    with access_tokens(SYSTEM, 1) as tokens:
+    with access_tokens(SYSTEM, DEADLINE_SECONDS) as tokens:
         for scope, seconds in ((SCOPE, 3), ("https://managedhsm.azure.net", None)):
             with pytest.raises(IdentityError) as caught:
                 tokens.get_token_info(scope)
@@ -120,7 +134,7 @@ def test_what_it_wanted_before_is_not_told_of_another_failure(imds: Server) -> N
 def test_user_assigned_identity_is_asked_for_by_its_name(
     imds: Server, who: Identity, expected: str
 ) -> None:
-    with access_tokens(who, 1) as tokens:
+    with access_tokens(who, DEADLINE_SECONDS) as tokens:
         tokens.prefetch(SCOPE)
     (asked,) = imds.asked
     assert expected in urllib.parse.unquote(asked.path)
@@ -129,7 +143,7 @@ def test_user_assigned_identity_is_asked_for_by_its_name(
 
 
 def test_token_fetched_ahead_is_not_fetched_again(imds: Server) -> None:
-    with access_tokens(SYSTEM, 1) as tokens:
+    with access_tokens(SYSTEM, DEADLINE_SECONDS) as tokens:
         tokens.prefetch(SCOPE)
         token = tokens.get_token_info(SCOPE)
         assert token.token == "the-access-token"
@@ -138,7 +152,7 @@ def test_token_fetched_ahead_is_not_fetched_again(imds: Server) -> None:
 
 
 def test_newer_token_is_fetched_where_the_vault_demands_one(imds: Server) -> None:
-    with access_tokens(SYSTEM, 1) as tokens:
+    with access_tokens(SYSTEM, DEADLINE_SECONDS) as tokens:
         tokens.prefetch(SCOPE)
         tokens.get_token_info(SCOPE, options={"claims": "newer"})
     assert len(imds.asked) == 2

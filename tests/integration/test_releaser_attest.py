@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.serialization import Encoding
+from support.deadlines import DEADLINE_SECONDS
 from support.evidence import mint_world, quote_message, sign_attest
 from support.evidence_amd import rsa_key as evidence_key
 from support.evidence_amd import thim_answer
@@ -140,7 +141,7 @@ class World:
         job = Job(
             **{
                 "now": NOW.timestamp(),
-                "timeout_seconds": 2.0,
+                "timeout_seconds": DEADLINE_SECONDS,
                 "keys": (
                     KeyRequest(alias="k", vault=self.maa_server.origin, name="k"),
                 ),

@@ -6,11 +6,11 @@ import os
 import select
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import msgspec
 import pytest
+from support.deadlines import DEADLINE_SECONDS, wait_until
 from support.releaser import read_result
 
 from skragent.job import Job, KeyRequest, arena_bytes
@@ -26,7 +26,7 @@ def run(job: bytes, *fds: int) -> subprocess.CompletedProcess[bytes]:
         capture_output=True,
         pass_fds=fds,
         check=False,
-        timeout=60,
+        timeout=DEADLINE_SECONDS,
         env={"HOME": "/", "PYTHONPATH": "/nowhere"},
     )
 
@@ -35,7 +35,7 @@ def make_job(arena_fd: int, arena_bytes: int) -> Job:
     """A job for a world in which nobody is there."""
     return Job(
         now=1767225600.0,
-        timeout_seconds=1.0,
+        timeout_seconds=DEADLINE_SECONDS,
         keys=(KeyRequest(alias="k", vault="https://127.0.0.1:1", name="k"),),
         arena_fd=arena_fd,
         arena_bytes=arena_bytes,
@@ -105,7 +105,7 @@ def test_releaser_dies_with_its_parent(tmp_path: Path) -> None:
         pidfd = os.pidfd_open(child)
         wait_until_it_reads_its_job(child)
         parent.kill()
-    ready, _, _ = select.select([pidfd], [], [], 10)
+    ready, _, _ = select.select([pidfd], [], [], DEADLINE_SECONDS)
     assert ready
     for fd in (reader, writer, pidfd):
         os.close(fd)
@@ -113,9 +113,5 @@ def test_releaser_dies_with_its_parent(tmp_path: Path) -> None:
 
 def wait_until_it_reads_its_job(pid: int) -> None:
     """Wait until it is in read(0, …): proc(5), /proc/PID/syscall."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        if Path(f"/proc/{pid}/syscall").read_text().startswith("0 0x0 "):
-            return
-        os.sched_yield()
-    pytest.fail("the releaser never asked for its job")
+    call = Path(f"/proc/{pid}/syscall")
+    wait_until(lambda: call.read_text().startswith("0 0x0 "))

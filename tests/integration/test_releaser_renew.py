@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from support.deadlines import DEADLINE_SECONDS
 from typing_extensions import override
 
 from skragent.emulator.thread import EmulatorThread
@@ -32,7 +33,7 @@ def renew(
         purpose="renew",
         ak_query_id=query_id,
         now=now(emulator),
-        timeout_seconds=10,
+        timeout_seconds=DEADLINE_SECONDS,
         keys=(),
         arena_fd=-1,
         arena_bytes=0,

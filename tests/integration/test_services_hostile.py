@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from support.deadlines import DEADLINE_SECONDS
 from support.hostile_bodies import ACCESS_TOKENS, BODIES
 from support.release import (
     ISSUER,
@@ -41,7 +42,6 @@ from skragent.release.envelope import Question, verify_release
 from skragent.release.vault import VaultClient, vault_scope
 from skragent.transport import HttpClient
 
-SECONDS = 30
 TENANT = "aaaaaaaa-2222-3333-4444-555555555555"
 CLIENT = "11111111-2222-3333-4444-555555555555"
 ID = "22222222-2222-3333-4444-555555555555"
@@ -94,7 +94,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
 
 def ask_imds(ask: Callable[[ImdsClient], object]) -> Callable[[Cloud], object]:
     def run(cloud: Cloud) -> object:
-        with ImdsClient(cloud.imds_origin, SECONDS) as imds:
+        with ImdsClient(cloud.imds_origin, DEADLINE_SECONDS) as imds:
             return ask(imds)
 
     return run
@@ -103,7 +103,7 @@ def ask_imds(ask: Callable[[ImdsClient], object]) -> Callable[[Cloud], object]:
 def ask_maa(ask: Callable[[MaaClient], object]) -> Callable[[Cloud], object]:
     def run(cloud: Cloud) -> object:
         with HttpClient(
-            timeout_seconds=SECONDS, ca_file=cloud.ca_file, use_proxies=False
+            timeout_seconds=DEADLINE_SECONDS, ca_file=cloud.ca_file, use_proxies=False
         ) as http:
             return ask(MaaClient(cloud.origin, http))
 
@@ -114,9 +114,11 @@ def ask_vault(ask: Callable[[VaultClient], object]) -> Callable[[Cloud], object]
     def run(cloud: Cloud) -> object:
         with (
             HttpClient(
-                timeout_seconds=SECONDS, ca_file=cloud.ca_file, use_proxies=False
+                timeout_seconds=DEADLINE_SECONDS,
+                ca_file=cloud.ca_file,
+                use_proxies=False,
             ) as http,
-            access_tokens(Identity(), SECONDS) as tokens,
+            access_tokens(Identity(), DEADLINE_SECONDS) as tokens,
         ):
             return ask(VaultClient(cloud.origin, tokens, session=http.new_session()))
 
@@ -150,7 +152,7 @@ def release(vault: VaultClient) -> str:
 def ask_identity(who: Identity) -> Callable[[Cloud], object]:
     def run(cloud: Cloud) -> object:
         with access_tokens(
-            who, SECONDS, authority=cloud.origin, ca_file=cloud.ca_file
+            who, DEADLINE_SECONDS, authority=cloud.origin, ca_file=cloud.ca_file
         ) as tokens:
             return tokens.get_token_info("https://vault.azure.net/.default").token
 

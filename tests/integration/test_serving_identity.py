@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.callers import PASS_ON, Groups, Who, calling, listening, own_groups
+from support.deadlines import DEADLINE_SECONDS
 from support.serving import ALIAS, get, held_key, ring_with
 from support.serving_server import RunningServer, serving
 
@@ -221,7 +222,7 @@ def test_who_is_outside_our_cgroup_namespace_has_no_unit(groups: Groups) -> None
         ) as server:
             groups.put(server.pid, "agent.service")
             caller.connect()
-            said, _ = server.communicate("\n", timeout=30)
+            said, _ = server.communicate("\n", timeout=DEADLINE_SECONDS)
     assert said == f"{caller.pid} ''\n"
 
 
@@ -245,7 +246,7 @@ def ask_from(groups: Groups, path: str, server: RunningServer) -> int:
         text=True,
     ) as caller:
         groups.put(caller.pid, path)
-        said, _ = caller.communicate("\n", timeout=30)
+        said, _ = caller.communicate("\n", timeout=DEADLINE_SECONDS)
     return int(said)
 
 

@@ -7,6 +7,7 @@ import socket
 from typing import TYPE_CHECKING
 
 import pytest
+from support.deadlines import DEADLINE_SECONDS
 from support.serving import ALIAS, get, split_answers
 from support.serving_server import count_in_memory, read_all, serving_child
 
@@ -46,6 +47,6 @@ def test_readers_that_stall_leave_no_copy_on_the_heap(tmp_path: Path) -> None:
 
 def connect(path: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(20)
+    connection.settimeout(DEADLINE_SECONDS)
     connection.connect(str(path))
     return connection

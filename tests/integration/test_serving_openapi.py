@@ -14,6 +14,7 @@ import pytest
 import requests
 import schemathesis
 from schemathesis.checks import not_a_server_error
+from support.deadlines import DEADLINE_SECONDS
 from support.serving import ALIAS, VERSION, everybody_in, held_key, key_of, ring_with
 from support.serving_server import RunningServer, serving
 from support.unix_session import unix_session
@@ -82,25 +83,21 @@ def session(server: RunningServer) -> Iterator[requests.Session]:
 
 @pytest.mark.filterwarnings("default")
 @SCHEMA.parametrize()
-@hypothesis.settings(
-    max_examples=60,
-    deadline=None,
-    suppress_health_check=list(hypothesis.HealthCheck),
-)
+@hypothesis.settings(max_examples=60)
 def test_every_answer_is_as_described(
     case: schemathesis.Case, session: requests.Session
 ) -> None:
     answer = case.call_and_validate(
         base_url="http://localhost",
         session=session,
-        timeout=20,
+        timeout=DEADLINE_SECONDS,
         excluded_checks=[not_a_server_error],  # 503 is what a key that is awaited says
     )
     assert answer.status_code != 500
 
 
 def test_the_document_is_served(session: requests.Session) -> None:
-    answer = session.get("http://localhost/v1/openapi.json", timeout=20)
+    answer = session.get("http://localhost/v1/openapi.json", timeout=DEADLINE_SECONDS)
     assert answer.json() == DOCUMENT
     assert answer.headers["Content-Type"] == "application/json"
 
@@ -108,7 +105,7 @@ def test_the_document_is_served(session: requests.Session) -> None:
 def test_every_path_of_the_document_is_served(session: requests.Session) -> None:
     for path in DOCUMENT["paths"]:
         url = "http://localhost" + path.replace("{name}", ALIAS)
-        assert session.get(url, timeout=20).status_code == 200, path
+        assert session.get(url, timeout=DEADLINE_SECONDS).status_code == 200, path
 
 
 def test_every_code_that_is_served_is_described() -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from support.deadlines import DEADLINE_SECONDS
+
 SOAK = Path(__file__).resolve().parents[1] / "bench" / "soak.py"
 
 
@@ -15,7 +17,7 @@ def test_a_soak_finds_no_wrong_key_no_torn_answer_and_no_growth() -> None:
         [sys.executable, SOAK, "--requests", "60000"],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=DEADLINE_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

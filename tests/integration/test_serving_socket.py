@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.deadlines import DEADLINE_MILLISECONDS, DEADLINE_SECONDS
 from support.serving import (
     ALIAS,
     FORMS,
@@ -148,7 +149,7 @@ def wait_for_end(connection: socket.socket) -> None:
     """Wait, without reading, until the other end is gone."""
     poll = select.poll()
     poll.register(connection, select.POLLHUP)
-    assert poll.poll(10_000)
+    assert poll.poll(DEADLINE_MILLISECONDS)
 
 
 def test_an_idle_connection_is_ended(tmp_path: Path) -> None:
@@ -198,18 +199,20 @@ def test_the_socket_takes_nobody_after_the_end(tmp_path: Path) -> None:
 def test_metrics_are_served_on_loopback(server: RunningServer) -> None:
     server.ask(KEY)
     url = f"http://127.0.0.1:{server.metrics_port}"
-    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=DEADLINE_SECONDS) as answer:
         page = answer.read().decode()
         assert answer.headers["Content-Type"].startswith("text/plain")
     assert 'skragent_key_available{key="db"} 1.0' in page
     assert 'skragent_key_available{key="later"} 0.0' in page
     assert 'skragent_socket_requests_total{code="ok",op="get",socket="api"} 1.0' in page
-    with urllib.request.urlopen(f"{url}/healthz", timeout=10) as answer:
+    with urllib.request.urlopen(f"{url}/healthz", timeout=DEADLINE_SECONDS) as answer:
         assert answer.status == 200
 
 
 def test_keys_are_not_served_on_loopback(server: RunningServer) -> None:
-    with socket.create_connection(("127.0.0.1", server.metrics_port), 10) as connection:
+    with socket.create_connection(
+        ("127.0.0.1", server.metrics_port), DEADLINE_SECONDS
+    ) as connection:
         connection.sendall(KEY + LAST_KEY.replace(b"GET", b"POST"))
         answers = split_answers(read_all(connection))
     assert [answer.status for answer in answers] == [404, 405]
@@ -233,7 +236,10 @@ def ask_as(path: Path, uid: int, gid: int, groups: str = "") -> int:
     curl = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}"]
     curl += ["--unix-socket", str(path), f"http://localhost/v1/keys/{ALIAS}"]
     done = subprocess.run(
-        ["setpriv", *identity, *curl], check=True, capture_output=True, timeout=20
+        ["setpriv", *identity, *curl],
+        check=True,
+        capture_output=True,
+        timeout=DEADLINE_SECONDS,
     )
     return int(done.stdout)
 
@@ -299,9 +305,7 @@ def test_a_caller_that_is_gone_is_not_waited_with(server: RunningServer) -> None
 
 
 def wait_for_parked(server: RunningServer, count: int) -> None:
-    found: list[int] = []
-    while not found or found[-1] != count:
-        server.call(lambda: found.append(len(server.api._api._lots)))
+    server.until(lambda: server.waiting() == count)
 
 
 @pytest.mark.root
@@ -325,7 +329,7 @@ def test_an_agent_without_descriptors_left_goes_on_when_there_are_some(
 
 def connect(path: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(10)
+    connection.settimeout(DEADLINE_SECONDS)
     connection.connect(str(path))
     return connection
 

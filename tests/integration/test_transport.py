@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from support.deadlines import DEADLINE_SECONDS, SHORT_SECONDS
 from support.evidence_http import Server, run_server
 
 from skragent.errors import ConfigError, TransportError
@@ -28,7 +29,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def client() -> Iterator[HttpClient]:
-    with HttpClient(timeout_seconds=5, use_proxies=False) as opened:
+    with HttpClient(timeout_seconds=DEADLINE_SECONDS, use_proxies=False) as opened:
         yield opened
 
 
@@ -87,7 +88,7 @@ def test_connecting_ahead_to_nobody_is_no_error(client: HttpClient) -> None:
 def test_silence_while_connecting_ahead_is_told_and_not_waited_for_twice() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as mute,
-        HttpClient(timeout_seconds=0.1, use_proxies=False) as client,
+        HttpClient(timeout_seconds=SHORT_SECONDS, use_proxies=False) as client,
         pytest.raises(TransportError) as caught,
     ):
         client.connect(f"https://127.0.0.1:{mute.getsockname()[1]}")
@@ -116,7 +117,7 @@ def test_what_is_no_url_is_told(client: HttpClient) -> None:
 
 def test_silence_ends_by_time(server: Server) -> None:
     server.stays_silent = True
-    with HttpClient(timeout_seconds=0.1, use_proxies=False) as client:
+    with HttpClient(timeout_seconds=SHORT_SECONDS, use_proxies=False) as client:
         assert refusal(client, server.origin) == "transport.timeout"
 
 
@@ -174,7 +175,7 @@ def test_a_proxy_is_used_where_allowed(
 ) -> None:
     monkeypatch.setenv("http_proxy", server.origin)
     monkeypatch.delenv("no_proxy", raising=False)
-    with HttpClient(timeout_seconds=5, use_proxies=True) as client:
+    with HttpClient(timeout_seconds=DEADLINE_SECONDS, use_proxies=True) as client:
         client.request("GET", "http://elsewhere.invalid/x", max_bytes=9)
         client.connect("http://elsewhere.invalid")  # does nothing
     assert server.requests[0].startswith(b"GET http://elsewhere.invalid/x ")
@@ -228,7 +229,9 @@ def test_a_trusted_server_is_asked_over_tls_connected_ahead(tmp_path: Path) -> N
     context, roots = mint_tls(tmp_path, "127.0.0.1")
     with (
         run_server(context) as server,
-        HttpClient(timeout_seconds=5, ca_file=roots, use_proxies=False) as client,
+        HttpClient(
+            timeout_seconds=DEADLINE_SECONDS, ca_file=roots, use_proxies=False
+        ) as client,
     ):
         client.connect(https(server))
         server.set(body=b"secret")
@@ -240,11 +243,13 @@ def test_a_connection_opened_ahead_and_closed_since_is_replaced(tmp_path: Path) 
     context, roots = mint_tls(tmp_path, "127.0.0.1")
     with (
         run_server(context) as server,
-        HttpClient(timeout_seconds=5, ca_file=roots, use_proxies=False) as client,
+        HttpClient(
+            timeout_seconds=DEADLINE_SECONDS, ca_file=roots, use_proxies=False
+        ) as client,
     ):
         server.hangs_up = True
         client.connect(https(server))
-        assert server.hung_up.wait(5)
+        assert server.hung_up.wait(DEADLINE_SECONDS)
         server.set(body=b"secret")
         assert client.request("GET", https(server), max_bytes=9).body == b"secret"
         assert server.connections == 2
@@ -254,7 +259,7 @@ def test_an_unknown_servers_certificate_is_refused(tmp_path: Path) -> None:
     context, _ = mint_tls(tmp_path, "127.0.0.1")
     with (
         run_server(context) as server,
-        HttpClient(timeout_seconds=5, use_proxies=False) as client,
+        HttpClient(timeout_seconds=DEADLINE_SECONDS, use_proxies=False) as client,
     ):
         assert refusal(client, https(server)) == "transport.tls"
 
@@ -263,7 +268,9 @@ def test_a_trusted_certificate_of_another_host_is_refused(tmp_path: Path) -> Non
     context, roots = mint_tls(tmp_path, "127.0.0.2")
     with (
         run_server(context) as server,
-        HttpClient(timeout_seconds=5, ca_file=roots, use_proxies=False) as client,
+        HttpClient(
+            timeout_seconds=DEADLINE_SECONDS, ca_file=roots, use_proxies=False
+        ) as client,
     ):
         assert refusal(client, https(server)) == "transport.tls"
 
@@ -273,7 +280,9 @@ def test_a_file_of_roots_that_is_not_there_is_the_configurations_fault(
 ) -> None:
     path = str(tmp_path / "none.pem")
     with (
-        HttpClient(timeout_seconds=5, ca_file=path, use_proxies=False) as client,
+        HttpClient(
+            timeout_seconds=DEADLINE_SECONDS, ca_file=path, use_proxies=False
+        ) as client,
         pytest.raises(ConfigError) as caught,
     ):
         client.request("GET", "https://127.0.0.1", max_bytes=9)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.agent import BOOTTIME
 
@@ -22,7 +22,6 @@ def requests(vaults: list[str]) -> dict[str, KeyRequest]:
 
 
 @given(jobs=st.lists(st.tuples(pauses, pauses, wishes), max_size=12))
-@settings(max_examples=100, deadline=None)
 def test_no_vault_releases_more_than_ten_in_ten_seconds_wherever_in_their_jobs(
     jobs: list[tuple[float, float, list[str]]],
 ) -> None:
@@ -44,7 +43,6 @@ def test_no_vault_releases_more_than_ten_in_ten_seconds_wherever_in_their_jobs(
 
 
 @given(vaults=wishes, later=wishes, pause=pauses)
-@settings(max_examples=100, deadline=None)
 def test_a_vault_that_opens_releases_then_and_not_before(
     vaults: list[str], later: list[str], pause: float
 ) -> None:

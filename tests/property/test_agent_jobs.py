@@ -4,7 +4,7 @@ import contextlib
 import itertools
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.agent import attestation, released_key
 
@@ -27,14 +27,12 @@ def parse(raw: bytes) -> Result:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=100)
 def test_any_bytes_are_a_result_or_garbage(raw: bytes) -> None:
     with contextlib.suppress(ReleaserError):
         parse(raw)
 
 
 @given(at=st.integers(0, len(GOOD) - 1), byte=st.integers(0, 255))
-@settings(max_examples=100)
 def test_any_changed_byte_leaves_a_result_or_garbage(at: int, byte: int) -> None:
     raw = GOOD[:at] + bytes([byte]) + GOOD[at + 1 :]
     with contextlib.suppress(ReleaserError):
@@ -42,7 +40,6 @@ def test_any_changed_byte_leaves_a_result_or_garbage(at: int, byte: int) -> None
 
 
 @given(cuts=st.lists(st.integers(0, len(GOOD)), max_size=5))
-@settings(max_examples=100)
 def test_a_result_is_the_same_however_its_bytes_are_cut(cuts: list[int]) -> None:
     reader = ResultReader(ALIASES)
     for begin, end in itertools.pairwise([0, *sorted(cuts), len(GOOD)]):
@@ -51,7 +48,6 @@ def test_a_result_is_the_same_however_its_bytes_are_cut(cuts: list[int]) -> None
 
 
 @given(st.lists(st.tuples(st.integers(-5, 20000), st.integers(-5, 20000)), max_size=3))
-@settings(max_examples=100)
 def test_believed_slices_lie_in_the_arena_and_apart(
     places: list[tuple[int, int]],
 ) -> None:
@@ -74,6 +70,5 @@ def test_believed_slices_lie_in_the_arena_and_apart(
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=100)
 def test_every_logged_line_is_one_printable_line(raw: bytes) -> None:
     assert all(line.isprintable() and line.isascii() for line in log_lines(raw))

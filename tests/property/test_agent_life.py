@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -443,9 +443,4 @@ class AgentLife(RuleBasedStateMachine):
 
 
 TestAgentLife: Any = AgentLife.TestCase
-TestAgentLife.settings = settings(
-    max_examples=80,
-    stateful_step_count=30,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+TestAgentLife.settings = settings(max_examples=80, stateful_step_count=30)

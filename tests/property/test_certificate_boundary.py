@@ -47,7 +47,7 @@ from skragent.release.formats import render_key
 CHAIN = mint_chain()
 REPORT = parse_snp_report(build_report())
 LEAF, INTERMEDIATE, *_ = vault_chain()
-SETTINGS = settings(max_examples=150, deadline=None)
+SETTINGS = settings(max_examples=150)
 
 
 @st.composite

@@ -20,7 +20,7 @@ from skragent.client.exchange import (
     watch_request,
 )
 
-SETTINGS = settings(max_examples=200, deadline=None)
+SETTINGS = settings(max_examples=200)
 MEMBERS = ["code", "detail", "formats", "keys", "name", "state", "refreshing", "status"]
 
 VALUES = st.recursive(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import contextlib
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from skragent.config import Config, parse_config
@@ -20,14 +20,12 @@ NAMES = (
 
 
 @given(st.text(max_size=200))
-@settings(max_examples=100)
 def test_any_text_is_a_configuration_or_a_config_error(text: str) -> None:
     with contextlib.suppress(ConfigError):
         assert isinstance(parse_config(text), Config)
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), st.sampled_from(VALUES), max_size=4))
-@settings(max_examples=100)
 def test_any_toml_is_a_configuration_or_problems_of_one_line(
     document: dict[str, str],
 ) -> None:

@@ -85,7 +85,6 @@ def _naive(node: dict[str, Any], claims: Json) -> bool:
     st.dictionaries(NAMES, CLAIMS, max_size=3),
     ISSUERS,
 )
-@settings(max_examples=100)
 def test_policy_holds_exactly_when_a_naive_reading_says_so(
     entries: list[tuple[str, dict[str, Any]]], claims: dict[str, Any], issuer: str
 ) -> None:
@@ -121,7 +120,6 @@ JSON = st.recursive(
 
 
 @given(JSON.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=40))
-@settings(max_examples=100)
 def test_anything_is_a_policy_or_is_refused(data: bytes) -> None:
     assert _refusal_of(parse_policy, data) in (None, (400, "BadParameter"))
 
@@ -165,7 +163,6 @@ def test_damaged_structures_are_read_or_refused(name: str, data: st.DataObject) 
 
 
 @given(st.integers(0, len(event_log()[0]) * 8 - 1))
-@settings(max_examples=100)
 def test_log_with_a_flipped_bit_never_says_that_secure_boot_was_off(bit: int) -> None:
     """A bit of an event's own bytes goes unseen: only its digest is extended."""
     log, pcrs = event_log()

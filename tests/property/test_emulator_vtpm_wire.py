@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from skragent.emulator import tpm_wire as tpm
@@ -25,7 +25,6 @@ AUTHORIZATIONS = st.lists(
 ).map(tuple)
 
 
-@settings(max_examples=100, deadline=None)
 @given(body=st.binary(max_size=200), tagged=st.booleans(), attributes=ATTRIBUTES)
 def test_any_bytes_are_a_command_or_a_refusal(
     body: bytes, attributes: tpm.CommandAttributes, *, tagged: bool
@@ -47,14 +46,12 @@ def parse(raw: bytes, known: dict[int, tpm.CommandAttributes]) -> tpm.Command | 
         return refusal.rc
 
 
-@settings(max_examples=100, deadline=None)
 @given(raw=st.binary(max_size=40))
 def test_any_bytes_at_all_are_a_command_or_a_refusal(raw: bytes) -> None:
     refusals = {tpm.RC_COMMAND_SIZE, tpm.RC_COMMAND_CODE, tpm.RC_BAD_TAG}
     assert parse(raw, {}) in refusals
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     handles=st.lists(st.integers(0, 2**32 - 1), max_size=3).map(tuple),
     authorizations=AUTHORIZATIONS,

@@ -72,7 +72,7 @@ def parses(parse: Callable[[bytes], object], data: bytes) -> bool:
 
 
 @NAMED
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.binary(max_size=3000))
 def test_arbitrary_bytes_give_a_value_or_our_error(
     parse: Callable[[bytes], object], valid: bytes, data: bytes
@@ -82,7 +82,7 @@ def test_arbitrary_bytes_give_a_value_or_our_error(
 
 
 @NAMED
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_bent_value_gives_a_value_or_our_error(
     parse: Callable[[bytes], object], valid: bytes, data: st.DataObject
@@ -113,28 +113,25 @@ def test_a_value_cut_short_anywhere_is_refused(
     assert not any(parses(parse, valid[:size]) for size in range(len(valid)))
 
 
-@settings(max_examples=100)
 @given(st.binary(max_size=500))
 def test_trimming_any_log_gives_a_log_that_trims_to_itself(data: bytes) -> None:
     trimmed = trim_tcg_log(data)
     assert trim_tcg_log(trimmed) == trimmed
 
 
-@settings(max_examples=100)
 @given(st.binary(max_size=300))
 def test_any_ak_certificate_is_judged(data: bytes) -> None:
     assert data.startswith(cut_padding(data))
     assert is_ak_certificate_provisioned(data) in {True, False}
 
 
-@settings(max_examples=100)
 @given(st.text(max_size=30))
 def test_any_retry_after_is_none_or_not_negative(text: str) -> None:
     seconds = parse_retry_after(text)
     assert seconds is None or seconds >= 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(bit=st.integers(0, 1184 * 8 - 1))
 def test_no_bit_of_a_report_can_be_flipped(bit: int) -> None:
     with pytest.raises(SkrAgentError):
@@ -153,7 +150,7 @@ def verify_chain_with(which: str, der: bytes) -> None:
     verify_endorsements(chain, report, now=NOW, roots=world.roots)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), which=st.sampled_from(["signer", "intermediate", "root"]))
 def test_no_bit_of_a_certificate_can_be_flipped(
     data: st.DataObject, which: str
@@ -165,7 +162,7 @@ def test_no_bit_of_a_certificate_can_be_flipped(
         verify_chain_with(which, flip(der, bit))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_no_bit_of_what_the_ak_signed_can_be_flipped(data: st.DataObject) -> None:
     world = mint_world()

@@ -18,7 +18,7 @@ from skragent.evidence.akcert import parse_answer
 from skragent.job import Result
 from skragent.jose import decode_json
 
-SETTINGS = settings(max_examples=300, deadline=None)
+SETTINGS = settings(max_examples=300)
 
 
 class Shape(msgspec.Struct):

@@ -56,7 +56,6 @@ def verify(raw: str) -> WrappedKey:
 SIGNED = verify(TEXT)
 
 
-@settings(max_examples=100)
 @given(st.integers(0, len(TEXT) * 8 - 1))
 def test_release_with_any_bit_flipped_is_refused(bit: int) -> None:
     with pytest.raises(MalformedReleaseError):
@@ -70,14 +69,12 @@ def test_release_cut_anywhere_is_refused(size: int) -> None:
         verify(TEXT[:size])
 
 
-@settings(max_examples=100)
 @given(st.text())
 def test_any_text_is_a_release_or_refused(text: str) -> None:
     with pytest.raises(MalformedReleaseError):
         verify(text)
 
 
-@settings(max_examples=100)
 @given(st.binary(min_size=1, max_size=4096), st.integers(0, 16))
 def test_whatever_was_wrapped_opens_as_it_was(key: bytes, zeros: int) -> None:
     # Also keys that end in zero bytes, which a C++ client once lost.
@@ -88,7 +85,6 @@ def test_whatever_was_wrapped_opens_as_it_was(key: bytes, zeros: int) -> None:
     assert unwrap_key(TRANSFER_KEY, tail) == key
 
 
-@settings(max_examples=100)
 @given(st.integers(0, len(WRAPPED) * 8 - 1))
 def test_wrapped_key_with_any_bit_flipped_does_not_open(bit: int) -> None:
     data = bytearray(WRAPPED)
@@ -126,14 +122,12 @@ def test_private_key_with_any_bit_flipped_is_refused_or_the_same(bit: int) -> No
     assert rendered.forms["der"] == PKCS8
 
 
-@settings(max_examples=100)
 @given(st.binary())
 def test_any_bytes_are_the_key_or_refused(data: bytes) -> None:
     with pytest.raises(MalformedReleaseError):
         render_key(SIGNED, data)
 
 
-@settings(max_examples=100)
 @given(st.integers(201, 999), st.binary(), st.text())
 def test_any_refusal_of_a_vault_is_ours(status: int, body: bytes, text: str) -> None:
     headers = {"Retry-After": text, "x-ms-request-id": text}
@@ -142,7 +136,6 @@ def test_any_refusal_of_a_vault_is_ours(status: int, body: bytes, text: str) -> 
     assert error.message.isprintable()
 
 
-@settings(max_examples=100)
 @given(st.text())
 def test_text_reads_as_base64_in_one_spelling_or_not(text: str) -> None:
     with contextlib.suppress(ValueError):

@@ -142,7 +142,7 @@ class Play:
                 connection.cut()
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(st.lists(STEPS, max_size=30))
 def test_whatever_callers_do_the_wire_stays_what_it_is(
     steps: list[tuple[str, Any, Any]],

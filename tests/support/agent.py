@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
+from support.deadlines import DEADLINE_SECONDS
 
 from skragent.agent.schedule import refresh_after_seconds
 from skragent.agent.tokens import HeldToken
@@ -37,7 +38,7 @@ def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
     """Run one test's coroutine, with a limit of its own."""
 
     async def limited() -> _T:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             return await coroutine
 
     return asyncio.run(limited())
@@ -51,7 +52,7 @@ async def settle() -> None:
 
 async def until(is_so: Callable[[], bool]) -> None:
     """Wait for another process; `run` limits how long."""
-    while not is_so():  # noqa: ASYNC110 - nothing of ours tells when
+    while not is_so():  # noqa: ASYNC110 - no event of ours tells when
         await asyncio.sleep(0.01)
 
 

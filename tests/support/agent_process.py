@@ -6,16 +6,15 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from support.agent import substitute
+from support.deadlines import DEADLINE_SECONDS, wait_until
 
 from skragent.client import SkragentClient, SkragentError
 
 DAEMON = Path(__file__).with_name("agent_daemon.py")
-DEADLINE_SECONDS = 20.0
 KEY = b"k" * 32  # the substitute's
 
 
@@ -75,10 +74,7 @@ class Agent:
         return self.client.get_bytes("disk", "raw")
 
     def until(self, is_so: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while not is_so():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)  # noqa: TID251 - another process; nothing tells when
+        wait_until(is_so)
 
     def holds_key(self) -> bool:
         try:

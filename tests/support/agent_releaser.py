@@ -91,9 +91,9 @@ def failed(code: str, disposition: str) -> dict[str, Any]:
 def hang(*arguments: str) -> None:
     if arguments:  # the file to write our process id to
         Path(arguments[0]).write_text(str(os.getpid()))
-    parent = os.getppid()
-    while os.getppid() == parent:  # an agent that is killed leaves none behind
-        signal.sigtimedwait((), 1.0)
+    answer = select.poll()
+    answer.register(sys.stdout, 0)
+    answer.poll()  # until no agent reads it any more: none leaves us behind
 
 
 def write_on(path: str) -> None:
@@ -117,7 +117,7 @@ def flood(stream: BinaryIO) -> None:
 
 
 def leave_a_grandchild() -> None:
-    child = subprocess.Popen(["/bin/sleep", "60"])  # it holds our pipes open
+    child = subprocess.Popen(["/bin/sleep", "3600"])  # it holds our pipes open
     say(child.pid)
 
 

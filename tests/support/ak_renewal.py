@@ -138,7 +138,7 @@ class Guest:
         job = Job(
             purpose="renew",
             now=self.world.azure.clock.now(),
-            timeout_seconds=10,
+            timeout_seconds=DEADLINE_SECONDS,
             keys=(),
             arena_fd=-1,
             arena_bytes=arena_bytes(0),

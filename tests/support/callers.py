@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.deadlines import DEADLINE_MILLISECONDS, DEADLINE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +74,7 @@ class Caller:
     def end(self) -> None:
         """Let it end, and wait until it has."""
         self._say()
-        self.process.wait(10)
+        self.process.wait(DEADLINE_SECONDS)
 
     def _say(self) -> None:
         assert self.process.stdin is not None
@@ -86,7 +87,7 @@ def listening() -> Iterator[tuple[socket.socket, str]]:
     """Listen at an abstract address, which any user can reach."""
     name = f"skragent-test-{os.getpid()}-{os.urandom(4).hex()}"
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(10)
+        sock.settimeout(DEADLINE_SECONDS)
         sock.bind(f"\0{name}")
         sock.listen()
         yield sock, name
@@ -107,7 +108,7 @@ def calling(name: str, *, script: str = CONNECT, who: Who = ROOT) -> Iterator[Ca
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+            process.wait(DEADLINE_SECONDS)
 
 
 def end_process(pid: int) -> None:
@@ -118,7 +119,7 @@ def end_process(pid: int) -> None:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             poll = select.poll()
             poll.register(pidfd, select.POLLIN)
-            poll.poll(10_000)
+            poll.poll(DEADLINE_MILLISECONDS)
         finally:
             os.close(pidfd)
 

@@ -8,6 +8,8 @@ import itertools
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Self
 
 from skragent.client.exchange import (
     Request,
@@ -19,9 +21,20 @@ from skragent.client.exchange import (
 
 CLIENTS = 6
 WAIT_SECONDS = 2
-LATE_SECONDS = 4.0  # for a tick of the agent, and a machine with too much to do
-_ANSWER_SECONDS = 10.0
 _PAUSE_SECONDS = 0.01
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long an answer may take beyond the time that was said."""
+
+    late_seconds: float = 4.0  # for a tick of the agent, and its other callers
+    answer_seconds: float = 10.0  # after which a client gives up
+
+    @classmethod
+    def of(cls, seconds: float) -> Self:
+        """Allow the same for everything."""
+        return cls(seconds, seconds)
 
 
 class Violation(Exception):  # noqa: N818 - not an error of the program's
@@ -36,7 +49,8 @@ class Clients:
     was expected differently while it was waited for.
     """
 
-    def __init__(self, path: str, aliases: list[str]) -> None:
+    def __init__(self, path: str, aliases: list[str], limits: Limits) -> None:
+        self._limits = limits
         self.asked: collections.Counter[str] = collections.Counter()
         self._path = path
         self._aliases = aliases
@@ -154,7 +168,7 @@ class Clients:
     def _judge(self, alias: str, code: str, *, late: float) -> None:
         if self._is_nobody_there:
             return
-        if late > LATE_SECONDS:
+        if late > self._limits.late_seconds:
             self._violations.append(f"{alias} was waited for {late:.1f} s too long")
         if not code and alias in self._gone:
             self._violations.append(f"{alias} is served, and must not be")
@@ -165,7 +179,7 @@ class Clients:
     def _fetch(self, alias: str, wait: float) -> str:
         """Fetch a key and look at its bytes; gives the version."""
         request = Request(key_target(alias), media_type("der"), wait=wait)
-        answer = exchange(self._path, request, _ANSWER_SECONDS)
+        answer = exchange(self._path, request, self._limits.answer_seconds)
         version = answer.headers.get("etag", "").strip('"')
         known = self._known.get((alias, version))
         if answer.body != known:

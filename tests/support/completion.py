@@ -6,6 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
+from support.deadlines import DEADLINE_SECONDS
 from support.manual import ROOT
 
 SCRIPT = ROOT / "packaging" / "completion" / "skragent.bash"
@@ -24,7 +25,7 @@ def complete(
         capture_output=True,
         text=True,
         check=True,
-        timeout=20,
+        timeout=DEADLINE_SECONDS,
         stdin=subprocess.DEVNULL,
         cwd=directory,
         env={"PATH": f"{path}:{os.environ['PATH']}" if path else os.environ["PATH"]},

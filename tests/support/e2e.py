@@ -6,10 +6,11 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+
+from support.deadlines import DEADLINE_SECONDS, wait_until
 
 from skragent.client import SkragentClient, SkragentError
 from skragent.emulator.key_specs import parse_key_spec
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from skragent.emulator.thread import EmulatorThread
     from skragent.emulator.vault import Vault
 
-DEADLINE_SECONDS = 30.0
 SKRAGENT = (sys.executable, "-I", "-m", "skragent.cli.main")
 
 
@@ -47,7 +47,6 @@ class Agent:
         self.client = SkragentClient(str(self.socket))
         self.log = directory / "agent.log"
         (directory / "skragent.toml").write_text(config)
-        self.began = time.monotonic()
         with self.log.open("wb") as sink:
             self.process = subprocess.Popen(
                 [*SKRAGENT, "run", "--config", directory / "skragent.toml"],
@@ -69,14 +68,7 @@ class Agent:
 
     def until(self, is_so: Callable[[], bool]) -> None:
         """Wait for something that another process does."""
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while not is_so():
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.01)  # noqa: TID251 - another process; nothing tells when
-
-    def seconds(self) -> float:
-        """Tell how long ago it was started."""
-        return time.monotonic() - self.began
+        wait_until(is_so, self.log.read_text)
 
     def holds(self, alias: str) -> bool:
         """Tell whether it serves the key; whatever else it says is no error here."""
@@ -103,7 +95,7 @@ def type_(agent: Agent, *words: str) -> subprocess.CompletedProcess[str]:
         [*SKRAGENT, *words, "--config", str(config)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE_SECONDS,
         check=False,
     )
 

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from support.deadlines import DEADLINE_SECONDS
+
 
 @dataclass
 class Server:
@@ -61,7 +63,7 @@ def _serve(server: Server, connection: socket.socket, stop: threading.Event) -> 
                 return
             server.requests.append(request)
             if server.stays_silent:
-                stop.wait(30)
+                stop.wait(DEADLINE_SECONDS)
                 return
             connection.sendall(server.answer)
             if b"Content-Length" not in server.answer:
@@ -107,4 +109,4 @@ def run_server(tls: ssl.SSLContext | None = None) -> Iterator[Server]:
         finally:
             stop.set()
             listener.shutdown(socket.SHUT_RDWR)
-            thread.join(5)
+            thread.join(DEADLINE_SECONDS)

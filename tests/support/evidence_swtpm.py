@@ -12,6 +12,8 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from support.deadlines import DEADLINE_SECONDS, wait_until
+
 os.environ["TSS2_LOG"] = "all+NONE"  # before the import: it is read once
 
 from tpm2_pytss import ESAPI
@@ -130,19 +132,18 @@ def run_swtpm(directory: Path) -> Iterator[Swtpm]:
         yield Swtpm(f"swtpm:path={path}", process.pid)
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(DEADLINE_SECONDS)
 
 
 def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
     """Wait until the kernel says that it listens: it takes one connection at a time."""
-    for _ in range(500):
+
+    def is_ready() -> bool:
         if process.poll() is not None:
             raise RuntimeError("swtpm ended at once")
-        if _listens(path) and _listens(path.with_name(f"{path.name}.ctrl")):
-            return
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.01)
-    raise RuntimeError("swtpm does not listen")
+        return _listens(path) and _listens(path.with_name(f"{path.name}.ctrl"))
+
+    wait_until(is_ready)
 
 
 def _listens(path: Path) -> bool:

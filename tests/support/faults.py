@@ -11,6 +11,7 @@ from pathlib import Path
 import requests
 from support.azure import API, jws_parts, open_sealed
 from support.azure_vm import Json, SoftwareVm, b64u
+from support.deadlines import DEADLINE_SECONDS
 
 from skragent.emulator.azure import Azure, Settings
 from skragent.emulator.identities import TENANT_ID
@@ -20,7 +21,6 @@ from skragent.emulator.thread import LoopThread
 from skragent.emulator.vault import Vault
 from skragent.emulator.world import Emulator
 
-SECONDS = 10
 ATTEST = "/attest/AzureGuest?api-version=2020-10-01"
 THIM = "/metadata/THIM/amd/certification"
 IDENTITY = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource="
@@ -54,16 +54,21 @@ class Broken:
         return self.emulator.vaults[name]
 
     def ask_maa(self, path: str = "/certs") -> requests.Response:
-        return self.session.get(self.emulator.maa.issuer + path, timeout=SECONDS)
+        return self.session.get(
+            self.emulator.maa.issuer + path, timeout=DEADLINE_SECONDS
+        )
 
     def ask_imds(self, path: str) -> requests.Response:
         url = self.emulator.azure.imds_url + path
-        return self.session.get(url, headers={"Metadata": "true"}, timeout=SECONDS)
+        return self.session.get(
+            url, headers={"Metadata": "true"}, timeout=DEADLINE_SECONDS
+        )
 
     def ask_entra(self) -> requests.Response:
         """Ask for the tenant's metadata."""
         return self.session.get(
-            self.emulator.azure.entra_id.origin + ENTRA_METADATA, timeout=SECONDS
+            self.emulator.azure.entra_id.origin + ENTRA_METADATA,
+            timeout=DEADLINE_SECONDS,
         )
 
     def ask_vault(
@@ -80,7 +85,7 @@ class Broken:
             f"{vault.url}{path}{API}",
             json=body,
             headers={"Authorization": f"Bearer {token}"},
-            timeout=SECONDS,
+            timeout=DEADLINE_SECONDS,
         )
 
     def ask_one(self, service: str) -> requests.Response:
@@ -97,7 +102,7 @@ class Broken:
         info = SoftwareVm().attestation_info()
         body = {"AttestationInfo": b64u(json.dumps(info).encode())}
         url = self.emulator.maa.issuer + ATTEST
-        return self.session.post(url, json=body, timeout=SECONDS)
+        return self.session.post(url, json=body, timeout=DEADLINE_SECONDS)
 
     def token(self) -> str:
         """Attest, and open the answer."""

@@ -11,6 +11,8 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from support.deadlines import DEADLINE_SECONDS
+
 # One answer: pieces of bytes, each sent as soon as the one before is.
 Script = Callable[[], Iterable[bytes]]
 
@@ -55,7 +57,7 @@ class HostileServer:
 
 def _serve(server: HostileServer, connection: socket.socket) -> None:
     with connection, contextlib.suppress(OSError):
-        connection.settimeout(60)
+        connection.settimeout(DEADLINE_SECONDS)
         while True:
             head = b""
             while b"\r\n\r\n" not in head:
@@ -111,4 +113,4 @@ def run_hostile_server(tls: ssl.SSLContext | None = None) -> Iterator[HostileSer
                 with contextlib.suppress(OSError):  # it is closed
                     sock.shutdown(socket.SHUT_RDWR)
             for one in [thread, *threads]:
-                one.join(60)
+                one.join(DEADLINE_SECONDS)

@@ -1,10 +1,11 @@
 # In namespaces of its own (unshare --net --mount): prepare what the emulator asks for,
 # run it at Azure's own names, and let agents whose configuration names no endpoint
 # fetch a key, as the VM's identity and as an application of Entra ID. Then Azure's own
-# library, as it is by default, gets the application's token. Arguments: PYTHON DIRECTORY.
+# library, as it is by default, gets the application's token. Arguments: PYTHON DIRECTORY
+# SECONDS, of which the last is how long a key is waited for.
 # The last lines are the key's identifier, for each agent, and the token's audience.
 set -eu
-python=$1 dir=$2
+python=$1 dir=$2 seconds=$3
 skragent() { "$python" -I -m skragent.cli.main "$@"; }
 in_background() { exec "$python" -I -m skragent.cli.main "$@"; }  # its $! can be killed
 
@@ -21,10 +22,7 @@ in_background emulator --dir "$dir/emu" --real-names >"$dir/emulator.log" 2>&1 &
 emulator=$!
 trap 'kill $agents $emulator 2>/dev/null; wait' EXIT
 agents=
-i=0
-until grep -q READY "$dir/emulator.log"; do
-  i=$((i + 1)) && [ $i -lt 300 ] && kill -0 $emulator && sleep 0.1
-done
+until grep -q READY "$dir/emulator.log"; do kill -0 $emulator && sleep 0.1; done
 
 # Azure's defaults, but for the roots of trust, the TPM and where the agent listens.
 configure() {
@@ -58,7 +56,7 @@ configure vm >"$dir/vm.toml"
 fetch() {
   in_background run --config "$dir/$1.toml" >"$dir/$1.log" 2>&1 &
   agents="$agents $!"
-  skragent get demo --socket "$dir/$1.sock" --wait 30 >"$dir/$1.key" ||
+  skragent get demo --socket "$dir/$1.sock" --wait "$seconds" >"$dir/$1.key" ||
     { cat "$dir/$1.log"; exit 4; }
 }
 fetch vm

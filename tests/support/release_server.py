@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
 )
+from support.deadlines import DEADLINE_SECONDS
 from typing_extensions import override
 
 from skragent.job import Identity
@@ -174,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _say(self, answer: Answer) -> None:
         self.close_connection = answer.then != ""
         if answer.then == "hang":
-            self.scripted.over.wait(10)
+            self.scripted.over.wait(DEADLINE_SECONDS)
             return
         if answer.then == "reset":
             linger = struct.pack("ii", 1, 0)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
+from support.deadlines import DEADLINE_SECONDS
 
 from skragent.agent.jobs import build_job, key_requests
 from skragent.config import parse_config
@@ -46,7 +47,7 @@ class Releaser:
             capture_output=True,
             pass_fds=(self.arena.fd,),
             check=True,
-            timeout=60,
+            timeout=DEADLINE_SECONDS,
         )
         self.arena.close_fd()
         assert done.stderr == b""

@@ -11,6 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Self
 
 import uvloop
+from support.deadlines import DEADLINE_SECONDS
 
 from skragent.observe import Counters
 from skragent.serving.credentials import REFUSE_SECONDS, CredentialServer
@@ -59,7 +60,7 @@ class Asking:
 
     def __init__(self, path: Path, address: bytes | str, unit: str = UNIT) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(20)
+        self.sock.settimeout(DEADLINE_SECONDS)
         if isinstance(address, str):
             address = b"\0%s/unit/%s/%s" % (
                 secrets.token_hex(8).encode(),
@@ -96,7 +97,7 @@ class RunningCredentials:
         ring: Keyring,
         access: object,
         *,
-        wait_seconds: float = 20.0,
+        wait_seconds: float = DEADLINE_SECONDS,
         refuse_seconds: float = REFUSE_SECONDS,
         systemd: Systemd | None = None,
         restored: Sequence[tuple[str, socket.socket]] = (),
@@ -132,7 +133,7 @@ class RunningCredentials:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._is_up.wait(10)
+        assert self._is_up.wait(DEADLINE_SECONDS)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -142,7 +143,7 @@ class RunningCredentials:
         """Stop in order."""
         if self._thread.is_alive():
             self.call(self._stop.set)
-            self._thread.join(10)
+            self._thread.join(DEADLINE_SECONDS)
 
     def call(self, function: Callable[[], object]) -> object:
         """Run a function on the server's loop."""
@@ -150,7 +151,9 @@ class RunningCredentials:
         async def run() -> object:
             return function()
 
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(
+            DEADLINE_SECONDS
+        )
 
     def settle(self) -> None:
         """Let the server see all that has happened to its sockets until now."""

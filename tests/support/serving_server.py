@@ -11,8 +11,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
 import uvloop
+from support.deadlines import DEADLINE_SECONDS, wait_until
 from support.serving import (
     ALIAS,
     NOW,
@@ -58,7 +58,7 @@ class RunningServer:
         async def run() -> None:
             function()
 
-        asyncio.run_coroutine_threadsafe(run(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(run(), self._loop).result(DEADLINE_SECONDS)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -67,10 +67,10 @@ class RunningServer:
 
         def pause() -> None:
             is_paused.set()
-            go_on.wait(30)
+            go_on.wait(DEADLINE_SECONDS)
 
         self._loop.call_soon_threadsafe(pause)
-        assert is_paused.wait(10)
+        assert is_paused.wait(DEADLINE_SECONDS)
         try:
             yield
         finally:
@@ -78,15 +78,30 @@ class RunningServer:
 
     def until(self, is_so: Callable[[], bool]) -> None:
         """Wait for something that another thread does."""
-        for _ in range(1000):
-            if is_so():
-                return
-            threading.Event().wait(0.01)
-        pytest.fail("it did not come to be")
+        wait_until(is_so)
+
+    def waiting(self) -> int:
+        """Count the keys that requests wait for."""
+        counts: list[int] = []
+        self.call(lambda: counts.append(len(self.api._api._lots)))
+        return counts[0]
+
+    @contextlib.contextmanager
+    def as_soon_as_one_waits(self, function: Callable[[], object]) -> Iterator[None]:
+        """Run a function on the server's loop once the block's request waits."""
+
+        def run() -> None:
+            self.until(lambda: self.waiting() > 0)
+            self.call(function)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        yield
+        thread.join()
 
     def connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(10)
+        connection.settimeout(DEADLINE_SECONDS)
         connection.connect(str(self.path))
         return connection
 
@@ -148,11 +163,11 @@ def serving(
     thread = threading.Thread(target=lambda: uvloop.run(run()))
     thread.start()
     try:
-        assert is_up.wait(10)
+        assert is_up.wait(DEADLINE_SECONDS)
         yield started[0]
     finally:
         started[0].call(stop.set)
-        thread.join(10)
+        thread.join(DEADLINE_SECONDS)
 
 
 def child_main() -> None:

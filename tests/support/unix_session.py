@@ -7,6 +7,7 @@ from pathlib import Path
 
 import requests
 from requests.adapters import HTTPAdapter
+from support.deadlines import DEADLINE_SECONDS
 from typing_extensions import override
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
@@ -18,7 +19,7 @@ class _Connection(HTTPConnection):
     @override
     def _new_conn(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(20)
+        sock.settimeout(DEADLINE_SECONDS)
         sock.connect(str(self.path))
         return sock
 

@@ -20,6 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from support.deadlines import DEADLINE_SECONDS
+
 from skragent.emulator.confidential_vm import ConfidentialVm
 from skragent.emulator.silicon import Silicon
 
@@ -99,7 +101,9 @@ class RunningVm:
 
     def call(self, make: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Run a coroutine in the VM's loop."""
-        return asyncio.run_coroutine_threadsafe(make(), self._loop).result(60)
+        return asyncio.run_coroutine_threadsafe(make(), self._loop).result(
+            DEADLINE_SECONDS
+        )
 
     def ask(self, command: bytes) -> bytes:
         """Send raw bytes on a connection of their own, as the swtpm TCTI does."""
@@ -108,7 +112,7 @@ class RunningVm:
     def connect(self, name: str = "tpm.sock") -> socket.socket:
         """Open one of the VM's sockets."""
         connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(30)
+        connection.settimeout(DEADLINE_SECONDS)
         connection.connect(str(self.directory / name))
         return connection
 
@@ -126,7 +130,7 @@ class RunningVm:
 def ask_vtpm(path: Path, command: bytes) -> bytes:
     """Send raw bytes to a vTPM's socket, and give the whole response."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(30)
+        connection.settimeout(DEADLINE_SECONDS)
         connection.connect(str(path))
         connection.sendall(command)
         return read_response(connection)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.deadlines import DEADLINE_SECONDS
 
 from skragent.agent.notify import Notifier
 from skragent.observe import Event
@@ -68,7 +69,7 @@ def test_a_descriptor_that_could_not_be_stored_has_no_name() -> None:
 
 def receiver(path: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    sock.settimeout(5)
+    sock.settimeout(DEADLINE_SECONDS)
     sock.bind(path)
     return sock
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.agent import FakeClock, run, until
+from support.deadlines import DEADLINE_SECONDS
 
 from skragent.agent.notify import Notifier
 from skragent.agent.reload import LOOK_UP_SECONDS, Outcome, Reloader
@@ -166,7 +167,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again() -> None:
 
     def read_slowly() -> str:
         is_read.set()
-        may_go_on.wait(20)
+        may_go_on.wait(DEADLINE_SECONDS)
         return FILE
 
     async def test() -> None:
@@ -187,7 +188,7 @@ def test_a_directory_that_does_not_answer_is_not_waited_for_for_ever() -> None:
     may_go_on = threading.Event()
 
     def hang() -> str:
-        may_go_on.wait(20)
+        may_go_on.wait(DEADLINE_SECONDS)
         return FILE
 
     async def test() -> None:

@@ -6,6 +6,7 @@ import stat
 from typing import TYPE_CHECKING
 
 import pytest
+from support.deadlines import DEADLINE_SECONDS
 
 from skragent.agent.notify import Inherited, Notifier, inherited_sockets
 from skragent.agent.sockets import ADMIN, API, UnixSocket, bind_metrics
@@ -155,7 +156,7 @@ def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> socket.socket:
     pytest.importorskip("systemd.daemon", reason="needs systemd-python")
     notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     notified.bind(str(tmp_path / "notify"))
-    notified.settimeout(5)
+    notified.settimeout(DEADLINE_SECONDS)
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     return notified
 

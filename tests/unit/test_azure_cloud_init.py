@@ -13,6 +13,7 @@ import pytest
 import yaml
 from support.arm import Deployment, Json
 from support.bicep import AZURE
+from support.deadlines import DEADLINE_SECONDS
 
 from skragent.config import Config, parse_config
 
@@ -130,7 +131,9 @@ def test_the_provider_is_that_of_the_policy() -> None:
 
 def test_the_shell_can_read_the_commands() -> None:
     for commands in (script(), script(packageUrl="https://x.test/a.deb?sig=a%2Fb&c=d")):
-        subprocess.run(["/bin/sh", "-n", "-c", commands], check=True, timeout=10)
+        subprocess.run(
+            ["/bin/sh", "-n", "-c", commands], check=True, timeout=DEADLINE_SECONDS
+        )
 
 
 def first_boot(directory: Path, **parameters: Json) -> tuple[int, list[str], str]:
@@ -153,7 +156,7 @@ def first_boot(directory: Path, **parameters: Json) -> tuple[int, list[str], str
         env={"PATH": f"{tools}:/usr/bin:/bin"},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=DEADLINE_SECONDS,
         check=False,
     )
     said = calls.read_text().splitlines() if calls.exists() else []

@@ -10,6 +10,7 @@ import subprocess
 import pytest
 from support.arm import Deployment, Json
 from support.bicep import AZURE
+from support.deadlines import DEADLINE_SECONDS
 
 TEMPLATE = json.loads((AZURE / "main.json").read_text())
 SECTION = (
@@ -40,7 +41,9 @@ def parameters_of(command: str) -> dict[str, Json]:
 def test_the_shell_can_read_every_block() -> None:
     assert len(BLOCKS) >= 4
     for block in BLOCKS:
-        subprocess.run(["/bin/bash", "-n", "-c", block], check=True, timeout=10)
+        subprocess.run(
+            ["/bin/bash", "-n", "-c", block], check=True, timeout=DEADLINE_SECONDS
+        )
 
 
 def test_every_command_has_its_explanation() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.deadlines import DEADLINE_SECONDS
 from support.scripted_agent import KEY, agent, key, problem
 
 from skragent.agent import exit_codes
@@ -285,12 +286,12 @@ def test_who_sees_a_private_key_on_a_terminal_is_told_what_follows(path: Path) -
     words = ("get", "disk", "--socket", str(path))
     with agent(path, key()), on_a_terminal(*words) as (terminal, command):
         assert os.read(terminal, 100) == KEY
-        _, said = command.communicate(timeout=30)
+        _, said = command.communicate(timeout=DEADLINE_SECONDS)
     assert said == b"skragent: a private key follows on this terminal\n"
 
 
 def test_who_sends_a_key_elsewhere_is_told_nothing(path: Path, tmp_path: Path) -> None:
     words = ("get", "disk", "--socket", str(path), "--output", str(tmp_path / "out"))
     with agent(path, key()), on_a_terminal(*words) as (_, command):
-        _, said = command.communicate(timeout=30)
+        _, said = command.communicate(timeout=DEADLINE_SECONDS)
     assert said == b""

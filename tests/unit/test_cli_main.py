@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from support.deadlines import DEADLINE_SECONDS
 
 from skragent import __version__
 from skragent.agent import exit_codes
@@ -26,7 +27,7 @@ def python(code: str, *, stdout: int = subprocess.PIPE) -> subprocess.Popen[byte
 
 def outcome_of(code: str) -> tuple[int, bytes, bytes]:
     process = python(code)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=DEADLINE_SECONDS)
     return process.returncode, out, err
 
 
@@ -120,7 +121,7 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
     process.stdout.close()
     with process.stderr:
         assert process.stderr.read() == b""
-    assert process.wait(30) == 0
+    assert process.wait(DEADLINE_SECONDS) == 0
 
 
 def test_starting_the_agent_loads_no_library_that_it_does_not_need() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import COMMANDS
+from support.deadlines import DEADLINE_SECONDS
 from support.scripted_agent import agent, document
 from support.serving import ALIAS, FORMS, held_key, ring_with
 from support.serving_server import serving
@@ -40,7 +41,7 @@ def shell(redirection: str, *words: str) -> tuple[int, str]:
             *(sys.executable, "-I", "-m", "skragent.cli.main", *words),
         ],
         stderr=subprocess.PIPE,
-        timeout=30,
+        timeout=DEADLINE_SECONDS,
         check=False,
     )
     return outcome.returncode, outcome.stderr.decode()
@@ -66,7 +67,7 @@ def in_locale(locale: dict[str, str], *words: str) -> tuple[int, str, str]:
         capture_output=True,
         env={"PATH": os.environ["PATH"]} | locale,
         cwd=Path(__file__).parents[2],
-        timeout=30,
+        timeout=DEADLINE_SECONDS,
         check=False,
     )
     return outcome.returncode, outcome.stdout.decode("ascii"), outcome.stderr.decode()
@@ -99,7 +100,7 @@ def test_a_message_with_any_name_is_printed_in_any_locale(
             capture_output=True,
             env={"PATH": os.environ["PATH"]} | locale,
             cwd=Path(__file__).parents[2],
-            timeout=30,
+            timeout=DEADLINE_SECONDS,
             check=False,
         )
     assert outcome.returncode == exit_codes.TEMPFAIL
@@ -117,7 +118,7 @@ def test_an_order_about_a_name_that_is_no_text_is_told(tmp_path: Path) -> None:
             capture_output=True,
             env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
             cwd=Path(__file__).parents[2],
-            timeout=30,
+            timeout=DEADLINE_SECONDS,
             check=False,
         )
     assert (outcome.returncode, outcome.stderr) == (0, b"")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.deadlines import DEADLINE_SECONDS, SHORT_SECONDS
 
 from skragent.client import AsyncSkragentClient, SkragentClient, SkragentError
 from skragent.client.exchange import unreachable
@@ -43,7 +44,7 @@ def answering(directory: Path, answer: bytes) -> Iterator[tuple[Path, list[bytes
         thread = threading.Thread(target=serve)
         thread.start()
         yield path, asked
-        thread.join(10)
+        thread.join(DEADLINE_SECONDS)
 
 
 def failure(directory: Path, answer: bytes, *, is_async: bool = False) -> SkragentError:
@@ -162,7 +163,7 @@ def test_who_is_refused_before_it_asks_learns_why(
         thread.start()
         with pytest.raises(SkragentError) as caught:
             fetch_pem(path, is_async=is_async)
-        thread.join(10)
+        thread.join(DEADLINE_SECONDS)
     assert caught.value.code == "serve.connections"
 
 
@@ -204,15 +205,15 @@ def test_an_agent_that_drips_is_not_waited_for_longer_than_said(
         def drip() -> None:
             connection, _ = server.accept()
             with connection, contextlib.suppress(OSError):
-                while not over.wait(0.01):
+                while not over.wait(SHORT_SECONDS / 5):
                     connection.sendall(b"x")
 
         thread = threading.Thread(target=drip)
         thread.start()
         with pytest.raises(SkragentError) as caught:
-            SkragentClient(path, timeout=0.2).get_key("db")
+            SkragentClient(path, timeout=4 * SHORT_SECONDS).get_key("db")
         over.set()
-        thread.join(10)
+        thread.join(DEADLINE_SECONDS)
     assert caught.value.code == "client.timeout"
 
 
@@ -228,7 +229,7 @@ def test_an_agent_that_does_not_answer_is_an_error(tmp_path: Path) -> None:
         server.bind(str(path))
         server.listen()
         with pytest.raises(SkragentError) as caught:
-            SkragentClient(str(path), timeout=0.05).get_key("db")
+            SkragentClient(str(path), timeout=SHORT_SECONDS).get_key("db")
     assert caught.value.code == "client.timeout"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.deadlines import DEADLINE_SECONDS
 from support.scripted_agent import agent, key, ok, problem
 
 from skragent.client import AsyncSkragentClient, Key, SkragentClient, SkragentError
@@ -120,8 +121,9 @@ def test_the_agent_may_hold_a_request_for_longer_than_the_timeout(
 
     with agent(path, key()):
         monkeypatch.setattr(socket.socket, "settimeout", settimeout)
-        SkragentClient(path, timeout=5).get_key("db", wait=100)
-    assert 100 < allowed[-1] <= 100 + 5 + 2  # the agent looks at its watch each second
+        SkragentClient(path, timeout=DEADLINE_SECONDS).get_key("db", wait=100)
+    # The agent looks at its watch each second.
+    assert 100 < allowed[-1] <= 100 + DEADLINE_SECONDS + 2
 
 
 def test_the_agent_may_hold_a_request_for_longer_than_the_timeout_on_asyncio(
@@ -135,10 +137,10 @@ def test_the_agent_may_hold_a_request_for_longer_than_the_timeout_on_asyncio(
         return real(seconds)
 
     monkeypatch.setattr("asyncio.timeout", timeout)
-    client = AsyncSkragentClient(path, timeout=5)
+    client = AsyncSkragentClient(path, timeout=DEADLINE_SECONDS)
     with agent(path, key()):
         asyncio.run(client.get_key("db", wait=100))
-    assert allowed == [100 + 5 + 2]
+    assert allowed == [100 + DEADLINE_SECONDS + 2]
 
 
 @both
@@ -253,11 +255,11 @@ def refusing(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     loop_send: Callable[..., Any] = loop_class.sock_sendall
 
     def sendall(sock: socket.socket, data: bytes) -> None:
-        assert refused.wait(10)
+        assert refused.wait(DEADLINE_SECONDS)
         send(sock, data)
 
     async def sock_sendall(loop: object, sock: socket.socket, data: bytes) -> None:
-        assert refused.wait(10)
+        assert refused.wait(DEADLINE_SECONDS)
         await loop_send(loop, sock, data)
 
     monkeypatch.setattr(socket.socket, "sendall", sendall)
@@ -265,7 +267,7 @@ def refusing(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
         server.listen()
-        server.settimeout(10)
+        server.settimeout(DEADLINE_SECONDS)
 
         def refuse() -> None:
             connection, _ = server.accept()
@@ -276,7 +278,7 @@ def refusing(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         thread = threading.Thread(target=refuse)
         thread.start()
         yield
-        thread.join(10)
+        thread.join(DEADLINE_SECONDS)
 
 
 @both

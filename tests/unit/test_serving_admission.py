@@ -7,6 +7,7 @@ import logging
 import socket
 from typing import TYPE_CHECKING
 
+from support.deadlines import DEADLINE_SECONDS
 from support.serving import (
     ALIAS,
     FORMS,
@@ -39,7 +40,7 @@ def accepted(wire: Wire, request: bytes) -> bytes:
         theirs.sendall(request)
         wire.listener._accept(ours)
         assert ours.fileno() == -1, "it is open still"
-        theirs.settimeout(10)
+        theirs.settimeout(DEADLINE_SECONDS)
         try:
             return theirs.recv(65536)
         except ConnectionResetError:  # its request was not even read
