@@ -155,7 +155,7 @@ class Front:
             request = _request_of(incoming, body)
             answer = await service.serve(request)
         is_hostile = answer.delivery in _HOSTILE
-        if is_hostile:
+        if is_hostile and not transport.is_closing():
             with contextlib.suppress(ConnectionError):  # the client has gone
                 await _HOSTILE[answer.delivery](transport, answer, answer.measure)
         self._log.append(

@@ -6,7 +6,8 @@ Real processes and sockets: the emulator with its TPM, the agent, its releasers,
 clients that ask all the time. What clients must see, whatever happens:
 
 - bytes are those of the version that they are said to be;
-- what an agent has served it goes on serving, through every fault that passes;
+- what an agent has served it goes on serving, through every fault that passes, and so
+  does the next agent after SIGKILL, whatever is broken then;
 - a key that the vault denies, that expired or that was dropped is gone within seconds
   of the refresh that finds out, and stays gone;
 - nobody waits longer than they said;
@@ -27,6 +28,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -39,11 +41,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support.chaos_clients import Clients, Limits, Violation
 from support.e2e import SKRAGENT
+from support.fd_store import FdStore
+from support.passing_faults import PASSING_FAULTS
 
+from skragent.emulator.hostile_delivery import DRIPS
 from skragent.emulator.key_material import create_material
 from skragent.emulator.key_specs import parse_key_spec
 from skragent.emulator.thread import EmulatorThread
 from skragent.emulator.vault_writes import add_version
+from skragent.secretmem import create_arena
 
 KEYS = {"alpha": "RSA", "beta": "P-256", "gamma": "P-384"}
 HEAL_SECONDS = 60.0  # after which every key is current
@@ -54,18 +60,24 @@ COMMAND_SECONDS = 120.0
 # Faults that pass: no key may be lost to them. `times` keeps several of them apart.
 PASSING = (
     *(
-        f"{service}.{fault}"
+        (f"{service}.{fault}",)
         for service in ("imds", "maa", "vault")
         for fault in (
             *("status=500", "status=503,retry_after=1", "status=429"),
             *("status=429,retry_after=2", "latency=0.5", "hang,times=2"),
             *("reset,times=3", "truncate,times=3", "oversize,times=2"),
             *("content_type,times=3", "body,times=3"),
+            *(f"drip={part},times=2" for part in DRIPS),
+            *("flood,times=3", "bomb,times=3"),
         )
     ),
-    *("imds.status=410", "imds.throttle=2", "vault.throttle=2"),
-    *("vault.unverified,times=3", "vault.unauthorized,times=2"),
-    *("maa.jwks=empty", "maa.rotate", "vm.rc=0x922,times=20", "vm.reboot"),
+    *(("imds.status=410",), ("imds.throttle=2",), ("vault.throttle=2",)),
+    *(("vault.unverified,times=3",), ("maa.rotate",), ("vm.rc=0x922,times=20",)),
+    *(("vm.reboot",), ("imds.compute.location=null",)),
+    *(faults for of_a_code in PASSING_FAULTS.values() for faults in of_a_code),
+    # Denials that count only if they are repeated five minutes later.
+    *(("vm.pcr=7",), ("maa.status=400",), ("vault.status=409",)),
+    ("vault.status=403,inner=ForbiddenByFirewall,message=Not from this address",),
 )
 # And those that are an answer: the vault has said no.
 DENYING = (
@@ -92,7 +104,10 @@ class Chaos:
         self._agent: subprocess.Popen[bytes] | None = None
         limits = Limits.of(deadline_seconds) if deadline_seconds else Limits()
         self._clients = Clients(str(directory / "api.sock"), list(KEYS), limits)
-        self._log = (directory / "agent.log").open("ab")
+        self._systemd = FdStore(directory)
+        arena = create_arena(1)
+        arena.close_fd()
+        self._keeps_keys = arena.is_secret  # elsewhere SIGKILL ends them
 
     def prepare(self) -> None:
         """Create keys and the configuration; start the agent."""
@@ -104,6 +119,10 @@ class Chaos:
             assert stored is not None
             self._clients.know(name, stored.latest.version, stored.latest.target)
         text = world.config_text(KEYS)
+        for name in ("tls_roots", "release_roots"):  # each has a file of its own
+            roots = self.directory / f"{name}.pem"
+            roots.write_bytes((self.directory / "ca.pem").read_bytes())
+            text = re.sub(rf'(?m)^{name} = ".*"$', f'{name} = "{roots}"', text)
         limits = "[limits]\nrequest_timeout_seconds = 2.0\njob_timeout_seconds = 8.0\n"
         (self.directory / "skragent.toml").write_text(f"{text}\n{limits}")
         self._start_agent()
@@ -112,16 +131,14 @@ class Chaos:
     def close(self) -> None:
         """End everything."""
         self._clients.close()
-        if self._agent is not None:
-            self._agent.kill()
-            self._agent.wait()
-        self._log.close()
+        self._systemd.close()
 
     def run(self, seconds: float) -> None:
         """Let it happen for so long; then let all be well again."""
         self._clients.start()
         episodes: list[tuple[int, Callable[[], None]]] = [
             (6, self._let_faults_pass),
+            (1, self._break_roots),
             (2, self._rotate),
             (2, self._deny),
             (1, self._drop),
@@ -148,13 +165,28 @@ class Chaos:
     # What happens
 
     def _let_faults_pass(self) -> None:
-        for fault in self._dice.sample(PASSING, self._dice.randint(1, 3)):
-            self._spoil(fault)
+        for faults in self._dice.sample(PASSING, self._dice.randint(1, 3)):
+            for fault in faults:
+                self._spoil(fault)
         for _ in range(self._dice.randint(1, 3)):
             self._refresh()
             self._sleep(0.2, 1.5)
         if self._dice.random() < 0.5:  # else they go on, beside what comes next
             self._heal()
+
+    def _break_roots(self) -> None:
+        """Have a file of roots missing or broken for some refreshes."""
+        name = self._dice.choice(("tls_roots", "release_roots"))
+        roots = self.directory / f"{name}.pem"
+        good = roots.read_bytes()
+        if self._dice.random() < 0.5:
+            roots.unlink()
+        else:
+            roots.write_bytes(good[: self._dice.choice((0, len(good) // 2))])
+        for _ in range(self._dice.randint(1, 3)):
+            self._refresh()
+            self._sleep(0.2, 1.5)
+        roots.write_bytes(good)
 
     def _rotate(self) -> None:
         name = self._dice.choice(list(KEYS))
@@ -233,8 +265,9 @@ class Chaos:
             self._agent.kill()
             self._agent.wait()
             self._start_agent()
-            self._heal()
-            self._until("all keys after SIGKILL", self._all_current, HEAL_SECONDS)
+            if not self._keeps_keys:
+                self._heal()
+                self._until("all keys after SIGKILL", self._all_current, HEAL_SECONDS)
         self._clients.expect_all()
 
     def _stop_tpm(self) -> None:
@@ -269,12 +302,7 @@ class Chaos:
 
     def _start_agent(self) -> None:
         config = self.directory / "skragent.toml"
-        self._agent = subprocess.Popen(
-            [*SKRAGENT, "run", "--config", str(config)],
-            stdout=self._log,
-            stderr=self._log,
-        )
-        self._until("the agent", (self.directory / "admin.sock").exists, START_SECONDS)
+        self._agent = self._systemd.launch([*SKRAGENT, "run", "--config", str(config)])
 
     def _check(self) -> None:
         assert self._agent is not None
@@ -307,7 +335,8 @@ class Chaos:
         )
 
     def _spoil(self, fault: str) -> None:
-        self._emulator.call(self._emulator.world.faults.apply(fault))
+        world = self._emulator.world
+        self._emulator.call(world.faults.apply(fault.replace("VAULT", world.vault.url)))
         self.counts["faults"] += 1
 
     def _heal(self) -> None:

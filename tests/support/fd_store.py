@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from support.agent import substitute
@@ -48,6 +49,11 @@ class FdStore:
 
     def start(self, mode: str) -> subprocess.Popen[bytes]:
         """Start an agent whose releaser behaves so, and wait until it is ready."""
+        config = str(self.directory / "skragent.toml")
+        return self.launch([sys.executable, str(DAEMON), config, *substitute(mode)])
+
+    def launch(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Start an agent with what is stored, and wait until it is ready."""
         with self._changed:
             stored = dict(self.kept)
             ready = self.said.count(b"READY=1")
@@ -57,16 +63,13 @@ class FdStore:
         variables = (
             f"LISTEN_PID=$$ LISTEN_FDS={len(stored)} LISTEN_FDNAMES={':'.join(stored)}"
         )
-        command = [
-            *(sys.executable, str(DAEMON), str(self.directory / "skragent.toml")),
-            *substitute(mode),
-        ]
         script = f'{variables if stored else ""} exec "$@"{passing}'
         with (self.directory / "agent.log").open("ab") as log:
             agent = subprocess.Popen(
                 ["/bin/bash", "-c", script, "-", *command],
                 env=os.environ | {"NOTIFY_SOCKET": str(self.directory / "notify")},
                 pass_fds=high,
+                stdout=log,
                 stderr=log,
             )
         for fd in high:
