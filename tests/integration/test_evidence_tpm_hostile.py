@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from skragent.errors import SkrAgentError, TpmError
+from skragent.evidence.nv import NvIndices
 from skragent.evidence.quote import QUOTED_PCRS
 from skragent.evidence.tpm import Vtpm, WrappingKey
 
@@ -25,7 +26,8 @@ CALLS: list[Callable[[Vtpm], object]] = [
     lambda tpm: tpm.owns_ak_certificate(),
     lambda tpm: tpm.create_wrapping_key(PCRS, bytes(256)),
     lambda tpm: tpm.quote(),
-    lambda tpm: tpm.replace_ak_certificate(b"\x30\x00"),
+    lambda tpm: tpm.read_ak_index(),
+    lambda tpm: tpm.write_ak_certificate(b"\x30\x00", has_copy=True),
     lambda tpm: tpm.decrypt(WrappingKey(b"", 1, 1, 5), bytes(256), "rsaes"),
     lambda tpm: tpm.certify(WrappingKey(b"", 1, 1, 5)),
 ]
@@ -122,6 +124,7 @@ def test_an_exception_of_the_library_leaves_as_an_error_of_the_tpm(
 ) -> None:
     tpm = Vtpm("nowhere")
     tpm._esys = Raising(error)
+    tpm._nv = NvIndices(tpm._esys)
     with pytest.raises(TpmError) as caught:
         call(tpm)
     assert caught.value.code == "evidence.tpm"
