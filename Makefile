@@ -38,7 +38,7 @@ test-vm: setup ## boot a Debian VM with a TPM, install the package in it, and us
 	@SKRAGENT_REQUIRE=qemu .venv/bin/python -m pytest -q --no-header tests/vm $(ARGS)
 
 check: setup lint ## what a change must pass before it is committed: about a minute
-	@.venv/bin/python -m pytest -q $(FAST) $(ARGS)
+	@.venv/bin/python -m pytest -q -n auto $(FAST) $(ARGS)
 
 lint: setup ## format, lint, types and import contracts
 	@.venv/bin/ruff format --check .
