@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,14 +95,10 @@ class Agent:
 
     def settle(self) -> None:
         """Wait until the service runs and holds all keys."""
-        # In one go, and not by `skragent wait`: to start Python takes seconds here.
+        # Not by `skragent wait`: to start Python takes seconds here.
         held = f"""{STATUS} | grep -o '"state": "current"' | wc -l"""
-        wait = f'until test "$({held})" = {len(KEYS)}; do sleep 0.2; done'
-        self.guest.check(
-            "systemctl start skragent"
-            f" && timeout {_HELD_SECONDS} sh -c {shlex.quote(wait)}",
-            timeout=2 * _HELD_SECONDS,
-        )
+        self.guest.check("systemctl start skragent", timeout=120)
+        self.guest.until(f'test "$({held})" = {len(KEYS)}', timeout=_HELD_SECONDS)
 
     def releases(self) -> int:
         """Count what the vault has released so far."""

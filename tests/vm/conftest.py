@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.qemu)
-            item.add_marker(pytest.mark.timeout(600))  # the first one builds the image
+            item.add_marker(pytest.mark.timeout(1800))  # the first one builds the image
 
 
 def _place(item: pytest.Item) -> int:

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from vm.guest import Guest, GuestError
+from vm.guest import BUSY_FACTOR, Guest, GuestError
 
 from skragent.emulator.addresses import IMDS_ADDRESS
 
@@ -91,7 +91,7 @@ class Machine:
         # Not waited for: the agent may be gone before it can tell how that ended.
         self.guest.start("systemctl reboot --no-block")
         self.needs_reboot = False
-        deadline = time.monotonic() + BOOT_SECONDS
+        deadline = time.monotonic() + BOOT_SECONDS * BUSY_FACTOR
         while self._boot_id() in ("", before):
             if time.monotonic() > deadline:
                 raise GuestError("the guest did not come back")
@@ -101,16 +101,16 @@ class Machine:
         """Tell which boot this is; nothing while there is nobody to ask."""
         try:
             # What is asked when it goes down is never answered.
-            self.guest.connect(5.0, patience=5.0)
+            self.guest.connect(1.0, patience=1.0)
             return self.guest.check("cat /proc/sys/kernel/random/boot_id", timeout=10)
         except GuestError:
             return ""
 
     def _wait_for_guest(self) -> None:
-        deadline = time.monotonic() + BOOT_SECONDS
+        deadline = time.monotonic() + BOOT_SECONDS * BUSY_FACTOR
         while True:
             try:
-                self.guest.connect(2.0)
+                self.guest.connect(1.0)
             except GuestError:
                 if self._processes[-1].poll() is not None:
                     raise GuestError(self._said("qemu")) from None
@@ -130,7 +130,7 @@ class Machine:
                 "--terminate",
             ],
         )  # fmt: skip
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 10 * BUSY_FACTOR
         while not control.exists():
             if self._processes[0].poll() is not None or time.monotonic() > deadline:
                 raise GuestError(self._said("swtpm"))
