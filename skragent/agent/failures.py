@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from skragent.denials import DENIALS, REPEATED_AFTER_SECONDS, Confirmation
 from skragent.errors import Disposition
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from skragent.errors import SkrAgentError
 
 # The denial in clear words that a second one, with a fresh token, must confirm.
@@ -36,7 +38,8 @@ class Failures:
     throttles: int = 0  # 429 of a vault
     denials: int = 0
     clear_denials: int = 0  # of Confirmation.FRESH_TOKEN
-    first_denied_at: float = math.inf  # boot time
+    # Boot time of the first denial with each code: only the same one repeats it.
+    first_denials: Mapping[str, float] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return self.total > 0
@@ -62,9 +65,9 @@ def counted(failures: Failures, error: SkrAgentError, boottime: float) -> Failur
         denials=failures.denials + is_denial,
         clear_denials=failures.clear_denials
         + (confirmation is Confirmation.FRESH_TOKEN),
-        first_denied_at=min(failures.first_denied_at, boottime)
+        first_denials={error.code: boottime, **failures.first_denials}
         if is_denial
-        else failures.first_denied_at,
+        else failures.first_denials,
     )
 
 
@@ -74,7 +77,7 @@ def is_confirmed(failures: Failures, error: SkrAgentError, boottime: float) -> b
     if confirmation is Confirmation.FRESH_TOKEN:
         return failures.clear_denials >= _CLEAR_DENIALS_TO_CONFIRM
     if confirmation is Confirmation.REPEATED:
-        return boottime >= failures.first_denied_at + REPEATED_AFTER_SECONDS
+        return boottime >= _counts_from(failures, error)
     return False
 
 
@@ -88,5 +91,11 @@ def seconds_to_confirm(
     """
     if DENIALS.get(error.code) is not Confirmation.REPEATED:
         return math.inf
-    left = failures.first_denied_at + REPEATED_AFTER_SECONDS - boottime
+    left = _counts_from(failures, error) - boottime
     return left if left > 0 else math.inf
+
+
+def _counts_from(failures: Failures, error: SkrAgentError) -> float:
+    """Return the boot time from which this denial repeats the first one."""
+    first = failures.first_denials.get(error.code, math.inf)
+    return first + REPEATED_AFTER_SECONDS

@@ -7,6 +7,7 @@ the agent plans ahead. A difference between the two fails the test.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,8 @@ class Fate:
     previous: Grant | None = None
     previous_until: float = 0.0
     clear_denials: int = 0  # since the last release
-    first_denied_at: float | None = None  # since the last release
+    # By code, since the last release.
+    first_denials: dict[str, float] = dataclasses.field(default_factory=dict)
     is_dropped: bool = False
     not_before: float = 0.0  # somebody asked us to wait until then
     is_ordered: bool = False  # since the last job for it began
@@ -65,18 +67,18 @@ class Fate:
         self.grant = self.previous = None
 
     def forget_denials(self) -> None:
-        self.clear_denials, self.first_denied_at = 0, None
+        self.clear_denials = 0
+        self.first_denials.clear()
 
     def deny(self, code: str, boot: float) -> None:
         """Hear a denial, and let go of the key if that confirms one."""
-        if self.first_denied_at is None:
-            self.first_denied_at = boot
+        first = self.first_denials.setdefault(code, boot)
         if code in CONFIRMED_BY_A_SECOND:
             self.clear_denials += 1
             is_confirmed = self.clear_denials > 1
         else:
             assert code in CONFIRMED_AFTER_FIVE_MINUTES
-            is_confirmed = boot >= self.first_denied_at + 300
+            is_confirmed = boot >= first + 300
         if is_confirmed and not (self.grant and self.terms.is_kept_when_denied):
             self.lose()
 

@@ -169,6 +169,14 @@ def test_an_unclear_denial_is_no_confirmation_of_a_clear_one() -> None:
     assert after((UNCLEAR, 0), (CLEAR, 1)).is_held
 
 
+def test_only_the_same_unclear_denial_repeats_one() -> None:
+    refusal = SkrAgentError("x", code="token.refused")
+    assert after((UNCLEAR, 0), (refusal, 400)).is_held
+    assert after((CLEAR, 0), (UNCLEAR, 400)).is_held
+    life = after((UNCLEAR, 0), (refusal, 10), (refusal, 310))
+    assert life.state is KeyState.DENIED
+
+
 def test_denials_are_counted_from_the_last_release() -> None:
     life = lifecycle.released(
         after((UNCLEAR, 0)), released_key(), began_at=BOOTTIME + 200, fresh_seconds=100
