@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from support.deadlines import DEADLINE_SECONDS
 from support.e2e import Agent, config_for, create_key, type_
+from support.evidence_swtpm import run_swtpm
 
 from skragent.client import SkragentError
 from skragent.emulator.confidential_vm import ConfidentialVm
@@ -104,6 +105,18 @@ def test_another_vtpm_cannot_use_this_vms_report(
             assert refused_with(agent) == "evidence.ak_mismatch"
     finally:
         emulator.call(other.close())
+
+
+def test_a_machine_that_is_no_confidential_vm_ends_the_agent_at_its_second_look(
+    emulator: EmulatorThread, directory: Path
+) -> None:
+    with run_swtpm(directory) as tpm:
+        config = config_for(emulator, directory, "demo", tcti=tpm.tcti)
+        with Agent(directory, config) as agent:
+            assert agent.process.wait(DEADLINE_SECONDS) == 69
+    log = agent.log.read_text()
+    assert log.count("code=evidence.not_a_cvm") >= 2
+    assert log.count("Next attempt in") == 1
 
 
 def test_an_ak_certificate_that_azure_provisions_late_is_waited_for(
