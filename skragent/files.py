@@ -58,7 +58,18 @@ def read_regular(path: str, *, max_bytes: int) -> bytes:
         OSError: it cannot be read, or it is longer than `max_bytes` (EFBIG).
     """
     with open_regular(path) as file:
-        data = file.read(max_bytes + 1)
+        return read_whole(file, max_bytes=max_bytes)
+
+
+def read_whole(file: BinaryIO, *, max_bytes: int) -> bytes:
+    """Read an open file to its end, without waiting for more than it has.
+
+    Raises:
+        OSError: see `read_regular`; EAGAIN: there is nothing to read yet.
+    """
+    data: bytes | None = file.read(max_bytes + 1)
+    if data is None:  # a file of the kernel's, such as /proc/kmsg
+        raise OSError(errno.EAGAIN, "there is nothing to read yet")
     if len(data) > max_bytes:
         raise OSError(errno.EFBIG, f"the file is longer than {max_bytes} bytes")
     return data

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from skragent.errors import Disposition, EndorsementsError
+from skragent.files import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -83,8 +84,7 @@ class AkCopies:
         from skragent.evidence.akcert import decode_pem  # noqa: PLC0415 - see above
 
         try:
-            with self.path.open("rb") as file:
-                return decode_pem(file.read(_MAX_FILE_BYTES))
+            return decode_pem(read_regular(str(self.path), max_bytes=_MAX_FILE_BYTES))
         except OSError as error:
             raise EndorsementsError(
                 "the AK certificate is not restored: its copy cannot be read:"
@@ -105,6 +105,7 @@ def _write_durably(path: Path, content: bytes) -> None:
     """Replace a file so that it has all of this or is as before, whatever happens."""
     unfinished = path.with_suffix(".new")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags |= os.O_NONBLOCK  # a FIFO without a reader is an error, and no wait
     try:
         with os.fdopen(os.open(unfinished, flags, 0o600), "wb") as file:
             file.write(content)

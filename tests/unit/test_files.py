@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from skragent.files import NotRegularError, open_regular, read_regular
+from skragent.files import NotRegularError, open_regular, read_regular, read_whole
 
 
 def test_a_regular_file_is_read_whole(tmp_path: Path) -> None:
@@ -93,3 +93,12 @@ def test_a_descriptor_is_not_leaked_for_what_is_refused(tmp_path: Path) -> None:
         with pytest.raises(NotRegularError):
             open_regular(str(tmp_path))
     assert len([*Path("/proc/self/fd").iterdir()]) == before
+
+
+def test_a_file_that_has_nothing_to_read_yet_is_an_os_error() -> None:
+    """As /proc/kmsg has, which is a regular file."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    with os.fdopen(reader, "rb") as file, pytest.raises(BlockingIOError):
+        read_whole(file, max_bytes=10)
+    os.close(writer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import stat
 from collections.abc import Iterator
@@ -102,3 +103,17 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(EndorsementsError) as caught:
         copies.load()
     assert caught.value.code == "endorsements.ak_copy"
+
+
+@pytest.mark.parametrize("name", [FILE_NAME, Path(FILE_NAME).with_suffix(".new").name])
+def test_a_fifo_in_a_files_place_is_an_error_and_not_waited_for(
+    tmp_path: Path, name: str
+) -> None:
+    os.mkfifo(tmp_path / name)
+    copies = AkCopies(str(tmp_path))
+    if name == FILE_NAME:
+        with pytest.raises(EndorsementsError) as caught:
+            copies.load()
+        assert caught.value.code == "endorsements.ak_copy"
+    else:
+        assert error_of(copies).code == "endorsements.ak_copy"
