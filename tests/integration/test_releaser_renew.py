@@ -29,6 +29,8 @@ def renew(
     emulator: EmulatorThread, query_id: str = "", *, watch: Stopwatch | None = None
 ) -> Result:
     world: Emulator = emulator.world
+    state = world.directory / "state"  # of the agent
+    state.mkdir(mode=0o700, exist_ok=True)
     job = Job(
         purpose="renew",
         ak_query_id=query_id,
@@ -45,6 +47,7 @@ def renew(
         authority="",
         tls_roots="",
         release_roots="",
+        state_directory=str(state),
     )
     return run_renewal(job, watch or Stopwatch())
 
