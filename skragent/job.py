@@ -12,7 +12,7 @@ or that has a field the other does not know: they are always of one installation
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -49,6 +49,8 @@ def arena_bytes(keys: int) -> int:
     return unique_offset(keys) + UNIQUE_BYTES
 
 
+# Wall time in seconds since 1970, to the end of the year 9999: a date can show it.
+Timestamp = Annotated[float, msgspec.Meta(ge=0, le=253_402_300_799)]
 Form = Literal["jwk", "pem", "der", "raw"]
 Purpose = Literal["release", "check", "renew"]
 
@@ -161,8 +163,8 @@ class Attestation(
     """What is worth telling of the token that the keys were released under."""
 
     issuer: str
-    issued_at: float
-    expires_at: float
+    issued_at: Timestamp
+    expires_at: Timestamp
     token_sha256: str  # of the token's text, to find it again in the vault's logs
     compliance_status: str
     vm_id: str
@@ -176,7 +178,7 @@ class AkCertificate(
 ):
     """How long the AK certificate holds, and whether it is ours to have renewed now."""
 
-    expires_at: float
+    expires_at: Timestamp
     is_renewal_due: bool = False
 
 

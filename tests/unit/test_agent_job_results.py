@@ -13,6 +13,7 @@ from skragent.errors import ReleaserError
 from skragent.job import (
     MAX_RESULT_BYTES,
     UNIQUE_BYTES,
+    AkCertificate,
     FailedKey,
     Purpose,
     Result,
@@ -87,6 +88,13 @@ def test_keys_without_an_attestation_are_refused() -> None:
 )
 def test_an_attestation_without_its_token_is_refused(changes: dict[str, Any]) -> None:
     assert is_garbage(make_result(**changes))
+
+
+@pytest.mark.parametrize("moment", [-1.0, 1e300])
+def test_a_time_that_is_no_date_is_refused(moment: float) -> None:
+    token = attestation(expires_at=moment)
+    assert is_garbage(make_result(attestation=token))
+    assert is_garbage(make_result(ak_certificate=AkCertificate(expires_at=moment)))
 
 
 def with_token(result: Result) -> Result:
