@@ -20,10 +20,17 @@ from __future__ import annotations
 
 import enum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+class Authority(enum.Enum):
+    """Who can deny a key."""
+
+    VAULT = "vault"
+    PROVIDER = "provider"  # the attestation provider
 
 
 class Confirmation(enum.Enum):
@@ -38,17 +45,26 @@ class Confirmation(enum.Enum):
 
 REPEATED_AFTER_SECONDS: Final = 300.0
 
-DENIALS: Final[Mapping[str, Confirmation]] = MappingProxyType(
+
+class Denial(NamedTuple):
+    """Whose denial it is, and how it is confirmed."""
+
+    by: Authority
+    confirmation: Confirmation
+
+
+_CLEAR: Final = Denial(Authority.VAULT, Confirmation.FRESH_TOKEN)
+_UNCLEAR: Final = Denial(Authority.VAULT, Confirmation.REPEATED)
+
+DENIALS: Final[Mapping[str, Denial]] = MappingProxyType(
     {
-        # The vault.
-        "release.denied.policy": Confirmation.FRESH_TOKEN,
-        "release.denied.permission": Confirmation.FRESH_TOKEN,
-        "release.denied.disabled": Confirmation.FRESH_TOKEN,
-        "release.not_found": Confirmation.FRESH_TOKEN,
-        "release.denied.firewall": Confirmation.REPEATED,
-        "release.denied": Confirmation.REPEATED,
-        # The attestation provider.
-        "token.refused": Confirmation.REPEATED,
+        "release.denied.policy": _CLEAR,
+        "release.denied.permission": _CLEAR,
+        "release.denied.disabled": _CLEAR,
+        "release.not_found": _CLEAR,
+        "release.denied.firewall": _UNCLEAR,
+        "release.denied": _UNCLEAR,
+        "token.refused": Denial(Authority.PROVIDER, Confirmation.REPEATED),
     }
 )
 

@@ -17,6 +17,7 @@ from skragent.errors import Disposition
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from skragent.denials import Authority
     from skragent.errors import SkrAgentError
 
 # The denial in clear words that a second one, with a fresh token, must confirm.
@@ -55,30 +56,46 @@ def is_throttled(error: SkrAgentError) -> bool:
 
 def counted(failures: Failures, error: SkrAgentError, boottime: float) -> Failures:
     """Add one failure. A fault between two denials confirms and cancels nothing."""
-    confirmation = DENIALS.get(error.code)
-    is_denial = confirmation is not None
+    denial = DENIALS.get(error.code)
+    is_denial = denial is not None
+    is_clear = denial is not None and denial.confirmation is Confirmation.FRESH_TOKEN
     return dataclasses.replace(
         failures,
         total=failures.total + 1,
         slow=failures.slow + (error.disposition in SLOW),
         throttles=failures.throttles + is_throttled(error),
         denials=failures.denials + is_denial,
-        clear_denials=failures.clear_denials
-        + (confirmation is Confirmation.FRESH_TOKEN),
+        clear_denials=failures.clear_denials + is_clear,
         first_denials={error.code: boottime, **failures.first_denials}
         if is_denial
         else failures.first_denials,
     )
 
 
+def accepted(failures: Failures, authority: Authority) -> Failures:
+    """Take back an authority's denials that must be repeated: it said yes since then.
+
+    The provider says yes with each token; the vault with a release, after which there
+    are no failures at all.
+    """
+    first_denials = {
+        code: at
+        for code, at in failures.first_denials.items()
+        if DENIALS[code].by is not authority
+    }
+    if len(first_denials) == len(failures.first_denials):
+        return failures
+    return dataclasses.replace(failures, first_denials=first_denials)
+
+
 def is_confirmed(failures: Failures, error: SkrAgentError, boottime: float) -> bool:
     """Return whether this error, which is counted already, confirms a denial."""
-    confirmation = DENIALS.get(error.code)
-    if confirmation is Confirmation.FRESH_TOKEN:
+    denial = DENIALS.get(error.code)
+    if denial is None:
+        return False
+    if denial.confirmation is Confirmation.FRESH_TOKEN:
         return failures.clear_denials >= _CLEAR_DENIALS_TO_CONFIRM
-    if confirmation is Confirmation.REPEATED:
-        return boottime >= _counts_from(failures, error)
-    return False
+    return boottime >= _counts_from(failures, error)
 
 
 def seconds_to_confirm(
@@ -89,7 +106,8 @@ def seconds_to_confirm(
     Only for denials that must be repeated later: the others are confirmed as soon as
     the next attempt says the same.
     """
-    if DENIALS.get(error.code) is not Confirmation.REPEATED:
+    denial = DENIALS.get(error.code)
+    if denial is None or denial.confirmation is not Confirmation.REPEATED:
         return math.inf
     left = _counts_from(failures, error) - boottime
     return left if left > 0 else math.inf

@@ -82,6 +82,7 @@ class Holder:
             released_at=self._clock.now(),
             began_at=began_at,
             stale_at=life.stale_at,
+            overlap_until=life.overlap_until if life.has_previous else None,
         )
         held = hold_key(record, arena)
         # The new version first: an agent that ends in between leaves one of the two.

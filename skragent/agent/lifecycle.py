@@ -28,10 +28,12 @@ from typing import TYPE_CHECKING
 from skragent.agent.failures import (
     NONE,
     Failures,
+    accepted,
     counted,
     is_confirmed,
     seconds_to_confirm,
 )
+from skragent.denials import Authority
 from skragent.job import MAX_KEYS
 from skragent.keyring import KeyState
 
@@ -163,11 +165,11 @@ def restored(terms: Terms, record: KeyRecord, previous: KeyRecord | None) -> Key
         expires_at=_end(record.key),
         version=record.key.version,
     )
-    if previous is None or terms.overlap_seconds <= 0:
+    if previous is None or record.overlap_until is None:
         return life
     return dataclasses.replace(
         life,
-        overlap_until=record.began_at + terms.overlap_seconds,
+        overlap_until=record.overlap_until,
         previous_expires_at=_end(previous.key),
     )
 
@@ -257,7 +259,8 @@ def reconfigured(
     """Go on where the configuration now says something else of a key.
 
     Another key of a vault, or of another one, has nothing to do with what is held.
-    Another version of the same is its successor.
+    Another version of the same is its successor; a denial of one, or of another
+    identity, confirms none of the other.
     """
     if (before.vault, before.name) != (after.vault, after.name):
         return KeyLife(terms=terms)
@@ -274,8 +277,16 @@ def reconfigured(
             may_check=True,
         )
     if before != after and life.state is not KeyState.DROPPED:
+        life = dataclasses.replace(life, failures=NONE)
         return asked_for(life, boottime)
     return life
+
+
+def attested(life: KeyLife) -> KeyLife:
+    """Go on after the provider accepted this VM's evidence."""
+    before = life.failures
+    after = accepted(before, Authority.PROVIDER)
+    return life if after is before else dataclasses.replace(life, failures=after)
 
 
 def to_be_checked(life: KeyLife, check_at: float) -> KeyLife:

@@ -77,6 +77,11 @@ class Lives:
             default=float("inf"),
         )
 
+    def attested(self) -> None:
+        """Hear that the provider accepted this VM's evidence."""
+        for alias, life in self.of.items():
+            self.put(alias, lifecycle.attested(life))
+
     def configure(
         self, keys: Mapping[str, KeyRequest], terms: Mapping[str, Terms]
     ) -> None:

@@ -392,6 +392,7 @@ class Supervisor:
         if result.attestation is not None:
             job.attestation = result.attestation
             self._holder.attested(result.attestation)
+            self._lives.attested()
         self._has_worked = self._has_worked or job.attestation is not None
         job.released += (key.alias for key in result.released)
         job.takes_fresh_token |= any(

@@ -42,6 +42,8 @@ class KeyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     key: ReleasedKey  # its slices are of this memory
     released_at: float  # seconds since 1970
     began_at: float  # boot time of the job that released it
+    # Boot time until which the version before is served as well; None: not at all.
+    overlap_until: float | None
     stale_at: float  # boot time
 
 

@@ -206,6 +206,7 @@ class Cloud:
                 failure=self.whole, ak_certificate=self._ak_certificate()
             )
             return Release(failed_job, arena, began_at)
+        token = self._token(token_life, attests=attests)
         released, failed = [], []
         for number, key in enumerate(keys):
             answer = self._answer(key, number * KEY_BYTES)
@@ -216,9 +217,6 @@ class Cloud:
                 self.listener.key_released(key, answer, began_at, token_life)
             else:
                 failed.append((key, answer))
-        token = attestation(
-            issued_at=self.clock.wall, expires_at=self.clock.wall + token_life
-        )
         result = Result(
             ak_certificate=self._ak_certificate(),
             attestation=token if attests else None,
@@ -235,6 +233,13 @@ class Cloud:
         for key, answer in failed:
             self.listener.key_failed(key, answer.failure)
         return Release(last, arena, began_at, kept)
+
+    def _token(self, seconds: float, *, attests: bool) -> Attestation:
+        if attests:
+            self.listener.attested()
+        return attestation(
+            issued_at=self.clock.wall, expires_at=self.clock.wall + seconds
+        )
 
     def _answer(self, key: KeyRequest, offset: int) -> ReleasedKey | FailedKey:
         found = self.keys[_place(key)]
@@ -280,6 +285,9 @@ class Listener:
 
     def job_failed(self, keys: Sequence[KeyRequest], failure: Failure) -> None:
         """Hear that it failed as a whole."""
+
+    def attested(self) -> None:
+        """Hear that the provider gave a token."""
 
     def key_released(
         self, key: KeyRequest, answer: ReleasedKey, began_at: float, token_life: float

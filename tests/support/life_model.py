@@ -62,6 +62,7 @@ class Fate:
     is_dropped: bool = False
     not_before: float = 0.0  # somebody asked us to wait until then
     is_ordered: bool = False  # since the last job for it began
+    aged_at: float = -1e9  # when time took a version away, by boot time
 
     def lose(self) -> None:
         self.grant = self.previous = None
@@ -94,13 +95,15 @@ class Fate:
         overdue = boot - self.grant.began_at - self.grant.fresh
         if self.grant.has_expired(wall) or overdue >= self.terms.max_stale_seconds:
             self.lose()
+            self.aged_at = boot
         elif self.previous is not None and (
             self.previous.has_expired(wall) or boot >= self.previous_until
         ):
             self.previous = None
+            self.aged_at = boot
 
     def is_near_a_change(self, boot: float, wall: float) -> bool:
-        moments = []
+        moments = [boot - self.aged_at]
         for grant in (self.grant, self.previous):
             if grant is None:
                 continue
@@ -130,13 +133,15 @@ class Model(Listener):
         self, keys: Mapping[str, KeyRequest], terms: Mapping[str, Terms]
     ) -> None:
         self.age()
-        before, self.keys = self.fates, keys
-        self.fates = {}
+        before, self.fates = self.fates, {}
+        requests, self.keys = self.keys, keys
         for alias, key in keys.items():
             place = key.vault, key.name
             fate = before.get(alias)
             if fate is None or fate.place != place:
                 fate = Fate(place, terms[alias])
+            if requests.get(alias) != key and not fate.is_dropped:
+                fate.forget_denials()
             fate.terms = terms[alias]
             fate.not_before = 0.0
             self.fates[alias] = fate
@@ -182,6 +187,10 @@ class Model(Listener):
             self._deny(fate, failure)
         if failure.retry_after is not None and not self._is_hurried:
             self._nobody_before = self._clock.boot + _capped(failure.retry_after)
+
+    def attested(self) -> None:
+        for fate in self.fates.values():
+            fate.first_denials.pop("token.refused", None)
 
     def key_failed(self, key: KeyRequest, failure: Failure) -> None:
         self.age()

@@ -125,6 +125,7 @@ class World:
         restored = preserved.restore(
             self.systemd.hand_over(), self.keyring, keys, terms, self.clock
         )
+        self.cloud.has_attested = bool(restored)  # so far as this agent knows
         self.api = KeyApi(
             self.keyring,
             everybody_in(self.keyring),

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 from support.agent import BOOTTIME, NOW, released_key
 
 from skragent.agent import lifecycle, schedule
 from skragent.agent.lifecycle import Admission, KeyLife
 from skragent.errors import Disposition, ReleaserError, SkrAgentError
-from skragent.keyring import KeyState
+from skragent.job import KeyRequest
+from skragent.keyring import KeyRecord, KeyState
 
 HELD = lifecycle.released(
     KeyLife(), released_key(), began_at=BOOTTIME, fresh_seconds=100.0
@@ -177,11 +179,45 @@ def test_only_the_same_unclear_denial_repeats_one() -> None:
     assert life.state is KeyState.DENIED
 
 
+def test_a_token_takes_back_the_providers_refusal_and_not_the_vaults() -> None:
+    refusal = SkrAgentError("x", code="token.refused")
+    life = lifecycle.attested(after((refusal, 0), (UNCLEAR, 0)))
+    assert after((refusal, 400), life=life).is_held
+    assert after((UNCLEAR, 400), life=life).state is KeyState.DENIED
+
+
+def test_a_denial_of_one_version_confirms_none_of_another() -> None:
+    old = KeyRequest(alias="a", vault="https://v.vault.azure.net", name="a")
+    new = msgspec.structs.replace(old, version="0" * 32)
+    life = lifecycle.reconfigured(
+        after((CLEAR, 0)), old, new, terms=HELD.terms, boottime=BOOTTIME
+    )
+    assert after((CLEAR, 1), life=life).is_held
+
+
 def test_denials_are_counted_from_the_last_release() -> None:
     life = lifecycle.released(
         after((UNCLEAR, 0)), released_key(), began_at=BOOTTIME + 200, fresh_seconds=100
     )
     assert after((UNCLEAR, 300), life=life).is_held
+
+
+def test_a_restart_serves_the_version_before_for_no_longer_than_it_was_to_be() -> None:
+    old, new = (
+        KeyRecord(
+            vault="https://v.vault.azure.net",
+            name="a",
+            key=released_key(version=digit * 32),
+            released_at=NOW,
+            began_at=BOOTTIME,
+            stale_at=BOOTTIME + 100,
+            overlap_until=until,
+        )
+        for digit, until in (("1", None), ("2", BOOTTIME + 5))
+    )
+    terms = lifecycle.Terms(overlap_seconds=7.0)
+    assert lifecycle.restored(terms, new, old).overlap_until == BOOTTIME + 5
+    assert not lifecycle.restored(terms, old, new).has_previous
 
 
 def test_a_key_that_is_kept_when_denied_stays_held() -> None:

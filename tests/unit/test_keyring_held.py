@@ -27,6 +27,7 @@ def record(**changes: object) -> KeyRecord:
         released_at=5.0,
         began_at=100.0,
         stale_at=200.0,
+        overlap_until=None,
     )
 
 
