@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 # Releases and sealed tokens seen have at most 12 kB.
 MAX_BODY_BYTES: Final = 512 * 1024
+# azure-core makes several texts of a refusal, which can take forty times its bytes.
+MAX_REFUSAL_BYTES: Final = 128 * 1024
 # Entra ID's description of a tenant, the largest seen, has some 100. A decoder that
 # builds them takes up to 200 bytes of memory for each.
 MAX_JSON_VALUES: Final = 10_000
@@ -254,6 +256,8 @@ def refuse_unasked(status: int, headers: Mapping[str, str], exchange: Exchange) 
         raise _unexpected(exchange, f"redirects (HTTP {status}), which is not followed")
     if headers.get("Content-Encoding", "identity").lower() != "identity":
         raise _unexpected(exchange, "answered with an encoding not asked for")
+    if status >= 400:  # noqa: PLR2004 - RFC 9110 §15.5 and §15.6
+        exchange.max_bytes = min(exchange.max_bytes, MAX_REFUSAL_BYTES)
     length = headers.get("Content-Length", "0")
     if not (length.isascii() and length.isdigit()):
         raise _unexpected(exchange, "answered with a bad Content-Length")

@@ -208,7 +208,7 @@ DENIALS = {
     )
     for status in statuses
     for body in ("control characters", "a long message")
-} - {("an attestation", 400, "a long message")}  # that is longer than one is read
+}
 # What has the form of an id or of a region.
 USABLE = {
     ("an order", 200, "a text"): "text",

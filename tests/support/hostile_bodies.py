@@ -19,7 +19,7 @@ BODIES: dict[str, bytes] = {
         b'{"error":{"code":"a\\r\\nb","message":"a\\u0000\\u001b[31m\\u202e"},'
         b'"error_description":"AADSTS1\\r\\nX: y"}'
     ),
-    "a long message": b'{"error":{"code":"c","message":"' + b"x" * 500_000 + b'"}}',
+    "a long message": b'{"error":{"code":"c","message":"' + b"x" * 100_000 + b'"}}',
     "other types": b'{"error":[1],"value":{},"token":5,"keys":{"kid":1},"key":"k"}',
     "null": b"null",
     "an array": b"[]",
@@ -63,6 +63,6 @@ TYPED_BODIES: dict[str, tuple[str, bytes]] = {
     "many numbers": ("application/x+json", b"[" + b"9," * 250_000 + b"0]"),
     "wide characters": (
         "application/json",
-        b'{"error":{"code":"c","message":"\xf0\x9f\x98\x80' + b"x" * 500_000 + b'"}}',
+        b'{"error":{"code":"c","message":"\xf0\x9f\x98\x80' + b"x" * 100_000 + b'"}}',
     ),
 }
