@@ -170,6 +170,11 @@ def answer(mode: str, job: dict[str, Any], arguments: list[str]) -> str:
         result = failed(*arguments)
     if mode == "wrong-protocol":
         result["protocol"] = 99
+    if mode == "bug-of-one-key":
+        alias = result["released"].pop()["alias"]
+        failure = failed("internal", "retry_slowly")["failure"]
+        result["failed"] = [{"alias": alias, "failure": failure}]
+        say('  File "keys.py", line 1, in run\nbuiltins.RuntimeError')
     if mode == "outside":
         result["released"][0]["forms"]["raw"]["offset"] = job["arena_bytes"] - 31
     if mode == "stranger":
