@@ -11,20 +11,18 @@ from typing import TYPE_CHECKING
 from skragent.job import FailedKey, Result
 from skragent.releaser.connections import Connections
 from skragent.releaser.failures import describe_any_failure
+from skragent.releaser.threads import waiting_threads
 from skragent.releaser.vaults import Vaults
 
 if TYPE_CHECKING:
     from skragent.job import Job, KeyRequest
     from skragent.releaser.watch import Stopwatch
 
-_THREADS = 16
-
-
 def run_check(job: Job, watch: Stopwatch) -> Result:
     """Ask for every key of a job; each failure is its key's own."""
     with (
-        ThreadPoolExecutor(_THREADS, "wait") as waiting,
-        ThreadPoolExecutor(_THREADS, "check") as checking,
+        ThreadPoolExecutor(waiting_threads(job), "wait") as waiting,
+        ThreadPoolExecutor(len(job.keys), "check") as checking,
     ):
         vaults = Vaults(job, Connections(job, waiting), waiting, watch)
 

@@ -49,6 +49,8 @@ MAX_REFUSAL_BYTES: Final = 128 * 1024
 # builds them takes up to 200 bytes of memory for each.
 MAX_JSON_VALUES: Final = 10_000
 _JSON: Final = "application/json"
+# More than a job asks: urllib3 closes what another thread is about to use, otherwise.
+_MAX_ORIGINS: Final = 512
 _CHUNK_BYTES: Final = 64 * 1024
 _MAX_LENGTH_DIGITS: Final = 18
 
@@ -121,7 +123,9 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
         self._ca_file = ca_file
         # Certificates of the bundle that OpenSSL cannot read, once it was read.
         self.skipped_roots: tuple[str, ...] = ()
-        super().__init__(max_retries=0, pool_connections=4, pool_maxsize=4)
+        super().__init__(
+            max_retries=0, pool_connections=_MAX_ORIGINS, pool_maxsize=4
+        )
 
     @functools.cached_property
     def _tls(self) -> ssl.SSLContext:
