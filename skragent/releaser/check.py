@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from skragent.job import Job, KeyRequest
     from skragent.releaser.watch import Stopwatch
 
+
 def run_check(job: Job, watch: Stopwatch) -> Result:
     """Ask for every key of a job; each failure is its key's own."""
     with (

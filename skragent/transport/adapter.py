@@ -123,9 +123,7 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
         self._ca_file = ca_file
         # Certificates of the bundle that OpenSSL cannot read, once it was read.
         self.skipped_roots: tuple[str, ...] = ()
-        super().__init__(
-            max_retries=0, pool_connections=_MAX_ORIGINS, pool_maxsize=4
-        )
+        super().__init__(max_retries=0, pool_connections=_MAX_ORIGINS, pool_maxsize=4)
 
     @functools.cached_property
     def _tls(self) -> ssl.SSLContext:
