@@ -23,6 +23,7 @@ from skragent.agent.releaser_output import ReleaserOutput
 from skragent.agent.tokens import keep_token
 from skragent.errors import ReleaserError, SkrAgentError
 from skragent.job import Result
+from skragent.observe.names import CODE_INTERNAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -196,9 +197,13 @@ class Runner:
         try:
             result = await self._judge(launch, seen)
         except SkrAgentError:
-            self._log(seen, succeeded=False)
+            self._log(seen, seen.status, succeeded=False)
             raise
-        self._log(seen, succeeded=True)
+        if any(key.failure.code == CODE_INTERNAL for key in result.failed):
+            # A bug that ended one key instead of the releaser.
+            self._log(seen, os.EX_SOFTWARE, succeeded=False)
+        else:
+            self._log(seen, seen.status, succeeded=True)
         return result
 
     async def _judge(self, launch: Launch, seen: _Watch) -> Result:
@@ -224,10 +229,10 @@ class Runner:
             )
         return seen.parts.finish()
 
-    def _log(self, seen: _Watch, *, succeeded: bool) -> None:
+    def _log(self, seen: _Watch, status: int, *, succeeded: bool) -> None:
         lines = log_lines(bytes(seen.stderr.kept))
         if not succeeded:
-            lines = self._output.fold(lines, seen.status)
+            lines = self._output.fold(lines, status)
         for line in lines:
             self._log_output(line, succeeded)
 

@@ -63,6 +63,10 @@ _CURVES: dict[str, type[ec.EllipticCurve]] = {
 # A key version of Key Vault and Managed HSM: 32 hexadecimal digits. It becomes an ETag.
 _VERSION = re.compile(r"[0-9a-f]{32}")
 
+# The id of a key in printable ASCII without blanks: it is served and logged as it is.
+# The longest of Azure has 24 characters of vault, 127 of name and 32 of version.
+_KID = re.compile(r"[!-~]{1,512}")
+
 
 def is_version(text: str) -> bool:
     """Return whether a text is a key version as vaults write it."""
@@ -244,6 +248,9 @@ def _verify_answers(payload: _Payload, question: Question) -> None:
 
 def _verify_kid(kid: str, question: Question, *, may_lack_version: bool) -> str:
     """Verify that an id is of our vault, key and version; gives the version."""
+    # urlsplit takes tabs and line ends out of a URL, and blanks off its start.
+    if not _KID.fullmatch(kid):
+        raise ValueError("a key's id that is not printable ASCII, or too long")
     asked, told = _split(question.vault), _split(kid)
     if told.scheme != "https" or told.hostname != asked.hostname:
         raise _mismatch("the key is of another vault")

@@ -133,12 +133,18 @@ def _load_private_key(
 
 
 def _is_whole(key: rsa.RSAPrivateKey) -> bool:
-    """Tell whether all the numbers belong to one key (RFC 8017 §3.2)."""
+    """Tell whether all the numbers belong to one key and are in range (RFC 8017 §3.2).
+
+    Beyond its range a number can be of any length, and still do its work.
+    """
     numbers = key.private_numbers()
     n, e = numbers.public_numbers.n, numbers.public_numbers.e
     p, q, d = numbers.p, numbers.q, numbers.d
     return (
         min(p, q) > 1
+        and 1 < e < n
+        and 0 < d < n
+        and 0 < numbers.iqmp < p
         and p * q == n
         and (d * e) % (p - 1) == 1
         and (d * e) % (q - 1) == 1

@@ -8,32 +8,30 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from skragent.errors import SkrAgentError
 from skragent.job import FailedKey, Result
 from skragent.releaser.connections import Connections
-from skragent.releaser.failures import describe_failure
+from skragent.releaser.failures import describe_any_failure
+from skragent.releaser.threads import waiting_threads
 from skragent.releaser.vaults import Vaults
 
 if TYPE_CHECKING:
     from skragent.job import Job, KeyRequest
     from skragent.releaser.watch import Stopwatch
 
-_THREADS = 16
-
 
 def run_check(job: Job, watch: Stopwatch) -> Result:
     """Ask for every key of a job; each failure is its key's own."""
     with (
-        ThreadPoolExecutor(_THREADS, "wait") as waiting,
-        ThreadPoolExecutor(_THREADS, "check") as checking,
+        ThreadPoolExecutor(waiting_threads(job), "wait") as waiting,
+        ThreadPoolExecutor(len(job.keys), "check") as checking,
     ):
         vaults = Vaults(job, Connections(job, waiting), waiting, watch)
 
         def ask(key: KeyRequest) -> str | FailedKey:
             try:
                 return vaults.latest_version(key)
-            except SkrAgentError as error:
-                return FailedKey(alias=key.alias, failure=describe_failure(error))
+            except Exception as error:  # noqa: BLE001 - the other keys go on
+                return FailedKey(alias=key.alias, failure=describe_any_failure(error))
 
         answers = list(checking.map(ask, job.keys))
     return Result(

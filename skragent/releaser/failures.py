@@ -1,13 +1,14 @@
-"""Our errors, as they cross the pipe to the agent."""
+"""Errors, as they cross the pipe to the agent."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from skragent.errors import SkrAgentError
 from skragent.job import Failure
+from skragent.releaser.process import report_crash
+from skragent.tracebacks import place_of
 
-if TYPE_CHECKING:
-    from skragent.errors import SkrAgentError
+# Where bugs were met; each is told once. A set's `add` is atomic.
+_told: set[str] = set()
 
 _MAX_CHARS = 1000  # of each text: 256 keys that fail must fit the result
 
@@ -20,4 +21,24 @@ def describe_failure(error: SkrAgentError) -> Failure:
         message=error.message[:_MAX_CHARS] if hasattr(error, "message") else str(error),
         hint=error.hint[:_MAX_CHARS],
         retry_after=error.retry_after,
+    )
+
+
+def describe_any_failure(error: Exception) -> Failure:
+    """Describe an error of one key; one that is not ours is a bug, and told on stderr.
+
+    The message has no more than the exception's type: its text may quote a secret.
+    """
+    if isinstance(error, SkrAgentError):
+        return describe_failure(error)
+    kind = type(error).__name__
+    bug = f"{kind} at {place_of(error)}"
+    if bug not in _told:
+        _told.add(bug)
+        report_crash(error)
+    return describe_failure(
+        SkrAgentError(
+            f"a bug kept the key from being asked for: {kind}",
+            hint="Report it, with the journal around it.",
+        )
     )

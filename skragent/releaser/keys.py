@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from skragent.errors import SkrAgentError
+from skragent.errors import MalformedReleaseError
 from skragent.job import ARENA_BYTES_PER_KEY, FailedKey, ReleasedKey, Slice
 from skragent.release.envelope import Question, WrappedKey, verify_release
 from skragent.release.formats import RenderedKey, render_key
@@ -15,7 +15,7 @@ from skragent.release.keywrap import (
     split_wrapped_key,
     unwrap_key,
 )
-from skragent.releaser.failures import describe_failure
+from skragent.releaser.failures import describe_any_failure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,11 +46,11 @@ class KeyStep:
     watch: Stopwatch
 
     def run(self, number: int, request: KeyRequest) -> ReleasedKey | FailedKey:
-        """Bring one key home; its failure is its own."""
+        """Bring one key home; its failure is its own, even a bug of ours."""
         try:
             return self._bring(number, request)
-        except SkrAgentError as error:
-            return FailedKey(alias=request.alias, failure=describe_failure(error))
+        except Exception as error:  # noqa: BLE001 - the other keys of the job go on
+            return FailedKey(alias=request.alias, failure=describe_any_failure(error))
 
     def _bring(self, number: int, request: KeyRequest) -> ReleasedKey:
         question = Question(
@@ -98,12 +98,20 @@ class KeyStep:
             plaintext[:] = bytes(len(plaintext))
 
     def _place(self, number: int, rendered: RenderedKey) -> dict[Form, Slice]:
-        """Put the forms into this key's part of the arena, one after the other."""
-        offset, end = number * ARENA_BYTES_PER_KEY, (number + 1) * ARENA_BYTES_PER_KEY
+        """Put the forms into this key's part of the arena, one after the other.
+
+        Raises:
+            MalformedReleaseError: they do not fit.
+        """
+        size = sum(map(len, rendered.forms.values()))
+        if size > ARENA_BYTES_PER_KEY:
+            raise MalformedReleaseError(
+                f"the key's forms have {size} bytes, and at most {ARENA_BYTES_PER_KEY}"
+                " are kept of one key"
+            )
+        offset = number * ARENA_BYTES_PER_KEY
         forms: dict[Form, Slice] = {}
         for form, data in rendered.forms.items():
-            if offset + len(data) > end:
-                raise RuntimeError("a key's forms do not fit the arena")
             self.arena.view(offset, len(data))[:] = data
             forms[form] = Slice(offset, len(data))
             offset += len(data)

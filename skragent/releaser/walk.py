@@ -29,6 +29,7 @@ from skragent.job import (
 from skragent.releaser.failures import describe_failure
 from skragent.releaser.notes import Notes
 from skragent.releaser.patience import gather
+from skragent.releaser.threads import waiting_threads
 from skragent.secretmem import attach_arena
 
 if TYPE_CHECKING:
@@ -42,12 +43,6 @@ if TYPE_CHECKING:
     from skragent.releaser.tpm_lane import TpmLane
     from skragent.releaser.watch import Stopwatch
     from skragent.secretmem import Arena
-
-# Waiting costs nothing: a thread for each thing to wait for, and many vaults to spare.
-_WAITING_THREADS = 64
-# Releases at once. The agent asks for no more keys of a vault than that releases at
-# once, 10: so three vaults that hang keep no key of a fourth from its release.
-_RELEASING_THREADS = 32
 
 # Whoever lets go of an arena wipes it, and it is the agent's memory too: this process
 # holds it to its end.
@@ -88,7 +83,7 @@ class _Walk:
         self._lane: TpmLane | None = None
         self._connections: Connections | None = None
         self._notes = Notes()
-        self._waiting = ThreadPoolExecutor(_WAITING_THREADS, "wait")
+        self._waiting = ThreadPoolExecutor(waiting_threads(job), "wait")
 
     def close(self) -> None:
         """Let go of the TPM."""
@@ -208,7 +203,7 @@ class _Walk:
             now=datetime.fromtimestamp(job.now, UTC),
             watch=watch,
         )
-        releasing = ThreadPoolExecutor(_RELEASING_THREADS, "release")
+        releasing = ThreadPoolExecutor(len(job.keys), "release")
         under_way = {
             releasing.submit(step.run, number, key): key
             for number, key in enumerate(job.keys)

@@ -4,6 +4,9 @@ What it gives back was received whole, within the exchange's time and bytes, or 
 raises `TransportError`: no exception of these libraries gets past it. A redirect is
 never followed and its body never read; a body in an encoding is never decoded.
 
+azure-core decodes a body as its Content-Type says, after the exchange: so what it sees
+is JSON or plain text in UTF-8, and JSON of few values.
+
 Uses only what requests and urllib3 document for extension: an adapter, pool classes and
 connection classes; and ssl.SSLContext.sslsocket_class.
 """
@@ -39,7 +42,15 @@ if TYPE_CHECKING:
     from urllib3.response import BaseHTTPResponse
 
 # Releases and sealed tokens seen have at most 12 kB.
-MAX_BODY_BYTES: Final = 1024 * 1024
+MAX_BODY_BYTES: Final = 512 * 1024
+# azure-core makes several texts of a refusal, which can take forty times its bytes.
+MAX_REFUSAL_BYTES: Final = 128 * 1024
+# Entra ID's description of a tenant, the largest seen, has some 100. A decoder that
+# builds them takes up to 200 bytes of memory for each.
+MAX_JSON_VALUES: Final = 10_000
+_JSON: Final = "application/json"
+# More than a job asks: urllib3 closes what another thread is about to use, otherwise.
+_MAX_ORIGINS: Final = 512
 _CHUNK_BYTES: Final = 64 * 1024
 _MAX_LENGTH_DIGITS: Final = 18
 
@@ -68,11 +79,13 @@ class _BoundedTlsConnection(_BoundedConnection, HTTPSConnection):
         """Whether the connection can still be used."""
         if self.sock is None or super().is_connected:
             return self.sock is not None
+        if not isinstance(self.sock, ssl.SSLSocket):
+            return False  # TLS in the TLS of a proxy: it is not opened ahead
         timeout = self.sock.gettimeout()
         self.sock.settimeout(0)
         try:
             # Reads tickets on its way; not the bounded read, which would wait.
-            ssl.SSLSocket.read(cast("ssl.SSLSocket", self.sock), 1)
+            ssl.SSLSocket.read(self.sock, 1)
         except ssl.SSLWantReadError:
             return True
         except OSError:
@@ -110,7 +123,7 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
         self._ca_file = ca_file
         # Certificates of the bundle that OpenSSL cannot read, once it was read.
         self.skipped_roots: tuple[str, ...] = ()
-        super().__init__(max_retries=0, pool_connections=4, pool_maxsize=4)
+        super().__init__(max_retries=0, pool_connections=_MAX_ORIGINS, pool_maxsize=4)
 
     @functools.cached_property
     def _tls(self) -> ssl.SSLContext:
@@ -131,7 +144,9 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = _POOLS
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:  # type: ignore[explicit-override] # noqa: ANN401 - the overridden signature
-        """The same for connections to a proxy."""
+        """The same for connections to a proxy, and TLS to the proxy by our context."""
+        if urllib.parse.urlsplit(proxy).scheme == "https":
+            kwargs["proxy_ssl_context"] = self._tls
         manager: PoolManager = super().proxy_manager_for(proxy, **kwargs)
         manager.pool_classes_by_scheme = _POOLS
         return manager
@@ -195,6 +210,7 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
         except BaseException:
             response.close()
             raise
+        settle_form(response, content, exchange)
         # As requests keeps a body that was read.
         response._content = content  # noqa: SLF001 - it has no public name
         response._content_consumed = True  # type: ignore[attr-defined] # noqa: SLF001 - as above
@@ -242,6 +258,8 @@ def refuse_unasked(status: int, headers: Mapping[str, str], exchange: Exchange) 
         raise _unexpected(exchange, f"redirects (HTTP {status}), which is not followed")
     if headers.get("Content-Encoding", "identity").lower() != "identity":
         raise _unexpected(exchange, "answered with an encoding not asked for")
+    if status >= 400:  # noqa: PLR2004 - RFC 9110 §15.5 and §15.6
+        exchange.max_bytes = min(exchange.max_bytes, MAX_REFUSAL_BYTES)
     length = headers.get("Content-Length", "0")
     if not (length.isascii() and length.isdigit()):
         raise _unexpected(exchange, "answered with a bad Content-Length")
@@ -263,6 +281,30 @@ def read_body(raw: BaseHTTPResponse, exchange: Exchange) -> bytes:
             raise exchange.oversized()
         exchange.seconds_left()
     return bytes(content)
+
+
+def settle_form(
+    response: requests.Response, content: bytes, exchange: Exchange
+) -> None:
+    """Leave a library nothing to decode but JSON of few values, or text; in UTF-8.
+
+    Some charsets of Python take quadratic time, and XML takes memory without a bound.
+
+    Raises:
+        TransportError: transport.oversized
+    """
+    # azure-core reads any refusal as JSON, whatever its type is, for its error.
+    if sum(content.count(sign) for sign in (b",", b"[", b"{")) > MAX_JSON_VALUES:
+        raise TransportError(
+            f"{exchange.where} answered with more than {MAX_JSON_VALUES} values",
+            code="transport.oversized",
+        )
+    # Azure's services always say what they send; azure-core takes silence for JSON.
+    said = response.headers.get("Content-Type", _JSON)
+    is_json = said.partition(";")[0].strip().lower() == _JSON
+    form = _JSON if is_json else "text/plain"
+    response.headers["Content-Type"] = f"{form}; charset=utf-8"
+    response.encoding = "utf-8"
 
 
 def _unexpected(exchange: Exchange, what: str) -> TransportError:

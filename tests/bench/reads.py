@@ -4,18 +4,23 @@ A real releaser meets one hostile answer of the emulator in each run: a body of 
 600 MB in gzip, or a part that drips for ever, as a redirect, a success or a refusal. A
 read is bounded where the releaser's memory grows by at most 32 MiB over a run with a
 small answer in the same place, and the exchange ends within its time plus a second.
+
+The same for a proxy that drips, spoken to in the clear and over TLS.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import math
+import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -23,6 +28,8 @@ import msgspec
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from support.hostile_server import Script, run_hostile_server
+from support.release_server import make_tls
 from support.releaser import Releaser
 
 from skragent.emulator.hostile_delivery import DRIPS
@@ -44,6 +51,13 @@ SIZES: Final[dict[Literal["flood", "bomb"], int]] = {
     "bomb": 600 << 20,
 }
 THIM: Final = "/metadata/THIM"
+OK: Final = b"HTTP/1.1 200 OK\r\n"
+# What a proxy answers to CONNECT, at once and then slowly.
+PROXY_DRIPS: Final[dict[str, tuple[bytes, list[bytes]]]] = {
+    "status": (OK[:9], [b"x"]),
+    "headers": (OK, [b"X", b":", b"y", b"\r\n"]),
+    "handshake": (OK + b"\r\n\x16\x03\x03\x40\x00", [b"\x00"]),
+}
 
 
 class Route(NamedTuple):
@@ -87,6 +101,7 @@ ROUTES: Final = (
         query_id="00000000-0000-0000-0000-000000000001",
     ),
 )
+PROXIED: Final = next(route for route in ROUTES if route.name == "MAA's attestation")
 
 
 class Seen(NamedTuple):
@@ -142,6 +157,12 @@ class Bench:
                 return Seen(peak, seconds)
             time.sleep(POLL_SECONDS)  # a drip ends with the next byte
 
+    def peak_with_proxy(self, url: str, ca_file: str) -> int:
+        """Run one job whose every request to MAA meets this proxy."""
+        releaser = self._releaser(PROXIED)
+        releaser.job = msgspec.structs.replace(releaser.job, tls_roots=ca_file)
+        return _peak_of(releaser, {"HTTPS_PROXY": url})
+
     def _releaser(self, route: Route) -> Releaser:
         world = self._emulator.world
         text = world.config_text(["alpha"], api_socket=self._directory / "api.sock")
@@ -168,7 +189,7 @@ class Bench:
         return releaser
 
 
-def _peak_of(releaser: Releaser) -> int:
+def _peak_of(releaser: Releaser, environment: dict[str, str] | None = None) -> int:
     """Run a releaser to its end; give its peak of resident memory, in KiB.
 
     Read while it runs: what wait4(2) tells counts what the parent had at the fork.
@@ -179,6 +200,7 @@ def _peak_of(releaser: Releaser) -> int:
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         pass_fds=(releaser.arena.fd,),
+        env={**os.environ, **(environment or {})},
     ) as process:
         assert process.stdin is not None
         process.stdin.write(msgspec.json.encode(releaser.job))
@@ -224,4 +246,37 @@ def unbounded_reads() -> int:
                         )
                     growth, seconds = max(growth, grown), max(seconds, longest)
             print(f"  {route.name:28} {growth / 1024:5.1f} MiB  {seconds:.2f} s")
+        return count + unbounded_proxies(bench, Path(name))
+
+
+def _timed(script: Script, exchanges: list[float]) -> Iterator[bytes]:
+    """Give a script's pieces; note how long the client wanted them."""
+    began = time.monotonic()
+    try:
+        yield from script()
+    finally:
+        exchanges.append(time.monotonic() - began)
+
+
+def unbounded_proxies(bench: Bench, directory: Path) -> int:
+    """Try proxies that drip, and count what has no bound."""
+    count = 0
+    usual = bench.run(PROXIED, Answer(403, b"no"))
+    tls, ca_file = make_tls(directory)
+    for scheme, context in (("http", None), ("https", tls)):
+        growth, seconds = 0, 0.0
+        for part, drip in PROXY_DRIPS.items():
+            exchanges: list[float] = []
+            with run_hostile_server(context) as proxy:
+                proxy.drip(*drip)
+                proxy.script = functools.partial(_timed, proxy.script, exchanges)
+                peak = bench.peak_with_proxy(proxy.url(scheme), ca_file)
+            grown = peak - usual.peak_kib
+            longest = max(exchanges, default=math.inf)
+            if grown > GROWTH_KIB or longest > SECONDS:
+                count += 1
+                print(f"  a proxy ({scheme}): drip {part}: no bound: {longest:.1f} s")
+            growth, seconds = max(growth, grown), max(seconds, longest)
+        name = f"a proxy ({scheme})"
+        print(f"  {name:28} {growth / 1024:5.1f} MiB  {seconds:.2f} s")
     return count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import socket
@@ -440,6 +441,34 @@ def test_keys_that_are_home_do_not_wait_for_a_vault_that_hangs(
     assert (failed.alias, failed.failure.code) == ("hung", "transport.timeout")
     assert failed.failure.disposition == "retry"
     assert "asked again without them" in failed.failure.message  # and not timed out
+
+
+@pytest.mark.parametrize(("vaults", "keys_of_each"), [(4, 10), (80, 1)])
+def test_no_number_of_vaults_that_hang_holds_a_key_back(
+    world: World, vaults: int, keys_of_each: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.0)
+    with contextlib.ExitStack() as stack:
+        mutes = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            for _ in range(vaults)
+        ]
+        hung = [
+            KeyRequest(
+                alias=f"hung-{number}-{name}",
+                vault=f"https://127.0.0.1:{mute.getsockname()[1]}",
+                name=f"k{name}",
+            )
+            for number, mute in enumerate(mutes)
+            for name in range(keys_of_each)
+        ]
+        vault = world.azure.origins["vault"]
+        home = KeyRequest(alias="home", vault=vault, name="good")
+        world.changes["keys"] = (*hung, home)
+        world.arena = create_arena(arena_bytes(len(hung) + 1))
+        result = world.run()
+    assert [key.alias for key in result.released] == ["home"]
+    assert {key.failure.code for key in result.failed} == {"transport.timeout"}
 
 
 def test_a_vault_that_released_one_key_is_waited_for_with_the_next(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from support.deadlines import DEADLINE_SECONDS
-from support.hostile_bodies import ACCESS_TOKENS, BODIES
+from support.hostile_bodies import ACCESS_TOKENS, BODIES, TYPED_BODIES
 from support.release import (
     ISSUER,
     NONCE,
@@ -207,7 +208,7 @@ DENIALS = {
     )
     for status in statuses
     for body in ("control characters", "a long message")
-} - {("an attestation", 400, "a long message")}  # that is longer than one is read
+}
 # What has the form of an id or of a region.
 USABLE = {
     ("an order", 200, "a text"): "text",
@@ -233,6 +234,28 @@ def test_a_hostile_body_is_an_error_of_ours(
     assert len(caught.value.message) < 1000
     is_denial = caught.value.disposition is Disposition.DENIED
     assert is_denial == ((service, status, body) in DENIALS)
+
+
+def most_memory() -> int:
+    """The most memory that this process ever had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@pytest.mark.parametrize("body", TYPED_BODIES)
+@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("status", [200, 403])
+def test_a_counterpart_chooses_no_decoder(
+    cloud: Cloud, service: str, body: str, status: int
+) -> None:
+    cloud.path, ask = SERVICES[service]
+    kind, content = TYPED_BODIES[body]
+    cloud.answer = Answer(status, content, {"Content-Type": kind})
+    before = most_memory()
+    with pytest.raises(SkrAgentError) as caught:
+        ask(cloud)
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 1000
+    assert most_memory() - before <= 32 << 20
 
 
 @pytest.mark.parametrize("token", ACCESS_TOKENS)

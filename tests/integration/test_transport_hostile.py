@@ -224,15 +224,3 @@ def test_a_handshake_that_drips_ends_with_the_exchanges_time(tmp_path: Path) -> 
             "transport.timeout",
             "transport.tls",
         }
-
-
-@pytest.mark.parametrize("part", ["status line", "header", "headers"])
-def test_a_proxy_that_drips_ends_with_the_exchanges_time(
-    monkeypatch: pytest.MonkeyPatch, part: str
-) -> None:
-    with run_hostile_server() as proxy:
-        monkeypatch.setenv("https_proxy", proxy.url())
-        monkeypatch.delenv("no_proxy", raising=False)
-        with HttpClient(timeout_seconds=8 * SHORT_SECONDS, use_proxies=True) as client:
-            proxy.drip(*DRIPS[part])
-            assert failure(client, "https://elsewhere.invalid") == "transport.timeout"

@@ -162,18 +162,33 @@ AFTER: dict[str, Callable[[], object]] = {
 }
 
 
+def fail_last_key(result: dict[str, Any]) -> None:
+    """Have a bug in the last key."""
+    alias = result["released"].pop()["alias"]
+    failure = failed("internal", "retry_slowly")["failure"]
+    result["failed"] = [{"alias": alias, "failure": failure}]
+    say('  File "keys.py", line 1, in run\nbuiltins.RuntimeError')
+
+
+def spoil(mode: str, job: dict[str, Any], result: dict[str, Any]) -> None:
+    """Change one thing of a result."""
+    if mode == "wrong-protocol":
+        result["protocol"] = 99
+    if mode == "bug-of-one-key":
+        fail_last_key(result)
+    if mode == "outside":
+        result["released"][0]["forms"]["raw"]["offset"] = job["arena_bytes"] - 31
+    if mode == "stranger":
+        result["released"][0]["alias"] = "stranger"
+
+
 def answer(mode: str, job: dict[str, Any], arguments: list[str]) -> str:
     if mode == "go-on-later":
         return json.dumps(go_on_later(job, *arguments))
     result = released(job)
     if mode == "failure":
         result = failed(*arguments)
-    if mode == "wrong-protocol":
-        result["protocol"] = 99
-    if mode == "outside":
-        result["released"][0]["forms"]["raw"]["offset"] = job["arena_bytes"] - 31
-    if mode == "stranger":
-        result["released"][0]["alias"] = "stranger"
+    spoil(mode, job, result)
     if mode == "garbage":
         return "hello"
     if mode in PARTS:

@@ -19,7 +19,7 @@ BODIES: dict[str, bytes] = {
         b'{"error":{"code":"a\\r\\nb","message":"a\\u0000\\u001b[31m\\u202e"},'
         b'"error_description":"AADSTS1\\r\\nX: y"}'
     ),
-    "a long message": b'{"error":{"code":"c","message":"' + b"x" * 500_000 + b'"}}',
+    "a long message": b'{"error":{"code":"c","message":"' + b"x" * 100_000 + b'"}}',
     "other types": b'{"error":[1],"value":{},"token":5,"keys":{"kid":1},"key":"k"}',
     "null": b"null",
     "an array": b"[]",
@@ -34,3 +34,35 @@ BODIES: dict[str, bytes] = {
 
 # What would be part of a header, if it was believed.
 ACCESS_TOKENS = ("a\r\nX-Injected: y", "a b", "ä", "\x00", "", "\ud800", "x" * 200_000)
+
+# Whatever type or charset a counterpart claims, it chooses no decoder: XML and some of
+# Python's charsets take memory or time without a bound.
+TYPED_BODIES: dict[str, tuple[str, bytes]] = {
+    "punycode": (
+        "application/json; charset=punycode",
+        b"a" * 10 + b"-" + b"a" * 500_000,
+    ),
+    "punycode in a page": ("text/html; charset=punycode", b"-" + b"a" * 500_000),
+    "IDNA": ("application/json; charset=idna", b"a." * 250_000),
+    "UTF-7": ("application/json; charset=utf-7", b"+AAA-" * 100_000),
+    "no charset": ("application/json; charset=x\x00y", b"{}"),
+    "an XML entity": (
+        "application/xml",
+        b'<!DOCTYPE x [<!ENTITY e "'
+        + b"a" * 250_000
+        + b'">]><x>'
+        + b" " * 250_000
+        + b"&e;" * 180
+        + b"</x>",
+    ),
+    "XML elements": ("application/xml", b"<x>" + b"<a/>" * 125_000 + b"</x>"),
+    "XML in XML": ("text/xml", b"<a>" * 160_000),
+    "many objects": ("application/json", b"[" + b'{"":0},' * 70_000 + b"0]"),
+    "many objects in a page": ("text/html", b"[" + b'{"":0},' * 70_000 + b"0]"),
+    "many arrays": ("text/json", b"\xef\xbb\xbf[" + b"[0]," * 125_000 + b"0]"),
+    "many numbers": ("application/x+json", b"[" + b"9," * 250_000 + b"0]"),
+    "wide characters": (
+        "application/json",
+        b'{"error":{"code":"c","message":"\xf0\x9f\x98\x80' + b"x" * 100_000 + b'"}}',
+    ),
+}

@@ -19,6 +19,7 @@ from skragent.agent.jobs import key_requests
 from skragent.agent.launch import Launcher
 from skragent.agent.runner import MAX_STDERR_BYTES, Release, Runner
 from skragent.errors import ReleaserError, SkrAgentError
+from skragent.observe import INTERNAL_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -348,6 +349,20 @@ def test_the_same_crash_is_logged_once_and_then_counted() -> None:
     code_of(runner)
     ((line, _),) = lines[told:]
     assert line == f"{lines[told - 1][0]} (as before, 2 times)"
+
+
+def test_a_bug_of_one_key_is_logged_and_counted_and_the_others_are_released() -> None:
+    lines = Lines()
+    runner = make_runner("bug-of-one-key", lines=lines)
+    before = INTERNAL_ERRORS.counts["releaser_said"]
+    for _ in range(2):
+        release = run_job(runner)
+        assert [key.alias for key in release.result.released] == ["disk"]
+    assert [line for line in lines if "RuntimeError" in line[0]] == [
+        ("builtins.RuntimeError", False),
+        ("builtins.RuntimeError (as before, 2 times)", False),
+    ]
+    assert INTERNAL_ERRORS.counts["releaser_said"] == before + 2
 
 
 def test_a_crash_is_logged_without_the_token_in_it() -> None:

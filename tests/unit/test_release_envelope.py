@@ -259,7 +259,6 @@ def test_nonce_other_than_ours_is_refused(release: Release) -> None:
         f"{VAULT}/secrets/mykey/{VERSION}",
         f"{VAULT}/keys/mykey",
         f"{VAULT}/keys/mykey/",
-        "",
     ],
 )
 def test_id_of_another_key_is_refused(release: Release, kid: str) -> None:
@@ -282,6 +281,26 @@ def test_version_other_than_asked_for_is_refused(release: Release) -> None:
 def test_echo_of_another_version_is_refused(release: Release) -> None:
     release.request["kid"] = f"{VAULT}/keys/mykey/{'f' * 32}"
     assert refusal(release.encode(), version=VERSION) == "release.mismatch"
+
+
+@pytest.mark.parametrize(
+    "kid",
+    [
+        f"{VAULT}/keys/\tmykey/{VERSION}",
+        f"{VAULT}/\r\nkeys/mykey/{VERSION}\n",
+        f" \x1b\x00{VAULT}/keys/mykey/{VERSION}",
+        f"{VAULT}/keys/mykey/{VERSION} ",
+        f"{VAULT}/keys/mykey/\u017f{VERSION}",
+        VAULT.replace("://", ":/" + "\t" * 9000 + "/") + f"/keys/mykey/{VERSION}",
+        f"{VAULT}/{'x' * 600}/keys/mykey/{VERSION}",
+    ],
+)
+@pytest.mark.parametrize("place", ["request", "jwk"])
+def test_id_that_is_not_a_short_printable_text_is_refused(
+    release: Release, kid: str, place: str
+) -> None:
+    getattr(release, place)["kid"] = kid
+    assert refusal(release.encode()) == "release.malformed"
 
 
 def test_id_with_an_impossible_port_is_refused(release: Release) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -229,6 +230,23 @@ def test_each_number_must_fit_the_others(member: str) -> None:
         "release.key_mismatch",
         "release.malformed",
     }
+
+
+@pytest.mark.parametrize("bits", [1, 8 * 40_000])
+def test_a_private_exponent_beyond_the_modulus_is_refused(bits: int) -> None:
+    numbers = rsa_key("released").private_numbers()
+    signed = numbers.public_numbers
+    cycle = math.lcm(numbers.p - 1, numbers.q - 1)
+    longer = numbers.d + cycle * (signed.n // cycle + 1 << bits)
+    forged = forge(d=longer)
+    assert refusal(wrapped_key("RSA", signed), forged) == "release.key_mismatch"
+
+
+def test_a_coefficient_beyond_its_prime_is_refused() -> None:
+    numbers = rsa_key("released").private_numbers()
+    forged = forge(iqmp=numbers.iqmp + (numbers.p << 8 * 10_000))
+    code = refusal(wrapped_key("RSA", numbers.public_numbers), forged)
+    assert code == "release.key_mismatch"
 
 
 def test_private_numbers_under_the_signed_modulus_are_refused() -> None:

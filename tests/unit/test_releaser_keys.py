@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.hashes import SHA256
 from support.release import (
@@ -25,6 +27,7 @@ from support.release_pki import (
     root_certificate,
     rsa_key,
 )
+from typing_extensions import override
 
 from skragent.errors import ReleaseDeniedError, UnwrapError
 from skragent.job import (
@@ -34,6 +37,7 @@ from skragent.job import (
     KeyRequest,
     ReleasedKey,
 )
+from skragent.releaser import failures, keys
 from skragent.releaser.keys import KeyStep
 from skragent.releaser.watch import Stopwatch
 
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
     from skragent.releaser.vaults import Vaults
     from skragent.secretmem import Arena
 
+SECRET = "what a library knows"
 REQUEST = KeyRequest(alias="mine", vault=VAULT, name="mykey")
 
 
@@ -73,6 +78,14 @@ class FakeVaults:
         if self.release_to_give is None:
             raise ReleaseDeniedError("no", code="release.denied.policy")
         return self.release_to_give.encode()
+
+
+class BrokenVaults(FakeVaults):
+    """Whose library raises what nobody has thought of."""
+
+    @override
+    def release(self, question: Question, token: object, who: Identity) -> str:
+        raise LookupError(SECRET)
 
 
 class PlainArena:
@@ -168,3 +181,34 @@ def test_forged_release_leaves_nothing_behind() -> None:
     release = Release(bytes(32))
     release.signer = "other"
     assert failure_code(release) == "release.signature"
+
+
+def test_forms_that_do_not_fit_the_arena_are_a_malformed_release(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keys, "ARENA_BYTES_PER_KEY", 100)
+    assert failure_code(Release(rsa_key("released"))) == "release.malformed"
+
+
+@pytest.fixture
+def _nothing_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failures, "_told", set())
+
+
+@pytest.mark.usefixtures("_nothing_told")
+def test_a_bug_is_the_failure_of_its_key_and_told_once_without_its_message(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    step, _, _ = make_step(None)
+    broken = dataclasses.replace(step, vaults=cast("Vaults", BrokenVaults(None)))
+    results = [broken.run(number, REQUEST) for number in range(2)]
+    for result in results:
+        assert isinstance(result, FailedKey)
+        assert (result.failure.code, result.failure.disposition) == (
+            "internal",
+            "retry_slowly",
+        )
+        assert "LookupError" in result.failure.message
+    told = capfd.readouterr().err
+    assert told.count("builtins.LookupError") == 1
+    assert SECRET not in told + repr(results)

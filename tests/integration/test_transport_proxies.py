@@ -1,0 +1,197 @@
+"""Proxies, spoken to in the clear and over TLS: used, and bounded as services are."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.deadlines import DEADLINE_SECONDS, SHORT_SECONDS
+from support.hostile_server import HostileServer, run_hostile_server
+from support.release_server import make_tls
+from support.tunnel_proxy import run_tunnel_proxy
+
+from skragent.errors import TransportError
+from skragent.transport import HttpClient
+
+MIB = 1 << 20
+
+OK = b"HTTP/1.1 200 OK\r\n"
+CONNECTED = OK + b"\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+X = b"x"
+# A TLS record that announces 16 kB.
+RECORD = b"\x16\x03\x03\x40\x00"
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> ssl.SSLContext:
+    return make_tls(tmp_path)[0]
+
+
+@pytest.fixture(params=["http", "https"])
+def proxy_tls(
+    request: pytest.FixtureRequest, tls: ssl.SSLContext
+) -> ssl.SSLContext | None:
+    """How the proxy is spoken to."""
+    return tls if request.param == "https" else None
+
+
+@pytest.fixture
+def service(tls: ssl.SSLContext) -> Iterator[HostileServer]:
+    with run_hostile_server(tls) as running:
+        yield running
+
+
+@pytest.fixture
+def ca_file(tmp_path: Path, tls: ssl.SSLContext) -> str:
+    assert tls
+    return str(tmp_path / "ca.pem")
+
+
+def ask(ca_file: str, url: str, seconds: float = DEADLINE_SECONDS) -> bytes:
+    with HttpClient(
+        timeout_seconds=seconds, ca_file=ca_file, use_proxies=True
+    ) as client:
+        return client.request("GET", url, max_bytes=MIB).body
+
+
+def failure(ca_file: str, url: str, seconds: float = DEADLINE_SECONDS) -> str:
+    with pytest.raises(TransportError) as caught:
+        ask(ca_file, url, seconds)
+    return caught.value.code
+
+
+@pytest.fixture(autouse=True)
+def _no_exceptions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+
+
+def test_an_answer_comes_through_a_proxy(
+    service: HostileServer,
+    proxy_tls: ssl.SSLContext | None,
+    ca_file: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service.answer(OK + b"Content-Length: 2\r\n\r\nhi")
+    with run_tunnel_proxy(proxy_tls) as proxy:
+        monkeypatch.setenv("https_proxy", proxy.origin)
+        assert ask(ca_file, service.url("https")) == b"hi"
+        assert proxy.tunnels == 1
+
+
+def test_a_client_asks_again_through_a_proxy(
+    service: HostileServer,
+    proxy_tls: ssl.SSLContext | None,
+    ca_file: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service.answer(OK + b"Content-Length: 2\r\n\r\nhi")
+    with (
+        run_tunnel_proxy(proxy_tls) as proxy,
+        HttpClient(
+            timeout_seconds=DEADLINE_SECONDS, ca_file=ca_file, use_proxies=True
+        ) as client,
+    ):
+        monkeypatch.setenv("https_proxy", proxy.origin)
+        for _ in range(3):
+            response = client.request("GET", service.url("https"), max_bytes=9)
+            assert response.body == b"hi"
+
+
+def test_http_is_forwarded_by_a_proxy_with_tls(
+    service: HostileServer, ca_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", service.url("https"))
+    service.answer(OK + b"Content-Length: 2\r\n\r\nhi")
+    assert ask(ca_file, "http://elsewhere.invalid") == b"hi"
+
+
+def test_forwarding_that_drips_ends_with_the_exchanges_time(
+    service: HostileServer, ca_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", service.url("https"))
+    service.drip(OK + b"X: ", [X])
+    url = "http://elsewhere.invalid"
+    assert failure(ca_file, url, 8 * SHORT_SECONDS) == "transport.timeout"
+
+
+def test_a_proxys_certificate_is_verified_with_the_configured_roots(
+    service: HostileServer,
+    ca_file: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    of_another_root, other_roots = make_tls(elsewhere)
+    monkeypatch.setenv("SSL_CERT_FILE", other_roots)  # the system's, for OpenSSL
+    with run_tunnel_proxy(of_another_root) as proxy:
+        monkeypatch.setenv("https_proxy", proxy.origin)
+        assert failure(ca_file, service.url("https")) == "transport.tls"
+        assert proxy.tunnels == 0
+
+
+# What a proxy answers to CONNECT, at once and then slowly.
+PROXY_DRIPS: dict[str, tuple[bytes, list[bytes]]] = {
+    "status line": (b"HTTP/1.1 200 ", [X]),
+    "header": (OK + b"X: ", [X]),
+    "headers": (OK, [b"X", b":", b"y", b"\r\n"]),
+    "the service's handshake": (CONNECTED + RECORD, [b"\x00"]),
+}
+
+
+@pytest.mark.parametrize("part", PROXY_DRIPS)
+def test_a_proxy_that_drips_ends_with_the_exchanges_time(
+    proxy_tls: ssl.SSLContext | None,
+    ca_file: str,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+) -> None:
+    with run_hostile_server(proxy_tls) as proxy:
+        scheme = "http" if proxy_tls is None else "https"
+        monkeypatch.setenv("https_proxy", proxy.url(scheme))
+        proxy.drip(*PROXY_DRIPS[part])
+        url = "https://elsewhere.invalid"
+        assert failure(ca_file, url, 8 * SHORT_SECONDS) in {
+            "transport.timeout",
+            "transport.tls",  # the record is none
+        }
+
+
+# What a service answers through a tunnel.
+DRIPS: dict[str, tuple[bytes, list[bytes]]] = {
+    "status line": (b"HTTP/1.1 200 ", [X]),
+    "headers": (OK, [b"X", b":", b"y", b"\r\n"]),
+    "body": (OK + b"Content-Length: 100000\r\n\r\n", [X]),
+    "chunks": (CHUNKED, [b"1", b"\r\n", b"x", b"\r\n"]),
+}
+
+
+@pytest.mark.parametrize("part", DRIPS)
+def test_an_answer_that_drips_through_a_proxy_ends_with_the_exchanges_time(
+    service: HostileServer,
+    proxy_tls: ssl.SSLContext | None,
+    ca_file: str,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+) -> None:
+    service.drip(*DRIPS[part])
+    with run_tunnel_proxy(proxy_tls) as proxy:
+        monkeypatch.setenv("https_proxy", proxy.origin)
+        url = service.url("https")
+        assert failure(ca_file, url, 8 * SHORT_SECONDS) == "transport.timeout"
+
+
+def test_a_huge_answer_through_a_proxy_is_not_read(
+    service: HostileServer,
+    proxy_tls: ssl.SSLContext | None,
+    ca_file: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service.flood(CONNECTED, 64 * MIB)
+    with run_tunnel_proxy(proxy_tls) as proxy:
+        monkeypatch.setenv("https_proxy", proxy.origin)
+        assert failure(ca_file, service.url("https")) == "transport.oversized"
