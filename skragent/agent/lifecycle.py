@@ -32,6 +32,7 @@ from skragent.agent.failures import (
     is_confirmed,
     seconds_to_confirm,
 )
+from skragent.agent.vault_keys import is_same_key
 from skragent.job import MAX_KEYS
 from skragent.keyring import KeyState
 
@@ -259,7 +260,7 @@ def reconfigured(
     Another key of a vault, or of another one, has nothing to do with what is held.
     Another version of the same is its successor.
     """
-    if (before.vault, before.name) != (after.vault, after.name):
+    if not is_same_key(before, after):
         return KeyLife(terms=terms)
     if terms != life.terms:
         refresh_at = boottime + (terms.refresh_seconds or math.inf)

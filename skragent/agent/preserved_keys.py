@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from skragent.agent import lifecycle
+from skragent.agent.vault_keys import is_same_key
 from skragent.errors import SkrAgentError
 from skragent.keyring import read_held_key
 from skragent.observe import Event, log
@@ -102,7 +103,7 @@ class PreservedKeys:
         for alias, candidates in found.items():
             request = keys.get(alias)
             candidates.sort(key=lambda one: one[0].began_at)
-            if request is None or not _is_of(candidates[-1][0], request):
+            if request is None or not is_same_key(candidates[-1][0], request):
                 self._discard(candidates, "the configuration has no such key now")
                 continue
             life = self._restore(candidates, keyring, terms[alias], clock)
@@ -120,7 +121,7 @@ class PreservedKeys:
         """Hold the newest of one key's candidates, and the version before if wanted."""
         *older, (record, key) = candidates
         others = [one for one in older if one[1].version != key.version]
-        previous = others[-1] if others and _is_of(others[-1][0], record) else None
+        previous = others[-1] if others and is_same_key(others[-1][0], record) else None
         life = lifecycle.restored(terms, record, previous[0] if previous else None)
         life = lifecycle.aged(life, now=clock.now(), boottime=clock.boottime())
         if not life.is_held:
@@ -156,7 +157,3 @@ class PreservedKeys:
                 version=key.version,
             )
 
-
-def _is_of(record: KeyRecord, other: KeyRequest | KeyRecord) -> bool:
-    """Return whether a record is of this key of this vault."""
-    return (record.vault, record.name) == (other.vault, other.name)
