@@ -156,4 +156,3 @@ class PreservedKeys:
                 key=key.alias,
                 version=key.version,
             )
-

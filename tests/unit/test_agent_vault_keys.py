@@ -22,9 +22,7 @@ def request(vault: str = VAULT, name: str = "db") -> KeyRequest:
 
 def is_held_after_reload(after: KeyRequest) -> bool:
     held = KeyLife(state=KeyState.CURRENT, stale_at=1e6, drop_at=2e6, version="0" * 32)
-    life = lifecycle.reconfigured(
-        held, request(), after, terms=Terms(), boottime=0.0
-    )
+    life = lifecycle.reconfigured(held, request(), after, terms=Terms(), boottime=0.0)
     return life.is_held
 
 
