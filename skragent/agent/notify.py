@@ -68,7 +68,7 @@ class Notifier:
     """Notifies systemd (sd_notify(3)), if NOTIFY_SOCKET is set.
 
     A notification that cannot be sent is no error: the agent serves keys without it.
-    The first one is logged.
+    The first one after a success is logged.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -118,10 +118,9 @@ class Notifier:
         is_sent = self._send(f"FDSTORE=1\nFDNAME={name}", fd)
         return name if is_sent else ""
 
-    def remove_fd(self, name: str) -> None:
-        """Have systemd close its copy, if there is one."""
-        if name:
-            self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+    def remove_fd(self, name: str) -> bool:
+        """Have systemd close its copy, if there is one; tell whether it was told."""
+        return not name or self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
     def stopping(self) -> None:
         """Say that the end has begun."""
@@ -136,6 +135,7 @@ class Notifier:
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             self._tell_once(error)
             return False
+        self._has_failed = False
         return True
 
     def _deliver(self, state: bytes, fds: tuple[int, ...]) -> None:

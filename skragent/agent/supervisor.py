@@ -411,6 +411,7 @@ class Supervisor:
     async def _let_age(self) -> None:
         while not self._stopping.is_set():
             left = min(self._lives.age(), _LOOK_UP_SECONDS)
+            self._holder.repeat_notifications()
             self._lives.changed.clear()
             self.promises.within(_AGE, left)
             await self._clock.wait(self._lives.changed, left)

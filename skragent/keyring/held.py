@@ -21,7 +21,7 @@ import msgspec
 
 from skragent.errors import ReleaserError, SecretMemoryError
 from skragent.job import Form, ReleasedKey, Slice
-from skragent.secretmem import create_arena
+from skragent.secretmem import CONTENT, create_arena
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -137,7 +137,7 @@ def read_held_key(memory: Arena) -> tuple[KeyRecord, HeldKey]:
     except (ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise SecretMemoryError(
             f"the memory of an earlier agent cannot be used: {error}",
-            code="memory.content",
+            code=CONTENT,
             hint="The keys are released again.",
         ) from error
 

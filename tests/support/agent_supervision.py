@@ -145,6 +145,7 @@ class Holder:
     certificates: list[AkCertificate] = field(default_factory=list)
     renewals: list[str] = field(default_factory=list)  # error codes; empty: a success
     restored: int = 0  # AK certificates
+    repetitions: int = 0  # of what systemd may not have been told
 
     def ak_certificate(self, certificate: AkCertificate) -> None:
         self.certificates.append(certificate)
@@ -179,6 +180,9 @@ class Holder:
 
     def end_overlap(self, alias: str) -> None:
         del self.previous[alias]
+
+    def repeat_notifications(self) -> None:
+        self.repetitions += 1
 
     def not_admitted(self, key: ReleasedKey, admission: Admission) -> None:
         del key
