@@ -18,6 +18,8 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from skragent.errors import ListenError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 # credential, and memory of held keys.
 _CREDENTIAL: Final = "credential-"
 _KEY: Final = "key-"
+
+_MAX_SHOWN: Final = 20  # characters of a variable
 
 # systemd reads its queue within microseconds. While it does not, the event loop waits
 # for a moment, and after the first failure it does not wait.
@@ -46,6 +50,10 @@ def inherited_sockets(environment: Mapping[str, str]) -> Inherited:
 
     Source: sd_listen_fds(3). They are taken once: the variables are unset. What has a
     name that is nobody's is closed: a descriptor that was stored is not stored again.
+    A file of OpenFile= is closed, too: only sockets are listened on.
+
+    Raises:
+        ListenError: listen.inherited: the variables are not as systemd writes them.
     """
     if "LISTEN_FDS" not in environment:
         return Inherited({})
@@ -54,14 +62,34 @@ def inherited_sockets(environment: Mapping[str, str]) -> Inherited:
     listeners: dict[str, socket.socket] = {}
     credentials: list[tuple[str, socket.socket]] = []
     keys: list[tuple[str, int]] = []
-    for fd, name in sorted(listen_fds_with_names(unset_environment=True).items()):
+    try:
+        passed = listen_fds_with_names(unset_environment=True)
+    except (OSError, ValueError) as error:
+        raise ListenError(
+            f"LISTEN_FDS {environment['LISTEN_FDS'][:_MAX_SHOWN]!r} cannot be used:"
+            f" {error}",
+            code="listen.inherited",
+            hint="If systemd did not start the agent, unset LISTEN_FDS.",
+        ) from error
+    for fd, name in sorted(passed.items()):
         if name.startswith(_KEY):
             keys.append((name, fd))
+        elif (sock := _socket_of(fd)) is None:
+            continue
         elif name.startswith(_CREDENTIAL):
-            credentials.append((name, socket.socket(fileno=fd)))
+            credentials.append((name, sock))
         else:
-            listeners[name] = socket.socket(fileno=fd)
+            listeners[name] = sock
     return Inherited(listeners, tuple(credentials), tuple(keys))
+
+
+def _socket_of(fd: int) -> socket.socket | None:
+    """Take a descriptor as a socket; close what is none."""
+    try:
+        return socket.socket(fileno=fd)
+    except OSError:
+        os.close(fd)
+        return None
 
 
 class Notifier:
