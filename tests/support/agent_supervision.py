@@ -54,6 +54,7 @@ class Jobs:
     attested: list[bool] = field(default_factory=list)  # or did it bring a token?
     checked: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)
     latest: dict[str, str] = field(default_factory=dict)  # what a check finds
+    check_hangs: bool = False
     ak_certificate: AkCertificate | None = None
     is_ak_restored: bool = False
     renewed: list[tuple[float, str]] = field(default_factory=list)  # when, which order
@@ -94,6 +95,8 @@ class Jobs:
 
     async def check(self, keys: Sequence[KeyRequest]) -> Result:
         self.checked.append((self.clock.boot, tuple(key.alias for key in keys)))
+        if self.check_hangs:
+            await asyncio.Event().wait()
         if isinstance(self.whole, SkrAgentError):
             raise self.whole
         return Result(
