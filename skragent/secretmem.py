@@ -28,6 +28,9 @@ from skragent.errors import SecretMemoryError
 
 Kind = Literal["memfd_secret", "mlock"]
 
+# The code of an error that no other attempt changes: what is handed over is no key.
+CONTENT: Final = "memory.content"
+
 # A job of MAX_KEYS keys needs 4 MiB; more is a mistake or an attack on our limits.
 MAX_ARENA_BYTES: Final = 64 * 1024 * 1024
 
@@ -153,13 +156,18 @@ def adopt_arena(fd: int) -> Arena:
     Only memfd_secret: another kind of memory can be read and swapped while no process
     has it mapped and locked.
     """
-    size = os.fstat(fd).st_size
-    if 0 < size <= MAX_ARENA_BYTES and is_secret_memory(fd):
+    try:
+        size = os.fstat(fd).st_size
+        is_ours = 0 < size <= MAX_ARENA_BYTES and is_secret_memory(fd)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+        raise _failure("a descriptor of the agent before", error.errno or 0) from error
+    if is_ours:
         return attach_arena(fd, size)
     os.close(fd)
     raise SecretMemoryError(
-        "a descriptor that was handed over is no secret memory of ours",
-        code="memory.content",
+        "a descriptor that was handed over is no secret memory of ours", code=CONTENT
     )
 
 

@@ -166,6 +166,7 @@ class _Daemon:
         self._supervisor.stop()
         self._runner.stop()
         await self._servers.close()
+        self._preserved.repeat()  # the last chance
         self._keyring.close(is_preserved=self._preserved.__contains__)
         stopping.cancel()
         await asyncio.wait({supervising}, timeout=_RELEASER_SECONDS)
@@ -255,7 +256,9 @@ class _Daemon:
         if isinstance(error, SkrAgentError):
             hint = f" {error.hint}" if error.hint else ""
             log(Event.FATAL, f"{error.message}.{hint}", code=error.code)
-            return exit_codes.exit_code_of(error)
+            return exit_codes.exit_code_of_start(
+                error, keeps_keys=self._preserved.has_any
+            )
         if error is not None:
             log(Event.FATAL, "a bug of ours; please report it", error=error)
             return exit_codes.SOFTWARE

@@ -45,6 +45,8 @@ _BY_DISPOSITION: Final = {
 
 def exit_code_of(error: SkrAgentError) -> int:
     """Choose the exit code that an error ends a command with."""
+    if error.code == "config.timeout":
+        return TEMPFAIL  # the directory service may answer again
     if isinstance(error, ConfigError):
         return CONFIG
     if isinstance(error, ListenError):
@@ -52,3 +54,15 @@ def exit_code_of(error: SkrAgentError) -> int:
     if error.code.partition(".")[0] == "internal":
         return SOFTWARE
     return _BY_DISPOSITION[error.disposition]
+
+
+def exit_code_of_start(error: SkrAgentError, *, keeps_keys: bool) -> int:
+    """Choose the exit code of an agent that cannot start.
+
+    Args:
+        error: what keeps it from that.
+        keeps_keys: systemd keeps held keys for the agent. On a final exit it would
+            close them, and neither a typo nor a fault ends a held key.
+    """
+    code = exit_code_of(error)
+    return TEMPFAIL if keeps_keys and code in FINAL else code

@@ -105,6 +105,10 @@ class Holder:
         """Serve the version before no longer."""
         self._keyring.end_overlap(alias)
 
+    def repeat_notifications(self) -> None:
+        """Tell systemd which keys to keep, where it could not be told before."""
+        self._preserved.repeat()
+
     def cannot_check(self, alias: str) -> None:
         """Tell that new versions of a key are noticed at its refresh only."""
         log(

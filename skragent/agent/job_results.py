@@ -73,10 +73,14 @@ class ResultReader:
         self._bytes += len(data)
         if self._bytes > MAX_RESULT_BYTES:
             raise _garbage(f"it is longer than {MAX_RESULT_BYTES} bytes")
-        self._buffer += data
-        *lines, rest = self._buffer.split(b"\n")
-        self._buffer = rest
-        return [self._read(bytes(line)) for line in lines]
+        # Only what is new is searched: a child may write single bytes.
+        first, *more = data.split(b"\n")
+        self._buffer += first
+        parts = []
+        for piece in more:
+            line, self._buffer = bytes(self._buffer), bytearray(piece)
+            parts.append(self._read(line))
+        return parts
 
     def finish(self) -> Result:
         """Return the last part.

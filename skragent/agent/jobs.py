@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from skragent.agent.lifecycle import Terms
+from skragent.agent.vault_keys import vault_origin
 from skragent.clouds import CLOUDS
 from skragent.errors import Disposition, SkrAgentError
 from skragent.job import Identity, Job, KeyRequest
@@ -39,7 +40,7 @@ def key_requests(config: Config) -> dict[str, KeyRequest]:
     return {
         alias: KeyRequest(
             alias=alias,
-            vault=key.vault,
+            vault=vault_origin(key.vault),
             name=key.name or alias,
             version=key.version,
             identity=_identity(config, key.identity),

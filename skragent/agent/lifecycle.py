@@ -33,6 +33,7 @@ from skragent.agent.failures import (
     is_confirmed,
     seconds_to_confirm,
 )
+from skragent.agent.vault_keys import is_same_key
 from skragent.denials import Authority
 from skragent.job import MAX_KEYS
 from skragent.keyring import KeyState
@@ -262,7 +263,7 @@ def reconfigured(
     Another version of the same is its successor; a denial of one, or of another
     identity, confirms none of the other.
     """
-    if (before.vault, before.name) != (after.vault, after.name):
+    if not is_same_key(before, after):
         return KeyLife(terms=terms)
     if terms != life.terms:
         refresh_at = boottime + (terms.refresh_seconds or math.inf)

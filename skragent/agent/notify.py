@@ -18,6 +18,8 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from skragent.errors import ListenError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 # credential, and memory of held keys.
 _CREDENTIAL: Final = "credential-"
 _KEY: Final = "key-"
+
+_MAX_SHOWN: Final = 20  # characters of a variable
 
 # systemd reads its queue within microseconds. While it does not, the event loop waits
 # for a moment, and after the first failure it does not wait.
@@ -46,6 +50,10 @@ def inherited_sockets(environment: Mapping[str, str]) -> Inherited:
 
     Source: sd_listen_fds(3). They are taken once: the variables are unset. What has a
     name that is nobody's is closed: a descriptor that was stored is not stored again.
+    A file of OpenFile= is closed, too: only sockets are listened on.
+
+    Raises:
+        ListenError: listen.inherited: the variables are not as systemd writes them.
     """
     if "LISTEN_FDS" not in environment:
         return Inherited({})
@@ -54,21 +62,41 @@ def inherited_sockets(environment: Mapping[str, str]) -> Inherited:
     listeners: dict[str, socket.socket] = {}
     credentials: list[tuple[str, socket.socket]] = []
     keys: list[tuple[str, int]] = []
-    for fd, name in sorted(listen_fds_with_names(unset_environment=True).items()):
+    try:
+        passed = listen_fds_with_names(unset_environment=True)
+    except (OSError, ValueError) as error:
+        raise ListenError(
+            f"LISTEN_FDS {environment['LISTEN_FDS'][:_MAX_SHOWN]!r} cannot be used:"
+            f" {error}",
+            code="listen.inherited",
+            hint="If systemd did not start the agent, unset LISTEN_FDS.",
+        ) from error
+    for fd, name in sorted(passed.items()):
         if name.startswith(_KEY):
             keys.append((name, fd))
+        elif (sock := _socket_of(fd)) is None:
+            continue
         elif name.startswith(_CREDENTIAL):
-            credentials.append((name, socket.socket(fileno=fd)))
+            credentials.append((name, sock))
         else:
-            listeners[name] = socket.socket(fileno=fd)
+            listeners[name] = sock
     return Inherited(listeners, tuple(credentials), tuple(keys))
+
+
+def _socket_of(fd: int) -> socket.socket | None:
+    """Take a descriptor as a socket; close what is none."""
+    try:
+        return socket.socket(fileno=fd)
+    except OSError:
+        os.close(fd)
+        return None
 
 
 class Notifier:
     """Notifies systemd (sd_notify(3)), if NOTIFY_SOCKET is set.
 
     A notification that cannot be sent is no error: the agent serves keys without it.
-    The first one is logged.
+    The first one after a success is logged.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -118,10 +146,9 @@ class Notifier:
         is_sent = self._send(f"FDSTORE=1\nFDNAME={name}", fd)
         return name if is_sent else ""
 
-    def remove_fd(self, name: str) -> None:
-        """Have systemd close its copy, if there is one."""
-        if name:
-            self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+    def remove_fd(self, name: str) -> bool:
+        """Have systemd close its copy, if there is one; tell whether it was told."""
+        return not name or self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
     def stopping(self) -> None:
         """Say that the end has begun."""
@@ -136,6 +163,7 @@ class Notifier:
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             self._tell_once(error)
             return False
+        self._has_failed = False
         return True
 
     def _deliver(self, state: bytes, fds: tuple[int, ...]) -> None:

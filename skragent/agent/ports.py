@@ -80,6 +80,10 @@ class Holder(Protocol):
         """Serve the version before no longer."""
         ...
 
+    def repeat_notifications(self) -> None:
+        """Tell systemd which keys to keep, where it could not be told before."""
+        ...
+
     def not_admitted(self, key: ReleasedKey, admission: Admission) -> None:
         """Tell that a released key may not be held, by its own attributes."""
         ...

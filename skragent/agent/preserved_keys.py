@@ -16,10 +16,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from skragent.agent import lifecycle
+from skragent.agent.vault_keys import is_same_key
 from skragent.errors import SkrAgentError
 from skragent.keyring import read_held_key
 from skragent.observe import Event, log
-from skragent.secretmem import adopt_arena
+from skragent.secretmem import CONTENT, adopt_arena
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from skragent.agent.notify import Notifier
     from skragent.job import KeyRequest
     from skragent.keyring import HeldKey, KeyRecord, Keyring
+    from skragent.secretmem import Arena
 
 
 class PreservedKeys:
@@ -41,30 +43,82 @@ class PreservedKeys:
     def __init__(self, notifier: Notifier) -> None:
         self._notifier = notifier
         self._names: dict[HeldKey, str] = {}
+        # systemd could not be told of these: `repeat` tells it.
+        self._not_stored: list[HeldKey] = []
+        self._to_remove: list[str] = []
+        self._is_left = False  # a key for the next agent that this one could not map
+        # Of a key that is not stored yet: what systemd keeps in its place.
+        self._predecessors: list[HeldKey] = []
 
     def __contains__(self, key: HeldKey) -> bool:
         return key in self._names
 
+    @property
+    def has_any(self) -> bool:
+        """Tell whether systemd keeps a key: then the agent's end must not be final."""
+        return self._is_left or bool(self._names)
+
     def preserve(self, key: HeldKey) -> None:
         """Have systemd keep a key's memory; close our own descriptor of it.
 
-        Through an open descriptor root could map the memory: the agent keeps none.
+        Through an open descriptor root could map the memory: the agent keeps one only
+        until systemd has its own.
         """
         memory = key.memory
         if memory is None:
             return
-        name = self._notifier.store_key(memory.fd) if memory.is_secret else ""
+        if not (memory.is_secret and self._notifier.is_wanted):
+            memory.close_fd()
+        elif not self._store(key, memory):
+            self._not_stored.append(key)
+
+    def forget(self, key: HeldKey) -> None:
+        """Have systemd close its descriptor of a key that is held no longer.
+
+        While its successor is not stored, systemd keeps it: an agent that ends then
+        leaves one of the two.
+        """
+        if key in self._not_stored:
+            self._not_stored.remove(key)
+            if key.memory is not None:
+                key.memory.close_fd()
+        if key in self._names:
+            self._predecessors.append(key)
+        self._remove_predecessors()
+
+    def repeat(self) -> None:
+        """Tell systemd what it could not be told before."""
+        self._not_stored = [
+            key
+            for key in self._not_stored
+            if key.memory is not None and not self._store(key, key.memory)
+        ]
+        self._remove_predecessors()
+        self._to_remove = [
+            name for name in self._to_remove if not self._notifier.remove_fd(name)
+        ]
+
+    def _store(self, key: HeldKey, memory: Arena) -> bool:
+        """Have systemd keep a key's memory; tell whether it was told."""
+        name = self._notifier.store_key(memory.fd)
         if name:
             self._names[key] = name
             memory.preserve(is_preserved=True)
-        memory.close_fd()
+            memory.close_fd()
+        return bool(name)
 
-    def forget(self, key: HeldKey) -> None:
-        """Have systemd close its descriptor of a key that is held no longer."""
-        name = self._names.pop(key, "")
-        if name and key.memory is not None:
-            key.memory.preserve(is_preserved=False)
-            self._notifier.remove_fd(name)
+    def _remove_predecessors(self) -> None:
+        awaited = {key.alias for key in self._not_stored}
+        removed = [key for key in self._predecessors if key.alias not in awaited]
+        self._predecessors = [key for key in self._predecessors if key.alias in awaited]
+        for key in removed:
+            if key.memory is not None:
+                key.memory.preserve(is_preserved=False)
+            self._remove(self._names.pop(key))
+
+    def _remove(self, name: str) -> None:
+        if not self._notifier.remove_fd(name):
+            self._to_remove.append(name)
 
     def restore(
         self,
@@ -92,8 +146,7 @@ class PreservedKeys:
                 memory = adopt_arena(fd)
                 record, key = read_held_key(memory)
             except SkrAgentError as error:
-                log(Event.KEY_NOT_RESTORED, f"{error.message}", code=error.code)
-                self._notifier.remove_fd(name)
+                self._cannot_restore(name, error)
                 continue
             memory.preserve(is_preserved=True)
             self._names[key] = name
@@ -102,13 +155,32 @@ class PreservedKeys:
         for alias, candidates in found.items():
             request = keys.get(alias)
             candidates.sort(key=lambda one: one[0].began_at)
-            if request is None or not _is_of(candidates[-1][0], request):
+            if request is None or not is_same_key(candidates[-1][0], request):
                 self._discard(candidates, "the configuration has no such key now")
                 continue
             life = self._restore(candidates, keyring, terms[alias], clock)
             if life is not None:
                 lives[alias] = life
         return lives
+
+    def _cannot_restore(self, name: str, error: SkrAgentError) -> None:
+        """Discard what is no key of ours; leave what only cannot be mapped now.
+
+        systemd keeps it for the next agent. This agent serves its other keys meanwhile,
+        and asks the vault for this one, as for all: to end instead would keep them all
+        from workloads for as long as the fault lasts.
+        """
+        if error.code == CONTENT:
+            log(Event.KEY_NOT_RESTORED, error.message, code=error.code)
+            self._remove(name)
+            return
+        self._is_left = True
+        log(
+            Event.KEY_NOT_RESTORED,
+            f"a key of the agent before cannot be held now, and stays in systemd for"
+            f" the next start: {error.message}. {error.hint} Then restart the agent.",
+            code=error.code,
+        )
 
     def _restore(
         self,
@@ -120,7 +192,7 @@ class PreservedKeys:
         """Hold the newest of one key's candidates, and the version before if wanted."""
         *older, (record, key) = candidates
         others = [one for one in older if one[1].version != key.version]
-        previous = others[-1] if others and _is_of(others[-1][0], record) else None
+        previous = others[-1] if others and is_same_key(others[-1][0], record) else None
         life = lifecycle.restored(terms, record, previous[0] if previous else None)
         life = lifecycle.aged(life, now=clock.now(), boottime=clock.boottime())
         if not life.is_held:
@@ -155,8 +227,3 @@ class PreservedKeys:
                 key=key.alias,
                 version=key.version,
             )
-
-
-def _is_of(record: KeyRecord, other: KeyRequest | KeyRecord) -> bool:
-    """Return whether a record is of this key of this vault."""
-    return (record.vault, record.name) == (other.vault, other.name)

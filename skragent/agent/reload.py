@@ -13,8 +13,9 @@ import asyncio
 import contextlib
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from skragent.agent.look_up import LOOK_UP_SECONDS, look_up_timeout
 from skragent.config import parse_config
 from skragent.errors import ConfigError, SkrAgentError
 from skragent.observe import Event, log
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from skragent.config import Config
     from skragent.observe import Counters
     from skragent.serving import Access
-
-# For the file, and for all names in it. systemd's reload waits 90 s.
-LOOK_UP_SECONDS: Final = 30.0
 
 _T = TypeVar("_T")
 
@@ -100,6 +98,7 @@ class Reloader:
                     unit_rules_without_pidfd=config.agent.unit_rules_without_pidfd,
                 )
             )
+            needs_restart = self._apply(config, access)
         except ConfigError as error:
             log(
                 Event.CONFIG_REFUSED,
@@ -111,7 +110,6 @@ class Reloader:
         except Exception as error:  # noqa: BLE001 - a bug of ours takes no key from anybody
             log(Event.CONFIG_REFUSED, "a bug of ours; please report it", error=error)
             return Outcome(SkrAgentError("something went wrong here"))
-        needs_restart = self._apply(config, access)
         log(Event.RELOADED, f"reloaded; {len(config.keys)} keys configured")
         if needs_restart:
             log(
@@ -128,7 +126,9 @@ class Reloader:
             ConfigError: config.timeout, or what the work raises.
         """
         if self._is_aside:
-            raise _timeout("an earlier reload still waits for the file or a name")
+            raise look_up_timeout(
+                "an earlier reload still waits for the file or a name"
+            )
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         future: asyncio.Future[_T] = loop.create_future()
 
@@ -155,13 +155,7 @@ class Reloader:
         threading.Thread(target=run, name="reload", daemon=True).start()
         if not await self._clock.wait(ended, LOOK_UP_SECONDS):
             future.cancel()
-            raise _timeout(f"the file or a name took longer than {LOOK_UP_SECONDS:g} s")
+            raise look_up_timeout(
+                f"the file or a name took longer than {LOOK_UP_SECONDS:g} s"
+            )
         return future.result()
-
-
-def _timeout(why: str) -> ConfigError:
-    return ConfigError(
-        [why],
-        code="config.timeout",
-        hint="Does the directory service answer? `getent passwd USER` asks it.",
-    )

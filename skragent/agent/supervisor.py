@@ -229,8 +229,7 @@ class Supervisor:
     async def _until_due(self) -> None:
         while not self._stopping.is_set():
             boottime = self._clock.boottime()
-            opens = allowance.opening(self._lives.keys, self._spent, boottime)
-            left = schedule.next_attempt(self._lives.of, opens) - boottime
+            left = self._seconds_until_due()
             if self._renewing.is_in_turn(left, is_failing=bool(self._job_failures)):
                 self.promises.within(_FRESH, self._jobs.longest_seconds)
                 await self._renewing.run()
@@ -240,7 +239,7 @@ class Supervisor:
             until_check = self._looking.due_at - boottime
             if until_check <= 0:
                 self.promises.within(_FRESH, self._jobs.longest_seconds)
-                await self._looking.run()
+                await self._look()
                 continue
             until_renewal = self._renewing.due_at - boottime
             left = min(left, until_check)
@@ -249,6 +248,31 @@ class Supervisor:
             self._lives.plans_changed.clear()
             self.promises.within(_FRESH, left)
             await self._clock.wait(self._lives.plans_changed, left)
+
+    def _seconds_until_due(self) -> float:
+        boottime = self._clock.boottime()
+        opens = allowance.opening(self._lives.keys, self._spent, boottime)
+        return schedule.next_attempt(self._lives.of, opens) - boottime
+
+    async def _look(self) -> None:
+        """Look for new versions until a key is due: it waits for no vault that hangs.
+
+        To cancel this is to kill its releaser, which writes nothing.
+        """
+        looking = asyncio.create_task(self._looking.run())
+        looking.add_done_callback(lambda _task: self._lives.plans_changed.set())
+        try:
+            while not looking.done():
+                self._lives.plans_changed.clear()
+                left = self._seconds_until_due()
+                if left <= 0 or self._stopping.is_set():
+                    return
+                await self._clock.wait(self._lives.plans_changed, left)
+        finally:
+            looking.cancel()
+            (outcome,) = await asyncio.gather(looking, return_exceptions=True)
+        if isinstance(outcome, BaseException):
+            raise outcome
 
     async def _pause(self, seconds: float) -> None:
         if not self._stopping.is_set():
@@ -412,6 +436,7 @@ class Supervisor:
     async def _let_age(self) -> None:
         while not self._stopping.is_set():
             left = min(self._lives.age(), _LOOK_UP_SECONDS)
+            self._holder.repeat_notifications()
             self._lives.changed.clear()
             self.promises.within(_AGE, left)
             await self._clock.wait(self._lives.changed, left)

@@ -8,9 +8,10 @@ event loop, the servers and whatever else takes time to import.
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
-from skragent.agent.exit_codes import FINAL, exit_code_of
+from skragent.agent.exit_codes import FINAL, exit_code_of_start
 from skragent.agent.signals import held_back
 from skragent.cli import deadline
 from skragent.cli.config_file import add_config_option, read_config
@@ -37,7 +38,8 @@ exit status:
   0   stopped by SIGTERM or SIGINT
   69  this machine cannot do it: it is not a confidential VM, say
   71  a socket cannot be bound
-  78  the configuration cannot be used"""
+  75  not now: systemd starts it again, and keeps held keys for it
+  78  the configuration cannot be used, and systemd keeps no held keys"""
 
 
 def add_parser(
@@ -96,8 +98,8 @@ def _run_or_refuse(read: Callable[[], str], releaser: tuple[str, ...] | None) ->
         from skragent.agent.orphans import refuse_orphans  # noqa: PLC0415 - seldom
 
         refuse_orphans((sock for _, sock in inherited.credentials), clock)
-        if isinstance(error, SkrAgentError) and exit_code_of(error) in FINAL:
-            _linger_if_asked(error, inherited)
+        if isinstance(error, SkrAgentError):
+            _end_in_order(error, inherited)
         raise
     if code in FINAL and inherited.listeners:
         from skragent.agent.lingering import linger  # noqa: PLC0415 - seldom
@@ -106,8 +108,8 @@ def _run_or_refuse(read: Callable[[], str], releaser: tuple[str, ...] | None) ->
     return code
 
 
-def _linger_if_asked(error: SkrAgentError, inherited: Inherited) -> None:
-    """Linger where it would be started again at once.
+def _end_in_order(error: SkrAgentError, inherited: Inherited) -> None:
+    """End so that systemd keeps held keys; linger where it would start again at once.
 
     Raises:
         SystemExit: the error was told already.
@@ -115,11 +117,24 @@ def _linger_if_asked(error: SkrAgentError, inherited: Inherited) -> None:
     from skragent.agent.lingering import is_asked, linger  # noqa: PLC0415 - seldom
     from skragent.agent.notify import Notifier  # noqa: PLC0415 - the same
 
-    if is_asked(inherited.listeners.values()):
+    code = exit_code_of_start(error, keeps_keys=bool(inherited.keys))
+    status = f"{error.code}; looks again every few seconds"
+    if inherited.keys:
         tell(error)
-        Notifier(os.environ).status(f"{error.code}; looks again every few seconds")
+        kept = f"{len(inherited.keys)} held keys wait in systemd"
+        print(
+            f"  {kept}, which starts the agent again every few seconds:"
+            " `systemctl stop skragent` ends them.",
+            file=sys.stderr,
+        )
+        Notifier(os.environ).status(f"{status}; {kept}")
+    elif code in FINAL and is_asked(inherited.listeners.values()):
+        tell(error)
+        Notifier(os.environ).status(status)
         linger()
-        raise SystemExit(exit_code_of(error)) from None
+    else:
+        return
+    raise SystemExit(code) from None
 
 
 def _run(
@@ -157,6 +172,7 @@ def _run(
         # here without it, and needs system calls that a hardened unit forbids.
         os.environ["UV_USE_IO_URING"] = "0"
         from skragent.agent.daemon import World, serve  # noqa: PLC0415
+        from skragent.agent.look_up import look_up_in_time  # noqa: PLC0415
         from skragent.agent.machine import machine_id  # noqa: PLC0415
         from skragent.agent.schedule import spread_of  # noqa: PLC0415
         from skragent.agent.watchdog import watchdog_seconds  # noqa: PLC0415
@@ -169,9 +185,11 @@ def _run(
         try:
             world = World(
                 config=config,
-                access=resolve_access(
-                    config.keys,
-                    unit_rules_without_pidfd=config.agent.unit_rules_without_pidfd,
+                access=look_up_in_time(
+                    lambda: resolve_access(
+                        config.keys,
+                        unit_rules_without_pidfd=config.agent.unit_rules_without_pidfd,
+                    )
                 ),
                 clock=clock,
                 launcher=launcher,

@@ -13,25 +13,30 @@ nothing else. So it can be wiped alone, and it can outlive the agent's process: 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import msgspec
 
 from skragent.errors import ReleaserError, SecretMemoryError
-from skragent.job import ReleasedKey, Slice
-from skragent.secretmem import create_arena
+from skragent.job import Form, ReleasedKey, Slice
+from skragent.secretmem import CONTENT, create_arena
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from skragent.job import Form
     from skragent.secretmem import Arena
 
 MAGIC: Final = b"skrkey\x00\x01"
 _LENGTH_BYTES: Final = 4
 # Public parts of RSA-4096 in JWK and PEM have 2.5 kB.
 MAX_RECORD_BYTES: Final = 64 * 1024
+
+_FORMS: Final = frozenset(get_args(Form))
+_VERSION: Final = re.compile(r"[0-9a-f]{32}")
+_ALIAS: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_FINGERPRINT: Final = re.compile(r"([0-9a-f]{64})?")
 
 
 class KeyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -43,8 +48,22 @@ class KeyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     released_at: float  # seconds since 1970
     began_at: float  # boot time of the job that released it
     # Boot time until which the version before is served as well; None: not at all.
-    overlap_until: float | None
+    overlap_until: float | None = None
     stale_at: float  # boot time
+
+
+# What is read back may be of a newer agent, before a rollback: members and forms that
+# this one does not know are ignored.
+class _StoredSlice(Slice, frozen=True, forbid_unknown_fields=False):
+    pass
+
+
+class _StoredKey(ReleasedKey, frozen=True, forbid_unknown_fields=False, kw_only=True):
+    forms: dict[str, _StoredSlice]  # type: ignore[assignment] # of a newer agent, too
+
+
+class _StoredRecord(KeyRecord, frozen=True, forbid_unknown_fields=False, kw_only=True):
+    key: _StoredKey
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,7 +139,7 @@ def read_held_key(memory: Arena) -> tuple[KeyRecord, HeldKey]:
     except (ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise SecretMemoryError(
             f"the memory of an earlier agent cannot be used: {error}",
-            code="memory.content",
+            code=CONTENT,
             hint="The keys are released again.",
         ) from error
 
@@ -133,11 +152,40 @@ def _read_record(memory: Arena) -> KeyRecord:
     if length > MAX_RECORD_BYTES:
         raise ValueError(f"a record of {length} bytes")
     text = bytes(memory.view(start, length))
-    record = msgspec.json.decode(text, type=KeyRecord)
+    record = _as_known(msgspec.json.decode(text, type=_StoredRecord))
+    _judge(record.key)
     pieces = record.key.forms.values()
     if not pieces or any(piece.offset < start + length for piece in pieces):
         raise ValueError("it has no forms, or one that lies in the record")
     return record
+
+
+def _as_known(stored: _StoredRecord) -> KeyRecord:
+    """Leave out what this agent does not know."""
+    facts = msgspec.structs.asdict(stored.key)
+    forms = {
+        form: Slice(piece.offset, piece.length)
+        for form, piece in stored.key.forms.items()
+        if form in _FORMS
+    }
+    key = ReleasedKey(**(facts | {"forms": forms}))
+    return KeyRecord(**(msgspec.structs.asdict(stored) | {"key": key}))
+
+
+def _judge(key: ReleasedKey) -> None:
+    """Refuse texts that would reach headers, labels and log lines as they are.
+
+    Raises:
+        ValueError: one has another form than this agent's own.
+    """
+    if not _VERSION.fullmatch(key.version):
+        raise ValueError("a version that is not 32 hexadecimal digits")
+    if not _ALIAS.fullmatch(key.alias):
+        raise ValueError("a name that no configuration can have")
+    if not (key.kid.isascii() and key.kid.isprintable()):
+        raise ValueError("a key identifier that is no URL")
+    if not _FINGERPRINT.fullmatch(key.fingerprint):
+        raise ValueError("a fingerprint that is not SHA-256")
 
 
 def _encode_head(

@@ -65,7 +65,7 @@ class Store(Protocol):
         """
         ...
 
-    def remove_fd(self, name: str) -> None:
+    def remove_fd(self, name: str) -> object:
         """Let go of it; nothing is done for an empty name."""
         ...
 

@@ -14,11 +14,18 @@ import pytest
 from support.deadlines import DEADLINE_SECONDS
 from support.fd_store import FdStore
 
+from skragent.agent import exit_codes
 from skragent.cli.main import main
 from skragent.client import SkragentClient, SkragentError
 from skragent.secretmem import create_arena
 
 KEY = b"k" * 32  # the substitute releaser's
+
+# So a name looks, too, while the directory service does not answer.
+UNKNOWN_NAME = (
+    '[keys.mail]\nvault = "https://v.vault.azure.net"\n'
+    'allow = [{ user = "no-such-user" }]\n'
+)
 
 
 def has_secret_memory() -> bool:
@@ -131,6 +138,48 @@ def test_an_alias_that_now_means_another_key_waits_for_that_one(
     systemd.start("hang")
     systemd.until(lambda: not systemd.kept)
     assert served(systemd) is None
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        ("no TOML", "config.syntax"),
+        ("surprise = 1\n", "config.invalid"),
+        ('[[keys.disk.allow]]\nuser = "x"\n', "config.syntax"),
+        (UNKNOWN_NAME, "config.unknown_name"),
+    ],
+)
+def test_keys_wait_in_systemd_while_the_configuration_cannot_be_used(
+    systemd: FdStore, more: str, code: str
+) -> None:
+    end(hold(systemd, "disk"), signal.SIGTERM)
+    systemd.configure("disk", more=more)
+    assert systemd.refuse("hang") == exit_codes.TEMPFAIL
+    assert code in systemd.log()
+    assert "1 held keys wait in systemd" in systemd.log()
+    systemd.configure("disk")
+    systemd.start("hang")
+    assert served(systemd) == KEY
+
+
+def test_keys_wait_in_systemd_while_the_configuration_is_missing(
+    systemd: FdStore,
+) -> None:
+    end(hold(systemd, "disk"), signal.SIGKILL)
+    (systemd.directory / "skragent.toml").unlink()
+    assert systemd.refuse("hang") == exit_codes.TEMPFAIL
+    systemd.configure("disk")
+    systemd.start("hang")
+    assert served(systemd) == KEY
+
+
+def test_another_spelling_of_the_vault_restores_the_key(systemd: FdStore) -> None:
+    end(hold(systemd, "disk"), signal.SIGKILL)
+    config = systemd.directory / "skragent.toml"
+    text = config.read_text()
+    config.write_text(text.replace("//v.vault.azure.net", "//V.vault.azure.net:443/"))
+    systemd.start("hang")
+    assert served(systemd) == KEY
 
 
 def test_a_descriptor_that_holds_no_key_is_discarded(systemd: FdStore) -> None:

@@ -54,6 +54,7 @@ class Jobs:
     attested: list[bool] = field(default_factory=list)  # or did it bring a token?
     checked: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)
     latest: dict[str, str] = field(default_factory=dict)  # what a check finds
+    check_hangs: bool = False
     ak_certificate: AkCertificate | None = None
     is_ak_restored: bool = False
     renewed: list[tuple[float, str]] = field(default_factory=list)  # when, which order
@@ -94,6 +95,8 @@ class Jobs:
 
     async def check(self, keys: Sequence[KeyRequest]) -> Result:
         self.checked.append((self.clock.boot, tuple(key.alias for key in keys)))
+        if self.check_hangs:
+            await asyncio.Event().wait()
         if isinstance(self.whole, SkrAgentError):
             raise self.whole
         return Result(
@@ -145,6 +148,7 @@ class Holder:
     certificates: list[AkCertificate] = field(default_factory=list)
     renewals: list[str] = field(default_factory=list)  # error codes; empty: a success
     restored: int = 0  # AK certificates
+    repetitions: int = 0  # of what systemd may not have been told
 
     def ak_certificate(self, certificate: AkCertificate) -> None:
         self.certificates.append(certificate)
@@ -179,6 +183,9 @@ class Holder:
 
     def end_overlap(self, alias: str) -> None:
         del self.previous[alias]
+
+    def repeat_notifications(self) -> None:
+        self.repetitions += 1
 
     def not_admitted(self, key: ReleasedKey, admission: Admission) -> None:
         del key

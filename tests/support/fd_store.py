@@ -49,14 +49,27 @@ class FdStore:
 
     def start(self, mode: str) -> subprocess.Popen[bytes]:
         """Start an agent whose releaser behaves so, and wait until it is ready."""
-        config = str(self.directory / "skragent.toml")
-        return self.launch([sys.executable, str(DAEMON), config, *substitute(mode)])
+        return self.launch(self._command(mode))
+
+    def refuse(self, mode: str) -> int:
+        """Start an agent that does not become ready; gives its exit status."""
+        return self._spawn(self._command(mode)).wait(DEADLINE_SECONDS)
 
     def launch(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
         """Start an agent with what is stored, and wait until it is ready."""
         with self._changed:
-            stored = dict(self.kept)
             ready = self.said.count(b"READY=1")
+        agent = self._spawn(command)
+        self.until(lambda: self.said.count(b"READY=1") > ready)
+        return agent
+
+    def _command(self, mode: str) -> list[str]:
+        config = str(self.directory / "skragent.toml")
+        return [sys.executable, str(DAEMON), config, *substitute(mode)]
+
+    def _spawn(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        with self._changed:
+            stored = dict(self.kept)
         # At high numbers first, so that the moves to 3 and on do not meet them.
         high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 100) for fd in stored.values()]
         passing = "".join(f" {3 + i}<&{fd} {fd}<&-" for i, fd in enumerate(high))
@@ -75,7 +88,6 @@ class FdStore:
         for fd in high:
             os.close(fd)
         self._agents.append(agent)
-        self.until(lambda: self.said.count(b"READY=1") > ready)
         return agent
 
     def log(self) -> str:

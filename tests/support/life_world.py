@@ -56,8 +56,9 @@ class Systemd:
         self._kept[name] = os.dup(fd)
         return name
 
-    def remove_fd(self, name: str) -> None:
+    def remove_fd(self, name: str) -> bool:
         os.close(self._kept.pop(name))
+        return True
 
     def hand_over(self) -> list[tuple[str, int]]:
         """Give a new agent copies of all that is kept."""

@@ -46,8 +46,9 @@ class Status:
         self.stored.append(name)
         return name
 
-    def remove_fd(self, name: str) -> None:
+    def remove_fd(self, name: str) -> bool:
         self.stored.remove(name)
+        return True
 
 
 @dataclass

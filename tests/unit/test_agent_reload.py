@@ -12,8 +12,9 @@ import pytest
 from support.agent import FakeClock, run, until
 from support.deadlines import DEADLINE_SECONDS
 
+from skragent.agent.look_up import LOOK_UP_SECONDS
 from skragent.agent.notify import Notifier
-from skragent.agent.reload import LOOK_UP_SECONDS, Outcome, Reloader
+from skragent.agent.reload import Outcome, Reloader
 from skragent.errors import ConfigError
 from skragent.observe import Counters
 
@@ -44,6 +45,7 @@ class World:
 
     text: str = FILE
     read: Callable[[], str] | None = None
+    is_broken: bool = False  # what puts a configuration in force
     needs_restart: tuple[str, ...] = ()
     applied: list[list[str]] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
@@ -63,6 +65,8 @@ class World:
 
     def apply(self, config: Config, access: Access) -> tuple[str, ...]:
         assert access.rules.keys() == config.keys.keys()
+        if self.is_broken:
+            raise LookupError
         self.applied.append(list(config.keys))
         return self.needs_restart
 
@@ -156,6 +160,19 @@ def test_a_bug_ends_no_agent() -> None:
         assert first.error is not None
         assert first.error.code == "internal"
         world.read = None
+        assert (await world.reload()).error is None
+
+    reloading(world, test)
+
+
+def test_a_configuration_that_cannot_be_put_in_force_ends_no_reloader() -> None:
+    world = World(is_broken=True)
+
+    async def test() -> None:
+        first = await world.reload()
+        assert first.error is not None
+        assert first.error.code == "internal"
+        world.is_broken = False
         assert (await world.reload()).error is None
 
     reloading(world, test)

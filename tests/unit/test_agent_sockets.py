@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -222,3 +224,32 @@ def test_a_descriptor_is_not_kept_where_systemd_does_not_want_to_be_told() -> No
     assert notifier.store_connection(0) == ""
     assert notifier.store_key(0) == ""
     notifier.remove_fd("")
+
+
+@pytest.mark.parametrize("value", ["", "abc", "-1", "9" * 400, "1000"])
+def test_a_number_of_descriptors_that_is_none_is_named(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    pytest.importorskip("systemd.daemon", reason="needs systemd-python")
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", value)
+    with pytest.raises(ListenError) as caught:
+        inherited_sockets(os.environ)
+    assert caught.value.code == "listen.inherited"
+
+
+def test_a_file_that_is_handed_over_is_closed() -> None:
+    """As OpenFile= of a drop-in does."""
+    pytest.importorskip("systemd.daemon", reason="needs systemd-python")
+    program = (
+        "import os\n"
+        "from skragent.agent.notify import inherited_sockets\n"
+        "inherited = inherited_sockets(os.environ)\n"
+        "assert not inherited.listeners and not inherited.credentials\n"
+        "assert not os.path.exists('/proc/self/fd/3')\n"
+    )
+    variables = "LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=extra:credential-1"
+    script = f'{variables} exec "$@" 3</etc/passwd 4</etc/passwd'
+    command = ["/bin/sh", "-c", script, "-", sys.executable, "-c", program]
+    done = subprocess.run(command, check=False, timeout=DEADLINE_SECONDS)
+    assert done.returncode == 0

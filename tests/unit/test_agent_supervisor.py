@@ -506,3 +506,12 @@ def test_a_job_that_fails_after_its_key_was_dropped_is_not_repeated() -> None:
     world = supervise(test)
     assert len(world.jobs.asked) == 2
     assert world.supervisor.lives["disk"].state is KeyState.DROPPED
+
+
+def test_what_systemd_could_not_be_told_is_repeated_soon() -> None:
+    async def test(world: World) -> None:
+        before = world.holder.repetitions
+        await world.clock.advance(10)
+        assert world.holder.repetitions > before
+
+    supervise(test)

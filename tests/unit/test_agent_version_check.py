@@ -68,6 +68,27 @@ def test_a_look_is_no_way_to_the_head_of_a_line() -> None:
     assert world.times == pytest.approx([0, 20, 30, 41, 53.1])
 
 
+def test_a_key_that_is_due_does_not_wait_for_a_look_that_hangs() -> None:
+    async def test(world: World) -> None:
+        await world.clock.advance(EACH + 5)
+        world.supervisor.refresh(["disk"])
+        await world.clock.advance(1)
+
+    world = supervise(test, terms=CHECKED, check_hangs=True)
+    assert len(world.jobs.checked) == 1
+    assert world.times == [0, EACH + 5]
+
+
+def test_a_refresh_that_becomes_due_ends_a_look_that_hangs() -> None:
+    async def test(world: World) -> None:
+        await world.clock.advance(REFRESH_SECONDS + 1)
+
+    each = REFRESH_SECONDS * 0.6
+    world = supervise(test, terms=Terms(check_seconds=each), check_hangs=True)
+    assert len(world.jobs.checked) == 1
+    assert len(world.jobs.asked) == 2
+
+
 def test_only_the_key_that_is_new_is_released() -> None:
     async def test(world: World) -> None:
         world.jobs.latest.update(disk=NEXT, web=VERSION)

@@ -23,7 +23,7 @@ def record(**changes: object) -> KeyRecord:
     return KeyRecord(
         vault="https://v.vault.azure.net",
         name="disk",
-        key=released_key("disk", **(values | changes)),
+        key=released_key(**(values | changes)),
         released_at=5.0,
         began_at=100.0,
         stale_at=200.0,
@@ -127,6 +127,49 @@ def test_a_memory_with_other_content_is_refused(data: bytes) -> None:
     with pytest.raises(SecretMemoryError) as caught:
         read_held_key(write(data))
     assert caught.value.code == "memory.content"
+
+
+def preserved(value: object) -> Arena:
+    """Memory of an earlier agent with this record and a form at 2000."""
+    data = framed(value)
+    memory = write(data.ljust(4096, b"\0"))
+    memory.view(2000, 33)[:] = RAW
+    return memory
+
+
+PRESERVED = {"forms": {"raw": Slice(2000, 33)}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"version": "a\r\nX: y€"},
+        {"version": "0" * 31},
+        {"alias": "../db"},
+        {"alias": ""},
+        {"kid": "https://v\n/keys/db"},
+        {"fingerprint": "x" * 64},
+    ],
+)
+def test_a_record_with_a_text_that_no_agent_wrote_is_refused(
+    changes: dict[str, object],
+) -> None:
+    read_held_key(preserved(record(**PRESERVED)))
+    with pytest.raises(SecretMemoryError) as caught:
+        read_held_key(preserved(record(**(PRESERVED | changes))))
+    assert caught.value.code == "memory.content"
+
+
+def test_what_a_newer_agent_wrote_besides_is_ignored() -> None:
+    """As after a rollback of an upgrade."""
+    value = msgspec.to_builtins(record(**PRESERVED))
+    value["new"] = 1
+    value["key"]["is_hsm"] = True
+    value["key"]["forms"]["raw"]["kind"] = "x"
+    value["key"]["forms"]["cbor"] = {"offset": 3000, "length": 9}
+    read, key = read_held_key(preserved(value))
+    assert read == record(**PRESERVED)
+    assert contents(key) == {"raw": RAW}
 
 
 def test_only_secret_memory_is_adopted() -> None:

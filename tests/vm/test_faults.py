@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
-from vm.agent import STATUS, Agent
+from vm.agent import CONFIG, STATUS, Agent
 from vm.keys import pem_of
 
 from skragent.emulator.service import Answer, Request
@@ -40,6 +40,39 @@ def test_the_next_agent_serves_keys_after_sigkill_while_azure_is_absent(
 def test_a_restart_while_azure_is_absent_takes_no_key(agent: Agent) -> None:
     with agent.azure.outage():
         agent.guest.check("systemctl restart skragent", timeout=120)
+        assert serves(agent)
+
+
+@pytest.fixture
+def configuration(agent: Agent) -> Iterator[Agent]:
+    yield agent
+    agent.configure(CONFIG)
+
+
+def test_a_typo_and_a_restart_while_azure_is_absent_take_no_key(
+    configuration: Agent,
+) -> None:
+    agent = configuration
+    kept = agent.property("NFileDescriptorStore")
+    with agent.azure.outage():
+        agent.configure(CONFIG + "surprise = 1\n")
+        assert agent.guest.run("systemctl restart skragent", timeout=120).code
+        assert agent.property("ExecMainStatus") == "75"
+        assert "held keys wait in systemd" in agent.journal("-u skragent -n 20")
+        # systemd starts it again, and again in vain.
+        agent.guest.until(
+            'test "$(systemctl show --value -p NRestarts skragent)" -ge 2', timeout=120
+        )
+        assert agent.property("NFileDescriptorStore") == kept
+        agent.configure(CONFIG)
+        assert serves(agent)
+
+
+def test_a_sigterm_that_is_not_of_systemd_takes_no_key(agent: Agent) -> None:
+    pid = agent.property("MainPID")
+    with agent.azure.outage():
+        agent.guest.check(f"kill -TERM {pid}")
+        wait_for_another_process(agent, pid)
         assert serves(agent)
 
 
