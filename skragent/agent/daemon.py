@@ -108,6 +108,12 @@ class _Daemon:
             timeout_seconds=config.limits.job_timeout_seconds,
             log_output=_log_output,
         )
+        restored = self._preserved.restore(
+            *(world.stored_keys, self._keyring, keys, terms, world.clock)
+        )
+        for entry in self._keyring:
+            if entry.key is not None and entry.key.memory is not None:
+                self._counters.memory_kind = entry.key.memory.kind
         self._supervisor = Supervisor(
             keys,
             jobs=_TimedJobs(self._runner, self._counters),
@@ -120,9 +126,7 @@ class _Daemon:
             terms=terms,
             token_fraction=config.refresh.token_fraction,
             spread=world.spread,
-            restored=self._preserved.restore(
-                *(world.stored_keys, self._keyring, keys, terms, world.clock)
-            ),
+            restored=restored,
         )
         self._reloader = Reloader(
             world.read_config,

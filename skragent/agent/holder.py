@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from skragent.agent.failures import NEEDS_ATTENTION, SLOW
+from skragent.agent.failures import NEEDS_ATTENTION
 from skragent.errors import Disposition, SkrAgentError
 from skragent.keyring import KeyRecord, KeyState, hold_key
 from skragent.observe import Event, log, names
@@ -239,7 +239,7 @@ def _log_failure(
 ) -> None:
     hint = f" {error.hint}" if error.hint else ""
     log(
-        Event.ATTENTION if error.disposition in SLOW else event,
+        Event.ATTENTION if error.disposition in NEEDS_ATTENTION else event,
         f"{prefix}{error.message}.{hint} Next attempt in {seconds:.0f} s.",
         key=key,
         code=error.code,

@@ -121,13 +121,12 @@ def _end_in_order(error: SkrAgentError, inherited: Inherited) -> None:
     status = f"{error.code}; looks again every few seconds"
     if inherited.keys:
         tell(error)
-        kept = f"{len(inherited.keys)} held keys wait in systemd"
         print(
-            f"  {kept}, which starts the agent again every few seconds:"
-            " `systemctl stop skragent` ends them.",
+            "  systemd keeps the held keys meanwhile, and starts the agent again every"
+            " few seconds. Do not stop the service: that ends them.",
             file=sys.stderr,
         )
-        Notifier(os.environ).status(f"{status}; {kept}")
+        Notifier(os.environ).status(f"{status}; systemd keeps the held keys")
     elif code in FINAL and is_asked(inherited.listeners.values()):
         tell(error)
         Notifier(os.environ).status(status)

@@ -85,6 +85,15 @@ def test_keys_are_served_by_the_next_agent_while_the_vault_is_absent(
     assert served(systemd, "mail") == KEY
 
 
+def test_a_restored_key_is_shown_in_secret_memory_before_any_release(
+    systemd: FdStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    end(hold(systemd, "disk"), signal.SIGKILL)
+    systemd.start("hang")
+    assert main(["status", "--socket", f"{systemd.directory}/admin.sock"]) == 0
+    assert "keys are in: memfd_secret" in capsys.readouterr().out
+
+
 def test_keys_outlive_one_agent_after_another(systemd: FdStore) -> None:
     agent = hold(systemd, "disk")
     for _ in range(3):
@@ -156,7 +165,7 @@ def test_keys_wait_in_systemd_while_the_configuration_cannot_be_used(
     systemd.configure("disk", more=more)
     assert systemd.refuse("hang") == exit_codes.TEMPFAIL
     assert code in systemd.log()
-    assert "1 held keys wait in systemd" in systemd.log()
+    assert "systemd keeps the held keys" in systemd.log()
     systemd.configure("disk")
     systemd.start("hang")
     assert served(systemd) == KEY

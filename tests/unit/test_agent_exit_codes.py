@@ -18,6 +18,10 @@ from skragent.errors import (
     ("error", "code"),
     [
         (ConfigError(["x"]), os.EX_CONFIG),
+        (
+            SkrAgentError("x", code="config.invalid", disposition=Disposition.FATAL),
+            os.EX_CONFIG,
+        ),
         (ListenError("x"), os.EX_OSERR),
         (SkrAgentError("x"), os.EX_SOFTWARE),
         (TransportError("x"), os.EX_TEMPFAIL),

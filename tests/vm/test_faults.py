@@ -58,7 +58,7 @@ def test_a_typo_and_a_restart_while_azure_is_absent_take_no_key(
         agent.configure(CONFIG + "surprise = 1\n")
         assert agent.guest.run("systemctl restart skragent", timeout=120).code
         assert agent.property("ExecMainStatus") == "75"
-        assert "held keys wait in systemd" in agent.journal("-u skragent -n 20")
+        assert "systemd keeps the held keys" in agent.journal("-u skragent -n 20")
         # systemd starts it again, and again in vain.
         agent.guest.until(
             'test "$(systemctl show --value -p NRestarts skragent)" -ge 2', timeout=120
