@@ -26,7 +26,8 @@ _TIMEOUT_SECONDS: Final = 85.0
 _EPILOG = """\
 It is what `systemctl reload skragent` does. Keys and rules are added, removed and
 changed; what stays is not dropped. A file with any problem is refused as a whole, and
-the one before stays in force. Sockets and the metrics port take a restart.
+the one before stays in force (CONFIG_REFUSED in the journal). Sockets and the metrics
+port take a restart.
 
 exit status:
   0    the file is in force; stderr tells of settings that take a restart

@@ -45,7 +45,9 @@ _DAY: Final = 86400
 _EPILOG = """\
 Asks on admin.sock, which is root's; where that may not be, on api.sock, for the keys
 that you may have. AGE is the time since the vault released what is held, NEXT the time
-until the next release is tried (root's to know), LAST FAILURE why the last one failed.
+until the next release is tried, LAST FAILURE why the last one failed (both are shown to
+root only). STATE is waiting, current, stale, denied, expired or dropped: see
+skragent.service(8).
 --watch goes on while the agent is restarted; with --json it prints a line each time.
 
 exit status:

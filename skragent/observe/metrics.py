@@ -199,7 +199,7 @@ def _key_families(keys: list[KeySample]) -> Iterator[Metric]:
     )
     yield _gauge(
         names.KEY_NEEDS_ATTENTION,
-        "1 while the last attempt to release the key failed and a person must act.",
+        "1 while the last attempt failed and a person must probably act.",
         ("key",),
         [((key.alias,), float(key.needs_attention)) for key in keys],
     )
