@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING, Final
 
 import tenacity
 
-from skragent.agent.failures import is_throttled
+from skragent.agent.failures import is_throttled, repetitions
 from skragent.errors import Disposition, SkrAgentError
 
 if TYPE_CHECKING:
@@ -77,18 +77,27 @@ _RENEWAL: Final = tenacity.wait_exponential(multiplier=60, max=3600)
 _NO_LOOP: Final = tenacity.Retrying()  # for who asks a strategy outside of one
 
 
-def window_seconds(disposition: Disposition, failures: Failures) -> float:
+def window_seconds(error: SkrAgentError, failures: Failures) -> float:
     """Choose the longest wait after a failure.
 
     Args:
-        disposition: of the failure.
+        error: the failure.
         failures: without a success in between, this one included.
     """
-    if disposition in (Disposition.RETRY, Disposition.REATTEST):
+    if error.disposition in (Disposition.RETRY, Disposition.REATTEST):
         return _ask(_TRANSIENT, failures.total)
-    is_denial = disposition is Disposition.DENIED
-    count = failures.denials if is_denial else failures.slow
-    return CONFIRM_SECONDS if count <= 1 else _ask(_LASTING, count - 1)
+    if error.disposition is Disposition.DENIED:
+        return lasting_window_seconds(repetitions(failures, error.code))
+    return lasting_window_seconds(failures.slow)
+
+
+def lasting_window_seconds(times: int) -> float:
+    """Choose the longest wait after something that does not pass by itself.
+
+    Args:
+        times: that it happened without a success in between.
+    """
+    return CONFIRM_SECONDS if times <= 1 else _ask(_LASTING, times - 1)
 
 
 def wait_seconds(
@@ -115,7 +124,7 @@ def wait_seconds(
         return max(asked, _ask(_LINE, failures.throttles) * (1 + spread))
     if asked:
         return asked
-    window = window_seconds(error.disposition, failures)
+    window = window_seconds(error, failures)
     return min(window * jitter, confirms_in + CONFIRM_SECONDS * jitter)
 
 

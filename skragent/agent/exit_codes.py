@@ -7,7 +7,7 @@ not restart the agent on those in FINAL, which time cannot mend.
     2   the command line cannot be understood (argparse)
     69  UNAVAILABLE  this machine cannot do it: not a confidential VM, say
     70  SOFTWARE     a bug of ours
-    71  OSERR        a socket cannot be bound, or the system refused something
+    71  OSERR        a socket cannot be bound
     73  CANTCREAT    the output file cannot be written
     75  TEMPFAIL     not now: ask again later
     77  NOPERM       somebody with the right to say no said no

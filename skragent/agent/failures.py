@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from skragent.denials import DENIALS, REPEATED_AFTER_SECONDS, Confirmation
 from skragent.errors import Disposition
@@ -30,6 +30,13 @@ SLOW: Final = (Disposition.RETRY_SLOWLY, Disposition.FATAL)
 NEEDS_ATTENTION: Final = (*SLOW, Disposition.DENIED)
 
 
+class Denied(NamedTuple):
+    """Denials with one code."""
+
+    first_at: float  # boot time
+    times: int
+
+
 @dataclass(frozen=True, slots=True)
 class Failures:
     """Counts since the last success."""
@@ -37,10 +44,7 @@ class Failures:
     total: int = 0
     slow: int = 0  # with a disposition of SLOW
     throttles: int = 0  # 429 of a vault
-    denials: int = 0
-    clear_denials: int = 0  # of Confirmation.FRESH_TOKEN
-    # Boot time of the first denial with each code: only the same one repeats it.
-    first_denials: Mapping[str, float] = field(default_factory=dict)
+    denials: Mapping[str, Denied] = field(default_factory=dict)  # by code
 
     def __bool__(self) -> bool:
         return self.total > 0
@@ -56,46 +60,54 @@ def is_throttled(error: SkrAgentError) -> bool:
 
 def counted(failures: Failures, error: SkrAgentError, boottime: float) -> Failures:
     """Add one failure. A fault between two denials confirms and cancels nothing."""
-    denial = DENIALS.get(error.code)
-    is_denial = denial is not None
-    is_clear = denial is not None and denial.confirmation is Confirmation.FRESH_TOKEN
+    denials = failures.denials
+    if error.code in DENIALS:
+        before = denials.get(error.code, Denied(boottime, 0))
+        denials = {**denials, error.code: before._replace(times=before.times + 1)}
     return dataclasses.replace(
         failures,
         total=failures.total + 1,
         slow=failures.slow + (error.disposition in SLOW),
         throttles=failures.throttles + is_throttled(error),
-        denials=failures.denials + is_denial,
-        clear_denials=failures.clear_denials + is_clear,
-        first_denials={error.code: boottime, **failures.first_denials}
-        if is_denial
-        else failures.first_denials,
+        denials=denials,
+    )
+
+
+def repetitions(failures: Failures, code: str) -> int:
+    """Count the denials that one with this code repeats, itself included.
+
+    Any clear denial repeats any other; an unclear one only its own kind.
+    """
+    if not _is_clear(code):
+        return failures.denials[code].times if code in failures.denials else 0
+    return sum(
+        denied.times for code, denied in failures.denials.items() if _is_clear(code)
     )
 
 
 def accepted(failures: Failures, authority: Authority) -> Failures:
-    """Take back an authority's denials that must be repeated: it said yes since then.
+    """Take back an authority's denials: it said yes since then.
 
     The provider says yes with each token; the vault with a release, after which there
     are no failures at all.
     """
-    first_denials = {
-        code: at
-        for code, at in failures.first_denials.items()
+    denials = {
+        code: denied
+        for code, denied in failures.denials.items()
         if DENIALS[code].by is not authority
     }
-    if len(first_denials) == len(failures.first_denials):
+    if len(denials) == len(failures.denials):
         return failures
-    return dataclasses.replace(failures, first_denials=first_denials)
+    return dataclasses.replace(failures, denials=denials)
 
 
 def is_confirmed(failures: Failures, error: SkrAgentError, boottime: float) -> bool:
     """Return whether this error, which is counted already, confirms a denial."""
-    denial = DENIALS.get(error.code)
-    if denial is None:
+    if error.code not in DENIALS:
         return False
-    if denial.confirmation is Confirmation.FRESH_TOKEN:
-        return failures.clear_denials >= _CLEAR_DENIALS_TO_CONFIRM
-    return boottime >= _counts_from(failures, error)
+    if _is_clear(error.code):
+        return repetitions(failures, error.code) >= _CLEAR_DENIALS_TO_CONFIRM
+    return boottime >= _counts_from(failures, error.code)
 
 
 def seconds_to_confirm(
@@ -106,14 +118,18 @@ def seconds_to_confirm(
     Only for denials that must be repeated later: the others are confirmed as soon as
     the next attempt says the same.
     """
-    denial = DENIALS.get(error.code)
-    if denial is None or denial.confirmation is not Confirmation.REPEATED:
+    if error.code not in DENIALS or _is_clear(error.code):
         return math.inf
-    left = _counts_from(failures, error) - boottime
+    left = _counts_from(failures, error.code) - boottime
     return left if left > 0 else math.inf
 
 
-def _counts_from(failures: Failures, error: SkrAgentError) -> float:
+def _is_clear(code: str) -> bool:
+    """Return whether a denial says for certain that the key is not to be held."""
+    return DENIALS[code].confirmation is Confirmation.FRESH_TOKEN
+
+
+def _counts_from(failures: Failures, code: str) -> float:
     """Return the boot time from which this denial repeats the first one."""
-    first = failures.first_denials.get(error.code, math.inf)
-    return first + REPEATED_AFTER_SECONDS
+    denied = failures.denials.get(code)
+    return denied.first_at + REPEATED_AFTER_SECONDS if denied else math.inf

@@ -123,7 +123,7 @@ class Holder:
         self._keyring.note_failure(key.alias, admission.value, needs_attention=True)
         self._counters.count_release(key.alias, names.RESULT_DENIED, admission.value)
         log(
-            Event.KEY_FAILED,
+            Event.ATTENTION,
             f"key {key.alias}: version {key.version} was released, but by its own"
             f" attributes it may not be used now",
             key=key.alias,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from skragent.agent import backoff, lifecycle, schedule
 from skragent.agent.jobs import failure_error
 from skragent.agent.lifecycle import Admission
-from skragent.errors import Disposition, ReleaseDeniedError, SecretMemoryError
+from skragent.errors import ReleaseDeniedError, SecretMemoryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -141,9 +141,7 @@ class Settling:
             life = lifecycle.not_admitted(self._lives.of[key.alias], key, admission)
             self._holder.not_admitted(key, admission)
             if not life.is_held:
-                lasting = backoff.window_seconds(
-                    Disposition.RETRY_SLOWLY, life.failures
-                )
+                lasting = backoff.lasting_window_seconds(life.failures.slow)
                 due_at = boottime + chance * lasting
         due_at = max(due_at, boottime + _MIN_PAUSE_SECONDS)
         self._plan(key.alias, life, due_at)

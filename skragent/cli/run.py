@@ -31,15 +31,17 @@ _DESCRIPTION = """\
 Attest, have the configured keys released, hold them and serve them, until SIGTERM.
 SIGHUP has the configuration read again, as `skragent reload` does.
 
-Logs go to the journal when systemd started it, and to stderr otherwise."""
+Logs go to the journal when systemd started it, and to stderr otherwise, without the
+time. systemd keeps held keys for the next agent; without systemd they end with it."""
 
 _EPILOG = """\
 exit status:
   0   stopped by SIGTERM or SIGINT
-  69  this machine cannot do it: it is not a confidential VM, say
+  69  this machine is no confidential VM
   71  a socket cannot be bound
-  75  not now: systemd starts it again, and keeps held keys for it
-  78  the configuration cannot be used, and systemd keeps no held keys"""
+  75  not now: the directory service does not answer, or the agent cannot start while
+      systemd keeps held keys; systemd starts it again
+  78  the configuration, or a file of [trust], cannot be used"""
 
 
 def add_parser(

@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 from support.agent import released_key
 
 from skragent.agent import backoff, lifecycle, schedule
-from skragent.agent.failures import Failures
+from skragent.agent.failures import Denied, Failures
 from skragent.agent.lifecycle import KeyLife
+from skragent.denials import DENIALS
 from skragent.errors import Disposition, SkrAgentError
 
 times = st.floats(0, 4e9)
@@ -86,7 +87,8 @@ def test_every_wait_is_bounded(
     jitter: float,
 ) -> None:
     error = error_of(disposition, asked)
-    counts = Failures(total=failures, slow=failures, denials=denials)
+    repeated = {error.code: Denied(0.0, denials)} if error.code in DENIALS else {}
+    counts = Failures(total=failures, slow=failures, denials=repeated)
     assert 0 <= backoff.wait_seconds(error, counts, jitter=jitter) <= 900
 
 

@@ -4,12 +4,23 @@ import pytest
 from support.agent import run
 
 from skragent.agent import backoff
-from skragent.agent.failures import Failures
+from skragent.agent.failures import Denied, Failures
 from skragent.errors import Disposition, SkrAgentError
 
 
 def window(disposition: Disposition, total: int, **counts: int) -> float:
-    return backoff.window_seconds(disposition, Failures(total=total, **counts))
+    error = SkrAgentError("x", code="x", disposition=disposition)
+    return backoff.window_seconds(error, Failures(total=total, **counts))
+
+
+def denial_window(code: str, **times: int) -> float:
+    """The window of a denial after so many of each code, `_` for a dot."""
+    denials = {
+        denied.replace("_", "."): Denied(first_at=0.0, times=count)
+        for denied, count in times.items()
+    }
+    error = SkrAgentError("x", code=code)
+    return backoff.window_seconds(error, Failures(total=9, denials=denials))
 
 
 @pytest.mark.parametrize("disposition", [Disposition.RETRY, Disposition.REATTEST])
@@ -22,11 +33,29 @@ def test_the_window_of_transient_failures_ends_at_a_minute() -> None:
 
 
 def test_a_first_denial_is_asked_about_again_within_seconds() -> None:
-    assert window(Disposition.DENIED, 9, denials=1) == backoff.CONFIRM_SECONDS
+    first = denial_window("release.denied.policy", release_denied_policy=1)
+    assert first == backoff.CONFIRM_SECONDS
+
+
+def test_a_first_clear_denial_does_not_wait_for_unclear_ones_before_it() -> None:
+    first = denial_window(
+        "release.denied.policy", token_refused=5, release_denied_policy=1
+    )
+    assert first == backoff.CONFIRM_SECONDS
+
+
+def test_a_clear_denial_confirms_another_one() -> None:
+    second = denial_window(
+        "release.denied.policy", release_denied_disabled=1, release_denied_policy=1
+    )
+    assert second == 60
 
 
 def test_a_confirmed_denial_waits_long() -> None:
-    windows = [window(Disposition.DENIED, n, denials=n) for n in (2, 3, 99)]
+    windows = [
+        denial_window("release.denied.policy", release_denied_policy=times)
+        for times in (2, 3, 99)
+    ]
     assert windows == [60, 120, 900]
 
 
@@ -40,7 +69,7 @@ def test_a_fault_that_a_person_must_mend_is_retried_soon_once_and_then_slowly(
 
 def test_a_denial_is_asked_about_again_when_its_repetition_counts() -> None:
     error = SkrAgentError("x", code="token.refused")
-    failures = Failures(total=5, denials=5)
+    failures = Failures(total=5, denials={error.code: Denied(0.0, 5)})
     wait = backoff.wait_seconds(error, failures, jitter=1.0, confirms_in=20.0)
     assert wait == 20 + backoff.CONFIRM_SECONDS
 

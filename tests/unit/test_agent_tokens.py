@@ -19,7 +19,7 @@ from support.agent import (
 from support.agent_supervision import World, supervise
 
 from skragent.agent import tokens
-from skragent.agent.failures import Failures
+from skragent.agent.failures import Denied, Failures
 from skragent.agent.jobs import key_requests
 from skragent.agent.lifecycle import KeyLife, Terms
 from skragent.agent.tokens import HeldToken, keep_token, may_serve, note_released
@@ -50,7 +50,8 @@ def test_it_serves_no_key_again_that_it_brought() -> None:
 
 def test_it_serves_no_key_that_was_denied() -> None:
     assert serves(disk=KeyLife(failures=Failures(total=3)))
-    assert not serves(disk=KeyLife(failures=Failures(total=3, denials=1)))
+    denied = Failures(total=3, denials={"token.refused": Denied(0.0, 1)})
+    assert not serves(disk=KeyLife(failures=denied))
 
 
 def test_what_a_token_takes_is_not_in_its_repr() -> None:
