@@ -77,7 +77,11 @@ class Looking:
             if not version:
                 lives.put(alias, lifecycle.cannot_be_checked(life))
                 self._holder.cannot_check(alias)
-            elif life.failures.throttles:
-                continue  # it stands in line already, and a look is no way to its head
+            elif (
+                life.failures.throttles or self._clock.boottime() < life.held_off_until
+            ):
+                # It stands in line already, or somebody asked us to wait: a look is no
+                # way to the head.
+                continue
             elif life.is_held and version != life.version:
                 self._refresh([alias])

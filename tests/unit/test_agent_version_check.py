@@ -68,6 +68,18 @@ def test_a_look_is_no_way_to_the_head_of_a_line() -> None:
     assert world.times == pytest.approx([0, 20, 30, 41, 53.1])
 
 
+def test_a_look_does_not_cut_a_retry_after_short() -> None:
+    async def test(world: World) -> None:
+        world.jobs.latest["disk"] = NEXT
+        world.jobs.failures["disk"] = failure("transport.server", "retry", 100)
+        world.supervisor.refresh(["disk"])
+        await world.clock.advance(90)
+
+    world = supervise(test, terms=Terms(check_seconds=20))
+    assert len(world.jobs.checked) >= 3
+    assert world.times == [0, 0]
+
+
 def test_a_key_that_is_due_does_not_wait_for_a_look_that_hangs() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(EACH + 5)
