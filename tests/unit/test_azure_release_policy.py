@@ -83,7 +83,7 @@ def test_the_key_can_be_released_and_has_the_size_that_was_asked_for() -> None:
 
 @pytest.mark.parametrize(("pin", "file"), [(True, FILE), (False, SCALE_SET_FILE)])
 def test_the_policy_in_the_template_is_the_file_for_this_provider_and_vm(
-    pin: bool, file: bytes
+    *, pin: bool, file: bytes
 ) -> None:
     data = key_of(pinToVm=pin)["release_policy"]["data"]
     assert data == b64u(unb64u(data))  # base64url, without padding
