@@ -33,7 +33,7 @@ NO_VM = "00000000-0000-0000-0000-000000000000"
 
 @pytest.fixture
 def other_vm(emulator: EmulatorThread) -> Iterator[ConfidentialVm]:
-    """Another compliant VM on a chip of the same maker."""
+    """Start another compliant VM; its chip is a copy of the same one."""
     with vm_directory() as home:
         vm = emulator.call(ConfidentialVm.start(home, vm_id=OTHER_VM))
         try:
