@@ -52,6 +52,9 @@ param permissionModel string = 'role'
 @description('The attestation provider that the release policy trusts, as https://NAME.REGION.attest.azure.net. Empty: Microsoft\'s shared one of the region.')
 param attestationAuthority string = ''
 
+@description('Whether the release policy names this VM by its id, so that no other VM can have the key released. False: for a scale set, whose VMs come and go.')
+param pinToVm bool = true
+
 @description('Which managed identity the VM has: its own, or one that other VMs can have, too, and that outlives it.')
 @allowed([
   'systemAssigned'
@@ -113,8 +116,13 @@ var regionCodes = loadJsonContent('attestation-regions.json')
 var region = toLower(replace(location, ' ', ''))
 var authority = empty(attestationAuthority) ? 'https://shared${regionCodes[region]}.${regionCodes[region]}.attest.azure.net' : attestationAuthority
 
-// The file is valid as it is, for West Europe; base64 becomes base64url, which is what the vault's REST API wants.
-var releasePolicy = replace(loadTextContent('release-policy.json'), 'https://sharedweu.weu.attest.azure.net', authority)
+// Both files are valid as they are, for West Europe. The id of zeros in the first one is no VM's.
+// Azure Resource Manager writes a VM's id in lower case, the attestation token of an SEV-SNP VM in upper case; a policy compares letter case.
+var policyFile = pinToVm ? loadTextContent('release-policy.json') : loadTextContent('release-policy-scale-set.json')
+var regionPolicy = replace(policyFile, 'https://sharedweu.weu.attest.azure.net', authority)
+var releasePolicy = pinToVm ? replace(regionPolicy, '00000000-0000-0000-0000-000000000000', toUpper(virtualMachine.properties.vmId)) : regionPolicy
+
+// base64 becomes base64url, which the vault's REST API requires.
 var releasePolicyData = replace(replace(replace(base64(releasePolicy), '+', '-'), '/', '_'), '=', '')
 
 // Key Vault Crypto Service Release User: releases keys, and nothing else.
@@ -131,7 +139,7 @@ var cloudInitKey = replace(replace(cloudInitIdentity, '@KEY_NAME@', keyName), '@
 var cloudInitUser = replace(cloudInitKey, '@KEY_USER@', keyUser)
 var cloudInit = replace(replace(cloudInitUser, '@PACKAGE_URL@', packageUrl), '@PACKAGE_SHA256@', packageSha256)
 
-resource keyVault 'Microsoft.KeyVault/vaults@2023-07-01' = if (inVault) {
+resource keyVault 'Microsoft.KeyVault/vaults@2026-02-01' = if (inVault) {
   name: keyStoreName
   location: location
   properties: {
@@ -140,7 +148,7 @@ resource keyVault 'Microsoft.KeyVault/vaults@2023-07-01' = if (inVault) {
       family: 'A'
       name: 'premium' // only it keeps keys in HSMs, and only those can be released
     }
-    enableRbacAuthorization: byRole
+    enableRbacAuthorization: byRole // always given: what Azure takes for a missing value changed with API version 2026-02-01
     accessPolicies: [] // the whole list, again at each deployment; what is granted below is added to it
     enableSoftDelete: true
     softDeleteRetentionInDays: retentionDays
@@ -148,8 +156,9 @@ resource keyVault 'Microsoft.KeyVault/vaults@2023-07-01' = if (inVault) {
   }
 }
 
-// Made once: a key that exists already is left as it is, its policy included.
-resource vaultKey 'Microsoft.KeyVault/vaults/keys@2023-07-01' = if (inVault) {
+// Created after the VM, because the policy has the VM's id. Created once: a deployment does not change an existing key or its
+// policy. A VM that is deleted and created again has a new id: set the policy anew (README, "A VM that was created again").
+resource vaultKey 'Microsoft.KeyVault/vaults/keys@2026-02-01' = if (inVault) {
   parent: keyVault
   name: keyName
   properties: {
@@ -183,7 +192,7 @@ resource roleAssignment 'Microsoft.Authorization/roleAssignments@2022-04-01' = i
 }
 
 // On all keys of the vault: access policies know no single keys.
-resource vaultPolicy 'Microsoft.KeyVault/vaults/accessPolicies@2023-07-01' = if (policyIsGranted) {
+resource vaultPolicy 'Microsoft.KeyVault/vaults/accessPolicies@2026-02-01' = if (policyIsGranted) {
   parent: keyVault
   name: 'add'
   properties: {
@@ -202,7 +211,7 @@ resource vaultPolicy 'Microsoft.KeyVault/vaults/accessPolicies@2023-07-01' = if 
 }
 
 // It has to be activated, and its roles and keys are its own: Azure Resource Manager makes neither. The README goes on by az CLI.
-resource hsm 'Microsoft.KeyVault/managedHSMs@2023-07-01' = if (inHsm) {
+resource hsm 'Microsoft.KeyVault/managedHSMs@2026-02-01' = if (inHsm) {
   name: keyStoreName
   location: location
   sku: {
@@ -378,5 +387,5 @@ output keyStoreUrl string = storeUrl
 @description('The object id of the VM\'s identity, for roles and policies.')
 output principalId string = principalId
 
-@description('The release policy with the authority of this region, for keys that are made by az CLI.')
+@description('The release policy with the authority of this region and, with pinToVm, the id of this VM, for keys that are made by az CLI.')
 output releasePolicy string = releasePolicy

@@ -14,6 +14,8 @@ import uuid
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from support.azure_vm import VM_ID
+
 Json: TypeAlias = Any
 
 LOCATION = "westeurope"
@@ -27,7 +29,7 @@ _GROUP = f"{_SUBSCRIPTION}/resourceGroups/skragent"
 _STATE: dict[str, tuple[Json, Json]] = {
     "Microsoft.Compute/virtualMachines": (
         {"identity": {"principalId": VM_PRINCIPAL}},
-        {},
+        {"vmId": VM_ID.lower()},  # in lower case, as Azure Resource Manager has it
     ),
     "Microsoft.ManagedIdentity/userAssignedIdentities": (
         {},
@@ -192,6 +194,7 @@ class Deployment:
     _do_not = staticmethod(lambda value: not value)
     _do_empty = staticmethod(lambda value: not value)
     _do_toLower = staticmethod(lambda text: text.lower())  # noqa: N815
+    _do_toUpper = staticmethod(lambda text: text.upper())  # noqa: N815
     _do_replace = staticmethod(lambda text, old, new: text.replace(old, new))
     _do_base64 = staticmethod(lambda text: base64.b64encode(text.encode()).decode())
     _do_createArray = staticmethod(lambda *values: list(values))  # noqa: N815

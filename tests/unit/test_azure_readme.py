@@ -6,11 +6,16 @@ import json
 import re
 import shlex
 import subprocess
+from typing import TYPE_CHECKING
 
 import pytest
 from support.arm import Deployment, Json
+from support.azure_vm import VM_ID
 from support.bicep import AZURE
 from support.deadlines import DEADLINE_SECONDS
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TEMPLATE = json.loads((AZURE / "main.json").read_text())
 SECTION = (
@@ -81,9 +86,11 @@ def test_the_table_has_the_defaults() -> None:
     for name in (
         *("adminUsername", "keyStore", "retentionDays", "keyName", "keySize"),
         *("permissionModel", "identityKind", "vmName", "vmSize", "diskEncryption"),
+        "pinToVm",
     ):
         default = TEMPLATE["parameters"][name]["defaultValue"]
-        assert defaults[name].strip("`") == str(default), name
+        written = default if isinstance(default, str) else json.dumps(default)
+        assert defaults[name].strip("`") == written, name
 
 
 def test_the_names_of_the_walk_are_the_defaults() -> None:
@@ -95,6 +102,51 @@ def test_the_names_of_the_walk_are_the_defaults() -> None:
 
 def test_it_names_the_claims_of_the_policy() -> None:
     policy = json.loads((AZURE / "release-policy.json").read_text())
-    for condition in policy["anyOf"][0]["allOf"]:
+    *fixed, pin = policy["anyOf"][0]["allOf"]
+    for condition in fixed:
         claim = f"`{condition['claim']}` = `{condition['equals']}`"
         assert claim in SECTION.replace("\n", " ")
+    assert f"`{pin['claim']}` = the id of this VM, in upper case" in SECTION
+    assert f"`{pin['equals']}`" in SECTION
+
+
+def test_the_policy_made_by_hand_is_the_templates(tmp_path: Path) -> None:
+    (block,) = [block for block in BLOCKS if "--query vmId" in block]
+    az = tmp_path / "az"
+    az.write_text(f"#!/bin/sh\necho {VM_ID.lower()}\n")
+    az.chmod(0o755)
+    block = block.replace("> policy.json", f'> "{tmp_path}/policy.json"')
+    subprocess.run(
+        ["/bin/bash", "-euc", block],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        cwd=AZURE.parents[1],
+        check=True,
+        timeout=DEADLINE_SECONDS,
+    )
+    deployed = Deployment(TEMPLATE, adminPublicKey="x", location="westeurope")
+    policy = (tmp_path / "policy.json").read_text()
+    assert policy == deployed.outputs["releasePolicy"]
+
+
+def test_it_says_how_a_vm_that_was_created_again_has_its_key() -> None:
+    (command,) = [c for c in COMMANDS if "key set-attributes" in c]
+    words = shlex.split(command)
+    assert words[:4] == ["az", "keyvault", "key", "set-attributes"]
+    assert words[words.index("--policy") + 1] == "policy.json"
+    assert "--version" not in words  # a policy belongs to the key: AKV.SKR.1016
+
+
+def test_it_says_what_a_scale_set_needs() -> None:
+    assert "`pinToVm=false`" in SECTION
+    assert "(packaging/azure/release-policy-scale-set.json)" in SECTION
+
+
+@pytest.mark.parametrize("path", ["README.md", "packaging/man/skragent.service.8"])
+def test_the_service_tag_is_named_without_a_region(path: str) -> None:
+    """The tag has no regional form.
+
+    https://learn.microsoft.com/azure/virtual-network/service-tags-overview
+    """
+    text = (AZURE.parents[1] / path).read_text()
+    assert re.search(r"\bAzureAttestation\b", text)
+    assert not re.search(r"\bAzureAttestation\.\w", text)

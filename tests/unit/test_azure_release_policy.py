@@ -15,7 +15,7 @@ from support.azure import (
     jws_parts,
     open_sealed,
 )
-from support.azure_vm import SoftwareVm, b64u, unb64u
+from support.azure_vm import VM_ID, SoftwareVm, b64u, unb64u
 from support.bicep import AZURE
 
 from skragent.emulator.release_policy import parse_policy
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 TEMPLATE = json.loads((AZURE / "main.json").read_text())
 FILE = (AZURE / "release-policy.json").read_bytes()
+SCALE_SET_FILE = (AZURE / "release-policy-scale-set.json").read_bytes()
+OTHER_VM = "0D15EA5E-0000-4000-8000-000000000002"
+NO_VM = b"00000000-0000-0000-0000-000000000000"
 
 
 def key_of(**parameters: Json) -> Json:
@@ -78,16 +81,36 @@ def test_the_key_can_be_released_and_has_the_size_that_was_asked_for() -> None:
     assert key["attributes"] == {"enabled": True, "exportable": True}
 
 
-def test_the_policy_in_the_template_is_the_file_for_another_provider() -> None:
-    data = key_of()["release_policy"]["data"]
+@pytest.mark.parametrize(("pin", "file"), [(True, FILE), (False, SCALE_SET_FILE)])
+def test_the_policy_in_the_template_is_the_file_for_this_provider_and_vm(
+    *, pin: bool, file: bytes
+) -> None:
+    data = key_of(pinToVm=pin)["release_policy"]["data"]
     assert data == b64u(unb64u(data))  # base64url, without padding
     west_europe = b"https://sharedweu.weu.attest.azure.net"
-    assert unb64u(data) == FILE.replace(west_europe, ISSUER.encode())
+    here = file.replace(west_europe, ISSUER.encode())
+    assert unb64u(data) == here.replace(NO_VM, VM_ID.encode())
 
 
-def test_the_file_is_a_policy_as_it_is() -> None:
-    (authority,) = parse_policy(FILE).authorities
+@pytest.mark.parametrize("file", [FILE, SCALE_SET_FILE], ids=["vm", "scale-set"])
+def test_each_file_is_a_policy_as_it_is(file: bytes) -> None:
+    (authority,) = parse_policy(file).authorities
     assert authority[0] == "https://sharedweu.weu.attest.azure.net"
+
+
+def test_the_scale_sets_policy_is_the_other_one_without_the_vm() -> None:
+    policy = json.loads(FILE)
+    *rest, pin = policy["anyOf"][0]["allOf"]
+    assert pin == {"claim": "x-ms-azurevm-vmid", "equals": NO_VM.decode()}
+    policy["anyOf"][0]["allOf"] = rest
+    assert json.loads(SCALE_SET_FILE) == policy
+
+
+def test_a_vm_whose_id_was_not_filled_in_gets_no_key(world: World) -> None:
+    here = FILE.replace(b"https://sharedweu.weu.attest.azure.net", ISSUER.encode())
+    world.create(world.vault, "unfilled", json.loads(here))
+    answer = world.release(world.vault, "/keys/unfilled/release")
+    assert answer.status == 403, answer.body
 
 
 def test_claims_of_an_emulated_token_meet_the_policy(world: World) -> None:
@@ -130,8 +153,14 @@ def _tee(name: str, value: str | None) -> Callable[[Json], object]:
         _tee("x-ms-compliance-status", "Azure-Compliant-CVM"),
         _tee("x-ms-compliance-status", None),
         lambda claims: claims.pop("x-ms-isolation-tee"),
+        lambda claims: claims.update({"x-ms-azurevm-vmid": OTHER_VM}),
+        lambda claims: claims.update({"x-ms-azurevm-vmid": VM_ID.lower()}),
+        lambda claims: claims.pop("x-ms-azurevm-vmid"),
     ],
-    ids=["tdx", "no-type", "other-status", "case", "no-status", "no-tee"],
+    ids=[
+        *("tdx", "no-type", "other-status", "case", "no-status", "no-tee"),
+        *("other-vm", "vm-in-lower-case", "no-vm"),
+    ],
 )
 def test_a_token_with_other_claims_gets_no_key(
     world: World, store: str, change: Callable[[Json], object]

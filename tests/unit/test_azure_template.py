@@ -5,6 +5,7 @@ from __future__ import annotations
 import graphlib
 import json
 import re
+from typing import TYPE_CHECKING
 
 import jsonschema
 import lark
@@ -19,9 +20,13 @@ from support.arm import (
     calls,
     expressions,
 )
+from support.azure_vm import VM_ID
 from support.bicep import AZURE, ambiguous_literals, compile_file, parse
 
 from skragent.attestation.regions import shared_endpoint
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BICEP = (AZURE / "main.bicep").read_text()
 TEMPLATE = json.loads((AZURE / "main.json").read_text())
@@ -121,6 +126,14 @@ SCHEMA: Json = {
     },
 }
 
+ROOT = AZURE.parents[1]
+TEXTS = [
+    *sorted(path for path in AZURE.iterdir() if path.is_file()),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "packaging/man").iterdir()),
+    *(ROOT / "README.md", ROOT / "CHANGELOG.md"),
+]
+
 DEFAULTS = {"adminPublicKey": "ssh-ed25519 AAAA test"}
 CHOICES = [
     {"keyStore": store, "permissionModel": permission, "identityKind": identity}
@@ -157,7 +170,7 @@ def test_the_arm_template_is_what_the_bicep_compiles_to() -> None:
     [
         ("'premium' //", "'standard' //"),
         ("exportable: true", "exportable: false"),
-        ("keys@2023-07-01", "keys@2022-07-01"),
+        ("keys@2026-02-01", "keys@2023-07-01"),
         ("param keySize int = 3072", "param keySize int = 2048"),
         ("  scope: vaultKey\n", ""),
         ("  'VMGuestStateOnly'\n", ""),
@@ -190,8 +203,38 @@ def test_resources_wait_for_each_other_in_no_circle() -> None:
     assert {d for on in waits.values() for d in on} <= deployment.ids.keys()
     order = list(graphlib.TopologicalSorter(waits).static_order())
     kinds = [deployment.ids[resource] for resource in order]
+    assert kinds.index(VM) < kinds.index(KEY)
     assert kinds.index(VM) < kinds.index(ROLE)
     assert kinds.index(KEY) < kinds.index(ROLE)
+
+
+def key_vault_versions(text: str) -> list[str]:
+    """Find the API versions of Microsoft.KeyVault that a text names."""
+    named = r"Microsoft\.KeyVault/(?:(?!Microsoft\.).){0,200}?(\d{4}-\d\d-\d\d)"
+    return re.findall(named, text, re.DOTALL)
+
+
+@pytest.mark.parametrize("name", ["main.bicep", "main.json"])
+def test_key_vault_versions_of_the_template_are_found(name: str) -> None:
+    assert key_vault_versions((AZURE / name).read_text()) == ["2026-02-01"] * 4
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_no_retired_version_of_key_vault_is_named(path: Path) -> None:
+    """Versions before 2026-02-01 retire on 2027-02-27.
+
+    https://learn.microsoft.com/azure/key-vault/general/access-control-default
+    """
+    versions = key_vault_versions(path.read_text())
+    assert [version for version in versions if version < "2026-02-01"] == []
+
+
+@pytest.mark.parametrize("permission", ["role", "accessPolicy"])
+def test_the_vaults_access_model_does_not_depend_on_the_api_version(
+    permission: str,
+) -> None:
+    vault = deploy(permissionModel=permission).properties(VAULT)
+    assert vault["enableRbacAuthorization"] is (permission == "role")
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda c: "-".join(c.values()))
@@ -214,6 +257,7 @@ def test_each_choice_deploys_what_it_says_and_nothing_else(
     [
         ({"keyStore": "standardVault"}, "keyStore: not allowed"),
         ({"keySize": 1024}, "keySize: not allowed"),
+        ({"pinToVm": "no"}, "pinToVm: not allowed"),
         ({"retentionDays": 6}, "retentionDays: must be"),
         ({"keyStoreName": "x" * 25}, "keyStoreName: must be"),
         ({"vmsize": "Standard_DC2as_v5"}, "no such parameters"),
@@ -321,6 +365,28 @@ def test_the_rules_are_those_of_the_vms_subnet_and_the_way_out_is_its_address() 
     )
     assert deployment.ids[network_id] == "Microsoft.Network/virtualNetworks"
     assert name == subnet["name"]
+
+
+def conditions_of(deployment: Deployment) -> Json:
+    """Give the claims that the policy output asks for, and their values."""
+    (authority,) = json.loads(deployment.outputs["releasePolicy"])["anyOf"]
+    return {c["claim"]: c["equals"] for c in authority["allOf"]}
+
+
+@pytest.mark.parametrize("store", ["premiumVault", "managedHsm"])
+def test_the_policy_pins_the_vm_by_its_id_in_upper_case(store: str) -> None:
+    conditions = conditions_of(deploy(keyStore=store))
+    assert conditions["x-ms-azurevm-vmid"] == VM_ID
+    assert VM_ID.upper() == VM_ID
+
+
+@pytest.mark.parametrize("store", ["premiumVault", "managedHsm"])
+def test_without_the_pin_the_policy_names_no_vm_and_asks_for_all_else(
+    store: str,
+) -> None:
+    pinned = conditions_of(deploy(keyStore=store))
+    del pinned["x-ms-azurevm-vmid"]
+    assert conditions_of(deploy(keyStore=store, pinToVm=False)) == pinned
 
 
 def test_regions_have_the_providers_that_the_agent_knows() -> None:

@@ -211,7 +211,11 @@ def _verify_boot(
 
 
 def _system_claims(info: dict[str, Any], runtime: dict[str, Any]) -> dict[str, Any]:
-    """Repeat what the guest says of itself; nothing vouches for it."""
+    """Repeat what the guest says of itself, and the VM's id.
+
+    The hardware's report vouches for the id, which is in the runtime data, and for
+    nothing else here.
+    """
     os_type = _text(info, "OSType")
     configuration = runtime.get("vm-configuration")
     vm_id = ""
