@@ -272,7 +272,12 @@ def test_a_key_that_is_not_configured_is_told(admin: Admin) -> None:
 
 @pytest.mark.parametrize(
     ("path", "allowed"),
-    [("/v1/status", "GET"), ("/v1/refresh", "POST"), ("/v1/keys/db", "DELETE")],
+    [
+        ("/v1/status", "GET, HEAD"),
+        ("/healthz", "GET, HEAD"),
+        ("/v1/refresh", "POST"),
+        ("/v1/keys/db", "DELETE"),
+    ],
 )
 def test_other_methods_are_refused(admin: Admin, path: str, allowed: str) -> None:
     answer = admin.ask(get(path).replace(b"GET", b"PUT", 1))
