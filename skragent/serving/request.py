@@ -117,7 +117,8 @@ class _Head:
         self.target += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+        # RFC 9112 §5.1: whitespace around a value does not belong to it.
+        self.headers.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         self.keep_alive = self.parser.should_keep_alive()

@@ -94,7 +94,7 @@ def test_the_bytes_of_the_body_and_its_framing_are_counted() -> None:
         b'1;a="b\r\nx\r\n',
         b"1;a\x00\r\nx\r\n",
         b"1;a\rb\r\nx\r\n",
-        "٣\r\n".encode(),  # noqa: RUF001 - a digit, to str.isdigit
+        "٣\r\n".encode(),
         b"0\r\n\n",
         b"0\r\nA: b\n\r\n",
         b"0\r\nA : b\r\n\r\n",
