@@ -192,11 +192,12 @@ def judge(sent: bytes) -> None:
         assert re.match(rb"HTTP/1\.1 (100|200|304|4\d\d|50[0135]) ", head), head
         headers = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:])
         length = int(headers.get(b"Content-Length", b"0"))
-        if b"HTTP/1.1 ".startswith(rest[:9]):  # what was answered is HEAD
+        is_head = length > 0 and rest.startswith(b"HTTP/1.1 ")  # no body begins so
+        if is_head:
             length = 0
         if len(rest) < length:
             return
-        if b"Skragent-State" in headers and b" 200 " in head[:14]:
+        if b"Skragent-State" in headers and b" 200 " in head[:14] and not is_head:
             assert rest[:length] == FORMS["jwk"]
         sent = rest[length:]
         if headers.get(b"Connection") == b"close":

@@ -94,7 +94,7 @@ def statuses(sent: bytes) -> list[int]:
 
 def cut(data: bytes, sizes: list[int]) -> list[bytes]:
     """Cut bytes into pieces of these sizes, over and over."""
-    pieces = []
+    pieces: list[bytes] = []
     while data:
         size = sizes[len(pieces) % len(sizes)]
         pieces.append(data[:size])
