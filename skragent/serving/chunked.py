@@ -103,7 +103,9 @@ class ChunkedBody:
         end = part[max(data_left, 0) :]
         first = max(-data_left, 0)
         if end != _END[first : first + len(end)]:
-            raise RequestError("a chunk has not the size that it told")
+            raise RequestError(
+                "the data of a chunk does not have the size that was announced"
+            )
         self._left -= len(part)
         return bool(part)
 
@@ -114,7 +116,7 @@ class ChunkedBody:
             return self._take_trailer(line)
         found = _SIZE_LINE.fullmatch(line)
         if found is None:
-            raise RequestError("this is no size of a chunk")
+            raise RequestError("the size line of a chunk is malformed")
         size = int(found[1], 16)
         if size == 0:
             self._is_in_trailers = True
@@ -132,7 +134,7 @@ class ChunkedBody:
         if self._trailers > MAX_HEADERS:
             raise _too_large(f"there are more than {MAX_HEADERS} trailers")
         if not _TRAILER.fullmatch(line):
-            raise RequestError("this is no trailer of a body")
+            raise RequestError("a trailer of a chunked body is malformed")
         return False
 
     def _spend(self, count: int) -> None:

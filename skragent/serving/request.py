@@ -180,7 +180,7 @@ def _refuse_headers(headers: list[tuple[bytes, bytes]], version: str) -> None:
     if hosts != 1 and not (version == _HTTP_1_0 and hosts == 0):  # RFC 9112 §3.2
         raise RequestError("there must be exactly one Host header")
     if b"transfer-encoding" in names and version == _HTTP_1_0:  # RFC 9112 §6.1
-        raise RequestError("an HTTP/1.0 request has no Transfer-Encoding")
+        raise RequestError("an HTTP/1.0 request must not have a Transfer-Encoding")
     _refuse_codings(headers)  # that there is no Content-Length as well, llhttp saw to
     lengths = [value for name, value in headers if name == b"content-length"]
     if lengths and not (len(lengths) == 1 and _LENGTH.fullmatch(lengths[0])):
@@ -188,7 +188,7 @@ def _refuse_headers(headers: list[tuple[bytes, bytes]], version: str) -> None:
     expectations = [value.lower() for name, value in headers if name == b"expect"]
     if expectations not in ([], [b"100-continue"]):  # RFC 9110 §10.1.1
         raise RequestError(
-            "100-continue is the only expectation that is met here",
+            "the only supported expectation is 100-continue",
             code="serve.body",
             status=EXPECTATION_FAILED,
         )
@@ -199,7 +199,7 @@ def _refuse_codings(headers: list[tuple[bytes, bytes]]) -> None:
     codings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
     if codings not in ([], [b"chunked"]):
         raise RequestError(
-            "chunked is the only transfer coding that is read here",
+            "the only supported transfer coding is chunked",
             code="serve.body",
             status=NOT_IMPLEMENTED,
         )
@@ -207,7 +207,7 @@ def _refuse_codings(headers: list[tuple[bytes, bytes]]) -> None:
 
 def _other_version() -> RequestError:
     return RequestError(
-        "only HTTP/1.0 and HTTP/1.1 are served here",
+        "the version of HTTP must be 1.0 or 1.1",
         code="serve.http_version",
         status=HTTP_VERSION_NOT_SUPPORTED,
     )

@@ -265,3 +265,17 @@ def test_other_expectations_are_not_met(header: bytes) -> None:
 def test_what_an_http_1_0_client_expects_is_ignored() -> None:
     request = parse_head(OLD + b"Expect: 100-continue\r\n\r\n")
     assert not request.expects_continue
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        (b"Transfer-Encoding: chunked\r\nContent-Length: 4", 400),
+        (b"Content-Length: 4\r\nTransfer-Encoding: chunked", 400),
+        (b"Transfer-Encoding: gzip", 501),
+        (b"Expect: 200-ok", 417),
+    ],
+)
+def test_an_offer_to_upgrade_hides_no_unclear_body(header: bytes, status: int) -> None:
+    offer = b"Connection: upgrade\r\nUpgrade: h2c\r\n"
+    assert refusal(START + offer + header + b"\r\n\r\n").status == status
