@@ -47,7 +47,14 @@ class Account:
     def take(self, request_bytes: int) -> None:
         """Take one answer, and put others off to the next turn if it takes long."""
         self.left -= 1
-        put_off = min(OTHERS_COST - 1 + request_bytes // _BYTES_COST, self.left)
+        self._put_off(OTHERS_COST - 1 + request_bytes // _BYTES_COST)
+
+    def take_part(self, request_bytes: int) -> None:
+        """Let others have their turn after a part of a body: it was work as well."""
+        self._put_off(request_bytes // _BYTES_COST)
+
+    def _put_off(self, count: int) -> None:
+        put_off = min(count, self.left)
         self.left -= put_off
         self.allowance += put_off
 

@@ -4,6 +4,9 @@
     POST /v1/refresh           release now: all keys, or {"keys": [NAME...]}
     POST /v1/reload            read the configuration again
     DELETE /v1/keys/NAME       wipe a key; it stays away until it is refreshed by name
+    GET /healthz               200 while we serve
+
+HEAD is GET without the body.
 
 The socket's mode keeps others out; the peer's uid is looked at all the same, for a
 mode can be changed and a socket passed on.
@@ -42,6 +45,11 @@ SOCKET: Final = "admin"
 METHOD_NOT_ALLOWED: Final = 405
 
 _KEYS: Final = "/v1/keys/"
+_REFRESH: Final = "/v1/refresh"
+# The methods of a resource.
+_READ: Final = ("GET", "HEAD")  # RFC 9110 §9.3.2
+_ORDER: Final = ("POST",)
+_DELETE: Final = ("DELETE",)
 # What is waited for.
 _STATUS: Final = "status"
 _RELOAD: Final = "reload"
@@ -103,37 +111,43 @@ class AdminApi:
 
     def handle(self, request: Request, peer: Peer) -> Answer | Parked:
         """Answer one request, now or later; every refusal is an answer."""
-        op, method, answer = self._route(request.path)
+        op, methods, answer = self._route(request.path)
         try:
             if peer.uid not in self._trusted:
                 self._counters.denied[names.DENIED_NO_RULE] += 1
                 raise AccessDeniedError("only root may ask here")
-            if method and request.method != method:
+            if methods and request.method not in methods:
                 raise RequestError(
-                    f"only {method} is served here",
+                    f"the method must be {' or '.join(methods)}",
                     code="serve.method",
                     status=METHOD_NOT_ALLOWED,
                 )
-            if request.body and method != "POST":
+            if request.has_body and methods != _ORDER:
                 raise RequestError("this request has no body", code="serve.body")
             return answer(request, peer)
         except ServeError as error:
-            headers = {"Allow": method} if error.status == METHOD_NOT_ALLOWED else {}
+            allow = {"Allow": ", ".join(methods)}
+            headers = allow if error.status == METHOD_NOT_ALLOWED else {}
             cell = self._cell(op, error.code)
             return problem_answer(error, cell=cell, headers=headers)
 
+    def takes_body(self, request: Request, peer: Peer) -> bool:
+        """Return whether the body of a request is read, by its head."""
+        is_refresh = (request.method, request.path) == ("POST", _REFRESH)
+        return is_refresh and peer.uid in self._trusted
+
     def _route(
         self, path: str
-    ) -> tuple[str, str, Callable[[Request, Peer], Answer | Parked]]:
+    ) -> tuple[str, tuple[str, ...], Callable[[Request, Peer], Answer | Parked]]:
         if path.startswith(_KEYS):
-            return "drop", "DELETE", self._drop
+            return "drop", _DELETE, self._drop
         routes = {
-            "/v1/status": ("status", "GET", self._status),
-            "/v1/refresh": ("refresh", "POST", self._refresh),
-            "/v1/reload": ("reload", "POST", self._reload),
-            "/healthz": ("health", "GET", self._health),
+            "/v1/status": ("status", _READ, self._status),
+            _REFRESH: ("refresh", _ORDER, self._refresh),
+            "/v1/reload": ("reload", _ORDER, self._reload),
+            "/healthz": ("health", _READ, self._health),
         }
-        return routes.get(path, ("none", "", _nothing))
+        return routes.get(path, ("none", (), _nothing))
 
     def _health(self, request: Request, peer: Peer) -> Answer:  # noqa: ARG002 - a handler's
         return json_answer({"status": "ok"}, cell=self._cell("health", names.CODE_OK))
@@ -203,7 +217,7 @@ class AdminApi:
 
     def _reload(self, request: Request, peer: Peer) -> Answer | Parked:
         parse_query(request, ())
-        if request.body:
+        if request.has_body:
             raise RequestError("this request has no body", code="serve.body")
         heard: list[ReloadOutcome] = []
 

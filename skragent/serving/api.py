@@ -7,6 +7,9 @@
     GET /v1/openapi.json                  all of this, for programs
     GET /healthz                          200 while we serve
 
+HEAD is GET without the body, in all of this. It gives no key away, so that the journal
+does not say that a key was given; a refusal is written as GET's is.
+
 A key that does not exist and one that the caller may not have are the same answer.
 Answers with key bytes are made once per key and form, and retired when the keyring
 says that the key changed, or a second is over, for they tell the key's age; until
@@ -57,6 +60,7 @@ _PUBLIC: Final = "/public"
 _ANY_KEY: Final = ""  # what a request for the status waits for; no key has this name
 
 METHOD_NOT_ALLOWED: Final = 405
+READING: Final = ("GET", "HEAD")  # RFC 9110 §9.3.2
 
 # What a caller is asked to wait for a key: no less than a cold start takes, and no
 # more than it may wait for us (`?wait=`).
@@ -74,6 +78,7 @@ class _Wish(NamedTuple):
     version: str | None  # None: any
     accept: str
     if_none_match: str
+    gives_bytes: bool  # HEAD gives none
 
 
 _Name = tuple[str, Operation, "Choice", bool]  # version, and whether it is known
@@ -126,17 +131,21 @@ class KeyApi:
         """Answer one request, now or later; every refusal is an answer."""
         op, answer = self._route(request.path)
         try:
-            if request.method != "GET":
+            if request.method not in READING:
                 raise RequestError(
-                    "only GET is served here",
+                    f"the method must be {' or '.join(READING)}",
                     code="serve.method",
                     status=METHOD_NOT_ALLOWED,
                 )
-            if request.body:
+            if request.has_body:
                 raise RequestError("this request has no body", code="serve.body")
             return answer(request, peer)
         except ServeError as error:
-            headers = {"Allow": "GET"} if error.status == METHOD_NOT_ALLOWED else {}
+            headers = (
+                {"Allow": ", ".join(READING)}
+                if error.status == METHOD_NOT_ALLOWED
+                else {}
+            )
             return self._problem(op, error, headers)
 
     def _route(
@@ -226,6 +235,7 @@ class KeyApi:
             version=query.get("version"),
             accept=request.headers.get("accept", ""),
             if_none_match=request.headers.get("if-none-match", ""),
+            gives_bytes=request.method != "HEAD",
         )
 
         def ask(must: bool) -> Answer | None:  # noqa: FBT001 - Parked's
@@ -277,7 +287,8 @@ class KeyApi:
         is_known = is_known_tag(wish.if_none_match, key.version)
         if is_known and not must:
             return None
-        self._audit.served(peer, key, wish.operation)
+        if wish.gives_bytes:
+            self._audit.served(peer, key, wish.operation)
         return self._lasting_answer(entry, key, wish.operation, choice, is_known)
 
     def _lasting_answer(

@@ -53,6 +53,7 @@ class Listener:
         name: the `socket` label of the counts.
         limits: the bounds.
         on_tick: called each second as long as somebody is connected.
+        takes_body: returns whether the body of a request is wanted, by its head.
     """
 
     loop: Loop  # from `start` on
@@ -66,6 +67,7 @@ class Listener:
         name: str,
         limits: Limits | None = None,
         on_tick: Callable[[], None] | None = None,
+        takes_body: Callable[[Request, Peer], bool] | None = None,
     ) -> None:
         self._handle = handle
         self.counters = counters
@@ -80,6 +82,7 @@ class Listener:
         self._remembered: dict[tuple[tuple[object, ...], bytes], Answer] = {}
         self._refused_at = -1
         self._on_tick = on_tick
+        self.takes_body = takes_body or _takes_none
         self._acceptor = Acceptor(sock, self._accept)
         self._identifies = sock.family == socket.AF_UNIX
         if self._identifies:
@@ -285,6 +288,10 @@ class Listener:
                 connection.give_up()
             elif connection.has_nobody():
                 connection.cut()
+
+
+def _takes_none(request: Request, peer: Peer) -> bool:  # noqa: ARG001 - a predicate's
+    return False
 
 
 def _uid_of(peer: Peer) -> int:

@@ -1,10 +1,14 @@
-"""The head of an HTTP/1.1 request: bytes -> `Request`, or a refusal.
+"""The head of an HTTP/1.x request: bytes -> `Request`, or a refusal.
 
 Pure and total. llhttp (httptools) does the grammar of RFC 9112, strictly; what it
-leaves open and what we do not do is refused here: other versions, bodies without a
-Content-Length, a missing or second Host.
+leaves open and what we do not do is refused here: other versions, transfer codings
+other than chunked, expectations other than 100-continue, a missing or second Host.
 
-Not here: where one head ends and the next begins (`wire`).
+HTTP/1.0 is what nginx's proxy_pass and many probes speak. Such a request needs no Host,
+has no transfer coding, gets no 1xx response, and its connection is closed after the
+response: the `keep-alive` option of RFC 9112 appendix C.2.2 is not supported.
+
+Not here: where one head ends and the next begins (`inbox`), and chunks (`chunked`).
 """
 
 from __future__ import annotations
@@ -31,11 +35,16 @@ _REMEMBERED: Final = 512
 _REMEMBERED_BYTES: Final = 1024
 
 HTTP_VERSION_NOT_SUPPORTED: Final = 505
+NOT_IMPLEMENTED: Final = 501
+EXPECTATION_FAILED: Final = 417
 HEAD_TOO_LARGE: Final = 431
 
 # RFC 9112 §3.2.2: a server must understand it. Which host it names says nothing here.
 _ABSOLUTE: Final = re.compile(r"\Ahttp://[^/?#]*(?=/)", re.IGNORECASE)
 _LENGTH: Final = re.compile(rb"[0-9]{1,9}")
+
+_HTTP_1_0: Final = "1.0"
+_HTTP_1_1: Final = "1.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +56,25 @@ class Request:
     query: str  # as sent, without the question mark
     headers: Mapping[str, str]  # names in lower case
     keep_alive: bool
-    body_bytes: int = 0  # Content-Length
-    body: bytes = b""
+    body_bytes: int = 0  # Content-Length, or what a chunked body turned out to have
+    body: bytes = b""  # empty until all of it is there
+    is_chunked: bool = False  # and the size of its body is not known yet
+    expects_continue: bool = False  # the client may wait for a 100 before its body
+
+    @property
+    def has_body(self) -> bool:
+        """Return whether a body belongs to the request, also one that is not read."""
+        return self.body_bytes > 0 or self.is_chunked
 
     def with_body(self, body: bytes) -> Request:
         """Return the same request with its body."""
-        return dataclasses.replace(self, body=body)
+        return dataclasses.replace(
+            self, body=body, body_bytes=len(body), is_chunked=False
+        )
+
+    def as_last(self) -> Request:
+        """Return the same request, as the last one of its connection."""
+        return dataclasses.replace(self, keep_alive=False)
 
 
 def parse_head(head: bytes) -> Request:
@@ -95,7 +117,8 @@ class _Head:
         self.target += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+        # RFC 9112 §5.1: whitespace around a value does not belong to it.
+        self.headers.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         self.keep_alive = self.parser.should_keep_alive()
@@ -111,15 +134,18 @@ def _parse(head: bytes) -> Request:
     except httptools.HttpParserUpgrade:
         pass  # RFC 9110 §7.8: a server may ignore it. CONNECT is refused by its method.
     except httptools.HttpParserError as error:
-        raise RequestError(f"this is no HTTP/1.1 request: {error}") from error
+        if found.is_complete:  # the coding of a body is looked at after the headers
+            _refuse_codings(found.headers)
+        raise RequestError(f"this is no HTTP/1.x request: {error}") from error
     except (ValueError, TypeError, BufferError, SystemError) as error:
         # The library's boundary: what its wrapper and the callbacks could raise.
-        raise RequestError("this is no HTTP/1.1 request") from error
+        raise RequestError("this is no HTTP/1.x request") from error
     if not found.is_complete:
-        raise RequestError("this is no HTTP/1.1 request")
-    if found.parser.get_http_version() != "1.1":
+        raise RequestError("this is no HTTP/1.x request")
+    version = found.parser.get_http_version()
+    if version not in (_HTTP_1_0, _HTTP_1_1):
         raise _other_version()
-    _refuse_headers(found.headers)
+    _refuse_headers(found.headers, version)
     target = found.target.decode("ascii", "replace")
     path, _, query = _ABSOLUTE.sub("", target).partition("?")
     headers: dict[str, str] = {}
@@ -131,15 +157,18 @@ def _parse(head: bytes) -> Request:
         path=path,
         query=query,
         headers=headers,
-        keep_alive=found.keep_alive,
+        keep_alive=found.keep_alive and version == _HTTP_1_1,
         body_bytes=int(headers.get("content-length", "0")),
+        is_chunked="transfer-encoding" in headers,
+        # RFC 9110 §10.1.1: an HTTP/1.0 client's expectation is ignored.
+        expects_continue="expect" in headers and version == _HTTP_1_1,
     )
 
 
 _parse_remembered = functools.lru_cache(_REMEMBERED)(_parse)
 
 
-def _refuse_headers(headers: list[tuple[bytes, bytes]]) -> None:
+def _refuse_headers(headers: list[tuple[bytes, bytes]], version: str) -> None:
     if len(headers) > MAX_HEADERS:
         raise RequestError(
             f"there are more than {MAX_HEADERS} headers",
@@ -147,22 +176,38 @@ def _refuse_headers(headers: list[tuple[bytes, bytes]]) -> None:
             status=HEAD_TOO_LARGE,
         )
     names = [name for name, _ in headers]
-    if names.count(b"host") != 1:  # RFC 9112 §3.2
+    hosts = names.count(b"host")
+    if hosts != 1 and not (version == _HTTP_1_0 and hosts == 0):  # RFC 9112 §3.2
         raise RequestError("there must be exactly one Host header")
-    if b"transfer-encoding" in names:  # RFC 9110 §15.5.12
-        raise RequestError(
-            "a body must have a Content-Length", code="serve.body", status=411
-        )
+    if b"transfer-encoding" in names and version == _HTTP_1_0:  # RFC 9112 §6.1
+        raise RequestError("an HTTP/1.0 request must not have a Transfer-Encoding")
+    _refuse_codings(headers)  # that there is no Content-Length as well, llhttp saw to
     lengths = [value for name, value in headers if name == b"content-length"]
     if lengths and not (len(lengths) == 1 and _LENGTH.fullmatch(lengths[0])):
         raise RequestError("there must be at most one Content-Length, a number")
-    if b"expect" in names:  # RFC 9110 §10.1.1
-        raise RequestError("no Expect is met here", code="serve.body", status=417)
+    expectations = [value.lower() for name, value in headers if name == b"expect"]
+    if expectations not in ([], [b"100-continue"]):  # RFC 9110 §10.1.1
+        raise RequestError(
+            "the only supported expectation is 100-continue",
+            code="serve.body",
+            status=EXPECTATION_FAILED,
+        )
+
+
+def _refuse_codings(headers: list[tuple[bytes, bytes]]) -> None:
+    """Refuse what is not exactly `chunked`: RFC 9112 §6.1."""
+    codings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
+    if codings not in ([], [b"chunked"]):
+        raise RequestError(
+            "the only supported transfer coding is chunked",
+            code="serve.body",
+            status=NOT_IMPLEMENTED,
+        )
 
 
 def _other_version() -> RequestError:
     return RequestError(
-        "this is HTTP/1.1 only",
+        "the version of HTTP must be 1.0 or 1.1",
         code="serve.http_version",
         status=HTTP_VERSION_NOT_SUPPORTED,
     )

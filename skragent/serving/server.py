@@ -17,7 +17,7 @@ from skragent.serving.accounts import STRANGERS
 from skragent.serving.admin import SOCKET as ADMIN_SOCKET
 from skragent.serving.admin import AdminApi
 from skragent.serving.answer import Answer, json_answer, problem_answer
-from skragent.serving.api import METHOD_NOT_ALLOWED, SOCKET, KeyApi
+from skragent.serving.api import METHOD_NOT_ALLOWED, READING, SOCKET, KeyApi
 from skragent.serving.limits import Limits
 from skragent.serving.listener import Listener
 
@@ -129,7 +129,12 @@ class AdminServer:
         limits = limits or Limits()
         api = AdminApi(keyring, counters, control)
         self._listener = Listener(
-            sock, api.handle, counters=counters, name=ADMIN_SOCKET, limits=limits
+            sock,
+            api.handle,
+            counters=counters,
+            name=ADMIN_SOCKET,
+            limits=limits,
+            takes_body=api.takes_body,
         )
 
     async def start(self) -> None:
@@ -184,15 +189,17 @@ class MetricsServer:
 
     def _handle(self, request: Request, peer: Peer) -> Answer:  # noqa: ARG002 - a handler's
         op = {"/metrics": "metrics", "/healthz": "health"}.get(request.path, "none")
-        if request.method != "GET" or request.body:
+        if request.method not in READING:
             error = RequestError(
-                "only GET is served here",
+                f"the method must be {' or '.join(READING)}",
                 code="serve.method",
                 status=METHOD_NOT_ALLOWED,
             )
-            return problem_answer(
-                error, cell=self._cell(op, error.code), headers={"Allow": "GET"}
-            )
+            allow = {"Allow": ", ".join(READING)}
+            return problem_answer(error, cell=self._cell(op, error.code), headers=allow)
+        if request.has_body:
+            error = RequestError("this request has no body", code="serve.body")
+            return problem_answer(error, cell=self._cell(op, error.code))
         if op == "none":
             error = RequestError(
                 "there is nothing here", code="serve.not_found", status=404

@@ -1,12 +1,16 @@
 """One connection: bytes in, requests found, answers out, in order.
 
-Theory of operation. A request is a head, and a body where Content-Length says so. It
-is parsed (`request`), handed to the listener's handler, and answered before the next
-one is looked at. As long as a byte of an answer is not taken, or a request is parked
-(`park`), nothing more is answered; as long as a byte is not taken, nothing is read
-either. So a connection has at most one answer under way and a bounded number of
+Theory of operation. A request is a head, and a body where Content-Length or chunks
+say so. It is parsed (`inbox`), handed to the listener's handler, and answered before
+the next one is looked at. As long as a byte of an answer is not taken, or a request is
+parked (`park`), nothing more is answered; as long as a byte is not taken, nothing is
+read either. So a connection has at most one answer under way and a bounded number of
 bytes pending. What the socket did not take at once stays the view that it was: key
 bytes are never copied, and their arena lives until the reader has them or is cut.
+
+A client that expects 100 (Continue) gets it if the body is wanted. If the body is not
+wanted, the request is answered without it and the connection ends, because nobody knows
+whether the client sends the body all the same.
 
 Sockets, and not asyncio's transports: a new connection that sends its request at once,
 which most do, is answered and gone before a transport would exist.
@@ -45,6 +49,7 @@ _NEVER: Final = -1
 # What is read and thrown away before a refused connection is closed: a socket that is
 # closed with bytes unread resets the other end, which may then not see the refusal.
 _DRAINED_READS: Final = 4
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _Buffer = bytes | memoryview
 
@@ -58,6 +63,7 @@ class Connection:
         "_is_closed",
         "_is_ending",
         "_is_half_closed",
+        "_is_head",
         "_is_held",
         "_is_kept_alive",
         "_is_reading",
@@ -88,6 +94,7 @@ class Connection:
         self._unsent: list[_Buffer] = []  # of an answer that is not taken yet
         self._parked: Parked | None = None
         self._is_kept_alive = True  # after the answer to what is parked
+        self._is_head = False  # its answer has no body
         self._is_reading = False
         self._is_ending = False  # nothing more is read or answered
         self._is_closed = False
@@ -209,7 +216,7 @@ class Connection:
         if self._parked is not None:
             self._parked.answer_now()
         elif self._inbox and not self._unsent:
-            self.refuse(
+            self._refuse_pending(
                 RequestError(
                     "the request did not come in time",
                     code="serve.timeout",
@@ -223,6 +230,8 @@ class Connection:
         """Send the answer to the request that was parked."""
         self._unpark()
         self.since = self._listener.tick
+        if self._is_head:
+            answer = answer.without_body()
         if self._is_kept_alive:
             answer.cell.value += 1
             self._send(answer.parts, answer.size)
@@ -266,6 +275,8 @@ class Connection:
         self._inbox.add(self._buffer[:count])
         if self._parked is None:
             self._answer_pending()
+            if self._inbox.awaits_body:
+                self.account.take_part(count)
         elif self._inbox.is_full:
             self._stop_reading()  # it waits for an answer and asks on and on
 
@@ -307,25 +318,39 @@ class Connection:
                 received = inbox.next()
                 if received is None:
                     return
-                self._answer(*received)
+                if received.is_expecting:
+                    self._meet_expectation(received.request, received.size)
+                else:
+                    self._answer(received.request, received.raw, received.size)
         except RequestError as error:
-            self.refuse(error)
+            self._refuse_pending(error)
 
-    def _answer(self, request: Request, raw: bytes) -> None:
+    def _meet_expectation(self, request: Request, size: int) -> None:
+        """Ask for a body that is wanted; else answer the request as it is, and close.
+
+        RFC 9110 §10.1.1. A body that has begun to come needs no 100.
+        """
+        if self.account.left > 0 and self._listener.takes_body(request, self.peer):
+            if not self._inbox.has_body_begun:
+                self._send((_CONTINUE,), len(_CONTINUE))
+            return
+        self._answer(request.as_last(), b"", size)
+
+    def _answer(self, request: Request, raw: bytes, size: int) -> None:
+        """Answer one request; `raw` is empty where it is not to be remembered."""
         self.since = self._listener.tick
         self._is_kept_alive = request.keep_alive
+        self._is_head = request.method == "HEAD"
         if self.account.left <= 0:
             # All of a second is used up: told so once, and not read before the next.
             self._hold()
             self._listener.turns.wait_for_tick(self)
         try:
-            answer = self._listener.answer(request, self.peer, self.account, len(raw))
+            answer = self._listener.answer(request, self.peer, self.account, size)
         except Exception as error:  # noqa: BLE001 - one connection's trouble stays its own
             log(Event.REQUEST_FAILED, "a request failed unexpectedly", error=error)
             self.refuse(ServeError("something went wrong here", code="internal"))
             return
-        if request.method == "HEAD" and not isinstance(answer, Parked):
-            answer = answer.without_body()
         if isinstance(answer, Parked):
             if self._listener.crowd.may_park(self.account):
                 self._parked = answer
@@ -334,12 +359,14 @@ class Connection:
                 answer.park(self, self._listener.tick)
                 return
             answer = self._listener.refuse_to_park()
+        if self._is_head:
+            answer = answer.without_body()
         if not request.keep_alive:
-            if answer.is_lasting:
+            if answer.is_lasting and raw:
                 self._listener.remember(self.peer, raw, answer)
             self._finish(answer)
             return
-        if answer.is_lasting:
+        if answer.is_lasting and raw:
             self._same_size = len(raw)
             self._same_request = raw
             self._same_answer = answer
@@ -367,7 +394,13 @@ class Connection:
 
     def refuse(self, error: ServeError) -> None:
         """Say no, and close."""
-        self._finish(self._listener.problem(error))
+        answer = self._listener.problem(error)
+        self._finish(answer.without_body() if self._is_head else answer)
+
+    def _refuse_pending(self, error: ServeError) -> None:
+        """Say no to a request that is not whole, and close."""
+        self._is_head = self._inbox.is_head
+        self.refuse(error)
 
     def _finish(self, answer: Answer) -> None:
         """Send a last answer and close once it is taken."""

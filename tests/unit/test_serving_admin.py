@@ -272,7 +272,12 @@ def test_a_key_that_is_not_configured_is_told(admin: Admin) -> None:
 
 @pytest.mark.parametrize(
     ("path", "allowed"),
-    [("/v1/status", "GET"), ("/v1/refresh", "POST"), ("/v1/keys/db", "DELETE")],
+    [
+        ("/v1/status", "GET, HEAD"),
+        ("/healthz", "GET, HEAD"),
+        ("/v1/refresh", "POST"),
+        ("/v1/keys/db", "DELETE"),
+    ],
 )
 def test_other_methods_are_refused(admin: Admin, path: str, allowed: str) -> None:
     answer = admin.ask(get(path).replace(b"GET", b"PUT", 1))
@@ -283,4 +288,39 @@ def test_other_methods_are_refused(admin: Admin, path: str, allowed: str) -> Non
 def test_an_order_has_a_body_only_where_it_means_something(admin: Admin) -> None:
     request = get(f"/v1/keys/{ALIAS}", "Content-Length: 2").replace(b"GET", b"DELETE")
     assert admin.ask(request + b"{}").code == "serve.body"
+    assert admin.control.orders == []
+
+
+def expecting(path: str) -> bytes:
+    request = get(path, "Expect: 100-continue", "Content-Length: 5")
+    return request.replace(b"GET", b"POST", 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "peer", "is_taken"),
+    [
+        ("/v1/refresh", ROOT, True),
+        ("/v1/refresh", STRANGER, False),
+        ("/v1/reload", ROOT, False),
+        ("/v1/status", ROOT, False),
+        ("/v1/keys/db", ROOT, False),
+        ("/x", ROOT, False),
+    ],
+)
+def test_only_the_body_of_an_order_to_refresh_is_waited_for(
+    admin: Admin, path: str, peer: Peer, *, is_taken: bool
+) -> None:
+    assert admin.api.takes_body(parse_head(expecting(path)), peer) is is_taken
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/reload", "/v1/status", "/v1/keys/db", "/healthz"]
+)
+def test_a_body_that_is_not_waited_for_is_refused(admin: Admin, path: str) -> None:
+    method = {"/v1/reload": b"POST", "/v1/keys/db": b"DELETE"}.get(path, b"GET")
+    head = get(path, "Content-Length: 5").replace(b"GET", method, 1)
+    answer = admin.api.handle(parse_head(head), ROOT)
+    assert isinstance(answer, Answer)
+    (answered,) = split_answers(b"".join(answer.parts))
+    assert (answered.status, answered.code) == (400, "serve.body")
     assert admin.control.orders == []

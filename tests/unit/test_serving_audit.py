@@ -132,8 +132,11 @@ class AuditedApi:
         counters = journal.counters
         self.api = KeyApi(self.ring, self.rules, counters, now=lambda: NOW)
 
-    def ask(self, peer: Peer, path: str = f"/v1/keys/{ALIAS}") -> Answered:
-        answer = self.api.handle(parse_head(get(path)), peer)
+    def ask(
+        self, peer: Peer, path: str = f"/v1/keys/{ALIAS}", *, method: bytes = b"GET"
+    ) -> Answered:
+        request = get(path).replace(b"GET", method, 1)
+        answer = self.api.handle(parse_head(request), peer)
         return split_answers(b"".join(answer.parts))[0]
 
 
@@ -154,6 +157,27 @@ def test_who_is_served_is_told(journal: Journal, path: str, what: str) -> None:
 def test_who_is_denied_is_told(journal: Journal) -> None:
     api = AuditedApi(journal)
     assert api.ask(caller(54321)).code == "serve.denied"
+    api.api.tick()
+    assert journal.lines() == ["uid 54321 asked for key db, and no rule allows it"]
+
+
+def test_who_asks_with_head_is_given_no_key(journal: Journal) -> None:
+    api = AuditedApi(journal)
+    assert api.ask(caller(ME.uid or 0), method=b"HEAD").status == 200
+    assert journal.lines() == []
+
+
+def test_who_asked_with_head_is_told_of_when_the_key_is_given(journal: Journal) -> None:
+    api = AuditedApi(journal)
+    for method in (b"HEAD", b"GET"):
+        api.ask(caller(ME.uid or 0), method=method)
+    (line,) = journal.lines()
+    assert "was given key db" in line
+
+
+def test_who_is_denied_with_head_is_told(journal: Journal) -> None:
+    api = AuditedApi(journal)
+    assert api.ask(caller(54321), method=b"HEAD").code == "serve.denied"
     api.api.tick()
     assert journal.lines() == ["uid 54321 asked for key db, and no rule allows it"]
 

@@ -51,12 +51,13 @@ def test_a_body_of_no_bytes_is_no_body() -> None:
 @pytest.mark.parametrize(
     "head",
     [
-        b"GET / HTTP/1.0\r\nHost: x\r\n\r\n",
         b"GET /\r\n\r\n",
+        b"GET / HTTP/0.9\r\n\r\n",
+        b"GET / HTTP/2.0\r\nHost: x\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\n",
     ],
 )
-def test_other_versions_of_http_are_refused(head: bytes) -> None:
+def test_versions_other_than_1_0_and_1_1_are_refused(head: bytes) -> None:
     error = refusal(head)
     assert (error.code, error.status) == ("serve.http_version", 505)
 
@@ -64,9 +65,20 @@ def test_other_versions_of_http_are_refused(head: bytes) -> None:
 @pytest.mark.parametrize(
     ("header", "status"),
     [
-        (b"Transfer-Encoding: chunked", 411),
         (b"Transfer-Encoding: chunked\r\nContent-Length: 4", 400),
-        (b"Transfer-Encoding: identity", 400),
+        (b"Content-Length: 4\r\nTransfer-Encoding: chunked", 400),
+        (b"Transfer-Encoding: chunked\r\nContent-Length: 0", 400),
+        (b"Transfer-Encoding:", 400),
+        (b"Transfer-Encoding : chunked", 400),
+        (b"Transfer-Encoding: chunked, gzip", 400),
+        (b"Transfer-Encoding: identity", 501),
+        (b"Transfer-Encoding: gzip", 501),
+        (b"Transfer-Encoding: gzip, chunked", 501),
+        (b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked", 501),
+        (b"Transfer-Encoding: xchunked", 501),
+        (b"Transfer-Encoding: chunkedx", 501),
+        (b"Transfer-Encoding: , chunked", 501),
+        (b"Transfer-Encoding: \x0bchunked", 400),
         (b"Content-Length: -1", 400),
         (b"Content-Length: +1", 400),
         (b"Content-Length: 0x10", 400),
@@ -76,7 +88,6 @@ def test_other_versions_of_http_are_refused(head: bytes) -> None:
         (b"Content-Length: 1\r\nContent-Length: 2", 400),
         (b"Content-Length: 1, 1", 400),
         (b"Content-Length:", 400),
-        (b"Content-Length: 1\r\nExpect: 100-continue", 417),
     ],
 )
 def test_a_body_of_unclear_length_is_refused(header: bytes, status: int) -> None:
@@ -85,7 +96,12 @@ def test_a_body_of_unclear_length_is_refused(header: bytes, status: int) -> None
 
 @pytest.mark.parametrize(
     ("header", "size"),
-    [(b"Content-Length: 0", 0), (b"Content-Length: 17", 17), (b"X: y", 0)],
+    [
+        (b"Content-Length: 0", 0),
+        (b"Content-Length: 17", 17),
+        (b"Content-Length:\t17 \t", 17),
+        (b"X: y", 0),
+    ],
 )
 def test_a_body_has_the_length_that_is_told(header: bytes, size: int) -> None:
     assert parse_head(START + header + b"\r\n\r\n").body_bytes == size
@@ -184,3 +200,82 @@ def test_only_short_heads_are_kept_to_be_read_once(
     head = start + b"a" * (length - len(start) - 4) + b"\r\n\r\n"
     assert len(head) == length
     assert (parse_head(head) is parse_head(head)) == is_kept
+
+
+OLD = b"GET /v1/keys HTTP/1.0\r\n"
+
+
+def test_an_http_1_0_request_needs_no_host() -> None:
+    request = parse_head(OLD + b"\r\n")
+    assert (request.method, request.path, request.headers) == ("GET", "/v1/keys", {})
+
+
+def test_an_http_1_0_request_may_have_a_host() -> None:
+    assert parse_head(OLD + b"Host: x\r\n\r\n").headers == {"host": "x"}
+
+
+def test_an_http_1_0_request_has_no_two_hosts() -> None:
+    assert refusal(OLD + b"Host: x\r\nHost: x\r\n\r\n").status == 400
+
+
+@pytest.mark.parametrize("header", [b"", b"Connection: keep-alive\r\n"])
+def test_the_connection_of_an_http_1_0_request_ends(header: bytes) -> None:
+    assert not parse_head(OLD + header + b"\r\n").keep_alive
+
+
+def test_an_http_1_0_request_may_have_a_body() -> None:
+    assert parse_head(OLD + b"Content-Length: 5\r\n\r\n").body_bytes == 5
+
+
+@pytest.mark.parametrize(
+    "header", [b"", b"Content-Length: 5\r\n", b"Connection: keep-alive\r\n"]
+)
+def test_an_http_1_0_request_with_a_transfer_coding_is_refused(header: bytes) -> None:
+    head = OLD + header + b"Transfer-Encoding: chunked\r\n\r\n"
+    assert refusal(head).status == 400
+
+
+@pytest.mark.parametrize("value", [b"chunked", b"Chunked", b"CHUNKED", b" chunked "])
+def test_a_body_may_be_chunked(value: bytes) -> None:
+    request = parse_head(START + b"Transfer-Encoding:" + value + b"\r\n\r\n")
+    assert (request.is_chunked, request.has_body) == (True, True)
+
+
+@pytest.mark.parametrize("value", [b"100-continue", b"100-Continue"])
+def test_a_client_may_expect_100_continue(value: bytes) -> None:
+    request = parse_head(START + b"Expect: " + value + b"\r\n\r\n")
+    assert request.expects_continue
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"Expect: 200-ok",
+        b"Expect: 100-continue, 200-ok",
+        b"Expect: 100-continue;q=1",
+        b"Expect: 100-continue\r\nExpect: 200-ok",
+        b"Expect:",
+    ],
+)
+def test_other_expectations_are_not_met(header: bytes) -> None:
+    error = refusal(START + header + b"\r\n\r\n")
+    assert (error.code, error.status) == ("serve.body", 417)
+
+
+def test_what_an_http_1_0_client_expects_is_ignored() -> None:
+    request = parse_head(OLD + b"Expect: 100-continue\r\n\r\n")
+    assert not request.expects_continue
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        (b"Transfer-Encoding: chunked\r\nContent-Length: 4", 400),
+        (b"Content-Length: 4\r\nTransfer-Encoding: chunked", 400),
+        (b"Transfer-Encoding: gzip", 501),
+        (b"Expect: 200-ok", 417),
+    ],
+)
+def test_an_offer_to_upgrade_hides_no_unclear_body(header: bytes, status: int) -> None:
+    offer = b"Connection: upgrade\r\nUpgrade: h2c\r\n"
+    assert refusal(START + offer + header + b"\r\n\r\n").status == status

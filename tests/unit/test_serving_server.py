@@ -91,3 +91,30 @@ def test_the_numbers_are_new_at_each_tick(sock: socket.socket) -> None:
     assert b'skragent_socket_connections{socket="api"} 33.0' in (
         ask(server, "/metrics", NOBODY).body
     )
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/x"])
+def test_head_is_what_get_is_for_scrapers(sock: socket.socket, path: str) -> None:
+    server = MetricsServer(sock, ring_with(held_key()), Counters())
+    by_get, by_head = (
+        server._listener._handle(parse_head(request), NOBODY)
+        for request in (get(path), get(path).replace(b"GET", b"HEAD", 1))
+    )
+    assert by_get.parts[0] == by_head.parts[0]
+    assert by_get.cell is by_head.cell
+
+
+def test_scrapers_may_not_post(sock: socket.socket) -> None:
+    server = MetricsServer(sock, ring_with(held_key()), Counters())
+    request = get("/metrics").replace(b"GET", b"POST", 1)
+    answer = server._listener._handle(parse_head(request), NOBODY)
+    (answered,) = split_answers(b"".join(answer.parts))
+    assert (answered.status, answered.code) == (405, "serve.method")
+    assert answered.headers["Allow"] == "GET, HEAD"
+
+
+def test_scrapers_send_no_body(sock: socket.socket) -> None:
+    server = MetricsServer(sock, ring_with(held_key()), Counters())
+    head = parse_head(get("/metrics", "Content-Length: 1"))
+    (answered,) = split_answers(b"".join(server._listener._handle(head, NOBODY).parts))
+    assert (answered.status, answered.code) == (400, "serve.body")

@@ -393,17 +393,6 @@ def test_the_age_of_a_key_grows() -> None:
     on_wire(ring_with(held_key()), test)
 
 
-def test_head_is_refused_without_a_body() -> None:
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
-        feed(sock, HEAD)
-        head, end, rest = sock.sent.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 405 ")
-        assert (end, rest) == (b"\r\n\r\n", b"")
-
-    on_wire(ring_with(held_key()), test)
-
-
 def test_what_head_was_answered_with_does_not_last() -> None:
     def test(wire: Wire) -> None:
         cell = wire.counters.requests_cell("api", "get", "ok")
