@@ -14,6 +14,7 @@ connection classes; and ssl.SSLContext.sslsocket_class.
 from __future__ import annotations
 
 import functools
+import os
 import queue
 import ssl
 import urllib.parse
@@ -24,7 +25,7 @@ import requests.adapters
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from skragent.errors import SkrAgentError, TransportError
+from skragent.errors import ConfigError, SkrAgentError, TransportError
 from skragent.tls_roots import make_tls_context
 from skragent.transport.connecting import connect
 from skragent.transport.exchange import (
@@ -34,6 +35,7 @@ from skragent.transport.exchange import (
     running,
 )
 from skragent.transport.failures import origin_of, translate
+from skragent.transport.proxies import find_proxy, name_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -189,10 +191,13 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
         with running(self.exchange(url)) as exchange:
             try:
                 return self._exchange(request, exchange, verify, cert, proxies)
-            except SkrAgentError:
+            except ConfigError:
                 raise
             except Exception as error:
-                raise translate(error, exchange.where) from error
+                failure = translate(error, exchange.where)
+                if proxy := find_proxy(url, proxies, os.environ):
+                    failure = name_proxy(failure, error, proxy)
+                raise failure from error
 
     def _exchange(
         self,

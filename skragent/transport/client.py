@@ -173,6 +173,32 @@ def parse_retry_after(text: str) -> float | None:
     return None
 
 
+def imds_hint(status: int) -> str:
+    """Say what to do about a refusal of IMDS that passes by itself; empty: it does not.
+
+    Statuses: Microsoft's guidance for its clients, as `IMDS_UPDATE_SECONDS`.
+    """
+    if status == requests.codes.gone:
+        return (
+            "Passes by itself: IMDS is being updated, which takes up to"
+            f" {IMDS_UPDATE_SECONDS:.0f} s."
+        )
+    if status == requests.codes.too_many_requests:
+        return (
+            "Passes by itself: IMDS answers a few requests a second for the whole VM."
+            " If it stays, find the program on this VM that asks it all the time."
+        )
+    if status >= requests.codes.internal_server_error or status in (
+        requests.codes.not_found,  # the path is not there yet, early in the VM's life
+        requests.codes.request_timeout,
+    ):
+        return (
+            "Passes by itself: IMDS cannot answer now. If it stays, restart the VM, and"
+            " look at Azure's service health."
+        )
+    return ""
+
+
 def find_retry_after(status: int, headers: Mapping[str, str]) -> float | None:
     """Tell when IMDS or Entra ID want to be asked again; None: they do not say.
 

@@ -66,7 +66,7 @@ def translate(error: Exception, where: str) -> TransportError:
 
     Total: an exception of a kind that is not known here is `transport.unexpected`.
     """
-    causes = _causes(error)
+    causes = causes_of(error)
     for cause in causes:
         if isinstance(cause, TransportError):  # the exchange's own
             return cause
@@ -89,7 +89,7 @@ def _error(message: str, kind: str) -> TransportError:
     return TransportError(message, code=f"transport.{kind}")
 
 
-def _causes(error: BaseException) -> list[BaseException]:
+def causes_of(error: BaseException) -> list[BaseException]:
     """Collect an error and what it wraps, in all the ways of requests and urllib3."""
     found: list[BaseException] = []
     queue: list[object] = [error]
