@@ -129,7 +129,8 @@ class TpmError(EvidenceError):
 
     Codes: evidence.tpm (other), evidence.tpm.unreachable, evidence.tpm.busy,
     evidence.tpm.lockout, evidence.not_a_cvm (no HCL report index: FATAL),
-    evidence.ak_cert_not_provisioned, evidence.pcr_changed.
+    evidence.hcl_not_provisioned, evidence.ak_cert_not_provisioned,
+    evidence.pcr_changed.
     """
 
     code = "evidence.tpm"

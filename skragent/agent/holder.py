@@ -13,6 +13,7 @@ from skragent.agent.lifecycle import Admission
 from skragent.errors import Disposition, SkrAgentError
 from skragent.keyring import KeyRecord, KeyState, hold_key
 from skragent.observe import Event, log, names
+from skragent.secretmem import explain_fallback
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -239,8 +240,7 @@ class Holder:
         if not self._counters.memory_kind and not arena.is_secret:
             log(
                 Event.MEMORY_FALLBACK,
-                "this kernel has no memfd_secret: keys are in locked memory, which"
-                " root can read; boot with secretmem.enable=1, or a newer kernel",
+                f"keys are in locked memory, which root can read: {explain_fallback()}",
             )
         self._counters.memory_kind = arena.kind
 
