@@ -21,6 +21,7 @@ from skragent.evidence.amdcert import MAX_CERTIFICATES_BYTES
 from skragent.transport import HttpClient, find_retry_after, imds_hint
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
     from typing import Self
 
@@ -64,6 +65,11 @@ class ImdsClient:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def dates(self) -> Mapping[str, str]:
+        """Return what IMDS last said in `Date`, by its origin."""
+        return self._http.dates
 
     def close(self) -> None:
         """Close the connections."""

@@ -123,6 +123,8 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
     def __init__(self, *, timeout_seconds: float, ca_file: str) -> None:
         self._timeout_seconds = timeout_seconds
         self._ca_file = ca_file
+        # The `Date` of the last answer of each origin: its clock, as it says.
+        self.dates: dict[str, str] = {}
         # Certificates of the bundle that OpenSSL cannot read, once it was read.
         self.skipped_roots: tuple[str, ...] = ()
         super().__init__(max_retries=0, pool_connections=_MAX_ORIGINS, pool_maxsize=4)
@@ -209,6 +211,7 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
     ) -> requests.Response:
         seconds = exchange.seconds_left()
         response = super().send(request, True, seconds, verify, cert, proxies)  # noqa: FBT003 - as above
+        self.dates[exchange.where] = response.headers.get("Date", "")
         try:
             refuse_unasked(response.status_code, response.headers, exchange)
             content = read_body(response.raw, exchange)

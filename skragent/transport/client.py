@@ -71,6 +71,11 @@ class HttpClient:
         """Tell which certificates of the TLS roots are skipped, so far as known."""
         return self._adapter.skipped_roots
 
+    @property
+    def dates(self) -> Mapping[str, str]:
+        """Return what each origin last said in `Date`, by origin."""
+        return self._adapter.dates
+
     def close(self) -> None:
         """Close every connection."""
         self._session.close()
