@@ -53,7 +53,7 @@ def rows() -> Iterator[Row]:
 
 def rows_of(item: Item) -> Iterator[Row]:
     (code,) = re.findall(r"^\.Er (\S+) :$", item.lines[0])
-    for said in item.words.split("Ql ")[1:]:
+    for said in item.words.split("Cm ")[1:]:
         (word,) = shlex.split(said.strip(" ,"))
         is_code = " " not in word
         yield Row(item.subsection, int(item.macro), word, is_code, code, item.text)
