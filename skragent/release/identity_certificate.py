@@ -6,18 +6,20 @@ private key. Pure: bytes in; nothing, or an error that names the trouble, out.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_pem_private_key,
-    pkcs12,
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from skragent.certificates import (
+    CertificateError,
+    load_pem_pair,
+    load_pfx_pair,
+    reading,
 )
 
-from skragent.certificates import CertificateError, reading
+if TYPE_CHECKING:
+    from cryptography import x509
 
 # What a private key with a passphrase says of itself: RFC 7468 §11 and RFC 1421 §4.6.
 _ENCRYPTED: Final = b"ENCRYPTED"
@@ -27,8 +29,6 @@ _PEM_KEY: Final = b"PRIVATE KEY-----"
 # `data`, the type of content that every PFX file begins with: RFC 7292 §4.
 _PKCS7_DATA: Final = bytes.fromhex("06092a864886f70d010701")
 _PFX_HEAD_BYTES: Final = 32
-
-_WHAT: Final = "the certificate or its private key"
 
 
 def judge_identity_certificate(data: bytes) -> None:
@@ -47,7 +47,7 @@ def judge_identity_certificate(data: bytes) -> None:
         raise CertificateError(
             f"this is {kind} certificate; only an RSA certificate can be used"
         )
-    with reading(_WHAT, quotes_reason=False):
+    with reading("the certificate or its private key", quotes_reason=False):
         belongs = _public(key.public_key()) == _public(certificate.public_key())
     if not belongs:
         raise CertificateError("certificate and private key do not belong together")
@@ -62,22 +62,19 @@ def _load_pem(data: bytes) -> tuple[object, x509.Certificate | None]:
         )
     if _PEM_CERTIFICATE not in data:
         return True, None
-    with reading(_WHAT, quotes_reason=False):
-        return load_pem_private_key(data, None), x509.load_pem_x509_certificate(data)
+    return load_pem_pair(data)
 
 
 def _load_pfx(data: bytes) -> tuple[object, x509.Certificate | None]:
     if _PKCS7_DATA not in data[:_PFX_HEAD_BYTES]:
         raise CertificateError("this is neither PEM nor a PFX file (PKCS #12)")
     try:
-        with reading(_WHAT, quotes_reason=False):
-            key, certificate, _ = pkcs12.load_key_and_certificates(data, None)
+        return load_pfx_pair(data)
     except CertificateError:
         raise CertificateError(
             "this is a PFX file with a password, which cannot be configured, or a"
             " damaged one"
         ) from None
-    return key, certificate
 
 
 def _public(key: object) -> bytes:
