@@ -54,13 +54,16 @@ def judge_identity_certificate(data: bytes) -> None:
 
 
 def _load_pem(data: bytes) -> tuple[object, x509.Certificate | None]:
+    has_certificate = _PEM_CERTIFICATE in data
     if _PEM_KEY not in data:
+        if not has_certificate:
+            raise CertificateError("there is neither a certificate nor a private key")
         return None, None
     if _ENCRYPTED in data:
         raise CertificateError(
             "the private key has a passphrase, which cannot be configured"
         )
-    if _PEM_CERTIFICATE not in data:
+    if not has_certificate:
         return True, None
     return load_pem_pair(data)
 

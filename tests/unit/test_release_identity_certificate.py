@@ -98,6 +98,7 @@ def test_a_certificate_with_its_rsa_key_is_used(data: bytes) -> None:
         (pfx(RSA, PASSPHRASE), "this is a PFX file with a password"),
         (pfx()[:-300], "this is a PFX file with a password"),
         (key_pem(OTHER_RSA) + cert_pem(), "do not belong together"),
+        (b"-----BEGIN PUBLIC KEY-----\n", "neither a certificate nor a private key"),
         (b"", "neither PEM nor a PFX file"),
         (b"the secret", "neither PEM nor a PFX file"),
         (certificate().public_bytes(Encoding.DER), "neither PEM nor a PFX file"),
