@@ -19,7 +19,11 @@ import warnings
 from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_der_private_key
+from cryptography.hazmat.primitives.serialization import (
+    load_der_private_key,
+    load_pem_private_key,
+    pkcs12,
+)
 
 from skragent.errors import SkrAgentError
 from skragent.quoting import quote
@@ -33,6 +37,8 @@ MAX_REASON_CHARACTERS: Final = 160
 
 # The module of PyO3's PanicException, which cannot be imported by name.
 _PANIC_MODULE: Final = "pyo3_runtime"
+
+_PAIR: Final = "the certificate or its private key"
 
 # `warnings.catch_warnings` changes state of the whole process: one thread at a time.
 _filters: Final = threading.Lock()
@@ -119,6 +125,31 @@ def load_private_key(der: bytes | bytearray) -> PrivateKeyTypes:
     """
     with reading("the private key", quotes_reason=False):
         return load_der_private_key(der, None, unsafe_skip_rsa_key_validation=True)
+
+
+def load_pem_pair(data: bytes) -> tuple[PrivateKeyTypes, x509.Certificate]:
+    """Load the private key and the first certificate of a PEM text.
+
+    Raises:
+        CertificateError: one of them is missing, cannot be read or has a passphrase.
+            The text never has the library's own words.
+    """
+    with reading(_PAIR, quotes_reason=False):
+        return load_pem_private_key(data, None), x509.load_pem_x509_certificate(data)
+
+
+def load_pfx_pair(
+    data: bytes,
+) -> tuple[PrivateKeyTypes | None, x509.Certificate | None]:
+    """Load the private key and its certificate from a PFX file without a password.
+
+    Raises:
+        CertificateError: it cannot be read, or has a password. The text never has the
+            library's own words.
+    """
+    with reading(_PAIR, quotes_reason=False):
+        key, certificate, _ = pkcs12.load_key_and_certificates(data, None)
+        return key, certificate
 
 
 @contextlib.contextmanager

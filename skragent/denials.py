@@ -12,6 +12,10 @@ Codes enter an error in the two modules that recognise an authority's own error 
 Attestation REST API, "CloudError"). A release whose attributes say `enabled: false` is
 a denial too: `release.denied.disabled`.
 
+A vault that refuses a key because of its `exp` or `nbf` has not denied it
+(`release.expired`, `release.not_yet_valid`): the refusal may be about a newer version,
+and the held version ends by its own `exp`.
+
 The rest of what ends a held key is no denial: its own `exp`, an administrator, and
 `max_stale_seconds`. See `skragent.agent.lifecycle`.
 """
@@ -63,6 +67,7 @@ DENIALS: Final[Mapping[str, Denial]] = MappingProxyType(
         "release.denied.disabled": _CLEAR,
         "release.not_found": _CLEAR,
         "release.denied.firewall": _UNCLEAR,
+        "release.denied.connection": _UNCLEAR,
         "release.denied": _UNCLEAR,
         "token.refused": Denial(Authority.PROVIDER, Confirmation.REPEATED),
     }

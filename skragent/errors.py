@@ -129,7 +129,8 @@ class TpmError(EvidenceError):
 
     Codes: evidence.tpm (other), evidence.tpm.unreachable, evidence.tpm.busy,
     evidence.tpm.lockout, evidence.not_a_cvm (no HCL report index: FATAL),
-    evidence.ak_cert_not_provisioned, evidence.pcr_changed.
+    evidence.hcl_not_provisioned, evidence.ak_cert_not_provisioned,
+    evidence.pcr_changed.
     """
 
     code = "evidence.tpm"
@@ -228,7 +229,9 @@ class TokenExpiredError(AttestationError):
 class ReleaseError(SkrAgentError):
     """The vault did not give us a wrapped key that we can use.
 
-    Codes: release.conflict (another operation on the key is under way: RETRY).
+    Codes: release.conflict (another operation on the key is under way: RETRY),
+    release.expired and release.not_yet_valid (by the key's `exp` and `nbf`),
+    release.unverified (the vault could not verify the token: REATTEST).
     """
 
     code = "release"
@@ -238,8 +241,8 @@ class ReleaseDeniedError(ReleaseError):
     """The vault understood the request and said no, in its own error format.
 
     Codes: release.denied, release.denied.policy, release.denied.permission,
-    release.denied.firewall, release.denied.disabled, release.not_found, and
-    release.unverified (the vault could not verify the token: REATTEST).
+    release.denied.firewall, release.denied.connection, release.denied.disabled,
+    release.not_found.
     """
 
     code = "release.denied"

@@ -20,6 +20,7 @@ import errno
 import fcntl
 import mmap
 import os
+import re
 import resource
 import weakref
 from typing import Final, Literal
@@ -39,6 +40,8 @@ _PR_SET_DUMPABLE: Final = 4
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 # What a kernel without memfd_secret says, and what a seccomp filter says.
 _NOT_AVAILABLE: Final = (errno.ENOSYS, errno.EPERM)
+_FIRST_WITH_SECRET: Final = (5, 14)
+_FIRST_BY_DEFAULT: Final = (6, 5)  # without secretmem.enable=1
 # RLIMIT_MEMLOCK: mmap(2) of a locked mapping says EAGAIN, mlock(2) the other two.
 _LOCKED_LIMIT: Final = (errno.EAGAIN, errno.ENOMEM, errno.EPERM)
 
@@ -187,6 +190,55 @@ def _open_descriptor() -> tuple[int, Kind]:
     if (number := ctypes.get_errno()) not in _NOT_AVAILABLE:
         raise _failure("memfd_secret", number)
     return _open_locked_descriptor(), "mlock"
+
+
+def explain_fallback() -> str:
+    """Say why this process has no memfd_secret(2), and what to do; empty if it has."""
+    fd: int = _libc.syscall(
+        ctypes.c_long(_SYS_MEMFD_SECRET), ctypes.c_uint(os.O_CLOEXEC)
+    )
+    number = ctypes.get_errno()
+    if fd >= 0:
+        os.close(fd)
+        return ""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:  # noqa: PTH123 - spares an import
+            status = file.read()
+    except OSError:
+        status = ""
+    is_filtered = "\nSeccomp:\t2\n" in status
+    return explain_refusal(number, os.uname().release, is_filtered=is_filtered)
+
+
+def explain_refusal(number: int, release: str, *, is_filtered: bool) -> str:
+    """Tell a seccomp filter from a kernel without memfd_secret(2). Pure.
+
+    Args:
+        number: errno of the call. The kernel itself never says EPERM (memfd_secret(2)).
+        release: of the kernel, such as 6.1.0-30-amd64.
+        is_filtered: whether this process has a seccomp filter, which may say ENOSYS.
+    """
+    filtered = (
+        "a seccomp filter forbids memfd_secret: admit it (SystemCallFilter= of the"
+        " unit, or the container's seccomp profile)"
+    )
+    if number == errno.EPERM:
+        return filtered
+    parts = [int(part) for part in re.findall(r"\d+", release)[:2]]
+    version = (*parts, 0, 0)[:2]
+    if version < _FIRST_WITH_SECRET:
+        return "this kernel has no memfd_secret: boot 5.14 or newer"
+    if version < _FIRST_BY_DEFAULT:
+        return "this kernel has no memfd_secret: boot it with secretmem.enable=1"
+    if is_filtered:
+        return (
+            f"{filtered}; or this kernel was booted with secretmem.enable=0 or built"
+            " without CONFIG_SECRETMEM"
+        )
+    return (
+        "this kernel was booted with secretmem.enable=0, or built without"
+        " CONFIG_SECRETMEM"
+    )
 
 
 def _open_locked_descriptor() -> int:

@@ -62,7 +62,7 @@ _skragent() {
       _skragent_files -f "$cur"
       return
       ;;
-    get:--version | *:--wait | *:--timeout | *:--key | *:--latency | *:--fault)
+    get:--version | get:--wait | *:--timeout | *:--key | *:--latency | *:--fault)
       return # whoever asks knows
       ;;
   esac
@@ -79,7 +79,11 @@ _skragent() {
       keys=-
       ;;
     status) options+=' --json --watch --socket --config' ;;
-    refresh | drop)
+    refresh)
+      options+=' --wait --timeout --socket --config'
+      keys=-
+      ;;
+    drop)
       options+=' --socket --config'
       keys=-
       ;;

@@ -9,15 +9,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from skragent.agent.failures import NEEDS_ATTENTION
+from skragent.agent.lifecycle import Admission
 from skragent.errors import Disposition, SkrAgentError
 from skragent.keyring import KeyRecord, KeyState, hold_key
 from skragent.observe import Event, log, names
+from skragent.secretmem import explain_fallback
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from skragent.agent.clock import Clock
-    from skragent.agent.lifecycle import Admission, KeyLife
+    from skragent.agent.lifecycle import KeyLife
     from skragent.agent.notify import Notifier
     from skragent.agent.preserved_keys import PreservedKeys
     from skragent.job import AkCertificate, Attestation, KeyRequest, ReleasedKey
@@ -120,12 +122,25 @@ class Holder:
 
     def not_admitted(self, key: ReleasedKey, admission: Admission) -> None:
         """Tell that a released key may not be held, by its own attributes."""
-        self._keyring.note_failure(key.alias, admission.value, needs_attention=True)
+        what = f"version {key.version} was released, but by its own attributes it may"
+        message, hint = f"{what} not be used now", ""
+        if admission is Admission.EXPIRED and key.expires is not None:
+            message = f"{what} be used until {_moment(key.expires)} only"
+            hint = "Rotate the key, or change its attribute `exp`."
+        elif admission is Admission.NOT_YET and key.not_before is not None:
+            message = f"{what} not be used before {_moment(key.not_before)}"
+            hint = "Wait, or change the key's attribute `nbf`."
+        self._keyring.note_failure(
+            key.alias,
+            admission.value,
+            message=message,
+            hint=hint,
+            needs_attention=True,
+        )
         self._counters.count_release(key.alias, names.RESULT_DENIED, admission.value)
         log(
             Event.ATTENTION,
-            f"key {key.alias}: version {key.version} was released, but by its own"
-            f" attributes it may not be used now",
+            f"key {key.alias}: {message}",
             key=key.alias,
             version=key.version,
             code=admission.value,
@@ -174,6 +189,10 @@ class Holder:
         _log_failure(Event.JOB_FAILED, "", error, seconds, None)
         self.show_status()
 
+    def attempt_ended(self, alias: str) -> None:
+        """Count an attempt for an administrator who waits for the result."""
+        self._keyring.note_attempt(alias)
+
     def ak_certificate(self, certificate: AkCertificate) -> None:
         """Remember how long the AK certificate holds."""
         self._counters.ak_certificate_expires_at = certificate.expires_at
@@ -211,6 +230,8 @@ class Holder:
         self._keyring.note_failure(
             alias,
             error.code,
+            message=error.message,
+            hint=error.hint,
             retry_at=self._clock.now() + seconds,
             needs_attention=error.disposition in NEEDS_ATTENTION,
         )
@@ -219,8 +240,7 @@ class Holder:
         if not self._counters.memory_kind and not arena.is_secret:
             log(
                 Event.MEMORY_FALLBACK,
-                "this kernel has no memfd_secret: keys are in locked memory, which"
-                " root can read; boot with secretmem.enable=1, or a newer kernel",
+                f"keys are in locked memory, which root can read: {explain_fallback()}",
             )
         self._counters.memory_kind = arena.kind
 

@@ -106,6 +106,13 @@ class Holder(Protocol):
         """Tell that a job for these keys failed as a whole, and when it is repeated."""
         ...
 
+    def attempt_ended(self, alias: str) -> None:
+        """Tell that an attempt has ended which began after the last order.
+
+        What came of it was told before.
+        """
+        ...
+
     def ak_certificate(self, certificate: AkCertificate) -> None:
         """Tell how long the AK certificate holds."""
         ...

@@ -10,7 +10,7 @@ from skragent.agent.lifecycle import Admission
 from skragent.errors import ReleaseDeniedError, SecretMemoryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Callable, Container, Iterable
 
     from skragent.agent.clock import Clock
     from skragent.agent.lifecycle import KeyLife
@@ -91,16 +91,29 @@ class Settling:
             admission = lifecycle.admit(key, self._clock.now())
             if admission is Admission.DISABLED:
                 error = ReleaseDeniedError(
-                    f"version {key.version} is disabled", code=admission.value
+                    f"version {key.version} is disabled",
+                    code=admission.value,
+                    hint="Enable it in the vault, or configure another version.",
                 )
                 self._settle_failed(key.alias, error, chance)
             elif attestation is None:
                 raise TypeError("a judged result has keys only with an attestation")
             else:
                 self._settle_released(key, admission, release, attestation, chance)
+            self.end_attempts([key.alias])
         for entry in release.result.failed:
             if entry.alias in wanted:
                 self._settle_failed(entry.alias, failure_error(entry.failure), chance)
+                self.end_attempts([entry.alias])
+
+    def end_attempts(self, aliases: Iterable[str]) -> None:
+        """Tell that attempts ended; not of keys that were ordered meanwhile.
+
+        Their order is carried out by the next attempt.
+        """
+        for alias in aliases:
+            if alias not in self.asked_again:
+                self._holder.attempt_ended(alias)
 
     def _settle_released(
         self,

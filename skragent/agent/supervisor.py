@@ -406,6 +406,7 @@ class Supervisor:
             confirms_in=confirms_in,
         )
         self._holder.job_failed(wanted, error, seconds)
+        self._settling.end_attempts(wanted)
         return seconds
 
     def _take(self, part: Release) -> None:

@@ -311,12 +311,19 @@ def _verify_times(claims: _Claims, now: datetime) -> tuple[datetime, datetime]:
         raise _invalid("its times are no times", "lifetime") from error
     if not timedelta(0) < expires_at - issued_at <= MAX_LIFETIME:
         raise _invalid("its lifetime is none or more than a day", "lifetime")
+    here = f"this VM's clock says {now:%Y-%m-%dT%H:%M:%SZ}"
     if expires_at <= now:
-        raise TokenExpiredError(f"the token was good until {expires_at.isoformat()}")
-    if max(issued_at, begins_at) > now + CLOCK_SKEW:
         raise TokenExpiredError(
-            f"the token begins at {max(issued_at, begins_at).isoformat()}",
-            hint="Compare this VM's clock with the time elsewhere.",
+            f"the token was good until {expires_at:%Y-%m-%dT%H:%M:%SZ}, and {here}",
+            hint="If that is ahead of the time elsewhere, set it: `timedatectl` shows"
+            " it.",
+        )
+    begins_at = max(issued_at, begins_at)
+    if begins_at > now + CLOCK_SKEW:
+        raise TokenExpiredError(
+            f"the token begins at {begins_at:%Y-%m-%dT%H:%M:%SZ}, and {here}: it is"
+            " behind",
+            hint="Set this VM's clock: `timedatectl` shows it.",
         )
     return issued_at, expires_at
 

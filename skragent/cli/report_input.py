@@ -11,13 +11,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from skragent.cli import deadline
-from skragent.errors import ConfigError, MalformedEvidenceError, SkrAgentError
+from skragent.errors import (
+    ConfigError,
+    MalformedEvidenceError,
+    SkrAgentError,
+    UnsupportedEvidenceError,
+)
 from skragent.evidence.amdcert import load_certificates
 from skragent.evidence.endorsements import AMD_ROOTS, parse_roots, parse_thim_answer
 from skragent.evidence.hcl import HCL_SIGNATURE, HclReport, parse_hcl_report
 from skragent.evidence.public import TpmPublic, parse_tpm2b_public
 from skragent.evidence.quote import SignedAttest, parse_quote
 from skragent.evidence.snp import SnpReport, parse_snp_report
+from skragent.evidence.tdx import name_tdx_evidence
 from skragent.files import read_regular
 
 if TYPE_CHECKING:
@@ -67,6 +73,10 @@ class Subject:
 def read_files(args: argparse.Namespace) -> Subject:
     """Look at the files that the command line names."""
     data = _read(args.hcl)
+    if name := name_tdx_evidence(data):
+        raise UnsupportedEvidenceError(
+            f"{args.hcl} is {name}; only reports of AMD SEV-SNP are supported"
+        )
     hcl = parse_hcl_report(data) if data.startswith(HCL_SIGNATURE) else None
     certificates = [c for path in args.certs for c in parse_certificates(_read(path))]
     roots, notes = _read_roots(args.roots)

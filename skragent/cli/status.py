@@ -46,8 +46,8 @@ _EPILOG = """\
 Asks on admin.sock, which is root's; where that may not be, on api.sock, for the keys
 that you may have. AGE is the time since the vault released what is held, NEXT the time
 until the next release is tried, LAST FAILURE why the last one failed (both are shown to
-root only). STATE is waiting, current, stale, denied, expired or dropped: see
-skragent.service(8).
+root only). Root also sees cause and remedy under each key that is not well. STATE is
+waiting, current, stale, denied, expired or dropped: see skragent.service(8).
 --watch goes on while the agent is restarted; with --json it prints a line each time.
 
 exit status:
@@ -174,10 +174,34 @@ def _table(status: dict[str, Any], now: float) -> list[str]:
     if "attestation" not in status:  # api.sock's
         rows = [row[: -len(_OF_ROOT)] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
+    heading, *lines = (
         "  ".join(c.ljust(width) for c, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
-    ]
+    )
+    table = [heading]
+    for line, key in zip(lines, status["keys"], strict=True):
+        table += [line, *(f"  {text}" for text in trouble_of(key))]
+    return table
+
+
+def trouble_of(key: dict[str, Any]) -> list[str]:
+    """Say why a key is not well, and what to do; nothing if it is.
+
+    An agent of an older version tells the code alone.
+    """
+    name, code, state = key["name"], key.get("last_failure"), key["state"]
+    if code:
+        cause = key.get("last_failure_message") or "see the journal"
+        remedy = (
+            key.get("last_failure_hint") or f"Look {code} up in skragent-errors(7)."
+        )
+        return [f"cause: {code}: {cause}", f"remedy: {remedy}"]
+    if state == "dropped":
+        return [
+            "cause: an administrator dropped it",
+            f"remedy: `skragent refresh {name}` has it released again.",
+        ]
+    return []
 
 
 def _row(key: dict[str, Any], now: float) -> tuple[str, ...]:

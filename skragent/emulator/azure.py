@@ -265,8 +265,7 @@ class Azure:
     def _front(
         self, services: dict[str, Service], tls: dict[str, ServerIdentity]
     ) -> Front:
-        monotonic = self.clock.monotonic
-        return Front(services, log=self.requests, monotonic=monotonic, identities=tls)
+        return Front(services, log=self.requests, clock=self.clock, identities=tls)
 
     async def _listen(
         self, front: Front, sock: socket.socket, settings: Settings

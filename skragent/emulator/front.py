@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import email.utils
 import socket
 import struct
 import weakref
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable, Mapping
 
+    from skragent.emulator.clock import Clock
     from skragent.emulator.pki import ServerIdentity
 
 _MAX_BODY_BYTES = 4 * 1024 * 1024  # an event log of some megabytes is not unheard of
@@ -69,7 +71,7 @@ class Front:
         services: Mapping[str, Service],
         *,
         log: RequestLog,
-        monotonic: Callable[[], float],
+        clock: Clock,
         identities: Mapping[str, ServerIdentity] | None = None,
     ) -> None:
         """Build a front.
@@ -77,14 +79,15 @@ class Front:
         Args:
             services: by host name in lower case; the first one is for all others.
             log: where its requests are recorded.
-            monotonic: the log's clock.
+            clock: of the log, and of `Date` in each answer.
             identities: by host name; the first one is for clients without SNI. None
                 at all means plain HTTP.
         """
         self._services = dict(services)
         self._identities = dict(identities or {})
         self._log = log
-        self._monotonic = monotonic
+        self._clock = clock
+        self._monotonic = clock.monotonic
         self._connections: weakref.WeakKeyDictionary[asyncio.BaseTransport, int] = (
             weakref.WeakKeyDictionary()
         )
@@ -174,8 +177,11 @@ class Front:
             raise asyncio.CancelledError
         if answer.delivery != "whole":
             return await _deliver_half(incoming, answer)
+        date = email.utils.format_datetime(self._clock.utc(), usegmt=True)
         return web.Response(
-            status=answer.status, body=answer.body, headers=answer.headers
+            status=answer.status,
+            body=answer.body,
+            headers={"Date": date, **answer.headers},
         )
 
 

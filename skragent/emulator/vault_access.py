@@ -5,6 +5,8 @@ Two ways of Key Vault, access policies and RBAC, and the local roles of Managed 
 
 from __future__ import annotations
 
+import secrets
+import uuid
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +23,15 @@ _ACTIONS: dict[Permission, str] = {
     "create": "create/action",
     "import": "import/action",
     "update": "update/action",
+    "release": "release/action",
+}
+# As the local roles of Managed HSM name them.
+_HSM_ACTIONS: dict[Permission, str] = {
+    "get": "read/action",
+    "list": "read/action",
+    "create": "create",
+    "import": "import/action",
+    "update": "write/action",
     "release": "release/action",
 }
 
@@ -60,12 +71,13 @@ class AccessControl:
                 inner="AccessDenied",
             )
         if self.model == "hsm":
+            # `AccessDenied` is the outer code: azure-cli#32719.
             raise RefusalError(
                 403,
-                "Forbidden",
-                "The user does not have permission to perform operation"
-                f" /keys/{_ACTIONS[permission]} on resource /keys/{key}.",
-                inner="AccessDenied",
+                "AccessDenied",
+                "Not authorized to access Microsoft.KeyVault/managedHsm/keys/"
+                f"{_HSM_ACTIONS[permission]} on '/keys{f'/{key}' if key else ''}'"
+                f" (Activity ID: {uuid.UUID(bytes=secrets.token_bytes(16))})",
             )
         raise RefusalError(
             403,

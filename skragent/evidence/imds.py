@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 from skragent.errors import TransportError
 from skragent.evidence.akcert import QUERY_ID
 from skragent.evidence.amdcert import MAX_CERTIFICATES_BYTES
-from skragent.transport import HttpClient, find_retry_after
+from skragent.transport import HttpClient, find_retry_after, imds_hint
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
     from typing import Self
 
@@ -37,13 +38,6 @@ _AT_ONCE, _LATER = "2023-07-01", "2021-12-01"  # the api-versions of the two for
 _MAX_VALUE_BYTES = 1024
 _LOCATION_FORM = re.compile(r"[A-Za-z0-9 ]{1,64}")
 _GUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
-
-# What IMDS answers while it or the host is busy with itself.
-_PASSING = {
-    HTTPStatus.NOT_FOUND,  # the path is not there yet, early in the VM's life
-    HTTPStatus.REQUEST_TIMEOUT,
-    HTTPStatus.GONE,  # IMDS is being updated
-}
 
 
 class ImdsClient:
@@ -71,6 +65,11 @@ class ImdsClient:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def dates(self) -> Mapping[str, str]:
+        """Return what IMDS last said in `Date`, by its origin."""
+        return self._http.dates
 
     def close(self) -> None:
         """Close the connections."""
@@ -149,12 +148,14 @@ def _refusal(response: HttpResponse, path: str) -> TransportError:
     status, path = response.status, path.partition("?")[0]
     retry_after = find_retry_after(status, response.headers)
     message = f"IMDS answers HTTP {status} to {path}"
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
+    if hint := imds_hint(status):
+        is_throttled = status == HTTPStatus.TOO_MANY_REQUESTS
         return TransportError(
-            message, code="transport.throttled", retry_after=retry_after
+            message,
+            code="transport.throttled" if is_throttled else "transport.server",
+            hint=hint,
+            retry_after=retry_after,
         )
-    if status in _PASSING or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return TransportError(message, code="transport.server", retry_after=retry_after)
     return TransportError(
         message,
         code="transport.unexpected",

@@ -136,13 +136,15 @@ class Vtpm:
         """Read NV 0x01400001; reading from its start makes the paravisor renew it.
 
         Raises:
-            TpmError: evidence.not_a_cvm, and others
+            TpmError: evidence.not_a_cvm, .hcl_not_provisioned, and others
         """
         try:
             return self._nv.read(self._nv.find(NV_HCL_REPORT))
         except TpmError as error:
             if tpmrc.is_missing_handle(error.rc):
                 raise tpmrc.make_not_a_cvm(error) from error
+            if tpmrc.is_not_written(error.rc):
+                raise tpmrc.make_no_hcl_report(error, NV_HCL_REPORT) from error
             raise
 
     def read_ak_certificate(self) -> bytes:

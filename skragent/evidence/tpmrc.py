@@ -180,6 +180,22 @@ def make_not_a_cvm(error: TpmError) -> TpmError:
     )
 
 
+def make_no_hcl_report(error: TpmError, index: int) -> TpmError:
+    """Make the error of an index for the HCL report that nobody has written."""
+    return TpmError(
+        f"NV index {index:#010x} of the TPM, for the HCL report, has no content"
+        f" ({error.rc:#x}): this is no SEV-SNP confidential VM, or it is not"
+        " provisioned yet",
+        command=error.command,
+        rc=error.rc,
+        code="evidence.hcl_not_provisioned",
+        disposition=Disposition.RETRY,
+        hint="Passes by itself on a new confidential VM, within minutes of its first"
+        " start. Else use a VM of a series with AMD SEV-SNP: DCasv5, ECasv5 and newer;"
+        " a Trusted Launch VM is none.",
+    )
+
+
 def make_not_provisioned(rc: int = 0) -> TpmError:
     """Make the error of a vTPM that Azure gave no AK certificate yet."""
     return TpmError(

@@ -43,8 +43,17 @@ class Entry:
     key: HeldKey | None = None
     previous: HeldKey | None = None  # another version, served to who asks for it
     failure_code: str = ""  # of the last attempt; empty after a success
+    failure_message: str = ""
+    failure_hint: str = ""  # what to do about it
     retry_at: float | None = None  # when the next attempt is due, if that is known
     needs_attention: bool = False  # the last attempt failed, and a person must act
+    # Attempts that have ended, and that began after the last order to refresh.
+    attempts: int = 0
+
+    def forget_failure(self) -> None:
+        """Note that the last attempt did not fail."""
+        self.failure_code = self.failure_message = self.failure_hint = ""
+        self.retry_at, self.needs_attention = None, False
 
 
 class Keyring:
@@ -108,7 +117,7 @@ class Keyring:
         if entry.key is not None and entry.key.version != key.version:
             entry.previous = entry.key if keeps_previous else None
         entry.key, entry.state = key, KeyState.CURRENT
-        entry.failure_code, entry.retry_at, entry.needs_attention = "", None, False
+        entry.forget_failure()
         self._tell(key.alias)
         self._part(*before - {entry.key, entry.previous})
 
@@ -137,13 +146,21 @@ class Keyring:
         alias: str,
         code: str,
         *,
+        message: str = "",
+        hint: str = "",
         retry_at: float | None = None,
         needs_attention: bool = False,
     ) -> None:
         """Remember why the last attempt failed; what is held stays held."""
         entry = self._entries[alias]
         entry.failure_code, entry.retry_at = code, retry_at
+        entry.failure_message, entry.failure_hint = message, hint
         entry.needs_attention = needs_attention
+        self._show()
+
+    def note_attempt(self, alias: str) -> None:
+        """Count an attempt that has ended and began after the last order."""
+        self._entries[alias].attempts += 1
         self._show()
 
     def drop(self, alias: str, state: KeyState) -> None:
@@ -152,7 +169,7 @@ class Keyring:
         keys = entry.key, entry.previous
         entry.key, entry.previous, entry.state = None, None, state
         if state in _BY_ORDER:
-            entry.failure_code, entry.retry_at, entry.needs_attention = "", None, False
+            entry.forget_failure()
         self._tell(alias)
         self._wipe(*keys)
 

@@ -23,6 +23,7 @@ from azure.identity import (
 from skragent.certificates import CertificateError, reading
 from skragent.errors import Disposition, IdentityError
 from skragent.files import read_regular
+from skragent.release.identity_certificate import judge_identity_certificate
 
 if TYPE_CHECKING:
     import requests
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 MAX_SECRET_BYTES: Final = 4096
 MAX_CERTIFICATE_BYTES: Final = 65536
 MAX_TOKEN_BYTES: Final = 65536
-
-# What a private key with a passphrase says of itself: RFC 7468 §11 and RFC 1421 §4.6.
-_ENCRYPTED: Final = b"ENCRYPTED"
 
 
 def is_managed(who: Identity) -> bool:
@@ -114,16 +112,10 @@ def _of_entra(who: Identity, common: dict[str, Any]) -> SupportsTokenInfo:
 
 def _of_certificate(path: str, common: dict[str, Any]) -> SupportsTokenInfo:
     data = read_regular(path, max_bytes=MAX_CERTIFICATE_BYTES)
-    try:
-        # The library's own words stay here: they may quote the private key.
-        with reading("the certificate or its private key", quotes_reason=False):
-            return CertificateCredential(certificate_data=data, **common)
-    except CertificateError:
-        if _ENCRYPTED in data:
-            raise CertificateError(
-                "the private key has a passphrase, which cannot be configured"
-            ) from None
-        raise
+    judge_identity_certificate(data)
+    # The library's own words stay here: they may quote the private key.
+    with reading("the certificate or its private key", quotes_reason=False):
+        return CertificateCredential(certificate_data=data, **common)
 
 
 def _read_text(path: str, max_bytes: int, encoding: str) -> str:
@@ -139,6 +131,6 @@ def _unreadable(path: str, why: str) -> IdentityError:
         code="identity.unreadable",
         disposition=Disposition.RETRY_SLOWLY,
         hint="The agent's user must be able to read it. A certificate's file has the"
-        " certificate and its private key, without a passphrase. A secret's or a"
-        " token's file has nothing else.",
+        " certificate and its RSA private key, as PEM or PFX, without a passphrase. A"
+        " secret's or a token's file has nothing else.",
     )

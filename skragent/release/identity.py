@@ -17,7 +17,7 @@ from azure.identity import CredentialUnavailableError
 
 from skragent.errors import ConfigError, Disposition, IdentityError, SkrAgentError
 from skragent.quoting import quote
-from skragent.transport import find_retry_after
+from skragent.transport import find_retry_after, imds_hint
 
 if TYPE_CHECKING:
     import requests
@@ -44,6 +44,11 @@ _ACCESS_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,32768}=*")
 # (throttling) are not about us (learn.microsoft.com: reference-error-codes).
 _REFUSED = re.compile(r"AADSTS(?!(50196|90033|90055)\b)[0-9]+")
 
+_TOO_MANY_REQUESTS, _SERVER_ERRORS = 429, 500
+_ENTRA_IS_BUSY = (
+    "Passes by itself: Entra ID cannot answer now. If it stays, look at Azure's service"
+    " health."
+)
 _OF_APPLICATION = (
     "Check that `tenant_id` and `client_id` of [identity] name the application, and"
     " that Entra ID knows its certificate, secret or platform."
@@ -66,6 +71,7 @@ class AccessTokens:
         self._credential = credential
         # By its last answer, which the library's errors do not tell.
         self._retry_after: float | None = None
+        self._status = 0
         session.hooks["response"].append(self._see)
         self._lock = threading.Lock()
         self._outcomes: dict[str, AccessTokenInfo | IdentityError] = {}
@@ -104,11 +110,13 @@ class AccessTokens:
         return AccessToken(info.token, info.expires_on)
 
     def _ask(self, scope: str, options: TokenRequestOptions | None) -> AccessTokenInfo:
-        self._retry_after = None
+        self._retry_after, self._status = None, 0
         try:
             found = self._credential.get_token_info(scope, options=options)
         except Exception as error:  # the one boundary to azure-identity and msal
-            raise judge_identity_failure(error, self._retry_after) from error
+            raise judge_identity_failure(
+                error, self._retry_after, status=self._status
+            ) from error
         token: object = found.token
         if not isinstance(token, str) or not _ACCESS_TOKEN.fullmatch(token):
             raise IdentityError(
@@ -119,13 +127,19 @@ class AccessTokens:
         return found
 
     def _see(self, answer: requests.Response, **_kwargs: Any) -> None:  # noqa: ANN401 - requests' hooks get what send got
+        self._status = answer.status_code
         self._retry_after = find_retry_after(answer.status_code, answer.headers)
 
 
 def judge_identity_failure(
-    error: Exception, retry_after: float | None = None
+    error: Exception, retry_after: float | None = None, *, status: int = 0
 ) -> SkrAgentError:
     """Turn azure-identity's failure into ours.
+
+    Args:
+        error: what it raised.
+        retry_after: seconds that the service asked us to wait.
+        status: of the service's last answer; 0 if it did not answer.
 
     Of IMDS it raises one class for everything, and of Entra ID another one: only the
     text tells what will pass (throttling, timeouts) from what will not.
@@ -149,7 +163,17 @@ def judge_identity_failure(
     return IdentityError(
         f"no access token for the vault: {reason}",
         code=code,
-        hint=_OF_APPLICATION if is_of_application else "",
+        hint=_hint(status, is_permanent=is_permanent, of_entra=is_of_application),
         disposition=Disposition.RETRY_SLOWLY if is_permanent else Disposition.RETRY,
         retry_after=retry_after,
     )
+
+
+def _hint(status: int, *, is_permanent: bool, of_entra: bool) -> str:
+    """Say what to do; empty for the class's own hint, which is about assignments."""
+    if is_permanent:
+        return _OF_APPLICATION if of_entra else ""
+    if of_entra:
+        is_passing = status == _TOO_MANY_REQUESTS or status >= _SERVER_ERRORS
+        return _ENTRA_IS_BUSY if is_passing else _OF_APPLICATION
+    return imds_hint(status)

@@ -3,7 +3,7 @@
 Pure: status, headers and body in, an error out. Only an answer in the vault's own error
 format is a denial: JSON, `{"error": {"code": …, "message": …}}` (Key Vault REST API,
 "Error"), with a status that the vault denies with. A proxy's page is a transport fault.
-The wording of a message decides only where the codes do not.
+What each 403 means is in the table of `vault_refusals`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from skragent.errors import (
 )
 from skragent.jose import decode_json
 from skragent.quoting import quote
+from skragent.release.vault_refusals import find_refusal
 from skragent.transport import parse_retry_after
 
 if TYPE_CHECKING:
@@ -34,21 +35,6 @@ _REQUEST_TIMEOUT, _CONFLICT, _TOO_MANY_REQUESTS, _SERVER_ERRORS = 408, 409, 429,
 
 _IS_DELETED = frozenset({"KeyNotFound", "ObjectIsDeletedButRecoverable"})
 
-_POLICY_HINT = (
-    "Compare the token's claims with the key's release policy: `authority` must be the"
-    " attestation endpoint, and every claim must be met."
-)
-_UNVERIFIED_HINT = (
-    "Often passes by itself: the vault could not verify the token just now. If it"
-    " stays, compare `authority` in the release policy with the attestation endpoint."
-)
-_PERMISSION_HINT = (
-    "Give the identity `Key Vault Crypto Service Release User` (or, on a vault with"
-    " access policies, the key permission `release`). It can take ten minutes to"
-    " apply, and a day where a group has it; `skragent refresh` asks at once."
-)
-_FIREWALL_HINT = "Admit this VM's network in the vault's firewall."
-_DISABLED_HINT = "Enable the key's version in the vault, or configure another one."
 _NOT_FOUND_HINT = (
     "Check vault, name and version of the key in the configuration; a deleted key can"
     " be recovered while the vault keeps it."
@@ -121,7 +107,7 @@ def judge_refusal(
 def _judge_denial(status: int, about: str, said: _Error) -> SkrAgentError | None:
     """Name what the vault's own error means; None if no denial has that status."""
     if status == _FORBIDDEN:
-        return _judge_forbidden(about, said.message.lower(), said.inner)
+        return _judge_forbidden(about, said)
     is_deleted = not _IS_DELETED.isdisjoint((said.code, said.inner))
     if status in (_NOT_FOUND, _CONFLICT) and is_deleted:
         return ReleaseDeniedError(about, code="release.not_found", hint=_NOT_FOUND_HINT)
@@ -141,25 +127,18 @@ def _judge_denial(status: int, about: str, said: _Error) -> SkrAgentError | None
     )
 
 
-def _judge_forbidden(about: str, message: str, inner: str) -> SkrAgentError:
-    # First the messages on the token: they come with AccessDenied too.
-    if "cannot be verified" in message:
-        return ReleaseDeniedError(
-            about,
-            code="release.unverified",
-            disposition=Disposition.REATTEST,
-            hint=_UNVERIFIED_HINT,
-        )
-    kind, hint = "", "The vault gave no more precise reason."
-    if "key release policy" in message:
-        kind, hint = ".policy", _POLICY_HINT
-    elif inner == "KeyDisabled" or "disabled key" in message:
-        kind, hint = ".disabled", _DISABLED_HINT
-    elif inner == "ForbiddenByFirewall" or message.startswith("client address"):
-        kind, hint = ".firewall", _FIREWALL_HINT
-    elif inner in ("ForbiddenByRbac", "AccessDenied"):
-        kind, hint = ".permission", _PERMISSION_HINT
-    return ReleaseDeniedError(about, code=f"release.denied{kind}", hint=hint)
+def _judge_forbidden(about: str, said: _Error) -> SkrAgentError:
+    refusal = find_refusal((said.code, said.inner), said.message)
+    if refusal is None:
+        return ReleaseDeniedError(about, hint="The vault gave no more precise reason.")
+    if refusal.disposition is None:
+        return ReleaseDeniedError(about, code=refusal.code, hint=refusal.hint)
+    return ReleaseError(
+        about,
+        code=refusal.code,
+        hint=refusal.hint,
+        disposition=refusal.disposition,
+    )
 
 
 def _read(headers: Mapping[str, str], body: bytes) -> _Error | None:

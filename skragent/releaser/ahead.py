@@ -14,6 +14,7 @@ from skragent.evidence.imds import ImdsClient
 from skragent.releaser.connections import Connections
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from concurrent.futures import Executor, Future
 
     from skragent.job import Job
@@ -32,6 +33,11 @@ class Ahead:
         self.endorsements: Future[bytes] = executor.submit(self._ask_endorsements)
         self.maa: Future[MaaClient] = executor.submit(self._find_provider)
         self.signing_keys: Future[bytes] = executor.submit(self._ask_keys)
+
+    @property
+    def dates(self) -> Mapping[str, str]:
+        """Return what each service last said in `Date`, by origin."""
+        return {**self._imds.dates, **self.connections.dates}
 
     def close(self) -> None:
         """Close the connections; a process that ends need not."""

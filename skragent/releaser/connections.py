@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from skragent.transport import HttpClient
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from concurrent.futures import Executor
 
     import requests
@@ -32,6 +33,11 @@ class Connections:
         self._opened = {
             url: executor.submit(self.http.connect, url) for url in _hosts(job)
         }
+
+    @property
+    def dates(self) -> Mapping[str, str]:
+        """Return what each service last said in `Date`, by origin."""
+        return {**self._imds.dates, **self.http.dates}
 
     def close(self) -> None:
         """Close them; a process that ends need not."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from skragent.attestation.token import AttestationToken
+    from skragent.job import Failure
     from skragent.releaser.ahead import Ahead
     from skragent.releaser.attest import Outcome
     from skragent.releaser.connections import Connections
@@ -64,7 +65,8 @@ def run_job(job: Job, watch: Stopwatch, emit: Callable[[Result], None]) -> Resul
     try:
         result = walk.resume() if job.token else walk.run()
     except SkrAgentError as error:
-        failed = Result(failure=describe_failure(error), timings=watch.timings())
+        failure = walk.name_clock(describe_failure(error))
+        failed = Result(failure=failure, timings=watch.timings())
         result = walk.tell_of_ak_certificate(failed)
     finally:
         walk.close()
@@ -82,6 +84,7 @@ class _Walk:
         self._emit = emit
         self._lane: TpmLane | None = None
         self._connections: Connections | None = None
+        self._network: Ahead | Connections | None = None  # who heard of Azure's clocks
         self._notes = Notes()
         self._waiting = ThreadPoolExecutor(waiting_threads(job), "wait")
 
@@ -89,6 +92,14 @@ class _Walk:
         """Let go of the TPM."""
         if self._lane is not None:
             self._lane.close()
+
+    def name_clock(self, failure: Failure) -> Failure:
+        """Name this VM's clock if it is wrong, and the failure may be its fault."""
+        if self._network is None:
+            return failure
+        from skragent.releaser.clock_check import name_clock  # noqa: PLC0415 - seldom needed
+
+        return name_clock(failure, self._network.dates, self._job.now)
 
     def add_notes(self, result: Result) -> Result:
         """Add what a person should know of, whatever came of the job."""
@@ -102,7 +113,7 @@ class _Walk:
         arena = self._attach()
         with self._watch.step("import.network"):
             from skragent.releaser.ahead import Ahead  # noqa: PLC0415 - see above
-        ahead = Ahead(self._job, self._waiting, self._watch)
+        ahead = self._network = Ahead(self._job, self._waiting, self._watch)
         # Random: who does not know it cannot make the wrapping key again.
         unique = secrets.token_bytes(UNIQUE_BYTES)
         arena.view(unique_offset(len(self._job.keys)), UNIQUE_BYTES)[:] = unique
@@ -128,7 +139,7 @@ class _Walk:
         arena = self._attach()
         with self._watch.step("import.network"):
             from skragent.releaser.connections import Connections  # noqa: PLC0415 - see above
-        connections = Connections(self._job, self._waiting)
+        connections = self._network = Connections(self._job, self._waiting)
         unique = bytes(arena.view(unique_offset(len(self._job.keys)), UNIQUE_BYTES))
         lane = self._open_lane(unique, collects=False)
         with self._watch.step("import.attest"):
@@ -211,7 +222,8 @@ class _Walk:
         failed = []
         for outcome in gather(under_way):
             if isinstance(outcome, FailedKey):
-                failed.append(outcome)
+                failure = self.name_clock(outcome.failure)
+                failed.append(msgspec.structs.replace(outcome, failure=failure))
             else:
                 self._emit(Result(is_last=False, released=(outcome,)))
         releasing.shutdown(wait=False, cancel_futures=True)

@@ -171,6 +171,9 @@ class AdminApi:
             describe_key(entry)
             | {
                 "last_failure": entry.failure_code or None,
+                "last_failure_message": entry.failure_message or None,
+                "last_failure_hint": entry.failure_hint or None,
+                "attempts": entry.attempts,
                 "retry_at": entry.retry_at,
                 "needs_attention": entry.needs_attention,
                 "repeats_nonce": entry.key.repeats_nonce if entry.key else None,
@@ -209,8 +212,15 @@ class AdminApi:
         wanted = self._not_dropped() if named is None else named
         _log(peer, f"refresh of {', '.join(wanted) or 'nothing'} was ordered")
         self._control.refresh(wanted)
+        # Of a key whose `attempts` in the status is more, the result is there.
+        attempts = {e.alias: e.attempts for e in self._keyring if e.alias in wanted}
         return json_answer(
-            {"refreshing": list(wanted)},
+            {
+                "refreshing": list(wanted),
+                "attempts": attempts,
+                # An agent that was restarted meanwhile counts from zero.
+                "started_at": self._control.describe().get("started_at"),
+            },
             cell=self._cell("refresh", names.CODE_OK),
             status=HTTPStatus.ACCEPTED,
         )

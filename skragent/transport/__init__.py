@@ -11,6 +11,7 @@ from skragent.transport.client import (
     HttpClient,
     HttpResponse,
     find_retry_after,
+    imds_hint,
     parse_retry_after,
     raise_for_status,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "HttpClient",
     "HttpResponse",
     "find_retry_after",
+    "imds_hint",
     "parse_retry_after",
     "raise_for_status",
 ]

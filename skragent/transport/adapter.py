@@ -14,6 +14,7 @@ connection classes; and ssl.SSLContext.sslsocket_class.
 from __future__ import annotations
 
 import functools
+import os
 import queue
 import ssl
 import urllib.parse
@@ -24,7 +25,7 @@ import requests.adapters
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from skragent.errors import SkrAgentError, TransportError
+from skragent.errors import ConfigError, SkrAgentError, TransportError
 from skragent.tls_roots import make_tls_context
 from skragent.transport.connecting import connect
 from skragent.transport.exchange import (
@@ -34,6 +35,7 @@ from skragent.transport.exchange import (
     running,
 )
 from skragent.transport.failures import origin_of, translate
+from skragent.transport.proxies import find_proxy, name_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -121,6 +123,8 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
     def __init__(self, *, timeout_seconds: float, ca_file: str) -> None:
         self._timeout_seconds = timeout_seconds
         self._ca_file = ca_file
+        # The `Date` of the last answer of each origin: its clock, as it says.
+        self.dates: dict[str, str] = {}
         # Certificates of the bundle that OpenSSL cannot read, once it was read.
         self.skipped_roots: tuple[str, ...] = ()
         super().__init__(max_retries=0, pool_connections=_MAX_ORIGINS, pool_maxsize=4)
@@ -189,10 +193,13 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
         with running(self.exchange(url)) as exchange:
             try:
                 return self._exchange(request, exchange, verify, cert, proxies)
-            except SkrAgentError:
+            except ConfigError:
                 raise
             except Exception as error:
-                raise translate(error, exchange.where) from error
+                failure = translate(error, exchange.where)
+                if proxy := find_proxy(url, proxies, os.environ):
+                    failure = name_proxy(failure, error, proxy)
+                raise failure from error
 
     def _exchange(
         self,
@@ -204,6 +211,7 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
     ) -> requests.Response:
         seconds = exchange.seconds_left()
         response = super().send(request, True, seconds, verify, cert, proxies)  # noqa: FBT003 - as above
+        self.dates[exchange.where] = response.headers.get("Date", "")
         try:
             refuse_unasked(response.status_code, response.headers, exchange)
             content = read_body(response.raw, exchange)

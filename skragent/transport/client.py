@@ -71,6 +71,11 @@ class HttpClient:
         """Tell which certificates of the TLS roots are skipped, so far as known."""
         return self._adapter.skipped_roots
 
+    @property
+    def dates(self) -> Mapping[str, str]:
+        """Return what each origin last said in `Date`, by origin."""
+        return self._adapter.dates
+
     def close(self) -> None:
         """Close every connection."""
         self._session.close()
@@ -171,6 +176,32 @@ def parse_retry_after(text: str) -> float | None:
     if text.isascii() and text.isdigit() and len(text) <= _MAX_RETRY_AFTER_DIGITS:
         return float(text)
     return None
+
+
+def imds_hint(status: int) -> str:
+    """Say what to do about a refusal of IMDS that passes by itself; empty: it does not.
+
+    Statuses: Microsoft's guidance for its clients, as `IMDS_UPDATE_SECONDS`.
+    """
+    if status == requests.codes.gone:
+        return (
+            "Passes by itself: IMDS is being updated, which takes up to"
+            f" {IMDS_UPDATE_SECONDS:.0f} s."
+        )
+    if status == requests.codes.too_many_requests:
+        return (
+            "Passes by itself: IMDS answers a few requests a second for the whole VM."
+            " If it stays, find the program on this VM that asks it all the time."
+        )
+    if status >= requests.codes.internal_server_error or status in (
+        requests.codes.not_found,  # the path is not there yet, early in the VM's life
+        requests.codes.request_timeout,
+    ):
+        return (
+            "Passes by itself: IMDS cannot answer now. If it stays, restart the VM, and"
+            " look at Azure's service health."
+        )
+    return ""
 
 
 def find_retry_after(status: int, headers: Mapping[str, str]) -> float | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import ssl
 import urllib.parse
+from typing import Final
 
 import requests
 import urllib3.exceptions
@@ -51,6 +52,9 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
     ),
 )
 
+# OpenSSL of a certificate's lifetime (X509_verify_cert_error_string(3)).
+_BY_TIME: Final = ("not yet valid", "has expired")
+
 
 def origin_of(url: str) -> str:
     """Name the origin of a URL, without path and query: those may hold ids."""
@@ -66,7 +70,7 @@ def translate(error: Exception, where: str) -> TransportError:
 
     Total: an exception of a kind that is not known here is `transport.unexpected`.
     """
-    causes = _causes(error)
+    causes = causes_of(error)
     for cause in causes:
         if isinstance(cause, TransportError):  # the exchange's own
             return cause
@@ -78,18 +82,28 @@ def translate(error: Exception, where: str) -> TransportError:
             if isinstance(cause, kinds):
                 reason = quote(str(cause))
                 detail = f": {reason}" if kind == "tls" else ""
-                return _error(f"{where} {said}{detail}", kind)
+                return _error(f"{where} {said}{detail}", kind, _hint(kind, reason))
     # Every RequestException is an OSError, too: those are not of the operating system.
     if any(isinstance(c, OSError) and c.errno is not None for c in causes):
         return _error(f"{where} cannot be reached", "refused")
     return _error(f"{where} answered with what is no HTTP", "unexpected")
 
 
-def _error(message: str, kind: str) -> TransportError:
-    return TransportError(message, code=f"transport.{kind}")
+def _hint(kind: str, reason: str) -> str:
+    """Say what to do where the library's reason tells."""
+    if kind == "tls" and any(words in reason.lower() for words in _BY_TIME):
+        return (
+            "The certificate's time and this VM's clock differ. Compare the clock"
+            " (`timedatectl`) first, then the certificate: a proxy may have made it."
+        )
+    return ""
 
 
-def _causes(error: BaseException) -> list[BaseException]:
+def _error(message: str, kind: str, hint: str = "") -> TransportError:
+    return TransportError(message, code=f"transport.{kind}", hint=hint)
+
+
+def causes_of(error: BaseException) -> list[BaseException]:
     """Collect an error and what it wraps, in all the ways of requests and urllib3."""
     found: list[BaseException] = []
     queue: list[object] = [error]

@@ -80,6 +80,25 @@ def test_a_refresh_releases_again(agent: Agent) -> None:
     assert agent.log.read_text().count("key demo: version") == 1
 
 
+def test_a_refresh_that_waits_tells_the_version(agent: Agent) -> None:
+    done = type_(agent, "refresh", "db", "--wait", "--timeout", ENOUGH)
+    version = agent.client.get_key("db").version
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"refreshing: db\ndb: released, version {version}\n"
+
+
+def test_a_refresh_that_waits_tells_cause_and_remedy_of_a_denial(
+    emulator: EmulatorThread, agent: Agent
+) -> None:
+    emulator.call(emulator.world.faults.apply("vault.role.revoked=release"))
+    done = type_(agent, "refresh", "db", "--wait", "--timeout", ENOUGH)
+    assert done.returncode == 77
+    assert "db: not released" in done.stderr
+    assert "cause: release.denied.permission: " in done.stderr
+    assert "remedy: Give the identity the key permission `release`" in done.stderr
+    agent.until(lambda: "remedy: " in type_(agent, "status").stdout)
+
+
 def test_a_key_that_was_denied_for_want_of_a_role_is_had_by_a_refresh(
     emulator: EmulatorThread, directory: Path
 ) -> None:

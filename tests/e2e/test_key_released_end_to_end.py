@@ -119,6 +119,18 @@ def test_a_machine_that_is_no_confidential_vm_ends_the_agent_at_its_second_look(
     assert log.count("Next attempt in") == 1
 
 
+@pytest.mark.parametrize(
+    ("skew", "said"), [(-259200, "3 days ahead of"), (259200, "3 days behind")]
+)
+def test_a_wrong_clock_of_this_vm_is_named(
+    emulator: EmulatorThread, directory: Path, skew: int, said: str
+) -> None:
+    emulator.call(emulator.world.faults.apply(f"azure.clock={skew}"))
+    with Agent(directory, config_for(emulator, directory, "demo")) as agent:
+        agent.until(lambda: f"this VM's clock is {said}" in agent.log.read_text())
+        assert not agent.holds("demo")
+
+
 def test_an_ak_certificate_that_azure_provisions_late_is_waited_for(
     emulator: EmulatorThread, directory: Path
 ) -> None:

@@ -58,6 +58,21 @@ def test_without_the_permission_to_look_it_says_so(
     assert result.failed == ()
 
 
+def test_a_managed_hsm_that_forbids_the_look_is_understood(
+    emulator: EmulatorThread, directory: Path
+) -> None:
+    vault, hsm = emulator.world.vaults.values()
+    create_key(emulator, "hsm-look:RSA", hsm)
+    config = config_for(emulator, directory, "hsm-look").replace(vault.url, hsm.url)
+    emulator.call(emulator.world.faults.apply("hsm.role.revoked=get"))
+    try:
+        result = Releaser(config, "check").run()
+    finally:
+        emulator.call(emulator.world.faults.reset())
+    assert result.versions == {"hsm-look": ""}
+    assert result.failed == ()
+
+
 def test_a_key_that_is_not_there_is_its_own_trouble(
     emulator: EmulatorThread, directory: Path
 ) -> None:

@@ -84,7 +84,13 @@ def test_a_tpm_without_an_hcl_report_is_no_confidential_vm(vtpm: Vtpm) -> None:
 def test_an_hcl_report_not_written_yet_is_worth_waiting_for(swtpm: Swtpm) -> None:
     swtpm.define(NV_HCL_REPORT, None, 100)
     with Vtpm(swtpm.tcti) as vtpm:
-        assert tpm_error(vtpm.read_hcl_report).code == "evidence.tpm.busy"
+        error = tpm_error(vtpm.read_hcl_report)
+    assert error.code == "evidence.hcl_not_provisioned"
+    assert error.disposition is Disposition.RETRY
+    assert error.message == (
+        "NV index 0x01400001 of the TPM, for the HCL report, has no content (0x14a):"
+        " this is no SEV-SNP confidential VM, or it is not provisioned yet"
+    )
 
 
 def test_the_ak_certificate_is_given_as_read(swtpm: Swtpm) -> None:

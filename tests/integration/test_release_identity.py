@@ -113,6 +113,20 @@ def test_when_imds_wants_to_be_asked_again_is_told(
     assert caught.value.retry_after == seconds
 
 
+@pytest.mark.parametrize("status", [404, 410, 429, 500, 503])
+def test_trouble_of_imds_that_passes_by_itself_says_so(
+    imds: Server, status: int
+) -> None:
+    imds.answer = lambda _asked: Answer(status)
+    with (
+        access_tokens(SYSTEM, DEADLINE_SECONDS) as tokens,
+        pytest.raises(IdentityError) as caught,
+    ):
+        tokens.get_token_info(SCOPE)
+    assert caught.value.hint.startswith("Passes by itself: IMDS")
+    assert ("70 s" in caught.value.hint) == (status == 410)
+
+
 def test_what_it_wanted_before_is_not_told_of_another_failure(imds: Server) -> None:
     answers = [Answer(503, headers={"Retry-After": "3"}), Answer(then="reset")]
     imds.answer = lambda _asked: answers.pop(0)

@@ -218,6 +218,17 @@ NO_PERMISSION = (
 NO_ROLE = "Caller is not authorized to perform action on resource.\r\nCaller: appid=a"
 FIREWALL = "Client address (x) is not authorized and caller is not a trusted service"
 DISABLED = "Operation release is not allowed on a disabled key."
+NO_LINK = (
+    "Public network access is disabled and request is not from a trusted service nor"
+    " via an approved private link.\r\nCaller: appid=a"
+)
+NO_APPROVED_LINK = "Connection is not an approved private link and caller was ignored"
+NO_LOCAL_ROLE = (
+    "Not authorized to access Microsoft.KeyVault/managedHsm/keys/release/action on"
+    " '/keys/mykey' (Activity ID: 7c86b9f6-0000-4000-8000-000000000000)"
+)
+EXPIRED = "Operation release is not allowed on an expired key."
+NOT_YET = "Operation release is not allowed on a key that is not yet valid."
 CONFLICT = "There was a conflict while recovering the soft-deleted key 'https://v'."
 STANDARD = "Hardware key operation not allowed on standard vault"
 TOO_MANY = "Request was not processed because too many requests were received."
@@ -233,6 +244,26 @@ TOO_MANY = "Request was not processed because too many requests were received."
         (refusal(403, "AccessDenied", NO_PERMISSION), "denied.permission", "denied"),
         (refusal(403, "ForbiddenByRbac", NO_ROLE), "denied.permission", "denied"),
         (refusal(403, "ForbiddenByFirewall", FIREWALL), "denied.firewall", "denied"),
+        (refusal(403, "ForbiddenByRbac", ""), "denied.permission", "denied"),
+        (refusal(403, "", NO_ROLE), "denied.permission", "denied"),
+        (refusal(403, "", NO_PERMISSION), "denied.permission", "denied"),
+        (refusal(403, "ForbiddenByPolicy", "x"), "denied.permission", "denied"),
+        (
+            refusal(403, "", NO_LOCAL_ROLE, "AccessDenied"),
+            "denied.permission",
+            "denied",
+        ),
+        (refusal(403, "", "x", "AccessDenied"), "denied.permission", "denied"),
+        (refusal(403, "ForbiddenByConnection", NO_LINK), "denied.connection", "denied"),
+        (refusal(403, "ForbiddenByConnection", "x"), "denied.connection", "denied"),
+        (refusal(403, "", NO_LINK), "denied.connection", "denied"),
+        (refusal(403, "", NO_APPROVED_LINK), "denied.connection", "denied"),
+        (refusal(403, "KeyExpired", EXPIRED), "expired", "retry_slowly"),
+        (refusal(403, "", EXPIRED), "expired", "retry_slowly"),
+        (refusal(403, "KeyNotYetValid", NOT_YET), "not_yet_valid", "retry_slowly"),
+        (refusal(403, "", NOT_YET), "not_yet_valid", "retry_slowly"),
+        (refusal(403, "", FIREWALL), "denied.firewall", "denied"),
+        (refusal(403, "", DISABLED), "denied.disabled", "denied"),
         (refusal(403, "KeyDisabled", DISABLED), "denied.disabled", "denied"),
         (refusal(403, "", STANDARD), "denied", "denied"),
         (refusal(404, "", "A key with", "KeyNotFound"), "not_found", "denied"),
@@ -452,12 +483,51 @@ def test_latest_version_is_what_the_vault_calls_the_key(
     assert server.paths()[-1].startswith("GET /keys/mykey/?api-version=")
 
 
-@pytest.mark.parametrize("inner", ["AccessDenied", "ForbiddenByRbac"])
-def test_who_has_no_permission_to_look_is_told_no_version(
-    vault: VaultClient, fake: FakeVault, inner: str
+@pytest.mark.parametrize(
+    "answer",
+    [
+        refusal(403, "AccessDenied", NO_PERMISSION),
+        refusal(403, "ForbiddenByPolicy", NO_PERMISSION),
+        refusal(403, "ForbiddenByRbac", NO_ROLE),
+        refusal(403, "", NO_ROLE),
+        refusal(403, "", NO_LOCAL_ROLE, "AccessDenied"),
+    ],
+)
+def test_an_identity_without_permission_to_look_is_told_no_version(
+    vault: VaultClient, fake: FakeVault, answer: Answer
 ) -> None:
-    fake.answer = refusal(403, inner, NO_ROLE)
+    fake.answer = answer
     assert vault.latest_version("mykey") == ""
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (
+            refusal(403, "", NO_LOCAL_ROLE, "AccessDenied"),
+            "`Managed HSM Crypto Service Release User`",
+        ),
+        (
+            refusal(403, "ForbiddenByRbac", NO_ROLE),
+            "`Key Vault Crypto Service Release User`",
+        ),
+        (refusal(403, "ForbiddenByPolicy", NO_PERMISSION), "access policy"),
+        (refusal(403, "AccessDenied", NO_PERMISSION), "access policy"),
+        (refusal(403, "ForbiddenByConnection", NO_LINK), "private endpoint"),
+        (refusal(403, "KeyExpired", EXPIRED), "`exp`"),
+        (refusal(403, "KeyNotYetValid", NOT_YET), "`nbf`"),
+    ],
+)
+def test_the_remedy_is_of_the_kind_of_vault_that_refused(
+    vault: VaultClient,
+    fake: FakeVault,
+    token: AttestationToken,
+    *,
+    answer: Answer,
+    words: str,
+) -> None:
+    fake.answer = answer
+    assert words in failure(vault, token).hint
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,58 @@ def test_too_little_lockable_memory_is_told_as_such(kind: str) -> None:
     )
 
 
+# A filter of four instructions (seccomp(2)): load the number of the system call; if it
+# is 447, memfd_secret, fail with the errno that is asked for; else allow it.
+FILTERED = """
+import ctypes, struct, sys
+from skragent import secretmem
+libc = ctypes.CDLL(None, use_errno=True)
+code = b"".join(struct.pack("=HBBI", *one) for one in (
+    (0x20, 0, 0, 0),
+    (0x15, 0, 1, secretmem._SYS_MEMFD_SECRET),
+    (0x06, 0, 0, 0x00050000 | int(sys.argv[1])),
+    (0x06, 0, 0, 0x7FFF0000),
+))
+buffer = ctypes.create_string_buffer(code)
+program = ctypes.create_string_buffer(
+    struct.pack("@HP", 4, ctypes.addressof(buffer))
+)
+assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+assert libc.prctl(22, 2, program, 0, 0) == 0  # PR_SET_SECCOMP, MODE_FILTER
+print(secretmem.create_arena(1).kind, secretmem.explain_fallback(), sep="|")
+"""
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS])
+def test_a_seccomp_filter_is_told_apart_from_a_kernel_without(number: int) -> None:
+    kind, _, why = run_python(FILTERED, str(number)).strip().partition("|")
+    assert kind == "mlock"
+    assert why == secretmem.explain_refusal(
+        number, os.uname().release, is_filtered=True
+    )
+    if number == errno.EPERM:
+        assert why.startswith("a seccomp filter forbids memfd_secret")
+
+
+@pytest.mark.parametrize(
+    ("number", "release", "is_filtered", "words"),
+    [
+        (errno.EPERM, "4.19.0", True, "a seccomp filter forbids"),
+        (errno.ENOSYS, "5.13.19-6-pve", True, "boot 5.14 or newer"),
+        (errno.ENOSYS, "6.1.0-30-amd64", True, "secretmem.enable=1"),
+        (errno.ENOSYS, "6.12.48+deb13-amd64", True, "a seccomp filter forbids"),
+        (errno.ENOSYS, "6.12.48+deb13-amd64", False, "CONFIG_SECRETMEM"),
+        (errno.ENOSYS, "7", False, "CONFIG_SECRETMEM"),
+        (errno.ENOSYS, "odd", False, "boot 5.14 or newer"),
+    ],
+)
+def test_why_there_is_no_secret_memory_is_told(
+    number: int, release: str, *, is_filtered: bool, words: str
+) -> None:
+    why = secretmem.explain_refusal(number, release, is_filtered=is_filtered)
+    assert words in why
+
+
 UNDUMPABLE = """
 import resource
 from skragent.secretmem import forbid_core_dumps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -195,3 +196,60 @@ def test_a_huge_answer_through_a_proxy_is_not_read(
     with run_tunnel_proxy(proxy_tls) as proxy:
         monkeypatch.setenv("https_proxy", proxy.origin)
         assert failure(ca_file, service.url("https")) == "transport.oversized"
+
+
+def error_of(ca_file: str, url: str) -> TransportError:
+    with pytest.raises(TransportError) as caught:
+        ask(ca_file, url)
+    return caught.value
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+@pytest.mark.parametrize(
+    "setting", ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]
+)
+def test_a_proxy_that_refuses_connections_is_named_with_its_setting(
+    ca_file: str, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    port = closed_port()
+    monkeypatch.setenv(setting, f"http://user:password@127.0.0.1:{port}")
+    error = error_of(ca_file, "https://v.vault.azure.net")
+    assert error.code == "transport.refused"
+    assert f"through the proxy http://127.0.0.1:{port} ({setting})" in error.message
+    assert "password" not in error.message
+    assert "NO_PROXY" in error.hint
+
+
+def test_a_proxy_without_a_scheme_is_named(
+    ca_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = closed_port()
+    monkeypatch.setenv("HTTPS_PROXY", f"127.0.0.1:{port}")
+    error = error_of(ca_file, "https://v.vault.azure.net")
+    assert f"the proxy http://127.0.0.1:{port} (HTTPS_PROXY)" in error.message
+
+
+def test_what_a_proxy_refuses_a_tunnel_with_is_told(
+    ca_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with run_hostile_server(None) as proxy:
+        proxy.answer(
+            b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
+        )
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url("http"))
+        error = error_of(ca_file, "https://v.vault.azure.net")
+    assert "which refuses: 407 Proxy Authentication Required" in error.message
+
+
+def test_an_error_without_a_proxy_names_none(
+    ca_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    error = error_of(ca_file, f"https://127.0.0.1:{closed_port()}")
+    assert "proxy" not in error.message + error.hint

@@ -74,7 +74,7 @@ FAULTS = {
     "retry_slowly": (
         *("evidence.malformed", "evidence.unsupported", "evidence.tpm"),
         *("identity.not_found", "identity.denied", "identity.unreadable"),
-        "token.endpoint",
+        *("token.endpoint", "release.expired", "release.not_yet_valid"),
     ),
     "fatal": ("config.invalid", "evidence.not_a_cvm"),
 }

@@ -147,6 +147,7 @@ class Holder:
     attestations: list[Attestation] = field(default_factory=list)
     certificates: list[AkCertificate] = field(default_factory=list)
     renewals: list[str] = field(default_factory=list)  # error codes; empty: a success
+    attempts: list[str] = field(default_factory=list)
     restored: int = 0  # AK certificates
     repetitions: int = 0  # of what systemd may not have been told
 
@@ -199,6 +200,9 @@ class Holder:
         if not life.is_held:
             self.held.pop(alias, None)
             self.previous.pop(alias, None)
+
+    def attempt_ended(self, alias: str) -> None:
+        self.attempts.append(alias)
 
     def key_failed(self, alias: str, error: SkrAgentError, seconds: float) -> None:
         del alias

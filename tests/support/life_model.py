@@ -27,7 +27,8 @@ CONFIRMED_BY_A_SECOND = {
     *("release.denied.disabled", "release.not_found"),
 }
 CONFIRMED_AFTER_FIVE_MINUTES = {
-    *("release.denied", "release.denied.firewall", "token.refused"),
+    *("release.denied", "release.denied.firewall", "release.denied.connection"),
+    "token.refused",
 }
 
 REFRESHED_AFTER = 0.8  # of a token's life

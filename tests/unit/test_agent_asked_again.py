@@ -42,6 +42,42 @@ def test_a_refresh_while_its_job_runs_asks_again() -> None:
     assert len(supervise(test).times) == 3
 
 
+def test_an_attempt_that_began_before_the_order_is_not_counted_for_it() -> None:
+    async def test(world: World) -> None:
+        def refresh() -> None:
+            world.jobs.while_running = lambda: None
+            world.supervisor.refresh(["disk"])
+
+        world.holder.attempts.clear()
+        world.jobs.while_running = refresh
+        world.supervisor.refresh(["disk"])
+        await world.clock.advance(0)
+
+    world = supervise(test)
+    assert len(world.times) == 3
+    assert world.holder.attempts == ["disk"]
+
+
+def test_a_failed_job_is_an_attempt_for_each_of_its_keys() -> None:
+    async def test(world: World) -> None:
+        world.holder.attempts.clear()
+        world.jobs.whole = failure("transport.timeout", "retry", 600)
+        world.supervisor.refresh(["disk", "signing"])
+        await world.clock.advance(0)
+
+    assert supervise(test, "disk", "signing").holder.attempts == ["disk", "signing"]
+
+
+def test_a_key_that_failed_alone_had_an_attempt() -> None:
+    async def test(world: World) -> None:
+        world.holder.attempts.clear()
+        world.jobs.failures["disk"] = failure("release.denied.policy", "denied", 600)
+        world.supervisor.refresh(["disk"])
+        await world.clock.advance(0)
+
+    assert supervise(test, "disk", "signing").holder.attempts == ["disk"]
+
+
 def test_what_a_job_brings_of_a_key_that_was_dropped_and_asked_for_is_void() -> None:
     async def test(world: World) -> None:
         def drop() -> None:

@@ -179,6 +179,15 @@ def test_why_a_key_is_not_held_and_when_it_is_asked_for_again_is_kept(
     assert (entry.failure_code, entry.retry_at) == ("release.denied", NOW + 3)
 
 
+def test_cause_and_remedy_of_a_failure_are_kept_until_a_release(world: World) -> None:
+    world.holder.key_failed("disk", denied(), 3)
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert (entry.failure_message, entry.failure_hint) == ("no", "Ask.")
+    world.hold()
+    assert (entry.failure_message, entry.failure_hint) == ("", "")
+
+
 def test_a_failed_job_is_why_every_missing_key_is_missing(world: World) -> None:
     world.holder.job_failed(["disk"], denied(), 3)
     entry = world.keyring.get("disk")

@@ -182,7 +182,9 @@ def test_a_denial_is_confirmed_within_seconds_and_the_key_dropped() -> None:
     assert world.holder.held == {}
 
 
-@pytest.mark.parametrize("code", ["release.denied", "release.denied.firewall"])
+@pytest.mark.parametrize(
+    "code", ["release.denied", "release.denied.firewall", "release.denied.connection"]
+)
 def test_an_unclear_denial_is_confirmed_after_five_minutes(code: str) -> None:
     async def test(world: World) -> None:
         world.jobs.failures["disk"] = failure(code, "denied")

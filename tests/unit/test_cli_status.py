@@ -124,6 +124,41 @@ def test_a_key_that_is_not_here_has_no_version_and_no_age(
     assert row.split() == ["db", "waiting", "-", "-", "-", "vault.denied"]
 
 
+def test_cause_and_remedy_stand_under_a_key_that_is_not_well(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failure = {
+        "last_failure": "transport.dns",
+        "last_failure_message": "v.vault.azure.net has no address",
+        "last_failure_hint": "Check the private DNS zone.",
+    }
+    _, _, cause, remedy, *_ = lines_of(path, capsys, for_root(**failure))
+    assert cause == "  cause: transport.dns: v.vault.azure.net has no address"
+    assert remedy == "  remedy: Check the private DNS zone."
+
+
+def test_a_failure_without_a_remedy_is_one_to_look_up(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, _, _, remedy, *_ = lines_of(path, capsys, for_root(last_failure="unwrap"))
+    assert remedy == "  remedy: Look unwrap up in skragent-errors(7)."
+
+
+def test_a_dropped_key_says_how_it_comes_back(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, _, cause, remedy, *_ = lines_of(path, capsys, for_root(state="dropped"))
+    assert cause == "  cause: an administrator dropped it"
+    assert "`skragent refresh db`" in remedy
+
+
+def test_a_key_that_is_well_has_one_line(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, _, after, *_ = lines_of(path, capsys, for_root())
+    assert after == ""
+
+
 @pytest.mark.parametrize(
     ("due_at", "retry_at", "said"),
     [

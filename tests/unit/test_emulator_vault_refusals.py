@@ -112,6 +112,21 @@ def test_unknown_enc_is_a_bad_parameter(world: World) -> None:
     assert _refusal(answer)[:2] == (400, "BadParameter")
 
 
+def test_a_managed_hsm_refuses_a_caller_without_a_role_by_the_outer_code(
+    world: World,
+) -> None:
+    world.hsm.access.suspended = frozenset({"release"})
+    try:
+        answer = world.release(world.hsm, "/keys/rsa/release")
+    finally:
+        world.hsm.heal()
+    assert _refusal(answer) == (403, "AccessDenied", "")
+    assert json.loads(answer.body)["error"]["message"].startswith(
+        "Not authorized to access Microsoft.KeyVault/managedHsm/keys/release/action on"
+        " '/keys/rsa' (Activity ID: "
+    )
+
+
 def test_disabled_key_is_not_released(world: World) -> None:
     world.create(world.vault, "off")
     off = {"attributes": {"enabled": False}}

@@ -250,6 +250,30 @@ def test_a_file_that_cannot_be_used_is_one_line_with_its_code(
     assert captured.err.endswith(f"[{code}]\n")
 
 
+def td_quote(version: int) -> bytes:
+    """The header of a TD quote: version, ECDSA P-256, TEE type; then a body."""
+    head = version.to_bytes(2, "little") + b"\x02\0" + b"\x81\0\0\0"
+    return head.ljust(48, b"\0") + bytes(584)
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (td_quote(4), "a TD quote (Intel TDX, version 4)"),
+        (td_quote(5), "a TD quote (Intel TDX, version 5)"),
+        (b"\x81\0\0\0" + bytes(1020), "a TDREPORT (Intel TDX)"),
+        (b"\x81\0\x01\0" + bytes(1020), "a TDREPORT (Intel TDX)"),
+    ],
+)
+def test_evidence_of_tdx_is_named(
+    folder: Folder, capsys: pytest.CaptureFixture[str], content: bytes, name: str
+) -> None:
+    assert report("--hcl", folder.write("td.bin", content)) == EXIT_UNUSABLE
+    said = capsys.readouterr().err
+    assert f"is {name}; only reports of AMD SEV-SNP are supported" in said
+    assert said.endswith("[evidence.unsupported]\n")
+
+
 @pytest.mark.parametrize("path", ["/nowhere/file", "/", "a\0b"])
 def test_a_file_that_cannot_be_read_is_told(
     capsys: pytest.CaptureFixture[str], path: str

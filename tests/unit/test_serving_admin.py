@@ -195,15 +195,35 @@ def test_who_waits_for_the_status_is_told_of_a_failure(
 
 def test_all_keys_are_refreshed_where_none_is_named(admin: Admin) -> None:
     answer = admin.ask(post())
-    assert (answer.status, answer.json) == (202, {"refreshing": [ALIAS, "later"]})
+    assert answer.status == 202
+    assert answer.json["refreshing"] == [ALIAS, "later"]
     assert admin.control.orders == [("refresh", ALIAS, "later")]
+
+
+def test_an_order_tells_how_many_attempts_have_ended_before_it(
+    admin: Admin, ring: Keyring
+) -> None:
+    ring.note_attempt("later")
+    assert admin.ask(post()).json["attempts"] == {ALIAS: 0, "later": 1}
+    ring.note_attempt("later")
+    keys = admin.ask(get("/v1/status")).json["keys"]
+    assert {key["name"]: key["attempts"] for key in keys} == {ALIAS: 0, "later": 2}
+
+
+def test_the_status_tells_cause_and_remedy_of_the_last_failure(
+    admin: Admin, ring: Keyring
+) -> None:
+    ring.note_failure("later", "transport.dns", message="no address", hint="Look.")
+    key = admin.ask(get("/v1/status")).json["keys"][-1]
+    assert key["last_failure_message"] == "no address"
+    assert key["last_failure_hint"] == "Look."
 
 
 def test_a_dropped_key_comes_back_only_by_its_name(admin: Admin, ring: Keyring) -> None:
     ring.mark(ALIAS, KeyState.DROPPED)
-    assert admin.ask(post()).json == {"refreshing": ["later"]}
+    assert admin.ask(post()).json["refreshing"] == ["later"]
     body = json.dumps({"keys": [ALIAS, ALIAS]}).encode()
-    assert admin.ask(post(body)).json == {"refreshing": [ALIAS]}
+    assert admin.ask(post(body)).json["refreshing"] == [ALIAS]
     assert admin.control.orders == [("refresh", "later"), ("refresh", ALIAS)]
 
 

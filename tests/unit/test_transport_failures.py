@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+
 import pytest
 import requests
 import urllib3.exceptions
@@ -82,3 +84,12 @@ def test_retry_after_is_read_in_whole_seconds_only(
 )
 def test_each_failure_has_its_code(error: Exception, code: str) -> None:
     assert translate(error, "https://host").code == code
+
+
+@pytest.mark.parametrize(
+    "reason", ["certificate is not yet valid", "certificate has expired"]
+)
+def test_a_certificate_out_of_its_time_names_the_clock(reason: str) -> None:
+    text = f"[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {reason}"
+    hint = translate(ssl.SSLError(1, text), "https://host").hint
+    assert "this VM's clock" in hint

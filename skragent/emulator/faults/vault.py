@@ -144,6 +144,18 @@ async def firewall(site: Site, asked: Asked) -> None:
     )
 
 
+@fault(_BOTH, "private", None, OF_REQUESTS)
+async def private(site: Site, asked: Asked) -> None:
+    """The vault admits private endpoints only: 403 ForbiddenByConnection."""
+    _forbid(
+        site,
+        asked,
+        "Public network access is disabled and request is not from a trusted service"
+        " nor via an approved private link.",
+        "ForbiddenByConnection",
+    )
+
+
 @fault(_BOTH, "unverified", None, {"times": grammar.NUMBER})
 async def unverified(site: Site, asked: Asked) -> None:
     """Releases are 403: the token `cannot be verified`, as when MAA is out of reach."""

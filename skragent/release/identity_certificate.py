@@ -1,0 +1,87 @@
+"""The file of an application's certificate, judged before azure-identity reads it.
+
+The library has one text for most of what can be wrong with it, and may quote the
+private key. Pure: bytes in; nothing, or an error that names the trouble, out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from skragent.certificates import (
+    CertificateError,
+    load_pem_pair,
+    load_pfx_pair,
+    reading,
+)
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+# What a private key with a passphrase says of itself: RFC 7468 §11 and RFC 1421 §4.6.
+_ENCRYPTED: Final = b"ENCRYPTED"
+_PEM: Final = b"-----BEGIN "
+_PEM_CERTIFICATE: Final = b"-----BEGIN CERTIFICATE-----"
+_PEM_KEY: Final = b"PRIVATE KEY-----"
+# `data`, the type of content that every PFX file begins with: RFC 7292 §4.
+_PKCS7_DATA: Final = bytes.fromhex("06092a864886f70d010701")
+_PFX_HEAD_BYTES: Final = 32
+
+
+def judge_identity_certificate(data: bytes) -> None:
+    """Require a certificate and its RSA private key, as PEM or PFX, without a password.
+
+    Raises:
+        CertificateError: what is wrong; never the library's words on a private key.
+    """
+    key, certificate = _load_pem(data) if _PEM in data else _load_pfx(data)
+    if key is None:
+        raise CertificateError("there is a certificate, and no private key")
+    if certificate is None:
+        raise CertificateError("there is a private key, and no certificate")
+    if not isinstance(key, rsa.RSAPrivateKey):
+        kind = "an EC" if isinstance(key, ec.EllipticCurvePrivateKey) else "no RSA"
+        raise CertificateError(
+            f"this is {kind} certificate; only an RSA certificate can be used"
+        )
+    with reading("the certificate or its private key", quotes_reason=False):
+        belongs = _public(key.public_key()) == _public(certificate.public_key())
+    if not belongs:
+        raise CertificateError("certificate and private key do not belong together")
+
+
+def _load_pem(data: bytes) -> tuple[object, x509.Certificate | None]:
+    has_certificate = _PEM_CERTIFICATE in data
+    if _PEM_KEY not in data:
+        if not has_certificate:
+            raise CertificateError("there is neither a certificate nor a private key")
+        return None, None
+    if _ENCRYPTED in data:
+        raise CertificateError(
+            "the private key has a passphrase, which cannot be configured"
+        )
+    if not has_certificate:
+        return True, None
+    return load_pem_pair(data)
+
+
+def _load_pfx(data: bytes) -> tuple[object, x509.Certificate | None]:
+    if _PKCS7_DATA not in data[:_PFX_HEAD_BYTES]:
+        raise CertificateError("this is neither PEM nor a PFX file (PKCS #12)")
+    try:
+        return load_pfx_pair(data)
+    except CertificateError:
+        raise CertificateError(
+            "this is a PFX file with a password, which cannot be configured, or a"
+            " damaged one"
+        ) from None
+
+
+def _public(key: object) -> bytes:
+    encoded: bytes = key.public_bytes(  # type: ignore[attr-defined] # of every kind
+        Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    )
+    return encoded

@@ -1,0 +1,137 @@
+"""The table of the vault's refusals with HTTP 403: what Azure says, and what it means.
+
+Two services, three models of permissions, and two kinds of network rules have words of
+their own. The same code stands for several refusals (`AccessDenied` is said of a token
+and of a permission), and some answers have no `innererror`: so the message decides
+first if it is one that only one refusal has. skragent-errors(7), "What Azure says",
+shows this table.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from skragent.errors import Disposition
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+
+class Refusal(NamedTuple):
+    """A refusal, by any of its codes or any part of its message."""
+
+    codes: tuple[str, ...]  # `error.code` or `error.innererror.code`
+    words: tuple[str, ...]  # in the message, in lower case
+    code: str  # ours
+    hint: str
+    disposition: Disposition | None = None  # None: a denial; else a fault
+
+
+_ROLE_TAKES_TIME: Final = (
+    " It can take ten minutes to apply, and a day where a group has it;"
+    " `skragent refresh` asks at once."
+)
+
+REFUSALS: Final = (
+    # The two messages about the token come first: they have `AccessDenied` as well.
+    Refusal(
+        codes=(),
+        words=("cannot be verified",),
+        code="release.unverified",
+        hint="Often passes by itself: the vault could not verify the token just now. If"
+        " it stays, compare `authority` in the release policy with the attestation"
+        " endpoint.",
+        disposition=Disposition.REATTEST,
+    ),
+    Refusal(
+        codes=(),
+        words=("key release policy",),
+        code="release.denied.policy",
+        hint="Compare the token's claims with the key's release policy: `authority`"
+        " must be the attestation endpoint, and every claim must be met.",
+    ),
+    Refusal(
+        codes=("KeyDisabled",),
+        words=("disabled key",),
+        code="release.denied.disabled",
+        hint="Enable the key's version in the vault, or configure another one.",
+    ),
+    # Azure releases keys outside `nbf` and `exp` (Microsoft, "About keys",
+    # "Date-time controlled operations"). If a vault does not, that is a fault and no
+    # denial: it may be about a newer version than the held one, and the held one ends
+    # by its own `exp`.
+    Refusal(
+        codes=("KeyExpired",),
+        words=("expired key",),
+        code="release.expired",
+        hint="The key is beyond its attribute `exp`: rotate it, or change `exp`. A"
+        " held version is served until its own `exp`.",
+        disposition=Disposition.RETRY_SLOWLY,
+    ),
+    Refusal(
+        codes=("KeyNotYetValid",),
+        words=("not yet valid",),
+        code="release.not_yet_valid",
+        hint="The key is before its attribute `nbf`: wait, or change `nbf`. Compare"
+        " this VM's clock, too.",
+        disposition=Disposition.RETRY_SLOWLY,
+    ),
+    # terraform-provider-azurerm and azure-cli#31406 have both messages.
+    Refusal(
+        codes=("ForbiddenByConnection",),
+        words=("approved private link", "public network access is disabled"),
+        code="release.denied.connection",
+        hint="The vault admits private endpoints only. Give this VM's network an"
+        " approved private endpoint of the vault, and the private DNS zone: `getent"
+        " ahosts VAULT` must show a private address.",
+    ),
+    Refusal(
+        codes=("ForbiddenByFirewall",),
+        words=("client address",),
+        code="release.denied.firewall",
+        hint="Admit this VM's network in the vault's firewall.",
+    ),
+    # Managed HSM: `AccessDenied` as the outer code (azure-cli#32719).
+    Refusal(
+        codes=(),
+        words=("microsoft.keyvault/managedhsm",),
+        code="release.denied.permission",
+        hint="Give the identity the local role `Managed HSM Crypto Service Release"
+        " User` of this HSM (`az keyvault role assignment create --hsm-name HSM"
+        " --scope /keys/KEY …`)." + _ROLE_TAKES_TIME,
+    ),
+    Refusal(
+        codes=("ForbiddenByRbac",),
+        words=("caller is not authorized to perform action",),
+        code="release.denied.permission",
+        hint="Give the identity the role `Key Vault Crypto Service Release User` on"
+        " the key or its vault (`az role assignment create …`)." + _ROLE_TAKES_TIME,
+    ),
+    Refusal(
+        codes=("ForbiddenByPolicy",),
+        words=("permission on key vault",),
+        code="release.denied.permission",
+        hint="Give the identity the key permission `release` in the vault's access"
+        " policy (`az keyvault set-policy --key-permissions get release …`)."
+        + _ROLE_TAKES_TIME,
+    ),
+    Refusal(
+        codes=("AccessDenied",),
+        words=(),
+        code="release.denied.permission",
+        hint="Give the identity `Key Vault Crypto Service Release User` (with access"
+        " policies, the key permission `release`; on a Managed HSM, the local role"
+        " `Managed HSM Crypto Service Release User`)." + _ROLE_TAKES_TIME,
+    ),
+)
+
+
+def find_refusal(codes: Collection[str], message: str) -> Refusal | None:
+    """Return the first refusal of the table that has one of these codes or words."""
+    text = message.lower()
+    for refusal in REFUSALS:
+        if not set(refusal.codes).isdisjoint(codes):
+            return refusal
+        if any(words in text for words in refusal.words):
+            return refusal
+    return None

@@ -1,0 +1,80 @@
+"""Whether this VM's clock is the cause of a failure, by the `Date` of Azure's answers.
+
+Pure. A wrong clock shows as something else: a certificate that is not valid yet, a
+token that has expired, evidence that the provider refuses. `Date` is RFC 9110 §6.6.1.
+It decides nothing but what people read: an answer of IMDS is not authenticated.
+"""
+
+from __future__ import annotations
+
+import email.utils
+from datetime import UTC
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from skragent.job import Failure
+
+# As much as Entra ID and the attestation provider let clocks differ.
+MAX_SKEW_SECONDS: Final = 300.0
+
+# Failures that a wrong clock causes.
+_BY_CLOCK: Final = frozenset(
+    {
+        *("transport.tls", "endorsements.lifetime", "identity.refused"),
+        *("identity.denied", "token.refused", "token.expired", "token.lifetime"),
+        *("release.unverified", "release.chain"),
+    }
+)
+_UNITS: Final = ((86400, "days"), (3600, "hours"), (60, "minutes"))
+
+
+def name_clock(failure: Failure, dates: Mapping[str, str], now: float) -> Failure:
+    """Name the clock in a failure, if it is wrong and the failure may be its fault.
+
+    Args:
+        failure: of a job or of a key.
+        dates: what each origin said in `Date`.
+        now: this VM's wall time.
+    """
+    if failure.code not in _BY_CLOCK:
+        return failure
+    said = find_skew(dates, now)
+    if not said:
+        return failure
+    return msgspec.structs.replace(
+        failure,
+        message=f"{failure.message}; {said}",
+        hint="Set this VM's clock: `timedatectl` shows it, and `chronyc tracking` what"
+        " keeps it. Then `skragent refresh`.",
+    )
+
+
+def find_skew(dates: Mapping[str, str], now: float) -> str:
+    """Say by how much this VM's clock differs from Azure's; empty if it does not."""
+    for origin, text in dates.items():
+        there = _parse(text)
+        if there is None or abs(now - there) < MAX_SKEW_SECONDS:
+            continue
+        side = "ahead of" if now > there else "behind"
+        return f"this VM's clock is {_span(abs(now - there))} {side} that of {origin}"
+    return ""
+
+
+def _parse(text: str) -> float | None:
+    try:
+        moment = email.utils.parsedate_to_datetime(text)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    if moment.tzinfo is None:  # "-0000"
+        moment = moment.replace(tzinfo=UTC)
+    return moment.timestamp()
+
+
+def _span(seconds: float) -> str:
+    size, unit = next(u for u in _UNITS if seconds >= u[0])
+    count = round(seconds / size)
+    return f"{count} {unit if count > 1 else unit[:-1]}"
