@@ -8,7 +8,6 @@ here are routes, tokens and envelopes.
 from __future__ import annotations
 
 import datetime as dt
-import re
 import secrets
 from http import HTTPStatus
 from types import MappingProxyType
@@ -30,8 +29,12 @@ if TYPE_CHECKING:
     from skragent.emulator.clock import Clock
 
 _LIFETIME_SECONDS = 28800  # 8 h in every token that was seen
-_API_VERSION = re.compile(r"(\d{4}-\d\d-\d\d)(-preview)?")
-_OLDEST_API = "2020-10-01"
+# The published ones that need no Entra ID token (azure-rest-api-specs,
+# specification/attestation/data-plane; Azure's own clients).
+_API_VERSIONS = frozenset(
+    ("2020-10-01", "2022-08-01", "2022-09-01-preview", "2023-04-01-preview")
+    + ("2025-06-01", "2026-03-11-preview")
+)
 
 
 class Maa(Service):
@@ -130,10 +133,22 @@ class Maa(Service):
 
 
 def _verify_api_version(request: Request) -> None:
-    match = _API_VERSION.fullmatch(request.parameter("api-version"))
-    if match is None or match[1] < _OLDEST_API:
+    """Demand a published api-version.
+
+    The codes and words are those of ASP.NET's API versioning, which Azure services use
+    (dotnet/aspnet-api-versioning); the attestation service's own were not seen.
+    """
+    version = request.parameter("api-version")
+    if not version:
+        raise RefusalError(
+            400,
+            "ApiVersionUnspecified",
+            "An API version is required, but was not specified.",
+        )
+    if version not in _API_VERSIONS:
         raise RefusalError(
             400,
             "UnsupportedApiVersion",
-            f"api-version must be given and at least {_OLDEST_API}.",
+            f"The HTTP resource that matches the request URI '{request.path}' does not"
+            f" support the API version '{version}'.",
         )

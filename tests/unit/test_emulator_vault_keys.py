@@ -134,6 +134,29 @@ def test_api_version_before_release_is_a_bad_parameter(
     assert _error(answer)[:2] == (400, "BadParameter")
 
 
+@pytest.mark.parametrize(
+    "version", ["7.7", "7.99", "8.0", "2025-07-02", "2031-01-01", "2026-04-01-preview"]
+)
+def test_unknown_api_version_is_refused_in_key_vaults_words(
+    azure: Azure, vault: Vault, version: str
+) -> None:
+    answer = _ask(azure, vault, "GET", f"/keys?api-version={version}")
+    assert _error(answer) == (
+        400,
+        "BadParameter",
+        f"The specified version ({version}) is not recognized. Consider using the"
+        " latest supported version (2026-04-01).",
+    )
+
+
+@pytest.mark.parametrize("version", ["7.3", "7.6", "2025-07-01", "2026-04-01"])
+def test_published_api_version_with_release_is_served(
+    azure: Azure, vault: Vault, version: str
+) -> None:
+    answer = _ask(azure, vault, "GET", f"/keys?api-version={version}")
+    assert answer.status == 200
+
+
 def test_identity_without_the_permission_is_told_so(azure: Azure, vault: Vault) -> None:
     vault.access.grant(azure.vm_identity.object_id, "get")
     answer = _ask(azure, vault, "POST", f"/keys/k/release{API}", {})
