@@ -74,9 +74,12 @@ def parse_policy(data: bytes) -> Policy:
             1010 is this emulator's own: the service's texts were not seen.
     """
     try:
-        document = json.loads(data) if len(data) <= _MAX_BYTES else None
+        # JSON that systems exchange is UTF-8 (RFC 8259 §8.1); `json.loads` of bytes
+        # would take UTF-16 and UTF-32 as well.
+        text = data.decode("utf-8-sig")
+        document = json.loads(text) if len(data) <= _MAX_BYTES else None
     except (ValueError, RecursionError) as error:
-        raise _malformed("it is not JSON") from error
+        raise _malformed("it is not JSON in UTF-8") from error
     if not isinstance(document, dict) or document.keys() != {"version", "anyOf"}:
         raise _malformed("it must be an object of `version` and `anyOf` alone")
     if document["version"] != _VERSION:

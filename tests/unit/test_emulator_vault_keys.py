@@ -257,6 +257,24 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "not-exportable": (_exportable(attributes={}), "AKV.SKR.1005"),
     "software-key": (_exportable(kty="RSA"), "AKV.SKR.1006"),
     "not-json": (_exportable(release_policy={"data": b64u(b"{")}), "AKV.SKR.1010"),
+    "utf-16": (
+        _exportable(
+            release_policy={"data": b64u(json.dumps(POLICY).encode("utf-16"))}
+        ),
+        "AKV.SKR.1010",
+    ),
+    "utf-16-without-mark": (
+        _exportable(
+            release_policy={"data": b64u(json.dumps(POLICY).encode("utf-16-le"))}
+        ),
+        "AKV.SKR.1010",
+    ),
+    "utf-32": (
+        _exportable(
+            release_policy={"data": b64u(json.dumps(POLICY).encode("utf-32"))}
+        ),
+        "AKV.SKR.1010",
+    ),
     "no-version": (_exportable({"anyOf": POLICY["anyOf"]}), "AKV.SKR.1010"),
     "empty": (_exportable({"version": "1.0.0", "anyOf": []}), "AKV.SKR.1010"),
     "no-group": (
