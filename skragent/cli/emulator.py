@@ -67,8 +67,9 @@ def add_parser(
     parser.add_argument(
         "--real-names",
         action="store_true",
-        help="listen where Azure does (169.254.169.254:80, *.attest.azure.net:443, …)"
-        " for clients that hard-code it; says what root must prepare for that",
+        help="listen where Azure does (169.254.169.254:80, the attestation providers of"
+        " all regions, …) for clients that hard-code it; says what root must prepare"
+        " for that, and how to trust its CA system-wide",
     )
     parser.add_argument(
         "--fault",
@@ -138,6 +139,8 @@ async def _run(args: argparse.Namespace, specs: list[KeySpec]) -> None:
         for fault in args.fault:
             await emulator.faults.apply(fault)
         print(_directions(emulator, config))
+        if args.real_names:
+            print(_trust_directions(emulator))
         print("READY", flush=True)
         await stop.wait()
     finally:
@@ -224,6 +227,21 @@ def _directions(emulator: Emulator, config: Path) -> str:
             f"  export AZURE_POD_IDENTITY_AUTHORITY_HOST={azure.imds_url}"
             f" REQUESTS_CA_BUNDLE={azure.ca_path.resolve()}"
         ),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _trust_directions(emulator: Emulator) -> str:
+    """Say how root makes the whole system trust the CA."""
+    from skragent.emulator.addresses import commands_for_system_trust  # noqa: PLC0415 - an extra
+
+    commands = commands_for_system_trust(emulator.azure.ca_path.resolve())
+    lines = [
+        "C++ and Go clients read the system's trust store. As root, add the TLS root:",
+        *(f"  {systems}: {command}" for systems, command in commands),
+        "Its private key is in this directory. To remove the root, delete the copy and",
+        "run the second command again.",
         "",
     ]
     return "\n".join(lines)

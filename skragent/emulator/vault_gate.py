@@ -27,13 +27,33 @@ if TYPE_CHECKING:
 # The api-versions that Azure published, with and without release (azure-rest-api-specs,
 # specification/keyvault/data-plane, and the enumerations of Azure's SDKs).
 _VERSIONS_WITHOUT_RELEASE = frozenset(
-    ("2015-06-01", "2016-10-01", "7.0-preview", "7.0", "7.1-preview", "7.1")
-    + ("7.2-preview", "7.2")
+    (
+        "2015-06-01",
+        "2016-10-01",
+        "7.0-preview",
+        "7.0",
+        "7.1-preview",
+        "7.1",
+        "7.2-preview",
+        "7.2",
+    )
 )
 _VERSIONS_WITH_RELEASE = frozenset(
-    ("7.3-preview", "7.3", "7.4-preview.1", "7.4", "7.5-preview.1", "7.5")
-    + ("7.6-preview.1", "7.6-preview.2", "7.6", "2025-06-01-preview", "2025-07-01")
-    + ("2026-01-01-preview", "2026-04-01")
+    (
+        "7.3-preview",
+        "7.3",
+        "7.4-preview.1",
+        "7.4",
+        "7.5-preview.1",
+        "7.5",
+        "7.6-preview.1",
+        "7.6-preview.2",
+        "7.6",
+        "2025-06-01-preview",
+        "2025-07-01",
+        "2026-01-01-preview",
+        "2026-04-01",
+    )
 )
 _LATEST_VERSION = "2026-04-01"
 _WORDS = MappingProxyType(

@@ -15,7 +15,7 @@ mount --bind "$dir/hosts" /etc/hosts
 
 # What it says that root must type is enough, or the second start fails as well.
 skragent emulator --dir "$dir/emu" --real-names >"$dir/refused" 2>&1 && exit 3
-grep -E '^  (ip|echo) ' "$dir/refused" >"$dir/commands"
+grep -E '^  (ip|printf) ' "$dir/refused" >"$dir/commands"
 . "$dir/commands"
 
 in_background emulator --dir "$dir/emu" --real-names >"$dir/emulator.log" 2>&1 &

@@ -144,8 +144,10 @@ def test_unknown_api_version_is_refused_in_key_vaults_words(
     assert _error(answer) == (
         400,
         "BadParameter",
-        f"The specified version ({version}) is not recognized. Consider using the"
-        " latest supported version (2026-04-01).",
+        (
+            f"The specified version ({version}) is not recognized. Consider using the"
+            " latest supported version (2026-04-01)."
+        ),
     )
 
 
@@ -258,9 +260,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "software-key": (_exportable(kty="RSA"), "AKV.SKR.1006"),
     "not-json": (_exportable(release_policy={"data": b64u(b"{")}), "AKV.SKR.1010"),
     "utf-16": (
-        _exportable(
-            release_policy={"data": b64u(json.dumps(POLICY).encode("utf-16"))}
-        ),
+        _exportable(release_policy={"data": b64u(json.dumps(POLICY).encode("utf-16"))}),
         "AKV.SKR.1010",
     ),
     "utf-16-without-mark": (
@@ -270,9 +270,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "AKV.SKR.1010",
     ),
     "utf-32": (
-        _exportable(
-            release_policy={"data": b64u(json.dumps(POLICY).encode("utf-32"))}
-        ),
+        _exportable(release_policy={"data": b64u(json.dumps(POLICY).encode("utf-32"))}),
         "AKV.SKR.1010",
     ),
     "no-version": (_exportable({"anyOf": POLICY["anyOf"]}), "AKV.SKR.1010"),
