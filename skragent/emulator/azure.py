@@ -30,6 +30,7 @@ from skragent.emulator.maa import Maa
 from skragent.emulator.pki import Pki, ServerIdentity
 from skragent.emulator.regions import ATTESTATION_HOSTS
 from skragent.emulator.vault import Vault
+from skragent.emulator.vault_backup import BackupSealer
 from skragent.emulator.vault_dialect import Dialect
 from skragent.emulator.vault_keys import KeyStore
 
@@ -260,6 +261,7 @@ class Azure:
             urls.vaults[plan.name],
             Dialect(plan.kind),
             KeyStore(self._keys_directory / plan.name),
+            BackupSealer(self._keys_directory / f"{plan.kind}-backups.key"),
             entra=self.entra,
             authorities=self.authorities,
             signer=self.pki.server(plan.name, plan.certificate_names),
