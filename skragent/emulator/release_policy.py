@@ -16,6 +16,7 @@ from typing import Any
 from skragent.emulator.encoding import dump_json
 from skragent.emulator.refusal import RefusalError
 
+MALFORMED = "AKV.SKR.1010: The release policy is malformed"
 _VERSION = "1.0.0"
 _MAX_DEPTH = 16
 _MAX_BYTES = 64 * 1024
@@ -138,9 +139,7 @@ def _list_of(entry: dict[str, Any], name: str) -> list[Any]:
 
 
 def _malformed(why: str) -> RefusalError:
-    return RefusalError(
-        400, "BadParameter", f"AKV.SKR.1010: The release policy is malformed: {why}."
-    )
+    return RefusalError(400, "BadParameter", f"{MALFORMED}: {why}.")
 
 
 def _holds(node: Condition | Group, claims: dict[str, Any]) -> bool:
