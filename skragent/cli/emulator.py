@@ -51,10 +51,11 @@ def add_parser(
         "--key",
         action="append",
         default=[],
-        metavar="NAME:KIND",
-        help="a key to create if there is none of that name: RSA[-2048|3072|4096],"
-        " EC, P-256|384|521|256K, oct[-128|192|256] (default: one RSA key `demo`, in"
-        " an empty vault); may be repeated",
+        metavar="[STORE/]NAME[:KIND][,policy=FILE]",
+        help="a key to create if STORE (vault, the default, or hsm) has none of that"
+        " name; KIND is RSA[-2048|3072|4096], EC, P-256|384|521|256K,"
+        " oct[-128|192|256]; FILE is its release policy, by default one that this VM"
+        " meets (default: one RSA key `demo`, if there are no keys); may be repeated",
     )
     parser.add_argument(
         "--latency",
@@ -67,8 +68,9 @@ def add_parser(
     parser.add_argument(
         "--real-names",
         action="store_true",
-        help="listen where Azure does (169.254.169.254:80, *.attest.azure.net:443, …)"
-        " for clients that hard-code it; says what root must prepare for that",
+        help="listen where Azure does (169.254.169.254:80, the attestation providers of"
+        " all regions, …) for clients that hard-code it; says what root must prepare"
+        " for that, and how to trust its CA system-wide",
     )
     parser.add_argument(
         "--fault",
@@ -138,6 +140,8 @@ async def _run(args: argparse.Namespace, specs: list[KeySpec]) -> None:
         for fault in args.fault:
             await emulator.faults.apply(fault)
         print(_directions(emulator, config))
+        if args.real_names:
+            print(_trust_directions(emulator))
         print("READY", flush=True)
         await stop.wait()
     finally:
@@ -173,11 +177,13 @@ def _prepare(emulator: Emulator, specs: list[KeySpec]) -> Path:
     """Create the keys that are missing and write the agent's configuration."""
     from skragent.emulator.key_specs import parse_key_spec  # noqa: PLC0415 - an extra
 
-    store = emulator.vault.store
-    if not specs and not len(store):
+    stores = [vault.store for vault in emulator.vaults.values()]
+    if not specs and not any(len(s) or s.deleted_names for s in stores):
         specs = [parse_key_spec(_DEFAULT_KEY)]
     for spec in specs:
-        if store.find(spec.name) is None:
+        store = emulator.store(spec.store).store
+        # A deleted key keeps its name, here as in Azure.
+        if store.find(spec.name) is None and store.find_deleted(spec.name) is None:
             emulator.create_key(spec)
     config = emulator.directory.resolve() / "skragent.toml"
     config.write_text(emulator.config_text(), encoding="utf-8")
@@ -208,22 +214,40 @@ def _directions(emulator: Emulator, config: Path) -> str:
         ("its platform's token", str(azure.application_files.token.resolve())),
         ("TLS root", str(azure.ca_path.resolve())),
         ("AMD root", str(directory / "amd-roots.pem")),
-        ("keys", ", ".join(emulator.vault.store.names)),
+        *(
+            (f"keys in {name}", ", ".join(vault.store.names))
+            for name, vault in azure.vaults.items()
+            if len(vault.store)
+        ),
         ("faults", str(directory / "faults.sock")),
         ("configuration", str(config)),
     ]
     lines = [f"{name:20} {value}" for name, value in rows]
-    key = emulator.vault.store.names[0]
+    lines += ["", "In another terminal:", f"  skragent run --config {config}"]
+    socket = directory / "api.sock"
+    for key in [*emulator.aliases()][:1]:
+        lines += [f"  skragent get {key} --socket {socket} --format pem"]
     lines += [
-        "",
-        "In another terminal:",
-        f"  skragent run --config {config}",
-        f"  skragent get {key} --socket {directory / 'api.sock'} --format pem",
         "For Azure's SDKs, such as azure-identity and azure-keyvault-keys:",
         (
             f"  export AZURE_POD_IDENTITY_AUTHORITY_HOST={azure.imds_url}"
             f" REQUESTS_CA_BUNDLE={azure.ca_path.resolve()}"
         ),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _trust_directions(emulator: Emulator) -> str:
+    """Say how root makes the whole system trust the CA."""
+    from skragent.emulator.addresses import commands_for_system_trust  # noqa: PLC0415 - an extra
+
+    commands = commands_for_system_trust(emulator.azure.ca_path.resolve())
+    lines = [
+        "C++ and Go clients read the system's trust store. As root, add the TLS root:",
+        *(f"  {systems}: {command}" for systems, command in commands),
+        "Its private key is in this directory. To remove the root, delete the copy and",
+        "run the second command again.",
         "",
     ]
     return "\n".join(lines)

@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from skragent.emulator.regions import ATTESTATION_HOSTS
 from skragent.errors import EmulatorError
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ ENTRA_HOST = "login.microsoftonline.com"
 LOCATION = "eastus2"
 
 _HTTP, _HTTPS = 80, 443
+_CA_NAME = "skragent-emulator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +144,40 @@ def commands_for_real_names(vaults: Iterable[VaultPlan]) -> list[str]:
     commands = []
     if not _is_ours(IMDS_ADDRESS):
         commands.append(f"ip addr add {IMDS_ADDRESS}/32 dev lo")
-    hosts = [MAA_HOST, ENTRA_HOST, *(plan.host for plan in vaults)]
-    missing = [host for host in hosts if _address_of(host) != TLS_ADDRESS]
+    hosts = [*ATTESTATION_HOSTS, ENTRA_HOST, *(plan.host for plan in vaults)]
+    # All at once: without a network, each look-up waits until its resolver gives up.
+    with ThreadPoolExecutor(max_workers=len(hosts)) as pool:
+        found = dict(zip(hosts, pool.map(_address_of, hosts), strict=True))
+    missing = [host for host, address in found.items() if address != TLS_ADDRESS]
     if missing:
-        line = f"{TLS_ADDRESS} {' '.join(missing)}"
-        commands.append(f"echo '{line}' >> /etc/hosts")
+        # A line for each name: musl reads at most 511 bytes of a line of /etc/hosts.
+        line = f"{TLS_ADDRESS} %s\\n"
+        commands.append(f"printf '{line}' {' '.join(missing)} >> /etc/hosts")
     return commands
+
+
+def commands_for_system_trust(ca: Path) -> list[tuple[str, str]]:
+    """Tell how root adds the CA to the system's trust store, by family of systems.
+
+    C++ and Go clients read that store's bundle, and have no variable of Azure's SDKs.
+    """
+    path = shlex.quote(str(ca))
+    return [
+        (
+            "Debian, Ubuntu",
+            (
+                f"cp {path} /usr/local/share/ca-certificates/{_CA_NAME}.crt"
+                " && update-ca-certificates"
+            ),
+        ),
+        (
+            "Fedora, RHEL",
+            (
+                f"cp {path} /etc/pki/ca-trust/source/anchors/{_CA_NAME}.pem"
+                " && update-ca-trust"
+            ),
+        ),
+    ]
 
 
 def _is_ours(address: str) -> bool:

@@ -28,7 +28,9 @@ from skragent.emulator.identities import Entra, identity
 from skragent.emulator.imds import Imds
 from skragent.emulator.maa import Maa
 from skragent.emulator.pki import Pki, ServerIdentity
+from skragent.emulator.regions import ATTESTATION_HOSTS
 from skragent.emulator.vault import Vault
+from skragent.emulator.vault_backup import BackupSealer
 from skragent.emulator.vault_dialect import Dialect
 from skragent.emulator.vault_keys import KeyStore
 
@@ -130,9 +132,14 @@ class Azure:
         self.application = register_application(self.application_files, state, now)
         ark = x509.load_pem_x509_certificate(hardware.ark_pem.encode())
         trust = Trust(arks=frozenset([ark.public_bytes(Encoding.DER)]))
-        self.maa = Maa(urls.maa, state / "maa", trust, self.clock)
+        self._maa_hosts = ATTESTATION_HOSTS if settings.real_names else ()
+        self.maa = Maa(
+            urls.maa, state / "maa", trust, self.clock, hosts=self._maa_hosts
+        )
         self.authorities = AttestationAuthorities()
-        self.authorities.add(self.maa.issuer, lambda: self.maa.keys.jwks)
+        regional = [f"https://{host}" for host in self._maa_hosts]
+        for issuer in (self.maa.issuer, *regional):
+            self.authorities.add(issuer, lambda: self.maa.keys.jwks)
         self.imds = Imds(
             vm_id=hardware.vm_id,
             thim=hardware.thim_answer,
@@ -200,9 +207,10 @@ class Azure:
         )
         azure = cls(directory, hardware, settings, urls)
         hosts: dict[str, Service] = {
-            addresses.MAA_HOST: azure.maa,
+            **dict.fromkeys((addresses.MAA_HOST, *ATTESTATION_HOSTS), azure.maa),
             addresses.ENTRA_HOST: azure.entra_id,
         }
+        # The first one is also for names that have none of their own.
         tls = {
             addresses.MAA_HOST: azure.server_identity("maa"),
             addresses.ENTRA_HOST: azure.server_identity("entra"),
@@ -234,6 +242,7 @@ class Azure:
             "maa": [addresses.MAA_HOST, "*.eus2.attest.azure.net"],
             "entra": [addresses.ENTRA_HOST],
         }
+        names["maa"] += [h for h in self._maa_hosts if h != addresses.MAA_HOST]
         return self.pki.server(label, [*names[label], "localhost", LOOPBACK])
 
     def cvm_policy(self) -> dict[str, Any]:
@@ -252,6 +261,7 @@ class Azure:
             urls.vaults[plan.name],
             Dialect(plan.kind),
             KeyStore(self._keys_directory / plan.name),
+            BackupSealer(self._keys_directory / f"{plan.kind}-backups.key"),
             entra=self.entra,
             authorities=self.authorities,
             signer=self.pki.server(plan.name, plan.certificate_names),

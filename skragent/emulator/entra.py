@@ -37,6 +37,7 @@ TENANT_DOMAIN = "skragent.onmicrosoft.com"
 _JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _PATH = re.compile(r"/([^/]+)/(.+)")
 _DEFAULT_SCOPE = "/.default"
+_OIDC_SCOPES = frozenset(("openid", "profile", "email", "offline_access"))
 _CORRELATION = "client-request-id"
 
 
@@ -251,19 +252,26 @@ def _required(form: Mapping[str, str], name: str) -> str:
     return form[name]
 
 
-def _resource_of(scope: str) -> str:
-    """Give the resource that a scope is for: here there is no other way to name it."""
-    if len(scope.split()) != 1:
+def _resource_of(text: str) -> str:
+    """Give the one resource that a list of scopes names (RFC 6749 §3.3).
+
+    Space around a scope does not count: Microsoft's C++ client of confidential VMs
+    (Azure/confidential-computing-cvm-guest-attestation) sends one before it. The scopes
+    of OpenID Connect name no resource, and may stand beside the one that does.
+    """
+    scopes = [scope for scope in text.split() if scope.lower() not in _OIDC_SCOPES]
+    if len(scopes) != 1:
         raise bad_request(
             "invalid_scope",
             "AADSTS70011: The provided request must include a 'scope' input parameter."
             " The provided value for the input parameter 'scope' is not valid. The"
-            f" scope {scope} is not valid.",
+            f" scope {text} is not valid.",
         )
+    scope = scopes[0]
     if not scope.endswith(_DEFAULT_SCOPE):
         raise bad_request(
             "invalid_scope",
-            f"AADSTS1002012: The provided value for scope {scope} is not valid. Client"
+            f"AADSTS1002012: The provided value for scope {text} is not valid. Client"
             " credential flows must have a scope value with /.default suffixed to the"
             " resource identifier (application ID URI).",
         )

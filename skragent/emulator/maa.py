@@ -8,7 +8,6 @@ here are routes, tokens and envelopes.
 from __future__ import annotations
 
 import datetime as dt
-import re
 import secrets
 from http import HTTPStatus
 from types import MappingProxyType
@@ -25,13 +24,24 @@ from skragent.emulator.refusal import RefusalError
 from skragent.emulator.service import Answer, Request, Service
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from skragent.emulator.clock import Clock
 
 _LIFETIME_SECONDS = 28800  # 8 h in every token that was seen
-_API_VERSION = re.compile(r"(\d{4}-\d\d-\d\d)(-preview)?")
-_OLDEST_API = "2020-10-01"
+# The published ones that need no Entra ID token (azure-rest-api-specs,
+# specification/attestation/data-plane; Azure's own clients).
+_API_VERSIONS = frozenset(
+    (
+        "2020-10-01",
+        "2022-08-01",
+        "2022-09-01-preview",
+        "2023-04-01-preview",
+        "2025-06-01",
+        "2026-03-11-preview",
+    )
+)
 
 
 class Maa(Service):
@@ -47,10 +57,27 @@ class Maa(Service):
     words = MappingProxyType({400: ("InvalidParameter", "Invalid parameter.")})
 
     def __init__(
-        self, issuer: str, directory: Path, trust: Trust, clock: Clock
+        self,
+        issuer: str,
+        directory: Path,
+        trust: Trust,
+        clock: Clock,
+        *,
+        hosts: Collection[str] = (),
     ) -> None:
+        """Build the service.
+
+        Args:
+            issuer: its URL.
+            directory: where its signing keys are kept.
+            trust: whose evidence it accepts.
+            clock: for lifetimes.
+            hosts: names of other regions' providers, which it is as well. Each is an
+                issuer of its own; unlike Azure's, all of them sign with the same keys.
+        """
         super().__init__()
         self.issuer = issuer
+        self._hosts = frozenset(hosts)
         self.trust = trust
         self._clock = clock
         self.keys = SigningKeys(directory, issuer, self._now())
@@ -66,7 +93,7 @@ class Maa(Service):
         if route == ("GET", "/certs"):
             return Answer.of_json(200, self._through("jwks", self.keys.jwks))
         if route == ("GET", "/.well-known/openid-configuration"):
-            return Answer.of_json(200, self._metadata())
+            return Answer.of_json(200, self._metadata(self._issuer_of(request)))
         raise RefusalError(404, "NotFound", f"There is nothing at {request.path}.")
 
     @override
@@ -84,7 +111,7 @@ class Maa(Service):
         _verify_api_version(request)
         body = request.json_object("InvalidParameter")
         appraisal = appraise_guest_request(body, self.trust, self._now())
-        token = self._token(appraisal.claims)
+        token = self._token(appraisal.claims, self._issuer_of(request))
         sealed = self._through("sealed", seal_token(token, appraisal.wrapping_key))
         return Answer.of_json(200, {"token": base64url(dump_json(sealed))})
 
@@ -92,12 +119,18 @@ class Maa(Service):
         _verify_api_version(request)
         body = request.json_object("InvalidParameter")
         claims = appraise_platform_request(body, self.trust, self._now())
-        return Answer.of_json(200, {"token": self._token(claims)})
+        token = self._token(claims, self._issuer_of(request))
+        return Answer.of_json(200, {"token": token})
 
-    def _token(self, claims: dict[str, Any]) -> str:
+    def _issuer_of(self, request: Request) -> str:
+        """Give the provider that was asked: the one of the Host header."""
+        host = request.headers.get("host", "").partition(":")[0].lower()
+        return f"https://{host}" if host in self._hosts else self.issuer
+
+    def _token(self, claims: dict[str, Any], issuer: str) -> str:
         now = int(self._clock.now())
         issued = {
-            "iss": self.issuer,
+            "iss": issuer,
             "iat": now,
             "nbf": now,
             "exp": now + _LIFETIME_SECONDS,
@@ -106,7 +139,7 @@ class Maa(Service):
         signer = self.keys.current
         header = {
             "alg": "RS256",
-            "jku": f"{self.issuer}/certs",
+            "jku": f"{issuer}/certs",
             "kid": signer.kid,
             "typ": "JWT",
         }
@@ -115,13 +148,13 @@ class Maa(Service):
         token = sign_jws(self._through("header", header), payload, key)
         return str(self._through("token", token))
 
-    def _metadata(self) -> dict[str, Any]:
+    def _metadata(self, issuer: str) -> dict[str, Any]:
         return {
-            "issuer": self.issuer,
-            "jwks_uri": f"{self.issuer}/certs",
+            "issuer": issuer,
+            "jwks_uri": f"{issuer}/certs",
             "response_types_supported": ["token", "none"],
             "id_token_signing_alg_values_supported": ["RS256"],
-            "revocation_endpoint": f"{self.issuer}/revoke",
+            "revocation_endpoint": f"{issuer}/revoke",
             "claims_supported": ["iss", "iat", "nbf", "exp", "jti", "nonce"],
         }
 
@@ -130,10 +163,22 @@ class Maa(Service):
 
 
 def _verify_api_version(request: Request) -> None:
-    match = _API_VERSION.fullmatch(request.parameter("api-version"))
-    if match is None or match[1] < _OLDEST_API:
+    """Demand a published api-version.
+
+    The codes and words are those of ASP.NET's API versioning, which Azure services use
+    (dotnet/aspnet-api-versioning); the attestation service's own were not seen.
+    """
+    version = request.parameter("api-version")
+    if not version:
+        raise RefusalError(
+            400,
+            "ApiVersionUnspecified",
+            "An API version is required, but was not specified.",
+        )
+    if version not in _API_VERSIONS:
         raise RefusalError(
             400,
             "UnsupportedApiVersion",
-            f"api-version must be given and at least {_OLDEST_API}.",
+            f"The HTTP resource that matches the request URI '{request.path}' does not"
+            f" support the API version '{version}'.",
         )

@@ -16,6 +16,7 @@ from typing import Any
 from skragent.emulator.encoding import dump_json
 from skragent.emulator.refusal import RefusalError
 
+MALFORMED = "AKV.SKR.1010: The release policy is malformed"
 _VERSION = "1.0.0"
 _MAX_DEPTH = 16
 _MAX_BYTES = 64 * 1024
@@ -74,9 +75,12 @@ def parse_policy(data: bytes) -> Policy:
             1010 is this emulator's own: the service's texts were not seen.
     """
     try:
-        document = json.loads(data) if len(data) <= _MAX_BYTES else None
+        # JSON that systems exchange is UTF-8 (RFC 8259 §8.1); `json.loads` of bytes
+        # would take UTF-16 and UTF-32 as well.
+        text = data.decode("utf-8-sig")
+        document = json.loads(text) if len(data) <= _MAX_BYTES else None
     except (ValueError, RecursionError) as error:
-        raise _malformed("it is not JSON") from error
+        raise _malformed("it is not JSON in UTF-8") from error
     if not isinstance(document, dict) or document.keys() != {"version", "anyOf"}:
         raise _malformed("it must be an object of `version` and `anyOf` alone")
     if document["version"] != _VERSION:
@@ -135,9 +139,7 @@ def _list_of(entry: dict[str, Any], name: str) -> list[Any]:
 
 
 def _malformed(why: str) -> RefusalError:
-    return RefusalError(
-        400, "BadParameter", f"AKV.SKR.1010: The release policy is malformed: {why}."
-    )
+    return RefusalError(400, "BadParameter", f"{MALFORMED}: {why}.")
 
 
 def _holds(node: Condition | Group, claims: dict[str, Any]) -> bool:

@@ -23,24 +23,32 @@ from skragent.emulator.refusal import RefusalError
 from skragent.emulator.release_policy import parse_policy
 from skragent.emulator.service import Answer, Request
 from skragent.emulator.vault_gate import VaultGate, api_version_of
+from skragent.emulator.vault_lifecycle import KeyLifecycle, random_bytes
 from skragent.emulator.vault_release import (
     parse_release_request,
     verify_policy,
     wrap_for_release,
 )
-from skragent.emulator.vault_writes import add_version, update_version
+from skragent.emulator.vault_writes import add_version, rotate_key, update_version
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from skragent.emulator.attestation_authorities import AttestationAuthorities
     from skragent.emulator.clock import Clock
     from skragent.emulator.identities import Entra
     from skragent.emulator.pki import ServerIdentity
     from skragent.emulator.vault_access import Permission
+    from skragent.emulator.vault_backup import BackupSealer
     from skragent.emulator.vault_dialect import Dialect
     from skragent.emulator.vault_keys import KeyStore, KeyVersion, StoredKey
 
 _KEY_NAME = re.compile(r"[0-9a-zA-Z-]{1,127}")
 _VERSION_OF_NONE = ""
+_OPERATIONS = ("create", "versions", "release", "rotate", "backup")
+# Operations on a key as it is kept: it is kept again, elsewhere, or in a backup.
+_STORING = ("update", "rotate", "delete", "backup")
+_ALLOWED_WHILE_DISABLED = ("update", "list", "delete", "backup")
 
 
 class Vault(VaultGate):
@@ -69,6 +77,7 @@ class Vault(VaultGate):
         url: str,
         dialect: Dialect,
         store: KeyStore,
+        sealer: BackupSealer,
         *,
         entra: Entra,
         authorities: AttestationAuthorities,
@@ -77,6 +86,7 @@ class Vault(VaultGate):
     ) -> None:
         super().__init__(name, url, dialect, entra, clock)
         self.store = store
+        self._lifecycle = KeyLifecycle(store, url, dialect, sealer)
         self.signer = signer
         self.authorities = authorities
 
@@ -84,62 +94,80 @@ class Vault(VaultGate):
     def answer(self, request: Request) -> Answer:
         caller = self._authenticate(request)
         api_version = api_version_of(request)
-        parts = request.path.split("/")[1:]
-        if parts[:1] != ["keys"]:
-            raise _not_found(f"There is nothing at {request.path}.")
-        return self._route(request, caller, parts[1:], api_version)
-
-    def _route(
-        self,
-        request: Request,
-        caller: dict[str, Any],
-        parts: list[str],
-        api_version: str,
-    ) -> Answer:
-        """Route what follows `/keys`; empty parts stand for the version of none."""
-        name = parts[0] if parts else ""
-        rest = [*parts[1:], "", ""][:3]
+        self.store.purge_expired(self._clock.now())
+        collection, *parts = request.path.split("/")[1:] or [""]
         if len(parts) > 3:  # noqa: PLR2004 - name, version, operation
+            raise _not_found(f"There is nothing at {request.path}.")
+        name, version, operation = [*parts, "", "", ""][:3]
+        if collection == "deletedkeys":
+            return self._route_deleted(request, caller, name, "/".join(parts[1:]))
+        if (request.method, collection, name) == ("POST", "rng", ""):
+            return self._random_bytes(request, caller)
+        if collection != "keys":
             raise _not_found(f"There is nothing at {request.path}.")
         if not name:
             self._authorize(caller, "list", "")
             return self._list()
         if not _KEY_NAME.fullmatch(name):
             raise bad_parameter(f"{name!r} is not the name of a key.")
-        return self._route_key(request, caller, name, rest, api_version)
+        if (request.method, name, version) == ("POST", "restore", ""):
+            self._authorize(caller, "restore", "")
+            body = request.json_object("BadParameter")
+            return Answer.of_json(200, self._lifecycle.restore(body))
+        if version in _OPERATIONS and not operation:
+            version, operation = _VERSION_OF_NONE, version
+        return self._route_key(request, caller, (name, version, operation), api_version)
 
     def _route_key(
         self,
         request: Request,
         caller: dict[str, Any],
-        name: str,
-        rest: list[str],
+        parts: tuple[str, str, str],
         api_version: str,
     ) -> Answer:
-        version, operation = rest[0], rest[1]
-        if version in ("create", "versions", "release") and not operation:
-            version, operation = _VERSION_OF_NONE, version
+        """Route a request about a key; the version may be the one of none."""
+        name, version, operation = parts
+        routes: dict[tuple[str, str], tuple[Permission, Callable[[], Answer]]] = {
+            ("POST", "release"): (
+                "release",
+                lambda: self._release(request, name, version, api_version),
+            ),
+            ("PATCH", ""): ("update", lambda: self._update(request, name, version)),
+            ("POST", "create"): ("create", lambda: self._create(request, name)),
+            ("GET", "versions"): ("list", lambda: self._list_versions(name)),
+            ("GET", ""): ("get", lambda: self._bundle(*self._find(*parts[:2], "get"))),
+        }
+        if not version:
+            routes |= {
+                ("PUT", ""): ("import", lambda: self._import(request, name)),
+                ("DELETE", ""): ("delete", lambda: self._delete(name)),
+                ("POST", "rotate"): ("rotate", lambda: self._rotate(name)),
+                ("POST", "backup"): ("backup", lambda: self._backup(name)),
+            }
+        if (request.method, operation) not in routes:
+            raise _not_allowed()
+        permission, serve = routes[request.method, operation]
+        self._authorize(caller, permission, name)
+        return serve()
+
+    def _route_deleted(
+        self, request: Request, caller: dict[str, Any], name: str, operation: str
+    ) -> Answer:
         route = (request.method, operation)
-        if route == ("POST", "release"):
-            self._authorize(caller, "release", name)
-            return self._release(request, name, version, api_version)
-        if route == ("POST", "create"):
-            self._authorize(caller, "create", name)
-            return self._create(request, name)
-        if route == ("PUT", "") and not version:
-            self._authorize(caller, "import", name)
-            return self._import(request, name)
-        if route == ("PATCH", ""):
-            self._authorize(caller, "update", name)
-            return self._update(request, name, version)
-        if route == ("GET", "versions"):
-            self._authorize(caller, "list", name)
-            return self._list_versions(name)
+        if not name and route == ("GET", ""):
+            self._authorize(caller, "list", "")
+            return Answer.of_json(200, self._lifecycle.list_deleted())
         if route == ("GET", ""):
             self._authorize(caller, "get", name)
-            key, found = self._find(name, version, "get")
-            return self._bundle(key, found)
-        raise RefusalError(405, "MethodNotAllowed", "The method is not allowed here.")
+            return Answer.of_json(200, self._lifecycle.deleted(name))
+        if route == ("DELETE", ""):
+            self._authorize(caller, "purge", name)
+            self._lifecycle.purge(name)
+            return Answer(204)
+        if route == ("POST", "recover"):
+            self._authorize(caller, "recover", name)
+            return Answer.of_json(200, self._lifecycle.recover(name))
+        raise _not_allowed()
 
     def _authorize(
         self, caller: dict[str, Any], permission: Permission, name: str
@@ -160,7 +188,7 @@ class Vault(VaultGate):
                 " correct recovery command. For help resolving this issue, please see"
                 " https://go.microsoft.com/fwlink/?linkid=2125182"
             )
-        if not found.enabled and operation not in ("update", "list"):
+        if not found.enabled and operation not in _ALLOWED_WHILE_DISABLED:
             raise RefusalError(
                 403,
                 "Forbidden",
@@ -172,7 +200,7 @@ class Vault(VaultGate):
     def _stored(self, name: str, operation: str) -> StoredKey | None:
         """Read a key; as it was kept where it is going to be kept again."""
         key = self.store.find(name)
-        if key is None or operation == "update":
+        if key is None or operation in _STORING:
             return key
         changed: StoredKey | None = self._through("key", key)
         return changed
@@ -200,6 +228,7 @@ class Vault(VaultGate):
             or str(jwk.get("kty", "")).endswith("-HSM")
             or body.get("hsm", body.get("Hsm")) is True
         )
+        self._lifecycle.verify_name(name)
         material = create_material(jwk) if create else import_material(jwk)
         key = add_version(
             self.store.find(name),
@@ -219,6 +248,27 @@ class Vault(VaultGate):
         update_version(key, found, body, is_versioned=bool(version), now=now)
         self.store.save(key)
         return self._bundle(key, found)
+
+    def _rotate(self, name: str) -> Answer:
+        key, _ = self._find(name, _VERSION_OF_NONE, "rotate")
+        rotate_key(key, now=self._clock.now())
+        self.store.save(key)
+        return self._bundle(key, key.latest)
+
+    def _delete(self, name: str) -> Answer:
+        key, _ = self._find(name, _VERSION_OF_NONE, "delete")
+        return Answer.of_json(200, self._lifecycle.delete(key, self._clock.now()))
+
+    def _backup(self, name: str) -> Answer:
+        key, _ = self._find(name, _VERSION_OF_NONE, "backup")
+        return Answer.of_json(200, self._lifecycle.backup(key))
+
+    def _random_bytes(self, request: Request, caller: dict[str, Any]) -> Answer:
+        if not self.dialect.is_hsm:
+            raise bad_parameter("The request URI contains an invalid name: rng")
+        self._authorize(caller, "rng", "")
+        body = request.json_object("BadParameter")
+        return Answer.of_json(200, random_bytes(body))
 
     def _list(self) -> Answer:
         keys = (self._stored(name, "list") for name in self.store.names)
@@ -270,3 +320,7 @@ class Vault(VaultGate):
 
 def _not_found(message: str) -> RefusalError:
     return RefusalError(404, "KeyNotFound", message)
+
+
+def _not_allowed() -> RefusalError:
+    return RefusalError(405, "MethodNotAllowed", "The method is not allowed here.")

@@ -8,14 +8,26 @@ from __future__ import annotations
 import secrets
 import uuid
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from skragent.emulator.refusal import RefusalError
 
-Permission = Literal["get", "list", "create", "import", "update", "release"]
-ALL_PERMISSIONS: frozenset[Permission] = frozenset(
-    ("get", "list", "create", "import", "update", "release")
-)
+Permission = Literal[
+    "get",
+    "list",
+    "create",
+    "import",
+    "update",
+    "release",
+    "rotate",
+    "delete",
+    "recover",
+    "purge",
+    "backup",
+    "restore",
+    "rng",
+]
+ALL_PERMISSIONS: frozenset[Permission] = frozenset(get_args(Permission))
 _HELP = "https://go.microsoft.com/fwlink/?linkid=2125287"
 _ACTIONS: dict[Permission, str] = {
     "get": "read",
@@ -24,6 +36,13 @@ _ACTIONS: dict[Permission, str] = {
     "import": "import/action",
     "update": "update/action",
     "release": "release/action",
+    "rotate": "rotate/action",
+    "delete": "delete",
+    "recover": "recover/action",
+    "purge": "purge/action",
+    "backup": "backup/action",
+    "restore": "restore/action",
+    "rng": "rng/action",
 }
 # As the local roles of Managed HSM name them.
 _HSM_ACTIONS: dict[Permission, str] = {

@@ -15,13 +15,17 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from skragent.emulator.encoding import base64std, base64url, dump_json
 from skragent.emulator.key_material import public_members
 from skragent.emulator.release_policy import parse_policy
+from skragent.emulator.vault_keys import RECOVERABLE_DAYS
 
 if TYPE_CHECKING:
     from skragent.emulator.pki import ServerIdentity
     from skragent.emulator.vault_keys import KeyVersion, StoredKey
 
 _POLICY_TYPE = "application/json; charset=utf-8"
-_RECOVERY = {"recoveryLevel": "CustomizedRecoverable+Purgeable", "recoverableDays": 7}
+_RECOVERY = {
+    "recoveryLevel": "CustomizedRecoverable+Purgeable",
+    "recoverableDays": RECOVERABLE_DAYS,
+}
 _UNAUTHENTICATED = {
     "error": {
         "code": "Unauthorized",
@@ -57,6 +61,14 @@ class Dialect:
         if key.policy:
             bundle["release_policy"] = self._policy(key, content_type=True)
         return bundle
+
+    def deletion(self, base: str, key: StoredKey) -> dict[str, Any]:
+        """Give what a deleted key's bundle and list entry have beside the key's."""
+        return {
+            "recoveryId": f"{base}/deletedkeys/{key.name}",
+            "deletedDate": key.deleted,
+            "scheduledPurgeDate": key.purge_time,
+        }
 
     def attributes(self, key: StoredKey, version: KeyVersion) -> dict[str, Any]:
         """Give the attributes of a version."""

@@ -5,7 +5,6 @@ What every request passes before its operation, and what every answer carries.
 
 from __future__ import annotations
 
-import re
 import secrets
 import uuid
 from types import MappingProxyType
@@ -25,9 +24,38 @@ if TYPE_CHECKING:
     from skragent.emulator.identities import Entra
     from skragent.emulator.vault_dialect import Dialect
 
-_NUMBERED_API = re.compile(r"7\.(\d+)(-preview(\.\d+)?)?")
-_DATED_API = re.compile(r"20\d\d-\d\d-\d\d(-preview)?")
-_FIRST_MINOR_WITH_RELEASE = 3
+# The api-versions that Azure published, with and without release (azure-rest-api-specs,
+# specification/keyvault/data-plane, and the enumerations of Azure's SDKs).
+_VERSIONS_WITHOUT_RELEASE = frozenset(
+    (
+        "2015-06-01",
+        "2016-10-01",
+        "7.0-preview",
+        "7.0",
+        "7.1-preview",
+        "7.1",
+        "7.2-preview",
+        "7.2",
+    )
+)
+_VERSIONS_WITH_RELEASE = frozenset(
+    (
+        "7.3-preview",
+        "7.3",
+        "7.4-preview.1",
+        "7.4",
+        "7.5-preview.1",
+        "7.5",
+        "7.6-preview.1",
+        "7.6-preview.2",
+        "7.6",
+        "2025-06-01-preview",
+        "2025-07-01",
+        "2026-01-01-preview",
+        "2026-04-01",
+    )
+)
+_LATEST_VERSION = "2026-04-01"
 _WORDS = MappingProxyType(
     {
         400: ("BadParameter", "The request is not valid."),
@@ -115,11 +143,14 @@ class VaultGate(Service):
 
 
 def api_version_of(request: Request) -> str:
-    """Give the api-version, which must know release: 7.3 or later."""
+    """Give the api-version: a published one that has release, 7.3 or later."""
     text = request.parameter("api-version")
-    numbered = _NUMBERED_API.fullmatch(text)
-    if numbered and int(numbered[1]) >= _FIRST_MINOR_WITH_RELEASE:
+    if text in _VERSIONS_WITH_RELEASE:
         return text
-    if _DATED_API.fullmatch(text):
-        return text
-    raise bad_parameter(f"The api-version {text!r} is not one of 7.3 and later.")
+    if text in _VERSIONS_WITHOUT_RELEASE or not text:
+        raise bad_parameter(f"The api-version {text!r} is not one of 7.3 and later.")
+    # The words are Key Vault's: Azure/azure-sdk-for-python#28595.
+    raise bad_parameter(
+        f"The specified version ({text}) is not recognized. Consider using the latest"
+        f" supported version ({_LATEST_VERSION})."
+    )

@@ -25,6 +25,9 @@ from skragent.emulator.pki import write_private
 if TYPE_CHECKING:
     from pathlib import Path
 
+RECOVERABLE_DAYS = 7
+_DELETED = "deleted"  # the directory of deleted keys, in the one of the vault's
+
 Material = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | bytes
 
 
@@ -68,6 +71,14 @@ class StoredKey:
     policy: bytes = b""  # the JSON as it was set; empty for none
     policy_is_immutable: bool = False
     versions: list[KeyVersion] = field(default_factory=list)
+    deleted: int | None = None  # when; None for a key that is there
+
+    @property
+    def purge_time(self) -> int | None:
+        """When a deleted key is purged by itself."""
+        if self.deleted is None:
+            return None
+        return self.deleted + RECOVERABLE_DAYS * 86400
 
     @property
     def latest(self) -> KeyVersion:
@@ -82,15 +93,12 @@ class StoredKey:
 
 
 class KeyStore:
-    """The keys of one vault."""
+    """The keys of one vault, and those that were deleted and can be recovered."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._keys = {
-            key.name.lower(): key
-            for path in sorted(directory.glob("*.json"))
-            for key in [_decode(path.read_bytes())]
-        }
+        self._keys = _load(directory)
+        self._deleted = _load(directory / _DELETED)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -100,25 +108,74 @@ class KeyStore:
         """The names of all keys, sorted."""
         return sorted(self._keys)
 
+    @property
+    def deleted_names(self) -> list[str]:
+        """The names of all deleted keys, sorted."""
+        return sorted(self._deleted)
+
     def find(self, name: str) -> StoredKey | None:
         """Find a key; names do not tell case apart.
 
         What it gives is the caller's: a change counts once it is saved.
         """
-        key = self._keys.get(name.lower())
-        if key is None:
-            return None
-        return replace(key, versions=[replace(v) for v in key.versions])
+        return _copy(self._keys.get(name.lower()))
+
+    def find_deleted(self, name: str) -> StoredKey | None:
+        """Find a deleted key."""
+        return _copy(self._deleted.get(name.lower()))
 
     def save(self, key: StoredKey) -> None:
         """Keep a key, new or changed."""
         self._keys[key.name.lower()] = key
-        write_private(self._directory / f"{key.name.lower()}.json", _encode(key))
+        write_private(self._path(key.name), encode_key(key))
 
     def delete(self, name: str) -> None:
-        """Remove a key with all its versions."""
+        """Remove a key with all its versions, for good."""
         del self._keys[name.lower()]
-        (self._directory / f"{name.lower()}.json").unlink()
+        self._path(name).unlink()
+
+    def soft_delete(self, name: str, now: int) -> StoredKey:
+        """Move a key to the deleted ones."""
+        key = replace(self._keys[name.lower()], deleted=now)
+        write_private(self._deleted_path(name), encode_key(key))
+        self._deleted[name.lower()] = key
+        self.delete(name)
+        return key
+
+    def recover(self, name: str) -> StoredKey:
+        """Move a deleted key back."""
+        key = replace(self._deleted[name.lower()], deleted=None)
+        self.save(key)
+        self.purge(name)
+        return key
+
+    def purge(self, name: str) -> None:
+        """Remove a deleted key for good."""
+        del self._deleted[name.lower()]
+        self._deleted_path(name).unlink()
+
+    def purge_expired(self, now: float) -> None:
+        """Purge the deleted keys that nobody can recover any more."""
+        for name, key in [*self._deleted.items()]:
+            if key.purge_time is not None and key.purge_time <= now:
+                self.purge(name)
+
+    def _path(self, name: str) -> Path:
+        return self._directory / f"{name.lower()}.json"
+
+    def _deleted_path(self, name: str) -> Path:
+        return self._directory / _DELETED / f"{name.lower()}.json"
+
+
+def _load(directory: Path) -> dict[str, StoredKey]:
+    keys = [decode_key(p.read_bytes()) for p in sorted(directory.glob("*.json"))]
+    return {key.name.lower(): key for key in keys}
+
+
+def _copy(key: StoredKey | None) -> StoredKey | None:
+    if key is None:
+        return None
+    return replace(key, versions=[replace(v) for v in key.versions])
 
 
 def new_version_id() -> str:
@@ -126,7 +183,8 @@ def new_version_id() -> str:
     return secrets.token_hex(16)
 
 
-def _encode(key: StoredKey) -> bytes:
+def encode_key(key: StoredKey) -> bytes:
+    """Write a key with all its versions, private parts included."""
     versions = [
         {
             "version": v.version,
@@ -142,18 +200,20 @@ def _encode(key: StoredKey) -> bytes:
         }
         for v in key.versions
     ]
-    document = {
+    document: dict[str, Any] = {
         "name": key.name,
         "exportable": key.exportable,
         "policy": key.policy.decode(),
         "policy_is_immutable": key.policy_is_immutable,
         "versions": versions,
     }
+    if key.deleted is not None:
+        document["deleted"] = key.deleted
     return json.dumps(document, indent=1).encode()
 
 
-def _decode(data: bytes) -> StoredKey:
-    """Read a file that `_encode` wrote."""
+def decode_key(data: bytes) -> StoredKey:
+    """Read what `encode_key` wrote."""
     document: dict[str, Any] = json.loads(data)
     versions = []
     for entry in document.pop("versions"):

@@ -9,7 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from skragent.emulator.encoding import NotBase64Error, decode_base64
-from skragent.emulator.key_material import bad_parameter, default_operations
+from skragent.emulator.key_material import (
+    bad_parameter,
+    create_material,
+    default_operations,
+    kind_of,
+)
 from skragent.emulator.release_policy import parse_policy
 from skragent.emulator.vault_keys import KeyVersion, StoredKey, new_version_id
 
@@ -53,6 +58,25 @@ def add_version(
     _set_tags(version, body)
     key.versions.append(version)
     return key
+
+
+def rotate_key(key: StoredKey, *, now: float) -> None:
+    """Add a version of the latest one's kind, with its operations and tags.
+
+    The key's own rotation policy could set an end; no emulated key has such a policy.
+    """
+    last = key.latest
+    material = create_material(kind_of(last.material))
+    key.versions.append(
+        KeyVersion(
+            version=new_version_id(),
+            material=material,
+            key_ops=[*last.key_ops],
+            created=int(now),
+            updated=int(now),
+            tags={**last.tags},
+        )
+    )
 
 
 def update_version(

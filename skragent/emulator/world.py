@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from skragent.emulator.azure import DEFAULT_VAULTS, Azure, Settings
 from skragent.emulator.clock import Clock
@@ -74,7 +74,7 @@ class Emulator:
             real_names: listen at Azure's own names and addresses (`addresses`).
             ports: by `imds`, `maa`, `entra` or a vault's name; 0 is the last one or a
                 free one.
-            vaults: the vaults there are; the configuration names the first.
+            vaults: the vaults there are; most methods mean the first.
             clock: the services' clock; by default the machine's.
             generation: the AMD product of the VM's chip.
             vm_id: a GUID; by default the one of the last start, or a new one.
@@ -133,7 +133,7 @@ class Emulator:
 
     @property
     def vault(self) -> Vault:
-        """The first vault, which the configuration names."""
+        """The first vault, whose keys the configuration names first."""
         return next(iter(self.azure.vaults.values()))
 
     @property
@@ -141,11 +141,25 @@ class Emulator:
         """All requests so far."""
         return self.azure.requests
 
+    def store(self, kind: Literal["vault", "hsm"]) -> Vault:
+        """Give the vault that the configuration names first, or a Managed HSM."""
+        if kind == "vault":
+            return self.vault
+        return next(v for v in self.vaults.values() if v.dialect.is_hsm)
+
     def create_key(self, spec: KeySpec, vault: Vault | None = None) -> None:
-        """Create an exportable key that this VM's attestation releases."""
-        vault = vault or self.vault
-        policy = {"data": base64url(dump_json(self.azure.cvm_policy()))}
-        body = {"attributes": {"exportable": True}, "release_policy": policy}
+        """Create an exportable key; without a policy, one that this VM meets.
+
+        Args:
+            spec: the key.
+            vault: where it is created; by default in the store of `spec`.
+        """
+        vault = vault or self.store(spec.store)
+        policy = spec.policy or dump_json(self.azure.cvm_policy())
+        body = {
+            "attributes": {"exportable": True},
+            "release_policy": {"data": base64url(policy)},
+        }
         key = add_version(
             vault.store.find(spec.name),
             spec.name,
@@ -156,16 +170,27 @@ class Emulator:
         )
         vault.store.save(key)
 
+    def aliases(self) -> dict[str, tuple[Vault, str]]:
+        """Name all keys for an agent; equal names of later vaults get `-hsm`."""
+        found: dict[str, tuple[Vault, str]] = {}
+        for vault in self.vaults.values():
+            for name in vault.store.names:
+                alias = name
+                while alias in found:
+                    alias += f"-{vault.dialect.kind}"
+                found[alias] = (vault, name)
+        return found
+
     def config_text(
         self, keys: Iterable[str] = (), *, api_socket: Path | None = None
     ) -> str:
         """Write a configuration for an agent in this VM, for the current user.
 
         Args:
-            keys: names of keys in the first vault; none means all of them.
+            keys: names of keys in the first vault; none means all keys of all vaults.
             api_socket: where the agent listens; by default in the directory.
         """
-        names = list(keys) or self.vault.store.names
+        aliases = {name: (self.vault, name) for name in keys} or self.aliases()
         directory = self.directory.resolve()
         api = api_socket or directory / "api.sock"
         tables = {
@@ -191,8 +216,9 @@ class Emulator:
         for table, settings in tables.items():
             lines += ["", f"[{table}]"]
             lines += [f"{name} = {_toml(value)}" for name, value in settings.items()]
-        for name in names:
-            lines += ["", f"[keys.{name}]", f"vault = {_toml(self.vault.url)}"]
+        for alias, (vault, name) in aliases.items():
+            lines += ["", f"[keys.{alias}]", f"vault = {_toml(vault.url)}"]
+            lines += [f"name = {_toml(name)}"] if name != alias else []
             lines += [f"allow = [{{ user = {os.getuid()} }}]"]
         return "\n".join(lines) + "\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import pytest
 from support.deadlines import DEADLINE_SECONDS
 
 from skragent.config import parse_config
+from skragent.emulator.clock import Clock
+from skragent.emulator.vault_keys import KeyStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,6 +96,46 @@ def test_keys_that_are_asked_for_are_made_once(directory: Path) -> None:
     assert [file.name for file in files] == ["a.json", "b.json"]
 
 
+def test_keys_of_both_stores_and_their_policies_are_what_was_asked_for(
+    directory: Path,
+) -> None:
+    authority = {
+        "authority": "https://maa.test",
+        "allOf": [{"claim": "secureboot", "equals": "true"}],
+    }
+    policy = directory / "policy.json"
+    policy.write_text(json.dumps({"version": "1.0.0", "anyOf": [authority]}))
+    keys = ("a:EC", "hsm/a:oct", f"hsm/b:EC,policy={policy}")
+    arguments = [word for key in keys for word in ("--key", key)]
+    with Running(directory, *arguments) as running:
+        config = parse_config((directory / "skragent.toml").read_text())
+        assert running.stop(signal.SIGTERM) == 0
+    names = {
+        alias: (key.vault, key.name or alias) for alias, key in config.keys.items()
+    }
+    vault, hsm = names["a"][0], names["b"][0]
+    assert vault != hsm
+    assert names == {"a": (vault, "a"), "a-hsm": (hsm, "a"), "b": (hsm, "b")}
+    stored = {
+        f"{path.parent.name}/{path.stem}": json.loads(path.read_text())
+        for path in (directory / "keys").rglob("*.json")
+    }
+    assert {*stored} == {"skragent-demo/a", "skragent-hsm/a", "skragent-hsm/b"}
+    assert json.loads(stored["skragent-hsm/b"]["policy"])["anyOf"] == [authority]
+    assert stored["skragent-hsm/a"]["versions"][0]["kty"] == "oct"
+
+
+def test_deleted_key_stays_deleted_after_a_restart(directory: Path) -> None:
+    with Running(directory) as running:
+        assert running.stop(signal.SIGTERM) == 0
+    store = KeyStore(directory / "keys" / "local" / "skragent-demo")
+    store.soft_delete("demo", int(Clock().now()))
+    for arguments in ((), ("--key", "demo:EC")):
+        with Running(directory, *arguments) as running:
+            assert "[keys." not in (directory / "skragent.toml").read_text()
+            assert running.stop(signal.SIGTERM) == 0
+
+
 def test_second_emulator_in_a_directory_is_refused(directory: Path) -> None:
     with Running(directory) as running:
         second = subprocess.run(
@@ -107,7 +150,9 @@ def test_second_emulator_in_a_directory_is_refused(directory: Path) -> None:
         assert running.stop(signal.SIGTERM) == 0
 
 
-@pytest.mark.parametrize("key", ["a:DSA", "no_such name", ":RSA"])
+@pytest.mark.parametrize(
+    "key", ["a:DSA", "no_such name", ":RSA", "disk/a", "a,policy=/none/at/all"]
+)
 def test_key_that_cannot_be_is_refused(directory: Path, key: str) -> None:
     outcome = subprocess.run(
         [*_COMMAND, str(directory), "--key", key],

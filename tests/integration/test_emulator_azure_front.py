@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
-from typing import TYPE_CHECKING
+import subprocess
+from pathlib import Path
 
 import pytest
 import requests
@@ -15,12 +17,10 @@ from support.deadlines import DEADLINE_SECONDS, takes_at_least
 
 from skragent.emulator import addresses
 from skragent.emulator.azure import Azure, Settings
+from skragent.emulator.regions import ATTESTATION_HOSTS
 from skragent.emulator.service import Answer, Request
 from skragent.emulator.thread import LoopThread
 from skragent.errors import SkrAgentError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _LATENCY_SECONDS = 0.06
 
@@ -141,10 +141,50 @@ def test_unix_socket_whose_path_is_taken_is_an_error_that_says_so(
     assert caught.value.code == "emulator.address"
 
 
+def test_provider_of_every_region_attests_under_its_own_name(tmp_path: Path) -> None:
+    path = tmp_path / "tls"
+    sockets = addresses.bind_unix(tmp_path / "imds"), addresses.bind_unix(path)
+    settings = Settings(real_names=True, sockets=sockets)
+    with _running(tmp_path, settings) as thread:
+        context = ssl.create_default_context(cafile=str(thread.world.ca_path))
+        for host in ATTESTATION_HOSTS:
+            with (
+                socket.socket(socket.AF_UNIX) as plain,
+                context.wrap_socket(plain, server_hostname=host) as connection,
+            ):
+                connection.connect(str(path))
+                connection.sendall(
+                    b"GET /.well-known/openid-configuration HTTP/1.1\r\n"
+                    b"Connection: close\r\nHost: " + host.encode() + b"\r\n\r\n"
+                )
+                with connection.makefile("rb") as answer:
+                    body = answer.read().partition(b"\r\n\r\n")[2]
+            assert json.loads(body)["issuer"] == f"https://{host}"
+
+
 def test_missing_names_are_told_as_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(addresses, "IMDS_ADDRESS", "192.0.2.1")
-    commands = addresses.commands_for_real_names(Settings().vaults)
-    assert commands[0] == "ip addr add 192.0.2.1/32 dev lo"
-    assert commands[1].startswith("echo '127.0.0.2 ")
-    assert " login.microsoftonline.com " in commands[1]
-    assert commands[1].endswith("' >> /etc/hosts")
+    first, second = addresses.commands_for_real_names(Settings().vaults)
+    assert first == "ip addr add 192.0.2.1/32 dev lo"
+    assert second.endswith(" >> /etc/hosts")
+    lines = subprocess.run(
+        ["sh", "-c", second.removesuffix(" >> /etc/hosts")],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+        check=True,
+    ).stdout.splitlines()
+    assert "127.0.0.2 login.microsoftonline.com" in lines
+    assert {f"127.0.0.2 {host}" for host in ATTESTATION_HOSTS} <= {*lines}
+
+
+def test_trust_of_the_system_is_told_as_commands() -> None:
+    told = dict(addresses.commands_for_system_trust(Path("/tmp/a b/ca.pem")))
+    assert told == {
+        "Debian, Ubuntu": "cp '/tmp/a b/ca.pem'"
+        " /usr/local/share/ca-certificates/skragent-emulator.crt"
+        " && update-ca-certificates",
+        "Fedora, RHEL": "cp '/tmp/a b/ca.pem'"
+        " /etc/pki/ca-trust/source/anchors/skragent-emulator.pem"
+        " && update-ca-trust",
+    }

@@ -5,14 +5,24 @@ The SDK's check that a challenge's resource belongs to the vault stays on.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING
 
 import pytest
 import requests
-from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.core.exceptions import (
+    HttpResponseError,
+    ResourceExistsError,
+    ResourceNotFoundError,
+)
 from azure.identity import CredentialUnavailableError, ManagedIdentityCredential
-from azure.keyvault.keys import JsonWebKey, KeyClient, KeyReleasePolicy
+from azure.keyvault.keys import (
+    JsonWebKey,
+    KeyClient,
+    KeyReleasePolicy,
+    KeyVaultKey,
+)
 from cryptography.hazmat.primitives import hashes
 from support.azure import (
     jws_parts,
@@ -20,6 +30,7 @@ from support.azure import (
     unwrap,
 )
 from support.azure_vm import (
+    Json,
     SoftwareVm,
     b64u,
     rsa_key,
@@ -132,6 +143,145 @@ def test_imported_oct_key_is_released_as_it_was(
     wrapped = json.loads(unb64u(payload["response"]["key"]["key"]["key_hsm"]))
     target = unwrap(unb64u(wrapped["ciphertext"]), rsa_key("wrapping"), hashes.SHA384())
     assert target == bytes(range(32))
+
+
+def _create(azure: Azure, client: KeyClient, name: str, **more: Json) -> KeyVaultKey:
+    return client.create_ec_key(
+        name,
+        hardware_protected=True,
+        exportable=True,
+        release_policy=_policy(azure),
+        **more,
+    )
+
+
+def _conflict(caught: pytest.ExceptionInfo[ResourceExistsError]) -> Json:
+    assert caught.value.error
+    return caught.value.error.innererror
+
+
+def test_deleted_key_is_gone_until_it_is_recovered(
+    azure: Azure, client: KeyClient, token: str
+) -> None:
+    created = _create(azure, client, "gone", tags={"a": "b"})
+    deleted = client.begin_delete_key("gone").result()
+    assert deleted.recovery_id == f"{client.vault_url.rstrip('/')}/deletedkeys/gone"
+    assert deleted.deleted_date
+    assert deleted.scheduled_purge_date
+    assert (deleted.scheduled_purge_date - deleted.deleted_date).days == 7
+    for read in (client.get_key, lambda name: client.release_key(name, token)):
+        with pytest.raises(ResourceNotFoundError):
+            read("gone")
+    assert "gone" not in [key.name for key in client.list_properties_of_keys()]
+    assert client.get_deleted_key("gone").id == created.id
+    assert [key.name for key in client.list_deleted_keys()] == ["gone"]
+    recovered = client.begin_recover_deleted_key("gone").result()
+    assert recovered.id == created.id
+    assert recovered.properties.tags == {"a": "b"}
+    assert client.release_key("gone", token).value
+    assert not [*client.list_deleted_keys()]
+
+
+def test_name_of_a_deleted_key_is_free_again_once_it_is_purged(
+    azure: Azure, client: KeyClient
+) -> None:
+    first = _create(azure, client, "name")
+    backup = client.backup_key("name")
+    client.begin_delete_key("name").result()
+    for write in (
+        lambda: _create(azure, client, "name"),
+        lambda: client.import_key("name", JsonWebKey(kty="oct-HSM", k=bytes(32))),
+        lambda: client.restore_key_backup(backup or b""),
+    ):
+        with pytest.raises(ResourceExistsError) as caught:
+            write()
+        assert _conflict(caught) == {"code": "ObjectIsDeletedButRecoverable"}
+    client.purge_deleted_key("name")
+    for forget in (
+        client.get_deleted_key,
+        client.purge_deleted_key,
+        client.begin_recover_deleted_key,
+    ):
+        with pytest.raises(ResourceNotFoundError, match="Deleted Key not found"):
+            forget("name")
+    assert _create(azure, client, "name").id != first.id
+
+
+def test_rotated_key_has_a_new_version_of_its_kind(
+    azure: Azure, client: KeyClient, token: str
+) -> None:
+    first = _create(azure, client, "turned", curve="P-384", tags={"a": "b"})
+    second = client.rotate_key("turned")
+    assert second.id != first.id
+    assert client.get_key("turned").id == second.id
+    for attribute in ("crv", "kty", "key_ops"):
+        assert getattr(second.key, attribute) == getattr(first.key, attribute)
+    assert second.key.x != first.key.x
+    assert second.properties.tags == {"a": "b"}
+    assert second.properties.exportable
+    for version in (first, second):
+        released = client.release_key(
+            "turned", token, version=version.properties.version
+        )
+        _, payload = jws_parts(released.value)
+        assert payload["response"]["key"]["key"]["kid"] == version.id
+    with pytest.raises(ResourceNotFoundError):
+        client.rotate_key("none")
+
+
+def test_backup_restores_all_versions_of_a_purged_key(
+    azure: Azure, client: KeyClient, token: str
+) -> None:
+    first = _create(azure, client, "kept")
+    second = client.rotate_key("kept")
+    backup = client.backup_key("kept")
+    assert backup
+    with pytest.raises(ResourceExistsError):
+        client.restore_key_backup(backup)
+    client.begin_delete_key("kept").result()
+    client.purge_deleted_key("kept")
+    assert client.restore_key_backup(backup).id == second.id
+    assert client.get_key("kept", first.properties.version).key.x == first.key.x
+    assert client.release_key("kept", token).value
+
+
+def test_backup_of_a_vault_is_not_restored_to_an_hsm(
+    azure: Azure, credential: ManagedIdentityCredential
+) -> None:
+    ca = str(azure.ca_path)
+    with contextlib.ExitStack() as clients:
+        vault, hsm = (
+            clients.enter_context(
+                KeyClient(
+                    azure.vaults[name].url,
+                    credential,
+                    connection_verify=ca,
+                    retry_total=0,
+                )
+            )
+            for name in VAULTS
+        )
+        _create(azure, vault, "elsewhere")
+        backup = vault.backup_key("elsewhere")
+        assert backup
+        for blob in (backup, b"", b"no backup"):
+            with pytest.raises(HttpResponseError) as caught:
+                hsm.restore_key_backup(blob)
+            assert caught.value.status_code == 400
+
+
+def test_random_bytes_are_managed_hsms_alone(azure: Azure, client: KeyClient) -> None:
+    if client.vault_url == azure.vaults[VAULTS[0]].url:
+        with pytest.raises(HttpResponseError) as caught:
+            client.get_random_bytes(16)
+        assert caught.value.status_code == 400
+        return
+    sizes = [len(client.get_random_bytes(count)) for count in (1, 128)]
+    assert sizes == [1, 128]
+    assert client.get_random_bytes(32) != client.get_random_bytes(32)
+    with pytest.raises(HttpResponseError) as caught:
+        client.get_random_bytes(129)
+    assert caught.value.status_code == 400
 
 
 def test_unknown_key_is_the_sdks_not_found(client: KeyClient) -> None:

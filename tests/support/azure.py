@@ -78,13 +78,22 @@ def unwrap(
 
 
 def make_azure(
-    directory: Path, vm: SoftwareVm | None = None, *, days_later: int = 0
+    directory: Path,
+    vm: SoftwareVm | None = None,
+    *,
+    days_later: int = 0,
+    real_names: bool = False,
 ) -> Azure:
     """Build the services, at rest at 2026-01-01, without any socket."""
     clock = Clock(NOW.timestamp() + days_later * 86400)
     vaults = {"skragent-demo": VAULT, "skragent-hsm": HSM}
     urls = Urls("http://imds.test", ISSUER, ENTRA, vaults)
-    azure = Azure(directory, vm or SoftwareVm(), Settings(clock=clock), urls)
+    azure = Azure(
+        directory,
+        vm or SoftwareVm(),
+        Settings(clock=clock, real_names=real_names),
+        urls,
+    )
     azure.imds.is_limited = False
     return azure
 

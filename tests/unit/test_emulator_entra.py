@@ -71,6 +71,15 @@ def test_token_says_how_the_application_proved_itself(
     assert claims["appidacr"] == said
 
 
+@pytest.mark.parametrize(
+    "scope",
+    [f" {SCOPE}", f"{SCOPE} ", f"openid {SCOPE}", f"{SCOPE} profile offline_access"],
+)
+def test_scope_is_a_list_separated_by_spaces(client: Client, scope: str) -> None:
+    _, claims = jws_parts(_json(client.ask(scope=scope))["access_token"])
+    assert claims["aud"] == "https://vault.azure.net"
+
+
 @pytest.mark.parametrize("name", ["skragent-demo", "skragent-hsm"])
 def test_vaults_verify_its_tokens_like_a_managed_identitys(
     azure: Azure, client: Client, name: str
@@ -182,6 +191,8 @@ def test_refusal_never_has_the_secret(client: Client) -> None:
         ({"scope": None}, 400, "invalid_request", 900144),
         ({"scope": "https://vault.azure.net"}, 400, "invalid_scope", 1002012),
         ({"scope": f"{SCOPE} {SCOPE}"}, 400, "invalid_scope", 70011),
+        ({"scope": "openid profile"}, 400, "invalid_scope", 70011),
+        ({"scope": " "}, 400, "invalid_scope", 70011),
         ({"scope": "https://other.test/.default"}, 400, "invalid_resource", 500011),
         ({"tenant": str(uuid.UUID(int=1))}, 400, "invalid_request", 90002),
         ({"tenant": "common"}, 400, "invalid_request", 90002),

@@ -134,6 +134,31 @@ def test_api_version_before_release_is_a_bad_parameter(
     assert _error(answer)[:2] == (400, "BadParameter")
 
 
+@pytest.mark.parametrize(
+    "version", ["7.7", "7.99", "8.0", "2025-07-02", "2031-01-01", "2026-04-01-preview"]
+)
+def test_unknown_api_version_is_refused_in_key_vaults_words(
+    azure: Azure, vault: Vault, version: str
+) -> None:
+    answer = _ask(azure, vault, "GET", f"/keys?api-version={version}")
+    assert _error(answer) == (
+        400,
+        "BadParameter",
+        (
+            f"The specified version ({version}) is not recognized. Consider using the"
+            " latest supported version (2026-04-01)."
+        ),
+    )
+
+
+@pytest.mark.parametrize("version", ["7.3", "7.6", "2025-07-01", "2026-04-01"])
+def test_published_api_version_with_release_is_served(
+    azure: Azure, vault: Vault, version: str
+) -> None:
+    answer = _ask(azure, vault, "GET", f"/keys?api-version={version}")
+    assert answer.status == 200
+
+
 def test_identity_without_the_permission_is_told_so(azure: Azure, vault: Vault) -> None:
     vault.access.grant(azure.vm_identity.object_id, "get")
     answer = _ask(azure, vault, "POST", f"/keys/k/release{API}", {})
@@ -234,6 +259,20 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "not-exportable": (_exportable(attributes={}), "AKV.SKR.1005"),
     "software-key": (_exportable(kty="RSA"), "AKV.SKR.1006"),
     "not-json": (_exportable(release_policy={"data": b64u(b"{")}), "AKV.SKR.1010"),
+    "utf-16": (
+        _exportable(release_policy={"data": b64u(json.dumps(POLICY).encode("utf-16"))}),
+        "AKV.SKR.1010",
+    ),
+    "utf-16-without-mark": (
+        _exportable(
+            release_policy={"data": b64u(json.dumps(POLICY).encode("utf-16-le"))}
+        ),
+        "AKV.SKR.1010",
+    ),
+    "utf-32": (
+        _exportable(release_policy={"data": b64u(json.dumps(POLICY).encode("utf-32"))}),
+        "AKV.SKR.1010",
+    ),
     "no-version": (_exportable({"anyOf": POLICY["anyOf"]}), "AKV.SKR.1010"),
     "empty": (_exportable({"version": "1.0.0", "anyOf": []}), "AKV.SKR.1010"),
     "no-group": (
