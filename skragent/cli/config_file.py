@@ -54,7 +54,7 @@ def examine_file(path: str) -> tuple[Config, list[str]]:
 
 
 def read_config(path: str) -> str:
-    """Read a configuration file's text.
+    """Read a configuration file's text, without a byte order mark.
 
     Raises:
         ConfigError: config.unreadable, config.syntax (not UTF-8), or it is too long.
@@ -70,6 +70,6 @@ def read_config(path: str) -> str:
             hint=_HINT,
         ) from error
     try:
-        return raw.decode()
+        return raw.decode("utf-8-sig")  # editors of Windows begin with U+FEFF
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: not UTF-8"], code="config.syntax") from error
