@@ -11,6 +11,7 @@ from skragent.cli import deadline
 from skragent.cli.ask import add_command
 from skragent.cli.config_file import add_config_option, examine_file
 from skragent.cli.config_files import judge_files
+from skragent.clouds import judge_vault_host
 from skragent.config import in_short, merge
 from skragent.errors import ConfigError
 from skragent.serving import probe_pidfd, resolve_access
@@ -84,6 +85,11 @@ def _warnings(config: Config) -> list[str]:
         f"keys.{alias}.allow: empty: nobody may have this key"
         for alias, key in config.keys.items()
         if not key.allow
+    ]
+    warnings += [
+        f"keys.{alias}.vault: {odd}"
+        for alias, key in config.keys.items()
+        if (odd := judge_vault_host(key.vault, cloud=config.cloud))
     ]
     if not config.agent.unit_rules_without_pidfd and not probe_pidfd():
         warnings += [

@@ -181,3 +181,16 @@ def test_a_fifo_whose_writer_writes_nothing_is_refused(config: Path) -> None:
         assert main(["check-config", "--config", str(config)]) == exit_codes.CONFIG
     finally:
         os.close(writer)
+
+
+def test_a_vault_in_no_cloud_is_a_warning_that_says_what_to_write(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(config, KEY.replace("azure.net", "azure.ne")) == exit_codes.OK
+    (warning,) = [
+        line for line in capsys.readouterr().out.splitlines() if "keys.disk." in line
+    ]
+    assert warning == (
+        "warning: keys.disk.vault: `vault.azure.ne` is no cloud of Azure:"
+        " write https://v.vault.azure.net"
+    )
