@@ -13,6 +13,7 @@ from skragent.cli.config_file import add_config_option, examine_file
 from skragent.cli.config_files import judge_files
 from skragent.clouds import judge_vault_host
 from skragent.config import in_short, merge
+from skragent.config_rules import vault_setting
 from skragent.errors import ConfigError
 from skragent.serving import probe_pidfd, resolve_access
 
@@ -87,7 +88,7 @@ def _warnings(config: Config) -> list[str]:
         if not key.allow
     ]
     warnings += [
-        f"keys.{alias}.vault: {odd}"
+        f"keys.{alias}.{vault_setting(key)}: {odd}"
         for alias, key in config.keys.items()
         if (odd := judge_vault_host(key.vault, cloud=config.cloud))
     ]

@@ -32,6 +32,7 @@ other_editors = pytest.mark.parametrize(
     ids=["byte order mark", "CRLF", "both"],
 )
 
+
 @other_editors
 def test_a_file_of_another_systems_editor_is_the_same_configuration(
     tmp_path: Path, content: bytes
