@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG: Final = "/etc/skragent/skragent.toml"
 
-_HINT: Final = (
+READ_HINT: Final = (
     "Give the path of a regular file that you may read; a pipe, as in `<(…)`, is none."
 )
 
@@ -67,7 +67,7 @@ def read_config(path: str) -> str:
         raise ConfigError(
             [f"{path}: {error.strerror or error}"],
             code="config.unreadable",
-            hint=_HINT,
+            hint=READ_HINT,
         ) from error
     try:
         return raw.decode("utf-8-sig")  # editors of Windows begin with U+FEFF
