@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 from typing import TYPE_CHECKING, Final
 
@@ -70,6 +71,7 @@ def read_config(path: str) -> str:
             hint=READ_HINT,
         ) from error
     try:
-        return raw.decode("utf-8-sig")  # editors of Windows begin with U+FEFF
+        # Editors of Windows begin a file so. The codec utf-8-sig would be a module more.
+        return raw.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: not UTF-8"], code="config.syntax") from error
