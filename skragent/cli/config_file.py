@@ -71,7 +71,8 @@ def read_config(path: str) -> str:
             hint=READ_HINT,
         ) from error
     try:
-        # Editors of Windows begin a file so. The codec utf-8-sig would be a module more.
+        # Editors of Windows write it. The codec utf-8-sig is a module of its own, which
+        # an agent with few permissions may not be able to import.
         return raw.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: not UTF-8"], code="config.syntax") from error
