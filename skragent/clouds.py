@@ -1,11 +1,14 @@
 """Azure's clouds: where vaults live and who issues access tokens.
 
 Source: Azure's own list of clouds (azure-cli cloud.py), and azure-identity's
-AzureAuthorityHosts.
+AzureAuthorityHosts. Names of private endpoints: Microsoft, "Azure Private Endpoint
+private DNS zone values".
 """
 
 from __future__ import annotations
 
+import difflib
+import ipaddress
 from typing import Final, NamedTuple
 
 
@@ -30,14 +33,77 @@ CLOUDS: Final = {
 }
 
 
+# In the DNS zones of private endpoints, Key Vault has another name than in its URL.
+_PRIVATE_LABEL: Final = "privatelink"
+_PRIVATE_VAULT: Final = "vaultcore."
+
+
 def cloud_of(vault: str) -> str:
     """Name the cloud that a vault is of; empty where its host is nobody's here.
 
     Args:
         vault: https://HOST[:PORT]
     """
-    host = vault.partition("://")[2].partition("/")[0].partition(":")[0].lower()
+    host = _host_of(vault)
     for name, cloud in CLOUDS.items():
         if host.endswith(tuple(f".{suffix}" for suffix in cloud.suffixes)):
             return name
     return ""
+
+
+def judge_vault_host(vault: str, *, cloud: str) -> str:
+    """Say what is odd about a vault's host, and what to write; empty if nothing is.
+
+    An IP address and a name without a dot are an emulator's, which is not odd.
+
+    Args:
+        vault: https://HOST[:PORT]
+        cloud: one of CLOUDS.
+    """
+    host = _host_of(vault)
+    if public := _name_without_private_link(host):
+        return (
+            f"`{host}` is the DNS name of a private endpoint: write https://{public},"
+            " which resolves to the private endpoint inside its network"
+        )
+    if "." not in host or _is_address(host) or cloud_of(vault):
+        return ""
+    suffixes = CLOUDS[cloud].suffixes
+    every = [suffix for one in CLOUDS.values() for suffix in one.suffixes]
+    if host in every:
+        return f"the vault's name is missing: write https://NAME.{host}"
+    name, _, suffix = host.partition(".")
+    # A misspelt suffix may be as near to that of another cloud.
+    near = difflib.get_close_matches(suffix, suffixes, 1)
+    if near := near or difflib.get_close_matches(suffix, every, 1):
+        return f"`{suffix}` is no cloud of Azure: write https://{name}.{near[0]}"
+    return (
+        f"`{host}` is in no cloud of Azure: write https://NAME.{suffixes[0]} or"
+        f" https://NAME.{suffixes[1]}"
+    )
+
+
+def _host_of(vault: str) -> str:
+    return vault.partition("://")[2].partition("/")[0].partition(":")[0].lower()
+
+
+def _name_without_private_link(host: str) -> str:
+    """Give the vault's own name for that of its private endpoint; else empty."""
+    name, *rest = host.split(".")
+    if rest[:1] == [_PRIVATE_LABEL]:
+        rest = rest[1:]
+    elif rest[:1] != [_PRIVATE_VAULT.rstrip(".")]:
+        return ""
+    suffix = ".".join(rest)
+    if suffix.startswith(_PRIVATE_VAULT):
+        suffix = f"vault.{suffix.removeprefix(_PRIVATE_VAULT)}"
+    public = f"{name}.{suffix}"
+    return public if cloud_of(f"https://{public}") else ""
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -15,11 +15,12 @@ from typing import Any, Final, TypeVar, get_args, get_origin
 
 import msgspec
 
-from skragent.config_rules import OPERATIONS, judge, meant, shown
+from skragent.config_rules import OPERATIONS, judge, meant, shown, split_key_id
 from skragent.errors import ConfigError
 
 MAX_CONFIG_BYTES: Final = 1024 * 1024
 _MAX_PROBLEMS: Final = 100  # more helps nobody
+_OF_ID: Final = ("vault", "name", "version")  # what a key's id says, in its order
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -120,7 +121,8 @@ class AllowRule(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class KeyConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """[keys.NAME]: one key, by the name that workloads ask for."""
 
-    vault: str = ""  # required
+    id: str = ""  # https://…/keys/NAME[/VERSION], in place of the next three
+    vault: str = ""  # required, without an id
     name: str = ""  # the vault's name; empty: NAME
     version: str = ""  # 32 hex digits; empty: the latest
     identity: str = ""  # of [identities]; empty: [identity]
@@ -178,6 +180,7 @@ def examine_config(text: str) -> tuple[Config, list[str]]:
     document = _read_toml(text)
     problems: list[str] = []
     config = _convert_table(document, Config, "", problems) or Config()
+    config = _resolve_ids(config, problems)
     if document.get("keys", {}) == {}:
         problems.append("keys: no key is configured; add a [keys.NAME] table")
     return config, merge(problems, judge(config))
@@ -214,6 +217,29 @@ def _read_toml(text: str) -> dict[str, Any]:
     except RecursionError as error:
         problem, cause = "it is nested too deeply", error
     raise ConfigError([f"not TOML: {problem}"], code="config.syntax") from cause
+
+
+def _resolve_ids(config: Config, problems: list[str]) -> Config:
+    """Set vault, name and version of each key that is given by its id."""
+    keys = dict(config.keys)
+    for alias, key in config.keys.items():
+        if not key.id:
+            continue
+        path = f"keys.{shown(alias)}.id"
+        if given := [name for name in _OF_ID if getattr(key, name)]:
+            problems.append(
+                f"{path}: it is in place of {', '.join(_OF_ID)}: remove it, or"
+                f" {' and '.join(given)}"
+            )
+            continue
+        try:
+            parts = split_key_id(key.id)
+        except ValueError as error:
+            problems.append(f"{path}: {error}")
+            continue
+        named = dict(zip(_OF_ID, parts, strict=True))
+        keys[alias] = msgspec.structs.replace(key, **named)
+    return msgspec.structs.replace(config, keys=keys)
 
 
 def _convert(value: Any, kind: Any, path: str, problems: list[str]) -> Any:  # noqa: ANN401 - any TOML value

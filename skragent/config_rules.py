@@ -40,6 +40,8 @@ _MAX_PORT: Final = 2**16 - 1
 _ALIAS: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _VAULT_KEY_NAME: Final = re.compile(r"[0-9A-Za-z-]{1,127}")  # Key Vault: object-name
 _VERSION: Final = re.compile(r"[0-9a-f]{32}")  # Key Vault: object-version
+# Key Vault: kid, a key's identifier.
+_KEY_ID: Final = re.compile(r"(https://[^/]*)/keys/([^/]*)(?:/([^/]*))?")
 _TCTI: Final = re.compile(r"(device|swtpm|mssim|tabrmd|cmd)(:.*)?")
 _UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 # Azure Resource Manager's name of a user-assigned identity; letters' case is ignored.
@@ -108,6 +110,29 @@ def meant(name: str, known: Iterable[str]) -> str:
     return f"; did you mean `{near[0]}`?" if near else ""
 
 
+def split_key_id(key_id: str) -> tuple[str, str, str]:
+    """Take a vault's id of a key apart: vault, name, and version or an empty text.
+
+    Raises:
+        ValueError: it is no such id. The text is for people.
+    """
+    match = _KEY_ID.fullmatch(key_id)
+    vault, name, version = match.groups() if match else ("", "", None)
+    if (
+        _judge_origin("", vault)
+        or not _VAULT_KEY_NAME.fullmatch(name)
+        or not (version is None or _VERSION.fullmatch(version))
+    ):
+        what = "" if "@" in key_id else f", not `{shown(key_id)}`"
+        raise ValueError(f"must be https://HOST/keys/NAME[/VERSION]{what}")
+    return vault, name, version or ""
+
+
+def vault_setting(key: KeyConfig) -> str:
+    """Say which of a key's settings names its vault."""
+    return "id" if key.id else "vault"
+
+
 def judge(config: Config) -> list[str]:
     """Find every problem."""
     problems = _judge_paths(config) + _judge_limits(config.limits)
@@ -154,7 +179,8 @@ def _judge_cloud(config: Config) -> list[str]:
         home = cloud_of(key.vault)
         if home not in ("", config.cloud):
             problems.append(
-                f'keys.{shown(alias)}.vault: it is of another cloud: cloud = "{home}"'
+                f"keys.{shown(alias)}.{vault_setting(key)}: it is of another cloud:"
+                f' cloud = "{home}"'
             )
     return problems
 
@@ -248,7 +274,7 @@ def _judge_key(alias: str, key: KeyConfig) -> list[str]:
     if key.vault:
         problems = _judge_origin(f"{path}.vault", key.vault)
     else:
-        problems = [f"{path}.vault: missing"]
+        problems = [] if key.id else [f"{path}.vault: missing; give vault or id"]
     if not _ALIAS.fullmatch(alias):
         problems.append(
             f"{path}: a key's name is 1 to 64 letters, digits, `-` and `_`,"

@@ -62,7 +62,7 @@ _skragent() {
       _skragent_files -f "$cur"
       return
       ;;
-    get:--version | get:--wait | *:--timeout | *:--key | *:--latency | *:--fault)
+    get:--version | get:--wait | *:--timeout | *:--key | *:--latency | *:--fault | *:--at)
       return # whoever asks knows
       ;;
   esac
@@ -92,7 +92,7 @@ _skragent() {
       options+=' --all --timeout --socket --config'
       keys=-
       ;;
-    report) options+=' --hcl --certs --quote --roots --config --json' ;;
+    report) options+=' --hcl --certs --quote --roots --at --config --json' ;;
     emulator)
       options+=' --dir --key --latency --real-names --fault --list-faults'
       ;;

@@ -50,7 +50,10 @@ _MADE_HERE = object()
 
 @dataclass(frozen=True, slots=True, repr=False)
 class AttestationToken:
-    """A token that was verified: by `verify_token`, and by it alone."""
+    """A token that `verify_token` has verified, in this job or in an earlier one.
+
+    `resume_token` makes it again from the text that the agent kept since then.
+    """
 
     raw: str  # what goes to the vault is what was verified
     issuer: str

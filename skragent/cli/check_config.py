@@ -11,9 +11,11 @@ from skragent.cli import deadline
 from skragent.cli.ask import add_command
 from skragent.cli.config_file import add_config_option, examine_file
 from skragent.cli.config_files import judge_files
+from skragent.clouds import judge_vault_host
 from skragent.config import in_short, merge
+from skragent.config_rules import vault_setting
 from skragent.errors import ConfigError
-from skragent.serving import probe_pidfd, resolve_access
+from skragent.serving import judge_name_lengths, probe_pidfd, resolve_access
 
 if TYPE_CHECKING:
     import argparse
@@ -85,6 +87,11 @@ def _warnings(config: Config) -> list[str]:
         for alias, key in config.keys.items()
         if not key.allow
     ]
+    warnings += [
+        f"keys.{alias}.{vault_setting(key)}: {odd}"
+        for alias, key in config.keys.items()
+        if (odd := judge_vault_host(key.vault, cloud=config.cloud))
+    ]
     if not config.agent.unit_rules_without_pidfd and not probe_pidfd():
         warnings += [
             f"keys.{alias}.allow[{i}].unit: this kernel has no peer pidfds (Linux 6.5):"
@@ -100,12 +107,27 @@ def _warnings(config: Config) -> list[str]:
         for i, rule in enumerate(key.allow)
         if rule.unit is not None and not rule.unit.strip("*?")
     ]
+    warnings += _warnings_of_credentials(config)
     if config.serving.connections_per_uid > config.serving.connections:
         warnings.append(
             "serving.connections_per_uid: more than serving.connections, which all"
             " users together have"
         )
     return warnings + _warnings_of_files(config)
+
+
+def _warnings_of_credentials(config: Config) -> list[str]:
+    """Warn of units that LoadCredential= cannot give the key, for their name alone."""
+    if not config.agent.credentials_socket:
+        return []
+    return [
+        f"keys.{alias}.allow[{i}].unit: {problem}"
+        for alias, key in config.keys.items()
+        for i, rule in enumerate(key.allow)
+        if rule.unit is not None and rule.user is None and rule.group is None
+        if "get" in rule.operations
+        if (problem := judge_name_lengths(rule.unit, alias))
+    ]
 
 
 def _warnings_of_files(config: Config) -> list[str]:

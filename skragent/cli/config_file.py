@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG: Final = "/etc/skragent/skragent.toml"
 
-_HINT: Final = (
+READ_HINT: Final = (
     "Give the path of a regular file that you may read; a pipe, as in `<(…)`, is none."
 )
 
@@ -54,7 +55,7 @@ def examine_file(path: str) -> tuple[Config, list[str]]:
 
 
 def read_config(path: str) -> str:
-    """Read a configuration file's text.
+    """Read a configuration file's text, without a byte order mark.
 
     Raises:
         ConfigError: config.unreadable, config.syntax (not UTF-8), or it is too long.
@@ -67,9 +68,11 @@ def read_config(path: str) -> str:
         raise ConfigError(
             [f"{path}: {error.strerror or error}"],
             code="config.unreadable",
-            hint=_HINT,
+            hint=READ_HINT,
         ) from error
     try:
-        return raw.decode()
+        # Editors of Windows write it. The codec utf-8-sig is a module of its own, which
+        # an agent with few permissions may not be able to import.
+        return raw.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: not UTF-8"], code="config.syntax") from error

@@ -7,13 +7,16 @@ the configuration may be meant for another machine, and the agent runs as anothe
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ssl
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from skragent.errors import ConfigError, EndorsementsError
+from skragent.cli.file_permissions import find_agent_account, judge_permissions
+from skragent.errors import ConfigError, EndorsementsError, IdentityError
 from skragent.files import NotRegularError, open_regular, read_regular
+from skragent.job import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from skragent.config import Config, IdentityConfig
 
 _IDENTITY_FILES: Final = ("certificate", "secret_file", "token_file")
+_ELSEWHERE: Final = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM)
 _THE_SYSTEM: Final = "the system's roots"
 
 
@@ -110,14 +114,28 @@ def _identities(config: Config) -> Iterator[tuple[str, IdentityConfig]]:
 
 
 def _judge_identity(name: str, identity: IdentityConfig, found: FileChecks) -> None:
+    """Judge an application's file by the releaser's own check, and who may read it."""
     for setting in _IDENTITY_FILES:
         path = getattr(identity, setting)
+        if not path:
+            continue
+        # Costs azure-identity's import.
+        from skragent.release.credentials import judge_file  # noqa: PLC0415 - see above
+
+        where = f"{name}.{setting}: "
         try:
-            if path:
-                open_regular(path).close()
-        except NotRegularError as error:
-            found.problems.append(f"{name}.{setting}: {path}: {error.strerror}")
-        except OSError as error:
-            found.warnings.append(
-                f"{name}.{setting}: {path}: {error.strerror or error}"
-            )
+            judge_file(Identity(**{setting: path}))
+        except IdentityError as error:
+            is_elsewhere = _may_be_elsewhere(error.__cause__)
+            findings = found.warnings if is_elsewhere else found.problems
+            findings.append(where + error.message)
+        with contextlib.suppress(OSError):  # then it is told above
+            found.warnings += [
+                f"{where}{path}: {odd}"
+                for odd in judge_permissions(path, find_agent_account())
+            ]
+
+
+def _may_be_elsewhere(error: BaseException | None) -> bool:
+    """Return whether a file is missing here, or not readable for this user."""
+    return isinstance(error, OSError) and error.errno in _ELSEWHERE

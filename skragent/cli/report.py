@@ -10,22 +10,26 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from skragent.agent import exit_codes
 from skragent.agent.clock import SystemClock
 from skragent.cli import deadline
 from skragent.cli.config_file import add_config_option, load_config
-from skragent.errors import SkrAgentError
 
 if TYPE_CHECKING:
     from skragent.cli.report_input import Subject
 
-EXIT_OK = 0
-EXIT_FAILED = 1
-EXIT_UNUSABLE = 2
+EXIT_FAILED: Final = 1  # of this command alone; the others are exit_codes'
+
+# RFC 3339 §5.6. Python reads many more forms of ISO 8601.
+_TIME: Final = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
 
 _DESCRIPTION = """\
 Decode an attestation report and check it, down to AMD's root certificate.
@@ -34,21 +38,28 @@ With --hcl it looks at files and asks nobody. Without, it reads this machine's v
 quotes PCR 0 to 7, and asks IMDS for the certificates, as the configuration says.
 
 What is checked is whether the evidence is genuine and belongs together. Whether it is
-good enough is for the verifier and the vault to say, by their policies."""
+good enough is for the verifier and the vault to say, by their policies.
+
+The certificates must be valid now, or at the time of --at: that of an archived report
+may have expired (a VLEK is valid for a year)."""
 
 _EPILOG = """\
 exit status:
-  0  every check holds; those that need a vTPM or a quote may be left out
-  1  a check failed, or there were no certificates to check the signature with
-  2  the command line is wrong, or something cannot be read or decoded
-  75  it did not end in time: the vTPM does not answer, say
+  0    every check holds; those that need a vTPM or a quote may be left out
+  1    a check failed, or there were no certificates to check the signature with
+  69   a file cannot be decoded, or this machine is no confidential VM
+  73   the output could not be written
+  75   the vTPM does not answer now, or it did not end in time
+  78   a file or the configuration cannot be read
 
 examples:
   sudo skragent report
   skragent report --hcl hcl-report.bin --certs vcek-chain.pem
   skragent report --hcl snp-report.bin --certs thim.json --json
   skragent report --hcl hcl-report.bin --certs vcek.der --certs ask-ark.pem \\
-                  --quote tpm-quote.json"""
+                  --quote tpm-quote.json
+  skragent report --hcl hcl-report.bin --certs vlek-chain.pem \\
+                  --at 2026-03-01T12:00:00Z"""
 
 
 def add_parser(
@@ -60,6 +71,7 @@ def add_parser(
         help="decode and check an attestation report",
         description=_DESCRIPTION,
         epilog=_EPILOG,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -88,26 +100,40 @@ def add_parser(
         default="",
         help="PEM of the root certificates (ARK) to trust instead of AMD's own",
     )
+    parser.add_argument(
+        "--at",
+        metavar="TIME",
+        type=_parse_time,
+        help="verify as of this time instead of now: RFC 3339, with its zone, such as"
+        " 2026-03-01T12:00:00Z",
+    )
     add_config_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.set_defaults(run=run, deadline=deadline.USUAL_SECONDS)
+    parser.set_defaults(run=run, refuse=parser.error, deadline=deadline.USUAL_SECONDS)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; gives its exit status."""
-    # By the clock of the machine that looks, not the one that is looked at.
-    now = datetime.fromtimestamp(SystemClock().now(), UTC)
+    """Run the command; gives its exit code.
+
+    Raises:
+        SkrAgentError: a file, the vTPM or the configuration cannot be read or decoded.
+    """
     if not args.hcl and (args.certs or args.quote):
-        print("skragent report: --certs and --quote go with --hcl", file=sys.stderr)
-        return EXIT_UNUSABLE
+        args.refuse("--certs and --quote go with --hcl")
+    # By the clock of the machine that looks, not the one that is looked at.
+    now = args.at or datetime.fromtimestamp(SystemClock().now(), UTC)
+    return _report(_read_subject(args), now, args)
+
+
+def _parse_time(text: str) -> datetime:
     try:
-        subject = _read_subject(args)
-    except SkrAgentError as error:
-        print(f"skragent report: {error.message} [{error.code}]", file=sys.stderr)
-        if error.hint and args.hcl is None:
-            print(f"  {error.hint}", file=sys.stderr)
-        return EXIT_UNUSABLE
-    return _report(subject, now, as_json=args.json)
+        if _TIME.fullmatch(text):
+            return datetime.fromisoformat(text.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):  # the 30th of February, or the year 0
+        pass
+    raise argparse.ArgumentTypeError(
+        "must be a time as in RFC 3339, with its zone, such as 2026-03-01T12:00:00Z"
+    )
 
 
 def _read_subject(args: argparse.Namespace) -> Subject:
@@ -126,7 +152,7 @@ def _read_subject(args: argparse.Namespace) -> Subject:
     return read_machine(config, args.roots)
 
 
-def _report(subject: Subject, now: datetime, *, as_json: bool) -> int:
+def _report(subject: Subject, now: datetime, args: argparse.Namespace) -> int:
     from skragent.cli.report_checks import (  # noqa: PLC0415 - as in _read_subject
         check_subject,
         is_verified,
@@ -140,8 +166,9 @@ def _report(subject: Subject, now: datetime, *, as_json: bool) -> int:
     checks = check_subject(subject, now)
     verified = is_verified(checks)
     tree = describe_subject(subject)
-    if as_json:
+    if args.json:
         tree |= {
+            "checked_at": now.isoformat(),
             "checks": [asdict(c) for c in checks],
             "notes": list(subject.all_notes),
             "verified": verified,
@@ -149,10 +176,13 @@ def _report(subject: Subject, now: datetime, *, as_json: bool) -> int:
         text = json.dumps(tree, indent=2)
     else:
         lines = [*render(tree), "", *map(render_check, checks)]
-        lines += [f"{'note':11} {note}" for note in subject.all_notes]
+        notes = list(subject.all_notes)
+        if args.at:
+            notes.append(f"the certificates' validity is that of {now.isoformat()}")
+        lines += [f"{'note':11} {note}" for note in notes]
         text = "\n".join(lines)
     _print(text)
-    return EXIT_OK if verified else EXIT_FAILED
+    return exit_codes.OK if verified else EXIT_FAILED
 
 
 def _print(text: str) -> None:

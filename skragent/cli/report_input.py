@@ -6,13 +6,16 @@ leaves as an error with a code, whatever is merely absent stays absent.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from skragent.cli import deadline
+from skragent.cli.config_file import READ_HINT
 from skragent.errors import (
     ConfigError,
+    Disposition,
     MalformedEvidenceError,
     SkrAgentError,
     UnsupportedEvidenceError,
@@ -28,7 +31,7 @@ from skragent.files import read_regular
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from cryptography import x509
 
@@ -77,15 +80,17 @@ def read_files(args: argparse.Namespace) -> Subject:
         raise UnsupportedEvidenceError(
             f"{args.hcl} is {name}; only reports of AMD SEV-SNP are supported"
         )
-    hcl = parse_hcl_report(data) if data.startswith(HCL_SIGNATURE) else None
-    certificates = [c for path in args.certs for c in parse_certificates(_read(path))]
+    with _naming(args.hcl):
+        hcl = parse_hcl_report(data) if data.startswith(HCL_SIGNATURE) else None
+        snp = hcl.snp_report if hcl else parse_snp_report(data)
+    certificates = [c for path in args.certs for c in _read_certificates(path)]
     roots, notes = _read_roots(args.roots)
     return Subject(
-        snp=hcl.snp_report if hcl else parse_snp_report(data),
+        snp=snp,
         hcl=hcl,
         certificates=tuple(certificates),
         certificates_problem="" if certificates else "no --certs was given",
-        quote=parse_quote_file(_read(args.quote)) if args.quote else None,
+        quote=_read_quote(args.quote) if args.quote else None,
         ak=None,
         roots=roots,
         notes=notes,
@@ -167,10 +172,24 @@ def parse_quote_file(data: bytes) -> QuotedPcrs:
     )
 
 
+def _read_certificates(path: str) -> tuple[x509.Certificate, ...]:
+    data = _read(path)
+    with _naming(path):
+        return parse_certificates(data)
+
+
+def _read_quote(path: str) -> QuotedPcrs:
+    data = _read(path)
+    with _naming(path):
+        return parse_quote_file(data)
+
+
 def _read_roots(path: str) -> tuple[frozenset[bytes], tuple[str, ...]]:
     if not path:
         return AMD_ROOTS, ()
-    bundle = parse_roots(_read(path))
+    data = _read(path)
+    with _naming(path):
+        bundle = parse_roots(data)
     notes = tuple(f"{path}: {skipped}" for skipped in bundle.skipped)
     return frozenset(bundle.roots), notes
 
@@ -181,4 +200,20 @@ def _read(path: str) -> bytes:
         return read_regular(path, max_bytes=MAX_FILE_BYTES)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise ConfigError([f"{path}: {reason}"], code="config.unreadable") from error
+        raise ConfigError(
+            [f"{path}: {reason}"], code="config.unreadable", hint=READ_HINT
+        ) from error
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Name the file in an error about its content, which no later attempt mends."""
+    try:
+        yield
+    except SkrAgentError as error:
+        raise type(error)(
+            f"{path}: {error.message}",
+            code=error.code,
+            disposition=Disposition.RETRY_SLOWLY,
+            hint=error.hint,
+        ) from error

@@ -9,6 +9,7 @@ Its endpoints come from the process's environment, which `environment` has settl
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +27,8 @@ from skragent.files import read_regular
 from skragent.release.identity_certificate import judge_identity_certificate
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import requests
     from azure.core.credentials import SupportsTokenInfo
 
@@ -75,9 +78,30 @@ def make_credential(
         "authority": authority,
         "disable_instance_discovery": True,  # the cloud is configured, not looked up
     }
+    with _naming_file(who):
+        return _of_entra(who, common)
+
+
+def judge_file(who: Identity) -> None:
+    """Judge the file of an application as `make_credential` does; nothing is asked.
+
+    Raises:
+        IdentityError: identity.unreadable; its cause is the OSError if there is one.
+    """
+    with _naming_file(who):
+        if who.certificate:
+            _read_certificate(who.certificate)
+        elif who.secret_file:
+            _read_secret(who.secret_file)
+        elif who.token_file:
+            _read_token(who.token_file)
+
+
+@contextlib.contextmanager
+def _naming_file(who: Identity) -> Iterator[None]:
     path = who.certificate or who.secret_file or who.token_file
     try:
-        return _of_entra(who, common)
+        yield
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from error
     except UnicodeDecodeError:
@@ -103,19 +127,32 @@ def _of_entra(who: Identity, common: dict[str, Any]) -> SupportsTokenInfo:
     if who.certificate:
         return _of_certificate(who.certificate, common)
     if who.secret_file:
-        secret = _read_text(who.secret_file, MAX_SECRET_BYTES, "ascii").strip()
+        secret = _read_secret(who.secret_file)
         return ClientSecretCredential(client_secret=secret, **common)
     # WorkloadIdentityCredential is this one, with its own reading of the file.
-    token = _read_text(who.token_file, MAX_TOKEN_BYTES, "utf-8")
+    token = _read_token(who.token_file)
     return ClientAssertionCredential(func=lambda: token, **common)
 
 
 def _of_certificate(path: str, common: dict[str, Any]) -> SupportsTokenInfo:
-    data = read_regular(path, max_bytes=MAX_CERTIFICATE_BYTES)
-    judge_identity_certificate(data)
+    data = _read_certificate(path)
     # The library's own words stay here: they may quote the private key.
     with reading("the certificate or its private key", quotes_reason=False):
         return CertificateCredential(certificate_data=data, **common)
+
+
+def _read_certificate(path: str) -> bytes:
+    data = read_regular(path, max_bytes=MAX_CERTIFICATE_BYTES)
+    judge_identity_certificate(data)
+    return data
+
+
+def _read_secret(path: str) -> str:
+    return _read_text(path, MAX_SECRET_BYTES, "ascii").strip()
+
+
+def _read_token(path: str) -> str:
+    return _read_text(path, MAX_TOKEN_BYTES, "utf-8")
 
 
 def _read_text(path: str, max_bytes: int, encoding: str) -> str:

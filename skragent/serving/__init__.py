@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from skragent.serving.access import Access, UnitRules, resolve_access
+from skragent.serving.credential_address import judge_name_lengths
 from skragent.serving.credentials import CredentialServer
 from skragent.serving.limits import Limits, limits_of
 from skragent.serving.peers import probe_pidfd
@@ -16,6 +17,7 @@ __all__ = [
     "Limits",
     "MetricsServer",
     "UnitRules",
+    "judge_name_lengths",
     "limits_of",
     "probe_pidfd",
     "resolve_access",

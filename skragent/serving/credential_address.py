@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 _ADDRESS: Final = re.compile(rb"\0[0-9a-f]{1,16}/unit/([^/\0]+)/([!-.0-9;-~ ]+)")
 _MAX_NAME: Final = 255  # of a credential: systemd's is a file's name
 _NAME: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,63})(?:\.([a-z]+))?")
+# systemd writes the address as a text, `@HEX/unit/UNIT/NAME` with a random number, and
+# gives it up (EINVAL) if it is longer: sun_path has 108 bytes with its NUL (unix(7)).
+_MAX_ADDRESS_BYTES: Final = 107
+MAX_NAMES_BYTES: Final = _MAX_ADDRESS_BYTES - len(f"@{2**64 - 1:x}/unit//")
+_GLOB: Final = re.compile(r"\[[^]]*\]|\?|\*")
 _FORMS: Final[dict[str, Form]] = {"pem": "pem", "der": "der", "jwk": "jwk"}
 
 # What a service most likely wants where it does not say: PEM, or the bytes themselves.
@@ -67,6 +72,32 @@ def parse_credential(name: str) -> CredentialName | None:
     if suffix is None:
         return CredentialName(alias, None)
     return CredentialName(alias, _FORMS[suffix]) if suffix in _FORMS else None
+
+
+def judge_name_lengths(unit: str, alias: str) -> str:
+    """Say that LoadCredential= cannot work because names are too long; else empty.
+
+    Args:
+        unit: of a rule: a name, a template or a glob, which is taken at its shortest.
+        alias: the key's name for workloads.
+    """
+    shortest = _GLOB.sub(lambda found: "" if found[0] == "*" else "x", unit)
+    shortest = shortest.replace("@.", "@x.")
+    together = len(shortest) + len(alias)
+    if together > MAX_NAMES_BYTES:
+        return (
+            f"the unit's name and the key's, `{alias}`, have {together} characters"
+            f" together; systemd's LoadCredential= works up to {MAX_NAMES_BYTES}:"
+            " shorten one of them"
+        )
+    suffix = max(map(len, _FORMS)) + 1
+    if together + suffix > MAX_NAMES_BYTES:
+        return (
+            f"the unit's name and `{alias}.pem` have {together + suffix} characters"
+            f" together; systemd's LoadCredential= works up to {MAX_NAMES_BYTES}:"
+            f" write LoadCredential={alias}:…"
+        )
+    return ""
 
 
 def choose_credential_form(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import signal
 import subprocess
@@ -100,6 +101,13 @@ def test_rules_hold_for_connections_that_are_open(world: Reloadable) -> None:
 def test_a_sighup_reloads_as_well(world: Reloadable) -> None:
     world.write("demo", "db", "late")
     world.agent.process.send_signal(signal.SIGHUP)
+    world.agent.until(lambda: world.agent.holds("late"))
+
+
+def test_a_file_with_a_byte_order_mark_and_crlf_is_reloaded(world: Reloadable) -> None:
+    text = world.write("demo", "db", "late").replace("\n", "\r\n")
+    world.file.write_bytes(codecs.BOM_UTF8 + text.encode())
+    assert world.reload().returncode == 0
     world.agent.until(lambda: world.agent.holds("late"))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import hashlib
 import json
@@ -14,11 +13,13 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from support.evidence import build_hcl, claims
-from support.evidence_amd import mint_chain, thim_answer
+from support.evidence_amd import NOW, mint_chain, thim_answer
 from support.evidence_http import Server, run_server
 from support.evidence_swtpm import Swtpm, run_swtpm
 
-from skragent.cli.report import EXIT_FAILED, EXIT_OK, EXIT_UNUSABLE, add_parser
+from skragent.agent import exit_codes
+from skragent.cli.main import main
+from skragent.cli.report import EXIT_FAILED
 from skragent.evidence.public import parse_tpm2b_public
 from skragent.evidence.tpm import NV_HCL_REPORT, Vtpm
 
@@ -34,11 +35,8 @@ class Machine:
     config: Path
 
     def report(self, *arguments: str) -> int:
-        parser = argparse.ArgumentParser(prog="skragent")
-        add_parser(parser.add_subparsers(required=True))
-        args = parser.parse_args(["report", "--config", str(self.config), *arguments])
-        status: int = args.run(args)
-        return status
+        at = ("--at", NOW.isoformat())
+        return main(["report", "--config", str(self.config), *at, *arguments])
 
 
 @pytest.fixture
@@ -79,7 +77,7 @@ def test_a_sound_machine_verifies_whole(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     install_report(machine)
-    assert machine.report("--json") == EXIT_OK
+    assert machine.report("--json") == exit_codes.OK
     document: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert {check["outcome"] for check in document["checks"]} == {"ok"}
 
@@ -107,7 +105,7 @@ def test_an_imds_that_is_out_leaves_the_report_shown_and_unverified(
 def test_a_machine_that_is_no_confidential_vm_is_told_with_a_hint(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert machine.report() == EXIT_UNUSABLE
+    assert machine.report() == exit_codes.UNAVAILABLE
     err = capsys.readouterr().err
-    assert "[evidence.not_a_cvm]" in err
+    assert err.startswith("skragent: evidence.not_a_cvm: ")
     assert "DCasv5" in err

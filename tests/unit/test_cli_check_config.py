@@ -181,3 +181,64 @@ def test_a_fifo_whose_writer_writes_nothing_is_refused(config: Path) -> None:
         assert main(["check-config", "--config", str(config)]) == exit_codes.CONFIG
     finally:
         os.close(writer)
+
+
+def test_a_vault_in_no_cloud_is_a_warning_that_says_what_to_write(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(config, KEY.replace("azure.net", "azure.ne")) == exit_codes.OK
+    (warning,) = [
+        line for line in capsys.readouterr().out.splitlines() if "keys.disk." in line
+    ]
+    assert warning == (
+        "warning: keys.disk.vault: `vault.azure.ne` is no cloud of Azure:"
+        " write https://v.vault.azure.net"
+    )
+
+
+LONG = "u" * 73  # with `.service` and `disk`: 85
+NAMES_FIT = 83
+
+
+def unit_warnings(
+    config: Path, capsys: pytest.CaptureFixture[str], rule: str, settings: str = ""
+) -> list[str]:
+    text = settings + KEY.replace("allow = [", f"allow = [{{ {rule} }}, ")
+    assert check(config, text) == exit_codes.OK
+    said = capsys.readouterr().out.splitlines()
+    return [line for line in said if "LoadCredential=" in line]
+
+
+@pytest.mark.parametrize(
+    "unit", [f"{LONG}.service", f"{LONG[1:]}@.service", f"{LONG}?*.service"]
+)
+def test_a_units_name_that_is_too_long_for_load_credential_is_a_warning(
+    config: Path, capsys: pytest.CaptureFixture[str], unit: str
+) -> None:
+    (warning,) = unit_warnings(config, capsys, f'unit = "{unit}"')
+    assert warning.startswith("warning: keys.disk.allow[0].unit: the unit's name and")
+    assert "works up to 83: shorten one of them" in warning
+
+
+def test_a_units_name_that_leaves_no_room_for_a_form_is_a_warning(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unit = "u" * (NAMES_FIT - len("disk.service"))
+    (warning,) = unit_warnings(config, capsys, f'unit = "{unit}.service"')
+    assert "write LoadCredential=disk:" in warning
+
+
+@pytest.mark.parametrize(
+    ("rule", "settings"),
+    [
+        (f'unit = "{"u" * (NAMES_FIT - 16)}.service"', ""),
+        (f'unit = "{LONG}.service", user = 0', ""),
+        (f'unit = "{LONG}.service", operations = ["public"]', ""),
+        (f'unit = "{LONG}.service"', 'agent.credentials_socket = ""\n'),
+        ('unit = "*"', ""),
+    ],
+)
+def test_a_units_name_that_fits_or_is_not_for_load_credential_is_no_warning(
+    config: Path, capsys: pytest.CaptureFixture[str], rule: str, settings: str
+) -> None:
+    assert unit_warnings(config, capsys, rule, settings) == []

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import itertools
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
 from support.odd_certificates import der, pem, with_boolean_01, with_version
-from support.release_pki import intermediate_certificate, root_certificate
+from support.release_pki import NOW, intermediate_certificate, root_certificate
 
 from skragent.agent import exit_codes
 from skragent.cli.main import main
+from skragent.release.credentials import MAX_CERTIFICATE_BYTES
 
 KEY = f"""
 [keys.disk]
@@ -21,6 +32,35 @@ allow = [{{ user = {os.getuid()} }}]
 GOOD = pem(der(intermediate_certificate()))
 ODD = pem(with_boolean_01(root_certificate()))
 BROKEN = pem(b"\x30\x03abc")
+RSA_KEY = rsa.generate_private_key(65537, 2048)
+OTHER_KEY = rsa.generate_private_key(65537, 2048)
+EC_KEY = ec.generate_private_key(ec.SECP256R1())
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+
+
+def certificate_pem(key: PrivateKey) -> bytes:
+    name = x509.Name.from_rfc4514_string("CN=application")
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name)
+    builder = builder.public_key(key.public_key()).serial_number(1)
+    builder = builder.not_valid_before(NOW).not_valid_after(NOW + timedelta(days=1))
+    return pem(builder.sign(key, SHA256()).public_bytes(Encoding.DER))
+
+
+def key_pem(key: PrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def locked_pem(key: PrivateKey) -> bytes:
+    lock = BestAvailableEncryption(b"passphrase")
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock)
+
+
+CERTIFICATE = certificate_pem(RSA_KEY)
+EC_CERTIFICATE = certificate_pem(EC_KEY)
+APPLICATION = """
+tenant_id = "t.example"
+client_id = "00000000-0000-0000-0000-000000000000"
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +87,12 @@ class Checker:
     def __init__(self, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.directory = directory
         self._capsys = capsys
+
+    def write(self, name: str, content: bytes, mode: int = 0o400) -> str:
+        path = self.directory / name
+        path.write_bytes(content)
+        path.chmod(mode)
+        return str(path)
 
     def __call__(self, text: str) -> Checked:
         config = self.directory / "skragent.toml"
@@ -145,10 +191,57 @@ def test_a_fifo_is_a_problem_and_not_waited_for(
 
 
 def test_a_missing_file_of_an_identity_is_a_warning(check: Checker) -> None:
-    checked = check(
-        '[identity]\ntenant_id = "t.example"\n'
-        'client_id = "00000000-0000-0000-0000-000000000000"\n'
-        'secret_file = "/nonexistent/secret"\n'
-    )
+    checked = check(f'[identity]{APPLICATION}secret_file = "/nonexistent/secret"\n')
     assert checked.code == exit_codes.OK
     assert checked.about("warning: identity.secret_file: /nonexistent/secret: No such")
+
+
+@pytest.mark.parametrize("table", ["identity", "identities.other"])
+@pytest.mark.parametrize(
+    ("setting", "content", "words"),
+    [
+        ("certificate", CERTIFICATE + locked_pem(RSA_KEY), "has a passphrase"),
+        ("certificate", CERTIFICATE + key_pem(OTHER_KEY), "do not belong together"),
+        ("certificate", EC_CERTIFICATE + key_pem(EC_KEY), "only an RSA"),
+        ("certificate", CERTIFICATE, "no private key"),
+        ("certificate", b"hello", "neither PEM nor a PFX file"),
+        ("certificate", bytes(MAX_CERTIFICATE_BYTES + 1), "longer than"),
+        ("secret_file", b"\n", "the file is empty"),
+        ("secret_file", b"\xff", "it is not text"),
+        ("token_file", b"", "the file is empty"),
+    ],
+)
+def test_a_file_of_an_identity_that_cannot_be_used_is_a_problem(
+    check: Checker, table: str, setting: str, content: bytes, words: str
+) -> None:
+    path = check.write("file", content)
+    checked = check(f'[{table}]{APPLICATION}{setting} = "{path}"\n')
+    assert checked.code == exit_codes.CONFIG
+    (line,) = checked.about(f"{table}.{setting}: {path}: ")
+    assert words in line
+
+
+@pytest.mark.parametrize(
+    ("setting", "content"),
+    [
+        ("certificate", CERTIFICATE + key_pem(RSA_KEY)),
+        ("secret_file", b"the-secret\n"),
+        ("token_file", b"a.platforms.token"),
+    ],
+)
+def test_a_file_of_an_identity_that_can_be_used_is_not_mentioned(
+    check: Checker, setting: str, content: bytes
+) -> None:
+    path = check.write("file", content)
+    checked = check(f'[identity]{APPLICATION}{setting} = "{path}"\n')
+    assert checked.code == exit_codes.OK
+    assert not [line for line in checked.lines if path in line]
+
+
+def test_a_secret_that_every_user_can_read_is_a_warning(check: Checker) -> None:
+    path = check.write("secret", b"the-secret", mode=0o444)
+    checked = check(f'[identity]{APPLICATION}secret_file = "{path}"\n')
+    assert checked.code == exit_codes.OK
+    (line,) = checked.about(f"warning: identity.secret_file: {path}: ")
+    assert "every user of this machine can read it: set mode 0400" in line
+    assert "the-secret" not in "".join(checked.lines)

@@ -223,7 +223,7 @@ def test_a_file_that_is_too_long_is_not_used_in_part(
             ),
         ),
         ("check-config", (exit_codes.CONFIG,)),
-        ("report", (1, exit_codes.USAGE)),
+        ("report", (1, exit_codes.UNAVAILABLE, exit_codes.CONFIG)),
     ],
 )
 def test_help_names_the_exit_codes(

@@ -6,7 +6,7 @@ import pytest
 from azure.identity import AzureAuthorityHosts
 
 from skragent.agent.jobs import build_job, key_requests
-from skragent.clouds import CLOUDS, cloud_of
+from skragent.clouds import CLOUDS, cloud_of, judge_vault_host
 from skragent.config import parse_config
 from skragent.errors import ConfigError
 
@@ -62,3 +62,43 @@ def test_a_cloud_that_is_none_is_refused_with_the_one_that_was_meant() -> None:
     (problem,) = caught.value.problems
     assert problem.startswith("cloud: must be one of public, usgovernment, china")
     assert "did you mean `china`" in problem
+
+
+@pytest.mark.parametrize(
+    ("vault", "remedy"),
+    [
+        ("https://a.vault.azure.ne", "https://a.vault.azure.net"),
+        ("https://a.vaults.azure.net:443/", "https://a.vault.azure.net"),
+        ("https://a.managedhsm.azure.com", "https://a.managedhsm.azure.net"),
+        ("https://a.vault.usgovcloudapi.com", "https://a.vault.usgovcloudapi.net"),
+        ("https://vault.azure.net", "https://NAME.vault.azure.net"),
+        ("https://keys.example.com", "https://NAME.vault.azure.net or "),
+        ("https://A.privatelink.vaultcore.azure.net", "https://a.vault.azure.net,"),
+        ("https://a.vaultcore.azure.net", "https://a.vault.azure.net,"),
+        ("https://a.privatelink.vaultcore.azure.cn", "https://a.vault.azure.cn,"),
+        ("https://a.privatelink.managedhsm.azure.net", "https://a.managedhsm.azure.ne"),
+    ],
+)
+def test_a_host_that_no_cloud_has_is_odd_and_the_remedy_is_said(
+    vault: str, remedy: str
+) -> None:
+    assert f": write {remedy}" in judge_vault_host(vault, cloud="public")
+
+
+def test_a_host_in_no_cloud_is_compared_with_the_configured_cloud() -> None:
+    said = judge_vault_host("https://keys.example.com", cloud="china")
+    assert "https://NAME.vault.azure.cn or https://NAME.managedhsm.azure.cn" in said
+
+
+@pytest.mark.parametrize(
+    "vault",
+    [
+        *(f"https://a.{suffix}" for cloud in CLOUDS.values() for suffix in cloud[1]),
+        "https://A.Vault.Azure.Net:443/",
+        "https://127.0.0.1:8443",
+        "https://[::1]:8443",
+        "https://localhost:8443",
+    ],
+)
+def test_the_host_of_a_vault_or_an_emulator_is_not_odd(vault: str) -> None:
+    assert judge_vault_host(vault, cloud="public") == ""

@@ -77,7 +77,9 @@ def test_a_setting_that_is_unlike_any_is_refused() -> None:
 
 
 def test_a_missing_setting_is_named() -> None:
-    assert problems_of('[keys.disk]\nname = "d"') == ["keys.disk.vault: missing"]
+    assert problems_of('[keys.disk]\nname = "d"') == [
+        "keys.disk.vault: missing; give vault or id"
+    ]
 
 
 def test_a_key_without_a_vault_is_judged_all_the_same() -> None:

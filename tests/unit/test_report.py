@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,16 @@ from support.evidence import (
     quote_message,
     sign_attest,
 )
-from support.evidence_amd import TURIN_TCB, mint_chain, thim_answer
+from support.evidence_amd import NOW, TURIN_TCB, mint_chain, thim_answer
 from support.odd_certificates import der, pem, with_version
 
-from skragent.cli.report import EXIT_FAILED, EXIT_OK, EXIT_UNUSABLE, add_parser
+from skragent.agent import exit_codes
+from skragent.cli.main import main
+from skragent.cli.report import EXIT_FAILED
+
+# As mint_chain makes its certificates.
+VALID_FROM = NOW - timedelta(days=1)
+VALID_UNTIL = NOW + timedelta(days=365)
 
 
 class Folder:
@@ -60,11 +66,7 @@ def folder(tmp_path: Path) -> Folder:
 
 
 def report(*arguments: str) -> int:
-    parser = argparse.ArgumentParser(prog="skragent")
-    add_parser(parser.add_subparsers(required=True))
-    args = parser.parse_args(["report", *arguments])
-    status: int = args.run(args)
-    return status
+    return main(["report", "--at", NOW.isoformat(), *arguments])
 
 
 def outcomes(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, str]:
@@ -76,7 +78,7 @@ def outcomes(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, s
 def test_a_report_with_everything_verifies(
     folder: Folder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert report(*folder.verifiable(), "--quote", folder.quote) == EXIT_OK
+    assert report(*folder.verifiable(), "--quote", folder.quote) == exit_codes.OK
     out = capsys.readouterr().out
     assert "\nok          the SNP report is signed with its certificate's key\n" in out
     assert "FAILED" not in out
@@ -235,7 +237,7 @@ def test_what_a_terminal_would_obey_is_escaped(
         ("--hcl", bytes(2_000_000), "config.unreadable"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_one_line_with_its_code(
+def test_a_file_that_cannot_be_used_is_named_with_the_errors_code(
     folder: Folder,
     capsys: pytest.CaptureFixture[str],
     option: str,
@@ -243,11 +245,13 @@ def test_a_file_that_cannot_be_used_is_one_line_with_its_code(
     code: str,
 ) -> None:
     bad = folder.write("bad", content)
-    assert report(*folder.verifiable(), option, bad) == EXIT_UNUSABLE
+    expected = (
+        exit_codes.CONFIG if code.startswith("config.") else exit_codes.UNAVAILABLE
+    )
+    assert report(*folder.verifiable(), option, bad) == expected
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.count("\n") == 1
-    assert captured.err.endswith(f"[{code}]\n")
+    assert captured.err.startswith(f"skragent: {code}: {bad}: ")
 
 
 def td_quote(version: int) -> bytes:
@@ -268,39 +272,43 @@ def td_quote(version: int) -> bytes:
 def test_evidence_of_tdx_is_named(
     folder: Folder, capsys: pytest.CaptureFixture[str], content: bytes, name: str
 ) -> None:
-    assert report("--hcl", folder.write("td.bin", content)) == EXIT_UNUSABLE
+    assert report("--hcl", folder.write("td.bin", content)) == exit_codes.UNAVAILABLE
     said = capsys.readouterr().err
     assert f"is {name}; only reports of AMD SEV-SNP are supported" in said
-    assert said.endswith("[evidence.unsupported]\n")
+    assert said.startswith("skragent: evidence.unsupported: ")
 
 
 @pytest.mark.parametrize("path", ["/nowhere/file", "/", "a\0b"])
 def test_a_file_that_cannot_be_read_is_told(
     capsys: pytest.CaptureFixture[str], path: str
 ) -> None:
-    assert report("--hcl", path) == EXIT_UNUSABLE
-    assert "[config.unreadable]" in capsys.readouterr().err
+    assert report("--hcl", path) == exit_codes.CONFIG
+    said = capsys.readouterr().err
+    assert said.startswith("skragent: config.unreadable: ")
+    assert "Give the path of a regular file" in said
 
 
 def test_certificates_without_a_report_are_a_mistake(
     folder: Folder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert report("--certs", folder.certs) == EXIT_UNUSABLE
-    assert "--hcl" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        report("--certs", folder.certs)
+    assert caught.value.code == exit_codes.USAGE
+    assert "error: --certs and --quote go with --hcl" in capsys.readouterr().err
 
 
 def test_a_configuration_that_is_not_there_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert report("--config", str(tmp_path / "none.toml")) == EXIT_UNUSABLE
-    assert "[config.unreadable]" in capsys.readouterr().err
+    assert report("--config", str(tmp_path / "none.toml")) == exit_codes.CONFIG
+    assert "skragent: config.unreadable: " in capsys.readouterr().err
 
 
 def test_a_configuration_that_is_no_text_is_told(
     folder: Folder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert report("--config", folder.write("x.toml", b"\xff")) == EXIT_UNUSABLE
-    assert "[config.syntax]" in capsys.readouterr().err
+    assert report("--config", folder.write("x.toml", b"\xff")) == exit_codes.CONFIG
+    assert "skragent: config.syntax: " in capsys.readouterr().err
 
 
 def test_help_says_what_the_status_means(capsys: pytest.CaptureFixture[str]) -> None:
@@ -317,10 +325,10 @@ def test_a_newer_version_is_decoded_and_the_report_says_so(
 ) -> None:
     newer = folder.write("newer.bin", build_report(version=6))
     arguments = ["--hcl", newer, "--certs", folder.certs, "--roots", folder.roots]
-    assert report(*arguments) == EXIT_OK
+    assert report(*arguments) == exit_codes.OK
     said = capsys.readouterr().out
     assert "note        the SNP report has version 6, decoded as version 5" in said
-    assert report(*arguments, "--json") == EXIT_OK
+    assert report(*arguments, "--json") == exit_codes.OK
     document = json.loads(capsys.readouterr().out)
     assert document["snp_report"]["version"] == 6
     assert document["snp_report"]["decoded_as_version"] == 5
@@ -350,6 +358,78 @@ def test_a_fifo_is_refused_without_waiting(
 ) -> None:
     os.mkfifo(folder.path / "fifo")
     fifo = str(folder.path / "fifo")
-    assert report(*folder.verifiable(), option, fifo) == EXIT_UNUSABLE
+    assert report(*folder.verifiable(), option, fifo) == exit_codes.CONFIG
     said = capsys.readouterr().err
-    assert f"{fifo}: this is a FIFO, not a regular file [config.unreadable]" in said
+    assert f"config.unreadable: {fifo}: this is a FIFO, not a regular file\n" in said
+
+
+@pytest.mark.parametrize(
+    ("time", "outcome"),
+    [
+        (VALID_FROM - timedelta(seconds=1), "failed"),
+        (VALID_FROM, "ok"),
+        (VALID_UNTIL, "ok"),
+        (VALID_UNTIL + timedelta(seconds=1), "failed"),
+    ],
+)
+def test_archived_evidence_is_verified_as_of_a_given_time(
+    folder: Folder,
+    capsys: pytest.CaptureFixture[str],
+    time: datetime,
+    outcome: str,
+) -> None:
+    at = ("--at", time.isoformat())
+    assert outcomes(capsys, *folder.verifiable(), *at)["chain"] == outcome
+
+
+def test_evidence_whose_certificate_has_expired_by_then_does_not_verify(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = (VALID_UNTIL + timedelta(days=1)).isoformat()
+    assert report(*folder.verifiable(), "--at", at) == EXIT_FAILED
+    assert "[endorsements.lifetime]" in capsys.readouterr().out
+
+
+def test_the_time_that_was_given_is_shown(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (*folder.verifiable(), "--at", "2026-03-01t14:00:00.5+02:00")
+    report(*arguments)
+    said = capsys.readouterr().out
+    assert (
+        "note        the certificates' validity is that of 2026-03-01T12:00:00" in said
+    )
+    report(*arguments, "--json")
+    document = json.loads(capsys.readouterr().out)
+    assert document["checked_at"] == "2026-03-01T12:00:00.500000+00:00"
+
+
+def test_without_a_time_no_note_is_about_it(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["report", "--hcl", folder.hcl])
+    assert "validity is that of" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "now",
+        "1767225600",
+        "2026-03-01",
+        "2026-03-01T12:00:00",
+        "2026-03-01 12:00:00Z",
+        "2026-02-30T12:00:00Z",
+        "2026-W09-7T12:00:00Z",
+        "0000-01-01T00:00:00Z",
+        "0001-01-01T00:00:00+23:59",
+    ],
+)
+def test_a_time_in_another_form_is_a_wrong_command_line(
+    folder: Folder, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        report(*folder.verifiable(), "--at", text)
+    assert caught.value.code == exit_codes.USAGE
+    assert "argument --at: must be a time as in RFC 3339" in capsys.readouterr().err

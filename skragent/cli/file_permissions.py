@@ -1,0 +1,100 @@
+"""Who may read a file that holds a secret: the agent's user, and no other.
+
+By mode, owner and group. A file or a directory with an access control list is left
+out: systemd gives a unit its credentials in this way.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+from pathlib import Path
+from typing import Final, NamedTuple
+
+AGENT_USER: Final = "skragent"  # of skragent.service, made by sysusers.d
+
+_ACL: Final = "system.posix_acl_access"  # acl(5), xattr(7)
+
+
+class Account(NamedTuple):
+    """A user of this machine, with the groups of its processes."""
+
+    name: str
+    uid: int
+    gids: frozenset[int]
+
+
+def find_agent_account() -> Account | None:
+    """Look up the user that the service runs as; None if the machine has none."""
+    try:
+        entry = pwd.getpwnam(AGENT_USER)
+    except KeyError:
+        return None
+    gids = os.getgrouplist(AGENT_USER, entry.pw_gid)
+    return Account(AGENT_USER, entry.pw_uid, frozenset(gids))
+
+
+def judge_permissions(path: str, agent: Account | None) -> list[str]:
+    """Say what is odd about the permissions of a file that holds a secret.
+
+    Args:
+        path: absolute, of a file that exists.
+        agent: the user that must be able to read it; None: not known.
+
+    Raises:
+        OSError: the file or one of its directories cannot be looked at.
+    """
+    real = Path(path).resolve(strict=True)
+    odd = []
+    if agent and not _can_read(real, agent):
+        odd.append(f"the agent's user, `{agent.name}`, cannot read it")
+    status = real.stat()
+    if _has_acl(real):
+        return odd
+    if status.st_mode & stat.S_IROTH:
+        odd.append("every user of this machine can read it: set mode 0400")
+    elif status.st_mode & stat.S_IRGRP and status.st_gid:
+        odd.append(
+            f"the group `{_group_name(status.st_gid)}` can read it: set mode 0400"
+        )
+    return odd
+
+
+def _can_read(file: Path, account: Account) -> bool:
+    return all(_grants(parent, account, stat.S_IXOTH) for parent in file.parents) and (
+        _grants(file, account, stat.S_IROTH)
+    )
+
+
+def _grants(path: Path, account: Account, permission: int) -> bool:
+    """Return whether the mode grants a permission, in path_resolution(7)'s order.
+
+    Args:
+        path: of the file or directory.
+        account: whose permission it is.
+        permission: its bit among those of other users.
+    """
+    status = path.stat()
+    if account.uid == 0 or _has_acl(path):
+        return True
+    if status.st_uid == account.uid:
+        permission <<= 6
+    elif status.st_gid in account.gids:
+        permission <<= 3
+    return bool(status.st_mode & permission)
+
+
+def _has_acl(path: Path) -> bool:
+    try:
+        return bool(os.getxattr(path, _ACL))
+    except OSError:  # there is none, or this kind of file system has none
+        return False
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
