@@ -132,7 +132,7 @@ def test_curl_sends_chunks(services: Services) -> None:
     headers = ("--header", "Transfer-Encoding: chunked")
     url = "http://localhost/v1/refresh"
     body, _ = curl(*headers, "--data", ORDER, url, sock=services.admin)
-    assert json.loads(body) == {"refreshing": [ALIAS]}
+    assert json.loads(body)["refreshing"] == [ALIAS]
     assert services.orders.refreshed == [(ALIAS,)]
 
 
@@ -142,7 +142,7 @@ def test_curl_waits_for_100_continue(services: Services) -> None:
     waits = ("--header", "Expect: 100-continue", "--expect100-timeout", "3600")
     url = "http://localhost/v1/refresh"
     body, said = curl(*waits, "--data", ORDER, url, sock=services.admin)
-    assert json.loads(body) == {"refreshing": [ALIAS]}
+    assert json.loads(body)["refreshing"] == [ALIAS]
     assert "< HTTP/1.1 100 Continue" in said
 
 
@@ -273,5 +273,6 @@ def test_nginx_hands_on_chunks(services: Services, nginx: Path, prefix: str) -> 
             data=pieces,
             timeout=DEADLINE_SECONDS,
         )
-    assert (answer.status_code, answer.json()) == (202, {"refreshing": [ALIAS]})
+    assert answer.status_code == 202
+    assert answer.json()["refreshing"] == [ALIAS]
     assert services.orders.refreshed == [(ALIAS,)]
