@@ -97,9 +97,11 @@ def test_a_client_asks_again_through_a_proxy(
         ) as client,
     ):
         monkeypatch.setenv("https_proxy", proxy.origin)
-        for _ in range(3):
+        for number in range(1, 4):
             response = client.request("GET", service.url("https"), max_bytes=9)
             assert response.body == b"hi"
+            # The service ends each connection; a request must not overtake that.
+            proxy.wait_for_ends(number)
 
 
 def test_http_is_forwarded_by_a_proxy_with_tls(

@@ -9,7 +9,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 
-from support.deadlines import DEADLINE_SECONDS
+from support.deadlines import DEADLINE_SECONDS, wait_until
 
 
 class TunnelProxy:
@@ -18,6 +18,11 @@ class TunnelProxy:
     def __init__(self, origin: str) -> None:
         self.origin = origin
         self.tunnels = 0
+        self.ended = 0  # of these: the client has been told
+
+    def wait_for_ends(self, count: int) -> None:
+        """Wait until the clients of so many tunnels have been told of their end."""
+        wait_until(lambda: self.ended >= count)
 
 
 def _relay(client: socket.socket, target: socket.socket) -> None:
@@ -62,8 +67,11 @@ def run_tunnel_proxy(tls: ssl.SSLContext | None = None) -> Iterator[TunnelProxy]
             proxy.tunnels += 1
             connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
             with connection, target:
-                _relay(connection, target)
-                connection.shutdown(socket.SHUT_RDWR)  # of the duplicate, too
+                try:
+                    _relay(connection, target)
+                    connection.shutdown(socket.SHUT_RDWR)  # of the duplicate, too
+                finally:
+                    proxy.ended += 1
 
     def accept() -> None:
         with contextlib.suppress(OSError):
