@@ -83,7 +83,7 @@ def test_help_is_printed_in_any_locale(locale: dict[str, str], command: str) -> 
 
 def test_a_character_that_the_locale_does_not_have_is_written_in_ascii() -> None:
     _, out, _ = in_locale(LOCALES[0], "emulator", "--help")
-    assert "169.254.169.254:80, *.attest.azure.net:443, ...)" in " ".join(out.split())
+    assert "attestation providers of all regions, ...)" in " ".join(out.split())
 
 
 @pytest.mark.parametrize("locale", [*LOCALES, {"LC_ALL": "C.UTF-8"}])
