@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Authority(enum.Enum):
-    """Who can deny a key."""
+    """A service that can deny a key."""
 
     VAULT = "vault"
     PROVIDER = "provider"  # the attestation provider

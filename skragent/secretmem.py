@@ -211,7 +211,7 @@ def explain_fallback() -> str:
 
 
 def explain_refusal(number: int, release: str, *, is_filtered: bool) -> str:
-    """Tell a seccomp filter from a kernel without memfd_secret(2). Pure.
+    """Distinguish a seccomp filter from a kernel without memfd_secret(2). Pure.
 
     Args:
         number: errno of the call. The kernel itself never says EPERM (memfd_secret(2)).

@@ -80,8 +80,8 @@ class Looking:
             elif (
                 life.failures.throttles or self._clock.boottime() < life.held_off_until
             ):
-                # It stands in line already, or somebody asked us to wait: a look is no
-                # way to the head.
+                # The vault throttles us or said `Retry-After`: a version check must not
+                # bring the key's release forward.
                 continue
             elif life.is_held and version != life.version:
                 self._refresh([alias])

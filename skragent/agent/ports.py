@@ -107,9 +107,9 @@ class Holder(Protocol):
         ...
 
     def attempt_ended(self, alias: str) -> None:
-        """Tell that an attempt has ended which began after the last order.
+        """Count an attempt that ended and began after the last order.
 
-        What came of it was told before.
+        Its result (`hold`, `key_failed`, `job_failed`) is told before.
         """
         ...
 

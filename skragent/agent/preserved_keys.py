@@ -55,7 +55,7 @@ class PreservedKeys:
 
     @property
     def has_any(self) -> bool:
-        """Tell whether systemd keeps a key: then the agent's end must not be final."""
+        """Whether systemd keeps a key: with exit status 69 or 78 it would close it."""
         return self._is_left or bool(self._names)
 
     def preserve(self, key: HeldKey) -> None:

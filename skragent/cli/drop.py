@@ -24,8 +24,8 @@ _EPILOG = """\
 The key is wiped from memory at once and served to nobody. It is not released again
 until `skragent refresh KEY` names it, or the agent starts again: after a restart, a
 crash, an upgrade or a reboot. To keep it away for good, remove it from the
-configuration and reload, or disable it in the vault. Whoever fetched it before has it
-still: to take it from them, disable or rotate it in the vault.
+configuration and reload, or disable it in the vault. A workload that fetched it before
+still has it: to take it away, disable or rotate it in the vault.
 
 exit status:
   0    dropped

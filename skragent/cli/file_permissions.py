@@ -1,4 +1,4 @@
-"""Who may read a file that holds a secret: the agent's user, and no other.
+"""Judges permissions of a file with a secret: only the agent's user may read it.
 
 By mode, owner and group. A file or a directory with an access control list is left
 out: systemd gives a unit its credentials in this way.

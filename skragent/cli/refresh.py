@@ -39,7 +39,7 @@ _ACCEPTED: Final = 202
 
 
 class _Order(NamedTuple):
-    """What was ordered: the keys that are waited for, and of which agent."""
+    """An order to refresh keys, and the state of the agent before it."""
 
     attempts: dict[str, int]  # of each key, that had ended before
     started_at: object
@@ -195,7 +195,7 @@ def _ended(keys: dict[str, dict[str, Any]], before: dict[str, int]) -> list[str]
 
 
 def _tell_result(name: str, key: dict[str, Any] | None) -> int:
-    """Tell what came of one key; gives its exit code."""
+    """Print the result of one key; gives its exit code."""
     if key is None:
         print(f"{name}: it is configured no more", file=sys.stderr)
         return exit_codes.NOPERM

@@ -157,7 +157,7 @@ def commands_for_real_names(vaults: Iterable[VaultPlan]) -> list[str]:
 
 
 def commands_for_system_trust(ca: Path) -> list[tuple[str, str]]:
-    """Tell how root adds the CA to the system's trust store, by family of systems.
+    """Print the commands that add the CA to the system's trust store, by distribution.
 
     C++ and Go clients read that store's bundle, and have no variable of Azure's SDKs.
     """

@@ -39,13 +39,13 @@ MAX_CERTIFICATE_BYTES: Final = 65536
 MAX_TOKEN_BYTES: Final = 65536
 
 
-def is_managed(who: Identity) -> bool:
+def is_managed(identity: Identity) -> bool:
     """Tell whether the VM's metadata service is asked, and not Entra ID."""
-    return not who.tenant_id
+    return not identity.tenant_id
 
 
 def make_credential(
-    who: Identity,
+    identity: Identity,
     *,
     authority: str,
     session: requests.Session,
@@ -53,7 +53,7 @@ def make_credential(
     """Make the credential of an identity; its own retries are off.
 
     Args:
-        who: the identity.
+        identity: the identity.
         authority: of the cloud: https://login.microsoftonline.com
         session: to the service that is asked; it bounds each exchange.
 
@@ -70,36 +70,36 @@ def make_credential(
         "use_env_settings": False,  # a proxy would add X-Forwarded-For: IMDS refuses it
         "retry_total": 0,
     }
-    if is_managed(who):
-        return _managed(who, common)
+    if is_managed(identity):
+        return _managed(identity, common)
     common |= {
-        "tenant_id": who.tenant_id,
-        "client_id": who.client_id,
+        "tenant_id": identity.tenant_id,
+        "client_id": identity.client_id,
         "authority": authority,
         "disable_instance_discovery": True,  # the cloud is configured, not looked up
     }
-    with _naming_file(who):
-        return _of_entra(who, common)
+    with _naming_file(identity):
+        return _of_entra(identity, common)
 
 
-def judge_file(who: Identity) -> None:
+def judge_file(identity: Identity) -> None:
     """Judge the file of an application as `make_credential` does; nothing is asked.
 
     Raises:
         IdentityError: identity.unreadable; its cause is the OSError if there is one.
     """
-    with _naming_file(who):
-        if who.certificate:
-            _read_certificate(who.certificate)
-        elif who.secret_file:
-            _read_secret(who.secret_file)
-        elif who.token_file:
-            _read_token(who.token_file)
+    with _naming_file(identity):
+        if identity.certificate:
+            _read_certificate(identity.certificate)
+        elif identity.secret_file:
+            _read_secret(identity.secret_file)
+        elif identity.token_file:
+            _read_token(identity.token_file)
 
 
 @contextlib.contextmanager
-def _naming_file(who: Identity) -> Iterator[None]:
-    path = who.certificate or who.secret_file or who.token_file
+def _naming_file(identity: Identity) -> Iterator[None]:
+    path = identity.certificate or identity.secret_file or identity.token_file
     try:
         yield
     except OSError as error:
@@ -110,27 +110,27 @@ def _naming_file(who: Identity) -> Iterator[None]:
         raise _unreadable(path, str(error)) from error
 
 
-def _managed(who: Identity, common: dict[str, Any]) -> SupportsTokenInfo:
-    names = {"object_id": who.object_id, "resource_id": who.resource_id}
+def _managed(identity: Identity, common: dict[str, Any]) -> SupportsTokenInfo:
+    names = {"object_id": identity.object_id, "resource_id": identity.resource_id}
     return ManagedIdentityCredential(
-        client_id=who.client_id or None,
+        client_id=identity.client_id or None,
         identity_config={name: value for name, value in names.items() if value} or None,
         **common,
     )
 
 
-def _of_entra(who: Identity, common: dict[str, Any]) -> SupportsTokenInfo:
+def _of_entra(identity: Identity, common: dict[str, Any]) -> SupportsTokenInfo:
     """Make the credential of an application.
 
     The library would open files itself: also one that is a FIFO, and at its first use.
     """
-    if who.certificate:
-        return _of_certificate(who.certificate, common)
-    if who.secret_file:
-        secret = _read_secret(who.secret_file)
+    if identity.certificate:
+        return _of_certificate(identity.certificate, common)
+    if identity.secret_file:
+        secret = _read_secret(identity.secret_file)
         return ClientSecretCredential(client_secret=secret, **common)
     # WorkloadIdentityCredential is this one, with its own reading of the file.
-    token = _read_token(who.token_file)
+    token = _read_token(identity.token_file)
     return ClientAssertionCredential(func=lambda: token, **common)
 
 

@@ -133,7 +133,7 @@ def _load_private_key(
 
 
 def _is_whole(key: rsa.RSAPrivateKey) -> bool:
-    """Tell whether all the numbers belong to one key and are in range (RFC 8017 §3.2).
+    """Return whether the numbers belong to one key and are in range (RFC 8017 §3.2).
 
     Beyond its range a number can be of any length, and still do its work.
     """

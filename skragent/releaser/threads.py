@@ -18,5 +18,5 @@ _OTHER_WAITS: Final = 16
 
 
 def waiting_threads(job: Job) -> int:
-    """Tell how many threads can be waiting beside those that release or check keys."""
+    """Return how many threads can wait beside those that release or check keys."""
     return _OTHER_WAITS + _WAITS_OF_A_KEY * len(job.keys)

@@ -84,7 +84,7 @@ class _Walk:
         self._emit = emit
         self._lane: TpmLane | None = None
         self._connections: Connections | None = None
-        self._network: Ahead | Connections | None = None  # who heard of Azure's clocks
+        self._network: Ahead | Connections | None = None  # has Azure's clocks
         self._notes = Notes()
         self._waiting = ThreadPoolExecutor(waiting_threads(job), "wait")
 

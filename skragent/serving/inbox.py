@@ -110,7 +110,7 @@ class Inbox:
         del data[:size]
         self._pending, self._head_bytes = request, size
         if request.is_chunked:
-            # What is not the body of a chunked one has the bound of a head.
+            # The framing of a chunked body has the bound of a head.
             self._chunks = ChunkedBody(self._limits.body_bytes, max_bytes)
         if request.expects_continue:
             return Received(request, b"", size, is_expecting=True)

@@ -209,7 +209,7 @@ def nginx(running: Services) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         conf = directory / "nginx.conf"
-        # Started by root, its workers are somebody else, whom no rule names.
+        # root starts nginx, and its workers run as another user, which no rule names.
         user = "user root;" if os.geteuid() == 0 else ""
         conf.write_text(
             NGINX_CONF.format(

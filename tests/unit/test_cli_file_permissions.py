@@ -1,4 +1,4 @@
-"""Who may read a file with a secret: by its mode and those of its directories."""
+"""Which users can read a file with a secret: by its mode and its directories' modes."""
 
 from __future__ import annotations
 
