@@ -16,14 +16,12 @@ from skragent.cli.ask import (
     add_socket_options,
     admin_socket,
     hint_for_order,
-    pause_seconds,
     seconds,
     tell,
-    timeout_for,
 )
 from skragent.cli.status import trouble_of
+from skragent.cli.status_changes import status_changes
 from skragent.client.exchange import (
-    MOST_WAIT_SECONDS,
     Answer,
     Request,
     SkragentError,
@@ -138,37 +136,23 @@ def _wait(path: str, order: _Order, ends_at: float, timeout: float) -> int:
     Raises:
         SkragentError: the agent cannot be asked any more.
     """
-    codes, tag, before = [exit_codes.OK], "", dict(order.attempts)
-    while before:
-        left = max(0.0, ends_at - time.monotonic())
-        request = Request(
-            "/v1/status", wait=min(left, MOST_WAIT_SECONDS) if tag else 0.0, known=tag
-        )
-        try:
-            answer = exchange(path, request, timeout_for(left))
-        except SkragentError as error:
-            left = ends_at - time.monotonic()
-            if not error.is_temporary or left <= 0:
-                raise
-            time.sleep(pause_seconds(error, left))  # noqa: TID251 - this is no daemon
-            continue
-        if answer.body:
-            tag = answer.headers.get("etag", "").strip('"')
-            document = answer.document()
-            keys = {key["name"]: key for key in keys_of(document)}
-            if document.get("started_at") != order.started_at:
-                before.update(dict.fromkeys(before, 0))  # it asks for every key
-            for name in _ended(keys, before):
-                del before[name]
-                codes.append(_tell_result(name, keys.get(name)))
-        if before and time.monotonic() >= ends_at:
-            print(
-                f"skragent: serve.not_ready: no result after {timeout:g} s:"
-                f" {', '.join(before)}\n  `skragent status` tells it later.",
-                file=sys.stderr,
-            )
-            codes.append(exit_codes.TEMPFAIL)
+    codes, before = [exit_codes.OK], dict(order.attempts)
+    for document in status_changes(path, ends_at) if before else ():
+        keys = {key["name"]: key for key in keys_of(document)}
+        if document.get("started_at") != order.started_at:
+            before.update(dict.fromkeys(before, 0))  # it asks for every key
+        for name in _ended(keys, before):
+            del before[name]
+            codes.append(_tell_result(name, keys.get(name)))
+        if not before:
             break
+    if before:
+        print(
+            f"skragent: serve.not_ready: no result after {timeout:g} s:"
+            f" {', '.join(before)}\n  `skragent status` tells it later.",
+            file=sys.stderr,
+        )
+        codes.append(exit_codes.TEMPFAIL)
     return next(code for code in _BY_URGENCY if code in codes)
 
 

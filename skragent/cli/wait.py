@@ -16,16 +16,12 @@ from skragent.cli.ask import (
     api_socket,
     hint_for_root,
     hint_for_workload,
-    pause_seconds,
     seconds,
     tell,
-    timeout_for,
 )
+from skragent.cli.status_changes import status_changes
 from skragent.client.exchange import (
-    MOST_WAIT_SECONDS,
-    Request,
     SkragentError,
-    exchange,
     keys_of,
 )
 
@@ -87,31 +83,19 @@ def run(arguments: argparse.Namespace) -> int:
     """Wait; gives the exit code."""
     path = admin_socket(arguments) if arguments.all else api_socket(arguments)
     ends_at = time.monotonic() + arguments.timeout
-    tag, missing = "", list(arguments.keys)
-    while True:
-        left = max(0.0, ends_at - time.monotonic())
-        request = Request(
-            "/v1/status", wait=min(left, MOST_WAIT_SECONDS) if tag else 0.0, known=tag
-        )
-        try:
-            answer = exchange(path, request, timeout_for(left))
-            if answer.body:
-                tag = answer.headers.get("etag", "").strip('"')
-                keys = keys_of(answer.document())
-                refusal = _refusal(keys, arguments.keys)
-                if refusal:
-                    return _refuse(refusal)
-                missing = _missing(keys, arguments.keys)
-        except SkragentError as error:
-            left = ends_at - time.monotonic()
-            if not error.is_temporary or left <= 0:
-                return _tell(error, path, is_for_root=arguments.all)
-            time.sleep(pause_seconds(error, left))  # noqa: TID251 - this is no daemon
-            continue
-        if not missing:
-            return exit_codes.OK
-        if time.monotonic() >= ends_at:
-            return _give_up(missing, arguments.timeout)
+    missing = list(arguments.keys)
+    try:
+        for document in status_changes(path, ends_at):
+            keys = keys_of(document)
+            refusal = _refusal(keys, arguments.keys)
+            if refusal:
+                return _refuse(refusal)
+            missing = _missing(keys, arguments.keys)
+            if not missing:
+                return exit_codes.OK
+    except SkragentError as error:
+        return _tell(error, path, is_for_root=arguments.all)
+    return _give_up(missing, arguments.timeout)
 
 
 def _tell(error: SkragentError, path: str, *, is_for_root: bool) -> int:
