@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
     pkcs12,
 )
 
-from skragent.errors import SkrAgentError
+from skragent.errors import AgentError
 from skragent.quoting import quote
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def reading(what: str, *, quotes_reason: bool = True) -> Iterator[None]:
     """
     try:
         yield
-    except (SkrAgentError, CertificateError, MemoryError):
+    except (AgentError, CertificateError, MemoryError):
         raise
     except Exception as error:
         if quotes_reason:

@@ -30,7 +30,7 @@ class Disposition(enum.Enum):
     FATAL = "fatal"
 
 
-class SkrAgentError(Exception):
+class AgentError(Exception):
     """The root of everything that this project raises about the world.
 
     Args:
@@ -69,7 +69,7 @@ class SkrAgentError(Exception):
         self.retry_after = retry_after
 
 
-class ConfigError(SkrAgentError):
+class ConfigError(AgentError):
     """The configuration cannot be used; lists every problem, not the first one.
 
     Codes: config.invalid, config.syntax (no TOML), config.unreadable (the file),
@@ -88,7 +88,7 @@ class ConfigError(SkrAgentError):
         self.problems = problems
 
 
-class TransportError(SkrAgentError):
+class TransportError(AgentError):
     """A service could not be asked, or answered that it cannot answer now.
 
     Codes: transport.timeout, .refused, .dns, .tls, .reset, .throttled, .server,
@@ -99,7 +99,7 @@ class TransportError(SkrAgentError):
     disposition = Disposition.RETRY
 
 
-class IdentityError(SkrAgentError):
+class IdentityError(AgentError):
     """No access token for the vault could be had.
 
     IMDS and Entra ID are no authorities over a key: none of these ends a held key.
@@ -118,7 +118,7 @@ class IdentityError(SkrAgentError):
     )
 
 
-class EvidenceError(SkrAgentError):
+class EvidenceError(AgentError):
     """The hardware's side of the story cannot be had or does not hold together."""
 
     code = "evidence"
@@ -177,7 +177,7 @@ class BindingError(EvidenceError):
     disposition = Disposition.REATTEST
 
 
-class EndorsementsError(SkrAgentError):
+class EndorsementsError(AgentError):
     """The certificates that vouch for the report's signer are missing or wrong.
 
     Codes: endorsements.malformed, endorsements.chain, endorsements.root,
@@ -191,7 +191,7 @@ class EndorsementsError(SkrAgentError):
     disposition = Disposition.RETRY
 
 
-class AttestationError(SkrAgentError):
+class AttestationError(AgentError):
     """The verifier did not give us a token that we can use.
 
     Codes: token.endpoint (no provider is known for this region).
@@ -226,7 +226,7 @@ class TokenExpiredError(AttestationError):
     disposition = Disposition.REATTEST
 
 
-class ReleaseError(SkrAgentError):
+class ReleaseError(AgentError):
     """The vault did not give us a wrapped key that we can use.
 
     Codes: release.conflict (another operation on the key is under way: RETRY),
@@ -260,14 +260,14 @@ class MalformedReleaseError(ReleaseError):
     disposition = Disposition.REATTEST
 
 
-class UnwrapError(SkrAgentError):
+class UnwrapError(AgentError):
     """The wrapped key did not open. One message for every cause: no oracle."""
 
     code = "unwrap"
     disposition = Disposition.REATTEST
 
 
-class ReleaserError(SkrAgentError):
+class ReleaserError(AgentError):
     """The releaser, our own child process, did not do its work.
 
     Codes: releaser.timeout, releaser.crashed, releaser.garbage, releaser.spawn.
@@ -277,7 +277,7 @@ class ReleaserError(SkrAgentError):
     disposition = Disposition.RETRY
 
 
-class SecretMemoryError(SkrAgentError):
+class SecretMemoryError(AgentError):
     """Memory for keys cannot be had, locked or mapped, or holds something else.
 
     Codes: memory.locked_limit, memory.content (of an earlier agent, unusable).
@@ -288,7 +288,7 @@ class SecretMemoryError(SkrAgentError):
     _default_hint = "Raise LimitMEMLOCK= of the unit, or hold fewer keys."
 
 
-class ListenError(SkrAgentError):
+class ListenError(AgentError):
     """A socket of the agent cannot be bound or inherited.
 
     Codes: listen.in_use, listen.not_a_socket, listen.inherited, listen.failed.
@@ -298,14 +298,14 @@ class ListenError(SkrAgentError):
     disposition = Disposition.FATAL
 
 
-class EmulatorError(SkrAgentError):
+class EmulatorError(AgentError):
     """The emulator cannot be set up, or a request to its faults.sock is wrong."""
 
     code = "emulator.request"
     disposition = Disposition.FATAL
 
 
-class ServeError(SkrAgentError):
+class ServeError(AgentError):
     """A request that is not answered with what it asked for.
 
     Never reaches the supervisor. `status` is the HTTP status of the answer. Codes of

@@ -115,7 +115,7 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A `SkrAgentError`, as it crosses the pipe."""
+    """A `AgentError`, as it crosses the pipe."""
 
     code: str
     disposition: Literal["retry", "reattest", "retry_slowly", "denied", "fatal"]

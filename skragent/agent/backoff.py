@@ -44,7 +44,7 @@ from typing import TYPE_CHECKING, Final
 import tenacity
 
 from skragent.agent.failures import is_throttled, repetitions
-from skragent.errors import Disposition, SkrAgentError
+from skragent.errors import AgentError, Disposition
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -77,7 +77,7 @@ _RENEWAL: Final = tenacity.wait_exponential(multiplier=60, max=3600)
 _NO_LOOP: Final = tenacity.Retrying()  # for who asks a strategy outside of one
 
 
-def window_seconds(error: SkrAgentError, failures: Failures) -> float:
+def window_seconds(error: AgentError, failures: Failures) -> float:
     """Choose the longest wait after a failure.
 
     Args:
@@ -101,7 +101,7 @@ def lasting_window_seconds(times: int) -> float:
 
 
 def wait_seconds(
-    error: SkrAgentError,
+    error: AgentError,
     failures: Failures,
     *,
     jitter: float,
@@ -128,7 +128,7 @@ def wait_seconds(
     return min(window * jitter, confirms_in + CONFIRM_SECONDS * jitter)
 
 
-def renewal_seconds(error: SkrAgentError, *, failures: int, jitter: float) -> float:
+def renewal_seconds(error: AgentError, *, failures: int, jitter: float) -> float:
     """Choose the wait after a renewal of the AK certificate that failed.
 
     In the later half of its window: nobody waits for it, and THIM may be busy.
@@ -137,7 +137,7 @@ def renewal_seconds(error: SkrAgentError, *, failures: int, jitter: float) -> fl
     return max(seconds, _asked_seconds(error, jitter))
 
 
-def _asked_seconds(error: SkrAgentError, jitter: float) -> float:
+def _asked_seconds(error: AgentError, jitter: float) -> float:
     """Tell how long the other side wants us to wait; 0 where it does not say."""
     if error.retry_after is None or not is_asked_to_wait(error):
         return 0.0
@@ -145,7 +145,7 @@ def _asked_seconds(error: SkrAgentError, jitter: float) -> float:
     return min(asked, MAX_RETRY_AFTER_SECONDS)
 
 
-def is_asked_to_wait(error: SkrAgentError) -> bool:
+def is_asked_to_wait(error: AgentError) -> bool:
     """Tell whether the other side said when it wants to be asked again."""
     asked = error.retry_after
     return asked is not None and asked >= MIN_RETRY_AFTER_SECONDS
@@ -153,10 +153,10 @@ def is_asked_to_wait(error: SkrAgentError) -> bool:
 
 def retrying(
     *,
-    wait: Callable[[SkrAgentError], float],
+    wait: Callable[[AgentError], float],
     sleep: Callable[[float], Awaitable[None]],
     is_stopping: Callable[[], bool],
-    is_final: Callable[[SkrAgentError], bool],
+    is_final: Callable[[AgentError], bool],
 ) -> tenacity.AsyncRetrying:
     """Build the loop that repeats a failing step until it succeeds.
 
@@ -173,15 +173,15 @@ def retrying(
         sleep=sleep,
         stop=lambda _state: is_stopping(),
         retry=tenacity.retry_if_exception(
-            lambda error: isinstance(error, SkrAgentError) and not is_final(error)
+            lambda error: isinstance(error, AgentError) and not is_final(error)
         ),
         reraise=True,
     )
 
 
-def _error_of(state: tenacity.RetryCallState) -> SkrAgentError:
+def _error_of(state: tenacity.RetryCallState) -> AgentError:
     error = state.outcome.exception() if state.outcome else None
-    if not isinstance(error, SkrAgentError):
+    if not isinstance(error, AgentError):
         raise TypeError("only our own errors are waited for")
     return error
 

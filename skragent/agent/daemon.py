@@ -29,7 +29,7 @@ from skragent.agent.servers import Servers
 from skragent.agent.signals import STOPPING, has_terminal, let_through
 from skragent.agent.supervisor import Supervisor
 from skragent.agent.watchdog import keep_watch
-from skragent.errors import SkrAgentError
+from skragent.errors import AgentError
 from skragent.keyring import Keyring
 from skragent.observe import Counters, Event, log
 from skragent.serving import UnitRules, probe_pidfd
@@ -257,7 +257,7 @@ class _Daemon:
 
     def _outcome(self, supervising: asyncio.Task[None]) -> int:
         error = supervising.exception()
-        if isinstance(error, SkrAgentError):
+        if isinstance(error, AgentError):
             hint = f" {error.hint}" if error.hint else ""
             log(Event.FATAL, f"{error.message}.{hint}", code=error.code)
             return exit_codes.exit_code_of_start(

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from skragent.errors import Disposition, ListenError, SkrAgentError
+from skragent.errors import AgentError, Disposition, ListenError
 
 OK: Final = 0
 USAGE: Final = 2
@@ -43,7 +43,7 @@ _BY_DISPOSITION: Final = {
 }
 
 
-def exit_code_of(error: SkrAgentError) -> int:
+def exit_code_of(error: AgentError) -> int:
     """Choose the exit code that an error ends a command with."""
     if error.code == "config.timeout":
         return TEMPFAIL  # the directory service may answer again
@@ -57,7 +57,7 @@ def exit_code_of(error: SkrAgentError) -> int:
     return _BY_DISPOSITION[error.disposition]
 
 
-def exit_code_of_start(error: SkrAgentError, *, keeps_keys: bool) -> int:
+def exit_code_of_start(error: AgentError, *, keeps_keys: bool) -> int:
     """Choose the exit code of an agent that cannot start.
 
     Args:

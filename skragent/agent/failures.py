@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from skragent.denials import Authority
-    from skragent.errors import SkrAgentError
+    from skragent.errors import AgentError
 
 # The denial in clear words that a second one, with a fresh token, must confirm.
 _CLEAR_DENIALS_TO_CONFIRM: Final = 2
@@ -53,12 +53,12 @@ class Failures:
 NONE: Final = Failures()
 
 
-def is_throttled(error: SkrAgentError) -> bool:
+def is_throttled(error: AgentError) -> bool:
     """Return whether the other side had too many requests: 429."""
     return error.code == "transport.throttled"
 
 
-def counted(failures: Failures, error: SkrAgentError, boottime: float) -> Failures:
+def counted(failures: Failures, error: AgentError, boottime: float) -> Failures:
     """Add one failure. A fault between two denials confirms and cancels nothing."""
     denials = failures.denials
     if error.code in DENIALS:
@@ -101,7 +101,7 @@ def accepted(failures: Failures, authority: Authority) -> Failures:
     return dataclasses.replace(failures, denials=denials)
 
 
-def is_confirmed(failures: Failures, error: SkrAgentError, boottime: float) -> bool:
+def is_confirmed(failures: Failures, error: AgentError, boottime: float) -> bool:
     """Return whether this error, which is counted already, confirms a denial."""
     if error.code not in DENIALS:
         return False
@@ -110,9 +110,7 @@ def is_confirmed(failures: Failures, error: SkrAgentError, boottime: float) -> b
     return boottime >= _counts_from(failures, error.code)
 
 
-def seconds_to_confirm(
-    failures: Failures, error: SkrAgentError, boottime: float
-) -> float:
+def seconds_to_confirm(failures: Failures, error: AgentError, boottime: float) -> float:
     """Return when a repetition of this denial would confirm it; infinite if never.
 
     Only for denials that must be repeated later: the others are confirmed as soon as

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from skragent.agent.failures import NEEDS_ATTENTION
 from skragent.agent.lifecycle import Admission
-from skragent.errors import Disposition, SkrAgentError
-from skragent.keyring import KeyRecord, KeyState, hold_key
+from skragent.errors import AgentError, Disposition
+from skragent.keyring import KeyState, PreservedRecord, hold_key
 from skragent.observe import Event, log, names
 from skragent.secretmem import explain_fallback
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from skragent.agent.clock import Clock
-    from skragent.agent.lifecycle import KeyLife
+    from skragent.agent.lifecycle import KeyRecord
     from skragent.agent.notify import Notifier
     from skragent.agent.preserved_keys import PreservedKeys
     from skragent.job import AkCertificate, Attestation, KeyRequest, ReleasedKey
@@ -68,7 +68,7 @@ class Holder:
         arena: Arena,
         *,
         request: KeyRequest,
-        life: KeyLife,
+        life: KeyRecord,
         began_at: float,
     ) -> None:
         """Serve this key from now on, instead of another version or beside it.
@@ -77,7 +77,7 @@ class Holder:
             SecretMemoryError: there is no memory for it; what was served stays.
         """
         self._note_memory(arena)
-        record = KeyRecord(
+        record = PreservedRecord(
             vault=request.vault,
             name=request.name,
             key=key,
@@ -146,7 +146,7 @@ class Holder:
             code=admission.value,
         )
 
-    def changed(self, alias: str, life: KeyLife) -> None:
+    def changed(self, alias: str, life: KeyRecord) -> None:
         """Show a key's new state; wipe it where it is no longer held."""
         if life.state is KeyState.CURRENT:
             return  # `hold` did it
@@ -172,7 +172,7 @@ class Holder:
         self._keyring.mark(alias, life.state)
         self.show_status()
 
-    def key_failed(self, alias: str, error: SkrAgentError, seconds: float) -> None:
+    def key_failed(self, alias: str, error: AgentError, seconds: float) -> None:
         """Tell that one key was not released, and when it is asked for again."""
         self._note_failure(alias, error, seconds)
         self._counters.count_release(alias, _result(error), error.code)
@@ -180,7 +180,7 @@ class Holder:
         self.show_status()
 
     def job_failed(
-        self, aliases: Sequence[str], error: SkrAgentError, seconds: float
+        self, aliases: Sequence[str], error: AgentError, seconds: float
     ) -> None:
         """Tell that a job for these keys failed as a whole, and when it is repeated."""
         for alias in aliases:
@@ -212,7 +212,7 @@ class Holder:
         until = "" if expires_at is None else f": it holds until {_moment(expires_at)}"
         log(Event.AK_RENEWED, f"the AK certificate is renewed{until}")
 
-    def ak_renewal_failed(self, error: SkrAgentError, seconds: float) -> None:
+    def ak_renewal_failed(self, error: AgentError, seconds: float) -> None:
         """Tell that there is none, and when it is tried again."""
         self._counters.count_ak_renewal(_result(error), error.code)
         prefix = "the AK certificate could not be renewed: "
@@ -226,7 +226,7 @@ class Holder:
         trouble = f"; {', '.join(codes)}" if codes else ""
         self._notifier.status(f"{held} of {len(entries)} keys held{trouble}")
 
-    def _note_failure(self, alias: str, error: SkrAgentError, seconds: float) -> None:
+    def _note_failure(self, alias: str, error: AgentError, seconds: float) -> None:
         self._keyring.note_failure(
             alias,
             error.code,
@@ -249,13 +249,13 @@ def _moment(seconds: float) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _result(error: SkrAgentError) -> str:
+def _result(error: AgentError) -> str:
     denied = error.disposition is Disposition.DENIED
     return names.RESULT_DENIED if denied else names.RESULT_ERROR
 
 
 def _log_failure(
-    event: Event, prefix: str, error: SkrAgentError, seconds: float, key: str | None
+    event: Event, prefix: str, error: AgentError, seconds: float, key: str | None
 ) -> None:
     hint = f" {error.hint}" if error.hint else ""
     log(

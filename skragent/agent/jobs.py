@@ -13,7 +13,7 @@ import msgspec
 from skragent.agent.lifecycle import Terms
 from skragent.agent.vault_keys import vault_origin
 from skragent.clouds import CLOUDS
-from skragent.errors import Disposition, SkrAgentError
+from skragent.errors import AgentError, Disposition
 from skragent.job import Identity, Job, KeyRequest
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def releaser_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {k: v for k, v in environment.items() if k in _ENVIRONMENT}
 
 
-def failure_error(failure: Failure) -> SkrAgentError:
+def failure_error(failure: Failure) -> AgentError:
     """Turn a failure that crossed the pipe back into what it was.
 
     Whether it is a denial follows from its code alone (`skragent.denials`).
@@ -116,7 +116,7 @@ def failure_error(failure: Failure) -> SkrAgentError:
     disposition = Disposition(failure.disposition)
     if disposition is Disposition.DENIED:
         disposition = Disposition.RETRY_SLOWLY
-    return SkrAgentError(
+    return AgentError(
         _trim(failure.message),
         code=failure.code if _CODE.fullmatch(failure.code) else "releaser.garbage",
         disposition=disposition,

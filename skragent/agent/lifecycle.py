@@ -39,9 +39,9 @@ from skragent.job import MAX_KEYS
 from skragent.keyring import KeyState
 
 if TYPE_CHECKING:
-    from skragent.errors import SkrAgentError
+    from skragent.errors import AgentError
     from skragent.job import KeyRequest, ReleasedKey
-    from skragent.keyring import KeyRecord
+    from skragent.keyring import PreservedRecord
 
 
 class Admission(enum.Enum):
@@ -66,7 +66,7 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyLife:
+class KeyRecord:
     """All that is remembered of one key's past, and its deadlines."""
 
     terms: Terms = Terms()
@@ -117,8 +117,8 @@ def admit(key: ReleasedKey, now: float) -> Admission:
 
 
 def released(
-    before: KeyLife, key: ReleasedKey, *, began_at: float, fresh_seconds: float
-) -> KeyLife:
+    before: KeyRecord, key: ReleasedKey, *, began_at: float, fresh_seconds: float
+) -> KeyRecord:
     """Begin a key's life anew: it was released and may be held.
 
     Args:
@@ -150,7 +150,9 @@ def released(
     )
 
 
-def restored(terms: Terms, record: KeyRecord, previous: KeyRecord | None) -> KeyLife:
+def restored(
+    terms: Terms, record: PreservedRecord, previous: PreservedRecord | None
+) -> KeyRecord:
     """Go on with a key that an agent before this one held; it is due at once.
 
     Args:
@@ -158,7 +160,7 @@ def restored(terms: Terms, record: KeyRecord, previous: KeyRecord | None) -> Key
         record: of the held version.
         previous: of the version before, if it is there as well.
     """
-    life = KeyLife(
+    life = KeyRecord(
         terms=terms,
         state=KeyState.CURRENT,
         stale_at=record.stale_at,
@@ -175,7 +177,7 @@ def restored(terms: Terms, record: KeyRecord, previous: KeyRecord | None) -> Key
     )
 
 
-def not_admitted(life: KeyLife, key: ReleasedKey, admission: Admission) -> KeyLife:
+def not_admitted(life: KeyRecord, key: ReleasedKey, admission: Admission) -> KeyRecord:
     """Go on after the release of a version that is not valid yet, or no longer.
 
     It never displaces another version that is held. The held version itself ends by its
@@ -195,7 +197,7 @@ def not_admitted(life: KeyLife, key: ReleasedKey, admission: Admission) -> KeyLi
     )
 
 
-def failed(life: KeyLife, error: SkrAgentError, boottime: float) -> KeyLife:
+def failed(life: KeyRecord, error: AgentError, boottime: float) -> KeyRecord:
     """Go on after an attempt that failed; when the next one is due is not changed."""
     failures = counted(life.failures, error, boottime)
     life = dataclasses.replace(life, failures=failures, company=MAX_KEYS)
@@ -206,7 +208,7 @@ def failed(life: KeyLife, error: SkrAgentError, boottime: float) -> KeyLife:
 
 
 def seconds_until_confirmable(
-    life: KeyLife, error: SkrAgentError, boottime: float
+    life: KeyRecord, error: AgentError, boottime: float
 ) -> float:
     """Return when a repetition of this denial would end the key; infinite if never."""
     if not life.is_held or life.terms.is_kept_when_denied:
@@ -215,8 +217,8 @@ def seconds_until_confirmable(
 
 
 def crashed(
-    life: KeyLife, error: SkrAgentError, *, company: int, boottime: float
-) -> KeyLife:
+    life: KeyRecord, error: AgentError, *, company: int, boottime: float
+) -> KeyRecord:
     """Go on after a job that crashed or hung: it may have been this key's fault.
 
     It stays due, behind whoever is due already, and keeps to half of the company.
@@ -229,7 +231,7 @@ def crashed(
     )
 
 
-def dropped(life: KeyLife) -> KeyLife:
+def dropped(life: KeyRecord) -> KeyRecord:
     """Let go of a key because an administrator says so; it is not asked for again."""
     return dataclasses.replace(
         _let_go(life, KeyState.DROPPED),
@@ -238,7 +240,7 @@ def dropped(life: KeyLife) -> KeyLife:
     )
 
 
-def asked_for(life: KeyLife, boottime: float) -> KeyLife:
+def asked_for(life: KeyRecord, boottime: float) -> KeyRecord:
     """Ask for a key now, whatever was planned; one that was dropped may come back."""
     state = KeyState.WAITING if life.state is KeyState.DROPPED else life.state
     return dataclasses.replace(
@@ -250,13 +252,13 @@ def asked_for(life: KeyLife, boottime: float) -> KeyLife:
 
 
 def reconfigured(
-    life: KeyLife,
+    life: KeyRecord,
     before: KeyRequest,
     after: KeyRequest,
     *,
     terms: Terms,
     boottime: float,
-) -> KeyLife:
+) -> KeyRecord:
     """Go on where the configuration now says something else of a key.
 
     Another key of a vault, or of another one, has nothing to do with what is held.
@@ -264,7 +266,7 @@ def reconfigured(
     identity, confirms none of the other.
     """
     if not is_same_key(before, after):
-        return KeyLife(terms=terms)
+        return KeyRecord(terms=terms)
     if terms != life.terms:
         refresh_at = boottime + (terms.refresh_seconds or math.inf)
         life = dataclasses.replace(
@@ -283,30 +285,30 @@ def reconfigured(
     return life
 
 
-def attested(life: KeyLife) -> KeyLife:
+def attested(life: KeyRecord) -> KeyRecord:
     """Go on after the provider accepted this VM's evidence."""
     before = life.failures
     after = accepted(before, Authority.PROVIDER)
     return life if after is before else dataclasses.replace(life, failures=after)
 
 
-def to_be_checked(life: KeyLife, check_at: float) -> KeyLife:
+def to_be_checked(life: KeyRecord, check_at: float) -> KeyRecord:
     """Plan the next look for a newer version, where there may be one."""
     return dataclasses.replace(life, check_at=check_at if life.may_check else math.inf)
 
 
-def cannot_be_checked(life: KeyLife) -> KeyLife:
+def cannot_be_checked(life: KeyRecord) -> KeyRecord:
     """Look no more: the identity has no permission to."""
     return dataclasses.replace(life, may_check=False, check_at=math.inf)
 
 
-def planned(life: KeyLife, due_at: float, *, is_held_off: bool = False) -> KeyLife:
+def planned(life: KeyRecord, due_at: float, *, is_held_off: bool = False) -> KeyRecord:
     """Set the next attempt; held off, it is not brought forward but by an order."""
     held_off_until = due_at if is_held_off else -math.inf
     return dataclasses.replace(life, due_at=due_at, held_off_until=held_off_until)
 
 
-def aged(life: KeyLife, *, now: float, boottime: float) -> KeyLife:
+def aged(life: KeyRecord, *, now: float, boottime: float) -> KeyRecord:
     """Let time do its work on a key."""
     if life.admissible_from <= now < life.admissible_until:
         life = dataclasses.replace(
@@ -331,7 +333,7 @@ def aged(life: KeyLife, *, now: float, boottime: float) -> KeyLife:
     return life
 
 
-def seconds_until_change(life: KeyLife, *, now: float, boottime: float) -> float:
+def seconds_until_change(life: KeyRecord, *, now: float, boottime: float) -> float:
     """Tell how long `aged` will change nothing; infinite where it never will."""
     admissible = math.inf if now >= life.admissible_until else life.admissible_from
     if not life.is_held:
@@ -350,12 +352,12 @@ def _end(key: ReleasedKey) -> float:
     return math.inf if key.expires is None else key.expires
 
 
-def _brought_forward(life: KeyLife, boottime: float) -> KeyLife:
+def _brought_forward(life: KeyRecord, boottime: float) -> KeyRecord:
     soonest = max(boottime, life.held_off_until)
     return dataclasses.replace(life, due_at=min(life.due_at, soonest))
 
 
-def _let_go(life: KeyLife, state: KeyState) -> KeyLife:
+def _let_go(life: KeyRecord, state: KeyState) -> KeyRecord:
     return dataclasses.replace(
         life,
         state=state,

@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from skragent.agent import lifecycle
-from skragent.agent.lifecycle import KeyLife, Terms
+from skragent.agent.lifecycle import KeyRecord, Terms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,18 +37,19 @@ class Lives:
         terms: Mapping[str, Terms],
         holder: Holder,
         clock: Clock,
-        restored: Mapping[str, KeyLife],
+        restored: Mapping[str, KeyRecord],
     ) -> None:
         self.keys = keys
         self.of = {
-            alias: restored.get(alias) or KeyLife(terms=terms[alias]) for alias in keys
+            alias: restored.get(alias) or KeyRecord(terms=terms[alias])
+            for alias in keys
         }
         self.plans_changed = asyncio.Event()
         self.changed = asyncio.Event()
         self._holder = holder
         self._clock = clock
 
-    def put(self, alias: str, life: KeyLife) -> None:
+    def put(self, alias: str, life: KeyRecord) -> None:
         """Let a life go on."""
         before, self.of[alias] = self.of[alias], life
         if life is before:
@@ -89,7 +90,7 @@ class Lives:
         before, self.keys = self.keys, keys
         of, self.of = self.of, {}
         for alias in keys:
-            self.of[alias] = of.get(alias) or KeyLife(terms=terms[alias])
+            self.of[alias] = of.get(alias) or KeyRecord(terms=terms[alias])
         for alias in keys.keys() & before.keys():
             life = lifecycle.reconfigured(
                 self.of[alias],

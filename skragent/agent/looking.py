@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from skragent.agent import lifecycle, schedule
-from skragent.errors import SkrAgentError
+from skragent.errors import AgentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -68,7 +68,7 @@ class Looking:
             self.plan(alias)
         try:
             result = await self._jobs.check(list(asked.values()))
-        except SkrAgentError:
+        except AgentError:
             return  # nothing is lost: the next refresh will tell of any trouble
         for alias, version in result.versions.items():
             life = lives.of.get(alias)

@@ -8,10 +8,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from skragent.agent.launch import Launch
-    from skragent.agent.lifecycle import Admission, KeyLife
+    from skragent.agent.lifecycle import Admission, KeyRecord
     from skragent.agent.runner import Release
     from skragent.agent.tokens import HeldToken
-    from skragent.errors import SkrAgentError
+    from skragent.errors import AgentError
     from skragent.job import (
         AkCertificate,
         Attestation,
@@ -66,7 +66,7 @@ class Holder(Protocol):
         arena: Arena,
         *,
         request: KeyRequest,
-        life: KeyLife,
+        life: KeyRecord,
         began_at: float,
     ) -> None:
         """Serve this key from now on, instead of another version or beside it.
@@ -88,7 +88,7 @@ class Holder(Protocol):
         """Tell that a released key may not be held, by its own attributes."""
         ...
 
-    def changed(self, alias: str, life: KeyLife) -> None:
+    def changed(self, alias: str, life: KeyRecord) -> None:
         """Show a key's new state; wipe it where it is no longer held."""
         ...
 
@@ -96,12 +96,12 @@ class Holder(Protocol):
         """Tell that new versions of a key are noticed at its refresh only."""
         ...
 
-    def key_failed(self, alias: str, error: SkrAgentError, seconds: float) -> None:
+    def key_failed(self, alias: str, error: AgentError, seconds: float) -> None:
         """Tell that one key was not released, and when it is asked for again."""
         ...
 
     def job_failed(
-        self, aliases: Sequence[str], error: SkrAgentError, seconds: float
+        self, aliases: Sequence[str], error: AgentError, seconds: float
     ) -> None:
         """Tell that a job for these keys failed as a whole, and when it is repeated."""
         ...
@@ -125,6 +125,6 @@ class Holder(Protocol):
         """Tell that there is a new AK certificate."""
         ...
 
-    def ak_renewal_failed(self, error: SkrAgentError, seconds: float) -> None:
+    def ak_renewal_failed(self, error: AgentError, seconds: float) -> None:
         """Tell that there is none, and when it is tried again."""
         ...

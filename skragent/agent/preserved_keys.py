@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from skragent.agent import lifecycle
 from skragent.agent.vault_keys import is_same_key
-from skragent.errors import SkrAgentError
+from skragent.errors import AgentError
 from skragent.keyring import read_held_key
 from skragent.observe import Event, log
 from skragent.secretmem import CONTENT, adopt_arena
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from skragent.agent.clock import Clock
-    from skragent.agent.lifecycle import KeyLife, Terms
+    from skragent.agent.lifecycle import KeyRecord, Terms
     from skragent.agent.notify import Notifier
     from skragent.job import KeyRequest
-    from skragent.keyring import HeldKey, KeyRecord, Keyring
+    from skragent.keyring import HeldKey, Keyring, PreservedRecord
     from skragent.secretmem import Arena
 
 
@@ -127,7 +127,7 @@ class PreservedKeys:
         keys: Mapping[str, KeyRequest],
         terms: Mapping[str, Terms],
         clock: Clock,
-    ) -> dict[str, KeyLife]:
+    ) -> dict[str, KeyRecord]:
         """Hold again what an earlier agent held, if it may still be held.
 
         Args:
@@ -140,12 +140,12 @@ class PreservedKeys:
         Returns:
             the lives of the keys that are held again, by alias.
         """
-        found: dict[str, list[tuple[KeyRecord, HeldKey]]] = {}
+        found: dict[str, list[tuple[PreservedRecord, HeldKey]]] = {}
         for name, fd in stored:
             try:
                 memory = adopt_arena(fd)
                 record, key = read_held_key(memory)
-            except SkrAgentError as error:
+            except AgentError as error:
                 self._cannot_restore(name, error)
                 continue
             memory.preserve(is_preserved=True)
@@ -163,7 +163,7 @@ class PreservedKeys:
                 lives[alias] = life
         return lives
 
-    def _cannot_restore(self, name: str, error: SkrAgentError) -> None:
+    def _cannot_restore(self, name: str, error: AgentError) -> None:
         """Discard what is no key of ours; leave what only cannot be mapped now.
 
         systemd keeps it for the next agent. This agent serves its other keys meanwhile,
@@ -184,11 +184,11 @@ class PreservedKeys:
 
     def _restore(
         self,
-        candidates: list[tuple[KeyRecord, HeldKey]],
+        candidates: list[tuple[PreservedRecord, HeldKey]],
         keyring: Keyring,
         terms: Terms,
         clock: Clock,
-    ) -> KeyLife | None:
+    ) -> KeyRecord | None:
         """Hold the newest of one key's candidates, and the version before if wanted."""
         *older, (record, key) = candidates
         others = [one for one in older if one[1].version != key.version]
@@ -215,7 +215,7 @@ class PreservedKeys:
         return life
 
     def _discard(
-        self, candidates: Iterable[tuple[KeyRecord, HeldKey]], why: str
+        self, candidates: Iterable[tuple[PreservedRecord, HeldKey]], why: str
     ) -> None:
         for _, key in candidates:
             key.wipe()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from skragent.agent.look_up import LOOK_UP_SECONDS, look_up_timeout
 from skragent.config import parse_config
-from skragent.errors import ConfigError, SkrAgentError
+from skragent.errors import AgentError, ConfigError
 from skragent.observe import Event, log
 from skragent.serving import resolve_access
 
@@ -37,7 +37,7 @@ _T = TypeVar("_T")
 class Outcome:
     """What came of a reload: an error, or what the new file says of a later restart."""
 
-    error: SkrAgentError | None = None
+    error: AgentError | None = None
     needs_restart: tuple[str, ...] = ()  # settings that changed, and do not hold yet
 
 
@@ -109,7 +109,7 @@ class Reloader:
             return Outcome(error)
         except Exception as error:  # noqa: BLE001 - a bug of ours takes no key from anybody
             log(Event.CONFIG_REFUSED, "a bug of ours; please report it", error=error)
-            return Outcome(SkrAgentError("something went wrong here"))
+            return Outcome(AgentError("something went wrong here"))
         log(Event.RELOADED, f"reloaded; {len(config.keys)} keys configured")
         if needs_restart:
             log(

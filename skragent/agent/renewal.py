@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from skragent.agent import backoff
 from skragent.agent.jobs import failure_error
 from skragent.agent.runner import ERRAND_SECONDS
-from skragent.errors import SkrAgentError
+from skragent.errors import AgentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,7 +143,7 @@ class Renewing:
                 self._holder.ak_restored()
             if result.failure is not None:
                 raise failure_error(result.failure)
-        except SkrAgentError as error:
+        except AgentError as error:
             self._fail(error)
             return
         if result.ak_query_id:
@@ -153,7 +153,7 @@ class Renewing:
         self._notice(result)
         self._holder.ak_renewed()
 
-    def _fail(self, error: SkrAgentError) -> None:
+    def _fail(self, error: AgentError) -> None:
         if self._is_stopping():
             return  # we killed it ourselves
         seconds = backoff.renewal_seconds(

@@ -21,7 +21,7 @@ from skragent.agent.job_results import ResultReader
 from skragent.agent.redact import log_lines
 from skragent.agent.releaser_output import ReleaserOutput
 from skragent.agent.tokens import keep_token
-from skragent.errors import ReleaserError, SkrAgentError
+from skragent.errors import AgentError, ReleaserError
 from skragent.job import Result
 from skragent.observe.names import CODE_INTERNAL
 
@@ -196,7 +196,7 @@ class Runner:
         seen = _Watch(launch.child, _Parts(reader, take))
         try:
             result = await self._judge(launch, seen)
-        except SkrAgentError:
+        except AgentError:
             self._log(seen, seen.status, succeeded=False)
             raise
         if any(key.failure.code == CODE_INTERNAL for key in result.failed):

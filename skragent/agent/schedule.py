@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from skragent.agent.lifecycle import KeyLife
+    from skragent.agent.lifecycle import KeyRecord
 
 # Renewed early enough that two hours of MAA's eight are left to ride out an outage;
 # spread so that a fleet that booted together does not come back together.
@@ -80,7 +80,7 @@ def fresh_seconds(
 
 
 def next_attempt(
-    lives: Mapping[str, KeyLife], opens: Mapping[str, float] = _ALL_OPEN
+    lives: Mapping[str, KeyRecord], opens: Mapping[str, float] = _ALL_OPEN
 ) -> float:
     """Tell when the next job is due: as soon as the first key is.
 
@@ -99,12 +99,12 @@ def check_after_seconds(check_seconds: float, chance: float) -> float:
     return check_seconds * (1 + REFRESH_JITTER * chance)
 
 
-def next_check(lives: Mapping[str, KeyLife]) -> float:
+def next_check(lives: Mapping[str, KeyRecord]) -> float:
     """Tell when the next look for new versions is due."""
     return min((life.check_at for life in lives.values()), default=math.inf)
 
 
-def keys_to_check(lives: Mapping[str, KeyLife], boottime: float) -> tuple[str, ...]:
+def keys_to_check(lives: Mapping[str, KeyRecord], boottime: float) -> tuple[str, ...]:
     """List the keys that a look for new versions is for now: all that soon would be."""
     return tuple(
         alias
@@ -113,7 +113,7 @@ def keys_to_check(lives: Mapping[str, KeyLife], boottime: float) -> tuple[str, .
     )
 
 
-def due_keys(lives: Mapping[str, KeyLife], boottime: float) -> tuple[str, ...]:
+def due_keys(lives: Mapping[str, KeyRecord], boottime: float) -> tuple[str, ...]:
     """List the keys that are due now, whoever waits the longest first.
 
     Keys whose jobs crashed come after all others, which are not to wait for them.
@@ -122,7 +122,7 @@ def due_keys(lives: Mapping[str, KeyLife], boottime: float) -> tuple[str, ...]:
     return tuple(sorted(due, key=lambda a: (-lives[a].company, lives[a].due_at)))
 
 
-def together(aliases: Sequence[str], lives: Mapping[str, KeyLife]) -> tuple[str, ...]:
+def together(aliases: Sequence[str], lives: Mapping[str, KeyRecord]) -> tuple[str, ...]:
     """Choose whom one job is for: one attestation serves them all, if it may.
 
     Keys of jobs that crashed keep to smaller company, until the one whose fault it was

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
 
     from skragent.agent.clock import Clock
-    from skragent.agent.lifecycle import KeyLife
+    from skragent.agent.lifecycle import KeyRecord
     from skragent.agent.lives import Lives
     from skragent.agent.looking import Looking
     from skragent.agent.ports import Holder
     from skragent.agent.runner import Release
-    from skragent.errors import SkrAgentError
+    from skragent.errors import AgentError
     from skragent.job import Attestation, ReleasedKey
 
 # However short a token's life and however long the job: never in a tight circle.
@@ -161,7 +161,7 @@ class Settling:
         if life.is_held:
             self._looking.plan(key.alias)
 
-    def _settle_failed(self, alias: str, error: SkrAgentError, chance: float) -> None:
+    def _settle_failed(self, alias: str, error: AgentError, chance: float) -> None:
         boottime = self._clock.boottime()
         life = lifecycle.failed(self._lives.of[alias], error, boottime)
         seconds = backoff.wait_seconds(
@@ -175,7 +175,7 @@ class Settling:
         self._plan(alias, life, due_at, is_held_off=backoff.is_asked_to_wait(error))
 
     def _plan(
-        self, alias: str, life: KeyLife, due_at: float, *, is_held_off: bool = False
+        self, alias: str, life: KeyRecord, due_at: float, *, is_held_off: bool = False
     ) -> None:
         if alias in self.asked_again:
             due_at, is_held_off = self._clock.boottime(), False

@@ -33,9 +33,9 @@ from skragent.agent.renewal import Renewing
 from skragent.agent.settling import Settling
 from skragent.agent.watchdog import Promises
 from skragent.errors import (
+    AgentError,
     Disposition,
     ReleaserError,
-    SkrAgentError,
 )
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from skragent.agent.allowance import Spent
     from skragent.agent.clock import Clock
     from skragent.agent.launch import Launch
-    from skragent.agent.lifecycle import KeyLife, Terms
+    from skragent.agent.lifecycle import KeyRecord, Terms
     from skragent.agent.ports import Holder, Jobs
     from skragent.agent.runner import Release
     from skragent.agent.tokens import HeldToken
@@ -56,7 +56,7 @@ _LOOK_UP_SECONDS: Final = 10.0
 # A FATAL failure ends the agent only if the next job says the same.
 _FATAL_JOBS_TO_END: Final = 2
 
-NOTHING_RESTORED: Final[Mapping[str, KeyLife]] = MappingProxyType({})
+NOTHING_RESTORED: Final[Mapping[str, KeyRecord]] = MappingProxyType({})
 
 # Who promises to come around: see `watchdog`.
 _FRESH: Final = "keep fresh"
@@ -98,7 +98,7 @@ class Supervisor:
         terms: Mapping[str, Terms],
         token_fraction: float = schedule.REFRESH_FRACTION,
         spread: float = 0.0,
-        restored: Mapping[str, KeyLife] = NOTHING_RESTORED,
+        restored: Mapping[str, KeyRecord] = NOTHING_RESTORED,
     ) -> None:
         self.promises = Promises(clock)
         self._lives = Lives(keys, terms, holder, clock, restored)
@@ -139,7 +139,7 @@ class Supervisor:
         )
 
     @property
-    def lives(self) -> Mapping[str, KeyLife]:
+    def lives(self) -> Mapping[str, KeyRecord]:
         """What is remembered of each key."""
         return self._lives.of
 
@@ -147,7 +147,7 @@ class Supervisor:
         """Supervise until `stop`; a first job for all keys may be under way already.
 
         Raises:
-            SkrAgentError: a FATAL one at start, which ends the agent.
+            AgentError: a FATAL one at start, which ends the agent.
         """
         self._launched = launched
         loops = [
@@ -222,7 +222,7 @@ class Supervisor:
         while not self._stopping.is_set():
             try:
                 await retrying(self._attempt)
-            except SkrAgentError:
+            except AgentError:
                 if not self._stopping.is_set():
                     raise
 
@@ -303,7 +303,7 @@ class Supervisor:
             self._spend(keys)
             self._count_crash(error, company=len(keys))
             raise
-        except SkrAgentError as error:
+        except AgentError as error:
             self._count_failure(error)
             raise
         self._renewing.hear(release.result)
@@ -340,7 +340,7 @@ class Supervisor:
         boottime = self._clock.boottime()
         self._spent = allowance.spend(self._spent, keys, ended_at=boottime)
 
-    def _count_crash(self, error: SkrAgentError, *, company: int) -> None:
+    def _count_crash(self, error: AgentError, *, company: int) -> None:
         """Count a job that was nobody's success; whose fault it was will show."""
         if self._stopping.is_set():
             return
@@ -352,7 +352,7 @@ class Supervisor:
             )
             self._lives.put(alias, life)
 
-    def _count_failure(self, error: SkrAgentError) -> None:
+    def _count_failure(self, error: AgentError) -> None:
         """Count a failed job for each of its keys; they remain due."""
         if self._stopping.is_set():
             return
@@ -362,12 +362,12 @@ class Supervisor:
             life = lifecycle.failed(self._lives.of[alias], error, boottime)
             self._lives.put(alias, life)
 
-    def _count_job(self, error: SkrAgentError, boottime: float) -> None:
+    def _count_job(self, error: AgentError, boottime: float) -> None:
         self._job_failures = failures.counted(self._job_failures, error, boottime)
         is_fatal = error.disposition is Disposition.FATAL
         self._fatal_jobs = self._fatal_jobs + 1 if is_fatal else 0
 
-    def _is_final(self, error: SkrAgentError) -> bool:
+    def _is_final(self, error: AgentError) -> bool:
         """Return whether an error ends the agent: only at start, and once repeated.
 
         One odd answer of the TPM must not: systemd does not restart the agent then.
@@ -385,7 +385,7 @@ class Supervisor:
             if self._lives.keys.get(alias) == key
         ]
 
-    def _wait_after(self, error: SkrAgentError) -> float:
+    def _wait_after(self, error: AgentError) -> float:
         if self._stopping.is_set():
             return 0.0  # we killed it ourselves: nobody's failure
         wanted, boottime = self._still_wanted(), self._clock.boottime()

@@ -20,7 +20,7 @@ from skragent.secretmem import create_arena
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from skragent.agent.lifecycle import KeyLife
+    from skragent.agent.lifecycle import KeyRecord
     from skragent.job import Attestation, Result
     from skragent.secretmem import Arena
 
@@ -69,7 +69,7 @@ def note_released(token: HeldToken, aliases: Iterable[str]) -> HeldToken:
 def may_serve(
     token: HeldToken,
     aliases: Iterable[str],
-    lives: Mapping[str, KeyLife],
+    lives: Mapping[str, KeyRecord],
     *,
     boottime: float,
     fraction: float,

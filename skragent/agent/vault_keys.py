@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from skragent.job import KeyRequest
-    from skragent.keyring import KeyRecord
+    from skragent.keyring import PreservedRecord
 
 _DEFAULT_PORT: Final = 443  # of https
 
@@ -25,10 +25,12 @@ def vault_origin(url: str) -> str:
     return origin
 
 
-def is_same_key(one: KeyRequest | KeyRecord, other: KeyRequest | KeyRecord) -> bool:
+def is_same_key(
+    one: KeyRequest | PreservedRecord, other: KeyRequest | PreservedRecord
+) -> bool:
     """Return whether both mean one key of one vault, of whatever version."""
     return _identity(one) == _identity(other)
 
 
-def _identity(key: KeyRequest | KeyRecord) -> tuple[str, str]:
+def _identity(key: KeyRequest | PreservedRecord) -> tuple[str, str]:
     return vault_origin(key.vault), key.name.lower()

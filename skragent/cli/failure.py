@@ -6,10 +6,10 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from skragent.errors import SkrAgentError
+    from skragent.errors import AgentError
 
 
-def tell(error: SkrAgentError) -> None:
+def tell(error: AgentError) -> None:
     """Say on stderr what happened, and what to do."""
     print(f"skragent: {error.code}: {error.message}", file=sys.stderr)
     if error.hint:

@@ -24,7 +24,7 @@ from skragent.agent.exit_codes import (
 from skragent.cli import deadline
 from skragent.cli.failure import tell
 from skragent.cli.streams import prepare_streams
-from skragent.errors import SkrAgentError
+from skragent.errors import AgentError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +67,7 @@ def _run(words: list[str]) -> int:
         namespace = _build_parser(words).parse_args(words)
         deadline.start(namespace, _command_of(words))
         code: int = namespace.run(namespace)
-    except SkrAgentError as error:
+    except AgentError as error:
         tell(error)
         return exit_code_of(error)
     except KeyboardInterrupt:

@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; gives its exit code.
 
     Raises:
-        SkrAgentError: a file, the vTPM or the configuration cannot be read or decoded.
+        AgentError: a file, the vTPM or the configuration cannot be read or decoded.
     """
     if not args.hcl and (args.certs or args.quote):
         args.refuse("--certs and --quote go with --hcl")

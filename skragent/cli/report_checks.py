@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from skragent.errors import SkrAgentError
+from skragent.errors import AgentError
 from skragent.evidence.endorsements import (
     find_signer,
     order_chain,
@@ -128,6 +128,6 @@ def _check_quote(subject: Subject) -> Check:
 def _run(name: str, claim: str, verify: Callable[[], None]) -> Check:
     try:
         verify()
-    except SkrAgentError as error:
+    except AgentError as error:
         return Check(name, claim, "failed", code=error.code, why=error.message)
     return Check(name, claim, "ok")

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from skragent.cli import deadline
 from skragent.cli.config_file import READ_HINT
 from skragent.errors import (
+    AgentError,
     ConfigError,
     Disposition,
     MalformedEvidenceError,
-    SkrAgentError,
     UnsupportedEvidenceError,
 )
 from skragent.evidence.amdcert import load_certificates
@@ -132,7 +132,7 @@ def _ask_certificates(config: Config) -> tuple[Iterable[x509.Certificate], str]:
     try:
         with ImdsClient(config.imds.endpoint, timeout_seconds) as imds:
             return parse_certificates(imds.endorsements()), ""
-    except SkrAgentError as error:
+    except AgentError as error:
         return (), f"{error.code}: {error.message}"
 
 
@@ -210,7 +210,7 @@ def _naming(path: str) -> Iterator[None]:
     """Name the file in an error about its content, which no later attempt mends."""
     try:
         yield
-    except SkrAgentError as error:
+    except AgentError as error:
         raise type(error)(
             f"{path}: {error.message}",
             code=error.code,

@@ -17,7 +17,7 @@ from skragent.cli import deadline
 from skragent.cli.config_file import add_config_option, read_config
 from skragent.cli.failure import tell
 from skragent.config import parse_config
-from skragent.errors import SkrAgentError
+from skragent.errors import AgentError
 from skragent.secretmem import forbid_core_dumps
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def run_agent(
         releaser: tests' substitute command.
 
     Raises:
-        SkrAgentError: it cannot start.
+        AgentError: it cannot start.
     """
     forbid_core_dumps()
     with held_back():  # until the event loop looks at signals
@@ -100,7 +100,7 @@ def _run_or_refuse(read: Callable[[], str], releaser: tuple[str, ...] | None) ->
         from skragent.agent.orphans import refuse_orphans  # noqa: PLC0415 - seldom
 
         refuse_orphans((sock for _, sock in inherited.credentials), clock)
-        if isinstance(error, SkrAgentError):
+        if isinstance(error, AgentError):
             _end_in_order(error, inherited)
         raise
     if code in FINAL and inherited.listeners:
@@ -110,7 +110,7 @@ def _run_or_refuse(read: Callable[[], str], releaser: tuple[str, ...] | None) ->
     return code
 
 
-def _end_in_order(error: SkrAgentError, inherited: Inherited) -> None:
+def _end_in_order(error: AgentError, inherited: Inherited) -> None:
     """End so that systemd keeps held keys; linger where it would start again at once.
 
     Raises:
@@ -166,7 +166,7 @@ def _run(
             keys = key_requests(config)
             first = allowed_keys(keys, keys, boottime=clock.boottime())
             launched = launcher.launch([keys[alias] for alias in first])
-        except SkrAgentError:
+        except AgentError:
             launched = None  # the supervisor tries again, and tells how that went
 
         # libuv's io_uring polling costs a quarter of the throughput that was measured

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tpm2_pytss import TSS2_Exception
 
-from skragent.errors import SkrAgentError
+from skragent.errors import AgentError
 from skragent.evidence import tpmrc
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def library(command: str) -> Iterator[None]:
         yield
     except TSS2_Exception as error:
         raise tpmrc.make_tpm_error(command, int(error.rc), str(error)) from error
-    except (SkrAgentError, MemoryError):
+    except (AgentError, MemoryError):
         raise
     except Exception as error:
         reason = describe_library_error(error)

@@ -7,7 +7,7 @@ nothing else. So it can be wiped alone, and it can outlive the agent's process: 
 
     8 bytes   MAGIC, which names the format
     4 bytes   length of the record, little-endian
-    n bytes   the record, `KeyRecord` as JSON: public facts only
+    n bytes   the record, `PreservedRecord` as JSON: public facts only
     ...       the forms, where the record's slices say
 """
 
@@ -39,7 +39,9 @@ _ALIAS: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _FINGERPRINT: Final = re.compile(r"([0-9a-f]{64})?")
 
 
-class KeyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class PreservedRecord(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
+):
     """What is known of a held key, as it stands in its memory."""
 
     vault: str  # as the configuration names it
@@ -62,7 +64,9 @@ class _StoredKey(ReleasedKey, frozen=True, forbid_unknown_fields=False, kw_only=
     forms: dict[str, _StoredSlice]  # type: ignore[assignment] # of a newer agent, too
 
 
-class _StoredRecord(KeyRecord, frozen=True, forbid_unknown_fields=False, kw_only=True):
+class _StoredRecord(
+    PreservedRecord, frozen=True, forbid_unknown_fields=False, kw_only=True
+):
     key: _StoredKey
 
 
@@ -93,7 +97,7 @@ class HeldKey:
             view[:] = bytes(len(view))
 
 
-def hold_key(record: KeyRecord, arena: Arena) -> HeldKey:
+def hold_key(record: PreservedRecord, arena: Arena) -> HeldKey:
     """Copy a key of a job's result into memory of its own.
 
     Args:
@@ -127,7 +131,7 @@ def hold_key(record: KeyRecord, arena: Arena) -> HeldKey:
     return _make(msgspec.structs.replace(record, key=key), memory)
 
 
-def read_held_key(memory: Arena) -> tuple[KeyRecord, HeldKey]:
+def read_held_key(memory: Arena) -> tuple[PreservedRecord, HeldKey]:
     """Read a key that an earlier agent held in this memory.
 
     Raises:
@@ -144,7 +148,7 @@ def read_held_key(memory: Arena) -> tuple[KeyRecord, HeldKey]:
         ) from error
 
 
-def _read_record(memory: Arena) -> KeyRecord:
+def _read_record(memory: Arena) -> PreservedRecord:
     start = len(MAGIC) + _LENGTH_BYTES
     if bytes(memory.view(0, len(MAGIC))) != MAGIC:
         raise ValueError("it does not begin as a held key does")
@@ -160,7 +164,7 @@ def _read_record(memory: Arena) -> KeyRecord:
     return record
 
 
-def _as_known(stored: _StoredRecord) -> KeyRecord:
+def _as_known(stored: _StoredRecord) -> PreservedRecord:
     """Leave out what this agent does not know."""
     facts = msgspec.structs.asdict(stored.key)
     forms = {
@@ -169,7 +173,7 @@ def _as_known(stored: _StoredRecord) -> KeyRecord:
         if form in _FORMS
     }
     key = ReleasedKey(**(facts | {"forms": forms}))
-    return KeyRecord(**(msgspec.structs.asdict(stored) | {"key": key}))
+    return PreservedRecord(**(msgspec.structs.asdict(stored) | {"key": key}))
 
 
 def _judge(key: ReleasedKey) -> None:
@@ -189,7 +193,7 @@ def _judge(key: ReleasedKey) -> None:
 
 
 def _encode_head(
-    record: KeyRecord, lengths: Mapping[Form, int]
+    record: PreservedRecord, lengths: Mapping[Form, int]
 ) -> tuple[bytes, dict[Form, Slice]]:
     """Write what stands before the forms; its own length depends on the offsets."""
     offset = 0
@@ -207,7 +211,7 @@ def _encode_head(
         offset = len(head)
 
 
-def _make(record: KeyRecord, memory: Arena) -> HeldKey:
+def _make(record: PreservedRecord, memory: Arena) -> HeldKey:
     key = record.key
     return HeldKey(
         alias=key.alias,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from azure.core.exceptions import AzureError, ClientAuthenticationError
 from azure.identity import CredentialUnavailableError
 
-from skragent.errors import ConfigError, Disposition, IdentityError, SkrAgentError
+from skragent.errors import AgentError, ConfigError, Disposition, IdentityError
 from skragent.quoting import quote
 from skragent.transport import find_retry_after, imds_hint
 
@@ -133,7 +133,7 @@ class AccessTokens:
 
 def judge_identity_failure(
     error: Exception, retry_after: float | None = None, *, status: int = 0
-) -> SkrAgentError:
+) -> AgentError:
     """Turn azure-identity's failure into ours.
 
     Args:
@@ -146,7 +146,7 @@ def judge_identity_failure(
     """
     if isinstance(error, ConfigError):
         return error
-    is_known = isinstance(error, AzureError | SkrAgentError)
+    is_known = isinstance(error, AzureError | AgentError)
     text = error.message if is_known else type(error).__name__  # type: ignore[attr-defined] # both have one
     text = str(text).removeprefix(_UNAVAILABLE_PREFIX)
     reason = quote(text).strip(",. ")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from azure.keyvault.keys import KeyClient
 
-from skragent.errors import IdentityError, MalformedReleaseError, SkrAgentError
+from skragent.errors import AgentError, IdentityError, MalformedReleaseError
 from skragent.release.envelope import is_version
 from skragent.release.vault_failures import judge_refusal
 from skragent.release.vault_transport import VaultTransport, WarmError
@@ -86,7 +86,7 @@ class VaultClient:
             # `target` is not sent: the SDK sends nothing before it is authorised.
             with contextlib.suppress(WarmError):
                 self._client.release_key(name, "-")
-        except SkrAgentError:
+        except AgentError:
             raise
         except Exception as error:
             answer = self._transport.answer
@@ -113,7 +113,7 @@ class VaultClient:
                 nonce=question.nonce,
             )
             value = cast("object", result.value)
-        except SkrAgentError:
+        except AgentError:
             raise
         except Exception as error:
             raise self._judge(error, question.name) from error
@@ -131,7 +131,7 @@ class VaultClient:
         """
         try:
             version = cast("object", self._client.get_key(name).properties.version)
-        except SkrAgentError:
+        except AgentError:
             raise
         except Exception as error:
             refusal = self._judge(error, name)
@@ -145,7 +145,7 @@ class VaultClient:
     def _name(self, key: str) -> str:
         return f"{self.url}/keys/{key}"
 
-    def _judge(self, error: Exception, key: str) -> SkrAgentError:
+    def _judge(self, error: Exception, key: str) -> AgentError:
         """Turn whatever the SDK raises into ours: the one boundary to it.
 
         An answer that arrived decides, and not what the SDK made of it.

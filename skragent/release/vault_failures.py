@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from skragent.errors import (
+    AgentError,
     Disposition,
     IdentityError,
     ReleaseDeniedError,
     ReleaseError,
-    SkrAgentError,
     TransportError,
 )
 from skragent.jose import decode_json
@@ -74,7 +74,7 @@ class _Body(msgspec.Struct):
 
 def judge_refusal(
     status: int, headers: Mapping[str, str], body: bytes, *, what: str
-) -> SkrAgentError:
+) -> AgentError:
     """Name what a vault's answer other than 200 means.
 
     Args:
@@ -104,7 +104,7 @@ def judge_refusal(
     return error
 
 
-def _judge_denial(status: int, about: str, said: _Error) -> SkrAgentError | None:
+def _judge_denial(status: int, about: str, said: _Error) -> AgentError | None:
     """Name what the vault's own error means; None if no denial has that status."""
     if status == _FORBIDDEN:
         return _judge_forbidden(about, said)
@@ -127,7 +127,7 @@ def _judge_denial(status: int, about: str, said: _Error) -> SkrAgentError | None
     )
 
 
-def _judge_forbidden(about: str, said: _Error) -> SkrAgentError:
+def _judge_forbidden(about: str, said: _Error) -> AgentError:
     refusal = find_refusal((said.code, said.inner), said.message)
     if refusal is None:
         return ReleaseDeniedError(about, hint="The vault gave no more precise reason.")

@@ -27,7 +27,7 @@ import os  # noqa: E402
 
 import msgspec  # noqa: E402
 
-from skragent.errors import SkrAgentError  # noqa: E402
+from skragent.errors import AgentError  # noqa: E402
 from skragent.job import Result  # noqa: E402
 from skragent.release.environment import settle_environment  # noqa: E402
 from skragent.releaser.ak_copy import AkCopies  # noqa: E402
@@ -57,7 +57,7 @@ def _do(job: Job, watch: Stopwatch, emit: Callable[[Result], None]) -> Result:
 
     try:
         is_restored = restore_ak_certificate(job)
-    except SkrAgentError as error:
+    except AgentError as error:
         return Result(failure=describe_failure(error), timings=watch.timings())
     result = _do_purpose(job, watch, emit)
     return msgspec.structs.replace(result, ak_restored=is_restored)

@@ -87,7 +87,7 @@ class Attestor:
         """See it through.
 
         Raises:
-            SkrAgentError: whatever went wrong first in the order of the story.
+            AgentError: whatever went wrong first in the order of the story.
         """
         roots = _read_amd_roots(self._job.amd_roots, self._notes)
         evidence = self._complete_evidence()

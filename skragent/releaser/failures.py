@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skragent.errors import SkrAgentError
+from skragent.errors import AgentError
 from skragent.job import Failure
 from skragent.releaser.process import report_crash
 from skragent.tracebacks import place_of
@@ -13,7 +13,7 @@ _told: set[str] = set()
 _MAX_CHARS = 1000  # of each text: 256 keys that fail must fit the result
 
 
-def describe_failure(error: SkrAgentError) -> Failure:
+def describe_failure(error: AgentError) -> Failure:
     """Describe an error by what the agent acts on and what people read."""
     return Failure(
         code=error.code,
@@ -29,7 +29,7 @@ def describe_any_failure(error: Exception) -> Failure:
 
     The message has no more than the exception's type: its text may quote a secret.
     """
-    if isinstance(error, SkrAgentError):
+    if isinstance(error, AgentError):
         return describe_failure(error)
     kind = type(error).__name__
     bug = f"{kind} at {place_of(error)}"
@@ -37,7 +37,7 @@ def describe_any_failure(error: Exception) -> Failure:
         _told.add(bug)
         report_crash(error)
     return describe_failure(
-        SkrAgentError(
+        AgentError(
             f"a bug kept the key from being asked for: {kind}",
             hint="Report it, with the journal around it.",
         )

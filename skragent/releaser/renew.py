@@ -11,7 +11,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from skragent.errors import EndorsementsError, SkrAgentError, TransportError
+from skragent.errors import AgentError, EndorsementsError, TransportError
 from skragent.evidence.akcert import (
     RENEWED_WITHIN,
     cut_padding,
@@ -70,7 +70,7 @@ def run_renewal(job: Job, watch: Stopwatch) -> Result:
             Vtpm(job.tcti) as tpm,
         ):
             return _renew(job, tpm, imds, watch)
-    except SkrAgentError as error:
+    except AgentError as error:
         return Result(failure=describe_failure(error), timings=watch.timings())
 
 

@@ -10,7 +10,7 @@ import contextlib
 import queue
 from typing import TYPE_CHECKING, NamedTuple
 
-from skragent.errors import SkrAgentError
+from skragent.errors import AgentError
 from skragent.release.credentials import is_managed, make_credential
 from skragent.release.identity import AccessTokens
 from skragent.release.vault import VaultClient, vault_scope
@@ -62,7 +62,7 @@ class Vaults:
         """Ask a vault for a key, in somebody's name; from any thread.
 
         Raises:
-            SkrAgentError: this vault's trouble.
+            AgentError: this vault's trouble.
         """
         with (
             self._client(_Door(question.vault, identity)) as client,
@@ -76,7 +76,7 @@ class Vaults:
         Gives an empty string where the identity may not know.
 
         Raises:
-            SkrAgentError: this vault's trouble.
+            AgentError: this vault's trouble.
         """
         with (
             self._client(_Door(key.vault, key.identity)) as client,
@@ -109,7 +109,7 @@ class Vaults:
             client.warm(name)
         self._idle[door].put(client)
 
-    def _tokens_of(self, who: Identity) -> AccessTokens | SkrAgentError:
+    def _tokens_of(self, who: Identity) -> AccessTokens | AgentError:
         """Give an identity's tokens, or what each of its keys will be told."""
         try:
             session = (
@@ -122,13 +122,13 @@ class Vaults:
                 authority=self._authority,
                 session=session,
             )
-        except SkrAgentError as error:
+        except AgentError as error:
             return error
         return AccessTokens(credential, session)
 
     def _open(self, door: _Door) -> VaultClient:
         tokens = self._tokens[door.identity]
-        if isinstance(tokens, SkrAgentError):
+        if isinstance(tokens, AgentError):
             raise tokens
         return VaultClient(
             door.url,

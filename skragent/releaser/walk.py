@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from skragent.errors import SkrAgentError
+from skragent.errors import AgentError
 from skragent.job import (
     UNIQUE_BYTES,
     FailedKey,
@@ -64,7 +64,7 @@ def run_job(job: Job, watch: Stopwatch, emit: Callable[[Result], None]) -> Resul
     walk = _Walk(job, watch, emit)
     try:
         result = walk.resume() if job.token else walk.run()
-    except SkrAgentError as error:
+    except AgentError as error:
         failure = walk.name_clock(describe_failure(error))
         failed = Result(failure=failure, timings=watch.timings())
         result = walk.tell_of_ak_certificate(failed)
@@ -163,7 +163,7 @@ class _Walk:
         try:
             data = lane.evidence.result(timeout=0).ak_certificate
             described = describe_ak_certificate(data, now, lane.owns_ak_certificate)
-        except (SkrAgentError, TimeoutError):
+        except (AgentError, TimeoutError):
             return result
         return msgspec.structs.replace(result, ak_certificate=described)
 

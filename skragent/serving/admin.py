@@ -34,7 +34,7 @@ from skragent.serving.status import status_answer
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from skragent.errors import SkrAgentError
+    from skragent.errors import AgentError
     from skragent.keyring import Keyring
     from skragent.observe import Cell, Counters
     from skragent.serving.park import Parked
@@ -64,7 +64,7 @@ class ReloadOutcome(Protocol):
     """What came of a reload."""
 
     @property
-    def error(self) -> SkrAgentError | None:
+    def error(self) -> AgentError | None:
         """Return why the file was refused."""
         ...
 

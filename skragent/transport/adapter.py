@@ -25,7 +25,7 @@ import requests.adapters
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from skragent.errors import ConfigError, SkrAgentError, TransportError
+from skragent.errors import AgentError, ConfigError, TransportError
 from skragent.tls_roots import make_tls_context
 from skragent.transport.connecting import connect
 from skragent.transport.exchange import (
@@ -235,7 +235,7 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
         with running(self.exchange(url)) as exchange:
             try:
                 self._open_ahead(url, exchange)
-            except SkrAgentError:
+            except AgentError:
                 raise
             except Exception as error:
                 raise translate(error, exchange.where) from error

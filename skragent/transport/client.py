@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 import requests
 import requests.utils
 
-from skragent.errors import ConfigError, SkrAgentError, TransportError
+from skragent.errors import AgentError, ConfigError, TransportError
 from skragent.transport.adapter import BoundedAdapter
 from skragent.transport.exchange import running
 from skragent.transport.failures import translate
@@ -136,7 +136,7 @@ class HttpClient:
                     proxies=self._proxies(url),
                     allow_redirects=False,
                 )
-            except SkrAgentError:
+            except AgentError:
                 raise
             except Exception as error:  # of requests itself: a URL that is none, say
                 raise translate(error, exchange.where) from error

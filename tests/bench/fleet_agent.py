@@ -14,9 +14,9 @@ from typing import Protocol
 
 from skragent.agent import allowance, backoff, lifecycle, schedule, tokens
 from skragent.agent.allowance import Spent
-from skragent.agent.lifecycle import KeyLife, Terms
+from skragent.agent.lifecycle import KeyRecord, Terms
 from skragent.agent.tokens import HeldToken
-from skragent.errors import Disposition, SkrAgentError
+from skragent.errors import AgentError, Disposition
 from skragent.job import Attestation, KeyRequest, ReleasedKey
 
 TOKEN_LIFE_SECONDS = 8 * 3600.0
@@ -37,7 +37,7 @@ _ATTESTATION = Attestation(
 class Vaults(Protocol):
     """What an agent can ask for, at a moment."""
 
-    def release(self, key: KeyRequest, moment: float) -> ReleasedKey | SkrAgentError:
+    def release(self, key: KeyRequest, moment: float) -> ReleasedKey | AgentError:
         """Release a key, or say why not."""
         ...
 
@@ -68,7 +68,7 @@ class Agent:
         spread: float = 0.0,
         job_seconds: float = 0.0,
     ) -> None:
-        self.lives = {alias: KeyLife(terms=terms) for alias in keys}
+        self.lives = {alias: KeyRecord(terms=terms) for alias in keys}
         self.spent: tuple[Spent, ...] = ()
         self.token: HeldToken | None = None
         self.attested = 0
@@ -105,7 +105,7 @@ class Agent:
         for key in keys:
             answer = self._vaults.release(key, ended_at)
             life = lifecycle.aged(self.lives[key.alias], now=0, boottime=ended_at)
-            if isinstance(answer, SkrAgentError):
+            if isinstance(answer, AgentError):
                 self.lives[key.alias] = _after_failure(life, answer, chance, ended_at)
                 if answer.disposition is not Disposition.RETRY:
                     token = None
@@ -131,8 +131,8 @@ class Agent:
         return HeldToken(_ATTESTATION, boottime, "", memoryview(b""))
 
     def _after_release(
-        self, life: KeyLife, key: ReleasedKey, chance: float, began_at: float
-    ) -> KeyLife:
+        self, life: KeyRecord, key: ReleasedKey, chance: float, began_at: float
+    ) -> KeyRecord:
         seconds = schedule.token_life_seconds(0, TOKEN_LIFE_SECONDS)
         fraction = schedule.REFRESH_FRACTION
         fresh = schedule.fresh_seconds(seconds, life.terms.refresh_seconds, fraction)
@@ -164,8 +164,8 @@ class Agent:
 
 
 def _after_failure(
-    life: KeyLife, error: SkrAgentError, chance: float, boottime: float
-) -> KeyLife:
+    life: KeyRecord, error: AgentError, chance: float, boottime: float
+) -> KeyRecord:
     life = lifecycle.failed(life, error, boottime)
     seconds = backoff.wait_seconds(
         error,

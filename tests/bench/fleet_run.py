@@ -16,10 +16,10 @@ from bench.fleet_agent import Agent
 from bench.fleet_vault import NO_OUTAGE, Limit, Outage, Vault
 from support.agent import released_key
 
-from skragent.agent.lifecycle import KeyLife, Terms
+from skragent.agent.lifecycle import KeyRecord, Terms
 from skragent.agent.schedule import spread_of
 from skragent.config import KeyConfig
-from skragent.errors import SkrAgentError
+from skragent.errors import AgentError
 from skragent.job import KeyRequest, ReleasedKey
 
 # From a job's beginning until the vault is asked: evidence and attestation.
@@ -104,7 +104,7 @@ class World:
         self._owners.update(dict.fromkeys(keys, agent))
         return agent
 
-    def release(self, key: KeyRequest, moment: float) -> ReleasedKey | SkrAgentError:
+    def release(self, key: KeyRequest, moment: float) -> ReleasedKey | AgentError:
         """Ask a key's vault."""
         refusal = self._vaults[key.vault].ask(moment)
         if refusal is not None:
@@ -155,7 +155,7 @@ class World:
         outage = Outage(max(dues) - outage_seconds, max(dues))
         return self._live(dues, begins=outage.ends, outage=outage)
 
-    def _lives(self) -> list[KeyLife]:
+    def _lives(self) -> list[KeyRecord]:
         return [life for agent in self.agents for life in agent.lives.values()]
 
     def remember(self) -> Callable[[], None]:

@@ -21,12 +21,10 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from skragent.errors import Disposition, SkrAgentError
+from skragent.errors import AgentError, Disposition
 
-THROTTLED = SkrAgentError(
-    "429", code="transport.throttled", disposition=Disposition.RETRY
-)
-DOWN = SkrAgentError("503", code="transport.server", disposition=Disposition.RETRY)
+THROTTLED = AgentError("429", code="transport.throttled", disposition=Disposition.RETRY)
+DOWN = AgentError("503", code="transport.server", disposition=Disposition.RETRY)
 
 
 class Limit(NamedTuple):
@@ -69,7 +67,7 @@ class Vault:
     by_minute: Counter[int] = field(default_factory=Counter)
     _counted: deque[float] = field(default_factory=deque)
 
-    def ask(self, moment: float) -> SkrAgentError | None:
+    def ask(self, moment: float) -> AgentError | None:
         """Release a key, or refuse. Moments never go back."""
         self.by_minute[int(moment // 60)] += 1
         if self.is_down(moment):

@@ -9,7 +9,7 @@ from support.deadlines import DEADLINE_SECONDS, SHORT_SECONDS
 from support.release_server import Answer, Asked, Server, json_answer, make_tls, serve
 
 from skragent.attestation.maa import MaaClient
-from skragent.errors import AttestationRefusedError, Disposition, SkrAgentError
+from skragent.errors import AgentError, AttestationRefusedError, Disposition
 from skragent.transport import HttpClient
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def test_every_answer_that_is_none_is_an_error_of_ours(
     server: Server, maa: MaaClient, answer: Answer, code: str
 ) -> None:
     server.answer = lambda _asked: answer
-    with pytest.raises(SkrAgentError) as caught:
+    with pytest.raises(AgentError) as caught:
         maa.attest_guest(b"{}")
     assert caught.value.code == code
     assert len(server.asked) == 1  # tried once
@@ -112,7 +112,7 @@ def test_a_provider_that_hangs_is_a_timeout_and_is_asked_once(
     server.answer = lambda _asked: Answer(then="hang")
     with (
         http_client(tmp_path / "ca.pem", SHORT_SECONDS) as http,
-        pytest.raises(SkrAgentError) as caught,
+        pytest.raises(AgentError) as caught,
     ):
         MaaClient(server.origin, http).attest_guest(b"{}")
     assert caught.value.code == "transport.timeout"
@@ -121,7 +121,7 @@ def test_a_provider_that_hangs_is_a_timeout_and_is_asked_once(
 
 def test_retry_after_is_told(server: Server, maa: MaaClient) -> None:
     server.answer = lambda _asked: Answer(429, headers={"Retry-After": "7"})
-    with pytest.raises(SkrAgentError) as caught:
+    with pytest.raises(AgentError) as caught:
         maa.attest_guest(b"{}")
     assert caught.value.retry_after == 7
 
@@ -156,7 +156,7 @@ def test_certificate_of_a_stranger_is_refused(server: Server, tmp_path: Path) ->
     stranger.mkdir()
     _, ca_file = make_tls(stranger)
     http = http_client(ca_file, DEADLINE_SECONDS)
-    with http, pytest.raises(SkrAgentError) as caught:
+    with http, pytest.raises(AgentError) as caught:
         MaaClient(server.origin, http).attest_guest(b"{}")
     assert caught.value.code == "transport.tls"
     assert server.asked == []

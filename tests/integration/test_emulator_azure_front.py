@@ -20,7 +20,7 @@ from skragent.emulator.azure import Azure, Settings
 from skragent.emulator.regions import ATTESTATION_HOSTS
 from skragent.emulator.service import Answer, Request
 from skragent.emulator.thread import LoopThread
-from skragent.errors import SkrAgentError
+from skragent.errors import AgentError
 
 _LATENCY_SECONDS = 0.06
 
@@ -58,7 +58,7 @@ def test_taken_port_is_an_error_that_says_so(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         ports = {"maa": other.getsockname()[1]}
         with (
-            pytest.raises(SkrAgentError) as caught,
+            pytest.raises(AgentError) as caught,
             _running(tmp_path, Settings(ports=ports)),
         ):
             pass
@@ -136,7 +136,7 @@ def test_unix_socket_whose_path_is_taken_is_an_error_that_says_so(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "taken").touch()
-    with pytest.raises(SkrAgentError, match="taken") as caught:
+    with pytest.raises(AgentError, match="taken") as caught:
         addresses.bind_unix(tmp_path / "taken")
     assert caught.value.code == "emulator.address"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from skragent.errors import SkrAgentError, TpmError
+from skragent.errors import AgentError, TpmError
 from skragent.evidence.nv import NvIndices
 from skragent.evidence.quote import QUOTED_PCRS
 from skragent.evidence.tpm import Vtpm, WrappingKey
@@ -82,7 +82,7 @@ def judge(call: Callable[[Vtpm], object], where: str) -> None:
     try:
         with Vtpm(where) as tpm:
             call(tpm)
-    except SkrAgentError as error:
+    except AgentError as error:
         codes.append(error.code)
     assert all(code.startswith("evidence.") or code == "unwrap" for code in codes)
 

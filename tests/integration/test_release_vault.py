@@ -34,7 +34,7 @@ from skragent.attestation.token import (
     parse_signing_keys,
     verify_token,
 )
-from skragent.errors import Disposition, SkrAgentError
+from skragent.errors import AgentError, Disposition
 from skragent.evidence.public import RsaPublic
 from skragent.job import Identity
 from skragent.release.envelope import Question
@@ -141,8 +141,8 @@ def question(vault: VaultClient, version: str = "") -> Question:
     )
 
 
-def failure(vault: VaultClient, token: AttestationToken) -> SkrAgentError:
-    with pytest.raises(SkrAgentError) as caught:
+def failure(vault: VaultClient, token: AttestationToken) -> AgentError:
+    with pytest.raises(AgentError) as caught:
         vault.release(question(vault), token)
     return caught.value
 
@@ -204,7 +204,7 @@ def test_warming_a_vault_that_cannot_be_reached_is_a_failure(
     vault: VaultClient, server: Server
 ) -> None:
     server.answer = lambda _asked: Answer(then="reset")
-    with pytest.raises(SkrAgentError) as caught:
+    with pytest.raises(AgentError) as caught:
         vault.warm("mykey")
     assert caught.value.code == "transport.reset"
 
@@ -546,6 +546,6 @@ def test_a_version_that_cannot_be_had_is_a_failure(
     vault: VaultClient, fake: FakeVault, answer: Answer, code: str
 ) -> None:
     fake.answer = answer
-    with pytest.raises(SkrAgentError) as caught:
+    with pytest.raises(AgentError) as caught:
         vault.latest_version("mykey")
     assert caught.value.code == code

@@ -30,7 +30,7 @@ from support.release_pki import (
 )
 from support.release_server import Answer, Asked, Server, json_answer, make_tls, serve
 
-from skragent.errors import ConfigError, SkrAgentError, UnwrapError
+from skragent.errors import AgentError, ConfigError, UnwrapError
 from skragent.evidence.quote import SignedAttest
 from skragent.evidence.tpm import WrappingKey
 from skragent.job import ARENA_BYTES_PER_KEY, Job, KeyRequest
@@ -169,7 +169,7 @@ class World:
                 ahead.close()
 
     def failure(self) -> str:
-        with pytest.raises(SkrAgentError) as caught:
+        with pytest.raises(AgentError) as caught:
             self.attest()
         return caught.value.code
 

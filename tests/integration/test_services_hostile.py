@@ -33,7 +33,7 @@ from support.release_server import (
 from skragent.attestation.guest import parse_guest_response
 from skragent.attestation.maa import MaaClient
 from skragent.attestation.token import parse_signing_keys, verify_token
-from skragent.errors import Disposition, SkrAgentError
+from skragent.errors import AgentError, Disposition
 from skragent.evidence.akcert import parse_answer
 from skragent.evidence.endorsements import parse_thim_answer
 from skragent.evidence.imds import ImdsClient
@@ -228,7 +228,7 @@ def test_a_hostile_body_is_an_error_of_ours(
     if (service, status, body) in USABLE:
         assert ask(cloud) == USABLE[service, status, body]
         return
-    with pytest.raises(SkrAgentError) as caught:
+    with pytest.raises(AgentError) as caught:
         ask(cloud)
     assert caught.value.message.isprintable()
     assert len(caught.value.message) < 1000
@@ -251,7 +251,7 @@ def test_a_counterpart_chooses_no_decoder(
     kind, content = TYPED_BODIES[body]
     cloud.answer = Answer(status, content, {"Content-Type": kind})
     before = most_memory()
-    with pytest.raises(SkrAgentError) as caught:
+    with pytest.raises(AgentError) as caught:
         ask(cloud)
     assert caught.value.message.isprintable()
     assert len(caught.value.message) < 1000
@@ -265,6 +265,6 @@ def test_an_access_token_that_is_no_token_reaches_no_header(
 ) -> None:
     cloud.path, ask = SERVICES[service]
     cloud.answer = json_answer(ACCESS_TOKEN | {"access_token": token})
-    with pytest.raises(SkrAgentError) as caught:
+    with pytest.raises(AgentError) as caught:
         ask(cloud)
     assert caught.value.code == "identity.unavailable"

@@ -6,9 +6,9 @@ from support.agent import released_key
 
 from skragent.agent import backoff, lifecycle, schedule
 from skragent.agent.failures import Denied, Failures
-from skragent.agent.lifecycle import KeyLife
+from skragent.agent.lifecycle import KeyRecord
 from skragent.denials import DENIALS
-from skragent.errors import Disposition, SkrAgentError
+from skragent.errors import AgentError, Disposition
 
 times = st.floats(0, 4e9)
 jitters = st.floats(-1, 1)
@@ -16,14 +16,12 @@ chances = st.floats(0, 1)
 dispositions = st.sampled_from(list(Disposition))
 
 
-def error_of(
-    disposition: Disposition, retry_after: float | None = None
-) -> SkrAgentError:
+def error_of(disposition: Disposition, retry_after: float | None = None) -> AgentError:
     """An error with this disposition, which a denial has by its code."""
     if disposition is Disposition.DENIED:
         code = "release.denied.policy"
-        return SkrAgentError("x", code=code, retry_after=retry_after)
-    return SkrAgentError("x", disposition=disposition, retry_after=retry_after)
+        return AgentError("x", code=code, retry_after=retry_after)
+    return AgentError("x", disposition=disposition, retry_after=retry_after)
 
 
 @given(issued=times, expires=times, jitter=jitters)
@@ -40,7 +38,7 @@ def test_a_refresh_is_always_before_the_end_of_the_tokens_life(
 def test_later_never_means_a_longer_wait_for_the_same_deadline(
     due: float, now: float, later: float
 ) -> None:
-    lives = {"a": KeyLife(due_at=due)}
+    lives = {"a": KeyRecord(due_at=due)}
     wait = schedule.next_attempt(lives) - now
     assert schedule.next_attempt(lives) - (now + later) <= wait
     if schedule.due_keys(lives, now):
@@ -53,7 +51,7 @@ def test_a_keys_change_comes_no_later_when_asked_later(
     began: float, now: float, boot: float, later: float
 ) -> None:
     life = lifecycle.released(
-        KeyLife(), released_key(), began_at=began, fresh_seconds=60
+        KeyRecord(), released_key(), began_at=began, fresh_seconds=60
     )
     first = lifecycle.seconds_until_change(life, now=now, boottime=boot)
     second = lifecycle.seconds_until_change(life, now=now, boottime=boot + later)
@@ -64,7 +62,7 @@ def test_a_keys_change_comes_no_later_when_asked_later(
 @settings(max_examples=100)
 def test_a_key_does_change_when_its_time_has_come(began: float, boot: float) -> None:
     life = lifecycle.released(
-        KeyLife(), released_key(), began_at=began, fresh_seconds=60
+        KeyRecord(), released_key(), began_at=began, fresh_seconds=60
     )
     left = lifecycle.seconds_until_change(life, now=0, boottime=boot)
     moment = boot + left + 0.001
@@ -97,9 +95,7 @@ def test_every_wait_is_bounded(
 def test_who_is_throttled_waits_seconds_at_least_and_less_than_a_tokens_life(
     throttles: int, jitter: float
 ) -> None:
-    error = SkrAgentError(
-        "x", code="transport.throttled", disposition=Disposition.RETRY
-    )
+    error = AgentError("x", code="transport.throttled", disposition=Disposition.RETRY)
     failures = Failures(total=throttles, throttles=throttles)
     wait = backoff.wait_seconds(error, failures, jitter=jitter)
     assert 5 < wait < 8 * 3600
@@ -111,7 +107,7 @@ def test_a_denied_key_is_never_held_whatever_follows_but_a_release(
     steps: list[Disposition], boot: float, now: float
 ) -> None:
     life = lifecycle.released(
-        KeyLife(), released_key(), began_at=boot, fresh_seconds=60
+        KeyRecord(), released_key(), began_at=boot, fresh_seconds=60
     )
     for _ in range(2):
         life = lifecycle.failed(life, error_of(Disposition.DENIED), boot)

@@ -24,10 +24,10 @@ from support.release_pki import (
 from skragent.attestation.token import parse_signing_keys
 from skragent.certificates import CertificateError, load_der
 from skragent.errors import (
+    AgentError,
     EndorsementsError,
     InvalidTokenError,
     MalformedReleaseError,
-    SkrAgentError,
 )
 from skragent.evidence.akcert import (
     is_ak_certificate_provisioned,
@@ -77,7 +77,7 @@ def test_a_bent_chain_of_thim(data: bytes) -> None:
         text = pem(data).decode()
         if changed == "certificateChain":
             text += pem(der(CHAIN.root)).decode()
-        with contextlib.suppress(EndorsementsError, SkrAgentError):
+        with contextlib.suppress(EndorsementsError, AgentError):
             chain = parse_thim_answer(json.dumps(answer | {changed: text}).encode())
             verify_endorsements(chain, REPORT, now=NOW, roots=roots_of(CHAIN))
 

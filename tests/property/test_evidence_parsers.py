@@ -25,7 +25,7 @@ from support.evidence import (
 from support.evidence_amd import NOW, mint_chain, rsa_key, thim_answer
 
 from skragent.cli.report_input import parse_quote_file
-from skragent.errors import EndorsementsError, SkrAgentError
+from skragent.errors import AgentError, EndorsementsError
 from skragent.evidence.akcert import cut_padding, is_ak_certificate_provisioned
 from skragent.evidence.amdcert import load_certificates
 from skragent.evidence.endorsements import (
@@ -66,7 +66,7 @@ NAMED = pytest.mark.parametrize(
 def parses(parse: Callable[[bytes], object], data: bytes) -> bool:
     try:
         parse(data)
-    except SkrAgentError:
+    except AgentError:
         return False
     return True
 
@@ -134,7 +134,7 @@ def test_any_retry_after_is_none_or_not_negative(text: str) -> None:
 @settings(max_examples=60)
 @given(bit=st.integers(0, 1184 * 8 - 1))
 def test_no_bit_of_a_report_can_be_flipped(bit: int) -> None:
-    with pytest.raises(SkrAgentError):
+    with pytest.raises(AgentError):
         verify_report_signature(
             parse_snp_report(flip(build_report(), bit)), mint_chain().signer
         )
@@ -170,6 +170,6 @@ def test_no_bit_of_what_the_ak_signed_can_be_flipped(data: st.DataObject) -> Non
     signed: SignedAttest = getattr(world.evidence, name)
     bit = data.draw(st.integers(0, len(signed.message) * 8 - 1))
     forged = SignedAttest(flip(signed.message, bit), signed.signature)
-    with pytest.raises(SkrAgentError) as caught:
+    with pytest.raises(AgentError) as caught:
         verify_evidence(world.but(**{name: forged}), now=NOW, roots=world.roots)
     assert caught.value.code == "evidence.signature"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from skragent.agent.job_results import ResultReader
 from skragent.attestation.guest import parse_guest_response
-from skragent.errors import SkrAgentError
+from skragent.errors import AgentError
 from skragent.evidence.akcert import parse_answer
 from skragent.job import Result
 from skragent.jose import decode_json
@@ -58,9 +58,9 @@ def feed(data: bytes) -> None:
         with contextlib.suppress(ValueError):
             decode_json(data, kind)
     for parse in (parse_answer, parse_guest_response):
-        with contextlib.suppress(SkrAgentError):
+        with contextlib.suppress(AgentError):
             parse(data)
-    with contextlib.suppress(SkrAgentError):
+    with contextlib.suppress(AgentError):
         reader = ResultReader(frozenset({"db"}))
         reader.feed(data)
         reader.finish()

@@ -22,7 +22,7 @@ from support.release_pki import (
     rsa_key,
 )
 
-from skragent.errors import MalformedReleaseError, SkrAgentError, UnwrapError
+from skragent.errors import AgentError, MalformedReleaseError, UnwrapError
 from skragent.jose import (
     decode_base64,
     decode_base64url,
@@ -132,7 +132,7 @@ def test_any_bytes_are_the_key_or_refused(data: bytes) -> None:
 def test_any_refusal_of_a_vault_is_ours(status: int, body: bytes, text: str) -> None:
     headers = {"Retry-After": text, "x-ms-request-id": text}
     error = judge_refusal(status, headers, body, what="the key")
-    assert isinstance(error, SkrAgentError)
+    assert isinstance(error, AgentError)
     assert error.message.isprintable()
 
 

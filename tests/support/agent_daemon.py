@@ -7,7 +7,7 @@ from pathlib import Path
 
 from skragent.cli.config_file import read_config
 from skragent.cli.run import run_agent
-from skragent.errors import SkrAgentError
+from skragent.errors import AgentError
 
 
 def read(path: str) -> str:
@@ -19,5 +19,5 @@ if __name__ == "__main__":
     config, *releaser = sys.argv[1:]
     try:
         sys.exit(run_agent(lambda: read(config), releaser=tuple(releaser)))
-    except SkrAgentError as error:
+    except AgentError as error:
         sys.exit(f"{error.code}: {error.message}")

@@ -26,7 +26,7 @@ from skragent.agent.jobs import key_requests
 from skragent.agent.lifecycle import Terms
 from skragent.agent.runner import Release
 from skragent.agent.supervisor import Supervisor
-from skragent.errors import ReleaserError, SkrAgentError
+from skragent.errors import AgentError, ReleaserError
 from skragent.job import AkCertificate, FailedKey, Failure, Result
 from skragent.secretmem import create_arena
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from skragent.agent.launch import Launch
-    from skragent.agent.lifecycle import Admission, KeyLife
+    from skragent.agent.lifecycle import Admission, KeyRecord
     from skragent.agent.tokens import HeldToken
     from skragent.job import Attestation, KeyRequest, ReleasedKey
     from skragent.keyring import KeyState
@@ -49,7 +49,7 @@ class Jobs:
     arena: Arena
     failures: dict[str, Failure] = field(default_factory=dict)
     keys: dict[str, ReleasedKey] = field(default_factory=dict)
-    whole: Failure | SkrAgentError | None = None
+    whole: Failure | AgentError | None = None
     asked: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)
     attested: list[bool] = field(default_factory=list)  # or did it bring a token?
     checked: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)
@@ -79,7 +79,7 @@ class Jobs:
         self.attested.append(token is None)
         self.asked.append((self.clock.boot, tuple(key.alias for key in keys)))
         self.while_running()
-        if isinstance(self.whole, SkrAgentError):
+        if isinstance(self.whole, AgentError):
             raise self.whole
         if self.poison in [key.alias for key in keys]:
             raise ReleaserError("x", code="releaser.crashed")
@@ -97,7 +97,7 @@ class Jobs:
         self.checked.append((self.clock.boot, tuple(key.alias for key in keys)))
         if self.check_hangs:
             await asyncio.Event().wait()
-        if isinstance(self.whole, SkrAgentError):
+        if isinstance(self.whole, AgentError):
             raise self.whole
         return Result(
             versions={
@@ -160,7 +160,7 @@ class Holder:
     def ak_renewed(self) -> None:
         self.renewals.append("")
 
-    def ak_renewal_failed(self, error: SkrAgentError, seconds: float) -> None:
+    def ak_renewal_failed(self, error: AgentError, seconds: float) -> None:
         assert seconds > 0
         self.renewals.append(error.code)
 
@@ -173,7 +173,7 @@ class Holder:
         arena: Arena,
         *,
         request: KeyRequest,
-        life: KeyLife,
+        life: KeyRecord,
         began_at: float,
     ) -> None:
         del arena, request, began_at
@@ -195,7 +195,7 @@ class Holder:
     def cannot_check(self, alias: str) -> None:
         self.unchecked.append(alias)
 
-    def changed(self, alias: str, life: KeyLife) -> None:
+    def changed(self, alias: str, life: KeyRecord) -> None:
         self.states[alias] = life.state
         if not life.is_held:
             self.held.pop(alias, None)
@@ -204,13 +204,13 @@ class Holder:
     def attempt_ended(self, alias: str) -> None:
         self.attempts.append(alias)
 
-    def key_failed(self, alias: str, error: SkrAgentError, seconds: float) -> None:
+    def key_failed(self, alias: str, error: AgentError, seconds: float) -> None:
         del alias
         self.codes.append(error.code)
         self.waits.append(seconds)
 
     def job_failed(
-        self, aliases: Sequence[str], error: SkrAgentError, seconds: float
+        self, aliases: Sequence[str], error: AgentError, seconds: float
     ) -> None:
         del aliases
         self.codes.append(error.code)

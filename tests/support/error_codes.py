@@ -17,14 +17,14 @@ from pathlib import Path
 
 from skragent import errors
 from skragent.denials import DENIALS
-from skragent.errors import Disposition, SkrAgentError
+from skragent.errors import AgentError, Disposition
 from skragent.transport import failures as transport_failures
 
 SKRAGENT = Path(errors.__file__).parent
 CLASSES = {
     name: kind
     for name, kind in vars(errors).items()
-    if isinstance(kind, type) and issubclass(kind, SkrAgentError)
+    if isinstance(kind, type) and issubclass(kind, AgentError)
 }
 ROOTS = {kind.code.partition(".")[0] for kind in CLASSES.values()} | {
     *("client", "command", "emulator"),
@@ -153,7 +153,7 @@ def dispositions() -> set[tuple[str, Disposition | None]]:
 
 
 def _made(
-    call: ast.Call, kind: type[SkrAgentError]
+    call: ast.Call, kind: type[AgentError]
 ) -> set[tuple[str, Disposition | None]]:
     given = {keyword.arg: keyword.value for keyword in call.keywords}
     code, disposition = given.get("code"), given.get("disposition")

@@ -27,7 +27,7 @@ from skragent.serving.request import parse_head
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
-    from skragent.agent.lifecycle import KeyLife, Terms
+    from skragent.agent.lifecycle import KeyRecord, Terms
     from skragent.job import KeyRequest
     from skragent.serving.answer import Answer
 
@@ -151,7 +151,7 @@ class World:
         keys: Mapping[str, KeyRequest],
         terms: Mapping[str, Terms],
         holder: Holder,
-        restored: Mapping[str, KeyLife],
+        restored: Mapping[str, KeyRecord],
     ) -> Supervisor:
         return Supervisor(
             keys,

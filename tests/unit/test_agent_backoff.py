@@ -5,11 +5,11 @@ from support.agent import run
 
 from skragent.agent import backoff
 from skragent.agent.failures import Denied, Failures
-from skragent.errors import Disposition, SkrAgentError
+from skragent.errors import AgentError, Disposition
 
 
 def window(disposition: Disposition, total: int, **counts: int) -> float:
-    error = SkrAgentError("x", code="x", disposition=disposition)
+    error = AgentError("x", code="x", disposition=disposition)
     return backoff.window_seconds(error, Failures(total=total, **counts))
 
 
@@ -19,7 +19,7 @@ def denial_window(code: str, **times: int) -> float:
         denied.replace("_", "."): Denied(first_at=0.0, times=count)
         for denied, count in times.items()
     }
-    error = SkrAgentError("x", code=code)
+    error = AgentError("x", code=code)
     return backoff.window_seconds(error, Failures(total=9, denials=denials))
 
 
@@ -68,39 +68,39 @@ def test_a_fault_that_a_person_must_mend_is_retried_soon_once_and_then_slowly(
 
 
 def test_a_denial_is_asked_about_again_when_its_repetition_counts() -> None:
-    error = SkrAgentError("x", code="token.refused")
+    error = AgentError("x", code="token.refused")
     failures = Failures(total=5, denials={error.code: Denied(0.0, 5)})
     wait = backoff.wait_seconds(error, failures, jitter=1.0, confirms_in=20.0)
     assert wait == 20 + backoff.CONFIRM_SECONDS
 
 
-def wait_after(error: SkrAgentError, total: int, jitter: float) -> float:
+def wait_after(error: AgentError, total: int, jitter: float) -> float:
     return backoff.wait_seconds(error, Failures(total=total), jitter=jitter)
 
 
 def test_retry_after_wins_over_the_window() -> None:
-    error = SkrAgentError("x", disposition=Disposition.RETRY, retry_after=70)
+    error = AgentError("x", disposition=Disposition.RETRY, retry_after=70)
     assert wait_after(error, 1, 0.0) == 70
 
 
 @pytest.mark.parametrize("asked", [-5.0, 0.0, 0.9])
 def test_a_retry_after_of_no_time_leaves_the_window_in_force(asked: float) -> None:
-    error = SkrAgentError("x", disposition=Disposition.RETRY, retry_after=asked)
+    error = AgentError("x", disposition=Disposition.RETRY, retry_after=asked)
     assert wait_after(error, 4, 0.5) == 4
 
 
 def test_retry_after_is_never_undercut() -> None:
-    error = SkrAgentError("x", disposition=Disposition.RETRY, retry_after=70)
+    error = AgentError("x", disposition=Disposition.RETRY, retry_after=70)
     assert wait_after(error, 1, 0.9) > 70
 
 
 def test_retry_after_of_a_day_is_capped() -> None:
-    error = SkrAgentError("x", disposition=Disposition.RETRY, retry_after=86400)
+    error = AgentError("x", disposition=Disposition.RETRY, retry_after=86400)
     assert wait_after(error, 1, 1.0) == backoff.MAX_RETRY_AFTER_SECONDS
 
 
 def line(throttles: int, jitter: float = 0.5, asked: float | None = None) -> float:
-    error = SkrAgentError(
+    error = AgentError(
         "x",
         code="transport.throttled",
         disposition=Disposition.RETRY,
@@ -111,9 +111,7 @@ def line(throttles: int, jitter: float = 0.5, asked: float | None = None) -> flo
 
 
 def test_only_a_vaults_429_is_a_line_to_wait_in() -> None:
-    error = SkrAgentError(
-        "x", code="transport.throttled", disposition=Disposition.RETRY
-    )
+    error = AgentError("x", code="transport.throttled", disposition=Disposition.RETRY)
     failures = Failures(total=1, throttles=1)
     assert backoff.wait_seconds(error, failures, jitter=1.0, is_vault=False) == 1
 
@@ -172,8 +170,8 @@ class Step:
         return await retrying(self)
 
 
-def transient() -> SkrAgentError:
-    return SkrAgentError("x", disposition=Disposition.RETRY)
+def transient() -> AgentError:
+    return AgentError("x", disposition=Disposition.RETRY)
 
 
 def test_a_failing_step_is_repeated_until_it_succeeds() -> None:
@@ -184,9 +182,9 @@ def test_a_failing_step_is_repeated_until_it_succeeds() -> None:
 
 def test_a_final_error_is_not_repeated() -> None:
     step = Step(
-        SkrAgentError("x", code="evidence.not_a_cvm", disposition=Disposition.FATAL)
+        AgentError("x", code="evidence.not_a_cvm", disposition=Disposition.FATAL)
     )
-    with pytest.raises(SkrAgentError) as caught:
+    with pytest.raises(AgentError) as caught:
         run(step.run())
     assert caught.value.code == "evidence.not_a_cvm"
     assert step.waits == []
@@ -199,6 +197,6 @@ def test_a_bug_is_not_repeated() -> None:
 
 def test_shutdown_ends_the_repetition_with_the_error_itself() -> None:
     step = Step(*(transient() for _ in range(9)))
-    with pytest.raises(SkrAgentError):
+    with pytest.raises(AgentError):
         run(step.run(stop_after=3))
     assert len(step.waits) == 3

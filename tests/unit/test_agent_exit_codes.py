@@ -6,10 +6,10 @@ import pytest
 
 from skragent.agent import exit_codes
 from skragent.errors import (
+    AgentError,
     ConfigError,
     Disposition,
     ListenError,
-    SkrAgentError,
     TransportError,
 )
 
@@ -19,29 +19,27 @@ from skragent.errors import (
     [
         (ConfigError(["x"]), os.EX_CONFIG),
         (
-            SkrAgentError("x", code="config.invalid", disposition=Disposition.FATAL),
+            AgentError("x", code="config.invalid", disposition=Disposition.FATAL),
             os.EX_CONFIG,
         ),
         (ListenError("x"), os.EX_OSERR),
-        (SkrAgentError("x"), os.EX_SOFTWARE),
+        (AgentError("x"), os.EX_SOFTWARE),
         (TransportError("x"), os.EX_TEMPFAIL),
         (
-            SkrAgentError(
-                "x", code="evidence.not_a_cvm", disposition=Disposition.FATAL
-            ),
+            AgentError("x", code="evidence.not_a_cvm", disposition=Disposition.FATAL),
             os.EX_UNAVAILABLE,
         ),
-        (SkrAgentError("x", code="evidence.malformed"), os.EX_UNAVAILABLE),
-        (SkrAgentError("x", code="token.refused"), os.EX_NOPERM),
+        (AgentError("x", code="evidence.malformed"), os.EX_UNAVAILABLE),
+        (AgentError("x", code="token.refused"), os.EX_NOPERM),
     ],
 )
 def test_an_error_ends_a_command_with_its_own_code(
-    error: SkrAgentError, code: int
+    error: AgentError, code: int
 ) -> None:
     assert exit_codes.exit_code_of(error) == code
 
 
 def test_every_disposition_has_an_exit_code() -> None:
     for disposition in set(Disposition) - {Disposition.DENIED}:
-        error = SkrAgentError("x", code="x", disposition=disposition)
+        error = AgentError("x", code="x", disposition=disposition)
         assert exit_codes.exit_code_of(error) != exit_codes.OK

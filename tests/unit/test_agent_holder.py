@@ -17,9 +17,9 @@ from support.agent import (
 
 from skragent.agent import lifecycle
 from skragent.agent.holder import Holder
-from skragent.agent.lifecycle import Admission, KeyLife
+from skragent.agent.lifecycle import Admission, KeyRecord
 from skragent.agent.preserved_keys import PreservedKeys
-from skragent.errors import Disposition, SkrAgentError
+from skragent.errors import AgentError, Disposition
 from skragent.job import AkCertificate, KeyRequest
 from skragent.keyring import Keyring, KeyState
 from skragent.observe import Counters
@@ -64,12 +64,12 @@ class World:
             released_key("disk", **changes),
             self.arena,
             request=REQUEST,
-            life=KeyLife(state=KeyState.CURRENT, stale_at=9.0),
+            life=KeyRecord(state=KeyState.CURRENT, stale_at=9.0),
             began_at=BOOTTIME,
         )
 
     def let_go(self, state: KeyState) -> None:
-        self.holder.changed("disk", KeyLife(state=state))
+        self.holder.changed("disk", KeyRecord(state=state))
 
 
 @pytest.fixture
@@ -84,8 +84,8 @@ def world(caplog: pytest.LogCaptureFixture) -> World:
     return World(keyring, counters, holder, status, arena)
 
 
-def denied() -> SkrAgentError:
-    return SkrAgentError("no", code="release.denied", hint="Ask.")
+def denied() -> AgentError:
+    return AgentError("no", code="release.denied", hint="Ask.")
 
 
 def test_a_key_that_is_held_is_served(world: World) -> None:
@@ -132,7 +132,7 @@ def test_the_agent_keeps_no_descriptor_of_a_held_keys_memory(world: World) -> No
 def test_a_fault_that_a_person_must_mend_raises_an_alarm(
     world: World, caplog: pytest.LogCaptureFixture, word: str
 ) -> None:
-    error = SkrAgentError("x", code="evidence.tpm", disposition=Disposition(word))
+    error = AgentError("x", code="evidence.tpm", disposition=Disposition(word))
     world.hold()
     world.holder.job_failed(["disk"], error, 60.0)
     entry = world.keyring.get("disk")
@@ -218,11 +218,11 @@ def test_a_failed_job_is_no_fault_of_a_key_that_it_was_not_for(world: World) -> 
 def test_a_key_that_was_never_held_is_not_said_to_be_wiped(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world.holder.changed("disk", KeyLife(state=KeyState.DENIED))
+    world.holder.changed("disk", KeyRecord(state=KeyState.DENIED))
     assert [r.getMessage() for r in caplog.records] == ["key disk is denied"]
     world.hold()
     caplog.clear()
-    world.holder.changed("disk", KeyLife(state=KeyState.DENIED))
+    world.holder.changed("disk", KeyRecord(state=KeyState.DENIED))
     assert [r.getMessage() for r in caplog.records] == ["key disk is denied and wiped"]
 
 
@@ -231,7 +231,7 @@ def test_an_ordered_drop_is_no_error(
 ) -> None:
     world.hold()
     caplog.clear()
-    world.holder.changed("disk", KeyLife(state=KeyState.DROPPED))
+    world.holder.changed("disk", KeyRecord(state=KeyState.DROPPED))
     assert caplog.records == []
     entry = world.keyring.get("disk")
     assert entry is not None
@@ -250,7 +250,7 @@ def test_everything_is_counted(world: World) -> None:
     world.hold()
     world.hold()
     world.holder.key_failed("disk", denied(), 3)
-    world.holder.job_failed(["disk"], SkrAgentError("x", code="transport.timeout"), 3)
+    world.holder.job_failed(["disk"], AgentError("x", code="transport.timeout"), 3)
     assert world.counters.releases["disk", "success", ""] == 2
     assert world.counters.releases["disk", "denied", "release.denied"] == 1
     assert world.counters.attestations["success", ""] == 1
@@ -275,7 +275,7 @@ def test_what_is_released_again_is_current(world: World) -> None:
     world.hold()
     world.let_go(KeyState.STALE)
     world.hold()
-    life = lifecycle.released(KeyLife(), released_key(), began_at=0, fresh_seconds=1)
+    life = lifecycle.released(KeyRecord(), released_key(), began_at=0, fresh_seconds=1)
     world.holder.changed("disk", life)
     entry = world.keyring.get("disk")
     assert entry is not None

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 import pytest
 from support.agent import BOOTTIME, FakeClock, released_key
 
-from skragent.agent.lifecycle import KeyLife, Terms
+from skragent.agent.lifecycle import KeyRecord, Terms
 from skragent.agent.preserved_keys import PreservedKeys
 from skragent.job import KeyRequest, Slice
 from skragent.keyring import (
     HeldKey,
-    KeyRecord,
     Keyring,
     KeyState,
+    PreservedRecord,
     hold_key,
     read_held_key,
 )
@@ -84,7 +84,7 @@ class World:
         arena.close_fd()
         arena.view(0, 5)[:] = b"hello"
         key = released_key("disk", **({"forms": {"raw": Slice(0, 5)}} | changes))
-        record = KeyRecord(
+        record = PreservedRecord(
             vault=REQUEST.vault,
             name=REQUEST.name,
             key=key,
@@ -97,7 +97,7 @@ class World:
         self.keyring.put(held, keeps_previous=keeps_previous)
         return held
 
-    def restore(self) -> dict[str, KeyLife]:
+    def restore(self) -> dict[str, KeyRecord]:
         """Restore what systemd keeps, as the next agent does."""
         stored = [(name, os.dup(fd)) for name, fd in self.systemd.kept.items()]
         self.keyring = Keyring(["disk"])

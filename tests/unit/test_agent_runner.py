@@ -18,7 +18,7 @@ from skragent.agent.clock import SystemClock
 from skragent.agent.jobs import key_requests
 from skragent.agent.launch import Launcher
 from skragent.agent.runner import MAX_STDERR_BYTES, Release, Runner
-from skragent.errors import ReleaserError, SkrAgentError
+from skragent.errors import AgentError, ReleaserError
 from skragent.observe import INTERNAL_ERRORS
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def run_job(
 
 
 def code_of(runner: Runner) -> str:
-    with pytest.raises(SkrAgentError) as caught:
+    with pytest.raises(AgentError) as caught:
         run_job(runner)
     return caught.value.code
 

@@ -7,13 +7,13 @@ import pytest
 from support.agent import BOOTTIME, NOW, released_key
 
 from skragent.agent import lifecycle, schedule
-from skragent.agent.lifecycle import Admission, KeyLife
-from skragent.errors import Disposition, ReleaserError, SkrAgentError
+from skragent.agent.lifecycle import Admission, KeyRecord
+from skragent.errors import AgentError, Disposition, ReleaserError
 from skragent.job import KeyRequest
-from skragent.keyring import KeyRecord, KeyState
+from skragent.keyring import KeyState, PreservedRecord
 
 HELD = lifecycle.released(
-    KeyLife(), released_key(), began_at=BOOTTIME, fresh_seconds=100.0
+    KeyRecord(), released_key(), began_at=BOOTTIME, fresh_seconds=100.0
 )
 CRASH = ReleaserError("x", code="releaser.crashed")
 
@@ -33,46 +33,46 @@ def test_a_token_for_a_year_is_renewed_within_a_week() -> None:
 
 
 def test_the_first_job_is_for_every_key() -> None:
-    lives = {"a": KeyLife(), "b": KeyLife()}
+    lives = {"a": KeyRecord(), "b": KeyRecord()}
     assert schedule.due_keys(lives, BOOTTIME) == ("a", "b")
 
 
 def test_a_job_is_only_for_the_keys_that_are_due() -> None:
-    lives = {"a": KeyLife(due_at=BOOTTIME), "b": KeyLife(due_at=BOOTTIME + 1)}
+    lives = {"a": KeyRecord(due_at=BOOTTIME), "b": KeyRecord(due_at=BOOTTIME + 1)}
     assert schedule.due_keys(lives, BOOTTIME) == ("a",)
 
 
 def test_who_waits_the_longest_comes_first() -> None:
-    lives = {"a": KeyLife(due_at=BOOTTIME), "b": KeyLife(due_at=BOOTTIME - 1)}
+    lives = {"a": KeyRecord(due_at=BOOTTIME), "b": KeyRecord(due_at=BOOTTIME - 1)}
     assert schedule.due_keys(lives, BOOTTIME) == ("b", "a")
 
 
 def test_keys_whose_job_crashed_come_last() -> None:
-    lives = {"a": KeyLife(company=1, due_at=BOOTTIME - 1), "b": KeyLife()}
+    lives = {"a": KeyRecord(company=1, due_at=BOOTTIME - 1), "b": KeyRecord()}
     assert schedule.due_keys(lives, BOOTTIME) == ("b", "a")
 
 
 def test_keys_whose_job_crashed_keep_to_half_of_its_company() -> None:
-    crashed = lifecycle.crashed(KeyLife(), CRASH, company=4, boottime=BOOTTIME)
+    crashed = lifecycle.crashed(KeyRecord(), CRASH, company=4, boottime=BOOTTIME)
     lives = dict.fromkeys("abcd", crashed)
     assert schedule.together("abcd", lives) == ("a", "b")
 
 
 def test_a_key_that_was_released_is_in_any_company_again() -> None:
-    crashed = lifecycle.crashed(KeyLife(), CRASH, company=2, boottime=BOOTTIME)
+    crashed = lifecycle.crashed(KeyRecord(), CRASH, company=2, boottime=BOOTTIME)
     life = lifecycle.released(
         crashed, released_key(), began_at=BOOTTIME, fresh_seconds=100.0
     )
-    assert schedule.together("ab", {"a": life, "b": KeyLife()}) == ("a", "b")
+    assert schedule.together("ab", {"a": life, "b": KeyRecord()}) == ("a", "b")
 
 
 def test_a_vault_that_opens_late_makes_its_keys_due_late() -> None:
-    lives = {"a": KeyLife(due_at=5), "b": KeyLife(due_at=7)}
+    lives = {"a": KeyRecord(due_at=5), "b": KeyRecord(due_at=7)}
     assert schedule.next_attempt(lives, {"a": 9}) == 7
 
 
 def test_the_next_job_is_when_the_first_key_is_due() -> None:
-    lives = {"a": KeyLife(due_at=7), "b": KeyLife(due_at=5)}
+    lives = {"a": KeyRecord(due_at=7), "b": KeyRecord(due_at=5)}
     assert schedule.next_attempt(lives) == 5
 
 
@@ -108,7 +108,7 @@ def test_a_stale_key_is_kept_until_then() -> None:
 
 def test_a_key_past_its_own_exp_is_dropped_and_asked_for_at_once() -> None:
     held = lifecycle.released(
-        KeyLife(),
+        KeyRecord(),
         released_key(expires=NOW + 10),
         began_at=BOOTTIME,
         fresh_seconds=100,
@@ -123,12 +123,12 @@ def test_a_wall_clock_ten_years_ahead_does_not_make_a_key_stale() -> None:
     assert lifecycle.aged(HELD, now=NOW + 315360000, boottime=BOOTTIME) == HELD
 
 
-FAULT = SkrAgentError("x", code="transport.timeout", disposition=Disposition.RETRY)
-CLEAR = SkrAgentError("x", code="release.denied.policy")
-UNCLEAR = SkrAgentError("x", code="release.denied.firewall")
+FAULT = AgentError("x", code="transport.timeout", disposition=Disposition.RETRY)
+CLEAR = AgentError("x", code="release.denied.policy")
+UNCLEAR = AgentError("x", code="release.denied.firewall")
 
 
-def after(*failures: tuple[SkrAgentError, float], life: KeyLife = HELD) -> KeyLife:
+def after(*failures: tuple[AgentError, float], life: KeyRecord = HELD) -> KeyRecord:
     """A held key's life after failures, each at its second."""
     for error, seconds in failures:
         life = lifecycle.failed(life, error, BOOTTIME + seconds)
@@ -143,7 +143,7 @@ def test_a_transient_failure_keeps_what_is_held() -> None:
     "disposition", [d for d in Disposition if d is not Disposition.DENIED]
 )
 def test_no_fault_ends_a_held_key_however_often(disposition: Disposition) -> None:
-    fault = SkrAgentError("x", code="x", disposition=disposition)
+    fault = AgentError("x", code="x", disposition=disposition)
     assert after(*((fault, 1000.0 * n) for n in range(20))).is_held
 
 
@@ -172,7 +172,7 @@ def test_an_unclear_denial_is_no_confirmation_of_a_clear_one() -> None:
 
 
 def test_only_the_same_unclear_denial_repeats_one() -> None:
-    refusal = SkrAgentError("x", code="token.refused")
+    refusal = AgentError("x", code="token.refused")
     assert after((UNCLEAR, 0), (refusal, 400)).is_held
     assert after((CLEAR, 0), (UNCLEAR, 400)).is_held
     life = after((UNCLEAR, 0), (refusal, 10), (refusal, 310))
@@ -180,7 +180,7 @@ def test_only_the_same_unclear_denial_repeats_one() -> None:
 
 
 def test_a_token_takes_back_the_providers_refusal_and_not_the_vaults() -> None:
-    refusal = SkrAgentError("x", code="token.refused")
+    refusal = AgentError("x", code="token.refused")
     life = lifecycle.attested(after((refusal, 0), (UNCLEAR, 0)))
     assert after((refusal, 400), life=life).is_held
     assert after((UNCLEAR, 400), life=life).state is KeyState.DENIED
@@ -204,7 +204,7 @@ def test_denials_are_counted_from_the_last_release() -> None:
 
 def test_a_restart_serves_the_version_before_for_no_longer_than_it_was_to_be() -> None:
     old, new = (
-        KeyRecord(
+        PreservedRecord(
             vault="https://v.vault.azure.net",
             name="a",
             key=released_key(version=digit * 32),
@@ -222,7 +222,7 @@ def test_a_restart_serves_the_version_before_for_no_longer_than_it_was_to_be() -
 
 def test_a_key_that_is_kept_when_denied_stays_held() -> None:
     life = lifecycle.released(
-        KeyLife(terms=lifecycle.Terms(is_kept_when_denied=True)),
+        KeyRecord(terms=lifecycle.Terms(is_kept_when_denied=True)),
         released_key(),
         began_at=BOOTTIME,
         fresh_seconds=100,
@@ -235,7 +235,7 @@ def test_a_repetition_is_awaited_only_where_it_would_end_a_held_key() -> None:
     seconds = lifecycle.seconds_until_confirmable
     assert seconds(first, UNCLEAR, BOOTTIME + 100) == 200
     assert seconds(first, CLEAR, BOOTTIME + 100) == math.inf
-    assert seconds(KeyLife(), UNCLEAR, BOOTTIME) == math.inf
+    assert seconds(KeyRecord(), UNCLEAR, BOOTTIME) == math.inf
 
 
 NEWER = "f" * 32
@@ -293,5 +293,5 @@ def test_a_current_key_changes_next_when_it_becomes_stale() -> None:
 
 
 def test_a_key_that_is_not_held_does_not_change_by_itself() -> None:
-    left = lifecycle.seconds_until_change(KeyLife(), now=NOW, boottime=BOOTTIME)
+    left = lifecycle.seconds_until_change(KeyRecord(), now=NOW, boottime=BOOTTIME)
     assert left == math.inf

@@ -18,7 +18,7 @@ from support.agent import (
 from support.agent_supervision import World, nothing, passing, supervise
 
 from skragent.agent import backoff, lifecycle
-from skragent.errors import ReleaserError, SkrAgentError
+from skragent.errors import AgentError, ReleaserError
 from skragent.job import AkCertificate, Failure, Result
 from skragent.keyring import KeyState
 
@@ -316,7 +316,7 @@ NOT_A_CVM = failure("evidence.not_a_cvm", "fatal")
 def test_a_fatal_failure_that_is_repeated_at_start_ends_the_supervisor() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(backoff.CONFIRM_SECONDS)
-        with pytest.raises(SkrAgentError) as caught:
+        with pytest.raises(AgentError) as caught:
             await world.task
         assert caught.value.code == "evidence.not_a_cvm"
 

@@ -21,7 +21,7 @@ from support.agent_supervision import World, supervise
 from skragent.agent import tokens
 from skragent.agent.failures import Denied, Failures
 from skragent.agent.jobs import key_requests
-from skragent.agent.lifecycle import KeyLife, Terms
+from skragent.agent.lifecycle import KeyRecord, Terms
 from skragent.agent.tokens import HeldToken, keep_token, may_serve, note_released
 from skragent.errors import ReleaserError, SecretMemoryError
 from skragent.job import UNIQUE_BYTES, Result, arena_bytes, unique_offset
@@ -32,8 +32,8 @@ TOKEN = HeldToken(attestation(), BOOTTIME, "the.token", memoryview(b"unique"))
 RETRY = failure("transport.timeout", "retry")
 
 
-def serves(token: HeldToken = TOKEN, *, after: float = 0, **lives: KeyLife) -> bool:
-    lives = {"disk": KeyLife(), **lives}
+def serves(token: HeldToken = TOKEN, *, after: float = 0, **lives: KeyRecord) -> bool:
+    lives = {"disk": KeyRecord(), **lives}
     now = BOOTTIME + after
     return may_serve(token, ["disk"], lives, boottime=now, fraction=0.8)
 
@@ -49,9 +49,9 @@ def test_it_serves_no_key_again_that_it_brought() -> None:
 
 
 def test_it_serves_no_key_that_was_denied() -> None:
-    assert serves(disk=KeyLife(failures=Failures(total=3)))
+    assert serves(disk=KeyRecord(failures=Failures(total=3)))
     denied = Failures(total=3, denials={"token.refused": Denied(0.0, 1)})
-    assert not serves(disk=KeyLife(failures=denied))
+    assert not serves(disk=KeyRecord(failures=denied))
 
 
 def test_what_a_token_takes_is_not_in_its_repr() -> None:

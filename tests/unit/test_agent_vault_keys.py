@@ -6,7 +6,7 @@ import pytest
 
 from skragent.agent import lifecycle
 from skragent.agent.jobs import key_requests
-from skragent.agent.lifecycle import KeyLife, Terms
+from skragent.agent.lifecycle import KeyRecord, Terms
 from skragent.agent.vault_keys import is_same_key, vault_origin
 from skragent.config import parse_config
 from skragent.job import KeyRequest
@@ -21,7 +21,9 @@ def request(vault: str = VAULT, name: str = "db") -> KeyRequest:
 
 
 def is_held_after_reload(after: KeyRequest) -> bool:
-    held = KeyLife(state=KeyState.CURRENT, stale_at=1e6, drop_at=2e6, version="0" * 32)
+    held = KeyRecord(
+        state=KeyState.CURRENT, stale_at=1e6, drop_at=2e6, version="0" * 32
+    )
     life = lifecycle.reconfigured(held, request(), after, terms=Terms(), boottime=0.0)
     return life.is_held
 

@@ -17,7 +17,7 @@ from support.entra import SCOPE, Client
 from skragent.emulator.azure import Azure
 from skragent.emulator.identities import TENANT_ID
 from skragent.emulator.service import Answer
-from skragent.errors import SkrAgentError
+from skragent.errors import AgentError
 
 DISCOVERY = "/common/discovery/instance?api-version={}&authorization_endpoint={}"
 KNOWN = "https://login.microsoftonline.com/common/oauth2/authorize"
@@ -247,7 +247,7 @@ def test_users_own_secret_is_the_registered_one(tmp_path: Path) -> None:
 
 def test_file_without_a_certificate_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "application.pem").write_text("nothing")
-    with pytest.raises(SkrAgentError, match=r"application\.pem holds no") as caught:
+    with pytest.raises(AgentError, match=r"application\.pem holds no") as caught:
         make_azure(tmp_path)
     assert caught.value.code == "emulator.application"
 

@@ -17,7 +17,7 @@ from support.evidence import (
 )
 from support.evidence_amd import CHIP_ID, NOW, mint_chain, rsa_key
 
-from skragent.errors import SkrAgentError
+from skragent.errors import AgentError
 from skragent.evidence.hcl import parse_hcl_report
 from skragent.evidence.model import verify_evidence
 
@@ -33,7 +33,7 @@ def test_evidence_of_a_sound_machine_verifies_with_a_sentence_for_each() -> None
 
 
 def test_evidence_is_refused_under_amds_own_roots() -> None:
-    with pytest.raises(SkrAgentError) as caught:
+    with pytest.raises(AgentError) as caught:
         verify_evidence(mint_world().evidence, now=NOW)
     assert caught.value.code == "endorsements.root"
 
@@ -79,7 +79,7 @@ def test_a_part_of_another_machine_is_refused(
     changes: dict[str, Any], code: str
 ) -> None:
     world = mint_world()
-    with pytest.raises(SkrAgentError) as caught:
+    with pytest.raises(AgentError) as caught:
         verify_evidence(world.but(**changes), now=NOW, roots=world.roots)
     assert caught.value.code == code
 
@@ -89,6 +89,6 @@ def test_a_report_that_was_changed_is_refused() -> None:
     data[0x20 + 0x90] ^= 1  # the measurement
     world = mint_world()
     evidence = world.but(hcl_report=parse_hcl_report(bytes(data)))
-    with pytest.raises(SkrAgentError) as caught:
+    with pytest.raises(AgentError) as caught:
         verify_evidence(evidence, now=NOW, roots=world.roots)
     assert caught.value.code == "evidence.signature"

@@ -18,7 +18,7 @@ from support.agent_supervision import passing, supervise
 
 from skragent.agent.jobs import failure_error, key_requests
 from skragent.agent.lifecycle import Terms
-from skragent.errors import SkrAgentError
+from skragent.errors import AgentError
 from skragent.job import Failure, KeyRequest, ReleasedKey
 
 THROTTLED = failure("transport.throttled", "retry")
@@ -84,7 +84,7 @@ class Vaults:
         self._jobs = iter(script)
         self._failures: dict[str, Failure] = {}
 
-    def release(self, key: KeyRequest, moment: float) -> ReleasedKey | SkrAgentError:
+    def release(self, key: KeyRequest, moment: float) -> ReleasedKey | AgentError:
         if not self.asked or self.asked[-1][0] != moment:
             self.asked.append((moment, ()))
             self._failures = next(self._jobs, {})

@@ -10,7 +10,7 @@ from support.agent import released_key
 
 from skragent.errors import ReleaserError, SecretMemoryError
 from skragent.job import Slice
-from skragent.keyring import HeldKey, KeyRecord, hold_key, read_held_key
+from skragent.keyring import HeldKey, PreservedRecord, hold_key, read_held_key
 from skragent.keyring.held import MAGIC
 from skragent.secretmem import Arena, adopt_arena, create_arena
 
@@ -18,9 +18,9 @@ DER = bytes(range(200))
 RAW = b"r" * 33
 
 
-def record(**changes: object) -> KeyRecord:
+def record(**changes: object) -> PreservedRecord:
     values = {"expires": 9.0, "forms": {"der": Slice(10, 200), "raw": Slice(300, 33)}}
-    return KeyRecord(
+    return PreservedRecord(
         vault="https://v.vault.azure.net",
         name="disk",
         key=released_key(**(values | changes)),

@@ -13,7 +13,7 @@ from azure.identity import CredentialUnavailableError
 from support.manual import Item, items
 
 from skragent.attestation.maa import MaaClient
-from skragent.errors import SkrAgentError
+from skragent.errors import AgentError
 from skragent.evidence import imds
 from skragent.release.identity import judge_identity_failure
 from skragent.release.vault_failures import judge_refusal
@@ -59,34 +59,34 @@ def rows_of(item: Item) -> Iterator[Row]:
         yield Row(item.subsection, int(item.macro), word, is_code, code, item.text)
 
 
-def vault_error(row: Row) -> SkrAgentError:
+def vault_error(row: Row) -> AgentError:
     return judge_refusal(
         row.status, {}, json.dumps({"error": row.error}).encode(), what="the key"
     )
 
 
-def maa_error(row: Row) -> SkrAgentError:
+def maa_error(row: Row) -> AgentError:
     class Http:
         def request(self, *_: object, **__: object) -> HttpResponse:
             body = json.dumps({"error": row.error}).encode()
             return HttpResponse(row.status, {}, body)
 
     client = MaaClient("https://maa.example", cast("HttpClient", Http()))
-    with pytest.raises(SkrAgentError) as caught:
+    with pytest.raises(AgentError) as caught:
         client.attest_guest(b"{}")
     return caught.value
 
 
-def imds_token_error(row: Row) -> SkrAgentError:
+def imds_token_error(row: Row) -> AgentError:
     error = CredentialUnavailableError(message=row.said)
     return judge_identity_failure(error, status=row.status)
 
 
-def imds_error(row: Row) -> SkrAgentError:
+def imds_error(row: Row) -> AgentError:
     return imds._refusal(HttpResponse(row.status, {}, b""), "/metadata")
 
 
-def entra_error(row: Row) -> SkrAgentError:
+def entra_error(row: Row) -> AgentError:
     error = ClientAuthenticationError(message=f"{row.said}: no")
     return judge_identity_failure(error, status=row.status)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 from support.serving import Answered, get, held_key, ring_with, split_answers
 
-from skragent.errors import ConfigError, SkrAgentError
+from skragent.errors import AgentError, ConfigError
 from skragent.observe import Counters
 from skragent.serving.admin import AdminApi, ReloadOutcome
 from skragent.serving.answer import Answer
@@ -25,7 +25,7 @@ RELOAD = get("/v1/reload").replace(b"GET", b"POST", 1)
 class Outcome:
     """What came of a reload, as the test decides."""
 
-    error: SkrAgentError | None = None
+    error: AgentError | None = None
     needs_restart: Sequence[str] = ()
 
 

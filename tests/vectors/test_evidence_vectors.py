@@ -9,7 +9,7 @@ import pytest
 from support.evidence import flip
 from support.evidence_amd import NOW
 
-from skragent.errors import BindingError, EndorsementsError, SkrAgentError
+from skragent.errors import AgentError, BindingError, EndorsementsError
 from skragent.evidence.amdcert import load_certificates
 from skragent.evidence.endorsements import (
     AMD_ROOTS,
@@ -162,7 +162,7 @@ def test_no_bit_of_the_captured_report_can_be_changed(vectors: Path) -> None:
     signer = read_chain(vectors, name).signer
     signed, rest = SIGNED_BYTES * 8, len(data) * 8
     for bit in [*range(0, signed, 8), *range(signed, rest, 5)]:
-        with pytest.raises(SkrAgentError):
+        with pytest.raises(AgentError):
             verify_report_signature(parse_snp_report(flip(data, bit)), signer)
 
 
@@ -186,5 +186,5 @@ def test_no_bit_of_the_captured_runtime_data_can_be_changed(vectors: Path) -> No
     data = (vectors / AZURE[1] / "hcl-report.bin").read_bytes()
     start, end = 0x4D4, 0x4D4 + 1110
     for bit in range(start * 8, end * 8, 7):
-        with pytest.raises(SkrAgentError):
+        with pytest.raises(AgentError):
             verify_runtime_data_binding(parse_hcl_report(flip(data, bit)))
