@@ -8,7 +8,7 @@ from skragent.agent.releaser_output import ReleaserOutput
 from skragent.observe import InternalErrors
 
 CRASH = [
-    '  File "/usr/lib/skragent/releaser/walk.py", line 100, in run',
+    '  File "/usr/lib/skragent/releaser/pipeline.py", line 100, in run',
     "    self._open_lane()",
     "builtins.RecursionError",
 ]
