@@ -64,7 +64,7 @@ class AkCopies:
                 " Where another program starts the agent, set STATE_DIRECTORY to a"
                 " directory that only the agent's user can write.",
             )
-        from skragent.evidence.akcert import encode_pem  # noqa: PLC0415 - see above
+        from skragent.evidence.ak_certificate import encode_pem  # noqa: PLC0415 - see above
 
         text = b"".join(map(encode_pem, certificates))
         try:
@@ -81,7 +81,7 @@ class AkCopies:
         Raises:
             EndorsementsError: endorsements.ak_copy
         """
-        from skragent.evidence.akcert import decode_pem  # noqa: PLC0415 - see above
+        from skragent.evidence.ak_certificate import decode_pem  # noqa: PLC0415 - see above
 
         try:
             return decode_pem(read_regular(str(self.path), max_bytes=_MAX_FILE_BYTES))

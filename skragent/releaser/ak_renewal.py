@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from skragent.errors import AgentError, EndorsementsError, TransportError
-from skragent.evidence.akcert import (
+from skragent.evidence.ak_certificate import (
     RENEWED_WITHIN,
     cut_padding,
     encode_request,
@@ -22,8 +22,8 @@ from skragent.evidence.akcert import (
     read_end,
 )
 from skragent.evidence.imds import ImdsClient
-from skragent.evidence.public import parse_tpm2b_public
 from skragent.evidence.tpm import Vtpm
+from skragent.evidence.tpm_public import parse_tpm2b_public
 from skragent.job import AkCertificate, Result
 from skragent.releaser.ak_copies import AkCopies
 from skragent.releaser.ak_write import replace_ak_certificate

@@ -11,8 +11,8 @@ import queue
 from typing import TYPE_CHECKING, NamedTuple
 
 from skragent.errors import AgentError
+from skragent.release.access_tokens import AccessTokens
 from skragent.release.credentials import is_managed, make_credential
-from skragent.release.identity import AccessTokens
 from skragent.release.vault import VaultClient, vault_scope
 
 if TYPE_CHECKING:

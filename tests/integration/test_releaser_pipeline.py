@@ -58,8 +58,8 @@ from support.release_server import (
 )
 from support.releaser import join_parts, read_result
 
-from skragent.evidence.public import parse_tpm2b_public
 from skragent.evidence.tpm import Vtpm
+from skragent.evidence.tpm_public import parse_tpm2b_public
 from skragent.job import Identity, Job, KeyRequest, Result, arena_bytes
 from skragent.release.vault import vault_scope
 from skragent.releaser import pipeline, straggler_timeout

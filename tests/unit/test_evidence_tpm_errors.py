@@ -7,8 +7,8 @@ from cryptography.hazmat.primitives import serialization
 from support.evidence_amd import mint_certificate
 
 from skragent.errors import Disposition
-from skragent.evidence.akcert import cut_padding, is_ak_certificate_provisioned
-from skragent.evidence.tpmrc import (
+from skragent.evidence.ak_certificate import cut_padding, is_ak_certificate_provisioned
+from skragent.evidence.tpm_errors import (
     is_about_ciphertext,
     is_missing_handle,
     is_not_written,

@@ -20,13 +20,13 @@ from cryptography.x509.oid import NameOID
 
 from skragent.certificates import CertificateError, reading
 from skragent.errors import EndorsementsError
-from skragent.evidence.amdcert import load_certificates, malformed
+from skragent.evidence.amd_certificate import load_certificates, malformed
 from skragent.jose import decode_json
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from skragent.evidence.public import RsaPublic
+    from skragent.evidence.tpm_public import RsaPublic
 
 # AK_CERT_RENEWAL_THRESHOLD of TpmCertOperations.cpp.
 RENEWED_WITHIN = timedelta(days=90)

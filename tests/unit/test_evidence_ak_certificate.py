@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.evidence_amd import NOW, mint_certificate, rsa_key
 
 from skragent.errors import EndorsementsError
-from skragent.evidence.akcert import (
+from skragent.evidence.ak_certificate import (
     encode_request,
     parse_answer,
     parse_successor,

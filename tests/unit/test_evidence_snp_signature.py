@@ -8,8 +8,8 @@ from support.evidence import build_report, build_snp, sign_report
 from support.evidence_amd import mint_certificate, mint_chain
 
 from skragent.errors import BindingError
-from skragent.evidence.signature import verify_report_signature
 from skragent.evidence.snp import SnpReport, parse_snp_report
+from skragent.evidence.snp_signature import verify_report_signature
 
 VLEK_KEY_INFO = 1 << 2
 
