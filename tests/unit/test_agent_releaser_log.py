@@ -15,7 +15,7 @@ from skragent.job import MAX_NOTE_CHARACTERS, MAX_NOTES, Result
 from skragent.observe import Event, InternalErrors
 
 CRASH = [
-    '  File "/usr/lib/skragent/releaser/walk.py", line 100, in run',
+    '  File "/usr/lib/skragent/releaser/pipeline.py", line 100, in run',
     "    self._open_lane()",
     "builtins.RecursionError",
 ]

@@ -20,7 +20,7 @@ from skragent.evidence.akcert import (
     parse_successor,
     read_end,
 )
-from skragent.releaser.renew import describe_ak_certificate
+from skragent.releaser.ak_renewal import describe_ak_certificate
 
 CA = "Global Virtual TPM CA - 01"
 GUID = "6F0E8C1D-0000-4000-8000-00000000000A"

@@ -16,7 +16,7 @@ from skragent.evidence.tpm import Scheme, Vtpm, WrappingKey
 
 if TYPE_CHECKING:
     from skragent.evidence.quote import SignedAttest
-    from skragent.releaser.watch import Stopwatch
+    from skragent.releaser.stopwatch import Stopwatch
 
 _CLOSE_SECONDS = 1.0  # flushing takes milliseconds; exiting flushes as well
 
@@ -34,21 +34,21 @@ class TpmEvidence:
     certification: SignedAttest
 
 
-class TpmLane:
+class TpmWorker:
     """Opens the TPM and does everything with it in one thread.
 
     Args:
         tcti: the TPM.
-        watch: measures.
+        stopwatch: measures.
         unique: what makes the wrapping key one of its own.
         collects: the evidence; else the wrapping key alone is wanted.
     """
 
     def __init__(
-        self, tcti: str, watch: Stopwatch, unique: bytes, *, collects: bool = True
+        self, tcti: str, stopwatch: Stopwatch, unique: bytes, *, collects: bool = True
     ) -> None:
         self._executor = ThreadPoolExecutor(1, "tpm")
-        self._watch = watch
+        self._stopwatch = stopwatch
         self._tpm: Vtpm | None = None
         self._key: WrappingKey | None = None
         self._pcrs: tuple[bytes, ...] = ()
@@ -93,7 +93,7 @@ class TpmLane:
         concurrent.futures.wait([closing], timeout=_CLOSE_SECONDS)
 
     def _open(self, tcti: str, unique: bytes) -> WrappingKey:
-        with self._watch.step("tpm.key"):
+        with self._stopwatch.step("tpm.key"):
             tpm = self._tpm = Vtpm(tcti).__enter__()
             self._pcrs = tpm.read_pcrs()
             self._key = tpm.create_wrapping_key(self._pcrs, unique)
@@ -103,7 +103,7 @@ class TpmLane:
         key, tpm = self._opened.result(), self._tpm
         if tpm is None:
             raise RuntimeError("the evidence is collected after the end")
-        with self._watch.step("tpm.evidence"):
+        with self._stopwatch.step("tpm.evidence"):
             return TpmEvidence(
                 hcl_report=parse_hcl_report(tpm.read_hcl_report()),
                 ak_certificate=tpm.read_ak_certificate(),
@@ -117,7 +117,7 @@ class TpmLane:
     def _decrypt(self, ciphertext: bytes, scheme: Scheme) -> bytearray:
         if self._tpm is None or self._key is None:
             raise RuntimeError("decrypt while there is no evidence")
-        with self._watch.step("tpm.decrypt"):
+        with self._stopwatch.step("tpm.decrypt"):
             return self._tpm.decrypt(self._key, ciphertext, scheme)
 
     def _owns_ak_certificate(self) -> bool:

@@ -25,25 +25,25 @@ if TYPE_CHECKING:
 
     from skragent.attestation.token import AttestationToken
     from skragent.job import Form, KeyRequest
-    from skragent.releaser.tpm_lane import TpmLane
+    from skragent.releaser.stopwatch import Stopwatch
+    from skragent.releaser.tpm_worker import TpmWorker
     from skragent.releaser.vaults import Vaults
-    from skragent.releaser.watch import Stopwatch
     from skragent.secretmem import Arena
 
 _NONCE_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
-class KeyStep:
+class ReleaseStage:
     """What all keys of a job share. Its `run` is for any thread."""
 
     token: AttestationToken
     vaults: Vaults
-    lane: TpmLane
+    tpm_worker: TpmWorker
     arena: Arena
     roots: Sequence[x509.Certificate]
     now: datetime
-    watch: Stopwatch
+    stopwatch: Stopwatch
 
     def run(self, number: int, request: KeyRequest) -> ReleasedKey | FailedKey:
         """Bring one key home; its failure is its own, even a bug of ours."""
@@ -62,9 +62,9 @@ class KeyStep:
             wrapping_key_id=self.token.wrapping_key_id,
         )
         raw = self.vaults.release(question, self.token, request.identity)
-        with self.watch.step("release.verify"):
+        with self.stopwatch.step("release.verify"):
             wrapped = verify_release(raw, question, now=self.now, roots=self.roots)
-        with self.watch.step("release.open"):
+        with self.stopwatch.step("release.open"):
             rendered = self._open(wrapped)
         try:
             forms = self._place(number, rendered)
@@ -86,8 +86,10 @@ class KeyStep:
         )
 
     def _open(self, wrapped: WrappedKey) -> RenderedKey:
-        head, tail = split_wrapped_key(wrapped.ciphertext, self.lane.modulus_bytes)
-        transfer_key = self.lane.decrypt(head, OAEP_SCHEMES[wrapped.enc])
+        head, tail = split_wrapped_key(
+            wrapped.ciphertext, self.tpm_worker.modulus_bytes
+        )
+        transfer_key = self.tpm_worker.decrypt(head, OAEP_SCHEMES[wrapped.enc])
         try:
             plaintext = unwrap_key(transfer_key, tail)
         finally:

@@ -37,14 +37,14 @@ from skragent.job import (
     KeyRequest,
     ReleasedKey,
 )
-from skragent.releaser import failures, keys
-from skragent.releaser.keys import KeyStep
-from skragent.releaser.watch import Stopwatch
+from skragent.releaser import failures, release_stage
+from skragent.releaser.release_stage import ReleaseStage
+from skragent.releaser.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from skragent.attestation.token import AttestationToken
     from skragent.release.envelope import Question
-    from skragent.releaser.tpm_lane import TpmLane
+    from skragent.releaser.tpm_worker import TpmWorker
     from skragent.releaser.vaults import Vaults
     from skragent.secretmem import Arena
 
@@ -52,7 +52,7 @@ SECRET = "what a library knows"
 REQUEST = KeyRequest(alias="mine", vault=VAULT, name="mykey")
 
 
-class SoftwareLane:
+class SoftwareTpmWorker:
     """Decrypts with the key that stands for the vTPM's."""
 
     modulus_bytes = 256
@@ -98,16 +98,16 @@ class PlainArena:
         return memoryview(self.memory)[offset : offset + length]
 
 
-def make_step(release: Release | None) -> tuple[KeyStep, FakeVaults, PlainArena]:
+def make_step(release: Release | None) -> tuple[ReleaseStage, FakeVaults, PlainArena]:
     vaults, arena = FakeVaults(release), PlainArena()
-    step = KeyStep(
+    step = ReleaseStage(
         token=cast("AttestationToken", SimpleNamespace(wrapping_key_id=WRAPPING_KID)),
         vaults=cast("Vaults", vaults),
-        lane=cast("TpmLane", SoftwareLane()),
+        tpm_worker=cast("TpmWorker", SoftwareTpmWorker()),
         arena=cast("Arena", arena),
         roots=(root_certificate(),),
         now=NOW,
-        watch=Stopwatch(),
+        stopwatch=Stopwatch(),
     )
     return step, vaults, arena
 
@@ -186,7 +186,7 @@ def test_forged_release_leaves_nothing_behind() -> None:
 def test_forms_that_do_not_fit_the_arena_are_a_malformed_release(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(keys, "ARENA_BYTES_PER_KEY", 100)
+    monkeypatch.setattr(release_stage, "ARENA_BYTES_PER_KEY", 100)
     assert failure_code(Release(rsa_key("released"))) == "release.malformed"
 
 

@@ -25,7 +25,7 @@ from skragent.evidence.imds import ImdsClient
 from skragent.evidence.public import parse_tpm2b_public
 from skragent.evidence.tpm import Vtpm
 from skragent.job import AkCertificate, Result
-from skragent.releaser.ak_copy import AkCopies
+from skragent.releaser.ak_copies import AkCopies
 from skragent.releaser.ak_write import replace_ak_certificate
 from skragent.releaser.failures import describe_failure
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from skragent.job import Job
-    from skragent.releaser.watch import Stopwatch
+    from skragent.releaser.stopwatch import Stopwatch
 
 # What an IMDS says that does not know the newer form: then the older one is tried.
 _OTHER_FORM = ("transport.unexpected", "transport.server")
@@ -62,19 +62,19 @@ def describe_ak_certificate(
     )
 
 
-def run_renewal(job: Job, watch: Stopwatch) -> Result:
+def run_renewal(job: Job, stopwatch: Stopwatch) -> Result:
     """Renew the certificate if that is still due, or order its renewal."""
     try:
         with (
             ImdsClient(job.imds_endpoint, job.timeout_seconds) as imds,
             Vtpm(job.tcti) as tpm,
         ):
-            return _renew(job, tpm, imds, watch)
+            return _renew(job, tpm, imds, stopwatch)
     except AgentError as error:
-        return Result(failure=describe_failure(error), timings=watch.timings())
+        return Result(failure=describe_failure(error), timings=stopwatch.timings())
 
 
-def _renew(job: Job, tpm: Vtpm, imds: ImdsClient, watch: Stopwatch) -> Result:
+def _renew(job: Job, tpm: Vtpm, imds: ImdsClient, stopwatch: Stopwatch) -> Result:
     present = tpm.read_ak_certificate()
     described = describe_ak_certificate(present, job.now, tpm.owns_ak_certificate)
     if described is None:
@@ -82,16 +82,16 @@ def _renew(job: Job, tpm: Vtpm, imds: ImdsClient, watch: Stopwatch) -> Result:
             "the AK certificate does not parse", code="endorsements.malformed"
         )
     if not described.is_renewal_due:  # somebody else was quicker
-        return Result(ak_certificate=described, timings=watch.timings())
-    with watch.step("imds.renew"):
+        return Result(ak_certificate=described, timings=stopwatch.timings())
+    with stopwatch.step("imds.renew"):
         pem, query_id = _ask(job, imds, encode_request(present))
     if query_id:
         return Result(
-            ak_certificate=described, ak_query_id=query_id, timings=watch.timings()
+            ak_certificate=described, ak_query_id=query_id, timings=stopwatch.timings()
         )
     now = datetime.fromtimestamp(job.now, UTC)
     successor = parse_successor(pem, present, now)
-    if watch.timings()["total"] > _LATE_MILLISECONDS:
+    if stopwatch.timings()["total"] > _LATE_MILLISECONDS:
         raise TransportError(
             "IMDS took too long for the new AK certificate to be written in time",
             code="transport.timeout",
@@ -101,13 +101,13 @@ def _renew(job: Job, tpm: Vtpm, imds: ImdsClient, watch: Stopwatch) -> Result:
             "THIM's new AK certificate is not taken: it is not for this vTPM's key",
             code="endorsements.ak_certificate",
         )
-    with watch.step("tpm.renew"):
+    with stopwatch.step("tpm.renew"):
         replace_ak_certificate(
             tpm, AkCopies(job.state_directory), new=successor, old=cut_padding(present)
         )
     return Result(
         ak_certificate=describe_ak_certificate(successor, job.now, lambda: True),
-        timings=watch.timings(),
+        timings=stopwatch.timings(),
     )
 
 

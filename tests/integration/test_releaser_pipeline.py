@@ -62,8 +62,8 @@ from skragent.evidence.public import parse_tpm2b_public
 from skragent.evidence.tpm import Vtpm
 from skragent.job import Identity, Job, KeyRequest, Result, arena_bytes
 from skragent.release.vault import vault_scope
-from skragent.releaser import patience, walk
-from skragent.releaser.watch import Stopwatch
+from skragent.releaser import pipeline, straggler_timeout
+from skragent.releaser.stopwatch import Stopwatch
 from skragent.secretmem import Arena, create_arena
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class World:
             parts.append(part)
             emit(part)
 
-        parts.append(walk.run_job(job, Stopwatch(), take))
+        parts.append(pipeline.run_release(job, Stopwatch(), take))
         return join_parts(parts)
 
     def make_job(self, *names: str, arena_fd: int) -> Job:
@@ -425,7 +425,7 @@ def test_a_429_that_azures_library_remembers_ends_with_its_job(world: World) -> 
 def test_keys_that_are_home_do_not_wait_for_a_vault_that_hangs(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "PATIENCE_SECONDS", SHORT_SECONDS)
+    monkeypatch.setattr(straggler_timeout, "STRAGGLER_TIMEOUT_SECONDS", SHORT_SECONDS)
     vault = world.azure.origins["vault"]
     with socket.create_server(("127.0.0.1", 0)) as mute:  # it never says anything
         other = f"https://127.0.0.1:{mute.getsockname()[1]}"
@@ -447,7 +447,7 @@ def test_keys_that_are_home_do_not_wait_for_a_vault_that_hangs(
 def test_no_number_of_vaults_that_hang_holds_a_key_back(
     world: World, vaults: int, keys_of_each: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(straggler_timeout, "STRAGGLER_TIMEOUT_SECONDS", 0.0)
     with contextlib.ExitStack() as stack:
         mutes = [
             stack.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -474,7 +474,7 @@ def test_no_number_of_vaults_that_hang_holds_a_key_back(
 def test_a_vault_that_released_one_key_is_waited_for_with_the_next(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(straggler_timeout, "STRAGGLER_TIMEOUT_SECONDS", 0.0)
     result = world.run("good", "other", "good", "other")
     assert len(result.released) == 4
 
@@ -535,7 +535,7 @@ def test_a_key_is_delivered_while_its_vault_stalls_on_another(world: World) -> N
 def test_a_failure_ends_no_other_keys_time(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(straggler_timeout, "STRAGGLER_TIMEOUT_SECONDS", 0.0)
     vault, answer = world.azure.origins["vault"], world.servers["vault"].answer
     refused = threading.Event()
 

@@ -22,8 +22,8 @@ from skragent.job import (
 )
 from skragent.release.environment import settle_environment
 from skragent.releaser.failures import describe_failure
-from skragent.releaser.process import ResultWriter, read_job, report_crash
-from skragent.releaser.watch import Stopwatch
+from skragent.releaser.job_io import ResultWriter, read_job, report_crash
+from skragent.releaser.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -149,7 +149,7 @@ def test_crash_is_told_without_what_it_was_about(
     told = capsys.readouterr().err
     assert "builtins.ValueError" in told
     assert "builtins.KeyError" in told
-    assert "test_releaser_process.py" in told
+    assert "test_releaser_job_io.py" in told
     assert "the-secret" not in told
 
 
@@ -179,12 +179,12 @@ def test_other_identity_endpoint_is_handed_to_the_library() -> None:
 
 
 def test_of_steps_side_by_side_the_longest_counts() -> None:
-    watch = Stopwatch()
-    with watch.step("outer"), watch.step("inner"):
+    stopwatch = Stopwatch()
+    with stopwatch.step("outer"), stopwatch.step("inner"):
         pass
-    with watch.step("inner"):
+    with stopwatch.step("inner"):
         pass
-    timings = watch.timings()
+    timings = stopwatch.timings()
     assert set(timings) == {"outer", "inner", "total"}
     assert timings["total"] >= timings["outer"]
 

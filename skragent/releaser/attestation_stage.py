@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 
     from skragent.attestation.maa import MaaClient
     from skragent.job import Job
-    from skragent.releaser.ahead import Ahead
-    from skragent.releaser.tpm_lane import TpmLane
-    from skragent.releaser.watch import Stopwatch
+    from skragent.releaser.prefetch import Prefetch
+    from skragent.releaser.stopwatch import Stopwatch
+    from skragent.releaser.tpm_worker import TpmWorker
 
 MAX_TCG_LOG_BYTES = 4 * 1024 * 1024  # Linux keeps 64 kB to some hundred
 _MAX_TEXT_BYTES = 1024 * 1024
@@ -62,25 +62,25 @@ class Outcome:
     summary: Attestation
 
 
-class Attestor:
+class AttestationStage:
     """One attestation; what it waits for is under way already."""
 
     def __init__(
         self,
         job: Job,
-        lane: TpmLane,
-        ahead: Ahead,
+        tpm_worker: TpmWorker,
+        prefetch: Prefetch,
         executor: Executor,
-        watch: Stopwatch,
+        stopwatch: Stopwatch,
         *,
         notes: Notes | None = None,
     ) -> None:
         self._notes = Notes() if notes is None else notes
         self._job = job
-        self._lane = lane
-        self._ahead = ahead
+        self._tpm_worker = tpm_worker
+        self._prefetch = prefetch
         self._executor = executor
-        self._watch = watch
+        self._stopwatch = stopwatch
         self._now = datetime.fromtimestamp(job.now, UTC)
 
     def run(self) -> Outcome:
@@ -92,11 +92,11 @@ class Attestor:
         roots = _read_amd_roots(self._job.amd_roots, self._notes)
         evidence = self._complete_evidence()
         nonce = secrets.token_hex(_NONCE_BYTES)
-        maa = self._ahead.maa.result()
+        maa = self._prefetch.maa.result()
         body = encode_guest_request(evidence, parse_os_release(_read_text()), nonce)
         answer = self._executor.submit(self._attest, maa, body)
         # Meanwhile. A VM whose evidence does not hold together learns it from us.
-        with self._watch.step("evidence.verify"):
+        with self._stopwatch.step("evidence.verify"):
             verified = verify_evidence(evidence, now=self._now, roots=roots)
         sealed = parse_guest_response(answer.result())
         token = self._verify(maa, self._open(sealed), nonce)
@@ -104,12 +104,12 @@ class Attestor:
 
     def _complete_evidence(self) -> Evidence:
         tcg_log = trim_tcg_log(_read_tcg_log(self._job.tcg_log, self._notes))
-        tpm = self._lane.evidence.result()
+        tpm = self._tpm_worker.evidence.result()
         versions = (tpm.hcl_report.version_note, tpm.hcl_report.snp_report.version_note)
         self._notes.add("evidence", filter(None, versions))
         return Evidence(
             hcl_report=tpm.hcl_report,
-            endorsements=parse_thim_answer(self._ahead.endorsements.result()),
+            endorsements=parse_thim_answer(self._prefetch.endorsements.result()),
             ak_certificate=tpm.ak_certificate,
             ak_public=tpm.ak_public,
             pcrs=tpm.pcrs,
@@ -120,12 +120,12 @@ class Attestor:
         )
 
     def _attest(self, maa: MaaClient, body: bytes) -> bytes:
-        with self._watch.step("maa.attest"):
+        with self._stopwatch.step("maa.attest"):
             return maa.attest_guest(body)
 
     def _open(self, sealed: SealedToken) -> str:
         try:
-            inner_key = self._lane.decrypt(sealed.encrypted_inner_key, "rsaes")
+            inner_key = self._tpm_worker.decrypt(sealed.encrypted_inner_key, "rsaes")
         except UnwrapError as error:
             raise InvalidTokenError(
                 "the verifier's answer is not sealed to this vTPM's key",
@@ -137,10 +137,10 @@ class Attestor:
             inner_key[:] = bytes(len(inner_key))
 
     def _verify(self, maa: MaaClient, raw: str, nonce: str) -> AttestationToken:
-        signing_keys = parse_signing_keys(self._ahead.signing_keys.result())
+        signing_keys = parse_signing_keys(self._prefetch.signing_keys.result())
         if not signing_keys.has(token_key_id(raw)):
             # Rotated since; once in a job is often enough.
-            with self._watch.step("maa.keys_again"):
+            with self._stopwatch.step("maa.keys_again"):
                 signing_keys = parse_signing_keys(maa.signing_keys())
         return verify_token(
             raw,
@@ -148,7 +148,7 @@ class Attestor:
             issuer=maa.endpoint,
             now=self._now,
             nonce=nonce,
-            wrapping_key=self._lane.key().rsa,
+            wrapping_key=self._tpm_worker.key().rsa,
         )
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # wait for it so long: the job ends this long after the last of them, unless somebody is
 # late whose vault has released another key. Who was late comes in the next job, and who
 # came home does not: so in the end everybody has all the time that a request may take.
-PATIENCE_SECONDS = 2.0
+STRAGGLER_TIMEOUT_SECONDS = 2.0
 
 
 def gather(
@@ -30,7 +30,7 @@ def gather(
     while late:
         # A failure ends nobody's time: it would come back in the next job too.
         is_hanging = generous.isdisjoint(_door(under_way[future]) for future in late)
-        patience = PATIENCE_SECONDS if generous and is_hanging else None
+        patience = STRAGGLER_TIMEOUT_SECONDS if generous and is_hanging else None
         done, late = wait(late, patience, FIRST_COMPLETED)
         if not done:
             break

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
     from skragent.job import Job
-    from skragent.releaser.watch import Stopwatch
+    from skragent.releaser.stopwatch import Stopwatch
 
 
-class Ahead:
+class Prefetch:
     """What is under way for one job; all of it begins when this is made."""
 
-    def __init__(self, job: Job, executor: Executor, watch: Stopwatch) -> None:
-        self._watch = watch
+    def __init__(self, job: Job, executor: Executor, stopwatch: Stopwatch) -> None:
+        self._stopwatch = stopwatch
         self._endpoint = job.attestation_endpoint
         self._imds = ImdsClient(job.imds_endpoint, job.timeout_seconds)
         self.connections = Connections(job, executor)
@@ -45,16 +45,16 @@ class Ahead:
         self._imds.close()
 
     def _ask_endorsements(self) -> bytes:
-        with self._watch.step("imds.endorsements"):
+        with self._stopwatch.step("imds.endorsements"):
             return self._imds.endorsements()
 
     def _find_provider(self) -> MaaClient:
         endpoint = self._endpoint
         if endpoint == "auto":
-            with self._watch.step("imds.location"):
+            with self._stopwatch.step("imds.location"):
                 endpoint = shared_endpoint(self._imds.location())
         maa = MaaClient(endpoint, self._http)
-        with self._watch.step("maa.connect"):
+        with self._stopwatch.step("maa.connect"):
             maa.connect()
         return maa
 
@@ -63,5 +63,5 @@ class Ahead:
         endpoint = self._endpoint
         known = MaaClient(endpoint, self._http) if endpoint != "auto" else None
         maa = known or self.maa.result()
-        with self._watch.step("maa.keys"):
+        with self._stopwatch.step("maa.keys"):
             return maa.signing_keys()

@@ -8,7 +8,7 @@ from support.release import VERSION
 
 from skragent.job import Job, KeyRequest
 from skragent.releaser import check, failures
-from skragent.releaser.watch import Stopwatch
+from skragent.releaser.stopwatch import Stopwatch
 
 NAMES = ("good", "broken", "other")
 

@@ -28,7 +28,7 @@ from skragent.job import (
 )
 from skragent.releaser.failures import describe_failure
 from skragent.releaser.notes import Notes
-from skragent.releaser.patience import gather
+from skragent.releaser.straggler_timeout import gather
 from skragent.releaser.threads import waiting_threads
 from skragent.secretmem import attach_arena
 
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
     from skragent.attestation.token import AttestationToken
     from skragent.job import Failure
-    from skragent.releaser.ahead import Ahead
-    from skragent.releaser.attest import Outcome
+    from skragent.releaser.attestation_stage import Outcome
     from skragent.releaser.connections import Connections
-    from skragent.releaser.tpm_lane import TpmLane
-    from skragent.releaser.watch import Stopwatch
+    from skragent.releaser.prefetch import Prefetch
+    from skragent.releaser.stopwatch import Stopwatch
+    from skragent.releaser.tpm_worker import TpmWorker
     from skragent.secretmem import Arena
 
 # Whoever lets go of an arena wipes it, and it is the agent's memory too: this process
@@ -50,48 +50,50 @@ if TYPE_CHECKING:
 _HELD: list[Arena] = []
 
 
-def run_job(job: Job, watch: Stopwatch, emit: Callable[[Result], None]) -> Result:
+def run_release(
+    job: Job, stopwatch: Stopwatch, emit: Callable[[Result], None]
+) -> Result:
     """Do a job; every failure that has a name is in the result.
 
     Args:
         job: the job.
-        watch: measures.
+        stopwatch: measures.
         emit: takes each part of the result but the last, as soon as it is there.
 
     Returns:
         the last part of the result.
     """
-    walk = _Walk(job, watch, emit)
+    pipeline = _Pipeline(job, stopwatch, emit)
     try:
-        result = walk.resume() if job.token else walk.run()
+        result = pipeline.resume() if job.token else pipeline.run()
     except AgentError as error:
-        failure = walk.name_clock(describe_failure(error))
-        failed = Result(failure=failure, timings=watch.timings())
-        result = walk.tell_of_ak_certificate(failed)
+        failure = pipeline.name_clock(describe_failure(error))
+        failed = Result(failure=failure, timings=stopwatch.timings())
+        result = pipeline.tell_of_ak_certificate(failed)
     finally:
-        walk.close()
-    return walk.add_notes(result)
+        pipeline.close()
+    return pipeline.add_notes(result)
 
 
-class _Walk:
+class _Pipeline:
     """What the steps of one job share."""
 
     def __init__(
-        self, job: Job, watch: Stopwatch, emit: Callable[[Result], None]
+        self, job: Job, stopwatch: Stopwatch, emit: Callable[[Result], None]
     ) -> None:
         self._job = job
-        self._watch = watch
+        self._stopwatch = stopwatch
         self._emit = emit
-        self._lane: TpmLane | None = None
+        self._tpm_worker: TpmWorker | None = None
         self._connections: Connections | None = None
-        self._network: Ahead | Connections | None = None  # has Azure's clocks
+        self._network: Prefetch | Connections | None = None  # has Azure's clocks
         self._notes = Notes()
         self._waiting = ThreadPoolExecutor(waiting_threads(job), "wait")
 
     def close(self) -> None:
         """Let go of the TPM."""
-        if self._lane is not None:
-            self._lane.close()
+        if self._tpm_worker is not None:
+            self._tpm_worker.close()
 
     def name_clock(self, failure: Failure) -> Failure:
         """Name this VM's clock if it is wrong, and the failure may be its fault."""
@@ -111,14 +113,14 @@ class _Walk:
     def run(self) -> Result:
         """Attest, and release."""
         arena = self._attach()
-        with self._watch.step("import.network"):
-            from skragent.releaser.ahead import Ahead  # noqa: PLC0415 - see above
-        ahead = self._network = Ahead(self._job, self._waiting, self._watch)
+        with self._stopwatch.step("import.network"):
+            from skragent.releaser.prefetch import Prefetch  # noqa: PLC0415 - see above
+        prefetch = self._network = Prefetch(self._job, self._waiting, self._stopwatch)
         # Random: who does not know it cannot make the wrapping key again.
         unique = secrets.token_bytes(UNIQUE_BYTES)
         arena.view(unique_offset(len(self._job.keys)), UNIQUE_BYTES)[:] = unique
-        lane = self._open_lane(unique, collects=True)
-        attesting = self._attest(lane, ahead)
+        tpm_worker = self._open_lane(unique, collects=True)
+        attesting = self._attest(tpm_worker, prefetch)
 
         def token() -> AttestationToken:
             outcome = attesting.result()
@@ -131,38 +133,42 @@ class _Walk:
             )
             return outcome.token
 
-        result = self._release(arena, lane, ahead.connections, token)
+        result = self._release(arena, tpm_worker, prefetch.connections, token)
         return self.tell_of_ak_certificate(result)
 
     def resume(self) -> Result:
         """Release with the token that the job brings."""
         arena = self._attach()
-        with self._watch.step("import.network"):
+        with self._stopwatch.step("import.network"):
             from skragent.releaser.connections import Connections  # noqa: PLC0415 - see above
         connections = self._network = Connections(self._job, self._waiting)
         unique = bytes(arena.view(unique_offset(len(self._job.keys)), UNIQUE_BYTES))
-        lane = self._open_lane(unique, collects=False)
-        with self._watch.step("import.attest"):
+        tpm_worker = self._open_lane(unique, collects=False)
+        with self._stopwatch.step("import.attest"):
             from skragent.attestation.token import resume_token  # noqa: PLC0415 - see above
         now = datetime.fromtimestamp(self._job.now, UTC)
         return self._release(
-            *(arena, lane, connections),
-            lambda: resume_token(self._job.token, now=now, wrapping_key=lane.key().rsa),
+            *(arena, tpm_worker, connections),
+            lambda: resume_token(
+                self._job.token, now=now, wrapping_key=tpm_worker.key().rsa
+            ),
         )
 
     def tell_of_ak_certificate(self, result: Result) -> Result:
         """Add how long the AK certificate holds, where the TPM said so."""
-        lane = self._lane
-        if lane is None or self._job.token:
+        tpm_worker = self._tpm_worker
+        if tpm_worker is None or self._job.token:
             return result
-        from skragent.releaser.renew import (  # noqa: PLC0415 - see above
+        from skragent.releaser.ak_renewal import (  # noqa: PLC0415 - see above
             describe_ak_certificate,
         )
 
         now = self._job.now
         try:
-            data = lane.evidence.result(timeout=0).ak_certificate
-            described = describe_ak_certificate(data, now, lane.owns_ak_certificate)
+            data = tpm_worker.evidence.result(timeout=0).ak_certificate
+            described = describe_ak_certificate(
+                data, now, tpm_worker.owns_ak_certificate
+            )
         except (AgentError, TimeoutError):
             return result
         return msgspec.structs.replace(result, ak_certificate=described)
@@ -172,47 +178,49 @@ class _Walk:
         _HELD.append(arena)
         return arena
 
-    def _open_lane(self, unique: bytes, *, collects: bool) -> TpmLane:
-        with self._watch.step("import.tpm"):
-            from skragent.releaser.tpm_lane import TpmLane  # noqa: PLC0415 - see above
-        lane = self._lane = TpmLane(
-            self._job.tcti, self._watch, unique, collects=collects
+    def _open_lane(self, unique: bytes, *, collects: bool) -> TpmWorker:
+        with self._stopwatch.step("import.tpm"):
+            from skragent.releaser.tpm_worker import TpmWorker  # noqa: PLC0415 - see above
+        tpm_worker = self._tpm_worker = TpmWorker(
+            self._job.tcti, self._stopwatch, unique, collects=collects
         )
-        return lane
+        return tpm_worker
 
-    def _attest(self, lane: TpmLane, ahead: Ahead) -> Future[Outcome]:
-        with self._watch.step("import.attest"):
-            from skragent.releaser.attest import Attestor  # noqa: PLC0415 - see above
-        job, watch, notes = self._job, self._watch, self._notes
-        attestor = Attestor(job, lane, ahead, self._waiting, watch, notes=notes)
+    def _attest(self, tpm_worker: TpmWorker, prefetch: Prefetch) -> Future[Outcome]:
+        with self._stopwatch.step("import.attest"):
+            from skragent.releaser.attestation_stage import AttestationStage  # noqa: PLC0415 - see above
+        job, stopwatch, notes = self._job, self._stopwatch, self._notes
+        attestor = AttestationStage(
+            job, tpm_worker, prefetch, self._waiting, stopwatch, notes=notes
+        )
         return self._waiting.submit(attestor.run)
 
     def _release(
         self,
         arena: Arena,
-        lane: TpmLane,
+        tpm_worker: TpmWorker,
         connections: Connections,
         token: Callable[[], AttestationToken],
     ) -> Result:
-        job, watch = self._job, self._watch
+        job, stopwatch = self._job, self._stopwatch
         self._connections = connections
-        with watch.step("import.azure"):
+        with stopwatch.step("import.azure"):
             from skragent.releaser.vaults import Vaults  # noqa: PLC0415 - see above
-        vaults = Vaults(job, connections, self._waiting, watch)
-        with watch.step("import.release"):
+        vaults = Vaults(job, connections, self._waiting, stopwatch)
+        with stopwatch.step("import.release"):
             from skragent.release.roots import read_roots  # noqa: PLC0415 - see above
-            from skragent.releaser.keys import KeyStep  # noqa: PLC0415 - see above
+            from skragent.releaser.release_stage import ReleaseStage  # noqa: PLC0415 - see above
         bundle = read_roots(job.release_roots)
         where = f"trust.release_roots: {job.release_roots or 'the system'}"
         self._notes.add(where, bundle.skipped)
-        step = KeyStep(
+        step = ReleaseStage(
             token=token(),
             vaults=vaults,
-            lane=lane,
+            tpm_worker=tpm_worker,
             arena=arena,
             roots=bundle.roots,
             now=datetime.fromtimestamp(job.now, UTC),
-            watch=watch,
+            stopwatch=stopwatch,
         )
         releasing = ThreadPoolExecutor(len(job.keys), "release")
         under_way = {
@@ -227,4 +235,4 @@ class _Walk:
             else:
                 self._emit(Result(is_last=False, released=(outcome,)))
         releasing.shutdown(wait=False, cancel_futures=True)
-        return Result(failed=tuple(failed), timings=watch.timings())
+        return Result(failed=tuple(failed), timings=stopwatch.timings())

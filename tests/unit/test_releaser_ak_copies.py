@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from support.evidence_amd import NOW, mint_certificate, rsa_key
 
 from skragent.errors import Disposition, EndorsementsError
-from skragent.releaser.ak_copy import FILE_NAME, AkCopies
+from skragent.releaser.ak_copies import FILE_NAME, AkCopies
 
 
 def mint(days: int) -> bytes:

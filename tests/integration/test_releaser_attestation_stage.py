@@ -34,22 +34,22 @@ from skragent.errors import AgentError, ConfigError, UnwrapError
 from skragent.evidence.quote import SignedAttest
 from skragent.evidence.tpm import WrappingKey
 from skragent.job import ARENA_BYTES_PER_KEY, Job, KeyRequest
-from skragent.releaser.ahead import Ahead
-from skragent.releaser.attest import Attestor, Outcome
+from skragent.releaser.attestation_stage import AttestationStage, Outcome
 from skragent.releaser.notes import Notes
-from skragent.releaser.tpm_lane import TpmEvidence
-from skragent.releaser.watch import Stopwatch
+from skragent.releaser.prefetch import Prefetch
+from skragent.releaser.stopwatch import Stopwatch
+from skragent.releaser.tpm_worker import TpmEvidence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from skragent.releaser.tpm_lane import TpmLane
+    from skragent.releaser.tpm_worker import TpmWorker
 
 INNER_KEY = bytes(range(32))
 
 
-class SoftwareLane:
+class SoftwareTpmWorker:
     """What a vTPM would say and do, done by keys in memory."""
 
     def __init__(self) -> None:
@@ -133,7 +133,7 @@ class World:
         self.maa = maa
         self.imds_server = servers["imds"]
         self.maa_server = servers["maa"]
-        self.lane = SoftwareLane()
+        self.tpm_worker = SoftwareTpmWorker()
         self.notes = Notes()
         self.changes: dict[str, Any] = {}
 
@@ -159,14 +159,14 @@ class World:
             }
         )
         with ThreadPoolExecutor() as executor:
-            lane, watch = cast("TpmLane", self.lane), Stopwatch()
-            ahead = Ahead(job, executor, watch)
+            tpm_worker, stopwatch = cast("TpmWorker", self.tpm_worker), Stopwatch()
+            prefetch = Prefetch(job, executor, stopwatch)
             try:
-                return Attestor(
-                    job, lane, ahead, executor, watch, notes=self.notes
+                return AttestationStage(
+                    job, tpm_worker, prefetch, executor, stopwatch, notes=self.notes
                 ).run()
             finally:
-                ahead.close()
+                prefetch.close()
 
     def failure(self) -> str:
         with pytest.raises(AgentError) as caught:
@@ -220,7 +220,7 @@ def test_log_that_is_there_is_sent_trimmed(world: World) -> None:
 
 
 def test_a_newer_version_of_the_evidence_is_noted(world: World) -> None:
-    world.lane.header_version = 3
+    world.tpm_worker.header_version = 3
     world.attest()
     assert world.notes.all() == (
         "evidence: the header of the HCL report has version 3, decoded as version 2",
@@ -263,13 +263,13 @@ def test_evidence_that_does_not_hold_together_is_told_before_the_refusal(
     world: World,
 ) -> None:
     world.maa.refusal = Answer(400)
-    world.lane.quote = SignedAttest(world.lane.quote.message, bytes(256))
+    world.tpm_worker.quote = SignedAttest(world.tpm_worker.quote.message, bytes(256))
     assert world.failure() == "evidence.signature"
 
 
 def test_quote_of_other_pcrs_is_refused_by_us(world: World) -> None:
     other = tuple(reversed(mint_world().evidence.pcrs))
-    world.lane.quote = sign_attest(quote_message(other))
+    world.tpm_worker.quote = sign_attest(quote_message(other))
     assert world.failure() == "evidence.quote"
 
 

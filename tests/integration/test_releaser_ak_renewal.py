@@ -12,8 +12,8 @@ from skragent.emulator.thread import EmulatorThread
 from skragent.emulator.world import Emulator
 from skragent.evidence.tpm import Vtpm
 from skragent.job import Job, Result
-from skragent.releaser.renew import run_renewal
-from skragent.releaser.watch import Stopwatch
+from skragent.releaser.ak_renewal import run_renewal
+from skragent.releaser.stopwatch import Stopwatch
 
 pytestmark = pytest.mark.swtpm
 
@@ -26,7 +26,7 @@ def break_(emulator: EmulatorThread, *faults: str) -> None:
 
 
 def renew(
-    emulator: EmulatorThread, query_id: str = "", *, watch: Stopwatch | None = None
+    emulator: EmulatorThread, query_id: str = "", *, stopwatch: Stopwatch | None = None
 ) -> Result:
     world: Emulator = emulator.world
     state = world.directory / "state"  # of the agent
@@ -49,7 +49,7 @@ def renew(
         release_roots="",
         state_directory=str(state),
     )
-    return run_renewal(job, watch or Stopwatch())
+    return run_renewal(job, stopwatch or Stopwatch())
 
 
 def certificate(emulator: EmulatorThread) -> x509.Certificate:
@@ -244,7 +244,7 @@ def test_the_index_is_not_touched_shortly_before_the_agent_kills_the_job(
 ) -> None:
     break_(emulator, "vm.ak_cert_guests", "vm.ak_cert_days=30")
     old = certificate(emulator)
-    failure = renew(emulator, watch=LateWatch()).failure
+    failure = renew(emulator, stopwatch=LateWatch()).failure
     assert failure is not None
     assert failure.code == "transport.timeout"
     assert failure.disposition == "retry"
