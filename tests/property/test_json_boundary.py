@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skragent.agent.job_results import ResultReader
+from skragent.agent.releaser_output import ResultReader
 from skragent.attestation.guest import parse_guest_response
 from skragent.errors import AgentError
 from skragent.evidence.ak_certificate import parse_answer
