@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from skragent.emulator.faults.catalog import parse
 from support.deadlines import DEADLINE_SECONDS
 from support.e2e import Agent, config_for, create_key
 
+from skragent.emulator.faults.catalogue import parse
 from skragent.emulator.imds.identities import TENANT_ID
 
 if TYPE_CHECKING:
