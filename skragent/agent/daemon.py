@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 from skragent.agent.control import Control
 from skragent.agent.descriptors import allow_descriptors, descriptors_for, too_few
 from skragent.agent.holder import Holder

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.units import UNITS, lay_out, verify
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 from skragent.agent.lingering import LINGER_SECONDS
 from skragent.agent.orphans import REFUSE_SECONDS as ORPHAN_SECONDS
 from skragent.agent.runner import TERMINATE_SECONDS

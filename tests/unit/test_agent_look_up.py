@@ -7,9 +7,9 @@ import threading
 import pytest
 from support.deadlines import DEADLINE_SECONDS
 
-from skragent.agent.exit_codes import CONFIG, TEMPFAIL, exit_code_of, exit_code_of_start
 from skragent.agent.look_up import look_up_in_time
 from skragent.errors import ConfigError
+from skragent.exit_codes import CONFIG, TEMPFAIL, exit_code_of, exit_code_of_start
 
 
 def test_what_is_found_is_returned() -> None:
