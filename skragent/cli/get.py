@@ -74,8 +74,8 @@ def add_parser(
         metavar="FILE",
         type=_output_file,
         help="write to FILE instead of stdout (`-`): a new file of yours with mode"
-        " 0600 that replaces the old one in one step; links, devices and directories are"
-        " rejected",
+        " 0600 that replaces the old one in one step; links, devices and directories"
+        " are rejected",
     )
     add_socket_options(parser, API_SOCKET, "workloads")
     parser.set_defaults(run=run, deadline=_deadline)
