@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.units import UNITS, lay_out, verify
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 from skragent.agent.job_runner import TERMINATE_SECONDS
 from skragent.agent.process_control import LINGER_SECONDS
 from skragent.agent.socket_activation import ADMIN, API, CREDENTIALS, SocketKind

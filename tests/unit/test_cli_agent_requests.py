@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from support.scripted_agent import agent, document, ok, problem
 
-from skragent.agent import exit_codes
-from skragent.cli.ask import (
+from skragent import exit_codes
+from skragent.cli.agent_requests import (
     ADMIN_SOCKET,
     API_SOCKET,
     exit_code_of,
-    hint_for_order,
-    hint_for_root,
+    hint_for_admin,
+    hint_for_admin_request,
     hint_for_workload,
     pause_seconds,
     seconds,
@@ -105,8 +105,8 @@ def test_an_agent_that_hangs_is_not_waited_for_long(
 @pytest.mark.parametrize(
     ("code", "hint"),
     [
-        ("client.forbidden", "Only the socket's group (skragent) may connect"),
-        ("serve.denied", "`skragent status --socket /s` tells"),
+        ("client.forbidden", "Only members of the socket's group (skragent) may"),
+        ("serve.denied", "`skragent status --socket /s` lists"),
         ("client.unreachable", "`systemctl status skragent`"),
         ("client.timeout", "`journalctl -u skragent`"),
     ],
@@ -123,20 +123,20 @@ def test_a_workload_that_cannot_have_a_format_is_told_the_others(
     with agent(path, problem(406, "serve.not_acceptable", formats=formats)):
         code = main(["get", "db", "--format", "raw", "--socket", str(path)])
     assert code == exit_codes.UNAVAILABLE
-    hint = "It can be had as: application/jwk+json, application/x-pem-file."
+    hint = "The key is available as: application/jwk+json, application/x-pem-file."
     assert hint in capsys.readouterr().err
 
 
 def test_who_is_not_root_is_told_to_become_it() -> None:
-    assert "sudo" in hint_for_root(error("client.forbidden"))
+    assert "sudo" in hint_for_admin(error("client.forbidden"))
 
 
 def test_an_order_to_a_socket_that_takes_none_is_told_of_the_other() -> None:
-    assert "admin.sock" in hint_for_order(error("serve.method"))
+    assert "admin.sock" in hint_for_admin_request(error("serve.method"))
 
 
 def test_an_order_without_an_answer_may_be_obeyed_later() -> None:
-    assert "may be obeyed later" in hint_for_order(error("client.timeout"))
+    assert "may still carry it out" in hint_for_admin_request(error("client.timeout"))
 
 
 def test_a_key_to_be_dropped_is_named_as_it_is(tmp_path: Path) -> None:

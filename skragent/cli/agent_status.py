@@ -1,11 +1,11 @@
-"""The agent's status each time it changes, for commands that wait."""
+"""The agent's status and its changes, for the commands that wait for a change."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Any
 
-from skragent.cli.ask import pause_seconds, timeout_for
+from skragent.cli.agent_requests import pause_seconds, timeout_for
 from skragent.client.exchange import (
     MOST_WAIT_SECONDS,
     Request,
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 def status_changes(path: str, ends_at: float) -> Iterator[dict[str, Any]]:
     """Yield the status at once and after each change, until the time is over.
 
-    An agent that is away for a moment is asked again.
+    A request that fails with a temporary error is repeated.
 
     Args:
-        path: of the socket.
-        ends_at: by time.monotonic().
+        path: path of the socket.
+        ends_at: end of the time, on time.monotonic().
 
     Raises:
-        SkragentError: the agent cannot be asked, or not before `ends_at`.
+        SkragentError: the error is permanent, or the time is over.
     """
     tag = ""
     while True:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from skragent.keyring.held import HeldKey
+    from skragent.keyring.held_keys import HeldKey
 
 
 class KeyState(enum.StrEnum):

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 from support.odd_certificates import der, pem, with_boolean_01, with_version
 from support.release_pki import NOW, intermediate_certificate, root_certificate
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 from skragent.cli.main import main
 from skragent.release.credentials import MAX_CERTIFICATE_BYTES
 

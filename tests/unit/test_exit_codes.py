@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 from skragent.errors import (
     AgentError,
     ConfigError,

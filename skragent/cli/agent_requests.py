@@ -1,13 +1,13 @@
-"""What the commands that talk to the running agent have in common."""
+"""Requests to the running agent: options, sockets, timeouts, exit codes and hints."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, Final
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 from skragent.cli import deadline
+from skragent.cli.error_output import print_error
 from skragent.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ API_SOCKET: Final = "/run/skragent/api.sock"
 TIMEOUT_SECONDS: Final = 10.0
 DAY_SECONDS: Final = 86400.0
 
-NOT_YET: Final = ("serve.not_ready", "serve.busy", "serve.rate", "serve.connections")
-_NOT_THERE: Final = ("client.unreachable", "client.timeout")
+_TEMPORARY: Final = ("serve.not_ready", "serve.busy", "serve.rate", "serve.connections")
+_NO_ANSWER: Final = ("client.unreachable", "client.timeout")
 _NO_PERMISSION: Final = ("serve.denied", "client.forbidden")
-# Between two attempts while the agent is not there, where it does not say itself.
+# Between two attempts, if the agent does not say when to try again.
 _PAUSE_SECONDS: Final = 0.1
 
 
@@ -34,7 +34,7 @@ def add_command(
     *,
     epilog: str,
 ) -> argparse.ArgumentParser:
-    """Add a command; its epilog is printed as it is."""
+    """Add a command; argparse prints its epilog unchanged."""
     return commands.add_parser(
         name,
         help=summary,
@@ -46,16 +46,16 @@ def add_command(
 
 
 def add_socket_options(
-    parser: argparse.ArgumentParser, default: str, what: str
+    parser: argparse.ArgumentParser, default: str, users: str
 ) -> None:
     """Add --socket and --config."""
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
         "--socket",
         metavar="PATH",
-        help=f"the agent's socket for {what} (default: {default})",
+        help=f"the agent's socket for {users} (default: {default})",
     )
-    where.add_argument(
+    group.add_argument(
         "--config",
         metavar="FILE",
         help="take the socket's path from the agent's configuration",
@@ -63,7 +63,7 @@ def add_socket_options(
 
 
 def agent_config(arguments: argparse.Namespace) -> AgentConfig:
-    """Read [agent] of the configuration that was named, or its defaults."""
+    """Read [agent] of the file of --config; return the defaults without a file."""
     if arguments.config is None:
         from skragent.config import AgentConfig  # noqa: PLC0415 - msgspec, seldom needed
 
@@ -75,7 +75,7 @@ def agent_config(arguments: argparse.Namespace) -> AgentConfig:
 
 
 def api_socket(arguments: argparse.Namespace) -> str:
-    """Choose the path of api.sock."""
+    """Return the path of api.sock."""
     path: str = API_SOCKET
     if arguments.socket is not None:
         path = arguments.socket
@@ -86,10 +86,10 @@ def api_socket(arguments: argparse.Namespace) -> str:
 
 
 def admin_socket(arguments: argparse.Namespace) -> str:
-    """Choose the path of admin.sock.
+    """Return the path of admin.sock.
 
     Raises:
-        ConfigError: the configuration that was named has none.
+        ConfigError: config.no_socket: the file of --config sets no admin socket.
     """
     path: str = ADMIN_SOCKET
     if arguments.socket is not None:
@@ -98,16 +98,16 @@ def admin_socket(arguments: argparse.Namespace) -> str:
         path = agent_config(arguments).admin_socket
     if not path and arguments.socket is None:
         raise ConfigError(
-            ["agent.admin_socket: it is empty, so there is no socket to ask on"],
+            ["agent.admin_socket: empty: the agent has no admin socket"],
             code="config.no_socket",
-            hint="Set it, restart the agent, and ask again.",
+            hint="Set agent.admin_socket, restart the agent, and repeat the command.",
         )
     deadline.doing(f"asking the agent on {path}")
     return path
 
 
 def seconds(text: str) -> float:
-    """Read an option's number of seconds: at most a day; more is a mistake."""
+    """Parse an option's number of seconds, at most one day."""
     try:
         value = float(text)
     except ValueError:
@@ -117,70 +117,77 @@ def seconds(text: str) -> float:
     return value
 
 
-def tell(error: SkragentError, hint: str = "", *, about: str = "") -> int:
-    """Say what went wrong, and to what; gives the exit code."""
-    what = f"{about}: " if about else ""
-    print(f"skragent: {error.code}: {what}{error.detail}", file=sys.stderr)
-    if hint:
-        print(f"  {hint}", file=sys.stderr)
+def print_client_error(error: SkragentError, hint: str = "", *, about: str = "") -> int:
+    """Print an error of a request to the agent; return the exit code.
+
+    Args:
+        error: the error.
+        hint: what the user can do.
+        about: the object that the request was about.
+    """
+    detail = f"{about}: {error.detail}" if about else error.detail
+    print_error(error.code, detail, hint)
     return exit_code_of(error)
 
 
 def exit_code_of(error: SkragentError) -> int:
-    """Choose the exit code for what the agent said."""
+    """Return the exit code for an error of a request to the agent."""
     if error.code in _NO_PERMISSION:
         return exit_codes.NOPERM
-    if error.code in (*NOT_YET, *_NOT_THERE):
+    if error.code in (*_TEMPORARY, *_NO_ANSWER):
         return exit_codes.TEMPFAIL
     return exit_codes.UNAVAILABLE
 
 
 def pause_seconds(error: SkragentError, left: float) -> float:
-    """Choose how long to wait before asking again: as the agent says, if it does."""
+    """Return the pause before the next attempt: the Retry-After, if there is one."""
     asked = _PAUSE_SECONDS if error.retry_after is None else error.retry_after
     return max(0.0, min(asked, left))
 
 
 def timeout_for(left: float) -> float:
-    """Choose the timeout of one attempt: an agent that hangs is not waited for long."""
+    """Return the timeout of one attempt: at most TIMEOUT_SECONDS, at least 1 s."""
     return min(TIMEOUT_SECONDS, max(left, 1.0))
 
 
 def hint_for_workload(error: SkragentError, path: str) -> str:
-    """Say what to do where a workload cannot have what it asks for."""
+    """Return what a workload can do about an error."""
     if error.code == "client.forbidden":
-        return "Only the socket's group (skragent) may connect: is your user in it?"
+        return (
+            "Only members of the socket's group (skragent) may connect."
+            " Add your user to the group."
+        )
     if error.code == "serve.denied":
         return (
-            f"`skragent status --socket {path}` tells what you may have, and who the"
-            " agent thinks you are."
+            f"`skragent status --socket {path}` lists the keys that you may use and"
+            " shows your identity as the agent sees it."
         )
     if error.formats:
-        return f"It can be had as: {', '.join(error.formats)}."
-    return _hint_for_anybody(error)
+        return f"The key is available as: {', '.join(error.formats)}."
+    return _hint_for_any_caller(error)
 
 
-def hint_for_root(error: SkragentError) -> str:
-    """Say what to do where only root may ask."""
+def hint_for_admin(error: SkragentError) -> str:
+    """Return what an administrator can do about an error of admin.sock."""
     if error.code == "client.forbidden":
-        return "Only root may ask there: try sudo."
+        return "Only root may connect to this socket: use sudo."
     if error.code == "serve.method":
-        return f"This is no admin.sock (usually {ADMIN_SOCKET}), where orders go."
-    return _hint_for_anybody(error)
+        return f"This is not admin.sock (usually {ADMIN_SOCKET})."
+    return _hint_for_any_caller(error)
 
 
-def hint_for_order(error: SkragentError) -> str:
-    """Say what to do where an order was not answered, or refused."""
+def hint_for_admin_request(error: SkragentError) -> str:
+    """Return what an administrator can do about a failed refresh, reload or drop."""
     if error.code == "client.timeout":
-        return "It may be obeyed later all the same: `skragent status` tells."
+        return "The agent may still carry it out: see `skragent status`."
     if error.code == "serve.denied":
         return "`skragent status` lists the keys."
-    return hint_for_root(error)
+    return hint_for_admin(error)
 
 
-def _hint_for_anybody(error: SkragentError) -> str:
+def _hint_for_any_caller(error: SkragentError) -> str:
     if error.code == "client.unreachable":
-        return "`systemctl status skragent` tells whether the agent runs."
+        return "`systemctl status skragent` shows whether the agent is running."
     if error.code == "client.timeout":
-        return "`journalctl -u skragent` tells what it last did."
+        return "`journalctl -u skragent` shows the agent's last messages."
     return ""

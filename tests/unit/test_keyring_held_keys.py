@@ -11,7 +11,7 @@ from support.agent import released_key
 from skragent.errors import ReleaserError, SecretMemoryError
 from skragent.job import Slice
 from skragent.keyring import HeldKey, PreservedRecord, hold_key, read_held_key
-from skragent.keyring.held import MAGIC
+from skragent.keyring.held_keys import MAGIC
 from skragent.secretmem import Arena, adopt_arena, create_arena
 
 DER = bytes(range(200))
