@@ -116,8 +116,10 @@ def test_a_vm_whose_id_was_not_filled_in_gets_no_key(world: World) -> None:
 def test_claims_of_an_emulated_token_meet_the_policy(world: World) -> None:
     _, claims = jws_parts(world.token)
     policy = parse_policy(unb64u(key_of()["release_policy"]["data"]))
-    assert policy.is_met_by(claims)
-    assert not parse_policy(FILE).is_met_by(claims)  # its authority is another one
+    assert policy.is_satisfied_by(claims)
+    assert not parse_policy(FILE).is_satisfied_by(
+        claims
+    )  # its authority is another one
 
 
 @pytest.mark.parametrize("store", ["vault", "hsm"])
