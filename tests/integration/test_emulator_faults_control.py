@@ -42,7 +42,7 @@ def test_faults_are_applied_told_and_reset(
     for text in ("maa.status=503", "vm.pcr=5"):
         answer = control.post(URL, json={"fault": text})
         assert answer.status_code == 200
-    assert answer.json() == {"applied": ["maa.status=503", "vm.pcr=5"]}
+    assert control.get(URL).json() == {"applied": ["maa.status=503", "vm.pcr=5"]}
     assert status_of_maa(emulator) == 503
     assert control.get(URL).json()["applied"] == ["maa.status=503", "vm.pcr=5"]
     assert control.delete(URL).json() == {"applied": []}
