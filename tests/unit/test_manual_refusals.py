@@ -79,7 +79,7 @@ def maa_error(row: Row) -> AgentError:
 
 def imds_token_error(row: Row) -> AgentError:
     error = CredentialUnavailableError(message=row.said)
-    return judge_identity_failure(error, status=row.status)
+    return judge_identity_failure(error, status=row.status, is_managed=True)
 
 
 def imds_error(row: Row) -> AgentError:
@@ -88,7 +88,7 @@ def imds_error(row: Row) -> AgentError:
 
 def entra_error(row: Row) -> AgentError:
     error = ClientAuthenticationError(message=f"{row.said}: no")
-    return judge_identity_failure(error, status=row.status)
+    return judge_identity_failure(error, status=row.status, is_managed=False)
 
 
 SERVICES: dict[str, Any] = {
