@@ -125,9 +125,7 @@ def name_proxy(
     refused = next(filter(None, map(_REFUSED_TUNNEL.fullmatch, texts)), None)
     hint = _HINT
     if refused:
-        message = (
-            f"the proxy {proxy} refuses a tunnel to {where}: {quote(refused[1]).strip()}"
-        )
+        message = f"the proxy {proxy} refuses a tunnel to {where}: {quote(refused[1]).strip()}"
         if refused[2] == _AUTHENTICATION_REQUIRED:
             hint = (
                 "The proxy demands a user and a password: put USER:PASSWORD@ in front"
