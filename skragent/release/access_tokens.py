@@ -186,7 +186,7 @@ def judge_identity_failure(
 
 
 def _describe_imds(error: Exception, text: str, status: int) -> str:
-    """Say what IMDS answered, or why it was not asked."""
+    """Return what IMDS answered, or why the request failed."""
     if not status:
         causes = causes_of(error)
         ours = [one.message for one in causes if isinstance(one, AgentError)]

@@ -44,7 +44,7 @@ class Proxy:
     scheme: str
     setting: str  # empty: no variable has exactly this value
 
-    def __str__(self) -> str:
+    def __str__(self) -> str:  # type: ignore[explicit-override]
         return f"{self.origin} ({self.setting})" if self.setting else self.origin
 
     def raise_if_unusable(self, where: str) -> None:
@@ -125,7 +125,8 @@ def name_proxy(
     refused = next(filter(None, map(_REFUSED_TUNNEL.fullmatch, texts)), None)
     hint = _HINT
     if refused:
-        message = f"the proxy {proxy} refuses a tunnel to {where}: {quote(refused[1]).strip()}"
+        said = quote(refused[1]).strip()
+        message = f"the proxy {proxy} refuses a tunnel to {where}: {said}"
         if refused[2] == _AUTHENTICATION_REQUIRED:
             hint = (
                 "The proxy demands a user and a password: put USER:PASSWORD@ in front"
