@@ -9,7 +9,7 @@ from __future__ import annotations
 import select
 from typing import TYPE_CHECKING, Final
 
-from skragent.serving.refusal import Refusal, end
+from skragent.serving.rejection import Rejection, end
 
 if TYPE_CHECKING:
     import socket
@@ -25,7 +25,7 @@ def refuse_orphans(connections: Iterable[socket.socket], clock: Clock) -> None:
     """Refuse all of them, and wait until that is taken."""
     deadline = clock.boottime() + REFUSE_SECONDS
     open_ones = [sock for sock in connections if sock.fileno() >= 0]
-    left = {sock.fileno(): (sock, Refusal(sock)) for sock in open_ones}
+    left = {sock.fileno(): (sock, Rejection(sock)) for sock in open_ones}
     poll = select.poll()
     for fd in left:
         poll.register(fd, select.POLLOUT)
