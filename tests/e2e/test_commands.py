@@ -185,7 +185,7 @@ def test_a_watched_status_goes_on_when_the_agent_is_restarted(
             watching.send_signal(signal.SIGINT)
             _, said = watching.communicate(timeout=DEADLINE_SECONDS)
     assert watching.returncode == 130
-    assert said.count("asking again") == 1
+    assert said.count("trying again") == 1
 
 
 def test_a_refresh_that_fails_is_shown_though_the_key_is_held(
@@ -263,7 +263,7 @@ def test_no_agent_is_told(directory: Path, words: tuple[str, ...]) -> None:
 # The interpreter may lie where only root can read it: so all is imported before.
 AS_ANOTHER = """
 import _strptime, locale, os, shutil, socket, sys, traceback
-import skragent.cli.config_file, skragent.cli.refresh, skragent.cli.status
+import skragent.cli.config_file, skragent.cli.admin_commands, skragent.cli.status
 import skragent.cli.wait
 from skragent.cli.main import main
 os.setgroups([])
@@ -288,10 +288,10 @@ def test_who_is_not_root_gets_what_the_rules_give(agent: Agent) -> None:
             check=False,
         )
     assert shown["status"].returncode == 0, shown["status"].stderr
-    assert "asking on" in shown["status"].stderr
+    assert "; trying " in shown["status"].stderr
     assert "you are uid 1234" in shown["status"].stdout
     assert "demo" not in shown["status"].stdout
     assert (shown["refresh"].returncode, shown["wait --all"].returncode) == (77, 77)
     assert "sudo" in shown["refresh"].stderr
     assert shown["wait"].returncode == 77
-    assert "no key is for you" in shown["wait"].stderr
+    assert "you may use no key" in shown["wait"].stderr

@@ -144,4 +144,4 @@ def test_a_release_without_a_nonce_is_held_and_shown(
 ) -> None:
     emulator.call(emulator.world.faults.apply("vault.release.payload.request.nonce"))
     with surviving(emulator, directory) as one:
-        assert "does not repeat our nonce" in type_(one.agent, "status").stdout
+        assert "does not repeat the request" in type_(one.agent, "status").stdout

@@ -17,8 +17,8 @@ from support.serving import ReceivedResponse, split_responses
 from support.serving_credentials import Asking
 from support.serving_server import read_all
 
-from skragent.agent.descriptors import descriptors_for
-from skragent.cli.ask import TIMEOUT_SECONDS
+from skragent.agent.process_control import descriptors_for
+from skragent.cli.agent_requests import TIMEOUT_SECONDS
 from skragent.client.exchange import Request, exchange
 from skragent.config import ServingConfig
 

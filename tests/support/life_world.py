@@ -14,9 +14,9 @@ from support.life_cloud import Cloud
 from support.life_model import Model
 from support.serving import ReceivedResponse, everybody_in, get, split_responses
 
-from skragent.agent.holder import Holder
 from skragent.agent.preserved_keys import PreservedKeys
-from skragent.agent.supervisor import Supervisor
+from skragent.agent.reporter import Holder
+from skragent.agent.scheduler import Supervisor
 from skragent.keyring import Keyring
 from skragent.observe import Counters
 from skragent.serving.api import KeyApi
@@ -27,7 +27,7 @@ from skragent.serving.peers import Peer
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
-    from skragent.agent.lifecycle import KeyRecord, Terms
+    from skragent.agent.key_records import KeyRecord, Terms
     from skragent.job import KeyRequest
     from skragent.serving.http.response import Response
 

@@ -15,7 +15,7 @@ from support.manual import Item, items
 from skragent.attestation.maa import MaaClient
 from skragent.errors import AgentError
 from skragent.evidence import imds
-from skragent.release.identity import judge_identity_failure
+from skragent.release.access_tokens import judge_identity_failure
 from skragent.release.vault_failures import judge_refusal
 from skragent.release.vault_refusals import REFUSALS
 from skragent.transport import HttpClient, HttpResponse
