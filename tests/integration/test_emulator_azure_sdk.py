@@ -39,7 +39,7 @@ from support.azure_vm import (
 from support.deadlines import DEADLINE_SECONDS
 
 from skragent.emulator.azure import Azure
-from skragent.emulator.service import Answer
+from skragent.emulator.service import Response
 from skragent.emulator.thread import LoopThread
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azure]:
     with LoopThread(
         lambda: Azure.start(directory, SoftwareVm()), lambda azure: azure.close()
     ) as thread:
-        yield thread.world
+        yield thread.instance
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def token(azure: Azure) -> str:
         verify=str(azure.ca_path),
         timeout=DEADLINE_SECONDS,
     )
-    return open_sealed(Answer(answer.status_code, answer.content))
+    return open_sealed(Response(answer.status_code, answer.content))
 
 
 def _policy(azure: Azure) -> KeyReleasePolicy:
@@ -330,7 +330,7 @@ def test_first_release_is_a_challenge_and_a_release_on_one_connection(
     with LoopThread(
         lambda: Azure.start(tmp_path, SoftwareVm()), lambda azure: azure.close()
     ) as thread:
-        fresh = thread.world
+        fresh = thread.instance
         monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", fresh.imds_url)
         with (
             ManagedIdentityCredential(retry_total=0) as credential,

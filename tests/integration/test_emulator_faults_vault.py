@@ -22,7 +22,7 @@ from support.faults import Broken, breakable, setting
 from skragent.emulator.addresses import VaultPlan
 from skragent.emulator.azure import Settings
 from skragent.emulator.faults.grammar import FaultError
-from skragent.emulator.key_specs import parse_key_spec
+from skragent.emulator.keyvault.key_specs import parse_key_spec
 
 BOTH = pytest.mark.parametrize("service", ["vault", "hsm"])
 
