@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Final
 from skragent.errors import RequestError
 from skragent.keyring import KeyState
 from skragent.observe import KeySample, names
-from skragent.serving.accounts import STRANGERS
 from skragent.serving.admin import SOCKET as ADMIN_SOCKET
 from skragent.serving.admin import AdminApi
-from skragent.serving.answer import Answer, json_answer, problem_answer
 from skragent.serving.api import METHOD_NOT_ALLOWED, READING, SOCKET, KeyApi
+from skragent.serving.http.response import Response, json_response, problem_response
 from skragent.serving.limits import Limits
 from skragent.serving.listener import Listener
+from skragent.serving.quotas import SHARED_QUOTA
 
 if TYPE_CHECKING:
     import socket
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from skragent.observe.metrics import MetricsPage
     from skragent.serving.access import Access
     from skragent.serving.admin import Control
+    from skragent.serving.http.request import Request
     from skragent.serving.peers import Peer
-    from skragent.serving.request import Request
 
 # What an orderly end waits for readers; a stop takes 2 s in all.
 CLOSE_SECONDS: Final = 1.0
@@ -104,7 +104,7 @@ class ApiServer:
         self._listener.named_gids = access.gids
 
     def _owner_of(self, peer: Peer) -> int:
-        return peer.uid if self._access.knows(peer) else STRANGERS
+        return peer.uid if self._access.knows(peer) else SHARED_QUOTA
 
     def _cut_readers_of_dropped(self, alias: str) -> None:
         # A dropped key is wiped next: who has read half of it must not get zeros.
@@ -187,7 +187,7 @@ class MetricsServer:
         """Stop accepting, let answers under way be taken, cut what is left."""
         await self._listener.close(seconds)
 
-    def _handle(self, request: Request, peer: Peer) -> Answer:  # noqa: ARG002 - a handler's
+    def _handle(self, request: Request, peer: Peer) -> Response:  # noqa: ARG002 - a handler's
         op = {"/metrics": "metrics", "/healthz": "health"}.get(request.path, "none")
         if request.method not in READING:
             error = RequestError(
@@ -196,20 +196,22 @@ class MetricsServer:
                 status=METHOD_NOT_ALLOWED,
             )
             allow = {"Allow": ", ".join(READING)}
-            return problem_answer(error, cell=self._cell(op, error.code), headers=allow)
+            return problem_response(
+                error, cell=self._cell(op, error.code), headers=allow
+            )
         if request.has_body:
             error = RequestError("this request has no body", code="serve.body")
-            return problem_answer(error, cell=self._cell(op, error.code))
+            return problem_response(error, cell=self._cell(op, error.code))
         if op == "none":
             error = RequestError(
                 "there is nothing here", code="serve.not_found", status=404
             )
-            return problem_answer(error, cell=self._cell(op, error.code))
+            return problem_response(error, cell=self._cell(op, error.code))
         cell = self._cell(op, names.CODE_OK)
         if op == "health":
-            return json_answer({"status": "ok"}, cell=cell)
+            return json_response({"status": "ok"}, cell=cell)
         body, content_type = self._metrics().render(request.headers.get("accept", ""))
-        return Answer(HTTPStatus.OK, {"Content-Type": content_type}, body, cell=cell)
+        return Response(HTTPStatus.OK, {"Content-Type": content_type}, body, cell=cell)
 
     def _cell(self, op: str, code: str) -> Cell:
         return self._counters.requests_cell(_METRICS_SOCKET, op, code)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from skragent.errors import RequestError
-from skragent.serving.chunked import CONTENT_TOO_LARGE, ChunkedBody
-from skragent.serving.request import END_OF_HEAD, parse_head, refuse_unfinished
+from skragent.serving.http.chunked import CONTENT_TOO_LARGE, ChunkedBody
+from skragent.serving.http.request import END_OF_HEAD, parse_head, refuse_unfinished
 
 if TYPE_CHECKING:
+    from skragent.serving.http.request import Request
     from skragent.serving.limits import Limits
-    from skragent.serving.request import Request
 
 
 class Received(NamedTuple):
@@ -29,7 +29,7 @@ class Received(NamedTuple):
     is_expecting: bool = False
 
 
-class Inbox:
+class RequestReader:
     """The bytes of one connection, bounded by whoever adds to it (`is_full`)."""
 
     __slots__ = ("_chunks", "_data", "_head_bytes", "_limits", "_pending")

@@ -34,7 +34,7 @@ from skragent.serving.credential_address import (
     parse_credential,
 )
 from skragent.serving.peers import identify
-from skragent.serving.refusal import SEND_FLAGS, Refusal, end, has_begun, mark_begun
+from skragent.serving.rejection import SEND_FLAGS, Rejection, end, has_begun, mark_begun
 
 if TYPE_CHECKING:
     import socket
@@ -79,7 +79,7 @@ class _Asker:
         self.address = CredentialAddress("", "")
         self.name = CredentialName("", None)
         self.deadline: asyncio.TimerHandle | None = None
-        self.refusal: Refusal | None = None
+        self.refusal: Rejection | None = None
 
 
 class CredentialServer:
@@ -259,10 +259,10 @@ class CredentialServer:
         """Make the unit fail, and say why in the journal: systemd itself does not."""
         self._wait_no_more(asker)
         self._note(asker, Event.CREDENTIAL_REFUSED, code, why)
-        asker.refusal = Refusal(asker.sock)
+        asker.refusal = Rejection(asker.sock)
         self._send_refusal(asker, asker.refusal)
 
-    def _send_refusal(self, asker: _Asker, refusal: Refusal) -> None:
+    def _send_refusal(self, asker: _Asker, refusal: Rejection) -> None:
         fd = asker.sock.fileno()
         if not refusal.send():
             self._loop.add_writer(fd, self._send_refusal, asker, refusal)

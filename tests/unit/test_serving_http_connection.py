@@ -13,15 +13,15 @@ from support.serving import (
     get,
     held_key,
     ring_with,
-    split_answers,
+    split_responses,
 )
-from support.serving_wire import Wire, feed, on_wire
+from support.serving_in_memory import InMemoryServer, feed, with_server
 
 from skragent.keyring import KeyState
 from skragent.serving import Access, Limits
-from skragent.serving.answer import Answer
+from skragent.serving.http.request import Request
+from skragent.serving.http.response import Response
 from skragent.serving.peers import Peer
-from skragent.serving.request import Request
 
 KEY = get(f"/v1/keys/{ALIAS}")
 LAST_KEY = get(f"/v1/keys/{ALIAS}", "Connection: close")
@@ -38,21 +38,21 @@ LIMITS = Limits(
 
 
 def test_a_key_is_served() -> None:
-    def test(wire: Wire) -> None:
-        _, transport = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
         feed(transport, KEY)
-        (answer,) = split_answers(transport.sent)
+        (answer,) = split_responses(transport.sent)
         assert (answer.status, answer.body) == (200, FORMS["jwk"])
         assert not transport.closed
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 def test_pipelined_requests_are_answered_in_order() -> None:
-    def test(wire: Wire) -> None:
-        _, transport = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
         feed(transport, KEY + get("/nothing") + PEM + KEY)
-        answers = split_answers(transport.sent)
+        answers = split_responses(transport.sent)
         assert [a.status for a in answers] == [200, 404, 200, 200]
         assert [answers[i].body for i in (0, 2, 3)] == [
             FORMS["jwk"],
@@ -60,139 +60,139 @@ def test_pipelined_requests_are_answered_in_order() -> None:
             FORMS["jwk"],
         ]
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 def test_a_request_that_is_repeated_is_answered_again() -> None:
-    def test(wire: Wire) -> None:
-        _, transport = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
         for _ in range(3):
             feed(transport, KEY)
-        assert [a.body for a in split_answers(transport.sent)] == [FORMS["jwk"]] * 3
-        assert wire.counters.requests["api", "get", "ok"].value == 3
+        assert [a.body for a in split_responses(transport.sent)] == [FORMS["jwk"]] * 3
+        assert server.counters.requests["api", "get", "ok"].value == 3
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 def test_a_repeated_request_gets_the_new_key_after_a_rotation() -> None:
     ring = ring_with(held_key())
 
-    def test(wire: Wire) -> None:
-        _, transport = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
         feed(transport, KEY)
         ring.put(held_key(version=NEXT_VERSION, forms={"jwk": b"{}"}))
         feed(transport, KEY)
-        old, new = split_answers(transport.sent)
+        old, new = split_responses(transport.sent)
         assert old.body == FORMS["jwk"]
         assert (new.body, new.headers["ETag"]) == (b"{}", f'"{NEXT_VERSION}"')
 
-    on_wire(ring, test)
+    with_server(ring, test)
 
 
 def test_a_repeated_request_gets_nothing_after_a_drop() -> None:
     ring = ring_with(held_key())
 
-    def test(wire: Wire) -> None:
-        _, transport = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
         feed(transport, KEY)
         ring.drop(ALIAS, KeyState.DENIED)
         feed(transport, KEY)
-        assert [a.status for a in split_answers(transport.sent)] == [200, 503]
+        assert [a.status for a in split_responses(transport.sent)] == [200, 503]
 
-    on_wire(ring, test)
+    with_server(ring, test)
 
 
 def test_a_repeated_request_is_refused_after_the_rules_changed() -> None:
-    def test(wire: Wire) -> None:
-        _, transport = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
         feed(transport, KEY)
-        wire.api.change_access(Access({}))
+        server.api.change_access(Access({}))
         feed(transport, KEY)
-        assert [a.status for a in split_answers(transport.sent)] == [200, 404]
+        assert [a.status for a in split_responses(transport.sent)] == [200, 404]
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 def test_the_same_bytes_within_another_request_are_not_the_same_request() -> None:
-    def test(wire: Wire) -> None:
-        _, transport = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
         feed(transport, KEY)
         feed(transport, b"GET /nothing HTTP/1.1\r\nHost: x\r\nX: ")
         feed(transport, KEY)
-        first, second = split_answers(transport.sent)
+        first, second = split_responses(transport.sent)
         assert (first.status, second.status) == (200, 400)  # Host is there twice
         assert transport.closed
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 def test_the_same_request_with_more_behind_it_is_answered_with_the_more() -> None:
-    def test(wire: Wire) -> None:
-        _, transport = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
         feed(transport, KEY)
         feed(transport, KEY + PEM)
-        bodies = [a.body for a in split_answers(transport.sent)]
+        bodies = [a.body for a in split_responses(transport.sent)]
         assert bodies == [FORMS["jwk"], FORMS["jwk"], FORMS["pem"]]
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 def test_empty_lines_before_a_request_are_ignored() -> None:
-    def test(wire: Wire) -> None:
-        _, transport = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
         feed(transport, b"\r\n\r")
         feed(transport, b"\n" + KEY)
-        assert [a.status for a in split_answers(transport.sent)] == [200]
+        assert [a.status for a in split_responses(transport.sent)] == [200]
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_several_empty_lines_at_once_are_ignored_too(count: int) -> None:
-    def test(wire: Wire) -> None:
-        _, transport = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
         feed(transport, b"\r\n" * count + KEY)
-        assert [a.status for a in split_answers(transport.sent)] == [200]
+        assert [a.status for a in split_responses(transport.sent)] == [200]
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 def test_a_malformed_request_is_refused_once_and_ends_the_connection() -> None:
-    def test(wire: Wire) -> None:
-        _, transport = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
         feed(transport, b"nonsense\r\n\r\n" + KEY)
         feed(transport, KEY)
-        (answer,) = split_answers(transport.sent)
+        (answer,) = split_responses(transport.sent)
         assert (answer.status, answer.code) == (400, "serve.bad_request")
         assert answer.headers["Connection"] == "close"
         assert answer.headers["Content-Type"] == "application/problem+json"
         assert transport.closed
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 def test_a_body_that_looks_like_a_request_is_not_one() -> None:
-    def test(wire: Wire) -> None:
-        _, transport = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
         head = get("/v1/keys", f"Content-Length: {len(KEY)}")
         feed(transport, head + KEY)
-        (answer,) = split_answers(transport.sent)
+        (answer,) = split_responses(transport.sent)
         assert (answer.status, answer.code) == (400, "serve.body")
         assert not transport.closed
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 def test_connection_close_is_obeyed() -> None:
-    def test(wire: Wire) -> None:
-        _, transport = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
         feed(transport, get(f"/v1/keys/{ALIAS}", "Connection: close") + KEY)
-        (answer,) = split_answers(transport.sent)
+        (answer,) = split_responses(transport.sent)
         assert (answer.status, answer.body) == (200, FORMS["jwk"])
         assert answer.headers["Connection"] == "close"
         assert transport.closed
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 def padded(length: int) -> bytes:
@@ -202,225 +202,225 @@ def padded(length: int) -> bytes:
 
 @pytest.mark.parametrize(("length", "status"), [(200, 200), (201, 431)])
 def test_a_head_has_a_limit(length: int, status: int) -> None:
-    def test(wire: Wire) -> None:
-        _, transport = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
         feed(transport, padded(length))
-        assert [a.status for a in split_answers(transport.sent)] == [status]
+        assert [a.status for a in split_responses(transport.sent)] == [status]
 
-    on_wire(ring_with(), test, limits=LIMITS)
+    with_server(ring_with(), test, limits=LIMITS)
 
 
 @pytest.mark.parametrize(("length", "status"), [(200, 200), (201, 431)])
 def test_a_head_in_pieces_has_the_same_limit(length: int, status: int) -> None:
-    def test(wire: Wire) -> None:
-        _, transport = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
         for byte in padded(length):
             feed(transport, bytes([byte]))
-        assert [a.status for a in split_answers(transport.sent)] == [status]
+        assert [a.status for a in split_responses(transport.sent)] == [status]
 
-    on_wire(ring_with(), test, limits=LIMITS)
+    with_server(ring_with(), test, limits=LIMITS)
 
 
 def test_an_unexpected_error_is_one_connections_own() -> None:
-    def broken(request: Request, peer: Peer) -> Answer:
+    def broken(request: Request, peer: Peer) -> Response:
         raise ZeroDivisionError(request.path, peer)
 
-    def test(wire: Wire) -> None:
-        _, takes = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, takes = server.connect()
         feed(takes, KEY)
-        _, transport = wire.connect()
-        wire.listener._handle = broken
+        _, transport = server.connect()
+        server.listener._handle = broken
         feed(transport, KEY)
-        (answer,) = split_answers(transport.sent)
+        (answer,) = split_responses(transport.sent)
         assert (answer.status, answer.code) == (500, "internal")
         assert transport.closed
         feed(takes, KEY)
-        assert [a.status for a in split_answers(takes.sent)] == [200, 200]
+        assert [a.status for a in split_responses(takes.sent)] == [200, 200]
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 def test_nothing_is_read_while_an_answer_is_not_taken() -> None:
-    def test(wire: Wire) -> None:
-        _, transport = wire.connect(room=10)
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect(room=10)
         feed(transport, KEY + PEM)
-        assert (transport.reads, wire.counters.in_flight["api"]) == (False, 1)
+        assert (transport.reads, server.counters.in_flight["api"]) == (False, 1)
         assert len(transport.sent) == 10
         transport.make_room()
-        assert (transport.reads, wire.counters.in_flight["api"]) == (True, 0)
-        bodies = [a.body for a in split_answers(transport.sent)]
+        assert (transport.reads, server.counters.in_flight["api"]) == (True, 0)
+        bodies = [a.body for a in split_responses(transport.sent)]
         assert bodies == [FORMS["jwk"], FORMS["pem"]]
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 def test_a_slow_reader_gets_the_whole_of_the_key_that_it_began_to_read() -> None:
     ring = ring_with(held_key())
 
-    def test(wire: Wire) -> None:
-        _, transport = wire.connect(room=10)
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect(room=10)
         feed(transport, KEY)
         ring.put(held_key(version=NEXT_VERSION, forms={"jwk": b"{}"}))
         transport.make_room()
-        (answer,) = split_answers(transport.sent)
+        (answer,) = split_responses(transport.sent)
         assert answer.body == FORMS["jwk"]
 
-    on_wire(ring, test)
+    with_server(ring, test)
 
 
 def test_a_reader_is_cut_at_the_deadline_and_not_before() -> None:
-    def test(wire: Wire) -> None:
-        _, transport = wire.connect(room=10)
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect(room=10)
         feed(transport, KEY)
-        wire.pass_seconds(10)
+        server.pass_seconds(10)
         assert not transport.closed
-        wire.pass_seconds(1)
+        server.pass_seconds(1)
         assert transport.closed
-        assert wire.counters.in_flight["api"] == 0
+        assert server.counters.in_flight["api"] == 0
 
-    on_wire(ring_with(held_key()), test, limits=LIMITS)
+    with_server(ring_with(held_key()), test, limits=LIMITS)
 
 
 def test_a_reader_that_takes_a_byte_now_and_then_is_cut_all_the_same() -> None:
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect(room=10)
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect(room=10)
         feed(sock, KEY)
         for _ in range(5):
-            wire.pass_seconds(2)
+            server.pass_seconds(2)
             sock.room += 1
-            wire.loop.writers[sock.fileno()]()
+            server.loop.writers[sock.fileno()]()
         assert len(sock.sent) == 15
-        wire.pass_seconds(1)
+        server.pass_seconds(1)
         assert sock.closed
 
-    on_wire(ring_with(held_key()), test, limits=LIMITS)
+    with_server(ring_with(held_key()), test, limits=LIMITS)
 
 
 def test_a_reader_of_a_last_answer_is_cut_at_the_deadline_too() -> None:
-    def test(wire: Wire) -> None:
-        _, transport = wire.connect(room=10)
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect(room=10)
         feed(transport, b"nonsense\r\n\r\n")
-        wire.pass_seconds(10)
+        server.pass_seconds(10)
         assert not transport.closed
-        wire.pass_seconds(1)
+        server.pass_seconds(1)
         assert transport.closed
 
-    on_wire(ring_with(), test, limits=LIMITS)
+    with_server(ring_with(), test, limits=LIMITS)
 
 
 def test_a_request_that_drips_is_refused_at_the_deadline() -> None:
-    def test(wire: Wire) -> None:
-        _, transport = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
         for byte in KEY[:6]:
             assert not transport.closed
             feed(transport, bytes([byte]))
-            wire.pass_seconds(1)
-        (answer,) = split_answers(transport.sent)
+            server.pass_seconds(1)
+        (answer,) = split_responses(transport.sent)
         assert (answer.status, answer.code) == (408, "serve.timeout")
         assert transport.closed
 
-    on_wire(ring_with(held_key()), test, limits=LIMITS)
+    with_server(ring_with(held_key()), test, limits=LIMITS)
 
 
 def test_an_idle_connection_is_ended_at_the_deadline() -> None:
-    def test(wire: Wire) -> None:
-        _, transport = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
         feed(transport, KEY)
-        wire.pass_seconds(30)
+        server.pass_seconds(30)
         feed(transport, KEY)
-        wire.pass_seconds(60)
+        server.pass_seconds(60)
         assert not transport.closed
-        wire.pass_seconds(1)
+        server.pass_seconds(1)
         assert transport.closed
 
-    on_wire(ring_with(held_key()), test, limits=LIMITS)
+    with_server(ring_with(held_key()), test, limits=LIMITS)
 
 
 def test_connections_of_one_uid_are_bounded() -> None:
-    def test(wire: Wire) -> None:
-        first, _ = wire.connect()
-        _, second = wire.connect()
-        _, third = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        first, _ = server.connect()
+        _, second = server.connect()
+        _, third = server.connect()
         assert not second.closed
-        (answer,) = split_answers(third.sent)
+        (answer,) = split_responses(third.sent)
         assert (answer.status, answer.code) == (503, "serve.connections")
         assert third.closed
-        assert wire.counters.denied["connections"] == 1
+        assert server.counters.denied["connections"] == 1
         first.cut()
-        _, fourth = wire.connect()
+        _, fourth = server.connect()
         assert not fourth.closed
 
-    on_wire(ring_with(), test, limits=LIMITS)
+    with_server(ring_with(), test, limits=LIMITS)
 
 
 @pytest.mark.parametrize(("limit", "refused"), [(2, False), (1, True)])
 def test_connections_in_total_are_bounded(limit: int, *, refused: bool) -> None:
-    def test(wire: Wire) -> None:
-        wire.connect()
-        _, second = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        server.connect()
+        _, second = server.connect()
         assert second.closed is refused
 
-    on_wire(ring_with(), test, limits=Limits(connections=limit))
+    with_server(ring_with(), test, limits=Limits(connections=limit))
 
 
 def test_the_end_lets_an_answer_under_way_be_taken() -> None:
-    def test(wire: Wire) -> None:
-        idle, idle_transport = wire.connect()
-        taking, transport = wire.connect(room=10)
+    def test(server: InMemoryServer) -> None:
+        idle, idle_transport = server.connect()
+        taking, transport = server.connect(room=10)
         feed(transport, KEY + PEM)
         idle.end()
         taking.end()
         assert idle_transport.closed
         assert not transport.closed
         transport.make_room()
-        (answer,) = split_answers(transport.sent)
+        (answer,) = split_responses(transport.sent)
         assert answer.body == FORMS["jwk"]
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 def test_the_age_of_a_key_grows() -> None:
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, KEY)
-        wire.pass_seconds(5)
+        server.pass_seconds(5)
         feed(sock, KEY)
-        first, second = (int(a.headers["Age"]) for a in split_answers(sock.sent))
+        first, second = (int(a.headers["Age"]) for a in split_responses(sock.sent))
         assert second - first == 5
-        visited = split_answers(wire.visit(LAST_KEY).sent)[0]
+        visited = split_responses(server.visit(LAST_KEY).sent)[0]
         assert int(visited.headers["Age"]) == second
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 def test_what_head_was_answered_with_does_not_last() -> None:
-    def test(wire: Wire) -> None:
-        cell = wire.counters.requests_cell("api", "get", "ok")
-        kept = Answer(HTTPStatus.OK, {"ETag": "1"}, b"1", cell=cell, is_lasting=True)
-        wire.listener._handle = lambda _request, _peer: kept
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        cell = server.counters.requests_cell("api", "get", "ok")
+        kept = Response(HTTPStatus.OK, {"ETag": "1"}, b"1", cell=cell, is_lasting=True)
+        server.listener._handle = lambda _request, _peer: kept
+        _, sock = server.connect()
         feed(sock, HEAD)
         kept.retire()
-        kept = Answer(HTTPStatus.OK, {"ETag": "2"}, b"2", cell=cell, is_lasting=True)
+        kept = Response(HTTPStatus.OK, {"ETag": "2"}, b"2", cell=cell, is_lasting=True)
         feed(sock, HEAD)
         assert re.findall(rb"ETag: (.)", sock.sent) == [b"1", b"2"]
 
-    on_wire(ring_with(), test)
+    with_server(ring_with(), test)
 
 
 def test_a_question_that_fails_while_it_waits_ends_its_connection_alone() -> None:
     ring = ring_with(waiting=[ALIAS])
 
-    def broken(must: object) -> Answer | None:
+    def broken(must: object) -> Response | None:
         raise ZeroDivisionError(must)
 
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, get(f"/v1/keys/{ALIAS}?wait=10"))
-        (parked,) = wire.api._lots._lots[ALIAS]
-        parked._ask = broken
+        (long_poll,) = server.api._lots._lots[ALIAS]
+        long_poll._ask = broken
         ring.put(held_key())
         assert sock.closed
-        assert wire.counters.in_flight["api"] == 0
+        assert server.counters.in_flight["api"] == 0
 
-    on_wire(ring, test)
+    with_server(ring, test)

@@ -11,15 +11,15 @@ from support.serving import (
     get,
     held_key,
     ring_with,
-    split_answers,
+    split_responses,
 )
-from support.serving_wire import Wire, feed, on_wire
+from support.serving_in_memory import InMemoryServer, feed, with_server
 
 from skragent.keyring import Keyring, KeyState
 from skragent.observe import Counters
 from skragent.serving import Access
-from skragent.serving.answer import Answer, json_answer
-from skragent.serving.park import Parked, ParkingLots
+from skragent.serving.http.long_poll import LongPoll, LongPolls
+from skragent.serving.http.response import Response, json_response
 
 KEY = get(f"/v1/keys/{ALIAS}")
 SOON = get(f"/v1/keys/{ALIAS}?wait=10")
@@ -31,258 +31,258 @@ def waiting_ring() -> Keyring:
 
 
 def test_a_key_that_is_there_is_not_waited_for() -> None:
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, SOON)
-        assert [a.body for a in split_answers(sock.sent)] == [FORMS["jwk"]]
+        assert [a.body for a in split_responses(sock.sent)] == [FORMS["jwk"]]
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 def test_a_key_is_sent_when_it_comes() -> None:
     ring = waiting_ring()
 
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, SOON)
-        wire.pass_seconds(3)
+        server.pass_seconds(3)
         assert sock.sent == b""
-        assert wire.counters.in_flight["api"] == 1
+        assert server.counters.in_flight["api"] == 1
         ring.put(held_key())
-        assert [a.body for a in split_answers(sock.sent)] == [FORMS["jwk"]]
-        assert wire.counters.in_flight["api"] == 0
+        assert [a.body for a in split_responses(sock.sent)] == [FORMS["jwk"]]
+        assert server.counters.in_flight["api"] == 0
 
-    on_wire(ring, test)
+    with_server(ring, test)
 
 
 def test_a_key_that_does_not_come_is_not_ready_in_the_end() -> None:
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, SOON)
-        wire.pass_seconds(10)
+        server.pass_seconds(10)
         assert sock.sent == b""
-        wire.pass_seconds(1)
-        (answer,) = split_answers(sock.sent)
+        server.pass_seconds(1)
+        (answer,) = split_responses(sock.sent)
         assert (answer.status, answer.code) == (503, "serve.not_ready")
         feed(sock, get("/healthz"))
-        assert [a.status for a in split_answers(sock.sent)] == [503, 200]
+        assert [a.status for a in split_responses(sock.sent)] == [503, 200]
 
-    on_wire(waiting_ring(), test)
+    with_server(waiting_ring(), test)
 
 
 def test_a_newer_version_is_sent_when_it_comes() -> None:
     ring = ring_with(held_key())
 
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, NEWER)
         ring.mark(ALIAS, KeyState.STALE)  # changed, and no newer version
         assert sock.sent == b""
         ring.put(held_key(version=NEXT_VERSION))
-        (answer,) = split_answers(sock.sent)
+        (answer,) = split_responses(sock.sent)
         assert (answer.status, answer.headers["ETag"]) == (200, f'"{NEXT_VERSION}"')
 
-    on_wire(ring, test)
+    with_server(ring, test)
 
 
 def test_no_newer_version_is_304_in_the_end() -> None:
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, NEWER)
-        wire.pass_seconds(11)
-        assert [a.status for a in split_answers(sock.sent)] == [304]
+        server.pass_seconds(11)
+        assert [a.status for a in split_responses(sock.sent)] == [304]
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 def test_a_certain_version_is_waited_for() -> None:
     ring = ring_with(held_key())
 
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, get(f"/v1/keys/{ALIAS}?wait=10&version={NEXT_VERSION}"))
         assert sock.sent == b""
         ring.put(held_key(version=NEXT_VERSION))
-        assert [a.status for a in split_answers(sock.sent)] == [200]
+        assert [a.status for a in split_responses(sock.sent)] == [200]
 
-    on_wire(ring, test)
+    with_server(ring, test)
 
 
 def test_a_key_that_is_dropped_and_comes_back_is_sent() -> None:
     ring = ring_with(held_key())
 
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, NEWER)
         ring.drop(ALIAS, KeyState.DENIED)
         assert sock.sent == b""
         ring.put(held_key(version=NEXT_VERSION))
-        assert [a.status for a in split_answers(sock.sent)] == [200]
+        assert [a.status for a in split_responses(sock.sent)] == [200]
 
-    on_wire(ring, test)
+    with_server(ring, test)
 
 
 def test_requests_behind_one_that_waits_are_answered_after_it_in_order() -> None:
     ring = waiting_ring()
 
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, SOON + get("/healthz"))
         feed(sock, KEY)
         assert sock.sent == b""
         ring.put(held_key())
-        answers = split_answers(sock.sent)
+        answers = split_responses(sock.sent)
         assert [a.status for a in answers] == [200, 200, 200]
         assert [answers[i].body for i in (0, 2)] == [FORMS["jwk"]] * 2
 
-    on_wire(ring, test)
+    with_server(ring, test)
 
 
 def test_the_same_request_again_while_the_first_waits_is_answered_after_it() -> None:
     ring = ring_with(held_key())
 
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, KEY)
         feed(sock, NEWER)
         feed(sock, KEY)
-        assert len(split_answers(sock.sent)) == 1
+        assert len(split_responses(sock.sent)) == 1
         ring.put(held_key(version=NEXT_VERSION))
-        assert len(split_answers(sock.sent)) == 3
+        assert len(split_responses(sock.sent)) == 3
 
-    on_wire(ring, test)
+    with_server(ring, test)
 
 
 def test_a_connection_that_is_cut_waits_no_longer() -> None:
     ring = waiting_ring()
 
-    def test(wire: Wire) -> None:
-        connection, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        connection, sock = server.connect()
         feed(sock, SOON)
         connection.cut()
         ring.put(held_key())
         assert sock.sent == b""
-        assert wire.counters.in_flight["api"] == 0
+        assert server.counters.in_flight["api"] == 0
 
-    on_wire(ring, test)
+    with_server(ring, test)
 
 
 def test_who_waits_is_told_when_the_rules_take_the_key_away() -> None:
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, SOON)
-        wire.api.change_access(Access({}))
-        (answer,) = split_answers(sock.sent)
+        server.api.change_access(Access({}))
+        (answer,) = split_responses(sock.sent)
         assert (answer.status, answer.code) == (404, "serve.denied")
 
-    on_wire(waiting_ring(), test)
+    with_server(waiting_ring(), test)
 
 
 def test_who_waits_is_answered_at_the_end_of_the_agent() -> None:
-    def test(wire: Wire) -> None:
-        connection, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        connection, sock = server.connect()
         feed(sock, SOON)
         connection.end()
-        (answer,) = split_answers(sock.sent)
+        (answer,) = split_responses(sock.sent)
         assert (answer.status, answer.headers["Connection"]) == (503, "close")
         assert sock.closed
 
-    on_wire(waiting_ring(), test)
+    with_server(waiting_ring(), test)
 
 
 @pytest.mark.parametrize("fraction", ["0.5", "1", "1.000"])
 def test_a_wait_is_never_shorter_than_asked_for(fraction: str) -> None:
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, get(f"/v1/keys/{ALIAS}?wait={fraction}"))
-        wire.pass_seconds(1)
+        server.pass_seconds(1)
         assert sock.sent == b""
-        wire.pass_seconds(1)
-        assert len(split_answers(sock.sent)) == 1
+        server.pass_seconds(1)
+        assert len(split_responses(sock.sent)) == 1
 
-    on_wire(waiting_ring(), test)
+    with_server(waiting_ring(), test)
 
 
 def test_the_status_is_sent_when_it_changes() -> None:
     ring = waiting_ring()
 
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, get("/v1/status"))
-        (now,) = split_answers(sock.sent)
+        (now,) = split_responses(sock.sent)
         assert now.json["keys"][0]["state"] == "waiting"
         sock.sent = b""
         tag = now.headers["ETag"]
         feed(sock, get("/v1/status?wait=10", f"If-None-Match: {tag}"))
         assert sock.sent == b""
         ring.put(held_key())
-        (later,) = split_answers(sock.sent)
+        (later,) = split_responses(sock.sent)
         assert later.json["keys"][0]["state"] == "current"
         assert later.headers["ETag"] != tag
 
-    on_wire(ring, test)
+    with_server(ring, test)
 
 
 def test_the_status_of_a_stranger_does_not_change_with_others_keys() -> None:
     ring = waiting_ring()
 
-    def test(wire: Wire) -> None:
-        wire.api.change_access(Access({}))
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        server.api.change_access(Access({}))
+        _, sock = server.connect()
         feed(sock, get("/v1/status"))
-        tag = split_answers(sock.sent)[0].headers["ETag"]
+        tag = split_responses(sock.sent)[0].headers["ETag"]
         sock.sent = b""
         feed(sock, get("/v1/status?wait=10", f"If-None-Match: {tag}"))
         ring.put(held_key())
         assert sock.sent == b""
-        wire.pass_seconds(11)
-        assert [a.status for a in split_answers(sock.sent)] == [304]
+        server.pass_seconds(11)
+        assert [a.status for a in split_responses(sock.sent)] == [304]
 
-    on_wire(ring, test)
+    with_server(ring, test)
 
 
 class Waiter:
     """A connection whose answer ends what all others wait for."""
 
-    def __init__(self, everybody: list[Parked]) -> None:
+    def __init__(self, everybody: list[LongPoll]) -> None:
         self.answers = 0
         self._everybody = everybody
 
-    def deliver(self, answer: Answer) -> None:
+    def deliver(self, answer: Response) -> None:
         assert answer
         self.answers += 1
-        for parked in self._everybody:
-            parked.forget()
+        for long_poll in self._everybody:
+            long_poll.forget()
 
     def cut(self) -> None:
         raise AssertionError
 
 
 def test_who_waits_no_longer_since_another_was_answered_is_not_answered() -> None:
-    lots = ParkingLots()
-    news: list[Answer] = []
-    everybody: list[Parked] = []
+    lots = LongPolls()
+    news: list[Response] = []
+    everybody: list[LongPoll] = []
     waiters = [Waiter(everybody) for _ in range(3)]
     for waiter in waiters:
-        parked = lots.now_or_later("db", 10, lambda _must: news[0] if news else None)
-        assert isinstance(parked, Parked)
-        parked.park(waiter, tick=0)
-        everybody.append(parked)
-    news.append(json_answer({}, cell=Counters().requests_cell("api", "get", "ok")))
+        long_poll = lots.now_or_later("db", 10, lambda _must: news[0] if news else None)
+        assert isinstance(long_poll, LongPoll)
+        long_poll.park(waiter, tick=0)
+        everybody.append(long_poll)
+    news.append(json_response({}, cell=Counters().requests_cell("api", "get", "ok")))
     lots.look("db")
     assert sum(waiter.answers for waiter in waiters) == 1
 
 
 def test_who_waits_for_the_status_is_told_when_the_rules_change() -> None:
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, get("/v1/status"))
-        (before,) = split_answers(sock.sent)
+        (before,) = split_responses(sock.sent)
         sock.sent = b""
         tag = before.headers["ETag"]
         feed(sock, get("/v1/status?wait=10", f"If-None-Match: {tag}"))
-        wire.api.change_access(Access({}))
-        (answer,) = split_answers(sock.sent)
+        server.api.change_access(Access({}))
+        (answer,) = split_responses(sock.sent)
         assert (answer.status, answer.json["keys"]) == (200, [])
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from skragent.errors import RequestError
-from skragent.serving.request import parse_head, refuse_unfinished
+from skragent.serving.http.request import parse_head, refuse_unfinished
 
 START = b"GET /v1/keys HTTP/1.1\r\nHost: localhost\r\n"
 

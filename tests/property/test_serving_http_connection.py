@@ -8,14 +8,14 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.serving import ALIAS, get, held_key, ring_with
-from support.serving_wire import FullSocket, Wire, feed, on_wire
+from support.serving_in_memory import FullSocket, InMemoryServer, feed, with_server
 
 from skragent.errors import RequestError
-from skragent.serving.chunked import ChunkedBody
-from skragent.serving.inbox import Inbox
+from skragent.serving.http.chunked import ChunkedBody
+from skragent.serving.http.reader import RequestReader
+from skragent.serving.http.request import parse_head
 from skragent.serving.limits import Limits
 from skragent.serving.negotiation import choose_form
-from skragent.serving.request import parse_head
 
 REQUESTS = (
     get(f"/v1/keys/{ALIAS}"),
@@ -77,13 +77,13 @@ def talk(chunks: list[bytes]) -> FullSocket:
     """Let chunks arrive, and return what the transport saw."""
     seen = []
 
-    def test(wire: Wire) -> None:
-        _, transport = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
         for chunk in chunks:
             feed(transport, chunk)
         seen.append(transport)
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
     return seen[0]
 
 
@@ -204,14 +204,14 @@ def test_requests_with_chunked_bodies_are_found_in_order(
 ) -> None:
     head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     stream = b"".join(head + coded for _, coded in sent)
-    inbox, found = Inbox(Limits()), []
+    reader, found = RequestReader(Limits()), []
     for piece in cut(stream, sizes):
-        inbox.add(piece)
-        while received := inbox.next():
+        reader.add(piece)
+        while received := reader.next():
             found.append(received)
     assert [one.request.body for one in found] == [body for body, _ in sent]
     assert [one.size for one in found] == [len(head + coded) for _, coded in sent]
-    assert not inbox
+    assert not reader
 
 
 @given(st.binary(max_size=400))

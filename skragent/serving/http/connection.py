@@ -30,20 +30,20 @@ from typing import TYPE_CHECKING, Final
 
 from skragent.errors import RequestError, ServeError
 from skragent.observe import Event, log
-from skragent.serving.answer import rest_of
-from skragent.serving.inbox import Inbox
-from skragent.serving.park import Parked
+from skragent.serving.http.long_poll import LongPoll
+from skragent.serving.http.reader import RequestReader
+from skragent.serving.http.response import rest_of
 from skragent.serving.peers import has_hung_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from skragent.serving.accounts import Account
-    from skragent.serving.answer import Answer
+    from skragent.serving.http.interfaces import Socket
+    from skragent.serving.http.request import Request
+    from skragent.serving.http.response import Response
     from skragent.serving.listener import Listener
     from skragent.serving.peers import Peer
-    from skragent.serving.ports import Socket
-    from skragent.serving.request import Request
+    from skragent.serving.quotas import Quota
 
 _NEVER: Final = -1
 # What is read and thrown away before a refused connection is closed: a socket that is
@@ -59,7 +59,6 @@ class Connection:
 
     __slots__ = (
         "_buffer",
-        "_inbox",
         "_is_closed",
         "_is_ending",
         "_is_half_closed",
@@ -68,7 +67,8 @@ class Connection:
         "_is_kept_alive",
         "_is_reading",
         "_listener",
-        "_parked",
+        "_long_poll",
+        "_reader",
         "_recv_into",
         "_same_answer",
         "_same_request",
@@ -76,23 +76,23 @@ class Connection:
         "_sendmsg",
         "_socket",
         "_unsent",
-        "account",
         "peer",
+        "quota",
         "since",
     )
 
     def __init__(
-        self, listener: Listener, sock: Socket, peer: Peer, account: Account
+        self, listener: Listener, sock: Socket, peer: Peer, quota: Quota
     ) -> None:
         self._listener = listener
         self._socket = sock
         self._recv_into = sock.recv_into
         self._sendmsg = sock.sendmsg
-        self.account = account
+        self.quota = quota
         self._buffer = listener.read_buffer  # one for all: used before the next read
-        self._inbox = Inbox(listener.limits)
+        self._reader = RequestReader(listener.limits)
         self._unsent: list[_Buffer] = []  # of an answer that is not taken yet
-        self._parked: Parked | None = None
+        self._long_poll: LongPoll | None = None
         self._is_kept_alive = True  # after the answer to what is parked
         self._is_head = False  # its answer has no body
         self._is_reading = False
@@ -102,7 +102,7 @@ class Connection:
         self._is_held = False  # it is not its turn: see `turns`
         self._same_size = _NEVER  # of the request that `_same_answer` is for
         self._same_request = b""
-        self._same_answer: Answer | None = None
+        self._same_answer: Response | None = None
         self.since = listener.tick  # what is waited for is waited for: see `is_overdue`
         self.peer = peer
 
@@ -124,8 +124,8 @@ class Connection:
 
     def on_readable(self) -> None:
         """Read once, and answer; see the hot path above."""
-        account, listener = self.account, self._listener
-        if account.left <= 0 and listener.turns.defers(account):
+        quota, listener = self.quota, self._listener
+        if quota.left <= 0 and listener.fair_queue.defers(quota):
             return  # it is readable still in the next turn
         try:
             count = self._recv_into(self._buffer)
@@ -136,14 +136,14 @@ class Connection:
             return
         if (
             count == self._same_size
-            and account.left > 0
-            and not self._inbox
-            and not listener.crowd.is_busy
+            and quota.left > 0
+            and not self._reader
+            and not listener.pool.is_busy
             and self._buffer.startswith(self._same_request)
         ):
             answer = self._same_answer
             if answer is not None and (parts := answer.parts):
-                account.left -= 1
+                quota.left -= 1
                 answer.cell.value += 1
                 self.since = listener.tick
                 self._send(parts, answer.size)
@@ -154,7 +154,7 @@ class Connection:
         """Send more of an answer; go on with what is pending when it is taken."""
         unsent, self._unsent = self._unsent, []
         self._listener.loop.remove_writer(self._socket.fileno())
-        self._listener.crowd.count_in_flight(self.account, -1)
+        self._listener.pool.count_in_flight(self.quota, -1)
         self._send(unsent, sum(map(len, unsent)))
         if self._unsent or self._is_closed:
             return
@@ -166,12 +166,12 @@ class Connection:
 
     def is_overdue(self) -> bool:
         """Tell whether the other end let us wait for too long, at this tick."""
-        if self._parked is not None:
-            return self._listener.tick > self._parked.last_tick
+        if self._long_poll is not None:
+            return self._listener.tick > self._long_poll.last_tick
         limits = self._listener.limits
         if self._unsent:
             allowed = limits.send_timeout_seconds
-        elif self._inbox:
+        elif self._reader:
             allowed = limits.head_timeout_seconds
         else:
             allowed = limits.idle_timeout_seconds
@@ -183,21 +183,21 @@ class Connection:
         return bool(self._unsent)
 
     @property
-    def is_parked(self) -> bool:
+    def is_long_polling(self) -> bool:
         """Tell whether a request waits."""
-        return self._parked is not None
+        return self._long_poll is not None
 
     @property
     def is_in_flight(self) -> bool:
         """Tell whether there is a request whose answer is not taken yet."""
-        return self.is_taking or self.is_parked
+        return self.is_taking or self.is_long_polling
 
     def has_nobody(self) -> bool:
         """Tell whether a request waits for somebody who has gone, and nothing told us.
 
         Asked at each tick of those that are not read, for they sent all or too much.
         """
-        if self._parked is None or self._is_reading:
+        if self._long_poll is None or self._is_reading:
             return False
         return has_hung_up(self._socket.fileno())
 
@@ -213,9 +213,9 @@ class Connection:
 
     def give_up(self) -> None:
         """End an overdue wait: with a word where the other end may read it."""
-        if self._parked is not None:
-            self._parked.answer_now()
-        elif self._inbox and not self._unsent:
+        if self._long_poll is not None:
+            self._long_poll.answer_now()
+        elif self._reader and not self._unsent:
             self._refuse_pending(
                 RequestError(
                     "the request did not come in time",
@@ -226,7 +226,7 @@ class Connection:
         else:
             self.cut()
 
-    def deliver(self, answer: Answer) -> None:
+    def deliver(self, answer: Response) -> None:
         """Send the answer to the request that was parked."""
         self._unpark()
         self.since = self._listener.tick
@@ -242,13 +242,13 @@ class Connection:
 
     def end(self) -> None:
         """Answer nothing more; close once the answer under way is taken."""
-        if self._parked is not None:
+        if self._long_poll is not None:
             self._is_kept_alive = False
-            self._parked.answer_now()
+            self._long_poll.answer_now()
             return
         self._is_ending = True
         self._same_size = _NEVER
-        self._inbox.clear()
+        self._reader.clear()
         self._stop_reading()
         if not (self._unsent or self._is_closed):
             self._close()
@@ -259,7 +259,7 @@ class Connection:
             return
         if self._unsent:
             self._unsent = []
-            self._listener.crowd.count_in_flight(self.account, -1)
+            self._listener.pool.count_in_flight(self.quota, -1)
             self._listener.loop.remove_writer(self._socket.fileno())
         self._unpark()
         self._stop_reading()
@@ -270,19 +270,19 @@ class Connection:
         if count == 0:
             self._half_close()
             return
-        if not self._inbox:
+        if not self._reader:
             self.since = self._listener.tick
-        self._inbox.add(self._buffer[:count])
-        if self._parked is None:
+        self._reader.add(self._buffer[:count])
+        if self._long_poll is None:
             self._answer_pending()
-            if self._inbox.awaits_body:
-                self.account.take_part(count)
-        elif self._inbox.is_full:
+            if self._reader.awaits_body:
+                self.quota.take_part(count)
+        elif self._reader.is_full:
             self._stop_reading()  # it waits for an answer and asks on and on
 
     def _half_close(self) -> None:
         """Note that no request comes any more; one that is parked may be waited for."""
-        if self._parked is None:
+        if self._long_poll is None:
             self.end()
             return
         if has_hung_up(self._socket.fileno()):
@@ -298,7 +298,7 @@ class Connection:
     def _go_on(self) -> None:
         self._answer_pending()
         is_pending = self._is_ending or self._unsent or self._is_held
-        if self._parked is None and not is_pending:
+        if self._long_poll is None and not is_pending:
             if self._is_half_closed:
                 self.end()
             else:
@@ -306,16 +306,16 @@ class Connection:
 
     def _answer_pending(self) -> None:
         """Answer every request that is complete, one at a time."""
-        inbox, account, turns = self._inbox, self.account, self._listener.turns
+        reader, quota, fair_queue = self._reader, self.quota, self._listener.fair_queue
         try:
-            while inbox and not (
-                self._unsent or self._is_ending or self._parked or self._is_held
+            while reader and not (
+                self._unsent or self._is_ending or self._long_poll or self._is_held
             ):
-                if account.left <= 0 and turns.defers(account):
+                if quota.left <= 0 and fair_queue.defers(quota):
                     self._hold()
-                    turns.wait_for_turn(self)
+                    fair_queue.wait_for_turn(self)
                     return
-                received = inbox.next()
+                received = reader.next()
                 if received is None:
                     return
                 if received.is_expecting:
@@ -330,8 +330,8 @@ class Connection:
 
         RFC 9110 §10.1.1. A body that has begun to come needs no 100.
         """
-        if self.account.left > 0 and self._listener.takes_body(request, self.peer):
-            if not self._inbox.has_body_begun:
+        if self.quota.left > 0 and self._listener.takes_body(request, self.peer):
+            if not self._reader.has_body_begun:
                 self._send((_CONTINUE,), len(_CONTINUE))
             return
         self._answer(request.as_last(), b"", size)
@@ -341,21 +341,21 @@ class Connection:
         self.since = self._listener.tick
         self._is_kept_alive = request.keep_alive
         self._is_head = request.method == "HEAD"
-        if self.account.left <= 0:
+        if self.quota.left <= 0:
             # All of a second is used up: told so once, and not read before the next.
             self._hold()
-            self._listener.turns.wait_for_tick(self)
+            self._listener.fair_queue.wait_for_tick(self)
         try:
-            answer = self._listener.answer(request, self.peer, self.account, size)
+            answer = self._listener.answer(request, self.peer, self.quota, size)
         except Exception as error:  # noqa: BLE001 - one connection's trouble stays its own
             log(Event.REQUEST_FAILED, "a request failed unexpectedly", error=error)
             self.refuse(ServeError("something went wrong here", code="internal"))
             return
-        if isinstance(answer, Parked):
-            if self._listener.crowd.may_park(self.account):
-                self._parked = answer
+        if isinstance(answer, LongPoll):
+            if self._listener.pool.may_park(self.quota):
+                self._long_poll = answer
                 self._same_size = _NEVER  # what comes meanwhile is not answered at once
-                self._listener.crowd.count_parked(self.account, 1)
+                self._listener.pool.count_parked(self.quota, 1)
                 answer.park(self, self._listener.tick)
                 return
             answer = self._listener.refuse_to_park()
@@ -388,7 +388,7 @@ class Connection:
     def _keep(self, parts: Sequence[_Buffer], sent: int) -> None:
         """Keep what is not taken, and wait until more can be sent."""
         self._unsent = rest_of(parts, sent)
-        self._listener.crowd.count_in_flight(self.account, 1)
+        self._listener.pool.count_in_flight(self.quota, 1)
         self._stop_reading()
         self._listener.loop.add_writer(self._socket.fileno(), self.on_writable)
 
@@ -399,10 +399,10 @@ class Connection:
 
     def _refuse_pending(self, error: ServeError) -> None:
         """Say no to a request that is not whole, and close."""
-        self._is_head = self._inbox.is_head
+        self._is_head = self._reader.is_head
         self.refuse(error)
 
-    def _finish(self, answer: Answer) -> None:
+    def _finish(self, answer: Response) -> None:
         """Send a last answer and close once it is taken."""
         self.since = self._listener.tick
         answer.cell.value += 1
@@ -411,10 +411,10 @@ class Connection:
             self.end()
 
     def _unpark(self) -> None:
-        if self._parked is not None:
-            self._parked.forget()
-            self._parked = None
-            self._listener.crowd.count_parked(self.account, -1)
+        if self._long_poll is not None:
+            self._long_poll.forget()
+            self._long_poll = None
+            self._listener.pool.count_parked(self.quota, -1)
 
     def _start_reading(self) -> None:
         if not self._is_reading:
@@ -430,7 +430,7 @@ class Connection:
         self._is_closed = self._is_ending = True
         self._same_size = _NEVER
         self._same_answer = None
-        self._listener.crowd.remove(self)
+        self._listener.pool.remove(self)
         try:
             for _ in range(_DRAINED_READS):
                 if not self._recv_into(self._buffer):

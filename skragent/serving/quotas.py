@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-STRANGERS: Final = -2
+SHARED_QUOTA: Final = -2
 
 # What may be used up, and by whom most.
-Pool = Literal["connections", "in_flight", "long_polls"]
+Resource = Literal["connections", "in_flight", "long_polls"]
 
 # Answers to one account before everybody else has its turn: some milliseconds, where
 # they are sent as they were before. Another one counts as so many of these, and as one
@@ -25,7 +25,7 @@ OTHERS_COST: Final = 16
 _BYTES_COST: Final = 64
 
 
-class Account:
+class Quota:
     """One user's share."""
 
     __slots__ = ("allowance", "connections", "in_flight", "left", "long_polls")
@@ -65,30 +65,30 @@ class Account:
         self.allowance -= part
 
 
-class Accounts:
+class Quotas:
     """All shares. One without connections is forgotten at the next tick."""
 
     def __init__(self, answers_per_tick: int) -> None:
         self.answers_per_tick = answers_per_tick
-        self._by_owner: dict[int, Account] = {}
+        self._by_owner: dict[int, Quota] = {}
 
     def __len__(self) -> int:
         return len(self._by_owner)
 
-    def of(self, owner: int) -> Account:
+    def of(self, owner: int) -> Quota:
         """Return somebody's share."""
-        account = self._by_owner.get(owner)
-        if account is None:
-            account = self._by_owner[owner] = Account(self.answers_per_tick)
-        return account
+        quota = self._by_owner.get(owner)
+        if quota is None:
+            quota = self._by_owner[owner] = Quota(self.answers_per_tick)
+        return quota
 
     def refill(self) -> None:
         """Begin a new second; who is gone is forgotten."""
         for owner in [o for o, a in self._by_owner.items() if not a.connections]:
             del self._by_owner[owner]
-        for account in self._by_owner.values():
-            account.refill(self.answers_per_tick)
+        for quota in self._by_owner.values():
+            quota.refill(self.answers_per_tick)
 
-    def heaviest(self, pool: Pool) -> Account:
+    def heaviest(self, pool: Resource) -> Quota:
         """Find who has most of something. There is somebody."""
-        return max(self._by_owner.values(), key=lambda account: getattr(account, pool))
+        return max(self._by_owner.values(), key=lambda quota: getattr(quota, pool))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from skragent.keyring import Keyring
     from skragent.serving import Access
     from skragent.serving.peers import Peer
-    from skragent.serving.wire import Connection
+    from skragent.serving.servers import Connection
 
 
 class FullSocket:
@@ -165,7 +165,7 @@ class HandLoop:
         return HandTimer(self, callback)
 
 
-class Wire:
+class InMemoryServer:
     """A listener without a socket; connections are made by hand. Needs a loop."""
 
     def __init__(
@@ -193,7 +193,7 @@ class Wire:
                 limits=limits,
                 on_tick=self.api.tick,
             )
-        self.listener.loop = self.listener.turns.loop = self.loop
+        self.listener.loop = self.listener.fair_queue.loop = self.loop
         self._sockets: list[FullSocket] = []
 
     def connect(
@@ -234,9 +234,9 @@ def feed(sock: FullSocket, data: bytes) -> None:
     sock.arrive(data)
 
 
-def on_wire(
+def with_server(
     ring: Keyring,
-    test: Callable[[Wire], None],
+    test: Callable[[InMemoryServer], None],
     *,
     access: Access | None = None,
     limits: Limits | None = None,
@@ -244,10 +244,10 @@ def on_wire(
     """Run a test with a wire, inside of an event loop."""
 
     async def run() -> None:
-        wire = Wire(ring, access, limits)
+        server = InMemoryServer(ring, access, limits)
         try:
-            test(wire)
+            test(server)
         finally:
-            await wire.close()
+            await server.close()
 
     asyncio.run(run())

@@ -24,7 +24,7 @@ _LATER: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _CLOSE: Final = b"Connection: close\r\n\r\n"
 
 
-class Answer:
+class Response:
     """What is sent for a request.
 
     Attributes:
@@ -58,7 +58,7 @@ class Answer:
         self.cell = cell
         self.is_lasting = is_lasting
 
-    def without_body(self) -> Answer:
+    def without_body(self) -> Response:
         """Return what HEAD is answered with: RFC 9110 §9.3.2."""
         answer = copy.copy(self)
         answer.is_lasting = False
@@ -84,11 +84,11 @@ def render_head(status: HTTPStatus, headers: Mapping[str, str], length: int) -> 
     return "\r\n".join([*lines, "\r\n"]).encode("latin-1")
 
 
-def json_answer(
+def json_response(
     value: object, *, cell: Cell, status: HTTPStatus = HTTPStatus.OK
-) -> Answer:
+) -> Response:
     """Answer with a JSON document that is not to be stored."""
-    return Answer(
+    return Response(
         status,
         {"Content-Type": JSON, "Cache-Control": "no-store"},
         json.dumps(value).encode(),
@@ -96,13 +96,13 @@ def json_answer(
     )
 
 
-def problem_answer(
+def problem_response(
     error: ServeError,
     *,
     cell: Cell,
     headers: Mapping[str, str] | None = None,
     **members: object,
-) -> Answer:
+) -> Response:
     """Answer with an RFC 9457 problem document: `code` is what programs look at.
 
     What may succeed later says when, and where nobody knows better, in a second.
@@ -116,7 +116,7 @@ def problem_answer(
         "detail": error.message,
         **members,
     }
-    return Answer(
+    return Response(
         status,
         {
             "Content-Type": PROBLEM_JSON,

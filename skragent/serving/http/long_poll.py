@@ -14,7 +14,7 @@ from skragent.observe import Event, log
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from skragent.serving.answer import Answer
+    from skragent.serving.http.response import Response
 
 MAX_WAIT_SECONDS: Final = 300.0
 
@@ -22,7 +22,7 @@ MAX_WAIT_SECONDS: Final = 300.0
 class Waiter(Protocol):
     """The connection that a parked request came on."""
 
-    def deliver(self, answer: Answer) -> None:
+    def deliver(self, answer: Response) -> None:
         """Send the answer."""
         ...
 
@@ -31,7 +31,7 @@ class Waiter(Protocol):
         ...
 
 
-class Parked:
+class LongPoll:
     """One request that waits.
 
     Args:
@@ -45,8 +45,8 @@ class Parked:
     def __init__(
         self,
         seconds: float,
-        ask: Callable[[bool], Answer | None],
-        lot: set[Parked],
+        ask: Callable[[bool], Response | None],
+        lot: set[LongPoll],
     ) -> None:
         self._seconds = seconds
         self._ask = ask
@@ -87,25 +87,25 @@ class Parked:
         self._lot.discard(self)
 
 
-class ParkingLots:
+class LongPolls:
     """All that waits on one socket, by what it waits for; the listener bounds it."""
 
     def __init__(self) -> None:
-        self._lots: dict[str, set[Parked]] = {}
+        self._lots: dict[str, set[LongPoll]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._lots.values()))
 
     def now_or_later(
-        self, what: str, seconds: float, ask: Callable[[bool], Answer | None]
-    ) -> Answer | Parked:
+        self, what: str, seconds: float, ask: Callable[[bool], Response | None]
+    ) -> Response | LongPoll:
         """Ask; where there is no answer yet and the caller waits, park the question."""
         answer = ask(seconds <= 0)
         if answer is not None:
             return answer
-        return Parked(seconds, ask, self._lots.setdefault(what, set()))
+        return LongPoll(seconds, ask, self._lots.setdefault(what, set()))
 
     def look(self, what: str) -> None:
         """Ask for everyone who waits for this; who is answered leaves meanwhile."""
-        for parked in list(self._lots.get(what, ())):
-            parked.look()
+        for long_poll in list(self._lots.get(what, ())):
+            long_poll.look()

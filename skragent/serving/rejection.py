@@ -34,7 +34,7 @@ def has_begun(connection: socket.socket) -> bool:
     return found == _BEGUN
 
 
-class Refusal:
+class Rejection:
     """The bytes of one refusal, sent as the other end takes them."""
 
     def __init__(self, connection: socket.socket) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from skragent.errors import RequestError
-from skragent.serving.chunked import MAX_LINE_BYTES, ChunkedBody
+from skragent.serving.http.chunked import MAX_LINE_BYTES, ChunkedBody
 
 MAX_BYTES = 40
 MAX_FRAMING_BYTES = 1000

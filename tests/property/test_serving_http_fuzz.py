@@ -16,7 +16,7 @@ from support.serving import (
     held_key,
     ring_with,
 )
-from support.serving_wire import FullSocket, Wire, on_wire
+from support.serving_in_memory import FullSocket, InMemoryServer, with_server
 
 from skragent.keyring import Keyring, KeyState
 from skragent.serving import Limits
@@ -91,15 +91,15 @@ LIMITS = Limits(
 class Play:
     """One wire with three callers, and what is done to it."""
 
-    def __init__(self, wire: Wire, ring: Keyring) -> None:
-        self.wire = wire
+    def __init__(self, server: InMemoryServer, ring: Keyring) -> None:
+        self.server = server
         self.ring = ring
-        wire.listener.takes_body = lambda request, _peer: request.path == "/wanted"
+        server.listener.takes_body = lambda request, _peer: request.path == "/wanted"
         self.socks = [self.connect() for _ in range(3)]
         self.ended: list[FullSocket] = []
 
     def connect(self) -> FullSocket:
-        _, sock = self.wire.connect(room=150)
+        _, sock = self.server.connect(room=150)
         return sock
 
     def alive(self, i: int) -> FullSocket:
@@ -126,12 +126,12 @@ class Play:
 
     def gone(self, i: int, _: None) -> None:
         sock = self.alive(i)
-        for connection in list(self.wire.listener.crowd._members):
+        for connection in list(self.server.listener.pool._members):
             if connection._socket is sock:
                 connection.cut()
 
     def pass_(self, seconds: int, _: None) -> None:
-        self.wire.pass_seconds(seconds)
+        self.server.pass_seconds(seconds)
 
     def put(self, version: str, _: None) -> None:
         self.ring.put(held_key(version=version))
@@ -143,12 +143,12 @@ class Play:
 
     def make_room(self, sock: FullSocket, room: int) -> None:
         sock.room += room
-        writers = self.wire.loop.writers
+        writers = self.server.loop.writers
         if not sock.closed and sock.fileno() in writers:
             writers[sock.fileno()]()
 
     def forget_partly_taken(self, sock: FullSocket) -> None:
-        for connection in list(self.wire.listener.crowd._members):
+        for connection in list(self.server.listener.pool._members):
             if connection._socket is sock and connection.is_taking:
                 connection.cut()
 
@@ -160,26 +160,26 @@ def test_whatever_callers_do_the_wire_stays_what_it_is(
 ) -> None:
     ring = ring_with(held_key(), waiting=["later"])
 
-    def test(wire: Wire) -> None:
-        play = Play(wire, ring)
+    def test(server: InMemoryServer) -> None:
+        play = Play(server, ring)
         for step in steps:
             play.do(*step)
-            assert wire.counters.in_flight["api"] <= 3 + len(play.socks)
-            assert len(wire.listener.crowd._members) <= 8
-            assert len(wire.api._lots) <= 2
-            for connection in wire.listener.crowd._members:
-                assert len(connection._inbox) <= 350 + 16384
+            assert server.counters.in_flight["api"] <= 3 + len(play.socks)
+            assert len(server.listener.pool._members) <= 8
+            assert len(server.api._lots) <= 2
+            for connection in server.listener.pool._members:
+                assert len(connection._reader) <= 350 + 16384
         for _ in range(20):  # nobody does anything any more
-            wire.pass_seconds(1)
-        assert wire.listener.crowd._members == set()
-        assert wire.counters.connections["api"] == 0
-        assert wire.counters.in_flight["api"] == 0
-        assert not wire.loop.readers
-        assert not wire.loop.writers
+            server.pass_seconds(1)
+        assert server.listener.pool._members == set()
+        assert server.counters.connections["api"] == 0
+        assert server.counters.in_flight["api"] == 0
+        assert not server.loop.readers
+        assert not server.loop.writers
         for sock in (*play.socks, *play.ended):
             judge(sock.sent)
 
-    on_wire(ring, test, limits=LIMITS)
+    with_server(ring, test, limits=LIMITS)
 
 
 def judge(sent: bytes) -> None:

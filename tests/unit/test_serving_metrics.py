@@ -10,18 +10,18 @@ import pytest
 from support.serving import (
     ALIAS,
     NOW,
-    Answered,
+    ReceivedResponse,
     get,
     held_key,
     ring_with,
-    split_answers,
+    split_responses,
 )
 
 from skragent.observe import Counters
 from skragent.serving import Access, ApiServer, MetricsServer
 from skragent.serving.access import Rule
+from skragent.serving.http.request import parse_head
 from skragent.serving.peers import NOBODY, Peer
-from skragent.serving.request import parse_head
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,9 +42,9 @@ def server(sock: socket.socket) -> ApiServer:
     return ApiServer(sock, ring, ACCESS, Counters(), now=lambda: NOW)
 
 
-def ask(server: ApiServer | MetricsServer, path: str, peer: Peer) -> Answered:
+def ask(server: ApiServer | MetricsServer, path: str, peer: Peer) -> ReceivedResponse:
     answer = server._listener._handle(parse_head(get(path)), peer)
-    return split_answers(b"".join(answer.parts))[0]
+    return split_responses(b"".join(answer.parts))[0]
 
 
 def owner(server: ApiServer, uid: int) -> int:
@@ -108,7 +108,7 @@ def test_scrapers_may_not_post(sock: socket.socket) -> None:
     server = MetricsServer(sock, ring_with(held_key()), Counters())
     request = get("/metrics").replace(b"GET", b"POST", 1)
     answer = server._listener._handle(parse_head(request), NOBODY)
-    (answered,) = split_answers(b"".join(answer.parts))
+    (answered,) = split_responses(b"".join(answer.parts))
     assert (answered.status, answered.code) == (405, "serve.method")
     assert answered.headers["Allow"] == "GET, HEAD"
 
@@ -116,5 +116,7 @@ def test_scrapers_may_not_post(sock: socket.socket) -> None:
 def test_scrapers_send_no_body(sock: socket.socket) -> None:
     server = MetricsServer(sock, ring_with(held_key()), Counters())
     head = parse_head(get("/metrics", "Content-Length: 1"))
-    (answered,) = split_answers(b"".join(server._listener._handle(head, NOBODY).parts))
+    (answered,) = split_responses(
+        b"".join(server._listener._handle(head, NOBODY).parts)
+    )
     assert (answered.status, answered.code) == (400, "serve.body")

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from skragent.serving.accounts import Account
-    from skragent.serving.ports import Loop
+    from skragent.serving.http.interfaces import Loop
+    from skragent.serving.quotas import Quota
 
 
 class Waiting(Protocol):
@@ -22,25 +22,25 @@ class Waiting(Protocol):
         ...
 
 
-class Turns:
+class FairQueue:
     """Gives out turns. Set `loop` before anything else is done."""
 
     loop: Loop
 
     def __init__(self) -> None:
-        self._hungry: list[Account] = []
+        self._hungry: list[Quota] = []
         self._until_turn: list[Waiting] = []
         self._until_tick: list[Waiting] = []
         self._is_coming = False
 
-    def defers(self, account: Account) -> bool:
+    def defers(self, quota: Quota) -> bool:
         """Tell whether an account with nothing left has its next part soon.
 
         Where it has not, all of its second is used up.
         """
-        if account.allowance <= 0:
+        if quota.allowance <= 0:
             return False
-        self._hungry.append(account)
+        self._hungry.append(quota)
         if not self._is_coming:
             self._is_coming = True
             self.loop.call_soon(self._next)
@@ -63,9 +63,9 @@ class Turns:
     def _next(self) -> None:
         self._is_coming = False
         hungry, self._hungry = self._hungry, []
-        for account in hungry:
-            if account.left <= 0:
-                account.begin_turn()
+        for quota in hungry:
+            if quota.left <= 0:
+                quota.begin_turn()
         waiting, self._until_turn = self._until_turn, []
         for connection in waiting:
             connection.resume()
