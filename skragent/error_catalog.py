@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,8 +27,6 @@ class Disposition(enum.Enum):
     # The configuration cannot be used, or the machine is not a confidential VM. At the
     # start, the error ends the agent. Later it is handled as RETRY_SLOWLY.
     FATAL = "fatal"
-    # The response to one caller. The scheduler never gets such an error.
-    REFUSED = "refused"
 
 
 RETRY: Final = Disposition.RETRY
@@ -36,22 +34,25 @@ REATTEST: Final = Disposition.REATTEST
 SLOWLY: Final = Disposition.RETRY_SLOWLY
 DENIED: Final = Disposition.DENIED
 FATAL: Final = Disposition.FATAL
-REFUSED: Final = Disposition.REFUSED
-VARIES: Final = None  # the code that raises the error decides
+# The response to one caller, or the end of one command: the scheduler never gets it.
+REFUSED: Final = "refused"
+# The disposition depends on the cause: each error has its own.
+VARIES: Final = "varies"
 
 
 class ErrorCode(NamedTuple):
     """One code. `code` is stable: alerts and scripts may rely on it."""
 
     code: str
-    disposition: Disposition | None
+    disposition: Disposition | Literal["refused", "varies"]
     cause: str
     remedy: str
 
     @property
     def action(self) -> str:
-        """The word for the disposition in documents."""
-        return "varies" if self.disposition is None else self.disposition.value
+        """The word for what the agent does, a key of ACTIONS."""
+        disposition = self.disposition
+        return disposition if isinstance(disposition, str) else disposition.value
 
 
 class ErrorGroup(NamedTuple):
@@ -239,8 +240,10 @@ _IDENTITY: Final = ErrorGroup(
         ErrorCode(
             "identity.refused",
             RETRY,
-            "The vault rejects the access token (401).",
-            "Use a vault and an identity of the same tenant.",
+            "The vault rejects the access token (401). If the vault says that the token"
+            " expired, the error is temporary: the agent gets a new token.",
+            "Check the clock: `timedatectl`. Use a vault and an identity of the same"
+            " tenant.",
         ),
         ErrorCode(
             "identity.challenge",
@@ -440,7 +443,7 @@ _TOKEN: Final = ErrorGroup(
             "token.endpoint",
             SLOWLY,
             "The agent knows no shared provider for the VM's region.",
-            "Set `attestation.endpoint` to the provider that the release policies name.",
+            "Set `attestation.endpoint` to the provider of the release policies.",
         ),
         ErrorCode(
             "token.refused",
@@ -542,8 +545,9 @@ _RELEASE: Final = ErrorGroup(
             "release.denied.policy",
             DENIED,
             "The token does not satisfy the key's release policy.",
-            "Compare the policy with the output of `skragent report`. `authority` must"
-            " be the attestation endpoint, and the token must meet every claim. A VM"
+            "Compare the policy with the output of `skragent report`, which shows the"
+            " VM's id and whether Secure Boot is on. `authority` must be the"
+            " attestation endpoint, and the VM must meet every claim. A VM"
             " that was deleted and created again has a new id. A policy with"
             " `x-ms-azurevm-vmid` needs the new id, in upper case:"
             "\n\n"
@@ -559,8 +563,9 @@ _RELEASE: Final = ErrorGroup(
             "Assign the role `Key Vault Crypto Service Release User`; in a vault with"
             " access policies the key permission `release`; on a Managed HSM the local"
             " role `Managed HSM Crypto Service Release User`. The hint of the error"
-            " names the right one. The change can take ten minutes, and a day if the"
-            " identity has the role by a group.",
+            " names the right one. A role of Azure RBAC can take ten minutes to apply,"
+            " or a day if a group has the role. Access policies and local roles of a"
+            " Managed HSM apply at once.",
         ),
         ErrorCode(
             "release.denied.firewall",
@@ -963,6 +968,36 @@ _EMULATOR: Final = ErrorGroup(
     ),
 )
 
+# What the agent does, by `ErrorCode.action`.
+ACTIONS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "retry": "The agent repeats the attempt within one second, after the next"
+        " failure within two, and so on. The window doubles up to a minute, and the"
+        " wait is a random part of the window (full jitter), so that the VMs of a fleet"
+        " do not retry at the same time. After a 429 of a vault the wait is about ten"
+        " seconds, and each time a tenth longer. The agent obeys Retry-After, up to ten"
+        " minutes. It serves held keys meanwhile. A held key is `stale` from the time"
+        " when its refresh is overdue, and is wiped `keys.NAME.max_stale_seconds`"
+        " later.",
+        "reattest": "As `retry`, but the agent starts again with new evidence and a"
+        " fresh token.",
+        "retry_slowly": "A person probably has to act. The agent repeats the attempt"
+        " within three seconds, then within one minute, two minutes, and so on, up to"
+        " 15 minutes. It serves held keys as after `retry`. The journal has an error"
+        " (`ATTENTION`), and `skragent_key_needs_attention` is 1.",
+        "denied": "An authority denied the key: the vault or the attestation provider,"
+        " in its own error format. Only a denial ends a held key, and only when it is"
+        " confirmed. From the first denial on, the journal has an error (`ATTENTION`),"
+        " and `skragent_key_needs_attention` is 1.",
+        "fatal": "The configuration cannot be used, a socket cannot be bound, or the"
+        " machine is not a confidential VM. At a start the error ends the agent. Once"
+        " the agent has attested or holds a key, it handles the error as"
+        " `retry_slowly`. In a command, the error ends the command.",
+        "varies": "The action depends on the cause. The text of the code describes it.",
+        "refused": "The response to one caller. Nothing changes for other callers.",
+    }
+)
+
 GROUPS: Final = (
     _CONFIGURATION,
     _NETWORK,
@@ -982,6 +1017,8 @@ CODES: Final[Mapping[str, ErrorCode]] = MappingProxyType(
 
 
 def disposition_of(code: str) -> Disposition | None:
-    """Return what the agent does about a code; None if it varies or is unknown."""
+    """Return the disposition of a code; None if each error has its own."""
     entry = CODES.get(code)
-    return entry.disposition if entry else None
+    if entry is None or isinstance(entry.disposition, str):
+        return None
+    return entry.disposition
