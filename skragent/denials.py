@@ -17,7 +17,7 @@ A vault that refuses a key because of its `exp` or `nbf` has not denied it
 and the held version ends by its own `exp`.
 
 The rest of what ends a held key is no denial: its own `exp`, an administrator, and
-`max_stale_seconds`. See `skragent.agent.lifecycle`.
+`max_stale_seconds`. See `skragent.agent.key_records`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from skragent.agent.clock import Clock
     from skragent.agent.reload import Outcome
-    from skragent.agent.supervisor import Supervisor
+    from skragent.agent.scheduler import Supervisor
     from skragent.config import Config
 
 

@@ -12,22 +12,30 @@ import asyncio
 import secrets
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvloop
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 from skragent.agent.control import Control
-from skragent.agent.descriptors import allow_descriptors, descriptors_for, too_few
-from skragent.agent.holder import Holder
-from skragent.agent.jobs import key_requests, key_terms
-from skragent.agent.notes import NoteLog
+from skragent.agent.job_runner import TERMINATE_SECONDS, Runner
+from skragent.agent.jobs import key_requests
+from skragent.agent.key_records import key_terms
 from skragent.agent.preserved_keys import PreservedKeys
+from skragent.agent.process_control import (
+    STOPPING,
+    allow_descriptors,
+    descriptors_for,
+    has_terminal,
+    let_through,
+    too_few,
+)
+from skragent.agent.releaser_log import NoteLog
 from skragent.agent.reload import Reloader
-from skragent.agent.runner import TERMINATE_SECONDS, Runner
+from skragent.agent.reporter import Holder
+from skragent.agent.scheduler import Supervisor
 from skragent.agent.servers import Servers
-from skragent.agent.signals import STOPPING, has_terminal, let_through
-from skragent.agent.supervisor import Supervisor
 from skragent.agent.watchdog import keep_watch
 from skragent.errors import AgentError
 from skragent.keyring import Keyring
@@ -38,18 +46,20 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
+    from skragent.agent.cached_token import HeldToken
     from skragent.agent.clock import Clock
-    from skragent.agent.launch import Launch, Launcher
-    from skragent.agent.notify import Notifier
-    from skragent.agent.runner import Release
-    from skragent.agent.sockets import Sockets
-    from skragent.agent.tokens import HeldToken
+    from skragent.agent.job_runner import Release
+    from skragent.agent.releaser_process import Launch, Launcher
+    from skragent.agent.socket_activation import Sockets
+    from skragent.agent.systemd_notify import Notifier
     from skragent.config import Config
     from skragent.job import KeyRequest, Result
     from skragent.serving import Access
 
 # The releaser has them from the signal on. One that waits in the kernel is left.
 _RELEASER_SECONDS = TERMINATE_SECONDS + 0.5
+_MACHINE_ID = Path("/etc/machine-id")
+_MAX_MACHINE_ID_BYTES = 64
 _RANDOM_BITS = 53  # of a float's mantissa
 
 # Settings of [agent] that a reload does not change: what listens goes on listening.
@@ -321,3 +331,12 @@ def _chance() -> float:
 def _log_output(line: str, succeeded: bool) -> None:  # noqa: FBT001 - the runner's callback
     if not succeeded:
         log(Event.RELEASER_SAID, f"releaser: {line}")
+
+
+def machine_id() -> str:
+    """Read the machine's id: machine-id(5). Empty where there is none."""
+    try:
+        with _MACHINE_ID.open("rb") as file:
+            return file.read(_MAX_MACHINE_ID_BYTES).decode("ascii", "replace").strip()
+    except OSError:
+        return ""

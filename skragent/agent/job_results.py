@@ -1,192 +1,182 @@
-"""What of a releaser's output is believed.
-
-The releaser is our own program, but it reads what the network sends. So each part of
-its result is judged before an offset of it is used. Pure.
-"""
+"""What came of a job, for each key: held, or why not, and when it is due again."""
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
-from skragent.errors import ReleaserError
-from skragent.job import (
-    MAX_NOTE_CHARACTERS,
-    MAX_NOTES,
-    MAX_RESULT_BYTES,
-    PROTOCOL,
-    Result,
-    unique_offset,
-)
+from skragent.agent import due_times, key_records
+from skragent.agent.jobs import failure_error
+from skragent.agent.key_records import Admission
+from skragent.errors import ReleaseDeniedError, SecretMemoryError
 
 if TYPE_CHECKING:
-    from skragent.job import Purpose, ReleasedKey
+    from collections.abc import Callable, Container, Iterable
 
-# As long as `attestation.token` lets one be.
-MAX_TOKEN_CHARS: Final = 128 * 1024
+    from skragent.agent.clock import Clock
+    from skragent.agent.interfaces import Holder
+    from skragent.agent.job_runner import Release
+    from skragent.agent.key_records import KeyRecord, Lives
+    from skragent.agent.version_check import Looking
+    from skragent.errors import AgentError
+    from skragent.job import Attestation, ReleasedKey
 
-# A key version of Key Vault and Managed HSM: 32 hexadecimal digits. It becomes the
-# ETag.
-_VERSION: Final = re.compile(r"[0-9a-f]{32}")
-# THIM's, of an AK certificate that it makes: it goes into a URL.
-_QUERY_ID: Final = re.compile(r"[0-9A-Za-z-]{0,64}")
-
-
-class _Protocol(msgspec.Struct):
-    protocol: int = 0
+# However short a token's life and however long the job: never in a tight circle.
+_MIN_PAUSE_SECONDS: Final = 1.0
 
 
-class ResultReader:
-    """Reads the parts of one job's result, one from each line.
+class Settling:
+    """Gives each key of a job what came of it.
 
     Args:
-        aliases: of the keys that were asked for.
-        purpose: of the job.
-        has_token: whether the job brought an attestation token, and was not to attest.
+        lives: of all keys.
+        looking: plans looks for new versions.
+        holder: is told of everything.
+        clock: the one clock.
+        chance: a number from 0 to 1, another one each time.
+        token_fraction: of a token's life, after which it is renewed.
+        spread: this machine's place in its fleet, from -1 to 1.
     """
 
     def __init__(
         self,
-        aliases: frozenset[str],
+        lives: Lives,
+        looking: Looking,
         *,
-        purpose: Purpose = "release",
-        has_token: bool = False,
+        holder: Holder,
+        clock: Clock,
+        chance: Callable[[], float],
+        token_fraction: float,
+        spread: float,
     ) -> None:
-        self._aliases = aliases
-        self._purpose = purpose
-        self._has_token = has_token
-        self._has_attested = False
-        self._answered: set[str] = set()
-        self._taken: list[tuple[int, int]] = []  # slices of the arena: from, to
-        self._buffer = bytearray()
-        self._bytes = 0
-        self._last: Result | None = None
+        self.token_fraction = token_fraction
+        self.asked_again: set[str] = set()  # since the job began: due at once
+        self._throw = 0.0  # of chance, for the job
+        self._lives = lives
+        self._looking = looking
+        self._holder = holder
+        self._clock = clock
+        self._chance = chance
+        self._spread = spread
 
-    def feed(self, data: bytes) -> list[Result]:
-        """Take more output; return the parts that it completes, judged.
+    def begin_job(self) -> None:
+        """Begin a job. One throw of chance for all its keys.
 
-        Raises:
-            ReleaserError: releaser.garbage; nothing that follows is believed either.
+        Keys that are released together stay together: one attestation serves them
+        again.
         """
-        self._bytes += len(data)
-        if self._bytes > MAX_RESULT_BYTES:
-            raise _garbage(f"it is longer than {MAX_RESULT_BYTES} bytes")
-        # Only what is new is searched: a child may write single bytes.
-        first, *more = data.split(b"\n")
-        self._buffer += first
-        parts = []
-        for piece in more:
-            line, self._buffer = bytes(self._buffer), bytearray(piece)
-            parts.append(self._read(line))
-        return parts
+        self.asked_again.clear()
+        self._throw = self._chance()
 
-    def finish(self) -> Result:
-        """Return the last part.
+    def settle(
+        self,
+        release: Release,
+        attestation: Attestation | None,
+        wanted: Container[str],
+    ) -> None:
+        """Settle a part of the job's outcome.
 
-        Raises:
-            ReleaserError: releaser.garbage: there is none, or something follows it.
+        Args:
+            release: the part.
+            attestation: that the keys were released under.
+            wanted: the keys that were not dropped or changed meanwhile.
         """
-        if self._buffer:
-            self._read(bytes(self._buffer))
-        if self._last is None:
-            raise _garbage("it has no end")
-        return self._last
+        # A machine that was suspended wakes in any order: what is too old by now must
+        # not live on beside its successor.
+        self._lives.age()
+        chance = self._throw
+        for key in release.result.released:
+            if key.alias not in wanted:
+                continue
+            admission = key_records.admit(key, self._clock.now())
+            if admission is Admission.DISABLED:
+                error = ReleaseDeniedError(
+                    f"version {key.version} is disabled",
+                    code=admission.value,
+                    hint="Enable it in the vault, or configure another version.",
+                )
+                self._settle_failed(key.alias, error, chance)
+            elif attestation is None:
+                raise TypeError("a judged result has keys only with an attestation")
+            else:
+                self._settle_released(key, admission, release, attestation, chance)
+            self.end_attempts([key.alias])
+        for entry in release.result.failed:
+            if entry.alias in wanted:
+                self._settle_failed(entry.alias, failure_error(entry.failure), chance)
+                self.end_attempts([entry.alias])
 
-    def _read(self, line: bytes) -> Result:
-        if self._last is not None:
-            raise _garbage("something follows its end")
-        part = _decode(line)
-        self._judge_purpose(part)
-        self._judge_attestation(part)
-        self._judge_answers(part)
-        self._judge_slices(part)
-        _judge_notes(part)
-        if part.is_last:
-            self._last = part
-        return part
+    def end_attempts(self, aliases: Iterable[str]) -> None:
+        """Tell that attempts ended; not of keys that were ordered meanwhile.
 
-    def _judge_purpose(self, part: Result) -> None:
-        is_release = self._purpose == "release"
-        if is_release and part.versions:
-            raise _garbage("it answers what was not asked")
-        if not is_release and (part.released or part.attestation):
-            raise _garbage("it released keys in a job that was not to")
-        if self._purpose != "renew" and part.ak_query_id:
-            raise _garbage("it ordered what was not asked for")
-        if not _QUERY_ID.fullmatch(part.ak_query_id):
-            raise _garbage("the id of a renewal has another form")
-        # Empty where the identity has no permission to know the version.
-        versions = [version for version in part.versions.values() if version]
-        versions += [key.version for key in part.released]
-        if not all(map(_VERSION.fullmatch, versions)):
-            raise _garbage("a version is not 32 hexadecimal digits")
+        Their order is carried out by the next attempt.
+        """
+        for alias in aliases:
+            if alias not in self.asked_again:
+                self._holder.attempt_ended(alias)
 
-    def _judge_attestation(self, part: Result) -> None:
-        attests = part.attestation is not None
-        if attests != bool(part.token) or len(part.token) > MAX_TOKEN_CHARS:
-            raise _garbage("an attestation has a token, and a token an attestation")
-        if attests and (self._has_token or self._has_attested):
-            raise _garbage("it attested, and was not to")
-        self._has_attested = self._has_attested or attests
-        if part.released and not (self._has_token or self._has_attested):
-            raise _garbage("keys were released without an attestation")
+    def _settle_released(
+        self,
+        key: ReleasedKey,
+        admission: Admission,
+        release: Release,
+        attestation: Attestation,
+        chance: float,
+    ) -> None:
+        boottime = self._clock.boottime()
+        seconds = due_times.token_life_seconds(
+            attestation.issued_at, attestation.expires_at
+        )
+        terms, fraction = self._lives.of[key.alias].terms, self.token_fraction
+        fresh = due_times.fresh_seconds(seconds, terms.refresh_seconds, fraction)
+        jitter = due_times.jitter(self._spread, 2 * chance - 1)
+        after = due_times.refresh_after_seconds(fresh, jitter, fraction)
+        due_at = release.began_at + after
+        if admission is Admission.HELD:
+            life = key_records.released(
+                self._lives.of[key.alias],
+                key,
+                began_at=release.began_at,
+                fresh_seconds=fresh,
+            )
+            try:
+                self._holder.hold(
+                    key,
+                    release.arena,
+                    request=self._lives.keys[key.alias],
+                    life=life,
+                    began_at=release.began_at,
+                )
+            except SecretMemoryError as error:
+                self._settle_failed(key.alias, error, chance)
+                return
+        else:
+            life = key_records.not_admitted(self._lives.of[key.alias], key, admission)
+            self._holder.not_admitted(key, admission)
+            if not life.is_held:
+                lasting = due_times.lasting_window_seconds(life.failures.slow)
+                due_at = boottime + chance * lasting
+        due_at = max(due_at, boottime + _MIN_PAUSE_SECONDS)
+        self._plan(key.alias, life, due_at)
+        if life.is_held:
+            self._looking.plan(key.alias)
 
-    def _judge_answers(self, part: Result) -> None:
-        answered = [key.alias for key in part.released] + list(part.versions)
-        answered += [key.alias for key in part.failed]
-        before = len(self._answered)
-        self._answered.update(answered)
-        if part.failure is not None:
-            if self._answered or not part.is_last:
-                raise _garbage("it answers keys of a job that failed as a whole")
-            return
-        if len(self._answered) != before + len(answered):
-            raise _garbage("it answers a key twice")
-        is_complete = self._answered == self._aliases
-        if not self._answered <= self._aliases or (part.is_last and not is_complete):
-            raise _garbage("it answers other keys than were asked for")
+    def _settle_failed(self, alias: str, error: AgentError, chance: float) -> None:
+        boottime = self._clock.boottime()
+        life = key_records.failed(self._lives.of[alias], error, boottime)
+        seconds = due_times.wait_seconds(
+            error,
+            life.failures,
+            jitter=chance,
+            confirms_in=key_records.seconds_until_confirmable(life, error, boottime),
+        )
+        self._holder.key_failed(alias, error, seconds)
+        due_at = boottime + seconds
+        self._plan(alias, life, due_at, is_held_off=due_times.is_asked_to_wait(error))
 
-    def _judge_slices(self, part: Result) -> None:
-        if not all(key.forms for key in part.released):
-            raise _garbage("a key was released in no form")
-        self._taken = sorted(self._taken + _slices(part.released))
-        end = 0
-        for begin, after in self._taken:
-            if after <= begin or begin < end:
-                raise _garbage("two of its slices overlap, or one is empty")
-            end = after
-        if end > unique_offset(len(self._aliases)):
-            raise _garbage("a slice lies outside the keys' secret memory")
-
-
-def _decode(line: bytes) -> Result:
-    try:
-        protocol = msgspec.json.decode(line, type=_Protocol).protocol
-        if protocol == PROTOCOL:
-            return msgspec.json.decode(line, type=Result)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _garbage("it is not a result") from error
-    raise _garbage(f"it speaks protocol {protocol}, this agent {PROTOCOL}")
-
-
-def _judge_notes(part: Result) -> None:
-    if len(part.notes) > MAX_NOTES or any(
-        len(note) > MAX_NOTE_CHARACTERS for note in part.notes
-    ):
-        raise _garbage("its notes are too many or too long")
-
-
-def _slices(keys: tuple[ReleasedKey, ...]) -> list[tuple[int, int]]:
-    return [
-        (form.offset, form.offset + form.length)
-        for key in keys
-        for form in key.forms.values()
-    ]
-
-
-def _garbage(why: str) -> ReleaserError:
-    return ReleaserError(
-        f"the releaser's answer cannot be used: {why}", code="releaser.garbage"
-    )
+    def _plan(
+        self, alias: str, life: KeyRecord, due_at: float, *, is_held_off: bool = False
+    ) -> None:
+        if alias in self.asked_again:
+            due_at, is_held_off = self._clock.boottime(), False
+        life = key_records.planned(life, due_at, is_held_off=is_held_off)
+        self._lives.put(alias, life)

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from skragent.agent.lifecycle import Terms
-from skragent.agent.vault_keys import vault_origin
 from skragent.clouds import CLOUDS
 from skragent.errors import AgentError, Disposition
 from skragent.job import Identity, Job, KeyRequest
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
 
     from skragent.config import Config
     from skragent.job import Failure, Purpose
+    from skragent.keyring import PreservedRecord
 
 # A failure's words go to the journal and to `status`; a service's prose can be long.
 MAX_MESSAGE_CHARACTERS: Final = 1000
@@ -52,20 +51,6 @@ def key_requests(config: Config) -> dict[str, KeyRequest]:
 def _identity(config: Config, name: str) -> Identity:
     identity = config.identities[name] if name else config.identity
     return Identity(**msgspec.structs.asdict(identity))
-
-
-def key_terms(config: Config) -> dict[str, Terms]:
-    """List what is configured of each key's life."""
-    return {
-        alias: Terms(
-            max_stale_seconds=key.max_stale_seconds,
-            is_kept_when_denied=key.on_denial == "keep",
-            refresh_seconds=key.refresh_seconds or None,
-            overlap_seconds=key.overlap_seconds,
-            check_seconds=None if key.version else key.version_check_seconds or None,
-        )
-        for alias, key in config.keys.items()
-    }
 
 
 def build_job(
@@ -130,3 +115,26 @@ def _trim(text: str) -> str:
     if len(text) > MAX_MESSAGE_CHARACTERS:
         text = text[: MAX_MESSAGE_CHARACTERS - 1] + "…"
     return "".join(c if c.isprintable() else " " for c in text)
+
+
+_DEFAULT_PORT: Final = 443  # of https
+
+
+def vault_origin(url: str) -> str:
+    """Spell a vault's URL, which has been judged, in the one way that requests have."""
+    origin = url.lower().removesuffix("/")
+    host, _, port = origin.rpartition(":")
+    if port.isdecimal():  # `]` ends an IPv6 address without a port
+        return host if int(port) == _DEFAULT_PORT else f"{host}:{int(port)}"
+    return origin
+
+
+def is_same_key(
+    one: KeyRequest | PreservedRecord, other: KeyRequest | PreservedRecord
+) -> bool:
+    """Return whether both mean one key of one vault, of whatever version."""
+    return _key_id(one) == _key_id(other)
+
+
+def _key_id(key: KeyRequest | PreservedRecord) -> tuple[str, str]:
+    return vault_origin(key.vault), key.name.lower()

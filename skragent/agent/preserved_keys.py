@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from skragent.agent import lifecycle
-from skragent.agent.vault_keys import is_same_key
+from skragent.agent import key_records
+from skragent.agent.jobs import is_same_key
 from skragent.errors import AgentError
 from skragent.keyring import read_held_key
 from skragent.observe import Event, log
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from skragent.agent.clock import Clock
-    from skragent.agent.lifecycle import KeyRecord, Terms
-    from skragent.agent.notify import Notifier
+    from skragent.agent.key_records import KeyRecord, Terms
+    from skragent.agent.systemd_notify import Notifier
     from skragent.job import KeyRequest
     from skragent.keyring import HeldKey, Keyring, PreservedRecord
     from skragent.secretmem import Arena
@@ -193,8 +193,8 @@ class PreservedKeys:
         *older, (record, key) = candidates
         others = [one for one in older if one[1].version != key.version]
         previous = others[-1] if others and is_same_key(others[-1][0], record) else None
-        life = lifecycle.restored(terms, record, previous[0] if previous else None)
-        life = lifecycle.aged(life, now=clock.now(), boottime=clock.boottime())
+        life = key_records.restored(terms, record, previous[0] if previous else None)
+        life = key_records.aged(life, now=clock.now(), boottime=clock.boottime())
         if not life.is_held:
             self._discard(candidates, "it is too old, or past its own `exp`")
             return None

@@ -1,53 +1,192 @@
-"""What releasers say on stderr: the same words once, then counted.
+"""What of a releaser's output is believed.
 
-A releaser that crashes says where, in a new process at each attempt. Its words are
-logged in full for the first time; after that one line has the last of them and how
-often they came.
+The releaser is our own program, but it reads what the network sends. So each part of
+its result is judged before an offset of it is used. Pure.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING, Final
 
-from skragent.observe import INTERNAL_ERRORS, Event
+import msgspec
+
+from skragent.errors import ReleaserError
+from skragent.job import (
+    MAX_NOTE_CHARACTERS,
+    MAX_NOTES,
+    MAX_RESULT_BYTES,
+    PROTOCOL,
+    Result,
+    unique_offset,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from skragent.job import Purpose, ReleasedKey
 
-    from skragent.observe import InternalErrors
+# As long as `attestation.token` lets one be.
+MAX_TOKEN_CHARS: Final = 128 * 1024
 
-# Addresses, process ids and times differ each time. The number of a line in a traceback
-# is what tells one place from another.
-_NUMBERS: Final = re.compile(r"0x[0-9a-f]+|\d+")
-_FRAME: Final = re.compile(r'\s*File "')
+# A key version of Key Vault and Managed HSM: 32 hexadecimal digits. It becomes the
+# ETag.
+_VERSION: Final = re.compile(r"[0-9a-f]{32}")
+# THIM's, of an AK certificate that it makes: it goes into a URL.
+_QUERY_ID: Final = re.compile(r"[0-9A-Za-z-]{0,64}")
 
 
-class ReleaserOutput:
-    """Folds the output of releasers that failed."""
+class _Protocol(msgspec.Struct):
+    protocol: int = 0
 
-    def __init__(self, errors: InternalErrors = INTERNAL_ERRORS) -> None:
-        self._errors = errors
 
-    def fold(self, lines: Sequence[str], status: int) -> list[str]:
-        """Give the lines that are worth logging of one releaser's output.
+class ResultReader:
+    """Reads the parts of one job's result, one from each line.
 
-        Args:
-            lines: its output, fit to log.
-            status: it exited with.
+    Args:
+        aliases: of the keys that were asked for.
+        purpose: of the job.
+        has_token: whether the job brought an attestation token, and was not to attest.
+    """
+
+    def __init__(
+        self,
+        aliases: frozenset[str],
+        *,
+        purpose: Purpose = "release",
+        has_token: bool = False,
+    ) -> None:
+        self._aliases = aliases
+        self._purpose = purpose
+        self._has_token = has_token
+        self._has_attested = False
+        self._answered: set[str] = set()
+        self._taken: list[tuple[int, int]] = []  # slices of the arena: from, to
+        self._buffer = bytearray()
+        self._bytes = 0
+        self._last: Result | None = None
+
+    def feed(self, data: bytes) -> list[Result]:
+        """Take more output; return the parts that it completes, judged.
+
+        Raises:
+            ReleaserError: releaser.garbage; nothing that follows is believed either.
         """
-        if status == os.EX_SOFTWARE:
-            self._errors.count(Event.RELEASER_SAID.name.lower())
-        if not lines:
-            return []
-        seen = self._errors.note(tuple(map(_without_numbers, lines)))
-        if seen.is_first:
-            return list(lines)
-        if not seen.is_due:
-            return []
-        return [f"{lines[-1]} (as before, {seen.times} times)"]
+        self._bytes += len(data)
+        if self._bytes > MAX_RESULT_BYTES:
+            raise _garbage(f"it is longer than {MAX_RESULT_BYTES} bytes")
+        # Only what is new is searched: a child may write single bytes.
+        first, *more = data.split(b"\n")
+        self._buffer += first
+        parts = []
+        for piece in more:
+            line, self._buffer = bytes(self._buffer), bytearray(piece)
+            parts.append(self._read(line))
+        return parts
+
+    def finish(self) -> Result:
+        """Return the last part.
+
+        Raises:
+            ReleaserError: releaser.garbage: there is none, or something follows it.
+        """
+        if self._buffer:
+            self._read(bytes(self._buffer))
+        if self._last is None:
+            raise _garbage("it has no end")
+        return self._last
+
+    def _read(self, line: bytes) -> Result:
+        if self._last is not None:
+            raise _garbage("something follows its end")
+        part = _decode(line)
+        self._judge_purpose(part)
+        self._judge_attestation(part)
+        self._judge_answers(part)
+        self._judge_slices(part)
+        _judge_notes(part)
+        if part.is_last:
+            self._last = part
+        return part
+
+    def _judge_purpose(self, part: Result) -> None:
+        is_release = self._purpose == "release"
+        if is_release and part.versions:
+            raise _garbage("it answers what was not asked")
+        if not is_release and (part.released or part.attestation):
+            raise _garbage("it released keys in a job that was not to")
+        if self._purpose != "renew" and part.ak_query_id:
+            raise _garbage("it ordered what was not asked for")
+        if not _QUERY_ID.fullmatch(part.ak_query_id):
+            raise _garbage("the id of a renewal has another form")
+        # Empty where the identity has no permission to know the version.
+        versions = [version for version in part.versions.values() if version]
+        versions += [key.version for key in part.released]
+        if not all(map(_VERSION.fullmatch, versions)):
+            raise _garbage("a version is not 32 hexadecimal digits")
+
+    def _judge_attestation(self, part: Result) -> None:
+        attests = part.attestation is not None
+        if attests != bool(part.token) or len(part.token) > MAX_TOKEN_CHARS:
+            raise _garbage("an attestation has a token, and a token an attestation")
+        if attests and (self._has_token or self._has_attested):
+            raise _garbage("it attested, and was not to")
+        self._has_attested = self._has_attested or attests
+        if part.released and not (self._has_token or self._has_attested):
+            raise _garbage("keys were released without an attestation")
+
+    def _judge_answers(self, part: Result) -> None:
+        answered = [key.alias for key in part.released] + list(part.versions)
+        answered += [key.alias for key in part.failed]
+        before = len(self._answered)
+        self._answered.update(answered)
+        if part.failure is not None:
+            if self._answered or not part.is_last:
+                raise _garbage("it answers keys of a job that failed as a whole")
+            return
+        if len(self._answered) != before + len(answered):
+            raise _garbage("it answers a key twice")
+        is_complete = self._answered == self._aliases
+        if not self._answered <= self._aliases or (part.is_last and not is_complete):
+            raise _garbage("it answers other keys than were asked for")
+
+    def _judge_slices(self, part: Result) -> None:
+        if not all(key.forms for key in part.released):
+            raise _garbage("a key was released in no form")
+        self._taken = sorted(self._taken + _slices(part.released))
+        end = 0
+        for begin, after in self._taken:
+            if after <= begin or begin < end:
+                raise _garbage("two of its slices overlap, or one is empty")
+            end = after
+        if end > unique_offset(len(self._aliases)):
+            raise _garbage("a slice lies outside the keys' secret memory")
 
 
-def _without_numbers(line: str) -> str:
-    return line if _FRAME.match(line) else _NUMBERS.sub("#", line)
+def _decode(line: bytes) -> Result:
+    try:
+        protocol = msgspec.json.decode(line, type=_Protocol).protocol
+        if protocol == PROTOCOL:
+            return msgspec.json.decode(line, type=Result)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _garbage("it is not a result") from error
+    raise _garbage(f"it speaks protocol {protocol}, this agent {PROTOCOL}")
+
+
+def _judge_notes(part: Result) -> None:
+    if len(part.notes) > MAX_NOTES or any(
+        len(note) > MAX_NOTE_CHARACTERS for note in part.notes
+    ):
+        raise _garbage("its notes are too many or too long")
+
+
+def _slices(keys: tuple[ReleasedKey, ...]) -> list[tuple[int, int]]:
+    return [
+        (form.offset, form.offset + form.length)
+        for key in keys
+        for form in key.forms.values()
+    ]
+
+
+def _garbage(why: str) -> ReleaserError:
+    return ReleaserError(
+        f"the releaser's answer cannot be used: {why}", code="releaser.garbage"
+    )

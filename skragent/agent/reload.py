@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import queue
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from skragent.agent.look_up import LOOK_UP_SECONDS, look_up_timeout
 from skragent.config import parse_config
 from skragent.errors import AgentError, ConfigError
 from skragent.observe import Event, log
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from skragent.agent.clock import Clock
-    from skragent.agent.notify import Notifier
+    from skragent.agent.systemd_notify import Notifier
     from skragent.config import Config
     from skragent.observe import Counters
     from skragent.serving import Access
@@ -159,3 +159,42 @@ class Reloader:
                 f"the file or a name took longer than {LOOK_UP_SECONDS:g} s"
             )
         return future.result()
+
+
+# For the file, and for all names in it. systemd's reload waits 90 s, and so does its
+# start.
+LOOK_UP_SECONDS: Final = 30.0
+
+
+def look_up_in_time(work: Callable[[], _T], *, seconds: float = LOOK_UP_SECONDS) -> _T:
+    """Do what asks a directory service, before there is an event loop.
+
+    Raises:
+        ConfigError: config.timeout, or what the work raises.
+    """
+    outcomes: queue.SimpleQueue[tuple[_T | None, BaseException | None]]
+    outcomes = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcomes.put((work(), None))
+        except BaseException as error:  # noqa: BLE001 - it is raised below
+            outcomes.put((None, error))
+
+    threading.Thread(target=run, name="look-up", daemon=True).start()
+    try:
+        result, error = outcomes.get(timeout=seconds)
+    except queue.Empty:
+        raise look_up_timeout(f"a name took longer than {seconds:g} s") from None
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value] # one or the other
+
+
+def look_up_timeout(why: str) -> ConfigError:
+    """Make the error of a look-up that did not end."""
+    return ConfigError(
+        [why],
+        code="config.timeout",
+        hint="Does the directory service answer? `getent passwd USER` asks it.",
+    )

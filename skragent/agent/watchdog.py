@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from skragent.agent.clock import Clock
-    from skragent.agent.notify import Notifier
+    from skragent.agent.systemd_notify import Notifier
 
 # What may come late: timers of a busy machine, and one that was paused.
 _GRACE_SECONDS: Final = 30.0

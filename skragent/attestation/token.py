@@ -34,7 +34,7 @@ from skragent.jose import (
 )
 
 if TYPE_CHECKING:
-    from skragent.evidence.public import RsaPublic
+    from skragent.evidence.tpm_public import RsaPublic
 
 MAX_TOKEN_CHARS = 128 * 1024  # tokens seen have 6 to 9 kB
 _MAX_SIGNING_KEYS = 64

@@ -20,13 +20,13 @@ from skragent.errors import (
     MalformedEvidenceError,
     UnsupportedEvidenceError,
 )
-from skragent.evidence.amdcert import load_certificates
+from skragent.evidence.amd_certificate import load_certificates
 from skragent.evidence.endorsements import AMD_ROOTS, parse_roots, parse_thim_answer
 from skragent.evidence.hcl import HCL_SIGNATURE, HclReport, parse_hcl_report
-from skragent.evidence.public import TpmPublic, parse_tpm2b_public
 from skragent.evidence.quote import SignedAttest, parse_quote
 from skragent.evidence.snp import SnpReport, parse_snp_report
 from skragent.evidence.tdx import name_tdx_evidence
+from skragent.evidence.tpm_public import TpmPublic, parse_tpm2b_public
 from skragent.files import read_regular
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from skragent.agent.exit_codes import FINAL, exit_code_of_start
-from skragent.agent.signals import held_back
+from skragent.agent.process_control import held_back
 from skragent.cli import deadline
 from skragent.cli.config_file import add_config_option, read_config
-from skragent.cli.failure import tell
+from skragent.cli.error_output import print_agent_error
 from skragent.config import parse_config
 from skragent.errors import AgentError
+from skragent.exit_codes import FINAL, exit_code_of_start
 from skragent.secretmem import forbid_core_dumps
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from skragent.agent.clock import Clock
-    from skragent.agent.notify import Inherited
+    from skragent.agent.socket_activation import Inherited
 
 _DESCRIPTION = """\
 Attest, have the configured keys released, hold them and serve them, until SIGTERM.
@@ -90,21 +90,21 @@ def _run_or_refuse(read: Callable[[], str], releaser: tuple[str, ...] | None) ->
     Those that are closed without an answer would be empty credentials.
     """
     from skragent.agent.clock import SystemClock  # noqa: PLC0415 - when it is its turn
-    from skragent.agent.notify import inherited_sockets  # noqa: PLC0415 - the same
+    from skragent.agent.socket_activation import inherited_sockets  # noqa: PLC0415 - the same
 
     clock = SystemClock()
     inherited = inherited_sockets(os.environ)
     try:
         code = _run(read, inherited, clock, releaser)
     except BaseException as error:
-        from skragent.agent.orphans import refuse_orphans  # noqa: PLC0415 - seldom
+        from skragent.agent.socket_activation import refuse_orphans  # noqa: PLC0415 - seldom
 
         refuse_orphans((sock for _, sock in inherited.credentials), clock)
         if isinstance(error, AgentError):
             _end_in_order(error, inherited)
         raise
     if code in FINAL and inherited.listeners:
-        from skragent.agent.lingering import linger  # noqa: PLC0415 - seldom
+        from skragent.agent.process_control import linger  # noqa: PLC0415 - seldom
 
         linger()  # it has answered whoever waited: who comes next has it started again
     return code
@@ -116,13 +116,13 @@ def _end_in_order(error: AgentError, inherited: Inherited) -> None:
     Raises:
         SystemExit: the error was told already.
     """
-    from skragent.agent.lingering import is_asked, linger  # noqa: PLC0415 - seldom
-    from skragent.agent.notify import Notifier  # noqa: PLC0415 - the same
+    from skragent.agent.process_control import is_asked, linger  # noqa: PLC0415 - seldom
+    from skragent.agent.systemd_notify import Notifier  # noqa: PLC0415 - the same
 
     code = exit_code_of_start(error, keeps_keys=bool(inherited.keys))
     status = f"{error.code}; looks again every few seconds"
     if inherited.keys:
-        tell(error)
+        print_agent_error(error)
         print(
             "  systemd keeps the held keys meanwhile, and starts the agent again every"
             " few seconds. Do not stop the service: that ends them.",
@@ -130,7 +130,7 @@ def _end_in_order(error: AgentError, inherited: Inherited) -> None:
         )
         Notifier(os.environ).status(f"{status}; systemd keeps the held keys")
     elif code in FINAL and is_asked(inherited.listeners.values()):
-        tell(error)
+        print_agent_error(error)
         Notifier(os.environ).status(status)
         linger()
     else:
@@ -145,16 +145,16 @@ def _run(
     releaser: tuple[str, ...] | None,
 ) -> int:
     # Imported in this order, each when it is its turn: see the module's docstring.
-    from skragent.agent.allowance import allowed_keys  # noqa: PLC0415
-    from skragent.agent.descriptors import (  # noqa: PLC0415
+    from skragent.agent.due_times import allowed_keys  # noqa: PLC0415
+    from skragent.agent.jobs import key_requests  # noqa: PLC0415
+    from skragent.agent.process_control import (  # noqa: PLC0415
         allow_descriptors,
         descriptors_for,
         too_few,
     )
-    from skragent.agent.jobs import key_requests  # noqa: PLC0415
-    from skragent.agent.launch import Launcher  # noqa: PLC0415
-    from skragent.agent.notify import Notifier  # noqa: PLC0415
-    from skragent.agent.sockets import open_sockets  # noqa: PLC0415
+    from skragent.agent.releaser_process import Launcher  # noqa: PLC0415
+    from skragent.agent.socket_activation import open_sockets  # noqa: PLC0415
+    from skragent.agent.systemd_notify import Notifier  # noqa: PLC0415
 
     config = parse_config(read())
     environment = dict(os.environ)
@@ -172,10 +172,13 @@ def _run(
         # libuv's io_uring polling costs a quarter of the throughput that was measured
         # here without it, and needs system calls that a hardened unit forbids.
         os.environ["UV_USE_IO_URING"] = "0"
-        from skragent.agent.daemon import World, serve  # noqa: PLC0415
-        from skragent.agent.look_up import look_up_in_time  # noqa: PLC0415
-        from skragent.agent.machine import machine_id  # noqa: PLC0415
-        from skragent.agent.schedule import spread_of  # noqa: PLC0415
+        from skragent.agent.daemon import (  # noqa: PLC0415
+            World,
+            machine_id,
+            serve,
+        )
+        from skragent.agent.due_times import spread_of  # noqa: PLC0415
+        from skragent.agent.reload import look_up_in_time  # noqa: PLC0415
         from skragent.agent.watchdog import watchdog_seconds  # noqa: PLC0415
         from skragent.observe import Event, log, set_up_logging  # noqa: PLC0415
         from skragent.serving import resolve_access  # noqa: PLC0415

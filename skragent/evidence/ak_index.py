@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from skragent.evidence.akcert import (
+from skragent.evidence.ak_certificate import (
     is_ak_certificate_provisioned,
     is_for_key,
     read_end,
@@ -22,7 +22,7 @@ from skragent.evidence.akcert import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from skragent.evidence.public import RsaPublic
+    from skragent.evidence.tpm_public import RsaPublic
 
 Piece = tuple[int, bytes]  # offset, data: one TPM2_NV_Write
 

@@ -4,8 +4,8 @@
 (AMD 57230). The chain comes from Azure's THIM or a file; trust comes from the
 fingerprints of AMD's roots, which are pinned here.
 
-Not here: fetching (`imds`), AMD's extensions (`amdcert`), the report's own signature
-(`signature`).
+Not here: fetching (`imds`), AMD's extensions (`amd_certificate`), the report's own
+signature (`snp_signature`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cryptography.x509.oid import SignatureAlgorithmOID
 
 from skragent.certificates import CertificateError, load_der, reading
 from skragent.errors import EndorsementsError, UnsupportedEvidenceError
-from skragent.evidence.amdcert import (
+from skragent.evidence.amd_certificate import (
     MAX_CERTIFICATES_BYTES,
     AmdExtensions,
     load_certificates,

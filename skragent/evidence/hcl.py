@@ -25,9 +25,9 @@ from skragent.errors import (
     MalformedEvidenceError,
     UnsupportedEvidenceError,
 )
-from skragent.evidence.public import RsaPublic
 from skragent.evidence.reader import Reader
 from skragent.evidence.snp import SNP_REPORT_BYTES, SnpReport, parse_snp_report
+from skragent.evidence.tpm_public import RsaPublic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

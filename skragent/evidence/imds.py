@@ -4,7 +4,8 @@ IMDS and THIM (its attestation part) answer on a link-local address, to requests
 `Metadata: true` that came through no proxy. Nothing here is retried: IMDS allows five
 requests a second for the whole VM.
 
-Not here: what the answers mean (`endorsements`, `akcert`, `attestation.regions`).
+Not here: what the answers mean (`endorsements`, `ak_certificate`,
+`attestation.regions`).
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from skragent.errors import TransportError
-from skragent.evidence.akcert import QUERY_ID
-from skragent.evidence.amdcert import MAX_CERTIFICATES_BYTES
+from skragent.evidence.ak_certificate import QUERY_ID
+from skragent.evidence.amd_certificate import MAX_CERTIFICATES_BYTES
 from skragent.transport import HttpClient, find_retry_after, imds_hint
 
 if TYPE_CHECKING:

@@ -18,11 +18,6 @@ from skragent.evidence.endorsements import (
     verify_endorsements,
 )
 from skragent.evidence.hcl import HclReport, verify_runtime_data_binding
-from skragent.evidence.public import (
-    WRAPPING_KEY_ATTRIBUTES,
-    TpmPublic,
-    parse_tpm2b_public,
-)
 from skragent.evidence.quote import (
     QUOTED_PCRS,
     SignedAttest,
@@ -30,7 +25,12 @@ from skragent.evidence.quote import (
     verify_certification,
     verify_quote,
 )
-from skragent.evidence.signature import verify_report_signature
+from skragent.evidence.snp_signature import verify_report_signature
+from skragent.evidence.tpm_public import (
+    WRAPPING_KEY_ATTRIBUTES,
+    TpmPublic,
+    parse_tpm2b_public,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

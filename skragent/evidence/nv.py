@@ -15,7 +15,7 @@ from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPMA_NV
 from tpm2_pytss.types import TPM2B_NV_PUBLIC, TPMS_NV_PUBLIC
 
 from skragent.errors import TpmError, UnsupportedEvidenceError
-from skragent.evidence import tpmrc
+from skragent.evidence import tpm_errors
 from skragent.evidence.hcl import MAX_HCL_REPORT_BYTES
 from skragent.evidence.tpm_library import library, run
 
@@ -61,7 +61,7 @@ class NvIndices:
         try:
             return self.find(number)
         except TpmError as error:
-            if tpmrc.is_missing_handle(error.rc):
+            if tpm_errors.is_missing_handle(error.rc):
                 return None
             raise
 

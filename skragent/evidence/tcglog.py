@@ -11,8 +11,8 @@ Not here: replaying the log against PCR values. The verifier does, if it wants t
 from __future__ import annotations
 
 from skragent.errors import MalformedEvidenceError
-from skragent.evidence.public import TPM_ALG_SHA256
 from skragent.evidence.reader import Reader
+from skragent.evidence.tpm_public import TPM_ALG_SHA256
 
 MAX_TCG_LOG_BYTES = 1024 * 1024  # firmware logs have 20 to 100 kB
 

@@ -3,7 +3,7 @@
 One `Vtpm` per job. Commands run once, but for what ESYS repeats itself (TPM_RC_RETRY).
 The wrapping key is of the NULL hierarchy: no reset of the TPM leaves it in being.
 
-Not here: what the answers mean (`hcl`, `quote`), and what failures mean (`tpmrc`).
+Not here: what the answers mean (`hcl`, `quote`), and what failures mean (`tpm_errors`).
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from skragent.errors import (
     UnsupportedEvidenceError,
     UnwrapError,
 )
-from skragent.evidence import tpmrc
+from skragent.evidence import tpm_errors
+from skragent.evidence.ak_certificate import is_ak_certificate_provisioned
 from skragent.evidence.ak_index import AkIndex, needs_copy, plan_write
-from skragent.evidence.akcert import is_ak_certificate_provisioned
 from skragent.evidence.nv import NvIndices
-from skragent.evidence.public import (
+from skragent.evidence.quote import QUOTED_PCRS, SignedAttest, compute_policy_pcr
+from skragent.evidence.tpm_library import describe_library_error, library, run
+from skragent.evidence.tpm_public import (
     TPM_ALG_RSASSA,
     WRAPPING_KEY_BYTES,
     RsaPublic,
     encode_wrapping_key_template,
     parse_tpm2b_public,
 )
-from skragent.evidence.quote import QUOTED_PCRS, SignedAttest, compute_policy_pcr
-from skragent.evidence.tpm_library import describe_library_error, library, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,10 +113,10 @@ class Vtpm:
             self._esys = ESAPI(self._tcti)
         except TSS2_Exception as error:
             rc, text = int(error.rc), str(error)
-            raise tpmrc.make_unreachable(self._tcti, rc, text) from error
+            raise tpm_errors.make_unreachable(self._tcti, rc, text) from error
         except ValueError as error:  # a TCTI that cannot be encoded
             reason = describe_library_error(error)
-            raise tpmrc.make_unreachable(self._tcti, 0, reason) from error
+            raise tpm_errors.make_unreachable(self._tcti, 0, reason) from error
         self._nv = NvIndices(self._esys)
         return self
 
@@ -141,10 +141,10 @@ class Vtpm:
         try:
             return self._nv.read(self._nv.find(NV_HCL_REPORT))
         except TpmError as error:
-            if tpmrc.is_missing_handle(error.rc):
-                raise tpmrc.make_not_a_cvm(error) from error
-            if tpmrc.is_not_written(error.rc):
-                raise tpmrc.make_no_hcl_report(error, NV_HCL_REPORT) from error
+            if tpm_errors.is_missing_handle(error.rc):
+                raise tpm_errors.make_not_a_cvm(error) from error
+            if tpm_errors.is_not_written(error.rc):
+                raise tpm_errors.make_no_hcl_report(error, NV_HCL_REPORT) from error
             raise
 
     def read_ak_certificate(self) -> bytes:
@@ -156,11 +156,13 @@ class Vtpm:
         try:
             certificate = self._nv.read(self._nv.find(NV_AK_CERTIFICATE))
         except TpmError as error:
-            if tpmrc.is_not_written(error.rc) or tpmrc.is_missing_handle(error.rc):
-                raise tpmrc.make_not_provisioned(error.rc) from error
+            if tpm_errors.is_not_written(error.rc) or tpm_errors.is_missing_handle(
+                error.rc
+            ):
+                raise tpm_errors.make_not_provisioned(error.rc) from error
             raise
         if not is_ak_certificate_provisioned(certificate):
-            raise tpmrc.make_not_provisioned()
+            raise tpm_errors.make_not_provisioned()
         return certificate
 
     def owns_ak_certificate(self) -> bool:
@@ -209,7 +211,7 @@ class Vtpm:
         try:
             self._nv.write(self._nv.find(NV_AK_CERTIFICATE), pieces)
         except TpmError as error:
-            if tpmrc.is_wrong_password(error.rc):
+            if tpm_errors.is_wrong_password(error.rc):
                 return False
             raise
         return True
@@ -322,7 +324,7 @@ class Vtpm:
         except TpmError as error:
             self._flush_quietly(session)
             is_decrypting = error.command == "TPM2_RSA_Decrypt"
-            if is_decrypting and tpmrc.is_about_ciphertext(error.rc):
+            if is_decrypting and tpm_errors.is_about_ciphertext(error.rc):
                 raise _undecipherable() from error
             raise
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tpm2_pytss import TSS2_Exception
 
 from skragent.errors import AgentError
-from skragent.evidence import tpmrc
+from skragent.evidence import tpm_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,12 +25,12 @@ def library(command: str) -> Iterator[None]:
     try:
         yield
     except TSS2_Exception as error:
-        raise tpmrc.make_tpm_error(command, int(error.rc), str(error)) from error
+        raise tpm_errors.make_tpm_error(command, int(error.rc), str(error)) from error
     except (AgentError, MemoryError):
         raise
     except Exception as error:
         reason = describe_library_error(error)
-        raise tpmrc.make_library_error(command, reason) from error
+        raise tpm_errors.make_library_error(command, reason) from error
 
 
 def run(

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import requests
 
     from skragent.attestation.token import AttestationToken
+    from skragent.release.access_tokens import AccessTokens
     from skragent.release.envelope import Question
-    from skragent.release.identity import AccessTokens
 
 _OK = 200
 

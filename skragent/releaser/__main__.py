@@ -30,16 +30,16 @@ import msgspec  # noqa: E402
 from skragent.errors import AgentError  # noqa: E402
 from skragent.job import Result  # noqa: E402
 from skragent.release.environment import settle_environment  # noqa: E402
-from skragent.releaser.ak_copy import AkCopies  # noqa: E402
-from skragent.releaser.process import (  # noqa: E402
+from skragent.releaser.ak_copies import AkCopies  # noqa: E402
+from skragent.releaser.job_io import (  # noqa: E402
     EX_SOFTWARE,
     ResultWriter,
     read_job,
     report_crash,
     take_stdout,
 )
-from skragent.releaser.walk import run_job  # noqa: E402
-from skragent.releaser.watch import Stopwatch  # noqa: E402
+from skragent.releaser.pipeline import run_release  # noqa: E402
+from skragent.releaser.stopwatch import Stopwatch  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,38 +47,40 @@ if TYPE_CHECKING:
     from skragent.job import Job
 
 
-def _do(job: Job, watch: Stopwatch, emit: Callable[[Result], None]) -> Result:
+def _do(job: Job, stopwatch: Stopwatch, emit: Callable[[Result], None]) -> Result:
     # A check and a job that brings its token do not use the AK certificate.
     uses_certificate = job.purpose != "check" and not job.token
     if not uses_certificate or not AkCopies(job.state_directory).exist():
-        return _do_purpose(job, watch, emit)
+        return _do_purpose(job, stopwatch, emit)
     from skragent.releaser.ak_write import restore_ak_certificate  # noqa: PLC0415 - seldom
     from skragent.releaser.failures import describe_failure  # noqa: PLC0415 - the same
 
     try:
         is_restored = restore_ak_certificate(job)
     except AgentError as error:
-        return Result(failure=describe_failure(error), timings=watch.timings())
-    result = _do_purpose(job, watch, emit)
+        return Result(failure=describe_failure(error), timings=stopwatch.timings())
+    result = _do_purpose(job, stopwatch, emit)
     return msgspec.structs.replace(result, ak_restored=is_restored)
 
 
-def _do_purpose(job: Job, watch: Stopwatch, emit: Callable[[Result], None]) -> Result:
+def _do_purpose(
+    job: Job, stopwatch: Stopwatch, emit: Callable[[Result], None]
+) -> Result:
     if job.purpose == "release":
-        return run_job(job, watch, emit)
+        return run_release(job, stopwatch, emit)
     # Seldom, and slow to import.
     if job.purpose == "renew":
-        from skragent.releaser.renew import run_renewal  # noqa: PLC0415 - as above
+        from skragent.releaser.ak_renewal import run_renewal  # noqa: PLC0415 - as above
 
-        return run_renewal(job, watch)
+        return run_renewal(job, stopwatch)
     from skragent.releaser.check import run_check  # noqa: PLC0415 - as above
 
-    return run_check(job, watch)
+    return run_check(job, stopwatch)
 
 
 def main() -> int:
     """Do the job; gives the exit status."""
-    watch = Stopwatch()
+    stopwatch = Stopwatch()
     result_fd = take_stdout()
     # Every error is in the result; libraries need not tell it a second time.
     logging.getLogger().addHandler(logging.NullHandler())
@@ -86,7 +88,7 @@ def main() -> int:
         job = read_job()
         settle_environment(os.environ, job.imds_endpoint)
         writer = ResultWriter(result_fd)
-        writer.write(_do(job, watch, writer.write))
+        writer.write(_do(job, stopwatch, writer.write))
     except Exception as error:  # noqa: BLE001 - the last stop: no result, a trace
         report_crash(error)
         return EX_SOFTWARE

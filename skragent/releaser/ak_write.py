@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Final
 
 from skragent.errors import EndorsementsError, EvidenceError
 from skragent.evidence.ak_index import find_lost, is_whole, needs_copy
-from skragent.evidence.public import parse_tpm2b_public
 from skragent.evidence.tpm import Vtpm
-from skragent.releaser.ak_copy import AkCopies
+from skragent.evidence.tpm_public import parse_tpm2b_public
+from skragent.releaser.ak_copies import AkCopies
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -16,16 +16,16 @@ from skragent.releaser.vaults import Vaults
 
 if TYPE_CHECKING:
     from skragent.job import Job, KeyRequest
-    from skragent.releaser.watch import Stopwatch
+    from skragent.releaser.stopwatch import Stopwatch
 
 
-def run_check(job: Job, watch: Stopwatch) -> Result:
+def run_check(job: Job, stopwatch: Stopwatch) -> Result:
     """Ask for every key of a job; each failure is its key's own."""
     with (
         ThreadPoolExecutor(waiting_threads(job), "wait") as waiting,
         ThreadPoolExecutor(len(job.keys), "check") as checking,
     ):
-        vaults = Vaults(job, Connections(job, waiting), waiting, watch)
+        vaults = Vaults(job, Connections(job, waiting), waiting, stopwatch)
 
         def ask(key: KeyRequest) -> str | FailedKey:
             try:
@@ -41,5 +41,5 @@ def run_check(job: Job, watch: Stopwatch) -> Result:
             if isinstance(answer, str)
         },
         failed=tuple(answer for answer in answers if isinstance(answer, FailedKey)),
-        timings=watch.timings(),
+        timings=stopwatch.timings(),
     )

@@ -47,7 +47,7 @@ def name_clock(failure: Failure, dates: Mapping[str, str], now: float) -> Failur
         return failure
     return msgspec.structs.replace(
         failure,
-        message=f"{failure.message}; {said}",
+        message=f"{failure.message.removesuffix('.')}; {said}",
         hint="Set this VM's clock: `timedatectl` shows it, and `chronyc tracking` what"
         " keeps it. Then `skragent refresh`.",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from skragent.errors import AgentError
 from skragent.job import Failure
-from skragent.releaser.process import report_crash
+from skragent.releaser.job_io import report_crash
 from skragent.tracebacks import place_of
 
 # Where bugs were met; each is told once. A set's `add` is atomic.

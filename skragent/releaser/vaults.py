@@ -11,8 +11,8 @@ import queue
 from typing import TYPE_CHECKING, NamedTuple
 
 from skragent.errors import AgentError
+from skragent.release.access_tokens import AccessTokens
 from skragent.release.credentials import is_managed, make_credential
-from skragent.release.identity import AccessTokens
 from skragent.release.vault import VaultClient, vault_scope
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from skragent.job import Identity, Job, KeyRequest
     from skragent.release.envelope import Question
     from skragent.releaser.connections import Connections
-    from skragent.releaser.watch import Stopwatch
+    from skragent.releaser.stopwatch import Stopwatch
 
 
 class _Door(NamedTuple):
@@ -37,10 +37,14 @@ class Vaults:
     """Every vault of one job; begins to warm them when it is made."""
 
     def __init__(
-        self, job: Job, connections: Connections, executor: Executor, watch: Stopwatch
+        self,
+        job: Job,
+        connections: Connections,
+        executor: Executor,
+        stopwatch: Stopwatch,
     ) -> None:
         self._connections = connections
-        self._watch = watch
+        self._stopwatch = stopwatch
         self._authority = job.authority
         self._tokens = {
             who: self._tokens_of(who)
@@ -66,7 +70,7 @@ class Vaults:
         """
         with (
             self._client(_Door(question.vault, identity)) as client,
-            self._watch.step("vault.release"),
+            self._stopwatch.step("vault.release"),
         ):
             return client.release(question, token)
 
@@ -80,7 +84,7 @@ class Vaults:
         """
         with (
             self._client(_Door(key.vault, key.identity)) as client,
-            self._watch.step("vault.version"),
+            self._stopwatch.step("vault.version"),
         ):
             return client.latest_version(key.name)
 
@@ -98,14 +102,14 @@ class Vaults:
             self._idle[door].put(client)
 
     def _prefetch(self, who: Identity, scope: str) -> None:
-        with self._watch.step("identity.token"):
+        with self._stopwatch.step("identity.token"):
             tokens = self._tokens[who]
             if isinstance(tokens, AccessTokens):
                 tokens.prefetch(scope)
 
     def _warm_up(self, door: _Door, name: str) -> None:
         client = self._open(door)
-        with self._watch.step("vault.warm"):
+        with self._stopwatch.step("vault.warm"):
             client.warm(name)
         self._idle[door].put(client)
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from skragent.agent import allowance, backoff, lifecycle, schedule, tokens
-from skragent.agent.allowance import Spent
-from skragent.agent.lifecycle import KeyRecord, Terms
-from skragent.agent.tokens import HeldToken
+from skragent.agent import cached_token, due_times, key_records
+from skragent.agent.cached_token import HeldToken
+from skragent.agent.due_times import Spent
+from skragent.agent.key_records import KeyRecord, Terms
 from skragent.errors import AgentError, Disposition
 from skragent.job import Attestation, KeyRequest, ReleasedKey
 
@@ -80,31 +80,31 @@ class Agent:
 
     def act(self, boottime: float) -> float:
         """Do what is due now, for something is; tell when to act again."""
-        is_to_check = schedule.next_check(self.lives) <= boottime
+        is_to_check = due_times.next_check(self.lives) <= boottime
         if not is_to_check or self._next_attempt(boottime) <= boottime:
             boottime = self._attempt(boottime)
         else:
             self._check(boottime)
-        following = schedule.next_check(self.lives)
+        following = due_times.next_check(self.lives)
         return max(boottime, min(self._next_attempt(boottime), following))
 
     def _next_attempt(self, boottime: float) -> float:
-        opens = allowance.opening(self._keys, self.spent, boottime)
-        return schedule.next_attempt(self.lives, opens)
+        opens = due_times.opening(self._keys, self.spent, boottime)
+        return due_times.next_attempt(self.lives, opens)
 
     def _attempt(self, began_at: float) -> float:
         """Run one job for keys that are due now; tell when it ended."""
-        due = schedule.due_keys(self.lives, began_at)
-        may = allowance.allowed_keys(due, self._keys, self.spent, boottime=began_at)
-        keys = [self._keys[alias] for alias in schedule.together(may, self.lives)]
+        due = due_times.due_keys(self.lives, began_at)
+        may = due_times.allowed_keys(due, self._keys, self.spent, boottime=began_at)
+        keys = [self._keys[alias] for alias in due_times.together(may, self.lives)]
         token, self.token = self._token_for(keys, began_at), None
         ended_at = began_at + self._job_seconds
-        self.spent = allowance.spend(self.spent, keys, ended_at=ended_at)
+        self.spent = due_times.spend(self.spent, keys, ended_at=ended_at)
         chance = self._chance()  # one throw for all
         released: list[str] = []
         for key in keys:
             answer = self._vaults.release(key, ended_at)
-            life = lifecycle.aged(self.lives[key.alias], now=0, boottime=ended_at)
+            life = key_records.aged(self.lives[key.alias], now=0, boottime=ended_at)
             if isinstance(answer, AgentError):
                 self.lives[key.alias] = _after_failure(life, answer, chance, ended_at)
                 if answer.disposition is not Disposition.RETRY:
@@ -114,12 +114,12 @@ class Agent:
             life = self._after_release(life, answer, chance, began_at)
             self.lives[key.alias] = life
             self._plan_check(key.alias, ended_at)
-        self.token = token and tokens.note_released(token, released)
+        self.token = token and cached_token.note_released(token, released)
         return ended_at
 
     def _token_for(self, keys: Sequence[KeyRequest], boottime: float) -> HeldToken:
-        token, fraction = self.token, schedule.REFRESH_FRACTION
-        if token is not None and tokens.may_serve(
+        token, fraction = self.token, due_times.REFRESH_FRACTION
+        if token is not None and cached_token.may_serve(
             token,
             [key.alias for key in keys],
             self.lives,
@@ -133,16 +133,16 @@ class Agent:
     def _after_release(
         self, life: KeyRecord, key: ReleasedKey, chance: float, began_at: float
     ) -> KeyRecord:
-        seconds = schedule.token_life_seconds(0, TOKEN_LIFE_SECONDS)
-        fraction = schedule.REFRESH_FRACTION
-        fresh = schedule.fresh_seconds(seconds, life.terms.refresh_seconds, fraction)
-        jitter = schedule.jitter(self._spread, 2 * chance - 1)
-        after = schedule.refresh_after_seconds(fresh, jitter, fraction)
-        life = lifecycle.released(life, key, began_at=began_at, fresh_seconds=fresh)
-        return lifecycle.planned(life, began_at + after)
+        seconds = due_times.token_life_seconds(0, TOKEN_LIFE_SECONDS)
+        fraction = due_times.REFRESH_FRACTION
+        fresh = due_times.fresh_seconds(seconds, life.terms.refresh_seconds, fraction)
+        jitter = due_times.jitter(self._spread, 2 * chance - 1)
+        after = due_times.refresh_after_seconds(fresh, jitter, fraction)
+        life = key_records.released(life, key, began_at=began_at, fresh_seconds=fresh)
+        return key_records.planned(life, began_at + after)
 
     def _check(self, boottime: float) -> None:
-        aliases = schedule.keys_to_check(self.lives, boottime)
+        aliases = due_times.keys_to_check(self.lives, boottime)
         for alias in aliases:
             self._plan_check(alias, boottime)
         for alias in aliases:
@@ -152,26 +152,26 @@ class Agent:
                 continue
             if version is not None and version != life.version:
                 self.token = None
-                self.lives[alias] = lifecycle.asked_for(life, boottime)
+                self.lives[alias] = key_records.asked_for(life, boottime)
 
     def _plan_check(self, alias: str, boottime: float) -> None:
         life = self.lives[alias]
         if life.terms.check_seconds is None:
             return
         chance = 2 * self._chance() - 1
-        seconds = schedule.check_after_seconds(life.terms.check_seconds, chance)
-        self.lives[alias] = lifecycle.to_be_checked(life, boottime + seconds)
+        seconds = due_times.check_after_seconds(life.terms.check_seconds, chance)
+        self.lives[alias] = key_records.to_be_checked(life, boottime + seconds)
 
 
 def _after_failure(
     life: KeyRecord, error: AgentError, chance: float, boottime: float
 ) -> KeyRecord:
-    life = lifecycle.failed(life, error, boottime)
-    seconds = backoff.wait_seconds(
+    life = key_records.failed(life, error, boottime)
+    seconds = due_times.wait_seconds(
         error,
         life.failures,
         jitter=chance,
-        confirms_in=lifecycle.seconds_until_confirmable(life, error, boottime),
+        confirms_in=key_records.seconds_until_confirmable(life, error, boottime),
     )
-    is_held_off = backoff.is_asked_to_wait(error)
-    return lifecycle.planned(life, boottime + seconds, is_held_off=is_held_off)
+    is_held_off = due_times.is_asked_to_wait(error)
+    return key_records.planned(life, boottime + seconds, is_held_off=is_held_off)

@@ -16,8 +16,8 @@ from bench.fleet_agent import Agent
 from bench.fleet_vault import NO_OUTAGE, Limit, Outage, Vault
 from support.agent import released_key
 
-from skragent.agent.lifecycle import KeyRecord, Terms
-from skragent.agent.schedule import spread_of
+from skragent.agent.due_times import spread_of
+from skragent.agent.key_records import KeyRecord, Terms
 from skragent.config import KeyConfig
 from skragent.errors import AgentError
 from skragent.job import KeyRequest, ReleasedKey

@@ -15,7 +15,7 @@ from support.deadlines import DEADLINE_SECONDS
 from support.e2e import SKRAGENT, Agent, config_for, create_key
 
 from skragent.emulator.faults.catalogue import parse
-from skragent.emulator.identities import TENANT_ID
+from skragent.emulator.imds.identities import TENANT_ID
 
 if TYPE_CHECKING:
     from skragent.emulator.thread import EmulatorThread
@@ -41,7 +41,7 @@ def test_each_request_of_the_api_has_its_example() -> None:
 def test_every_curl_example_is_answered(
     emulator: EmulatorThread, directory: Path
 ) -> None:
-    if "db" not in emulator.world.vault.store.names:
+    if "db" not in emulator.instance.vault.store.names:
         create_key(emulator, "db:EC")
     with Agent(directory, config_for(emulator, directory, "db")) as agent:
         agent.until(lambda: agent.holds("db"))
@@ -62,7 +62,7 @@ def test_the_python_example_gets_a_key(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     (block,) = (b for b in documents.blocks("python") if "SkragentClient" in b.text)
-    if "db" not in emulator.world.vault.store.names:
+    if "db" not in emulator.instance.vault.store.names:
         create_key(emulator, "db:EC")
     with Agent(directory, config_for(emulator, directory, "db")) as agent:
         agent.until(lambda: agent.holds("db"))
@@ -84,7 +84,7 @@ def test_the_python_example_gets_a_key(
 def test_every_fault_example_is_answered(emulator: EmulatorThread) -> None:
     assert len(FAULT_CURLS) == 3
     for curl in FAULT_CURLS:
-        command = curl.replace("/tmp/emu", str(emulator.world.directory))
+        command = curl.replace("/tmp/emu", str(emulator.instance.directory))
         done = subprocess.run(
             ["/bin/bash", "-c", command.replace("curl ", "curl -sSf ", 1)],
             capture_output=True,
@@ -92,7 +92,7 @@ def test_every_fault_example_is_answered(emulator: EmulatorThread) -> None:
             check=False,
         )
         assert done.returncode == 0, (curl, done.stderr)
-    assert emulator.world.faults.applied == []  # the last one resets them
+    assert emulator.instance.faults.applied == []  # the last one resets them
 
 
 @pytest.mark.swtpm
@@ -103,7 +103,7 @@ def test_the_application_is_the_emulators(emulator: EmulatorThread) -> None:
         if block.path == "docs/emulator.md" and "tenant_id" in block.text
     )
     shown = tomllib.loads(text)["identity"]
-    azure = emulator.world.azure
+    azure = emulator.instance.azure
     assert shown["tenant_id"] == TENANT_ID
     assert shown["client_id"] == azure.application.client_id
     files = azure.application_files

@@ -15,7 +15,7 @@ import pytest
 from support.units import UNITS
 
 from skragent.config import AgentConfig, VtpmConfig
-from skragent.releaser.ak_copy import AkCopies
+from skragent.releaser.ak_copies import AkCopies
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILE = ROOT / "packaging" / "apparmor" / "skragent"

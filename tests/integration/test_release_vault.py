@@ -35,7 +35,7 @@ from skragent.attestation.token import (
     verify_token,
 )
 from skragent.errors import AgentError, Disposition
-from skragent.evidence.public import RsaPublic
+from skragent.evidence.tpm_public import RsaPublic
 from skragent.job import Identity
 from skragent.release.envelope import Question
 from skragent.release.vault import VaultClient, vault_scope

@@ -34,10 +34,10 @@ from skragent.attestation.guest import parse_guest_response
 from skragent.attestation.maa import MaaClient
 from skragent.attestation.token import parse_signing_keys, verify_token
 from skragent.errors import AgentError, Disposition
-from skragent.evidence.akcert import parse_answer
+from skragent.evidence.ak_certificate import parse_answer
 from skragent.evidence.endorsements import parse_thim_answer
 from skragent.evidence.imds import ImdsClient
-from skragent.evidence.public import RsaPublic
+from skragent.evidence.tpm_public import RsaPublic
 from skragent.job import Identity
 from skragent.release.envelope import Question, verify_release
 from skragent.release.vault import VaultClient, vault_scope

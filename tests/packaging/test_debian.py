@@ -202,8 +202,9 @@ def test_the_agent_of_the_package_needs_no_module_of_the_system(
 ) -> None:
     code = (
         "import sys, json; sys.path.append('/usr/lib/skragent');"
-        "import skragent.agent.daemon, skragent.releaser.walk, skragent.evidence.tpm;"
-        "import skragent.agent.notify, systemd.daemon;"
+        "import skragent.agent.daemon, skragent.releaser.pipeline;"
+        "import skragent.evidence.tpm;"
+        "import skragent.agent.systemd_notify, systemd.daemon;"
         "print(json.dumps(sorted({getattr(m, '__file__', '') or ''"
         " for m in sys.modules.values()})))"
     )

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.agent import attestation, released_key
 
-from skragent.agent.job_results import ResultReader
-from skragent.agent.redact import log_lines
+from skragent.agent.releaser_log import log_lines
+from skragent.agent.releaser_output import ResultReader
 from skragent.errors import ReleaserError
 from skragent.job import Result, Slice, unique_offset
 

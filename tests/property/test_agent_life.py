@@ -23,7 +23,7 @@ from support.life_cloud import Place, Version
 from support.life_model import CONFIRMED_AFTER_FIVE_MINUTES, CONFIRMED_BY_A_SECOND
 from support.life_world import World
 
-from skragent.agent.lifecycle import Terms
+from skragent.agent.key_records import Terms
 from skragent.job import Failure, KeyRequest
 from skragent.keyring import KeyState
 

@@ -25,7 +25,7 @@ from skragent.attestation.guest import (
 from skragent.attestation.maa import parse_reason
 from skragent.attestation.token import parse_signing_keys, verify_token
 from skragent.errors import AttestationError, InvalidTokenError
-from skragent.evidence.public import RsaPublic
+from skragent.evidence.tpm_public import RsaPublic
 
 TOKEN = make_token()
 ANSWER = encode_answer(seal_token(TOKEN))

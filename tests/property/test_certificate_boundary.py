@@ -29,7 +29,7 @@ from skragent.errors import (
     InvalidTokenError,
     MalformedReleaseError,
 )
-from skragent.evidence.akcert import (
+from skragent.evidence.ak_certificate import (
     is_ak_certificate_provisioned,
     parse_successor,
     read_end,

@@ -26,8 +26,8 @@ from support.evidence_amd import NOW, mint_chain, rsa_key, thim_answer
 
 from skragent.cli.report_input import parse_quote_file
 from skragent.errors import AgentError, EndorsementsError
-from skragent.evidence.akcert import cut_padding, is_ak_certificate_provisioned
-from skragent.evidence.amdcert import load_certificates
+from skragent.evidence.ak_certificate import cut_padding, is_ak_certificate_provisioned
+from skragent.evidence.amd_certificate import load_certificates
 from skragent.evidence.endorsements import (
     parse_pem_chain,
     parse_thim_answer,
@@ -35,11 +35,11 @@ from skragent.evidence.endorsements import (
 )
 from skragent.evidence.hcl import parse_hcl_report, parse_runtime_data
 from skragent.evidence.model import verify_evidence
-from skragent.evidence.public import parse_tpm2b_public
 from skragent.evidence.quote import SignedAttest, parse_certification, parse_quote
-from skragent.evidence.signature import verify_report_signature
 from skragent.evidence.snp import parse_snp_report
+from skragent.evidence.snp_signature import verify_report_signature
 from skragent.evidence.tcglog import trim_tcg_log
+from skragent.evidence.tpm_public import parse_tpm2b_public
 from skragent.transport import parse_retry_after
 
 QUOTE_FILE = json.dumps(

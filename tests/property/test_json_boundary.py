@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skragent.agent.job_results import ResultReader
+from skragent.agent.releaser_output import ResultReader
 from skragent.attestation.guest import parse_guest_response
 from skragent.errors import AgentError
-from skragent.evidence.akcert import parse_answer
+from skragent.evidence.ak_certificate import parse_answer
 from skragent.job import Result
 from skragent.jose import decode_json
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import msgspec
 from support.deadlines import DEADLINE_SECONDS
 
-from skragent.agent.schedule import refresh_after_seconds
-from skragent.agent.tokens import HeldToken
+from skragent.agent.cached_token import HeldToken
+from skragent.agent.due_times import refresh_after_seconds
 from skragent.config import Config, parse_config
 from skragent.job import Attestation, Failure, ReleasedKey, Result, Slice
 

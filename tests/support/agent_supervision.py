@@ -22,10 +22,10 @@ from support.agent import (
     settle,
 )
 
+from skragent.agent.job_runner import Release
 from skragent.agent.jobs import key_requests
-from skragent.agent.lifecycle import Terms
-from skragent.agent.runner import Release
-from skragent.agent.supervisor import Supervisor
+from skragent.agent.key_records import Terms
+from skragent.agent.scheduler import Supervisor
 from skragent.errors import AgentError, ReleaserError
 from skragent.job import AkCertificate, FailedKey, Failure, Result
 from skragent.secretmem import create_arena
@@ -33,9 +33,9 @@ from skragent.secretmem import create_arena
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
-    from skragent.agent.launch import Launch
-    from skragent.agent.lifecycle import Admission, KeyRecord
-    from skragent.agent.tokens import HeldToken
+    from skragent.agent.cached_token import HeldToken
+    from skragent.agent.key_records import Admission, KeyRecord
+    from skragent.agent.releaser_process import Launch
     from skragent.job import Attestation, KeyRequest, ReleasedKey
     from skragent.keyring import KeyState
     from skragent.secretmem import Arena

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import NameOID
 
-from skragent.evidence.amdcert import load_certificates
+from skragent.evidence.amd_certificate import load_certificates
 from skragent.evidence.endorsements import Endorsements, order_chain
 from skragent.evidence.tcb import Tcb
 

@@ -19,7 +19,7 @@ from support.agent import (
     released_key,
 )
 
-from skragent.agent.runner import Release
+from skragent.agent.job_runner import Release
 from skragent.errors import ReleaserError
 from skragent.job import (
     AkCertificate,
@@ -34,8 +34,8 @@ from skragent.secretmem import create_arena
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from skragent.agent.launch import Launch
-    from skragent.agent.tokens import HeldToken
+    from skragent.agent.cached_token import HeldToken
+    from skragent.agent.releaser_process import Launch
     from skragent.job import Attestation, KeyRequest
 
 KEY_BYTES = 32

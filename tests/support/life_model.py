@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from support.agent import FakeClock
 
-    from skragent.agent.lifecycle import Terms
+    from skragent.agent.key_records import Terms
     from skragent.job import Failure, KeyRequest, ReleasedKey
 
 # What an authority's denial is, and how each is confirmed; nothing else ends a key.

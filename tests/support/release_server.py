@@ -28,8 +28,8 @@ from support.deadlines import DEADLINE_SECONDS
 from typing_extensions import override
 
 from skragent.job import Identity
+from skragent.release.access_tokens import AccessTokens
 from skragent.release.credentials import make_credential
-from skragent.release.identity import AccessTokens
 from skragent.transport import HttpClient
 
 if TYPE_CHECKING:

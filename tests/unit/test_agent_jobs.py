@@ -6,16 +6,22 @@ from typing import TYPE_CHECKING
 import pytest
 from support.agent import failure, make_config
 
+from skragent.agent import key_records
 from skragent.agent.jobs import (
     MAX_MESSAGE_CHARACTERS,
     failure_error,
+    is_same_key,
     key_requests,
     releaser_environment,
+    vault_origin,
 )
-from skragent.agent.launch import find_tcg_log
-from skragent.agent.redact import log_lines, redact
+from skragent.agent.key_records import KeyRecord, Terms
+from skragent.agent.releaser_log import log_lines, redact
+from skragent.agent.releaser_process import find_tcg_log
+from skragent.config import parse_config
 from skragent.errors import Disposition
-from skragent.job import Failure
+from skragent.job import Failure, KeyRequest
+from skragent.keyring import KeyState
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -128,3 +134,63 @@ def test_bytes_that_are_no_text_are_logged_all_the_same() -> None:
 def test_a_tcg_log_credential_that_is_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "tcglog")
     assert find_tcg_log(DEFAULT_LOG, str(tmp_path)) == DEFAULT_LOG
+
+
+VAULT = "https://v.vault.azure.net"
+
+
+def request(vault: str = VAULT, name: str = "db") -> KeyRequest:
+    text = f'[keys.db]\nvault = "{vault}"\nname = "{name}"\n'
+    return key_requests(parse_config(text))["db"]
+
+
+def is_held_after_reload(after: KeyRequest) -> bool:
+    held = KeyRecord(
+        state=KeyState.CURRENT, stale_at=1e6, drop_at=2e6, version="0" * 32
+    )
+    life = key_records.reconfigured(held, request(), after, terms=Terms(), boottime=0.0)
+    return life.is_held
+
+
+@pytest.mark.parametrize(
+    "vault",
+    [
+        "https://v.vault.azure.net/",
+        "https://V.Vault.Azure.NET",
+        "https://v.vault.azure.net:443",
+        "https://v.vault.azure.net:0443/",
+    ],
+)
+def test_another_spelling_of_the_vault_asks_for_the_same_key(vault: str) -> None:
+    assert request(vault) == request()
+    assert is_held_after_reload(request(vault))
+
+
+def test_another_letter_case_of_the_name_keeps_what_is_held() -> None:
+    assert is_held_after_reload(request(name="DB"))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        request("https://w.vault.azure.net"),
+        request("https://v.vault.azure.net:444"),
+        request(name="db2"),
+    ],
+)
+def test_another_vault_port_or_name_is_another_key(other: KeyRequest) -> None:
+    assert not is_same_key(request(), other)
+    assert not is_held_after_reload(other)
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("https://[2001:DB8::1]", "https://[2001:db8::1]"),
+        ("https://[2001:db8::443]", "https://[2001:db8::443]"),
+        ("https://[2001:db8::1]:443/", "https://[2001:db8::1]"),
+        ("https://localhost:8443/", "https://localhost:8443"),
+    ],
+)
+def test_an_address_and_another_port_stay(url: str, origin: str) -> None:
+    assert vault_origin(url) == origin

@@ -6,7 +6,7 @@ import pytest
 from support.agent import NOW, REFRESH_SECONDS, VERSION, failure, released_key
 from support.agent_supervision import World, supervise
 
-from skragent.agent.lifecycle import Terms
+from skragent.agent.key_records import Terms
 from skragent.keyring import KeyState
 
 HOUR = 3600.0

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from support.agent import BOOTTIME, FakeClock, released_key
 
-from skragent.agent.lifecycle import KeyRecord, Terms
+from skragent.agent.key_records import KeyRecord, Terms
 from skragent.agent.preserved_keys import PreservedKeys
 from skragent.job import KeyRequest, Slice
 from skragent.keyring import (

@@ -9,7 +9,7 @@ from support.agent import REFRESH_SECONDS, VERSION, failure, make_config
 from support.agent_supervision import World, supervise
 
 from skragent.agent.jobs import key_requests
-from skragent.agent.lifecycle import Terms
+from skragent.agent.key_records import Terms
 from skragent.keyring import KeyState
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ import pytest
 from support.agent import FakeClock, run, until
 from support.deadlines import DEADLINE_SECONDS
 
-from skragent.agent.look_up import LOOK_UP_SECONDS
-from skragent.agent.notify import Notifier
-from skragent.agent.reload import Outcome, Reloader
+from skragent.agent.reload import LOOK_UP_SECONDS, Outcome, Reloader, look_up_in_time
+from skragent.agent.systemd_notify import Notifier
 from skragent.errors import ConfigError
+from skragent.exit_codes import CONFIG, TEMPFAIL, exit_code_of, exit_code_of_start
 from skragent.observe import Counters
 
 if TYPE_CHECKING:
@@ -220,3 +220,31 @@ def test_a_directory_that_does_not_answer_is_not_waited_for_for_ever() -> None:
     codes = [outcome.error and outcome.error.code for outcome in world.outcomes]
     assert codes == ["config.timeout", "config.timeout"]
     assert world.applied == []
+
+
+def test_what_is_found_is_returned() -> None:
+    assert look_up_in_time(lambda: 5) == 5
+
+
+def test_what_the_work_raises_is_raised() -> None:
+    def fail() -> None:
+        raise ConfigError(["x"], code="config.unknown_name")
+
+    with pytest.raises(ConfigError) as caught:
+        look_up_in_time(fail)
+    assert caught.value.code == "config.unknown_name"
+
+
+def test_a_look_up_that_hangs_is_given_up_and_another_start_may_succeed() -> None:
+    may_go_on = threading.Event()
+    with pytest.raises(ConfigError) as caught:
+        look_up_in_time(lambda: may_go_on.wait(DEADLINE_SECONDS), seconds=0.01)
+    may_go_on.set()
+    assert caught.value.code == "config.timeout"
+    assert exit_code_of(caught.value) == TEMPFAIL
+
+
+def test_a_typo_is_final_only_where_systemd_keeps_no_key() -> None:
+    error = ConfigError(["x"], code="config.syntax")
+    assert exit_code_of_start(error, keeps_keys=False) == CONFIG
+    assert exit_code_of_start(error, keeps_keys=True) == TEMPFAIL

@@ -8,8 +8,7 @@ import pytest
 from support.agent import NOW, REFRESH_SECONDS, VERSION, failure, released_key
 from support.agent_supervision import World, supervise
 
-from skragent.agent.jobs import key_terms
-from skragent.agent.lifecycle import Terms
+from skragent.agent.key_records import Terms, key_terms
 from skragent.config import parse_config
 from skragent.errors import ReleaserError
 from skragent.keyring import KeyState

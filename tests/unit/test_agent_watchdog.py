@@ -9,7 +9,7 @@ import pytest
 from support.agent import REFRESH_SECONDS, FakeClock, failure, run, settle
 from support.agent_supervision import World, supervise
 
-from skragent.agent.notify import Notifier
+from skragent.agent.systemd_notify import Notifier
 from skragent.agent.watchdog import Promises, keep_watch, watchdog_seconds
 
 

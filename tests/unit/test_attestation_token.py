@@ -39,7 +39,7 @@ from skragent.attestation.token import (
     verify_token,
 )
 from skragent.errors import Disposition, InvalidTokenError, TokenExpiredError
-from skragent.evidence.public import RsaPublic
+from skragent.evidence.tpm_public import RsaPublic
 
 
 def verify(raw: str, **changes: object) -> AttestationToken:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.deadlines import DEADLINE_SECONDS
 
-from skragent import __version__
-from skragent.agent import exit_codes
+from skragent import __version__, exit_codes
 from skragent.cli.main import main
 
 if TYPE_CHECKING:
@@ -128,8 +127,9 @@ def test_starting_the_agent_loads_no_library_that_it_does_not_need() -> None:
     code, out, _ = outcome_of(
         "import sys\n"
         "from skragent.cli.main import _build_parser\n"
-        "import skragent.agent.launch, skragent.agent.sockets, skragent.agent.jobs\n"
-        "import skragent.agent.clock, skragent.agent.notify\n"
+        "import skragent.agent.releaser_process, skragent.agent.jobs\n"
+        "import skragent.agent.socket_activation\n"
+        "import skragent.agent.clock, skragent.agent.systemd_notify\n"
         "_build_parser(['run'])\n"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))\n"
     )

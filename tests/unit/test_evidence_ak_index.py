@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.evidence_amd import NOW, mint_certificate, rsa_key
 
+from skragent.evidence.ak_certificate import decode_pem, encode_pem, is_for_key
 from skragent.evidence.ak_index import (
     AkIndex,
     Piece,
@@ -20,8 +21,7 @@ from skragent.evidence.ak_index import (
     needs_copy,
     plan_write,
 )
-from skragent.evidence.akcert import decode_pem, encode_pem, is_for_key
-from skragent.evidence.public import RsaPublic
+from skragent.evidence.tpm_public import RsaPublic
 
 OWNERWRITE, AUTHWRITE, POLICYWRITE = 1 << 1, 1 << 2, 1 << 3
 COUNTER, WRITELOCKED, WRITEALL = 1 << 4, 1 << 11, 1 << 12

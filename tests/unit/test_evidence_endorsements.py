@@ -28,7 +28,7 @@ from skragent.errors import (
     EndorsementsError,
     UnsupportedEvidenceError,
 )
-from skragent.evidence.amdcert import (
+from skragent.evidence.amd_certificate import (
     MAX_CERTIFICATES_BYTES,
     load_certificates,
     read_extensions,

@@ -20,12 +20,6 @@ from skragent.errors import (
     MalformedEvidenceError,
     UnsupportedEvidenceError,
 )
-from skragent.evidence.public import (
-    WRAPPING_KEY_ATTRIBUTES,
-    RsaPublic,
-    encode_wrapping_key_template,
-    parse_tpm2b_public,
-)
 from skragent.evidence.quote import (
     SignedAttest,
     compute_policy_pcr,
@@ -33,6 +27,12 @@ from skragent.evidence.quote import (
     parse_quote,
     verify_certification,
     verify_quote,
+)
+from skragent.evidence.tpm_public import (
+    WRAPPING_KEY_ATTRIBUTES,
+    RsaPublic,
+    encode_wrapping_key_template,
+    parse_tpm2b_public,
 )
 
 AK = parse_tpm2b_public(tpm2b_public(rsa_key("AK")))

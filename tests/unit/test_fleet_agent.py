@@ -17,7 +17,7 @@ from support.agent import (
 from support.agent_supervision import passing, supervise
 
 from skragent.agent.jobs import failure_error, key_requests
-from skragent.agent.lifecycle import Terms
+from skragent.agent.key_records import Terms
 from skragent.errors import AgentError
 from skragent.job import Failure, KeyRequest, ReleasedKey
 

@@ -10,7 +10,7 @@ from support.evidence import flip
 from support.evidence_amd import NOW
 
 from skragent.errors import AgentError, BindingError, EndorsementsError
-from skragent.evidence.amdcert import load_certificates
+from skragent.evidence.amd_certificate import load_certificates
 from skragent.evidence.endorsements import (
     AMD_ROOTS,
     Endorsements,
@@ -27,8 +27,8 @@ from skragent.evidence.hcl import (
     verify_runtime_data_binding,
 )
 from skragent.evidence.quote import SignedAttest, verify_quote
-from skragent.evidence.signature import verify_report_signature
 from skragent.evidence.snp import SIGNED_BYTES, Cpuid, SnpReport, parse_snp_report
+from skragent.evidence.snp_signature import verify_report_signature
 from skragent.evidence.tcb import Generation
 
 pytestmark = pytest.mark.vectors

@@ -1,0 +1,129 @@
+"""The vTPM in a thread of its own: one command after another, beside everything else.
+
+Room 1's half that comes from the TPM. The wrapping key is created once and stays
+loaded until the last key is opened with it.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from skragent.evidence.hcl import HclReport, parse_hcl_report
+from skragent.evidence.tpm import Scheme, Vtpm, WrappingKey
+
+if TYPE_CHECKING:
+    from skragent.evidence.quote import SignedAttest
+    from skragent.releaser.stopwatch import Stopwatch
+
+_CLOSE_SECONDS = 1.0  # flushing takes milliseconds; exiting flushes as well
+
+
+@dataclass(frozen=True, slots=True)
+class TpmEvidence:
+    """What the TPM contributes to the evidence."""
+
+    hcl_report: HclReport
+    ak_certificate: bytes
+    ak_public: bytes
+    pcrs: tuple[bytes, ...]
+    quote: SignedAttest
+    wrapping_key: WrappingKey
+    certification: SignedAttest
+
+
+class TpmWorker:
+    """Opens the TPM and does everything with it in one thread.
+
+    Args:
+        tcti: the TPM.
+        stopwatch: measures.
+        unique: what makes the wrapping key one of its own.
+        collects: the evidence; else the wrapping key alone is wanted.
+    """
+
+    def __init__(
+        self, tcti: str, stopwatch: Stopwatch, unique: bytes, *, collects: bool = True
+    ) -> None:
+        self._executor = ThreadPoolExecutor(1, "tpm")
+        self._stopwatch = stopwatch
+        self._tpm: Vtpm | None = None
+        self._key: WrappingKey | None = None
+        self._pcrs: tuple[bytes, ...] = ()
+        self._opened = self._executor.submit(self._open, tcti, unique)
+        self.evidence: Future[TpmEvidence] = (
+            self._executor.submit(self._collect) if collects else Future()
+        )
+
+    def key(self) -> WrappingKey:
+        """Give the wrapping key, once there is one.
+
+        Raises:
+            TpmError: why there is none.
+        """
+        return self._opened.result()
+
+    @property
+    def modulus_bytes(self) -> int:
+        """The size of what the wrapping key decrypts."""
+        return (self.key().modulus.bit_length() + 7) // 8
+
+    def decrypt(self, ciphertext: bytes, scheme: Scheme) -> bytearray:
+        """Decrypt with the wrapping key; the caller wipes the answer.
+
+        Raises:
+            UnwrapError: it is not encrypted to the wrapping key.
+            TpmError: with `evidence.pcr_changed` where the PCRs are not as they were.
+        """
+        return self._executor.submit(self._decrypt, ciphertext, scheme).result()
+
+    def owns_ak_certificate(self) -> bool:
+        """Tell whether the guest may replace the AK certificate.
+
+        Raises:
+            TpmError: the TPM does not say so.
+        """
+        return self._executor.submit(self._owns_ak_certificate).result()
+
+    def close(self) -> None:
+        """Flush and close, unless the TPM is stuck: the process ends anyway."""
+        closing = self._executor.submit(self._close)
+        concurrent.futures.wait([closing], timeout=_CLOSE_SECONDS)
+
+    def _open(self, tcti: str, unique: bytes) -> WrappingKey:
+        with self._stopwatch.step("tpm.key"):
+            tpm = self._tpm = Vtpm(tcti).__enter__()
+            self._pcrs = tpm.read_pcrs()
+            self._key = tpm.create_wrapping_key(self._pcrs, unique)
+            return self._key
+
+    def _collect(self) -> TpmEvidence:
+        key, tpm = self._opened.result(), self._tpm
+        if tpm is None:
+            raise RuntimeError("the evidence is collected after the end")
+        with self._stopwatch.step("tpm.evidence"):
+            return TpmEvidence(
+                hcl_report=parse_hcl_report(tpm.read_hcl_report()),
+                ak_certificate=tpm.read_ak_certificate(),
+                ak_public=tpm.read_ak_public(),
+                pcrs=self._pcrs,
+                quote=tpm.quote(),
+                wrapping_key=key,
+                certification=tpm.certify(key),
+            )
+
+    def _decrypt(self, ciphertext: bytes, scheme: Scheme) -> bytearray:
+        if self._tpm is None or self._key is None:
+            raise RuntimeError("decrypt while there is no evidence")
+        with self._stopwatch.step("tpm.decrypt"):
+            return self._tpm.decrypt(self._key, ciphertext, scheme)
+
+    def _owns_ak_certificate(self) -> bool:
+        return self._tpm is not None and self._tpm.owns_ak_certificate()
+
+    def _close(self) -> None:
+        tpm, self._tpm = self._tpm, None  # who comes late must not find it closed
+        if tpm is not None:
+            tpm.__exit__(None, None, None)

@@ -1,0 +1,100 @@
+"""The limit of open descriptors is raised as far as it is needed and allowed."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Collection
+from pathlib import Path
+
+import pytest
+from support.deadlines import DEADLINE_SECONDS
+
+from skragent.agent import process_control
+from skragent.agent.process_control import descriptors_for, is_asked, linger
+from skragent.config import ServingConfig
+
+CODE = """
+import resource, sys
+from skragent.agent.process_control import allow_descriptors
+soft, hard, wanted = map(int, sys.argv[1:])
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+print(allow_descriptors(wanted), *resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "wanted", "expected"),
+    [
+        (64, 500, 400, "400 400 500"),
+        (64, 500, 500, "500 500 500"),
+        (64, 500, 501, "500 500 500"),
+        (300, 500, 200, "300 300 500"),
+    ],
+)
+def test_the_limit_becomes_what_it_can(
+    soft: int, hard: int, wanted: int, expected: str
+) -> None:
+    arguments = [str(soft), str(hard), str(wanted)]
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", CODE, *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == expected.split()
+
+
+def test_what_is_admitted_by_default_fits_into_the_units_limit() -> None:
+    assert descriptors_for(ServingConfig()) <= 4096  # LimitNOFILE= of the unit
+
+
+def test_both_sockets_that_admit_connections_as_configured_may_be_full() -> None:
+    few, more = ServingConfig(connections=100), ServingConfig(connections=200)
+    assert descriptors_for(more) - descriptors_for(few) == 2 * 100  # api and admin
+
+
+def listener(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(path))
+    sock.listen()
+    return sock
+
+
+def test_nobody_asks_where_nobody_has_connected(tmp_path: Path) -> None:
+    with listener(tmp_path / "a") as a, listener(tmp_path / "b") as b:
+        assert not is_asked([a, b])
+    assert not is_asked([])
+
+
+def test_one_who_has_gone_still_asks(tmp_path: Path) -> None:
+    with listener(tmp_path / "a") as a, listener(tmp_path / "b") as b:
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(str(tmp_path / "b"))
+            assert is_asked([a, b])
+        assert is_asked([a, b])
+
+
+def test_it_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_control, "LINGER_SECONDS", 0.01)
+    linger()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_and_does_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    wait = signal.sigtimedwait
+
+    def wait_signalled(signals: Collection[int], seconds: float) -> object:
+        # To this thread, in which it is blocked by now: any other one would die of it.
+        signal.pthread_kill(threading.get_ident(), number)
+        return wait(signals, seconds)
+
+    monkeypatch.setattr("signal.sigtimedwait", wait_signalled)
+    monkeypatch.setattr(process_control, "LINGER_SECONDS", DEADLINE_SECONDS)
+    linger()
+    assert number not in signal.sigpending()

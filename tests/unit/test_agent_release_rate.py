@@ -1,0 +1,63 @@
+"""A vault releases ten keys in ten seconds: who comes when."""
+
+from __future__ import annotations
+
+import asyncio
+
+from support.agent import failure, make_config
+from support.agent_supervision import World, passing, supervise
+
+from skragent.agent.jobs import key_requests
+from skragent.agent.key_records import Terms
+from skragent.errors import ReleaserError
+from skragent.job import KeyRequest
+
+
+def many(count: int) -> list[str]:
+    return [f"key{number}" for number in range(count)]
+
+
+def test_more_keys_than_a_vault_releases_at_once_are_released_in_its_time() -> None:
+    world = supervise(passing(21), *many(25))
+    assert world.times == [0, 10, 20]
+    assert [len(aliases) for _, aliases in world.jobs.asked] == [10, 10, 5]
+    assert len(world.holder.held) == 25
+
+
+def test_a_key_that_a_vault_has_no_room_for_delays_no_other_vaults_key() -> None:
+    async def test(world: World) -> None:
+        keys = key_requests(make_config(*many(12))) | {
+            "other": KeyRequest(alias="other", vault="https://o.x", name="other")
+        }
+        world.supervisor.configure(keys, dict.fromkeys(keys, Terms()))
+        await world.clock.advance(0)
+        assert "other" in world.holder.held
+
+    supervise(test, *many(12))
+
+
+def test_a_failure_is_not_asked_about_faster_than_the_vault_releases() -> None:
+    failures = dict.fromkeys(many(10), failure("transport.timeout", "retry"))
+    world = supervise(passing(9.9), *many(10), failures=failures)
+    assert world.times == [0]
+
+
+def test_a_job_that_failed_before_it_asked_a_vault_has_spent_nothing_of_it() -> None:
+    world = supervise(
+        passing(1), *many(10), whole=failure("transport.timeout", "retry")
+    )
+    assert world.times == [0, 0.5]
+
+
+def test_a_job_that_crashed_may_have_spent_all_it_was_for() -> None:
+    crash = ReleaserError("x", code="releaser.crashed")
+    world = supervise(passing(9.9), *many(10), whole=crash)
+    assert world.times == [0]
+
+
+def test_stopping_cuts_the_wait_for_a_vault_short() -> None:
+    async def test(world: World) -> None:
+        world.supervisor.stop()
+        await asyncio.wait_for(world.task, 5)
+
+    supervise(test, *many(11))

@@ -1,0 +1,322 @@
+"""What the supervisor decided, as workloads, scrapers and the journal see it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import pytest
+from support.agent import (
+    BOOTTIME,
+    NOW,
+    VERSION,
+    FakeClock,
+    attestation,
+    released_key,
+)
+
+from skragent.agent import key_records
+from skragent.agent.key_records import Admission, KeyRecord
+from skragent.agent.preserved_keys import PreservedKeys
+from skragent.agent.reporter import Holder
+from skragent.errors import AgentError, Disposition
+from skragent.job import AkCertificate, KeyRequest
+from skragent.keyring import Keyring, KeyState
+from skragent.observe import Counters
+from skragent.secretmem import Arena, create_arena
+
+KEY = b"\xa5" * 32
+REQUEST = KeyRequest(alias="disk", vault="https://v.vault.azure.net", name="disk")
+
+
+class Status:
+    """Stands for systemd."""
+
+    line = ""
+    is_wanted = True
+
+    def __init__(self) -> None:
+        self.stored: list[str] = []
+
+    def status(self, line: str) -> None:
+        self.line = line
+
+    def store_key(self, fd: int) -> str:
+        name = f"key-{fd}-{len(self.stored)}"
+        self.stored.append(name)
+        return name
+
+    def remove_fd(self, name: str) -> bool:
+        self.stored.remove(name)
+        return True
+
+
+@dataclass
+class World:
+    keyring: Keyring
+    counters: Counters
+    holder: Holder
+    status: Status
+    arena: Arena
+
+    def hold(self, **changes: object) -> None:
+        self.holder.hold(
+            released_key("disk", **changes),
+            self.arena,
+            request=REQUEST,
+            life=KeyRecord(state=KeyState.CURRENT, stale_at=9.0),
+            began_at=BOOTTIME,
+        )
+
+    def let_go(self, state: KeyState) -> None:
+        self.holder.changed("disk", KeyRecord(state=state))
+
+
+@pytest.fixture
+def world(caplog: pytest.LogCaptureFixture) -> World:
+    caplog.set_level(logging.INFO)
+    keyring, counters, status = Keyring(["disk"]), Counters(("disk",)), Status()
+    arena = create_arena(4096)
+    arena.view(0, 32)[:] = KEY
+    preserved = PreservedKeys(status)  # type: ignore[arg-type]
+    keyring.on_parting(preserved.forget)
+    holder = Holder(keyring, counters, FakeClock(), status, preserved)  # type: ignore[arg-type]
+    return World(keyring, counters, holder, status, arena)
+
+
+def denied() -> AgentError:
+    return AgentError("no", code="release.denied", hint="Ask.")
+
+
+def test_a_key_that_is_held_is_served(world: World) -> None:
+    world.hold()
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert entry.key is not None
+    assert entry.key.forms["raw"] == KEY
+    assert entry.key.released_at == NOW
+
+
+def test_a_key_that_is_let_go_is_wiped(world: World) -> None:
+    world.hold()
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert entry.key is not None
+    view = entry.key.forms["raw"]
+    assert view == KEY
+    world.let_go(KeyState.DENIED)
+    assert entry.key is None
+    assert view == bytes(32)
+
+
+def test_systemd_keeps_the_memory_of_each_held_key_and_no_other(world: World) -> None:
+    world.hold()
+    (first,) = world.status.stored
+    world.hold()
+    (second,) = world.status.stored
+    assert second != first
+    world.let_go(KeyState.DENIED)
+    assert world.status.stored == []
+
+
+def test_the_agent_keeps_no_descriptor_of_a_held_keys_memory(world: World) -> None:
+    world.hold()
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert entry.key is not None
+    assert entry.key.memory is not None
+    assert entry.key.memory.fd == -1
+
+
+@pytest.mark.parametrize("word", ["retry_slowly", "fatal"])
+def test_a_fault_that_a_person_must_mend_raises_an_alarm(
+    world: World, caplog: pytest.LogCaptureFixture, word: str
+) -> None:
+    error = AgentError("x", code="evidence.tpm", disposition=Disposition(word))
+    world.hold()
+    world.holder.job_failed(["disk"], error, 60.0)
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert entry.needs_attention
+    assert caplog.records[-1].levelno == logging.ERROR
+    world.hold()
+    assert not entry.needs_attention
+
+
+def test_a_release_that_does_not_repeat_the_nonce_is_held_and_counted(
+    world: World,
+) -> None:
+    world.hold(repeats_nonce=False)
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert entry.key is not None
+    assert not entry.key.repeats_nonce
+    assert world.counters.missing_nonces["disk"] == 1
+
+
+def test_a_stale_key_is_served_as_that(world: World) -> None:
+    world.hold()
+    world.let_go(KeyState.STALE)
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert entry.key is not None
+    assert entry.state is KeyState.STALE
+
+
+def test_the_status_line_counts_and_names_the_trouble(world: World) -> None:
+    world.holder.key_failed("disk", denied(), 3)
+    assert world.status.line == "0 of 1 keys held; release.denied"
+    world.hold()
+    assert world.status.line == "1 of 1 keys held"
+
+
+def test_why_a_key_is_not_held_and_when_it_is_asked_for_again_is_kept(
+    world: World,
+) -> None:
+    world.holder.key_failed("disk", denied(), 3)
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert (entry.failure_code, entry.retry_at) == ("release.denied", NOW + 3)
+
+
+def test_cause_and_remedy_of_a_failure_are_kept_until_a_release(world: World) -> None:
+    world.holder.key_failed("disk", denied(), 3)
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert (entry.failure_message, entry.failure_hint) == ("no", "Ask.")
+    world.hold()
+    assert (entry.failure_message, entry.failure_hint) == ("", "")
+
+
+def test_a_failed_job_is_why_every_missing_key_is_missing(world: World) -> None:
+    world.holder.job_failed(["disk"], denied(), 3)
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert entry.failure_code == "release.denied"
+
+
+def test_a_failed_job_is_told_of_a_key_that_is_held_until_one_succeeds(
+    world: World,
+) -> None:
+    world.hold()
+    world.holder.job_failed(["disk"], denied(), 3)
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert entry.key is not None
+    assert (entry.failure_code, entry.retry_at) == ("release.denied", NOW + 3)
+    world.hold()
+    assert (entry.failure_code, entry.retry_at) == ("", None)
+
+
+def test_a_failed_job_is_no_fault_of_a_key_that_it_was_not_for(world: World) -> None:
+    world.holder.job_failed([], denied(), 3)
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert entry.failure_code == ""
+
+
+def test_a_key_that_was_never_held_is_not_said_to_be_wiped(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.holder.changed("disk", KeyRecord(state=KeyState.DENIED))
+    assert [r.getMessage() for r in caplog.records] == ["key disk is denied"]
+    world.hold()
+    caplog.clear()
+    world.holder.changed("disk", KeyRecord(state=KeyState.DENIED))
+    assert [r.getMessage() for r in caplog.records] == ["key disk is denied and wiped"]
+
+
+def test_an_ordered_drop_is_no_error(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.hold()
+    caplog.clear()
+    world.holder.changed("disk", KeyRecord(state=KeyState.DROPPED))
+    assert caplog.records == []
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert (entry.key, entry.state) == (None, KeyState.DROPPED)
+
+
+def test_a_key_that_is_not_valid_yet_says_so(world: World) -> None:
+    world.holder.not_admitted(released_key("disk"), Admission.NOT_YET)
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert entry.failure_code == "release.not_yet_valid"
+
+
+def test_everything_is_counted(world: World) -> None:
+    world.holder.attested(attestation())
+    world.hold()
+    world.hold()
+    world.holder.key_failed("disk", denied(), 3)
+    world.holder.job_failed(["disk"], AgentError("x", code="transport.timeout"), 3)
+    assert world.counters.releases["disk", "success", ""] == 2
+    assert world.counters.releases["disk", "denied", "release.denied"] == 1
+    assert world.counters.attestations["success", ""] == 1
+    assert world.counters.attestations["error", "transport.timeout"] == 1
+    assert world.counters.memory_kind == world.arena.kind
+
+
+def test_the_journal_names_version_and_hint_and_never_the_key(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.hold()
+    world.holder.key_failed("disk", denied(), 3)
+    world.let_go(KeyState.DENIED)
+    said = "\n".join(str(vars(record)) for record in caplog.records)
+    assert VERSION in said
+    assert "no. Ask. Next attempt in 3 s." in said
+    assert "a5a5" not in said
+    assert repr(KEY)[2:-1] not in said
+
+
+def test_what_is_released_again_is_current(world: World) -> None:
+    world.hold()
+    world.let_go(KeyState.STALE)
+    world.hold()
+    life = key_records.released(
+        KeyRecord(), released_key(), began_at=0, fresh_seconds=1
+    )
+    world.holder.changed("disk", life)
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert entry.state is KeyState.CURRENT
+
+
+def test_a_renewed_ak_certificate_is_told_and_counted(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.holder.ak_certificate(AkCertificate(expires_at=NOW))
+    world.holder.ak_renewed()
+    assert "it holds until 2026-01-01T00:00:00Z" in caplog.text
+    assert world.counters.ak_certificate_expires_at == NOW
+    assert world.counters.ak_renewals["success", ""] == 1
+
+
+def test_a_restored_ak_certificate_is_told(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.holder.ak_restored()
+    assert "is restored from its copy" in caplog.text
+
+
+def test_a_failed_renewal_is_told_with_its_next_attempt(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.holder.ak_renewal_failed(denied(), 90.0)
+    assert "the AK certificate could not be renewed: no. Ask." in caplog.text
+    assert "Next attempt in 90 s" in caplog.text
+    assert world.counters.ak_renewals["denied", "release.denied"] == 1
+
+
+def test_what_was_verified_is_said_for_the_first_token_and_each_ones_end(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        world.holder.attested(attestation(verified=("all holds",), expires_at=NOW))
+    said = [record.getMessage() for record in caplog.records]
+    assert said.count("verified: all holds") == 1
+    assert sum("until 2026-01-01T00:00:00Z" in line for line in said) == 2
+    assert world.counters.token_expires_at == NOW
+    assert world.counters.attested_at == NOW

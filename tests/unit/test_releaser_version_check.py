@@ -1,0 +1,58 @@
+"""A look for the latest versions: a bug at one key is that key's alone."""
+
+from __future__ import annotations
+
+import pytest
+from support.deadlines import DEADLINE_SECONDS
+from support.release import VERSION
+
+from skragent.job import Job, KeyRequest
+from skragent.releaser import check, failures
+from skragent.releaser.stopwatch import Stopwatch
+
+NAMES = ("good", "broken", "other")
+
+
+class BrokenVaults:
+    """Whose library raises for one key what nobody has thought of."""
+
+    def __init__(self, *_arguments: object) -> None:
+        pass
+
+    def latest_version(self, key: KeyRequest) -> str:
+        if key.name == "broken":
+            raise LookupError
+        return VERSION
+
+
+def make_job() -> Job:
+    return Job(
+        purpose="check",
+        now=1767225600.0,
+        timeout_seconds=DEADLINE_SECONDS,
+        keys=tuple(
+            KeyRequest(alias=name, vault="https://127.0.0.1:1", name=name)
+            for name in NAMES
+        ),
+        arena_fd=-1,
+        arena_bytes=0,
+        tcti="",
+        tcg_log="",
+        imds_endpoint="http://127.0.0.1:1",
+        amd_roots="",
+        authority="https://login.microsoftonline.com",
+        attestation_endpoint="https://127.0.0.1:1",
+        tls_roots="",
+        release_roots="",
+    )
+
+
+def test_a_bug_at_one_key_takes_no_other_keys_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(check, "Vaults", BrokenVaults)
+    monkeypatch.setattr(failures, "_told", set())
+    result = check.run_check(make_job(), Stopwatch())
+    assert result.versions == {"good": VERSION, "other": VERSION}
+    (failed,) = result.failed
+    assert (failed.alias, failed.failure.code) == ("broken", "internal")
