@@ -8,13 +8,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from skragent.agent.socket_activation import ADMIN, API, CREDENTIALS, SocketKind
-from skragent.agent.socket_activation import REFUSE_SECONDS as ORPHAN_SECONDS
 from support.units import UNITS, lay_out, verify
 
 from skragent.agent import exit_codes
 from skragent.agent.job_runner import TERMINATE_SECONDS
 from skragent.agent.process_control import LINGER_SECONDS
+from skragent.agent.socket_activation import ADMIN, API, CREDENTIALS, SocketKind
+from skragent.agent.socket_activation import REFUSE_SECONDS as ORPHAN_SECONDS
 from skragent.client import SkragentClient
 from skragent.config import AgentConfig, ImdsConfig, ServingConfig, VtpmConfig
 from skragent.job import ARENA_BYTES_PER_KEY, MAX_KEYS
