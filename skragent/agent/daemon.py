@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 from skragent.agent.control import Control
 from skragent.agent.job_runner import TERMINATE_SECONDS, Runner
 from skragent.agent.jobs import key_requests

@@ -25,6 +25,19 @@ _FOREIGN_HINT = (
     "Only HTTP 400 in the provider's own error format is a refusal of the evidence. A"
     " proxy or a firewall may answer in the provider's place."
 )
+# The member of the request that has the certificate: see `guest`.
+_AK_CERTIFICATE = "aikcert"
+_AK_CERTIFICATE_HINT = (
+    "The provider does not accept the certificate of the vTPM's attestation key"
+    " (AikCert): `skragent status` shows when it expires. Compare this VM's clock"
+    " (`timedatectl`). If the certificate has expired, look for AK_RENEWAL_FAILED in"
+    " the journal and see token.refused in skragent-errors(7)."
+)
+_EVIDENCE_HINT = (
+    "The provider's policy does not accept this evidence, or parts of the evidence"
+    " contradict each other. `skragent report` shows and checks the evidence. Shared"
+    " providers refuse guests without Secure Boot."
+)
 
 
 class MaaClient:
@@ -69,9 +82,9 @@ class MaaClient:
         ):
             raise AttestationRefusedError(
                 f"{self.endpoint} refused the evidence: {reason}",
-                hint="The provider's policy or the evidence itself is at odds with it;"
-                " `skragent report` shows the evidence. Shared providers refuse guests"
-                " without Secure Boot.",
+                hint=_AK_CERTIFICATE_HINT
+                if _AK_CERTIFICATE in reason.lower().replace(" ", "")
+                else _EVIDENCE_HINT,
             )
         return self._accept(response)
 

@@ -6,11 +6,11 @@ import grp
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 from skragent.cli import deadline
-from skragent.cli.ask import add_command
+from skragent.cli.agent_requests import add_command
 from skragent.cli.config_file import add_config_option, examine_file
-from skragent.cli.config_files import judge_files
+from skragent.cli.referenced_files import judge_files
 from skragent.clouds import judge_vault_host
 from skragent.config import in_short, merge
 from skragent.config_rules import vault_setting

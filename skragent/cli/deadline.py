@@ -1,11 +1,11 @@
-"""The overall deadline of a command: it holds whatever hangs.
+"""The overall deadline of a command, which also ends a blocked system call.
 
-A TPM that does not answer keeps libtss2 in a system call, which it repeats after each
-signal; a directory service keeps getpwnam(3) in one. Python runs no signal handler
-meanwhile. So a thread of its own counts the time, says what the command was doing, and
+A TPM that does not respond keeps libtss2 in a system call, which libtss2 repeats after
+each signal. A directory service can block getpwnam(3). Python runs no signal handler
+in this time. So a thread measures the time, reports the command's current action, and
 ends the process.
 
-One command runs in a process, so there is one deadline: this module's.
+One process runs one command, so the module has one deadline.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from skragent.agent.exit_codes import TEMPFAIL
+from skragent.cli.error_output import format_error
+from skragent.exit_codes import TEMPFAIL
 
 if TYPE_CHECKING:
     import argparse
@@ -23,17 +24,17 @@ if TYPE_CHECKING:
 
 CODE: Final = "command.timeout"
 
-# Of commands that ask the agent, read files or look up names: all of it takes less than
-# a second, or the 10 seconds after which a socket is given up.
+# For commands that send a request to the agent, read files or look up names. Each of
+# these takes less than a second, or the 10 seconds of a request's timeout.
 USUAL_SECONDS: Final = 60.0
-# What a command may take beyond a time that it was given, such as --wait.
+# Added to a time that the user chose, such as --wait.
 MARGIN_SECONDS: Final = 30.0
-# `set_defaults(deadline=NONE)`: of commands that run until they are stopped.
+# `set_defaults(deadline=NONE)`: for commands that run until the user stops them.
 NONE: Final = None
 
-_HINT: Final = "Check what it waited for, and run the command again."
+_HINT: Final = "Find out why this did not respond, and repeat the command."
 _STDERR: Final = 2
-# A full stderr that is not read must not keep the process.
+# A full pipe without a reader must not keep the process running.
 _WRITE_SECONDS: Final = 1.0
 
 
@@ -53,18 +54,18 @@ class _Deadline:
         while (left := self._began + self.seconds - time.monotonic()) > 0:
             if self._ended.wait(left):
                 return
-        writer = threading.Thread(target=self._tell, daemon=True)
+        writer = threading.Thread(target=self._report, daemon=True)
         writer.start()
         writer.join(_WRITE_SECONDS)
         os._exit(TEMPFAIL)
 
-    def _tell(self) -> None:
-        what = f"; it was {self.doing}" if self.doing else ""
-        text = (
-            f"skragent: {CODE}: `skragent {self._command}` did not end within"
-            f" {self.seconds:g} s{what}\n  {_HINT}\n"
+    def _report(self) -> None:
+        action = f"; the command was {self.doing}" if self.doing else ""
+        message = (
+            f"`skragent {self._command}` did not end within {self.seconds:g} s{action}"
         )
-        # Not through sys.stderr: the thread that hangs may hold its lock.
+        text = format_error(CODE, message, _HINT) + "\n"
+        # Not by sys.stderr: the blocked thread may hold its lock.
         os.write(_STDERR, text.encode(errors="backslashreplace"))
 
 
@@ -72,9 +73,10 @@ _current: _Deadline | None = None
 
 
 def start(arguments: argparse.Namespace, command: str) -> None:
-    """Start the deadline that the command's parser has as its default `deadline`.
+    """Start the deadline of a command: its parser's default for `deadline`.
 
-    That is seconds, NONE, or a function from the arguments to one of these.
+    The default is a number of seconds, NONE, or a function from the arguments to one
+    of these.
     """
     global _current  # noqa: PLW0603 - see the module's docstring
     chosen: float | Callable[[argparse.Namespace], float | None] | None
@@ -91,13 +93,13 @@ def stop() -> None:
         _current = None
 
 
-def doing(what: str) -> None:
-    """Remember what the command does next, for the message of its deadline."""
+def doing(action: str) -> None:
+    """Store the command's current action, for the message of its deadline."""
     if _current is not None:
-        _current.doing = what
+        _current.doing = action
 
 
 def allow(seconds: float) -> None:
-    """Let the command take longer, by a time that it was configured with."""
+    """Extend the deadline by a configured time."""
     if _current is not None:
         _current.seconds += seconds

@@ -22,8 +22,8 @@ from skragent.errors import EmulatorError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from skragent.emulator.key_specs import KeySpec
-    from skragent.emulator.world import Emulator
+    from skragent.emulator.emulator import Emulator
+    from skragent.emulator.keyvault.key_specs import KeySpec
 
 _DEFAULT_KEY = "demo:RSA"
 
@@ -98,8 +98,9 @@ def run(args: argparse.Namespace) -> int:
         EmulatorError: it cannot start; the text says why.
     """
     with _installed():
-        from skragent.emulator import addresses, azure, key_specs  # noqa: PLC0415 - an extra
+        from skragent.emulator import addresses, azure  # noqa: PLC0415 - an extra
         from skragent.emulator.faults import catalogue  # noqa: PLC0415 - an extra
+        from skragent.emulator.keyvault import key_specs  # noqa: PLC0415 - an extra
     for fault in args.fault:
         catalogue.parse(fault)  # refused before anything is started
     try:
@@ -119,8 +120,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _run(args: argparse.Namespace, specs: list[KeySpec]) -> None:
-    from skragent.emulator.vtpm_process import VtpmError  # noqa: PLC0415 - an extra
-    from skragent.emulator.world import Emulator  # noqa: PLC0415 - an extra
+    from skragent.emulator.emulator import Emulator  # noqa: PLC0415 - an extra
+    from skragent.emulator.tpm.swtpm import VtpmError  # noqa: PLC0415 - an extra
 
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -175,7 +176,7 @@ def _installed() -> Iterator[None]:
 
 def _prepare(emulator: Emulator, specs: list[KeySpec]) -> Path:
     """Create the keys that are missing and write the agent's configuration."""
-    from skragent.emulator.key_specs import parse_key_spec  # noqa: PLC0415 - an extra
+    from skragent.emulator.keyvault.key_specs import parse_key_spec  # noqa: PLC0415 - an extra
 
     stores = [vault.store for vault in emulator.vaults.values()]
     if not specs and not any(len(s) or s.deleted_names for s in stores):
@@ -192,7 +193,7 @@ def _prepare(emulator: Emulator, specs: list[KeySpec]) -> Path:
 
 def _directions(emulator: Emulator, config: Path) -> str:
     """Say where everything is and what to type next."""
-    from skragent.emulator.identities import TENANT_ID  # noqa: PLC0415 - an extra
+    from skragent.emulator.imds.identities import TENANT_ID  # noqa: PLC0415 - an extra
 
     azure, vm = emulator.azure, emulator.vm
     directory = emulator.directory.resolve()

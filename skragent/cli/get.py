@@ -12,9 +12,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 from skragent.cli import deadline
-from skragent.cli.ask import (
+from skragent.cli.agent_requests import (
     API_SOCKET,
     TIMEOUT_SECONDS,
     add_command,
@@ -22,22 +22,23 @@ from skragent.cli.ask import (
     api_socket,
     hint_for_workload,
     pause_seconds,
+    print_client_error,
     seconds,
-    tell,
     timeout_for,
 )
+from skragent.cli.error_output import print_error
 from skragent.client import SkragentClient, SkragentError
 from skragent.client.exchange import MOST_WAIT_SECONDS
 
 _EPILOG = """\
-The key goes to stdout as it is, without a newline that is not part of it.
+The command writes the key to stdout unchanged and adds no newline.
 
 exit status:
-  0    done
-  69   it cannot be had so: in this format or version, say
-  73   the output cannot be written
-  75   not now: the agent has not got it yet, or does not run
-  77   there is no such key, or it is not for you: the agent does not tell which
+  0    success
+  69   unavailable, for example in this format or version
+  73   the output could not be written
+  75   temporary: the agent does not hold the key yet, or is not running
+  77   no such key, or permission denied (the agent does not say which)
   78   the file of --config cannot be used
   130  Ctrl-C
 
@@ -53,27 +54,28 @@ def add_parser(
     parser = add_command(
         commands, "get", "fetch a key from the running agent", epilog=_EPILOG
     )
-    parser.add_argument("key", metavar="KEY", help="its name in the configuration")
+    parser.add_argument("key", metavar="KEY", help="name of the key")
     parser.add_argument(
         "--format",
         choices=("jwk", "pem", "der", "raw"),
         default="jwk",
         help="JWK (the default), PEM or DER (PKCS#8), or raw bytes of an oct key",
     )
-    parser.add_argument("--version", metavar="V", help="exactly this version")
+    parser.add_argument("--version", metavar="V", help="this version of the key")
     parser.add_argument(
         "--wait",
         metavar="SECONDS",
         type=seconds,
         default=0.0,
-        help="wait so long for the agent to have it",
+        help="wait up to this time for the agent and the key",
     )
     parser.add_argument(
         "--output",
         metavar="FILE",
         type=_output_file,
-        help="write to FILE instead of stdout (`-`): yours with mode 0600, replaced as"
-        " a whole; links, devices and directories are refused",
+        help="write to FILE instead of stdout (`-`): a new file of yours with mode"
+        " 0600 that replaces the old one in one step; links, devices and directories"
+        " are rejected",
     )
     add_socket_options(parser, API_SOCKET, "workloads")
     parser.set_defaults(run=run, deadline=_deadline)
@@ -85,22 +87,22 @@ def _deadline(arguments: argparse.Namespace) -> float:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Fetch and write; gives the exit code."""
+    """Fetch the key and write it; return the exit code."""
     output = None if arguments.output == "-" else arguments.output
     path = api_socket(arguments)
     try:
         if output is not None:
-            _require_replaceable(Path(output))  # before the key is asked for
+            _require_replaceable(Path(output))  # before the request for the key
         key = _fetch(path, arguments)
         _write(key, output)
     except SkragentError as error:
         about = "" if error.status == 0 else f"key {arguments.key!r}"
-        return tell(error, hint_for_workload(error, path), about=about)
+        return print_client_error(error, hint_for_workload(error, path), about=about)
     except BrokenPipeError:
         raise
     except OSError as error:
         where = "stdout" if output is None else output
-        print(f"skragent: output: {where}: {error.strerror or error}", file=sys.stderr)
+        print_error("output", f"{where}: {error.strerror or error}")
         return exit_codes.CANTCREAT
     return exit_codes.OK
 
@@ -112,10 +114,10 @@ def _output_file(text: str) -> str:
 
 
 def _fetch(path: str, arguments: argparse.Namespace) -> bytes:
-    """Ask until there is an answer, or the time is over.
+    """Request the key until the agent responds or the time is over.
 
-    The agent itself holds the request; what is repeated is asking one that is not
-    there (yet), or that has too much to do.
+    The agent keeps a request pending until it has the key. This loop repeats requests
+    while the agent is not running or too busy.
     """
     ends_at = time.monotonic() + arguments.wait
     timeout = timeout_for(arguments.wait) if arguments.wait else TIMEOUT_SECONDS
@@ -134,12 +136,12 @@ def _fetch(path: str, arguments: argparse.Namespace) -> bytes:
             if not error.is_temporary or left <= 0:
                 raise
             pause = pause_seconds(error, left)
-        time.sleep(pause)  # noqa: TID251 - this is no daemon, and --wait is for waiting
+        time.sleep(pause)  # noqa: TID251 - a command, not the agent
 
 
 def _write(key: bytes, output: str | None) -> None:
     if output is None:
-        if sys.stdout is None:  # started with it closed
+        if sys.stdout is None:  # stdout was closed at the start
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         if sys.stdout.isatty():
             print("skragent: a private key follows on this terminal", file=sys.stderr)
@@ -147,7 +149,7 @@ def _write(key: bytes, output: str | None) -> None:
         sys.stdout.buffer.flush()
         return
     path = Path(output)
-    # mkstemp makes it 0600; in the same directory, so that replacing is one step.
+    # mkstemp(3) creates it with mode 0600. rename(2) is atomic in one directory.
     fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(fd, "wb") as file:
@@ -162,10 +164,10 @@ def _write(key: bytes, output: str | None) -> None:
 
 
 def _require_replaceable(path: Path) -> None:
-    """Refuse to put a file where /dev/stdout, a pipe or somebody's link was.
+    """Check that the output path is free or a regular file, not a link or device.
 
     Raises:
-        OSError: also where its directory is not there.
+        OSError: the path cannot be replaced, or its directory is missing.
     """
     path.parent.stat()
     try:
@@ -173,4 +175,4 @@ def _require_replaceable(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EEXIST, "it exists, and is no regular file to replace")
+        raise OSError(errno.EEXIST, "the path exists and is not a regular file")

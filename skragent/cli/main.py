@@ -1,7 +1,7 @@
-"""`skragent`: the one command, and the last stop of every error.
+"""`skragent`: parse the command line, run one command, and report every error.
 
-A command's module is imported only when it is the one that runs: what the others need
-would cost the agent its start and its memory. Exit codes: skragent.agent.exit_codes.
+Only the module of the command that runs is imported. The imports of the other commands
+would make the agent start later and use more memory. Exit codes: skragent.exit_codes.
 """
 
 from __future__ import annotations
@@ -11,52 +11,81 @@ import errno
 import importlib
 import os
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from skragent import __version__
-from skragent.agent.exit_codes import (
+from skragent.cli import deadline
+from skragent.cli.error_output import print_agent_error, print_error
+from skragent.cli.streams import prepare_streams
+from skragent.errors import AgentError
+from skragent.exit_codes import (
     CANTCREAT,
     INTERRUPTED,
     OK,
     SOFTWARE,
     exit_code_of,
 )
-from skragent.cli import deadline
-from skragent.cli.failure import tell
-from skragent.cli.streams import prepare_streams
-from skragent.errors import AgentError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# In the order of `skragent --help`. Each module has add_parser(commands). Defaults of
-# its parser are `run`, a function from the arguments to the exit code, and `deadline`.
+
+class _Command(NamedTuple):
+    """A command: its summary, and the function that adds its parser."""
+
+    summary: str
+    module: str
+    add_parser: str = "add_parser"
+
+
+# In the order of `skragent --help`. Defaults of each command's parser are `run`, a
+# function from the arguments to the exit code, and `deadline`.
 _COMMANDS: Final = {
-    "run": "the agent itself: what systemd starts",
-    "get": "fetch a key from the running agent",
-    "status": "show what the agent holds, and what keeps it from the rest",
-    "refresh": "have keys released now: those that are named, or all but dropped ones",
-    "reload": "have the agent read its configuration again",
-    "drop": "wipe a key now, and keep it away",
-    "wait": "wait until keys are held: those that are named, or all of them",
-    "check-config": "find every problem of a configuration file",
-    "report": "decode and check an attestation report",
-    "emulator": "a small Azure and a confidential VM on this machine",
-    "demo": "show a key being released and served, on the embedded emulator",
+    "run": _Command("run the agent (systemd starts this command)", "run"),
+    "get": _Command("fetch a key from the running agent", "get"),
+    "status": _Command(
+        "show the state of each key and the cause of problems", "status"
+    ),
+    "refresh": _Command(
+        "release keys now: the named keys, or all except dropped ones",
+        "admin_commands",
+        "add_refresh_parser",
+    ),
+    "reload": _Command(
+        "make the agent read its configuration again",
+        "admin_commands",
+        "add_reload_parser",
+    ),
+    "drop": _Command(
+        "wipe a key now and do not release it again",
+        "admin_commands",
+        "add_drop_parser",
+    ),
+    "wait": _Command("wait until the named keys, or all keys, are held", "wait"),
+    "check-config": _Command(
+        "find every problem of a configuration file", "check_config"
+    ),
+    "report": _Command("decode and verify an attestation report", "report"),
+    "emulator": _Command(
+        "a small Azure and a confidential VM on this machine", "emulator"
+    ),
+    "demo": _Command(
+        "show a key being released and served, on the embedded emulator", "demo"
+    ),
 }
 
 
-_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_WRITE_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; gives the exit code."""
+    """Run one command; return the exit code."""
     prepare_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = _run(words)
         return _write_out(code)
-    except SystemExit as ended:  # argparse: it printed its help, or what is wrong
+    except SystemExit as ended:  # argparse printed its help or an error
         raise SystemExit(_write_out(int(ended.code or OK))) from None
     finally:
         deadline.stop()
@@ -68,23 +97,23 @@ def _run(words: list[str]) -> int:
         deadline.start(namespace, _command_of(words))
         code: int = namespace.run(namespace)
     except AgentError as error:
-        tell(error)
+        print_agent_error(error)
         return exit_code_of(error)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        return OK  # who read us has gone, which is their right
-    except Exception as error:  # noqa: BLE001 - the last stop: no traceback for a user
-        if isinstance(error, OSError) and _is_full(error):
+        return OK  # the reader closed the pipe, as `head` does
+    except Exception as error:  # noqa: BLE001 - users see no traceback
+        if isinstance(error, OSError) and _is_write_error(error):
             return _cannot_write(error)
-        _apologize(error)
+        _print_internal_error(error)
         return SOFTWARE
     return code
 
 
 def _write_out(code: int) -> int:
-    """Write what was printed; the interpreter would end with 120 where that fails."""
-    if sys.stdout is None:  # started with it closed
+    """Flush stdout; without this the interpreter exits with 120 if the flush fails."""
+    if sys.stdout is None:  # stdout was closed at the start
         return code
     try:
         sys.stdout.flush()
@@ -95,24 +124,24 @@ def _write_out(code: int) -> int:
     return code
 
 
-def _is_full(error: OSError) -> bool:
-    """Tell whether write(2) said that stdout takes no more."""
-    return error.errno in _NO_ROOM and error.filename is None
+def _is_write_error(error: OSError) -> bool:
+    """Return whether write(2) to stdout failed."""
+    return error.errno in _WRITE_ERRORS and error.filename is None
 
 
 def _cannot_write(error: OSError) -> int:
-    print(f"skragent: output: stdout: {error.strerror}", file=sys.stderr)
+    print_error("output", f"stdout: {error.strerror}")
     return CANTCREAT
 
 
-def _apologize(error: Exception) -> None:
-    """Say where a bug of ours is; not what it says: that could be anything."""
-    import traceback  # noqa: PLC0415 - every start of the agent would wait for it
+def _print_internal_error(error: Exception) -> None:
+    """Print where a bug is. The exception's text is left out: it may hold a secret."""
+    import traceback  # noqa: PLC0415 - it would delay every start
 
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
-    print(f"skragent: internal: {type(error).__name__} at {place}", file=sys.stderr)
-    print("  This is a bug: please report it.", file=sys.stderr)
+    message = f"{type(error).__name__} at {place}"
+    print_error("internal", message, "This is a bug. Report it with this message.")
 
 
 def _command_of(words: list[str]) -> str:
@@ -123,17 +152,17 @@ def _build_parser(words: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="skragent",
         description="Secure Key Release for everyone on an Azure confidential VM.",
-        epilog="`skragent COMMAND --help` tells more of each.",
+        epilog="`skragent COMMAND --help` describes a command.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     wanted = _command_of(words)
-    for name, summary in _COMMANDS.items():
+    for name, command in _COMMANDS.items():
         if name == wanted:
-            module = importlib.import_module(f"skragent.cli.{name.replace('-', '_')}")
-            module.add_parser(commands)
+            module = importlib.import_module(f"skragent.cli.{command.module}")
+            getattr(module, command.add_parser)(commands)
         else:
-            commands.add_parser(name, help=summary)
+            commands.add_parser(name, help=command.summary)
     return parser
 
 

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 from skragent.agent.clock import SystemClock
 from skragent.cli import deadline
 from skragent.cli.config_file import add_config_option, load_config

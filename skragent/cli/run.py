@@ -11,13 +11,13 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from skragent.agent.exit_codes import FINAL, exit_code_of_start
 from skragent.agent.process_control import held_back
 from skragent.cli import deadline
 from skragent.cli.config_file import add_config_option, read_config
-from skragent.cli.failure import tell
+from skragent.cli.error_output import print_agent_error
 from skragent.config import parse_config
 from skragent.errors import AgentError
+from skragent.exit_codes import FINAL, exit_code_of_start
 from skragent.secretmem import forbid_core_dumps
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _end_in_order(error: AgentError, inherited: Inherited) -> None:
     code = exit_code_of_start(error, keeps_keys=bool(inherited.keys))
     status = f"{error.code}; looks again every few seconds"
     if inherited.keys:
-        tell(error)
+        print_agent_error(error)
         print(
             "  systemd keeps the held keys meanwhile, and starts the agent again every"
             " few seconds. Do not stop the service: that ends them.",
@@ -130,7 +130,7 @@ def _end_in_order(error: AgentError, inherited: Inherited) -> None:
         )
         Notifier(os.environ).status(f"{status}; systemd keeps the held keys")
     elif code in FINAL and is_asked(inherited.listeners.values()):
-        tell(error)
+        print_agent_error(error)
         Notifier(os.environ).status(status)
         linger()
     else:

@@ -1,4 +1,4 @@
-"""`skragent status`: what the agent holds, and what keeps it from the rest."""
+"""`skragent status`: the state of each key, and the causes of problems."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 from skragent.cli import deadline
-from skragent.cli.ask import (
+from skragent.cli.agent_requests import (
     ADMIN_SOCKET,
     TIMEOUT_SECONDS,
     add_command,
     add_socket_options,
     agent_config,
-    hint_for_root,
+    hint_for_admin,
     hint_for_workload,
-    tell,
+    print_client_error,
 )
 from skragent.client.exchange import (
     MOST_WAIT_SECONDS,
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-_OF_ROOT: Final = ("NEXT", "LAST FAILURE")
-_HEADINGS: Final = ("KEY", "STATE", "VERSION", "AGE", *_OF_ROOT)
-# Where one socket cannot be asked on, the other may.
-_ASK_ANOTHER: Final = ("client.forbidden", "client.unreachable")
+_ADMIN_COLUMNS: Final = ("NEXT", "LAST FAILURE")
+_HEADINGS: Final = ("KEY", "STATE", "VERSION", "AGE", *_ADMIN_COLUMNS)
+# After these errors the command tries the other socket.
+_TRY_NEXT_SOCKET: Final = ("client.forbidden", "client.unreachable")
 _PAUSE_SECONDS: Final = 1.0
 _SHORT_VERSION: Final = 8
 _MINUTE: Final = 60
@@ -43,19 +43,19 @@ _HOUR: Final = 3600
 _DAY: Final = 86400
 
 _EPILOG = """\
-Asks on admin.sock, which is root's; where that may not be, on api.sock, for the keys
-that you may have. AGE is the time since the vault released what is held, NEXT the time
-until the next release is tried, LAST FAILURE why the last one failed (both are shown to
-root only). Root also sees cause and remedy under each key that is not well. STATE is
-waiting, current, stale, denied, expired or dropped: see skragent.service(8).
---watch goes on while the agent is restarted; with --json it prints a line each time.
+Root gets the status of all keys from admin.sock. Other users get the keys that they may
+use from api.sock. STATE is waiting, current, stale, denied, expired or dropped: see
+skragent.service(8). AGE is the time since the vault released the held key. Root also
+sees NEXT, the time until the next release attempt, LAST FAILURE, the error code of the
+last attempt, and cause and remedy under each key that has a problem.
+--watch continues while the agent restarts. With --json it prints one line per change.
 
 exit status:
-  0    it was printed, whatever it says
-  69   what answers is no agent
-  73   it cannot be written
-  75   the agent does not run, or does not answer
-  77   you may ask on neither socket
+  0    the status was printed, whatever it says
+  69   the socket does not belong to an agent
+  73   the output could not be written
+  75   the agent is not running or does not respond
+  77   you may connect to neither socket
   78   the file of --config cannot be used
   130  Ctrl-C, which also ends --watch"""
 
@@ -67,33 +67,33 @@ def add_parser(
     parser = add_command(
         commands,
         "status",
-        "show what the agent holds, and what keeps it from the rest",
+        "show the state of each key and the cause of problems",
         epilog=_EPILOG,
     )
-    parser.add_argument("--json", action="store_true", help="print the document itself")
-    parser.add_argument("--watch", action="store_true", help="again at each change")
+    parser.add_argument("--json", action="store_true", help="print the JSON document")
+    parser.add_argument(
+        "--watch", action="store_true", help="print the status again at each change"
+    )
     add_socket_options(parser, ADMIN_SOCKET, "administrators")
     parser.set_defaults(run=run, deadline=_deadline)
 
 
 def _deadline(arguments: argparse.Namespace) -> float | None:
-    """Choose none for --watch, which runs until it is stopped."""
+    """Return no deadline for --watch, which runs until the user stops it."""
     return deadline.NONE if arguments.watch else deadline.USUAL_SECONDS
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show it; gives the exit code."""
+    """Print the status; return the exit code."""
     sockets = _sockets(arguments)
     while True:
         path, hint = sockets.pop(0)
         try:
             return _run_on(path, arguments)
         except SkragentError as error:
-            if not sockets or error.code not in _ASK_ANOTHER:
-                return tell(error, hint(error))
-            print(
-                f"skragent: {error.detail}; asking on {sockets[0][0]}", file=sys.stderr
-            )
+            if not sockets or error.code not in _TRY_NEXT_SOCKET:
+                return print_client_error(error, hint(error))
+            print(f"skragent: {error.detail}; trying {sockets[0][0]}", file=sys.stderr)
 
 
 def _run_on(path: str, arguments: argparse.Namespace) -> int:
@@ -107,24 +107,24 @@ def _run_on(path: str, arguments: argparse.Namespace) -> int:
 def _sockets(
     arguments: argparse.Namespace,
 ) -> list[tuple[str, Callable[[SkragentError], str]]]:
-    """List where to ask, one after the other, and what to say where that fails."""
+    """List the sockets to try in order, each with its function for hints."""
     if arguments.socket is not None:
-        return [(arguments.socket, hint_for_root)]
+        return [(arguments.socket, hint_for_admin)]
     config = agent_config(arguments)
     path = config.api_socket
     sockets = [(path, lambda error: hint_for_workload(error, path))]
     if config.admin_socket:
-        sockets.insert(0, (config.admin_socket, hint_for_root))
+        sockets.insert(0, (config.admin_socket, hint_for_admin))
     return sockets
 
 
 def _watch(path: str, answer: Answer, arguments: argparse.Namespace) -> None:
-    """Show it again at each change, until Ctrl-C.
+    """Print the status at each change, until Ctrl-C.
 
     Raises:
-        SkragentError: what answers is no agent any more, or not for us.
+        SkragentError: a permanent error.
     """
-    tag, is_there = _tag(answer), True
+    tag, is_reachable = _tag(answer), True
     while True:
         sys.stdout.flush()
         wait = MOST_WAIT_SECONDS if tag else 0.0
@@ -134,12 +134,12 @@ def _watch(path: str, answer: Answer, arguments: argparse.Namespace) -> None:
         except SkragentError as error:
             if not error.is_temporary:
                 raise
-            if is_there:
-                print(f"skragent: {error.detail}; asking again", file=sys.stderr)
-            tag, is_there = "", False
-            time.sleep(_PAUSE_SECONDS)  # noqa: TID251 - this is no daemon
+            if is_reachable:
+                print(f"skragent: {error.detail}; trying again", file=sys.stderr)
+            tag, is_reachable = "", False
+            time.sleep(_PAUSE_SECONDS)  # noqa: TID251 - a command, not the agent
             continue
-        tag, is_there = _tag(answer), True
+        tag, is_reachable = _tag(answer), True
         if answer.body:
             _show(answer.document(), arguments)
 
@@ -152,14 +152,16 @@ def _show(status: dict[str, Any], arguments: argparse.Namespace) -> None:
     """Print a status.
 
     Raises:
-        SkragentError: client.garbage: it is none.
+        SkragentError: client.garbage: the document is not a status.
     """
-    now = time.time()  # noqa: TID251 - this is no daemon; ages are for people
+    now = time.time()  # noqa: TID251 - a command, not the agent
     try:
         lines = [*_table(status, now), "", *_about(status)]
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise SkragentError(
-            "client.garbage", 0, "what answers is no agent, or another version's"
+            "client.garbage",
+            0,
+            "the response is not a status: another program or another version",
         ) from error
     if arguments.json:
         print(json.dumps(status, indent=None if arguments.watch else 2))
@@ -172,7 +174,7 @@ def _show(status: dict[str, Any], arguments: argparse.Namespace) -> None:
 def _table(status: dict[str, Any], now: float) -> list[str]:
     rows = [_HEADINGS, *(_row(key, now) for key in status["keys"])]
     if "attestation" not in status:  # api.sock's
-        rows = [row[: -len(_OF_ROOT)] for row in rows]
+        rows = [row[: -len(_ADMIN_COLUMNS)] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     heading, *lines = (
         "  ".join(c.ljust(width) for c, width in zip(row, widths, strict=True)).rstrip()
@@ -180,32 +182,30 @@ def _table(status: dict[str, Any], now: float) -> list[str]:
     )
     table = [heading]
     for line, key in zip(lines, status["keys"], strict=True):
-        table += [line, *(f"  {text}" for text in trouble_of(key))]
+        table += [line, *(f"  {text}" for text in describe_problem(key))]
     return table
 
 
-def trouble_of(key: dict[str, Any]) -> list[str]:
-    """Say why a key is not well, and what to do; nothing if it is.
+def describe_problem(key: dict[str, Any]) -> list[str]:
+    """Return cause and remedy of a key's problem; an empty list without a problem.
 
-    An agent of an older version tells the code alone.
+    An agent of an older version sends the code alone.
     """
     name, code, state = key["name"], key.get("last_failure"), key["state"]
     if code:
         cause = key.get("last_failure_message") or "see the journal"
-        remedy = (
-            key.get("last_failure_hint") or f"Look {code} up in skragent-errors(7)."
-        )
+        remedy = key.get("last_failure_hint") or f"See {code} in skragent-errors(7)."
         return [f"cause: {code}: {cause}", f"remedy: {remedy}"]
     if state == "dropped":
         return [
-            "cause: an administrator dropped it",
-            f"remedy: `skragent refresh {name}` has it released again.",
+            "cause: an administrator dropped the key",
+            f"remedy: run `skragent refresh {name}` to release it again.",
         ]
     return []
 
 
 def _row(key: dict[str, Any], now: float) -> tuple[str, ...]:
-    # What failed as a whole is due still; when it is tried again is another time.
+    # After a failed attempt `due_at` is in the past and `retry_at` is the next attempt.
     times = [at for at in (key.get("due_at"), key.get("retry_at")) if at is not None]
     left = max(times, default=now) - now
     return (
@@ -219,7 +219,7 @@ def _row(key: dict[str, Any], now: float) -> tuple[str, ...]:
 
 
 def _about(status: dict[str, Any]) -> list[str]:
-    """Tell of the agent as a whole, as far as this socket does."""
+    """Describe the agent as a whole, as far as this socket shows it."""
     lines = [f"agent {status['version']}: {status['state']}"]
     if "attestation" in status:
         attestation = status["attestation"]
@@ -227,7 +227,7 @@ def _about(status: dict[str, Any]) -> list[str]:
             f"up since {_moment(status['started_at'])}",
             f"attestation token: {_until(attestation['token_expires_at'])}",
             f"AK certificate: {_until(attestation['ak_certificate_expires_at'])}",
-            f"keys are in: {status['memory'] or 'no memory yet'}",
+            f"key memory: {status['memory'] or 'none yet'}",
             f"rules on units: {status['unit_rules']}",
         ]
         lines += [
@@ -248,7 +248,7 @@ def _about(status: dict[str, Any]) -> list[str]:
 
 
 def _warnings(keys: list[dict[str, Any]]) -> list[str]:
-    """Name the keys that a person must look after."""
+    """Name the keys whose problem needs a person."""
     attention = [
         f"key {key['name']} needs attention: {key['last_failure']}, see"
         " skragent-errors(7)"
@@ -256,7 +256,7 @@ def _warnings(keys: list[dict[str, Any]]) -> list[str]:
         if key["needs_attention"]
     ]
     nonces = [
-        f"key {key['name']}: its signed release does not repeat our nonce"
+        f"key {key['name']}: the signed release does not repeat the request's nonce"
         for key in keys
         if key["repeats_nonce"] is False
     ]
@@ -272,7 +272,7 @@ def _moment(seconds: float) -> str:
 
 
 def _span(seconds: float) -> str:
-    """Say a time span shortly, for people: two units at most."""
+    """Format a time span with at most two units."""
     whole = max(0, int(seconds))
     if whole < _MINUTE:
         return f"{whole}s"

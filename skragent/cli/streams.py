@@ -1,7 +1,7 @@
-"""The standard streams of a command, made fit for any locale and any redirection.
+"""Standard streams of a command, for any locale and any redirection.
 
-A text that the stream's encoding does not have must not end a command: `…` in a locale
-of ISO 8859-1, or a name that is no text, as Python decodes it from the command line.
+A character that the stream's encoding lacks must not end a command. Examples are `…` in
+a locale with ISO 8859-1, or a surrogate escape from the command line.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ import os
 import sys
 from typing import Final
 
-# What our texts use beyond ASCII, in ASCII.
-_ASCII: Final = {"…": "...", "–": "-", "—": "-", "→": "->", "“": '"', "”": '"'}  # noqa: RUF001 - these very characters
+# Substitutes for the characters beyond ASCII that our texts use.
+_ASCII: Final = {"…": "...", "–": "-", "—": "-", "→": "->", "“": '"', "”": '"'}  # noqa: RUF001 - intended
 _HANDLER: Final = "skragent.plain"
 _STDERR: Final = 2
 
 
 def prepare_streams() -> None:
-    """Let stdout and stderr take every text, and fill descriptors that are closed.
+    """Make stdout and stderr accept every text, and open closed descriptors.
 
-    A descriptor that is closed would be the next file's or socket's, and a library that
-    writes to stderr would write there. If stderr is closed, errors are not printed:
-    `print` would print them to stdout, where the reader expects a key.
+    The next file or socket would get the number of a closed descriptor, and a library
+    that writes to stderr would write into it. If stderr is closed, errors are not
+    printed: `print` would print them to stdout, which may carry a key.
     """
     codecs.register_error(_HANDLER, _replace)
     for descriptor in range(_STDERR + 1):
         _fill(descriptor)
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - open until the end
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - open until the process ends
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_HANDLER)
@@ -39,7 +39,7 @@ def _fill(descriptor: int) -> None:
     try:
         os.fstat(descriptor)
     except OSError:
-        # The lowest free descriptor is this one. A write to it fails, as it should.
+        # open(2) returns the lowest free descriptor, this one. Writing to it fails.
         os.open(os.devnull, os.O_RDONLY)
 
 

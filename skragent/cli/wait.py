@@ -1,25 +1,25 @@
-"""`skragent wait`: until keys are held; for scripts and units that need them."""
+"""`skragent wait`: wait until keys are held, for scripts and units."""
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 from skragent.cli import deadline
-from skragent.cli.ask import (
+from skragent.cli.agent_requests import (
     API_SOCKET,
     add_command,
     add_socket_options,
     admin_socket,
     api_socket,
-    hint_for_root,
+    hint_for_admin,
     hint_for_workload,
+    print_client_error,
     seconds,
-    tell,
 )
-from skragent.cli.status_changes import status_changes
+from skragent.cli.agent_status import status_changes
+from skragent.cli.error_output import print_error
 from skragent.client.exchange import (
     SkragentError,
     keys_of,
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 _HELD: Final = ("current", "stale")
 
 _EPILOG = """\
-Without --all, keys are those that you may have, and asked for on api.sock.
+Without --all, the command uses api.sock and waits for keys that you may use.
 
 exit status:
-  0    all of them are held
-  69   what answers is no agent
-  75   not within --timeout
-  77   a key that was named is not for you or does not exist, or no key at all is for
-       you, or you are not root (--all)
+  0    all of these keys are held
+  69   the socket does not belong to an agent
+  75   not all keys were held within --timeout
+  77   you may not use a named key or it does not exist; or you may use no key at all;
+       or you are not root (--all)
   78   the file of --config cannot be used
   130  Ctrl-C
 
@@ -54,21 +54,21 @@ def add_parser(
     parser = add_command(
         commands,
         "wait",
-        "wait until keys are held: those that are named, or all of them",
+        "wait until the named keys, or all keys, are held",
         epilog=_EPILOG,
     )
-    parser.add_argument("keys", metavar="KEY", nargs="*", help="only these")
+    parser.add_argument("keys", metavar="KEY", nargs="*", help="only these keys")
     parser.add_argument(
         "--all",
         action="store_true",
-        help="every key of the configuration, asked for on admin.sock (root)",
+        help="wait for every configured key, by admin.sock (root only)",
     )
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
         type=seconds,
         default=90.0,
-        help="give up after so long (default: 90)",
+        help="stop waiting after this time (default: 90)",
     )
     add_socket_options(parser, API_SOCKET, "workloads (with --all: administrators)")
     parser.set_defaults(run=run, deadline=_deadline)
@@ -80,27 +80,28 @@ def _deadline(arguments: argparse.Namespace) -> float:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Wait; gives the exit code."""
+    """Wait for keys; return the exit code."""
     path = admin_socket(arguments) if arguments.all else api_socket(arguments)
     ends_at = time.monotonic() + arguments.timeout
     missing = list(arguments.keys)
     try:
         for document in status_changes(path, ends_at):
             keys = keys_of(document)
-            refusal = _refusal(keys, arguments.keys)
-            if refusal:
-                return _refuse(refusal)
+            denial = _find_denial(keys, arguments.keys)
+            if denial:
+                print_error("serve.denied", denial)
+                return exit_codes.NOPERM
             missing = _missing(keys, arguments.keys)
             if not missing:
                 return exit_codes.OK
     except SkragentError as error:
-        return _tell(error, path, is_for_root=arguments.all)
+        return _fail(error, path, is_for_root=arguments.all)
     return _give_up(missing, arguments.timeout)
 
 
-def _tell(error: SkragentError, path: str, *, is_for_root: bool) -> int:
-    hint = hint_for_root(error) if is_for_root else hint_for_workload(error, path)
-    return tell(error, hint)
+def _fail(error: SkragentError, path: str, *, is_for_root: bool) -> int:
+    hint = hint_for_admin(error) if is_for_root else hint_for_workload(error, path)
+    return print_client_error(error, hint)
 
 
 def _missing(keys: list[dict[str, Any]], wanted: list[str]) -> list[str]:
@@ -111,20 +112,16 @@ def _missing(keys: list[dict[str, Any]], wanted: list[str]) -> list[str]:
     ]
 
 
-def _refusal(keys: list[dict[str, Any]], wanted: list[str]) -> str:
-    """Say why it is no use to wait; nothing where it is."""
+def _find_denial(keys: list[dict[str, Any]], wanted: list[str]) -> str:
+    """Return why waiting is useless; an empty text if it is not."""
     unknown = set(wanted) - {key["name"] for key in keys}
     if unknown:
-        return f"no such key for you: {', '.join(sorted(unknown))}"
-    return "" if keys else "no key is for you"
-
-
-def _refuse(why: str) -> int:
-    print(f"skragent: serve.denied: {why}", file=sys.stderr)
-    return exit_codes.NOPERM
+        return f"no such key, or access denied: {', '.join(sorted(unknown))}"
+    return "" if keys else "you may use no key"
 
 
 def _give_up(missing: list[str], timeout: float) -> int:
-    what = f"not held after {timeout:g} s: {', '.join(missing)}"
-    print(f"skragent: serve.not_ready: {what}", file=sys.stderr)
+    print_error(
+        "serve.not_ready", f"not held after {timeout:g} s: {', '.join(missing)}"
+    )
     return exit_codes.TEMPFAIL

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from skragent.emulator.regions import ATTESTATION_HOSTS
+from skragent.emulator.maa.regions import ATTESTATION_HOSTS
 from skragent.errors import EmulatorError
 
 if TYPE_CHECKING:

@@ -17,22 +17,23 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from skragent.emulator import addresses
 from skragent.emulator.addresses import LOOPBACK, VaultPlan
-from skragent.emulator.applications import ApplicationFiles, register_application
-from skragent.emulator.appraisal.platform import Trust
-from skragent.emulator.attestation_authorities import AttestationAuthorities
 from skragent.emulator.clock import Clock
 from skragent.emulator.delay_relay import DelayRelay
-from skragent.emulator.entra import EntraId
-from skragent.emulator.front import Front, RequestLog
-from skragent.emulator.identities import Entra, identity
-from skragent.emulator.imds import Imds
-from skragent.emulator.maa import Maa
+from skragent.emulator.entra.access_tokens import Entra
+from skragent.emulator.entra.applications import ApplicationFiles, register_application
+from skragent.emulator.entra.service import EntraId
+from skragent.emulator.http_server import Front, RequestLog
+from skragent.emulator.imds.identities import identity
+from skragent.emulator.imds.service import Imds
+from skragent.emulator.keyvault.attestation_authorities import AttestationAuthorities
+from skragent.emulator.keyvault.dialect import Dialect
+from skragent.emulator.keyvault.key_store import KeyStore
+from skragent.emulator.keyvault.lifecycle import BackupSealer
+from skragent.emulator.keyvault.vault import Vault
+from skragent.emulator.maa.appraisal.platform import Trust
+from skragent.emulator.maa.regions import ATTESTATION_HOSTS
+from skragent.emulator.maa.service import Maa
 from skragent.emulator.pki import Pki, ServerIdentity
-from skragent.emulator.regions import ATTESTATION_HOSTS
-from skragent.emulator.vault import Vault
-from skragent.emulator.vault_backup import BackupSealer
-from skragent.emulator.vault_dialect import Dialect
-from skragent.emulator.vault_keys import KeyStore
 
 if TYPE_CHECKING:
     import socket
@@ -228,10 +229,10 @@ class Azure:
             await listener.close()
         self._listening.clear()
 
-    def heal(self) -> None:
+    def clear_hooks(self) -> None:
         """Make every service answer as it should again."""
         for service in (self.imds, self.maa, self.entra_id, *self.vaults.values()):
-            service.heal()
+            service.clear_hooks()
         self.clock.skew_seconds = 0.0
 
     def server_identity(self, label: str) -> ServerIdentity:

@@ -1,4 +1,4 @@
-"""A confidential VM's hardware side, whole: silicon, paravisor and vTPM in one object.
+"""A confidential VM's hardware side, whole: chip, paravisor and vTPM in one object.
 
 What the guest of an Azure SEV-SNP VM can reach: a TPM (`tcti`), the TCG log
 (`tcg_log_path`) and, through IMDS, the endorsements of its chip (`thim_answer`). It
@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Self
 
 from cryptography import x509
 
-from skragent.emulator import paravisor_tpm
-from skragent.emulator.paravisor import Paravisor
-from skragent.emulator.silicon import Silicon
-from skragent.emulator.vtpm_front import Vtpm
-from skragent.emulator.vtpm_sockets import VtpmSockets
+from skragent.emulator.amd.chip import Chip
+from skragent.emulator.paravisor import provisioning
+from skragent.emulator.paravisor.paravisor import Paravisor
+from skragent.emulator.tpm.sockets import VtpmSockets
+from skragent.emulator.tpm.vtpm import Vtpm
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from skragent.emulator.silicon_report import Generation
+    from skragent.emulator.amd.snp_report import Generation
 
 Clock = Callable[[], datetime]
 
@@ -72,11 +72,11 @@ class ConfidentialVm:
         directory, identity = _prepare(directory, vm_id)
         vtpm = Vtpm(directory / "swtpm")
         sockets = VtpmSockets(vtpm, directory / "tpm.sock")
-        silicon = await _power_on(vtpm, directory, generation, now)
+        chip = await _power_on(vtpm, directory, generation, now)
         paravisor = Paravisor(
             directory,
             vtpm,
-            silicon,
+            chip,
             vm_id=identity,
             secure_boot=secure_boot,
             monotonic=monotonic,
@@ -96,9 +96,9 @@ class ConfidentialVm:
         return f"swtpm:path={self._sockets.path}"
 
     @property
-    def silicon(self) -> Silicon:
+    def chip(self) -> Chip:
         """The chip that the VM runs on."""
-        return self.paravisor.silicon
+        return self.paravisor.chip
 
     @property
     def vm_id(self) -> str:
@@ -108,7 +108,7 @@ class ConfidentialVm:
     @property
     def ark_pem(self) -> str:
         """The root that vouches for the chip, to be trusted in AMD's place."""
-        return self.silicon.ark_pem
+        return self.chip.ark_pem
 
     @property
     def tcg_log_path(self) -> Path:
@@ -117,7 +117,7 @@ class ConfidentialVm:
 
     def thim_answer(self) -> dict[str, str]:
         """Give the members of IMDS's `/metadata/THIM/amd/certification`."""
-        return self.silicon.thim_answer()
+        return self.chip.thim_answer()
 
     def renew_ak_certificate(
         self, certificate: x509.Certificate
@@ -130,8 +130,8 @@ class ConfidentialVm:
 
     async def extend_pcr(self, index: int, data: bytes) -> None:
         """Measure `data` into a PCR, as software after the boot does: unlogged."""
-        digests = paravisor_tpm.digests_of(data)
-        await paravisor_tpm.extend(self.vtpm.transmit, index, digests)
+        digests = provisioning.digests_of(data)
+        await provisioning.extend(self.vtpm.transmit, index, digests)
 
     async def reboot(self) -> None:
         """Reset: clients are cut, PCRs replayed, the NULL hierarchy has a new seed."""
@@ -143,7 +143,7 @@ class ConfidentialVm:
     async def _boot(self) -> None:
         """Boot, and only then let clients in; a failure leaves no process behind."""
         try:
-            if await paravisor_tpm.allocate_banks(self.vtpm.transmit):
+            if await provisioning.allocate_banks(self.vtpm.transmit):
                 await self.vtpm.power_off()  # a new allocation begins at a reset
                 await self.vtpm.power_on()
             await self.paravisor.boot(self._now())
@@ -155,12 +155,12 @@ class ConfidentialVm:
 
 async def _power_on(
     vtpm: Vtpm, directory: Path, generation: Generation, now: Clock
-) -> Silicon:
+) -> Chip:
     """Start the TPM, whose lock on its state is the whole directory's, and the chip."""
     await vtpm.power_on()
     try:
-        home = directory / f"silicon-{generation}"
-        return await Silicon.load_or_mint(home, generation, now=now())
+        home = directory / f"chip-{generation}"
+        return await Chip.load_or_mint(home, generation, now=now())
     except BaseException:
         await vtpm.power_off()
         raise

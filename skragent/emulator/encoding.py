@@ -9,7 +9,13 @@ import base64
 import binascii
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import rsa
 
 _STANDARD = re.compile(r"[A-Za-z0-9+/]*")
 _TO_STANDARD = str.maketrans("-_", "+/")
@@ -66,3 +72,10 @@ def dump_plain_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON
     """
     text = json.dumps(value, separators=(",", ":"), sort_keys=True)
     return text.translate(_ESCAPES).encode()
+
+
+def sign_jws(header: dict[str, Any], payload: bytes, key: rsa.RSAPrivateKey) -> str:
+    """Sign a compact JWS with RS256."""
+    text = f"{base64url(dump_json(header))}.{base64url(payload)}"
+    signature = key.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256())
+    return f"{text}.{base64url(signature)}"

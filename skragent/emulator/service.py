@@ -15,7 +15,6 @@ from http import HTTPStatus
 from typing import Any, Literal
 
 from skragent.emulator.encoding import dump_json
-from skragent.emulator.refusal import RefusalError
 
 JSON_TYPE = "application/json; charset=utf-8"
 
@@ -60,7 +59,7 @@ class Request:
 
 
 @dataclass(slots=True)
-class Answer:
+class Response:
     """One HTTP answer; a hook may change any member of it."""
 
     status: int
@@ -75,27 +74,55 @@ class Answer:
     @classmethod
     def of_json(
         cls, status: int, value: object, headers: dict[str, str] | None = None
-    ) -> Answer:
+    ) -> Response:
         """Answer with a JSON document."""
         return cls(
             status, dump_json(value), {"Content-Type": JSON_TYPE} | (headers or {})
         )
 
     @classmethod
-    def of_text(cls, text: str) -> Answer:
+    def of_text(cls, text: str) -> Response:
         """Answer 200 with plain text."""
         return cls(200, text.encode(), {"Content-Type": "text/plain; charset=utf-8"})
 
 
-AnswerHook = Callable[[Request, Answer], Awaitable[Answer]]
+ResponseHook = Callable[[Request, Response], Awaitable[Response]]
 Mutation = Callable[[Any], Any]
 Guard = Callable[[Request], None]  # raises RefusalError
+
+
+class RefusalError(Exception):
+    """A request that is answered with an error.
+
+    Args:
+        status: the HTTP status.
+        code: the service's own code, such as `InvalidParameter`.
+        message: what it tells the client.
+        inner: the code of Key Vault's `innererror`, where there is one.
+        headers: extra headers of the answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        inner: str = "",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(f"{status} {code}: {message}")
+        self.status = status
+        self.code = code
+        self.message = message
+        self.inner = inner
+        self.headers = headers or {}
 
 
 class Service(ABC):
     """One emulated service.
 
-    `before_answer` sees every answer and may change it, replace it, wait or raise.
+    `before_response` sees every answer and may change it, replace it, wait or raise.
     `mutate` changes one inner value on its way into an answer, such as a token's
     claims before they are signed; `steps` names what a service lets one change.
     `guard` and `hook` are for faults, of which several hold at once: each has a name,
@@ -108,10 +135,10 @@ class Service(ABC):
     words: Mapping[int, tuple[str, str]] = {}
 
     def __init__(self) -> None:
-        self.before_answer: AnswerHook | None = None
+        self.before_response: ResponseHook | None = None
         self._mutations: dict[str, dict[str, Mutation]] = {}
         self._guards: dict[str, Guard] = {}
-        self._hooks: dict[str, AnswerHook] = {}
+        self._hooks: dict[str, ResponseHook] = {}
 
     def mutate(self, step: str, mutation: Mutation, name: str = "") -> None:
         """Put every value of `step` through `mutation` from now on."""
@@ -123,39 +150,39 @@ class Service(ABC):
         """Have each request judged before anything else is done about it."""
         self._guards[name] = guard
 
-    def hook(self, name: str, hook: AnswerHook) -> None:
+    def hook(self, name: str, hook: ResponseHook) -> None:
         """Have each answer changed, or waited for, on its way out."""
         self._hooks[name] = hook
 
-    def heal(self) -> None:
+    def clear_hooks(self) -> None:
         """Forget all mutations, guards and hooks."""
         self._mutations.clear()
         self._guards.clear()
         self._hooks.clear()
-        self.before_answer = None
+        self.before_response = None
 
-    async def serve(self, request: Request) -> Answer:
+    async def serve(self, request: Request) -> Response:
         """Answer a request, refusals and hooks included."""
         try:
             for guard in self._guards.values():
                 guard(request)
-            answer = self.answer(request)
+            response = self.respond(request)
         except RefusalError as refusal:
-            answer = self.refuse(refusal)
-        answer.headers = self.common_headers(request) | answer.headers
+            response = self.refuse(refusal)
+        response.headers = self.common_headers(request) | response.headers
         hooks = [*self._hooks.values()]
-        if self.before_answer is not None:
-            hooks.append(self.before_answer)
+        if self.before_response is not None:
+            hooks.append(self.before_response)
         for hook in hooks:
-            answer = await hook(request, answer)
-        return answer
+            response = await hook(request, response)
+        return response
 
     def common_headers(self, request: Request) -> dict[str, str]:  # noqa: ARG002 - for who overrides it
         """Give the headers that every answer to this request carries."""
         return {}
 
     @abstractmethod
-    def answer(self, request: Request) -> Answer:
+    def respond(self, request: Request) -> Response:
         """Answer a request or raise `RefusalError`."""
 
     def refusal_of(self, request: Request, status: int) -> RefusalError:  # noqa: ARG002 - for who overrides it
@@ -168,7 +195,7 @@ class Service(ABC):
         return RefusalError(status, code, message)
 
     @abstractmethod
-    def refuse(self, refusal: RefusalError) -> Answer:
+    def refuse(self, refusal: RefusalError) -> Response:
         """Put a refusal into this service's envelope."""
 
     def _through(self, step: str, value: Any) -> Any:  # noqa: ANN401 - any value of a step

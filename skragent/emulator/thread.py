@@ -3,8 +3,8 @@
 For tests and for experiments in a Python prompt:
 
     with EmulatorThread(directory) as emulator:
-        print(emulator.world.config_text())
-        emulator.call(emulator.world.vm.reboot())
+        print(emulator.instance.config_text())
+        emulator.call(emulator.instance.vm.reboot())
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from skragent.emulator.world import Emulator
+from skragent.emulator.emulator import Emulator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -44,7 +44,7 @@ class LoopThread(Generic[_W]):
     def __enter__(self) -> Self:
         self._thread.start()
         try:
-            self.world: _W = self.call(self._start())
+            self.instance: _W = self.call(self._start())
         except BaseException:
             self._stop()
             raise
@@ -52,7 +52,7 @@ class LoopThread(Generic[_W]):
 
     def __exit__(self, *_: object) -> None:
         try:
-            self.call(self._close(self.world))
+            self.call(self._close(self.instance))
         finally:
             self._stop()
 

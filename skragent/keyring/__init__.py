@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from skragent.keyring.held import HeldKey, PreservedRecord, hold_key, read_held_key
-from skragent.keyring.ring import Entry, Keyring, KeyState
+from skragent.keyring.held_keys import HeldKey, PreservedRecord, hold_key, read_held_key
+from skragent.keyring.keyring import Entry, Keyring, KeyState
 
 __all__ = [
     "Entry",

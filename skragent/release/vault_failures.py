@@ -25,12 +25,12 @@ from skragent.jose import decode_json
 from skragent.quoting import quote
 from skragent.release.vault_refusals import find_refusal
 from skragent.transport import parse_retry_after
+from skragent.transport.client import SERVER_HINT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _JSON = "application/json"
-
 
 _IS_DELETED = frozenset({"KeyNotFound", "ObjectIsDeletedButRecoverable"})
 
@@ -42,13 +42,19 @@ _CONFLICT_HINT = "Passes by itself: the vault is deleting, recovering or changin
 _THROTTLED_HINT = (
     "A vault allows 10 releases of HSM keys in 10 s: spread the keys or the VMs."
 )
+_HINTS: dict[int, str] = {
+    HTTPStatus.REQUEST_TIMEOUT: "Passes by itself: the vault was too slow to answer.",
+    HTTPStatus.TOO_MANY_REQUESTS: _THROTTLED_HINT,
+}
 _FOREIGN_HINT = (
     "This is not the vault's own error format: a proxy or a firewall may answer in the"
     " vault's place. Compare with `curl -v` to the vault from this VM."
 )
 _REFUSED_HINT = (
-    "The vault does not accept the identity's token: check that vault and identity"
-    " belong to the same tenant."
+    "The vault does not accept the identity's access token. If it says that the token"
+    " expired, this passes by itself: the agent gets a new token; compare this VM's"
+    " clock, too (`timedatectl`). Else check that vault and identity belong to the same"
+    " tenant."
 )
 
 
@@ -98,7 +104,7 @@ def judge_refusal(
         return TransportError(
             about,
             code=f"transport.{kinds.get(status, 'server')}",
-            hint=_THROTTLED_HINT if status == HTTPStatus.TOO_MANY_REQUESTS else "",
+            hint=_HINTS.get(status, SERVER_HINT),
             retry_after=retry_after,
         )
     error = _judge_denial(status, about, said) if said else None

@@ -47,7 +47,7 @@ def explain_by_clock(failure: Failure, dates: Mapping[str, str], now: float) -> 
         return failure
     return msgspec.structs.replace(
         failure,
-        message=f"{failure.message}; {skew}",
+        message=f"{failure.message.removesuffix('.')}; {skew}",
         hint="Set this VM's clock: `timedatectl` shows it, and `chronyc tracking`"
         " shows its source. Then `skragent refresh`.",
     )

@@ -31,6 +31,17 @@ _MAX_RETRY_AFTER_DIGITS: Final = 9  # thirty years are enough
 IMDS_UPDATE_SECONDS: Final = 70.0
 
 
+# What skragent-errors(7) says of HTTP 429 and of every 5xx.
+THROTTLED_HINT: Final = (
+    "Passes by itself: the service has too many requests now, and the agent waits"
+    " longer after each one."
+)
+SERVER_HINT: Final = (
+    "Passes by itself: the service cannot answer now. If it stays, look at Azure's"
+    " service health."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
     """An answer, read whole. `headers` are looked up in any case."""
@@ -160,13 +171,16 @@ def raise_for_status(response: HttpResponse, what: str) -> None:
     """
     if response.status == HTTPStatus.TOO_MANY_REQUESTS:
         code, said = "transport.throttled", "asks us to slow down"
+        hint = THROTTLED_HINT
     elif response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         code, said = "transport.server", "cannot answer now"
+        hint = SERVER_HINT
     else:
         return
     raise TransportError(
         f"{what} {said} (HTTP {response.status})",
         code=code,
+        hint=hint,
         retry_after=parse_retry_after(response.headers.get("Retry-After", "")),
     )
 
@@ -194,9 +208,14 @@ def imds_hint(status: int) -> str:
             "Passes by itself: IMDS answers a few requests a second for the whole VM."
             " If it stays, find the program on this VM that asks it all the time."
         )
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in (
-        HTTPStatus.NOT_FOUND,  # the path is not there yet, early in the VM's life
-        HTTPStatus.REQUEST_TIMEOUT,
+    if status == HTTPStatus.NOT_FOUND:
+        return (
+            "Passes by itself: IMDS does not have this path yet, early in the VM's"
+            " life. If it stays, restart the VM."
+        )
+    if (
+        status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        or status == HTTPStatus.REQUEST_TIMEOUT
     ):
         return (
             "Passes by itself: IMDS cannot answer now. If it stays, restart the VM, and"

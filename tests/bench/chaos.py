@@ -44,11 +44,11 @@ from support.e2e import SKRAGENT
 from support.fd_store import FdStore
 from support.passing_faults import PASSING_FAULTS
 
-from skragent.emulator.hostile_delivery import DRIPS
-from skragent.emulator.key_material import create_material
-from skragent.emulator.key_specs import parse_key_spec
+from skragent.emulator.hostile_responses import DRIPS
+from skragent.emulator.keyvault.key_changes import add_version
+from skragent.emulator.keyvault.key_material import create_material
+from skragent.emulator.keyvault.key_specs import parse_key_spec
 from skragent.emulator.thread import EmulatorThread
-from skragent.emulator.vault_writes import add_version
 from skragent.secretmem import create_arena
 
 KEYS = {"alpha": "RSA", "beta": "P-256", "gamma": "P-384"}
@@ -111,7 +111,7 @@ class Chaos:
 
     def prepare(self) -> None:
         """Create keys and the configuration; start the agent."""
-        world = self._emulator.world
+        world = self._emulator.instance
         world.imds.is_limited = False  # by faults only
         for name, kind in KEYS.items():
             world.create_key(parse_key_spec(f"{name}:{kind}"))
@@ -190,7 +190,7 @@ class Chaos:
 
     def _rotate(self) -> None:
         name = self._dice.choice(list(KEYS))
-        world = self._emulator.world
+        world = self._emulator.instance
 
         spec = parse_key_spec(f"{name}:{KEYS[name]}")
 
@@ -335,12 +335,12 @@ class Chaos:
         )
 
     def _spoil(self, fault: str) -> None:
-        world = self._emulator.world
+        world = self._emulator.instance
         self._emulator.call(world.faults.apply(fault.replace("VAULT", world.vault.url)))
         self.counts["faults"] += 1
 
     def _heal(self) -> None:
-        self._emulator.call(self._emulator.world.faults.reset())
+        self._emulator.call(self._emulator.instance.faults.reset())
 
     def _releasers(self) -> list[int]:
         assert self._agent is not None

@@ -32,10 +32,10 @@ from support.hostile_server import Script, run_hostile_server
 from support.release_server import make_tls
 from support.releaser import Releaser
 
-from skragent.emulator.hostile_delivery import DRIPS
-from skragent.emulator.identities import TENANT_ID
-from skragent.emulator.key_specs import parse_key_spec
-from skragent.emulator.service import Answer, Request
+from skragent.emulator.hostile_responses import DRIPS
+from skragent.emulator.imds.identities import TENANT_ID
+from skragent.emulator.keyvault.key_specs import parse_key_spec
+from skragent.emulator.service import Request, Response
 from skragent.emulator.thread import EmulatorThread
 from skragent.job import Purpose
 
@@ -117,7 +117,7 @@ class Bench:
     def __init__(self, directory: Path, emulator: EmulatorThread) -> None:
         self._directory = directory
         self._emulator = emulator
-        world = emulator.world
+        world = emulator.instance
         world.imds.is_limited = False
         world.create_key(parse_key_spec("alpha:RSA"))
         for fault in ("vm.ak_cert_guests", "vm.ak_cert_days=10"):  # a renewal is due
@@ -129,15 +129,15 @@ class Bench:
             "vault": world.vault,
         }
 
-    def run(self, route: Route, answer: Answer) -> Seen:
+    def run(self, route: Route, answer: Response) -> Seen:
         """Run one job that meets this answer wherever it takes the path."""
-        world = self._emulator.world
+        world = self._emulator.instance
 
         async def spoil() -> None:
             for service in self._services.values():
-                service.heal()
+                service.clear_hooks()
 
-            async def replace(request: Request, good: Answer) -> Answer:
+            async def replace(request: Request, good: Response) -> Response:
                 return dataclasses.replace(answer) if route.takes(request) else good
 
             self._services[route.service].hook("bench", replace)
@@ -164,7 +164,7 @@ class Bench:
         return _peak_of(releaser, {"HTTPS_PROXY": url})
 
     def _releaser(self, route: Route) -> Releaser:
-        world = self._emulator.world
+        world = self._emulator.instance
         text = world.config_text(["alpha"], api_socket=self._directory / "api.sock")
         if route.is_provider_found:
             text = text.replace(f'"{world.maa.issuer}"', '"auto"')
@@ -228,11 +228,15 @@ def unbounded_reads() -> int:
     ):
         bench = Bench(Path(name), emulator)
         for route in ROUTES:
-            usual = bench.run(route, Answer(403, b"no"))
+            usual = bench.run(route, Response(403, b"no"))
             growth, seconds = 0, 0.0
             for status in STATUSES:
-                for delivery, measure in (("drip", next(drips)), *SIZES.items()):
-                    answer = Answer(status, delivery=delivery, measure=measure)
+                answers = [Response(status, delivery="drip", measure=next(drips))]
+                answers += [
+                    Response(status, delivery=delivery, measure=size)
+                    for delivery, size in SIZES.items()
+                ]
+                for answer in answers:
                     if status == REDIRECT:
                         answer.headers["Location"] = "/elsewhere"
                     seen = bench.run(route, answer)
@@ -241,7 +245,8 @@ def unbounded_reads() -> int:
                     if grown > GROWTH_KIB or longest > SECONDS:
                         count += 1
                         print(
-                            f"  {route.name}: {status}, {delivery} {measure}: no bound:"
+                            f"  {route.name}: {status}, {answer.delivery}"
+                            f" {answer.measure}: no bound:"
                             f" {grown / 1024:.0f} MiB, {longest:.1f} s"
                         )
                     growth, seconds = max(growth, grown), max(seconds, longest)
@@ -261,7 +266,7 @@ def _timed(script: Script, exchanges: list[float]) -> Iterator[bytes]:
 def unbounded_proxies(bench: Bench, directory: Path) -> int:
     """Try proxies that drip, and count what has no bound."""
     count = 0
-    usual = bench.run(PROXIED, Answer(403, b"no"))
+    usual = bench.run(PROXIED, Response(403, b"no"))
     tls, ca_file = make_tls(directory)
     for scheme, context in (("http", None), ("https", tls)):
         growth, seconds = 0, 0.0

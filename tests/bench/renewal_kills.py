@@ -36,7 +36,7 @@ from support.ak_renewal import ANEW, AT_ONCE, CHANGES, IN_PIECES, Guest, Kind
 from support.e2e import SKRAGENT
 
 from skragent.client import SkragentClient, SkragentError
-from skragent.emulator.key_specs import parse_key_spec
+from skragent.emulator.keyvault.key_specs import parse_key_spec
 from skragent.emulator.thread import EmulatorThread
 
 # Most of them where a kill can lose something.
@@ -90,7 +90,7 @@ class Rounds:
 
     def prepare(self) -> None:
         """Create the key and the configuration."""
-        world = self._guest.world
+        world = self._guest.instance
         world.imds.is_limited = False
         world.create_key(parse_key_spec("demo:RSA"))
         text = world.config_text(["demo"], api_socket=self._directory / "api.sock")
@@ -187,7 +187,7 @@ class Rounds:
         self._renewal = renewal = Renewal()
         self._guest.is_thim_mute = False
         self._guest.prepare(kind)
-        self._guest.world.vm.vtpm.guards["kills"] = renewal.note
+        self._guest.instance.vm.vtpm.guards["kills"] = renewal.note
 
         def begin() -> None:
             renewal.is_answered = True

@@ -16,18 +16,18 @@ from skragent.emulator.thread import EmulatorThread
 @pytest.fixture(scope="session")
 def running_emulator() -> Iterator[EmulatorThread]:
     with vm_directory() as home, EmulatorThread(home) as emulator:
-        emulator.world.imds.is_limited = False  # many agents, one VM
+        emulator.instance.imds.is_limited = False  # many agents, one VM
         create_key(emulator, "demo:RSA")
         yield emulator
 
 
 @pytest.fixture
 def emulator(running_emulator: EmulatorThread) -> Iterator[EmulatorThread]:
-    world = running_emulator.world
-    chip = world.vm.paravisor.silicon
+    world = running_emulator.instance
+    chip = world.vm.paravisor.chip
     yield running_emulator
     running_emulator.call(world.faults.reset())
-    world.vm.paravisor.silicon = chip
+    world.vm.paravisor.chip = chip
     world.vm.paravisor.tamper = None
     running_emulator.call(world.vm.reboot())
 

@@ -20,7 +20,7 @@ from support.ak_renewal import ANEW, CHANGES, Guest
 from support.deadlines import DEADLINE_SECONDS
 from support.e2e import SKRAGENT, Agent, config_for, type_
 
-from skragent.emulator.tpm_wire import CC_NV_DEFINE_SPACE, TpmRefusal
+from skragent.emulator.tpm.messages import CC_NV_DEFINE_SPACE, TpmRefusal
 
 if TYPE_CHECKING:
     from skragent.emulator.thread import EmulatorThread
@@ -41,20 +41,20 @@ def guest(emulator: EmulatorThread, directory: Path) -> Iterator[Guest]:
 def attestation(agent: Agent) -> dict[str, Any]:
     """Ask for what `skragent status` knows of it."""
     socket = agent.socket.with_name("admin.sock")
-    command = [*SKRAGENT, "status", "--json", "--socket", socket]
+    command = [*SKRAGENT, "status", "--json", "--socket", str(socket)]
     done = subprocess.run(
         command, capture_output=True, check=True, timeout=DEADLINE_SECONDS
     )
-    status: dict[str, Any] = json.loads(done.stdout)
-    return status["attestation"]
+    found: dict[str, Any] = json.loads(done.stdout)["attestation"]
+    return found
 
 
 def test_it_is_renewed_beside_the_keys_and_said_in_status_and_journal(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     for fault in ("vm.ak_cert_guests", "vm.ak_cert_days=30"):
-        emulator.call(emulator.world.faults.apply(fault))
-    now = emulator.world.azure.clock.now()
+        emulator.call(emulator.instance.faults.apply(fault))
+    now = emulator.instance.azure.clock.now()
     with Agent(directory, config_for(emulator, directory, "demo")) as agent:
         agent.until(lambda: agent.holds("demo"))
         agent.until(lambda: "the AK certificate is renewed" in agent.log.read_text())
@@ -66,14 +66,14 @@ def test_it_is_renewed_beside_the_keys_and_said_in_status_and_journal(
 def test_it_is_left_alone_where_the_paravisor_renews_it(
     emulator: EmulatorThread, directory: Path
 ) -> None:
-    emulator.call(emulator.world.faults.apply("vm.ak_cert_days=30"))
-    before = len(emulator.world.requests)
-    now = emulator.world.azure.clock.now()
+    emulator.call(emulator.instance.faults.apply("vm.ak_cert_days=30"))
+    before = len(emulator.instance.requests)
+    now = emulator.instance.azure.clock.now()
     with Agent(directory, config_for(emulator, directory, "demo")) as agent:
         agent.until(lambda: agent.holds("demo"))
         expires_at = attestation(agent)["ak_certificate_expires_at"]
     assert expires_at == pytest.approx(now + 30 * 86400, abs=600)
-    targets = [entry.target for entry in emulator.world.requests[before:]]
+    targets = [entry.target for entry in emulator.instance.requests[before:]]
     assert not [target for target in targets if "/tvm/" in target]
 
 
@@ -91,7 +91,7 @@ def test_a_stopping_agent_waits_for_a_write_that_has_begun(
     with Agent(
         directory, config_for(emulator, directory, "demo"), state=directory
     ) as agent:
-        emulator.world.vm.vtpm.guards["test"] = stop
+        emulator.instance.vm.vtpm.guards["test"] = stop
         assert agent.process.wait(DEADLINE_SECONDS) == 0
     assert has_begun.is_set()
     assert guest.holds() == "new"
@@ -123,7 +123,7 @@ def test_while_the_certificate_cannot_be_restored_keys_that_are_held_are_served(
         if code == CC_NV_DEFINE_SPACE:
             raise TpmRefusal(NV_RATE)
 
-    emulator.world.vm.vtpm.guards["test"] = refuse
+    emulator.instance.vm.vtpm.guards["test"] = refuse
     with Agent(
         directory, config_for(emulator, directory, "demo"), state=directory
     ) as agent:

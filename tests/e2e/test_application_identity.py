@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 from support.e2e import config_for
 from support.releaser import Releaser
 
-from skragent.emulator.identities import TENANT_ID
+from skragent.emulator.imds.identities import TENANT_ID
 from skragent.job import Failure
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def releaser(
     emulator: EmulatorThread, directory: Path, kind: str, **changes: str
 ) -> Releaser:
     """Make one for the key `demo`, which the application asks for."""
-    azure = emulator.world.azure
+    azure = emulator.instance.azure
     files = azure.application_files
     paths = {
         "certificate": files.certificate,
@@ -64,28 +64,28 @@ def failure(runner: Releaser) -> Failure:
 def test_key_is_released_to_an_application(
     emulator: EmulatorThread, directory: Path, kind: str
 ) -> None:
-    before = len(emulator.world.requests)
+    before = len(emulator.instance.requests)
     runner = releaser(emulator, directory, kind)
     result = runner.run()
     assert result.failed == ()
     (released,) = result.released
     part = released.forms["der"]
     der = bytes(runner.arena.view(part.offset, part.length))
-    stored = emulator.world.vault.store.find("demo")
+    stored = emulator.instance.vault.store.find("demo")
     assert stored is not None
     theirs, ours = stored.latest.material, load_der_private_key(der, None)
     assert isinstance(theirs, rsa.RSAPrivateKey)
     assert isinstance(ours, rsa.RSAPrivateKey)
     assert ours.private_numbers() == theirs.private_numbers()
-    asked = emulator.world.requests[before:]
+    asked = emulator.instance.requests[before:]
     assert not [entry for entry in asked if "/identity/" in entry.target]
 
 
 @pytest.fixture
 def without_permission(emulator: EmulatorThread) -> Iterator[None]:
     """The application has no permission in the vault."""
-    access = emulator.world.vault.access
-    who = emulator.world.azure.application
+    access = emulator.instance.vault.access
+    who = emulator.instance.azure.application
     access.revoke(who.object_id)
     yield
     access.grant(who.object_id)
@@ -97,7 +97,7 @@ def test_application_without_permission_is_denied_by_the_vault(
 ) -> None:
     found = failure(releaser(emulator, directory, "secret_file"))
     assert found.code == "release.denied.permission"
-    assert emulator.world.azure.application.client_id in found.message
+    assert emulator.instance.azure.application.client_id in found.message
     assert found.disposition == "denied"
 
 
@@ -144,7 +144,7 @@ def test_application_that_proves_nothing_is_refused(
 def test_trouble_of_entra_is_tried_again(
     emulator: EmulatorThread, directory: Path, fault: str
 ) -> None:
-    emulator.call(emulator.world.faults.apply(fault))
+    emulator.call(emulator.instance.faults.apply(fault))
     found = failure(releaser(emulator, directory, "secret_file"))
     assert (found.code, found.disposition) == ("identity.unavailable", "retry")
 

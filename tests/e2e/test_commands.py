@@ -18,7 +18,7 @@ from support.deadlines import DEADLINE_SECONDS
 from support.e2e import SKRAGENT, Agent, config_for, create_key, type_
 
 from skragent.client import SkragentError
-from skragent.emulator.service import Answer, Request
+from skragent.emulator.service import Request, Response
 
 if TYPE_CHECKING:
     from skragent.emulator.thread import EmulatorThread
@@ -35,7 +35,7 @@ IGNORES_CTRL_C = ("env", "--ignore-signal=INT")
 
 @pytest.fixture
 def agent(emulator: EmulatorThread, directory: Path) -> Iterator[Agent]:
-    if "db" not in emulator.world.vault.store.names:
+    if "db" not in emulator.instance.vault.store.names:
         create_key(emulator, "db:EC")
     with Agent(directory, config_for(emulator, directory, "demo", "db")) as agent:
         agent.until(lambda: agent.holds("demo") and agent.holds("db"))
@@ -90,7 +90,7 @@ def test_a_refresh_that_waits_tells_the_version(agent: Agent) -> None:
 def test_a_refresh_that_waits_tells_cause_and_remedy_of_a_denial(
     emulator: EmulatorThread, agent: Agent
 ) -> None:
-    emulator.call(emulator.world.faults.apply("vault.role.revoked=release"))
+    emulator.call(emulator.instance.faults.apply("vault.role.revoked=release"))
     done = type_(agent, "refresh", "db", "--wait", "--timeout", ENOUGH)
     assert done.returncode == 77
     assert "db: not released" in done.stderr
@@ -102,11 +102,11 @@ def test_a_refresh_that_waits_tells_cause_and_remedy_of_a_denial(
 def test_a_key_that_was_denied_for_want_of_a_role_is_had_by_a_refresh(
     emulator: EmulatorThread, directory: Path
 ) -> None:
-    emulator.call(emulator.world.faults.apply("vault.role.revoked"))
+    emulator.call(emulator.instance.faults.apply("vault.role.revoked"))
     with Agent(directory, config_for(emulator, directory, "demo")) as agent:
         agent.until(lambda: "key demo is denied" in agent.log.read_text())
         assert not agent.holds("demo")
-        emulator.call(emulator.world.faults.reset())
+        emulator.call(emulator.instance.faults.reset())
         type_(agent, "refresh")
         agent.until(lambda: agent.holds("demo"))
 
@@ -185,7 +185,7 @@ def test_a_watched_status_goes_on_when_the_agent_is_restarted(
             watching.send_signal(signal.SIGINT)
             _, said = watching.communicate(timeout=DEADLINE_SECONDS)
     assert watching.returncode == 130
-    assert said.count("asking again") == 1
+    assert said.count("trying again") == 1
 
 
 def test_a_refresh_that_fails_is_shown_though_the_key_is_held(
@@ -197,14 +197,14 @@ def test_a_refresh_that_fails_is_shown_though_the_key_is_held(
 
     assert row()[-1] == "-"
 
-    async def unavailable(_: Request, answer: Answer) -> Answer:
+    async def unavailable(_: Request, answer: Response) -> Response:
         return replace(answer, status=503)
 
-    emulator.world.maa.before_answer = unavailable
+    emulator.instance.maa.before_response = unavailable
     type_(agent, "refresh")
     agent.until(lambda: row()[-1] == "transport.server")
     assert row()[1] == "current"
-    emulator.world.maa.heal()
+    emulator.instance.maa.clear_hooks()
     agent.until(lambda: row()[-1] == "-")
 
 
@@ -263,7 +263,7 @@ def test_no_agent_is_told(directory: Path, words: tuple[str, ...]) -> None:
 # The interpreter may lie where only root can read it: so all is imported before.
 AS_ANOTHER = """
 import _strptime, locale, os, shutil, socket, sys, traceback
-import skragent.cli.config_file, skragent.cli.refresh, skragent.cli.status
+import skragent.cli.config_file, skragent.cli.admin_commands, skragent.cli.status
 import skragent.cli.wait
 from skragent.cli.main import main
 os.setgroups([])
@@ -288,10 +288,10 @@ def test_who_is_not_root_gets_what_the_rules_give(agent: Agent) -> None:
             check=False,
         )
     assert shown["status"].returncode == 0, shown["status"].stderr
-    assert "asking on" in shown["status"].stderr
+    assert "; trying " in shown["status"].stderr
     assert "you are uid 1234" in shown["status"].stdout
     assert "demo" not in shown["status"].stdout
     assert (shown["refresh"].returncode, shown["wait --all"].returncode) == (77, 77)
     assert "sudo" in shown["refresh"].stderr
     assert shown["wait"].returncode == 77
-    assert "no key is for you" in shown["wait"].stderr
+    assert "you may use no key" in shown["wait"].stderr

@@ -23,7 +23,7 @@ pytestmark = [
 def test_bash_offers_the_keys_of_the_running_agent(
     emulator: EmulatorThread, directory: Path
 ) -> None:
-    if "db" not in emulator.world.vault.store.names:
+    if "db" not in emulator.instance.vault.store.names:
         create_key(emulator, "db:EC")
     with Agent(directory, config_for(emulator, directory, "demo", "db")) as agent:
         agent.until(lambda: agent.holds("demo") and agent.holds("db"))

@@ -81,7 +81,7 @@ def held(running_emulator: EmulatorThread) -> Iterator[Surviving]:
 def test_a_held_key_survives(
     emulator: EmulatorThread, held: Surviving, code: str, faults: tuple[str, ...]
 ) -> None:
-    world = emulator.world
+    world = emulator.instance
     for fault in faults:
         emulator.call(world.faults.apply(fault.replace("VAULT", world.vault.url)))
     is_once = any(fault.endswith(("times=1", "times=2")) for fault in faults)
@@ -99,7 +99,9 @@ def test_a_held_key_survives_a_region_that_is_not_known(
             r'(?m)^endpoint = "https.*$', 'endpoint = "auto"', config.read_text()
         )
         config.write_text(auto)
-        emulator.call(emulator.world.faults.apply('imds.compute.location="atlantis"'))
+        emulator.call(
+            emulator.instance.faults.apply('imds.compute.location="atlantis"')
+        )
         assert main(["reload", "--socket", str(directory / "admin.sock")]) == 0
         one.must_fail("token.endpoint")
 
@@ -134,7 +136,7 @@ def test_a_held_key_survives_roots_that_cannot_be_used_during_a_refresh(
 def test_one_odd_answer_of_the_tpm_at_boot_does_not_end_the_agent(
     emulator: EmulatorThread, directory: Path, fault: str
 ) -> None:
-    emulator.call(emulator.world.faults.apply(fault))
+    emulator.call(emulator.instance.faults.apply(fault))
     with surviving(emulator, directory) as one:
         assert one.count("Next attempt in") == 1
 
@@ -142,6 +144,6 @@ def test_one_odd_answer_of_the_tpm_at_boot_does_not_end_the_agent(
 def test_a_release_without_a_nonce_is_held_and_shown(
     emulator: EmulatorThread, directory: Path
 ) -> None:
-    emulator.call(emulator.world.faults.apply("vault.release.payload.request.nonce"))
+    emulator.call(emulator.instance.faults.apply("vault.release.payload.request.nonce"))
     with surviving(emulator, directory) as one:
-        assert "does not repeat our nonce" in type_(one.agent, "status").stdout
+        assert "does not repeat the request" in type_(one.agent, "status").stdout

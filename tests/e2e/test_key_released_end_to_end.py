@@ -18,9 +18,9 @@ from support.e2e import Agent, config_for, create_key, type_
 from support.evidence_swtpm import run_swtpm
 
 from skragent.client import SkragentError
+from skragent.emulator.amd.chip import Chip
 from skragent.emulator.confidential_vm import ConfidentialVm
-from skragent.emulator.service import Answer, Request
-from skragent.emulator.silicon import Silicon
+from skragent.emulator.service import Request, Response
 from skragent.emulator.thread import EmulatorThread
 
 pytestmark = pytest.mark.swtpm
@@ -40,7 +40,7 @@ def refused_with(agent: Agent, alias: str = "demo") -> str:
 def test_the_served_key_is_the_vaults_own(
     emulator: EmulatorThread, directory: Path
 ) -> None:
-    stored = emulator.world.vault.store.find("demo")
+    stored = emulator.instance.vault.store.find("demo")
     assert stored is not None
     material = stored.latest.material
     assert isinstance(material, rsa.RSAPrivateKey)
@@ -66,7 +66,7 @@ def test_every_kind_of_key_comes_through(
 def test_a_managed_hsm_releases_as_a_vault_does(
     emulator: EmulatorThread, directory: Path, kind: str
 ) -> None:
-    vault, hsm = emulator.world.vaults.values()
+    vault, hsm = emulator.instance.vaults.values()
     name = f"hsm-{kind}"
     create_key(emulator, f"{name}:{kind}", hsm)
     config = config_for(emulator, directory, name).replace(vault.url, hsm.url)
@@ -95,7 +95,7 @@ def test_another_vtpm_cannot_use_this_vms_report(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     (directory / "vm").mkdir()
-    report = (emulator.world.directory / "hcl-report.bin").read_bytes()
+    report = (emulator.instance.directory / "hcl-report.bin").read_bytes()
     other = emulator.call(ConfidentialVm.start(directory / "vm"))
     try:
         other.paravisor.tamper = lambda _: report
@@ -125,7 +125,7 @@ def test_a_machine_that_is_no_confidential_vm_ends_the_agent_at_its_second_look(
 def test_a_wrong_clock_of_this_vm_is_named(
     emulator: EmulatorThread, directory: Path, skew: int, said: str
 ) -> None:
-    emulator.call(emulator.world.faults.apply(f"azure.clock={skew}"))
+    emulator.call(emulator.instance.faults.apply(f"azure.clock={skew}"))
     with Agent(directory, config_for(emulator, directory, "demo")) as agent:
         agent.until(lambda: f"this VM's clock is {said}" in agent.log.read_text())
         assert not agent.holds("demo")
@@ -134,23 +134,23 @@ def test_a_wrong_clock_of_this_vm_is_named(
 def test_an_ak_certificate_that_azure_provisions_late_is_waited_for(
     emulator: EmulatorThread, directory: Path
 ) -> None:
-    emulator.call(emulator.world.faults.apply("vm.ak_cert"))
+    emulator.call(emulator.instance.faults.apply("vm.ak_cert"))
     with Agent(directory, config_for(emulator, directory, "demo")) as agent:
         assert refused_with(agent) == "evidence.ak_cert_not_provisioned"
-        emulator.call(emulator.world.faults.reset())
+        emulator.call(emulator.instance.faults.reset())
         agent.until(lambda: agent.holds("demo"))
 
 
 def test_a_pcr_that_changes_after_attestation_closes_the_wrapping_key(
     emulator: EmulatorThread, directory: Path
 ) -> None:
-    async def extend_first(_: Request, answer: Answer) -> Answer:
+    async def extend_first(_: Request, answer: Response) -> Response:
         # Not at the challenge, which comes while the evidence is still being collected.
         if answer.status == HTTPStatus.OK:
-            await emulator.world.vm.extend_pcr(7, b"evil")
+            await emulator.instance.vm.extend_pcr(7, b"evil")
         return answer
 
-    emulator.world.vault.before_answer = extend_first
+    emulator.instance.vault.before_response = extend_first
     with Agent(directory, config_for(emulator, directory, "demo")) as agent:
         assert refused_with(agent) == "evidence.pcr_changed"
 
@@ -160,12 +160,12 @@ def test_a_pcr_that_changes_before_the_unwrap_costs_one_job(
 ) -> None:
     unmeasured = iter([b"once"])
 
-    async def extend_once(_: Request, answer: Answer) -> Answer:
+    async def extend_once(_: Request, answer: Response) -> Response:
         if answer.status == HTTPStatus.OK and (data := next(unmeasured, None)):
-            await emulator.world.vm.extend_pcr(7, data)
+            await emulator.instance.vm.extend_pcr(7, data)
         return answer
 
-    emulator.world.vault.before_answer = extend_once
+    emulator.instance.vault.before_response = extend_once
     config = config_for(emulator, directory, "demo", tcg_log="/dev/null")
     with Agent(directory, config) as agent:
         agent.until(lambda: agent.holds("demo"))
@@ -178,7 +178,7 @@ def test_a_pcr_that_changes_under_a_running_agent_is_in_its_next_evidence(
     config = config_for(emulator, directory, "demo", tcg_log="/dev/null")
     with Agent(directory, config) as agent:
         agent.until(lambda: agent.holds("demo"))
-        emulator.call(emulator.world.vm.extend_pcr(7, b"something new"))
+        emulator.call(emulator.instance.vm.extend_pcr(7, b"something new"))
         type_(agent, "refresh")
         agent.until(lambda: agent.log.read_text().count("key demo: version") == 2)
         assert "code=" not in agent.log.read_text()
@@ -193,7 +193,7 @@ def test_a_pcr_that_the_log_does_not_account_for_is_refused(
 ) -> None:
     with Agent(directory, config_for(emulator, directory, "demo")) as agent:
         agent.until(lambda: agent.holds("demo"))
-        emulator.call(emulator.world.faults.apply("vm.pcr=7"))
+        emulator.call(emulator.instance.faults.apply("vm.pcr=7"))
         type_(agent, "refresh")
         agent.until(lambda: refusals(agent) >= 1)
         type_(agent, "refresh")
@@ -204,18 +204,18 @@ def test_a_pcr_that_the_log_does_not_account_for_is_refused(
         assert key["needs_attention"]
 
 
-def another_chip(emulator: EmulatorThread) -> Silicon:
+def another_chip(emulator: EmulatorThread) -> Chip:
     now = datetime.now(UTC)  # noqa: TID251 - certificates for now
-    return emulator.call(Silicon.mint(now=now, root=emulator.world.vm.silicon.root))
+    return emulator.call(Chip.mint(now=now, root=emulator.instance.vm.chip.root))
 
 
 def test_a_report_of_another_chip_is_refused(
     emulator: EmulatorThread, directory: Path
 ) -> None:
-    vm = emulator.world.vm
+    vm = emulator.instance.vm
     endorsements = vm.thim_answer()
-    emulator.world.imds.mutate("thim", lambda _: endorsements)
-    vm.paravisor.silicon = another_chip(emulator)
+    emulator.instance.imds.mutate("thim", lambda _: endorsements)
+    vm.paravisor.chip = another_chip(emulator)
     emulator.call(vm.paravisor.refresh())
     with Agent(directory, config_for(emulator, directory, "demo")) as agent:
         assert refused_with(agent) == "endorsements.chip"
@@ -224,8 +224,8 @@ def test_a_report_of_another_chip_is_refused(
 def test_a_report_that_another_chip_signed_in_this_ones_name_is_refused(
     emulator: EmulatorThread, directory: Path
 ) -> None:
-    vm = emulator.world.vm
-    ours, other = vm.silicon, another_chip(emulator)
+    vm = emulator.instance.vm
+    ours, other = vm.chip, another_chip(emulator)
 
     def sign_again(report: bytes) -> bytes:
         data = report[HW_REPORT + 0x50 : HW_REPORT + 0x90]  # REPORT_DATA
@@ -242,7 +242,7 @@ def test_a_policy_that_the_token_does_not_meet_denies_the_release(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     create_key(emulator, "strict:P-256")
-    store = emulator.world.vault.store
+    store = emulator.instance.vault.store
     stored = store.find("strict")
     assert stored is not None
     policy = stored.policy.replace(b"azure-compliant-cvm", b"azure-compliant-uvm")
@@ -264,26 +264,26 @@ def test_a_wrapping_key_swapped_in_the_token_is_noticed_before_the_vault_is_aske
         changed["x-ms-runtime"]["keys"].insert(0, jwk)
         return changed
 
-    emulator.world.maa.mutate("claims", put_first)
-    begin = len(emulator.world.requests)
+    emulator.instance.maa.mutate("claims", put_first)
+    begin = len(emulator.instance.requests)
     with Agent(directory, config_for(emulator, directory, "demo")) as agent:
         assert refused_with(agent) == "token.wrapping_key"
-    asked = emulator.world.requests[begin:]
+    asked = emulator.instance.requests[begin:]
     assert not [r for r in asked if "release" in r.target and r.status == 200]
 
 
 def test_an_agent_that_is_killed_takes_the_real_releaser_with_it(
     emulator: EmulatorThread, directory: Path
 ) -> None:
-    async def hang(_: Request, answer: Answer) -> Answer:
-        await emulator.world.vm.extend_pcr(23, b"seen")  # the releaser is under way
+    async def hang(_: Request, answer: Response) -> Response:
+        await emulator.instance.vm.extend_pcr(23, b"seen")  # the releaser is under way
         children.extend(children_of(agent.process.pid))
         agent.process.kill()
         return answer
 
     children: list[int] = []
     with Agent(directory, config_for(emulator, directory, "demo")) as agent:
-        emulator.world.maa.before_answer = hang
+        emulator.instance.maa.before_response = hang
         agent.process.wait(DEADLINE_SECONDS)
         assert children
         agent.until(lambda: not any(is_running(pid) for pid in children))

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.swtpm
 
 def asked(emulator: EmulatorThread, before: int) -> tuple[int, int]:
     """Count attestations and releases since."""
-    since = emulator.world.requests[before:]
+    since = emulator.instance.requests[before:]
     attestations = [r for r in since if "/attest/AzureGuest" in r.target]
     releases = [r for r in since if "/release" in r.target and r.status == 200]
     return len(attestations), len(releases)
@@ -28,18 +28,18 @@ def asked(emulator: EmulatorThread, before: int) -> tuple[int, int]:
 def agent_that_waits(emulator: EmulatorThread, directory: Path) -> Iterator[Agent]:
     """Run an agent that has attested, and whose vault was in trouble until now."""
     fault = "vault.status=503,retry_after=2,path=/release"
-    emulator.call(emulator.world.faults.apply(fault))
+    emulator.call(emulator.instance.faults.apply(fault))
     with Agent(directory, config_for(emulator, directory, "demo")) as agent:
         agent.until(lambda: "code=transport.server" in agent.log.read_text())
         yield agent
-        emulator.call(emulator.world.faults.reset())
+        emulator.call(emulator.instance.faults.reset())
         agent.until(lambda: agent.holds("demo"))
 
 
 def test_a_key_whose_vault_was_in_trouble_comes_with_the_token_that_there_is(
     emulator: EmulatorThread, directory: Path
 ) -> None:
-    before = len(emulator.world.requests)
+    before = len(emulator.instance.requests)
     with agent_that_waits(emulator, directory):
         pass
     assert asked(emulator, before) == (1, 1)
@@ -48,9 +48,9 @@ def test_a_key_whose_vault_was_in_trouble_comes_with_the_token_that_there_is(
 def test_a_vtpm_that_was_reset_between_two_jobs_costs_an_attestation(
     emulator: EmulatorThread, directory: Path
 ) -> None:
-    before = len(emulator.world.requests)
+    before = len(emulator.instance.requests)
     with agent_that_waits(emulator, directory) as agent:
-        emulator.call(emulator.world.vm.reboot())
+        emulator.call(emulator.instance.vm.reboot())
     assert "code=token.wrapping_key" in agent.log.read_text()
     assert asked(emulator, before) == (2, 1)
 
@@ -60,9 +60,9 @@ def test_more_keys_than_a_vault_releases_at_once_share_an_attestation(
 ) -> None:
     names = [f"many-{number}" for number in range(11)]
     for name in names:
-        if name not in emulator.world.vault.store.names:
+        if name not in emulator.instance.vault.store.names:
             create_key(emulator, f"{name}:EC")
-    before = len(emulator.world.requests)
+    before = len(emulator.instance.requests)
     with Agent(directory, config_for(emulator, directory, *names)) as agent:
         agent.until(lambda: all(agent.holds(name) for name in names))
     assert asked(emulator, before) == (1, 11)

@@ -45,20 +45,20 @@ def other_vm(emulator: EmulatorThread) -> Iterator[ConfidentialVm]:
 def policy_for(emulator: EmulatorThread, vm_id: str) -> bytes:
     """Fill in the shipped policy, as the README has it done by hand."""
     text = (AZURE / "release-policy.json").read_text()
-    text = text.replace(HERE, emulator.world.maa.issuer)
+    text = text.replace(HERE, emulator.instance.maa.issuer)
     return text.replace(NO_VM, vm_id).encode()
 
 
 def set_policy(emulator: EmulatorThread, name: str, policy: bytes) -> None:
     """Set a key's policy by Azure's SDK, as az CLI does."""
-    azure = emulator.world.azure
+    azure = emulator.instance.azure
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", azure.imds_url)
         credential = stack.enter_context(ManagedIdentityCredential(retry_total=0))
         client = stack.enter_context(
             KeyClient(
-                emulator.world.vault.url,
+                emulator.instance.vault.url,
                 credential,
                 connection_verify=str(azure.ca_path),
                 retry_total=0,
@@ -78,7 +78,7 @@ def config_in(
 def test_a_pinned_key_is_served_in_its_vm(
     emulator: EmulatorThread, directory: Path
 ) -> None:
-    vm = emulator.world.vm
+    vm = emulator.instance.vm
     create_key(emulator, "pinned:RSA")
     set_policy(emulator, "pinned", policy_for(emulator, vm.vm_id))
     with Agent(directory, config_in(emulator, directory, vm, "pinned")) as agent:
@@ -89,7 +89,7 @@ def test_another_compliant_vm_with_the_same_identity_gets_no_pinned_key(
     emulator: EmulatorThread, directory: Path, other_vm: ConfidentialVm
 ) -> None:
     create_key(emulator, "theirs:RSA")
-    set_policy(emulator, "theirs", policy_for(emulator, emulator.world.vm.vm_id))
+    set_policy(emulator, "theirs", policy_for(emulator, emulator.instance.vm.vm_id))
     config = config_in(emulator, directory, other_vm, "theirs")
     with Agent(directory, config) as agent:
         assert agent.first_failure() == "release.denied.policy"
@@ -101,7 +101,7 @@ def test_another_compliant_vm_gets_a_key_whose_policy_names_no_vm(
 ) -> None:
     create_key(emulator, "shared:RSA")
     text = (AZURE / "release-policy-scale-set.json").read_text()
-    policy = text.replace(HERE, emulator.world.maa.issuer).encode()
+    policy = text.replace(HERE, emulator.instance.maa.issuer).encode()
     set_policy(emulator, "shared", policy)
     config = config_in(emulator, directory, other_vm, "shared")
     with Agent(directory, config) as agent:
@@ -112,7 +112,7 @@ def test_a_vm_that_was_created_again_has_its_key_after_a_change_of_the_policy(
     emulator: EmulatorThread, directory: Path, other_vm: ConfidentialVm
 ) -> None:
     create_key(emulator, "again:RSA")
-    set_policy(emulator, "again", policy_for(emulator, emulator.world.vm.vm_id))
+    set_policy(emulator, "again", policy_for(emulator, emulator.instance.vm.vm_id))
     config = config_in(emulator, directory, other_vm, "again")
     with Agent(directory, config) as agent:
         assert agent.first_failure() == "release.denied.policy"

@@ -13,7 +13,7 @@ from support.deadlines import DEADLINE_SECONDS
 from support.e2e import Agent, config_for, create_key
 
 from skragent.emulator.faults.catalogue import parse
-from skragent.emulator.identities import TENANT_ID
+from skragent.emulator.imds.identities import TENANT_ID
 
 if TYPE_CHECKING:
     from skragent.emulator.thread import EmulatorThread
@@ -35,7 +35,7 @@ def test_each_request_of_the_api_has_its_example() -> None:
 def test_every_curl_example_is_answered(
     emulator: EmulatorThread, directory: Path
 ) -> None:
-    if "db" not in emulator.world.vault.store.names:
+    if "db" not in emulator.instance.vault.store.names:
         create_key(emulator, "db:EC")
     with Agent(directory, config_for(emulator, directory, "db")) as agent:
         agent.until(lambda: agent.holds("db"))
@@ -55,7 +55,7 @@ def test_every_curl_example_is_answered(
 def test_every_fault_example_is_answered(emulator: EmulatorThread) -> None:
     assert len(FAULT_CURLS) == 3
     for curl in FAULT_CURLS:
-        command = curl.replace("/tmp/emu", str(emulator.world.directory))
+        command = curl.replace("/tmp/emu", str(emulator.instance.directory))
         done = subprocess.run(
             ["/bin/bash", "-c", command.replace("curl ", "curl -sSf ", 1)],
             capture_output=True,
@@ -63,14 +63,14 @@ def test_every_fault_example_is_answered(emulator: EmulatorThread) -> None:
             check=False,
         )
         assert done.returncode == 0, (curl, done.stderr)
-    assert emulator.world.faults.applied == []  # the last one mends
+    assert emulator.instance.faults.applied == []  # the last one mends
 
 
 @pytest.mark.swtpm
 def test_the_application_is_the_emulators(emulator: EmulatorThread) -> None:
     (text,) = re.findall(r"```toml\n(\[identity\]\n.*?)```", README, re.DOTALL)
     told = tomllib.loads(text)["identity"]
-    azure = emulator.world.azure
+    azure = emulator.instance.azure
     assert told["tenant_id"] == TENANT_ID
     assert told["client_id"] == azure.application.client_id
     files = azure.application_files

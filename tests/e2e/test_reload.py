@@ -56,7 +56,7 @@ class Reloadable:
 @pytest.fixture
 def world(emulator: EmulatorThread, directory: Path) -> Iterator[Reloadable]:
     for name in ("db", "late"):
-        if name not in emulator.world.vault.store.names:
+        if name not in emulator.instance.vault.store.names:
             create_key(emulator, f"{name}:EC")
     with Agent(directory, config_for(emulator, directory, "demo", "db")) as agent:
         agent.until(lambda: agent.holds("demo") and agent.holds("db"))

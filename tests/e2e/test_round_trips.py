@@ -11,7 +11,7 @@ from support.e2e import Agent, config_for, create_key
 from support.lock_step import RoundTrips
 from support.vtpm import vm_directory
 
-from skragent.emulator.front import Front
+from skragent.emulator.http_server import Front
 from skragent.emulator.thread import EmulatorThread
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def test_a_cold_start_costs_five_round_trips_in_sequence(directory: Path) -> Non
         EmulatorThread(home, relay=trips.relay) as emulator,
     ):
         create_key(emulator, "demo:RSA")
-        forgo_session_tickets(emulator.world.azure)
-        trips.names = names_of(emulator.world.azure)
+        forgo_session_tickets(emulator.instance.azure)
+        trips.names = names_of(emulator.instance.azure)
         config = config_for(emulator, directory, "demo") + PATIENT
         with Agent(directory, config) as agent:
             for waiting in TRIPS:

@@ -26,7 +26,7 @@ WINDOW = 24  # bytes of a number's middle: long enough that chance does not make
 
 
 def private_key(emulator: EmulatorThread) -> rsa.RSAPrivateKey:
-    stored = emulator.world.vault.store.find("demo")
+    stored = emulator.instance.vault.store.find("demo")
     assert stored is not None
     material = stored.latest.material
     assert isinstance(material, rsa.RSAPrivateKey)

@@ -26,14 +26,14 @@ def check(emulator: EmulatorThread, directory: Path, *aliases: str) -> Result:
 @pytest.fixture
 def only_release(emulator: EmulatorThread) -> Iterator[None]:
     """The identity has the permission to release, and no other one."""
-    access, who = emulator.world.vault.access, emulator.world.azure.vm_identity
+    access, who = emulator.instance.vault.access, emulator.instance.azure.vm_identity
     access.grant(who.object_id, "release")
     yield
     access.grant(who.object_id)
 
 
 def latest(emulator: EmulatorThread, name: str) -> str:
-    stored = emulator.world.vault.store.find(name)
+    stored = emulator.instance.vault.store.find(name)
     assert stored is not None
     return stored.latest.version
 
@@ -41,11 +41,11 @@ def latest(emulator: EmulatorThread, name: str) -> str:
 def test_the_latest_versions_are_found_without_tpm_and_verifier(
     emulator: EmulatorThread, directory: Path
 ) -> None:
-    before = len(emulator.world.requests)
+    before = len(emulator.instance.requests)
     create_key(emulator, "demo:RSA")  # a new version
     result = check(emulator, directory, "demo")
     assert result.versions == {"demo": latest(emulator, "demo")}
-    services = {entry.service for entry in emulator.world.requests[before:]}
+    services = {entry.service for entry in emulator.instance.requests[before:]}
     assert "maa" not in services
 
 
@@ -61,14 +61,14 @@ def test_without_the_permission_to_look_it_says_so(
 def test_a_managed_hsm_that_forbids_the_look_is_understood(
     emulator: EmulatorThread, directory: Path
 ) -> None:
-    vault, hsm = emulator.world.vaults.values()
+    vault, hsm = emulator.instance.vaults.values()
     create_key(emulator, "hsm-look:RSA", hsm)
     config = config_for(emulator, directory, "hsm-look").replace(vault.url, hsm.url)
-    emulator.call(emulator.world.faults.apply("hsm.role.revoked=get"))
+    emulator.call(emulator.instance.faults.apply("hsm.role.revoked=get"))
     try:
         result = Releaser(config, "check").run()
     finally:
-        emulator.call(emulator.world.faults.reset())
+        emulator.call(emulator.instance.faults.reset())
     assert result.versions == {"hsm-look": ""}
     assert result.failed == ()
 

@@ -31,7 +31,7 @@ def broken(running_azure: Broken) -> Iterator[Broken]:
 @pytest.fixture(scope="module")
 def running_emulator() -> Iterator[EmulatorThread]:
     with vm_directory() as directory, EmulatorThread(directory) as emulator:
-        emulator.world.imds.is_limited = False
+        emulator.instance.imds.is_limited = False
         yield emulator
 
 
@@ -39,4 +39,4 @@ def running_emulator() -> Iterator[EmulatorThread]:
 def emulator(running_emulator: EmulatorThread) -> Iterator[EmulatorThread]:
     """The whole emulator, with a TPM: the test must carry the `swtpm` marker."""
     yield running_emulator
-    running_emulator.call(running_emulator.world.faults.reset())
+    running_emulator.call(running_emulator.instance.faults.reset())

@@ -14,7 +14,7 @@ import pytest
 from support.agent import run, substitute, until
 from support.deadlines import DEADLINE_SECONDS, wait_until
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 from skragent.client import SkragentClient, SkragentError
 
 RT_SIGTIMEDWAIT = "128"  # on x86-64

@@ -14,7 +14,7 @@ import pytest
 from support.deadlines import DEADLINE_SECONDS
 from support.fd_store import FdStore
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 from skragent.cli.main import main
 from skragent.client import SkragentClient, SkragentError
 from skragent.secretmem import create_arena
@@ -91,7 +91,7 @@ def test_a_restored_key_is_shown_in_secret_memory_before_any_release(
     end(hold(systemd, "disk"), signal.SIGKILL)
     systemd.start("hang")
     assert main(["status", "--socket", f"{systemd.directory}/admin.sock"]) == 0
-    assert "keys are in: memfd_secret" in capsys.readouterr().out
+    assert "key memory: memfd_secret" in capsys.readouterr().out
 
 
 def test_keys_outlive_one_agent_after_another(systemd: FdStore) -> None:

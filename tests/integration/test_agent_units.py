@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.units import UNITS, lay_out, verify
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 from skragent.agent.job_runner import TERMINATE_SECONDS
 from skragent.agent.process_control import LINGER_SECONDS
 from skragent.agent.socket_activation import ADMIN, API, CREDENTIALS, SocketKind
@@ -18,8 +18,8 @@ from skragent.agent.socket_activation import REFUSE_SECONDS as ORPHAN_SECONDS
 from skragent.client import SkragentClient
 from skragent.config import AgentConfig, ImdsConfig, ServingConfig, VtpmConfig
 from skragent.job import ARENA_BYTES_PER_KEY, MAX_KEYS
-from skragent.serving.credentials import MAX_CONNECTIONS, REFUSE_SECONDS
-from skragent.serving.server import CLOSE_SECONDS
+from skragent.serving.servers import CLOSE_SECONDS
+from skragent.serving.systemd_credentials import MAX_CONNECTIONS, REFUSE_SECONDS
 
 
 def read(name: str) -> configparser.ConfigParser:

@@ -20,13 +20,13 @@ from support.bicep import AZURE
 from support.deadlines import DEADLINE_SECONDS
 
 from skragent.emulator.azure import Azure
-from skragent.emulator.service import Answer
+from skragent.emulator.service import Response
 from skragent.emulator.thread import LoopThread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from skragent.emulator.vault import Vault
+    from skragent.emulator.keyvault.vault import Vault
 
 TEMPLATE = json.loads((AZURE / "main.json").read_text())
 OTHER_VM = "0D15EA5E-0000-4000-8000-000000000002"
@@ -39,8 +39,8 @@ def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azure]:
     with LoopThread(
         lambda: Azure.start(directory, SoftwareVm()), lambda azure: azure.close()
     ) as thread:
-        thread.world.imds.is_limited = False  # each request asks it for a token
-        yield thread.world
+        thread.instance.imds.is_limited = False  # each request asks it for a token
+        yield thread.instance
 
 
 @pytest.fixture(params=["skragent-demo", "skragent-hsm"])
@@ -82,10 +82,10 @@ def attestation_token(azure: Azure, vm_id: str) -> str:
         verify=str(azure.ca_path),
         timeout=DEADLINE_SECONDS,
     )
-    return open_sealed(Answer(answer.status_code, answer.content))
+    return open_sealed(Response(answer.status_code, answer.content))
 
 
-def ask(azure: Azure, vault: Vault, method: str, path: str, body: Json) -> Answer:
+def ask(azure: Azure, vault: Vault, method: str, path: str, body: Json) -> Response:
     """Ask a vault with the identity's token, by plain HTTP."""
     answer = requests.request(
         method,
@@ -95,10 +95,10 @@ def ask(azure: Azure, vault: Vault, method: str, path: str, body: Json) -> Answe
         verify=str(azure.ca_path),
         timeout=DEADLINE_SECONDS,
     )
-    return Answer(answer.status_code, answer.content)
+    return Response(answer.status_code, answer.content)
 
 
-def release(azure: Azure, vault: Vault, name: str, vm_id: str) -> Answer:
+def release(azure: Azure, vault: Vault, name: str, vm_id: str) -> Response:
     body = {"target": attestation_token(azure, vm_id)}
     return ask(azure, vault, "POST", f"/keys/{name}/release", body)
 
@@ -118,7 +118,7 @@ def with_vm(policy: bytes, vm_id: str) -> bytes:
     return policy.replace(VM_ID.encode(), vm_id.encode())
 
 
-def assert_denied(answer: Answer) -> None:
+def assert_denied(answer: Response) -> None:
     error = json.loads(answer.body)["error"]
     assert (answer.status, error["code"]) == (403, "Forbidden")
     assert DENIED in error["message"]

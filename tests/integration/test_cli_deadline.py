@@ -22,7 +22,7 @@ from support.evidence_swtpm import run_swtpm
 from support.scripted_agent import agent as scripted_agent
 from support.scripted_agent import document
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 
 SHORT = Path(__file__).parents[1] / "support" / "short_deadline.py"
 NONE_BY_NATURE = {"run", "emulator", "demo"}

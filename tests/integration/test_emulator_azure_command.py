@@ -15,7 +15,7 @@ from support.deadlines import DEADLINE_SECONDS
 
 from skragent.config import parse_config
 from skragent.emulator.clock import Clock
-from skragent.emulator.vault_keys import KeyStore
+from skragent.emulator.keyvault.key_store import KeyStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,7 +21,7 @@ from support.azure import jws_parts
 from support.faults import Broken, breakable
 
 from skragent.emulator.azure import Azure
-from skragent.emulator.identities import TENANT_ID
+from skragent.emulator.imds.identities import TENANT_ID
 
 SCOPE = "https://vault.azure.net/.default"
 UNKNOWN = "11111111-2222-3333-4444-555555555555"

@@ -23,12 +23,12 @@ COMMAND = [sys.executable, "-I", "-m", "skragent.cli.main", "emulator"]
 
 @pytest.fixture
 def control(emulator: EmulatorThread) -> Iterator[requests.Session]:
-    with unix_session(emulator.world.directory / "faults.sock") as session:
+    with unix_session(emulator.instance.directory / "faults.sock") as session:
         yield session
 
 
 def status_of_maa(emulator: EmulatorThread) -> int:
-    azure = emulator.world.azure
+    azure = emulator.instance.azure
     url = f"{azure.maa.issuer}/certs"
     return requests.get(
         url, verify=str(azure.ca_path), timeout=DEADLINE_SECONDS
@@ -42,7 +42,7 @@ def test_faults_are_applied_told_and_reset(
     for text in ("maa.status=503", "vm.pcr=5"):
         answer = control.post(URL, json={"fault": text})
         assert answer.status_code == 200
-    assert answer.json() == {"applied": ["maa.status=503", "vm.pcr=5"]}
+    assert control.get(URL).json() == {"applied": ["maa.status=503", "vm.pcr=5"]}
     assert status_of_maa(emulator) == 503
     assert control.get(URL).json()["applied"] == ["maa.status=503", "vm.pcr=5"]
     assert control.delete(URL).json() == {"applied": []}
@@ -125,7 +125,7 @@ def test_client_that_makes_no_request_is_in_nobodys_way(
     emulator: EmulatorThread, control: requests.Session, sent: bytes
 ) -> None:
     with socket.socket(socket.AF_UNIX) as other:
-        other.connect(str(emulator.world.directory / "faults.sock"))
+        other.connect(str(emulator.instance.directory / "faults.sock"))
         other.sendall(sent)
         assert control.post(URL, json={"fault": "maa.hang"}).status_code == 200
 
@@ -137,7 +137,7 @@ def test_client_that_goes_within_its_body_leaves_no_traceback(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with socket.socket(socket.AF_UNIX) as other:
-        other.connect(str(emulator.world.directory / "faults.sock"))
+        other.connect(str(emulator.instance.directory / "faults.sock"))
         other.sendall(b"POST /faults HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
         assert control.get(URL).status_code == 200  # it is being read
     assert control.get(URL).status_code == 200
@@ -146,7 +146,7 @@ def test_client_that_goes_within_its_body_leaves_no_traceback(
 
 @pytest.mark.swtpm
 def test_socket_is_its_owners(emulator: EmulatorThread) -> None:
-    path = emulator.world.directory / "faults.sock"
+    path = emulator.instance.directory / "faults.sock"
     assert path.stat().st_mode & 0o777 == 0o600
 
 

@@ -13,7 +13,7 @@ import pytest
 from support.deadlines import DEADLINE_SECONDS, wait_until
 from support.faults import THIM, Broken
 
-from skragent.emulator.hostile_delivery import DRIPS
+from skragent.emulator.hostile_responses import DRIPS
 
 MIB = 1 << 20
 

@@ -19,7 +19,7 @@ from support.faults import (
 )
 
 from skragent.emulator.faults.grammar import FaultError
-from skragent.emulator.service import Answer, Request
+from skragent.emulator.service import Request, Response
 
 SERVICES = ["imds", "maa", "entra", "vault", "hsm"]
 
@@ -133,7 +133,7 @@ def test_nothing_is_sent_until_the_reset(
     is_asked, other = threading.Event(), "maa" if service == "imds" else "imds"
     azure = broken.emulator.azure
 
-    async def tell(_: Request, answer: Answer) -> Answer:
+    async def tell(_: Request, answer: Response) -> Response:
         is_asked.set()
         return answer
 

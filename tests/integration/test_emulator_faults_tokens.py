@@ -15,7 +15,7 @@ from support.azure import jws_parts, open_sealed, verify_jws
 from support.azure_vm import Json, unb64u
 from support.faults import Broken, setting
 
-from skragent.emulator.service import Answer
+from skragent.emulator.service import Response
 
 
 def published(broken: Broken, token: str) -> bytes | None:
@@ -254,7 +254,7 @@ def test_sealed_answer_does_not_open(broken: Broken, member: str) -> None:
     broken.break_(f"maa.sealed={member}")
     answer = broken.attest()
     with pytest.raises(InvalidTag):
-        open_sealed(Answer(answer.status_code, answer.content))
+        open_sealed(Response(answer.status_code, answer.content))
 
 
 def test_inner_key_of_the_sealed_answer_is_another(broken: Broken) -> None:
@@ -262,7 +262,7 @@ def test_inner_key_of_the_sealed_answer_is_another(broken: Broken) -> None:
     answer = broken.attest()
     # OpenSSL answers bad padding with random bytes: InvalidTag, or another size.
     with pytest.raises((InvalidTag, ValueError)):
-        open_sealed(Answer(answer.status_code, answer.content))
+        open_sealed(Response(answer.status_code, answer.content))
 
 
 def test_first_token_alone_is_wrong_with_times(broken: Broken) -> None:

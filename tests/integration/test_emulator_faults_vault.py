@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -22,7 +23,7 @@ from support.faults import Broken, breakable, setting
 from skragent.emulator.addresses import VaultPlan
 from skragent.emulator.azure import Settings
 from skragent.emulator.faults.grammar import FaultError
-from skragent.emulator.key_specs import parse_key_spec
+from skragent.emulator.keyvault.key_specs import parse_key_spec
 
 BOTH = pytest.mark.parametrize("service", ["vault", "hsm"])
 
@@ -335,7 +336,7 @@ def test_payload_of_a_release_is_wrong_and_signed(
     broken.break_(f"{service}.release.payload.{member}{setting(value)}")
     jws = broken.released(service)
     verify_jws(jws, leaf_of(jws))
-    node = jws_parts(jws)[1]
+    node: Any = jws_parts(jws)[1]
     for name in member.split("."):
         node = node.get(name)
     assert node == value

@@ -21,9 +21,9 @@ from support.deadlines import DEADLINE_SECONDS
 from support.faults import THIM
 from support.vtpm import GET_RANDOM, ask_vtpm, code_of
 
-from skragent.emulator import tpm_wire as tpm
 from skragent.emulator.faults.grammar import FaultError
 from skragent.emulator.thread import EmulatorThread
+from skragent.emulator.tpm import messages as tpm
 
 pytestmark = pytest.mark.swtpm
 
@@ -38,16 +38,16 @@ HOUR = timedelta(hours=1)
 
 
 def break_(emulator: EmulatorThread, fault: str) -> None:
-    emulator.call(emulator.world.faults.apply(fault))
+    emulator.call(emulator.instance.faults.apply(fault))
 
 
 def reset(emulator: EmulatorThread) -> None:
-    emulator.call(emulator.world.faults.reset())
+    emulator.call(emulator.instance.faults.reset())
 
 
 def ask(emulator: EmulatorThread, command: tpm.Command | bytes) -> bytes:
     raw = command if isinstance(command, bytes) else command.encode()
-    return ask_vtpm(emulator.world.directory / "tpm.sock", raw)
+    return ask_vtpm(emulator.instance.directory / "tpm.sock", raw)
 
 
 def ok(emulator: EmulatorThread, command: tpm.Command, **how: bool) -> tpm.Response:
@@ -124,7 +124,7 @@ def guests_certificate(emulator: EmulatorThread) -> bytes:
 
 def endorsements(emulator: EmulatorThread) -> dict[str, str]:
     answer = requests.get(
-        emulator.world.azure.imds_url + THIM,
+        emulator.instance.azure.imds_url + THIM,
         headers={"Metadata": "true"},
         timeout=DEADLINE_SECONDS,
     )
@@ -215,7 +215,7 @@ def test_lockout_that_the_guest_owns_is_left_alone(emulator: EmulatorThread) -> 
     with pytest.raises(FaultError):
         break_(emulator, "vm.lockout")
     assert guarded_read(emulator) == tpm.RC_SUCCESS
-    assert emulator.world.faults.applied == []
+    assert emulator.instance.faults.applied == []
     # A wrong secret would have locked the lockout hierarchy itself.
     ok(emulator, change_lockout_secret(b"mine", b""))
 
@@ -240,11 +240,11 @@ def test_one_command_is_answered_with_the_code_so_often(
 def test_tpm_that_hangs_does_not_answer_until_the_reset(
     emulator: EmulatorThread,
 ) -> None:
-    asked, guards = threading.Event(), emulator.world.vm.vtpm.guards
+    asked, guards = threading.Event(), emulator.instance.vm.vtpm.guards
     guards["test"] = lambda _code: asked.set()
     break_(emulator, "vm.hang")
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(str(emulator.world.directory / "tpm.sock"))
+        connection.connect(str(emulator.instance.directory / "tpm.sock"))
         connection.settimeout(DEADLINE_SECONDS)
         connection.sendall(GET_RANDOM)
         assert asked.wait(DEADLINE_SECONDS)
@@ -267,7 +267,7 @@ def test_fault_that_needs_the_tpm_does_not_wait_for_one_that_hangs(
     break_(emulator, "vm.hang")
     with pytest.raises(FaultError, match="the TPM hangs"):
         break_(emulator, fault)
-    assert emulator.world.faults.applied == ["vm.hang"]
+    assert emulator.instance.faults.applied == ["vm.hang"]
     break_(emulator, "vm.reboot")
     break_(emulator, fault)
     reset(emulator)
@@ -277,7 +277,7 @@ def test_fault_that_needs_the_tpm_does_not_wait_for_one_that_hangs(
 def test_fault_that_needs_the_tpm_is_refused_where_it_is_dead(
     emulator: EmulatorThread,
 ) -> None:
-    pid = emulator.world.vm.vtpm.process.pid
+    pid = emulator.instance.vm.vtpm.process.pid
     assert pid
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(FaultError, match="the TPM does not answer"):
@@ -296,7 +296,7 @@ def test_ak_certificate_is_not_provisioned(emulator: EmulatorThread) -> None:
 
 
 def test_ak_certificate_ends_when_it_is_told_to(emulator: EmulatorThread) -> None:
-    now = emulator.world.azure.clock.utc()
+    now = emulator.instance.azure.clock.utc()
     for days in (30, -3):
         break_(emulator, f"vm.ak_cert_days={days}")
         end = ak_certificate(emulator).not_valid_after_utc
@@ -378,6 +378,6 @@ def test_endorsements_that_caught_up_vouch_for_the_new_firmware(
 ) -> None:
     old = endorsements(emulator)
     break_(emulator, "imds.thim_lags")
-    emulator.world.imds.heal()
+    emulator.instance.imds.clear_hooks()
     assert endorsements(emulator)["tcbm"] > old["tcbm"]
     assert is_vouched_for(emulator)

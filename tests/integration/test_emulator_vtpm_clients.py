@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from support.deadlines import DEADLINE_SECONDS
 from support.vtpm import RunningVm, code_of, vm_directory
 
-from skragent.emulator import tpm_wire as tpm
+from skragent.emulator.tpm import messages as tpm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,8 +21,8 @@ from support.vtpm import (
     vm_directory,
 )
 
-from skragent.emulator import tpm_wire as tpm
-from skragent.emulator.vtpm_process import VtpmError
+from skragent.emulator.tpm import messages as tpm
+from skragent.emulator.tpm.swtpm import VtpmError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.vtpm import GET_RANDOM, RunningVm, code_of, read_response, vm_directory
 
-from skragent.emulator import tpm_wire as tpm
+from skragent.emulator.tpm import messages as tpm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,7 +23,7 @@ from tpm2_pytss.types import (
     TPMU_SYM_MODE,
 )
 
-from skragent.emulator import tpm_wire as tpm
+from skragent.emulator.tpm import messages as tpm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ from support.vtpm import (
     vm_directory,
 )
 
-from skragent.emulator import tpm_wire as tpm
+from skragent.emulator.tpm import messages as tpm
 
 if TYPE_CHECKING:
     import subprocess

@@ -127,6 +127,44 @@ def test_trouble_of_imds_that_passes_by_itself_says_so(
     assert ("70 s" in caught.value.hint) == (status == 410)
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (
+            json_answer({"error": "gone", "error_description": "Gone"}, 410),
+            "IMDS answered HTTP 410: Gone",
+        ),
+        (json_answer({"error": "too_many_requests"}, 429), "IMDS answered HTTP 429"),
+        (Answer(500, b"<html>"), "IMDS answered HTTP 500"),
+        (Answer(404), "IMDS answered HTTP 404"),
+        (Answer(200, b"no json"), "IMDS answered HTTP 200 without a usable access"),
+        (
+            json_answer(
+                {
+                    "error": "invalid_request",
+                    "error_description": "Identity not found",
+                },
+                400,
+            ),
+            "IMDS answered HTTP 400: invalid_request: Identity not found",
+        ),
+        (Answer(then="reset"), "http://127.0.0.1:"),
+    ],
+)
+def test_the_message_says_what_imds_answered(
+    imds: Server, answer: Answer, said: str
+) -> None:
+    imds.answer = lambda _asked: answer
+    with (
+        access_tokens(SYSTEM, DEADLINE_SECONDS) as tokens,
+        pytest.raises(IdentityError) as caught,
+    ):
+        tokens.get_token_info(SCOPE)
+    assert caught.value.message.startswith(f"no access token for the vault: {said}")
+    assert "no response" not in caught.value.message
+    assert "ManagedIdentityCredential" not in caught.value.message
+
+
 def test_what_it_wanted_before_is_not_told_of_another_failure(imds: Server) -> None:
     answers = [Answer(503, headers={"Retry-After": "3"}), Answer(then="reset")]
     imds.answer = lambda _asked: answers.pop(0)

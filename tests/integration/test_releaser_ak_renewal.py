@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from support.deadlines import DEADLINE_SECONDS
 from typing_extensions import override
 
+from skragent.emulator.emulator import Emulator
 from skragent.emulator.thread import EmulatorThread
-from skragent.emulator.world import Emulator
 from skragent.evidence.tpm import Vtpm
 from skragent.job import Job, Result
 from skragent.releaser.ak_renewal import run_renewal
@@ -22,13 +22,13 @@ DAY = 86400
 
 def break_(emulator: EmulatorThread, *faults: str) -> None:
     for fault in faults:
-        emulator.call(emulator.world.faults.apply(fault))
+        emulator.call(emulator.instance.faults.apply(fault))
 
 
 def renew(
     emulator: EmulatorThread, query_id: str = "", *, stopwatch: Stopwatch | None = None
 ) -> Result:
-    world: Emulator = emulator.world
+    world: Emulator = emulator.instance
     state = world.directory / "state"  # of the agent
     state.mkdir(mode=0o700, exist_ok=True)
     job = Job(
@@ -54,12 +54,12 @@ def renew(
 
 def certificate(emulator: EmulatorThread) -> x509.Certificate:
     """Read it as a client does that takes the index for exactly as long."""
-    with Vtpm(emulator.world.vm.tcti) as tpm:
+    with Vtpm(emulator.instance.vm.tcti) as tpm:
         return x509.load_der_x509_certificate(tpm.read_ak_certificate())
 
 
 def now(emulator: EmulatorThread) -> float:
-    clock = emulator.world.azure.clock
+    clock = emulator.instance.azure.clock
     return clock.now() - clock.skew_seconds
 
 
@@ -73,14 +73,14 @@ def asked_of_thim(emulator: EmulatorThread) -> list[str]:
     """List the renewals and queries, with their api-versions."""
     return [
         f"{r.method} {r.target.partition('/tvm/certificate/')[2].partition('&')[0]}"
-        for r in emulator.world.requests
+        for r in emulator.instance.requests
         if "/tvm/" in r.target
     ]
 
 
 @pytest.fixture(autouse=True)
 def _from_now_on(emulator: EmulatorThread) -> None:
-    emulator.world.requests.clear()
+    emulator.instance.requests.clear()
 
 
 @pytest.mark.parametrize("days", [-3, 30, 89])
@@ -141,7 +141,7 @@ def test_where_thim_takes_orders_only_one_is_given_and_fetched_later(
     assert too_early.failure.disposition == "retry"
     assert certificate(emulator) == old
 
-    emulator.world.azure.clock.skew_seconds = 60
+    emulator.instance.azure.clock.skew_seconds = 60
     fetched = renew(emulator, order.ak_query_id)
     assert fetched.failure is None
     assert fetched.ak_query_id == ""
@@ -159,7 +159,7 @@ def test_an_empty_answer_to_what_was_ordered_is_no_renewal(
 ) -> None:
     break_(*(emulator, "vm.ak_cert_guests", "vm.ak_cert_days=30", "imds.renewal_later"))
     order = renew(emulator)
-    emulator.world.azure.clock.skew_seconds = 60
+    emulator.instance.azure.clock.skew_seconds = 60
     break_(emulator, "imds.body=,path=/query")
     failure = renew(emulator, order.ak_query_id).failure
     assert failure is not None
@@ -213,8 +213,8 @@ def test_a_throttled_thim_is_not_asked_the_other_way_too(
 def test_a_certificate_for_another_key_is_not_taken(emulator: EmulatorThread) -> None:
     break_(emulator, "vm.ak_cert_guests", "vm.ak_cert_days=30")
     old = certificate(emulator)
-    foreign = emulator.world.azure.pki.root.public_bytes(Encoding.PEM).decode()
-    emulator.world.imds.mutate("renewal", lambda a: a | {"AkCertPem": foreign})
+    foreign = emulator.instance.azure.pki.root.public_bytes(Encoding.PEM).decode()
+    emulator.instance.imds.mutate("renewal", lambda a: a | {"AkCertPem": foreign})
     result = renew(emulator)
     assert result.failure is not None
     assert result.failure.code == "endorsements.ak_certificate"
@@ -227,7 +227,7 @@ def test_a_certificate_that_ends_no_later_is_not_taken(
     break_(emulator, "vm.ak_cert_guests", "vm.ak_cert_days=30")
     old = certificate(emulator)
     same = old.public_bytes(Encoding.PEM).decode()
-    emulator.world.imds.mutate("renewal", lambda a: a | {"AkCertPem": same})
+    emulator.instance.imds.mutate("renewal", lambda a: a | {"AkCertPem": same})
     result = renew(emulator)
     assert result.failure is not None
     assert result.failure.code == "endorsements.ak_certificate"

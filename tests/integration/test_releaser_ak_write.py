@@ -27,7 +27,7 @@ from support.ak_renewal import (
 )
 
 from skragent.emulator.thread import EmulatorThread
-from skragent.emulator.tpm_wire import (
+from skragent.emulator.tpm.messages import (
     CC_NV_DEFINE_SPACE,
     CC_NV_UNDEFINE_SPACE,
     CC_NV_WRITE,
@@ -44,7 +44,7 @@ NV_SPACE = 0x14B
 
 @pytest.fixture
 def guest(emulator: EmulatorThread, tmp_path: Path) -> Iterator[Guest]:
-    emulator.world.requests.clear()
+    emulator.instance.requests.clear()
     guest = Guest(emulator, tmp_path)
     yield guest
     guest.close()
@@ -100,7 +100,7 @@ def test_an_index_that_its_empty_password_writes_is_written_in_place(
 
 def test_an_index_with_a_password_is_defined_anew(guest: Guest) -> None:
     guest.prepare(AT_ONCE)
-    tcti = guest.world.vm.tcti
+    tcti = guest.instance.vm.tcti
     define_index(tcti, guest.old, ITS_PASSWORDS, 1000, password="secret")
     assert guest.renew().code == ""
     assert guest.holds() == "new"
@@ -296,7 +296,7 @@ def test_another_vms_copy_is_not_restored(guest: Guest) -> None:
     """An image that was captured between a kill and the next start."""
     lose(guest)
     copies = guest.copy.read_bytes()
-    foreign = guest.world.azure.pki.root.public_bytes(Encoding.PEM)
+    foreign = guest.instance.azure.pki.root.public_bytes(Encoding.PEM)
     guest.copy.write_bytes(foreign)
     outcome = guest.restore()
     assert outcome.code == "evidence.ak_cert_not_provisioned"
@@ -325,7 +325,7 @@ def test_a_paravisors_index_is_left_alone_whatever_copies_there_are(
     guest: Guest,
 ) -> None:
     lose(guest)
-    guest.emulator.call(guest.world.faults.reset())
+    guest.emulator.call(guest.instance.faults.reset())
     before = guest.index()
     outcome = guest.restore()
     assert outcome.code == ""
@@ -361,7 +361,7 @@ def test_what_needs_a_copy_is_refused_without_one(guest: Guest, kind: Kind) -> N
     """Another program changed the index after the renewal looked at it."""
     guest.prepare(kind)
     der = bytes(len(guest.old) + 1)
-    with Vtpm(guest.world.vm.tcti) as vtpm, pytest.raises(TpmError) as caught:
+    with Vtpm(guest.instance.vm.tcti) as vtpm, pytest.raises(TpmError) as caught:
         vtpm.write_ak_certificate(der, has_copy=False)
     assert caught.value.disposition is Disposition.RETRY
     assert guest.holds() == "old"
@@ -371,7 +371,7 @@ def test_a_releaser_whose_agent_died_as_it_started_does_nothing(guest: Guest) ->
     """Else it would renew beside the next agent's releaser, which may restore."""
     guest.prepare(ANEW)
     seen: list[int] = []
-    guest.world.vm.vtpm.guards["test"] = seen.append
+    guest.instance.vm.vtpm.guards["test"] = seen.append
     reads, writes = os.pipe()
     os.close(reads)
     done = subprocess.run(

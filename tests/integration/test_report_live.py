@@ -17,7 +17,7 @@ from support.evidence_amd import NOW, mint_chain, thim_answer
 from support.evidence_http import Server, run_server
 from support.evidence_swtpm import Swtpm, run_swtpm
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 from skragent.cli.main import main
 from skragent.cli.report import EXIT_FAILED
 from skragent.evidence.tpm import NV_HCL_REPORT, Vtpm

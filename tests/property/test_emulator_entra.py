@@ -11,7 +11,7 @@ from support.azure import ask, make_azure
 from support.azure_vm import b64u
 from support.entra import Client
 
-from skragent.emulator.identities import TENANT_ID
+from skragent.emulator.imds.identities import TENANT_ID
 
 TEXTS = st.text(max_size=20)
 VALUES = st.recursive(

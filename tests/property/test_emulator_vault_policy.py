@@ -15,21 +15,21 @@ from support.azure_vm import (
     event_log,
 )
 
-from skragent.emulator.appraisal.event_log import parse_event_log
-from skragent.emulator.appraisal.snp_report import parse_snp_report
-from skragent.emulator.appraisal.tpm_structures import (
-    parse_certified_name,
-    parse_public,
-    parse_quote,
-)
 from skragent.emulator.encoding import (
     NotBase64Error,
     base64url,
     decode_base64,
     dump_plain_json,
 )
-from skragent.emulator.refusal import RefusalError
-from skragent.emulator.release_policy import parse_policy
+from skragent.emulator.keyvault.release_policy import parse_policy
+from skragent.emulator.maa.appraisal.event_log import parse_event_log
+from skragent.emulator.maa.appraisal.snp_report import parse_snp_report
+from skragent.emulator.maa.appraisal.tpm_structures import (
+    parse_certified_name,
+    parse_public,
+    parse_quote,
+)
+from skragent.emulator.service import RefusalError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from cryptography import x509
@@ -17,13 +18,13 @@ from tpm2_pytss import ESAPI
 from tpm2_pytss.constants import TPM2_ALG, TPMA_NV
 from tpm2_pytss.types import TPM2B_NV_PUBLIC, TPMS_NV_PUBLIC
 
+from skragent.emulator.emulator import Emulator
 from skragent.emulator.thread import EmulatorThread
-from skragent.emulator.tpm_wire import (
+from skragent.emulator.tpm.messages import (
     CC_NV_DEFINE_SPACE,
     CC_NV_UNDEFINE_SPACE,
     CC_NV_WRITE,
 )
-from skragent.emulator.world import Emulator
 from skragent.evidence.ak_index import AkIndex
 from skragent.evidence.tpm import NV_AK_CERTIFICATE, Vtpm
 from skragent.job import Job, Result, arena_bytes
@@ -76,13 +77,13 @@ class Guest:
     on_renewal: Callable[[], None] = lambda: None  # in the emulator's thread
 
     @property
-    def world(self) -> Emulator:
-        return self.emulator.world
+    def instance(self) -> Emulator:
+        return self.emulator.instance
 
     def prepare(self, kind: Kind, days: int = 30) -> None:
         """Have an index of this kind with a certificate that ends soon."""
         self.kind = kind
-        paravisor = self.world.vm.paravisor
+        paravisor = self.instance.vm.paravisor
         paravisor.ak_certificate_extra_bytes = kind.old_bytes
         if paravisor.owns_ak_certificate:
             self.break_("vm.ak_cert_guests")
@@ -91,14 +92,14 @@ class Guest:
         assert index is not None
         assert index.content is not None
         self.old, self.new = index.content, b""
-        define_index(self.world.vm.tcti, self.old, kind.attributes, kind.size)
+        define_index(self.instance.vm.tcti, self.old, kind.attributes, kind.size)
         paravisor.ak_certificate_extra_bytes = kind.new_bytes
-        self.world.imds.mutate("renewal", self._note_renewal)
+        self.instance.imds.mutate("renewal", self._note_renewal)
 
     def close(self) -> None:
         """Take out of the emulator what its reset leaves in."""
         self.lift()
-        self.world.vm.paravisor.ak_certificate_extra_bytes = 0
+        self.instance.vm.paravisor.ak_certificate_extra_bytes = 0
 
     def _note_renewal(self, answer: dict[str, str]) -> dict[str, str]:
         if self.is_thim_mute:
@@ -110,14 +111,14 @@ class Guest:
 
     def break_(self, *faults: str) -> None:
         for fault in faults:
-            self.emulator.call(self.world.faults.apply(fault))
+            self.emulator.call(self.instance.faults.apply(fault))
 
     def lift(self) -> None:
         """Let the TPM answer again, whatever kept it from that."""
-        self.world.vm.vtpm.guards.clear()
+        self.instance.vm.vtpm.guards.clear()
 
     def index(self) -> AkIndex | None:
-        with Vtpm(self.world.vm.tcti) as vtpm:
+        with Vtpm(self.instance.vm.tcti) as vtpm:
             return vtpm.read_ak_index()
 
     def holds(self) -> str:
@@ -137,14 +138,14 @@ class Guest:
     def job(self, purpose: str = "renew", **changes: object) -> Job:
         job = Job(
             purpose="renew",
-            now=self.world.azure.clock.now(),
+            now=self.instance.azure.clock.now(),
             timeout_seconds=DEADLINE_SECONDS,
             keys=(),
             arena_fd=-1,
             arena_bytes=arena_bytes(0),
-            tcti=self.world.vm.tcti,
+            tcti=self.instance.vm.tcti,
             tcg_log="",
-            imds_endpoint=self.world.azure.imds_url,
+            imds_endpoint=self.instance.azure.imds_url,
             amd_roots="",
             attestation_endpoint="",
             authority="",
@@ -157,7 +158,7 @@ class Guest:
     def renew(
         self,
         on_command: Callable[[int, subprocess.Popen[bytes]], None] | None = None,
-        **changes: object,
+        **changes: Any,  # noqa: ANN401 - as those of a job
     ) -> Outcome:
         """Run a releaser that renews.
 
@@ -190,7 +191,7 @@ class Guest:
                 if on_command is not None:
                     on_command(code, running)
 
-        guards = self.world.vm.vtpm.guards
+        guards = self.instance.vm.vtpm.guards
         guards["test"] = guard
         try:
             yield

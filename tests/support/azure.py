@@ -22,12 +22,12 @@ from support.azure_vm import (
 
 from skragent.emulator.azure import Azure, Settings, Urls
 from skragent.emulator.clock import Clock
-from skragent.emulator.service import Answer, Request, Service
+from skragent.emulator.service import Request, Response, Service
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from skragent.emulator.vault import Vault
+    from skragent.emulator.keyvault.vault import Vault
 
 ISSUER = "https://maa.test"
 ENTRA = "https://entra.test"
@@ -35,7 +35,7 @@ VAULT = "https://skragent-demo.test"
 HSM = "https://skragent-hsm.test"
 
 
-def open_sealed(answer: Answer, wrapping: str = "wrapping") -> str:
+def open_sealed(answer: Response, wrapping: str = "wrapping") -> str:
     """Open AzureGuest's answer with the wrapping key; give the token."""
     sealed = json.loads(unb64u(json.loads(answer.body)["token"]))
     inner = rsa_key(wrapping).decrypt(
@@ -98,7 +98,7 @@ def make_azure(
     return azure
 
 
-def attest_guest(azure: Azure, info: dict[str, Json]) -> Answer:
+def attest_guest(azure: Azure, info: dict[str, Json]) -> Response:
     """Ask the provider to attest a guest."""
     body = {"AttestationInfo": b64u(json.dumps(info).encode())}
     return ask(azure.maa, "POST", "/attest/AzureGuest?api-version=2020-10-01", body)
@@ -110,7 +110,7 @@ def ask(
     target: str,
     body: object = None,
     headers: dict[str, str] | None = None,
-) -> Answer:
+) -> Response:
     """Ask a service without a socket, refusals included.
 
     A body is sent as JSON, and bytes as they are.
@@ -121,7 +121,7 @@ def ask(
     try:
         coroutine.send(None)
     except StopIteration as stop:
-        answer: Answer = stop.value
+        answer: Response = stop.value
         return answer
     raise AssertionError("the service waited for something")
 
@@ -147,7 +147,7 @@ class World:
 
     def ask(
         self, vault: Vault, method: str, target: str, body: object = None
-    ) -> Answer:
+    ) -> Response:
         return ask(vault, method, target, body, self.bearer(vault))
 
     def create(
@@ -168,7 +168,7 @@ class World:
         assert key
         return key.latest.version
 
-    def release(self, vault: Vault, path: str, **body: Json) -> Answer:
+    def release(self, vault: Vault, path: str, **body: Json) -> Response:
         request = {"target": self.token} | body
         return self.ask(vault, "POST", f"{path}{API}", request)
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Self
 from support.deadlines import DEADLINE_SECONDS, wait_until
 
 from skragent.client import SkragentClient, SkragentError
-from skragent.emulator.key_specs import parse_key_spec
+from skragent.emulator.keyvault.key_specs import parse_key_spec
 
 if TYPE_CHECKING:
+    from skragent.emulator.keyvault.vault import Vault
     from skragent.emulator.thread import EmulatorThread
-    from skragent.emulator.vault import Vault
 
 SKRAGENT = (sys.executable, "-I", "-m", "skragent.cli.main")
 
@@ -107,7 +107,7 @@ def config_for(
 
     `other` replaces values by setting, such as `tcti`.
     """
-    text = emulator.world.config_text(aliases, api_socket=directory / "api.sock")
+    text = emulator.instance.config_text(aliases, api_socket=directory / "api.sock")
     for name, value in other.items():
         text, count = re.subn(rf'(?m)^{name} = ".*"$', f'{name} = "{value}"', text)
         assert count == 1
@@ -116,4 +116,4 @@ def config_for(
 
 def create_key(emulator: EmulatorThread, spec: str, vault: Vault | None = None) -> None:
     """Create an exportable key that this VM's attestation releases."""
-    emulator.world.create_key(parse_key_spec(spec), vault)
+    emulator.instance.create_key(parse_key_spec(spec), vault)

@@ -11,11 +11,11 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from support.azure import ENTRA, ask
 from support.azure_vm import Json, b64u
 
-from skragent.emulator.applications import EXCHANGE_AUDIENCE, PLATFORM_ISSUER
-from skragent.emulator.applications import PLATFORM_SUBJECT as SUBJECT
 from skragent.emulator.azure import Azure
-from skragent.emulator.identities import TENANT_ID
-from skragent.emulator.service import Answer
+from skragent.emulator.entra.applications import EXCHANGE_AUDIENCE, PLATFORM_ISSUER
+from skragent.emulator.entra.applications import PLATFORM_SUBJECT as SUBJECT
+from skragent.emulator.imds.identities import TENANT_ID
+from skragent.emulator.service import Response
 
 SCOPE = "https://vault.azure.net/.default"
 ENDPOINT = f"{ENTRA}/{TENANT_ID}/oauth2/v2.0/token"
@@ -98,19 +98,19 @@ class Client:
             key or read_key((directory / "platform.key").read_bytes()),
         )
 
-    def ask(self, tenant: str = TENANT_ID, **form: str | None) -> Answer:
+    def ask(self, tenant: str = TENANT_ID, **form: str | None) -> Response:
         """Ask with the secret."""
         secret = self.azure.application_files.secret.read_text()
         return self._post(tenant, {"client_secret": secret}, form)
 
-    def ask_asserting(self, assertion: str, **form: str | None) -> Answer:
+    def ask_asserting(self, assertion: str, **form: str | None) -> Response:
         """Ask with an assertion."""
         proof = {"client_assertion": assertion, "client_assertion_type": JWT_BEARER}
         return self._post(TENANT_ID, proof, form)
 
     def _post(
         self, tenant: str, proof: dict[str, str], changes: dict[str, str | None]
-    ) -> Answer:
+    ) -> Response:
         good = {
             "grant_type": "client_credentials",
             "client_id": self.client_id,

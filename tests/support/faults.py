@@ -14,12 +14,12 @@ from support.azure_vm import Json, SoftwareVm, b64u
 from support.deadlines import DEADLINE_SECONDS
 
 from skragent.emulator.azure import Azure, Settings
-from skragent.emulator.identities import TENANT_ID
-from skragent.emulator.key_specs import parse_key_spec
-from skragent.emulator.service import Answer
+from skragent.emulator.emulator import Emulator
+from skragent.emulator.imds.identities import TENANT_ID
+from skragent.emulator.keyvault.key_specs import parse_key_spec
+from skragent.emulator.keyvault.vault import Vault
+from skragent.emulator.service import Response
 from skragent.emulator.thread import LoopThread
-from skragent.emulator.vault import Vault
-from skragent.emulator.world import Emulator
 
 ATTEST = "/attest/AzureGuest?api-version=2020-10-01"
 THIM = "/metadata/THIM/amd/certification"
@@ -108,7 +108,7 @@ class Broken:
         """Attest, and open the answer."""
         answer = self.attest()
         assert answer.status_code == 200, answer.text
-        return open_sealed(Answer(answer.status_code, answer.content))
+        return open_sealed(Response(answer.status_code, answer.content))
 
     def claims(self) -> dict[str, Json]:
         return jws_parts(self.token())[1]
@@ -140,7 +140,7 @@ def breakable(directory: Path, settings: Settings | None = None) -> Iterator[Bro
         ) as thread,
         requests.Session() as session,
     ):
-        azure = thread.world
+        azure = thread.instance
         azure.imds.is_limited = False
         session.trust_env = False
         session.verify = str(azure.ca_path)

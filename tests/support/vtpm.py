@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from support.deadlines import DEADLINE_SECONDS
 
+from skragent.emulator.amd.chip import Chip
 from skragent.emulator.confidential_vm import ConfidentialVm
-from skragent.emulator.silicon import Silicon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -42,8 +42,8 @@ def minted_chip() -> Path:
     """Mint the chip, and give the directory that it is kept in."""
     home = Path(tempfile.mkdtemp(prefix="chip-"))
     atexit.register(shutil.rmtree, home, ignore_errors=True)
-    asyncio.run(Silicon.load_or_mint(home / "silicon-milan", "milan", now=NOW))
-    return home / "silicon-milan"
+    asyncio.run(Chip.load_or_mint(home / "chip-milan", "milan", now=NOW))
+    return home / "chip-milan"
 
 
 @contextlib.contextmanager
@@ -51,7 +51,7 @@ def vm_directory() -> Iterator[Path]:
     """Make a directory with a chip in it; its path is short, unlike pytest's own."""
     home = Path(tempfile.mkdtemp(prefix="vm-"))
     try:
-        shutil.copytree(minted_chip(), home / "silicon-milan")
+        shutil.copytree(minted_chip(), home / "chip-milan")
         yield home
     finally:
         shutil.rmtree(home)

@@ -12,10 +12,10 @@ import pytest
 from support.agent import FakeClock, run, until
 from support.deadlines import DEADLINE_SECONDS
 
-from skragent.agent.exit_codes import CONFIG, TEMPFAIL, exit_code_of, exit_code_of_start
 from skragent.agent.reload import LOOK_UP_SECONDS, Outcome, Reloader, look_up_in_time
 from skragent.agent.systemd_notify import Notifier
 from skragent.errors import ConfigError
+from skragent.exit_codes import CONFIG, TEMPFAIL, exit_code_of, exit_code_of_start
 from skragent.observe import Counters
 
 if TYPE_CHECKING:

@@ -78,7 +78,7 @@ def test_the_table_has_every_parameter() -> None:
 
 
 def test_the_table_has_the_defaults() -> None:
-    defaults = {}
+    defaults: dict[str, str] = {}
     for row, told, _ in ROWS:
         names, values = re.findall(r"`(\w+)`", row), told.split(", ")
         if len(names) == len(values):

@@ -18,12 +18,12 @@ from support.azure import (
 from support.azure_vm import VM_ID, SoftwareVm, b64u, unb64u
 from support.bicep import AZURE
 
-from skragent.emulator.release_policy import parse_policy
+from skragent.emulator.keyvault.release_policy import parse_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from skragent.emulator.vault import Vault
+    from skragent.emulator.keyvault.vault import Vault
 
 TEMPLATE = json.loads((AZURE / "main.json").read_text())
 FILE = (AZURE / "release-policy.json").read_bytes()
@@ -72,7 +72,7 @@ def token_with(world: World, change: Callable[[Json], object]) -> str:
         sealed = attest_guest(world.azure, SoftwareVm().attestation_info())
         return open_sealed(sealed)
     finally:
-        world.azure.heal()
+        world.azure.clear_hooks()
 
 
 def test_the_key_can_be_released_and_has_the_size_that_was_asked_for() -> None:

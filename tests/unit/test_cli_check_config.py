@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 from skragent.cli import check_config
 from skragent.cli.main import main
 

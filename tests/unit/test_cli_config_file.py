@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 from skragent.cli.config_file import load_config, read_config
 from skragent.cli.main import main
 from skragent.errors import ConfigError

@@ -17,7 +17,7 @@ import pytest
 from support.deadlines import DEADLINE_SECONDS
 from support.scripted_agent import KEY, agent, key, problem
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 from skragent.cli.main import main
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def test_an_output_that_is_no_file_is_refused_and_stays(
     before = out.lstat()
     code = get(path, "--output", str(out))  # nobody is asked
     assert code == exit_codes.CANTCREAT
-    assert "no regular file to replace" in capsys.readouterr().err
+    assert "not a regular file" in capsys.readouterr().err
     assert out.lstat() == before
     assert not target.exists() or target.read_text() == "before"
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.deadlines import DEADLINE_SECONDS
 
-from skragent import __version__
-from skragent.agent import exit_codes
+from skragent import __version__, exit_codes
 from skragent.cli.main import main
 
 if TYPE_CHECKING:

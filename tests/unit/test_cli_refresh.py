@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.scripted_agent import agent, document
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 from skragent.cli.main import main
 
 VERSION = "f" * 32

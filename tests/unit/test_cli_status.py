@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.scripted_agent import agent, document, problem
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 from skragent.cli import status as status_command
 from skragent.cli.main import main
 from skragent.client import SkragentError
@@ -141,14 +141,14 @@ def test_a_failure_without_a_remedy_is_one_to_look_up(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, _, _, remedy, *_ = lines_of(path, capsys, for_root(last_failure="unwrap"))
-    assert remedy == "  remedy: Look unwrap up in skragent-errors(7)."
+    assert remedy == "  remedy: See unwrap in skragent-errors(7)."
 
 
 def test_a_dropped_key_says_how_it_comes_back(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, _, cause, remedy, *_ = lines_of(path, capsys, for_root(state="dropped"))
-    assert cause == "  cause: an administrator dropped it"
+    assert cause == "  cause: an administrator dropped the key"
     assert "`skragent refresh db`" in remedy
 
 
@@ -191,7 +191,7 @@ def test_root_is_told_of_the_agent_as_a_whole(
     assert ak == "AK certificate: none yet"
     assert up == "up since 2025-12-31 23:00:00 UTC"
     assert token == "attestation token: until 2026-01-01 01:00:00 UTC"
-    assert (memory, units) == ("keys are in: locked", "rules on units: none")
+    assert (memory, units) == ("key memory: locked", "rules on units: none")
     # The metrics are a port, and no socket with a name.
     assert (api, admin) == ("api.sock: 3 connections", "admin.sock: 1 connections")
 
@@ -269,7 +269,7 @@ def test_where_admin_sock_cannot_be_asked_on_api_sock_is(
     with agent(path, document(for_workload())):
         assert main(["status", "--config", config]) == exit_codes.OK
     said = capsys.readouterr()
-    assert said.err == f"skragent: {admin}: no; asking on {path}\n"
+    assert said.err == f"skragent: {admin}: no; trying {path}\n"
     assert "you are uid 1000" in said.out
 
 
@@ -325,5 +325,5 @@ def test_a_watch_asks_again_where_the_agent_has_too_much_to_do(
     shown = document(for_root(), tag="1")
     with agent(path, shown, busy, busy, shown, GONE) as requests:
         assert status(path, "--watch") == exit_codes.UNAVAILABLE
-    assert capsys.readouterr().err.count("asking again") == 1
+    assert capsys.readouterr().err.count("trying again") == 1
     assert b"If-None-Match" not in requests[3]  # another agent's tags are not its own

@@ -15,7 +15,7 @@ from support.scripted_agent import agent, document
 from support.serving import ALIAS, FORMS, held_key, ring_with
 from support.serving_server import serving
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 from skragent.cli.main import main
 from skragent.config import MAX_CONFIG_BYTES
 from skragent.job import Form

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.scripted_agent import agent, document, problem
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 from skragent.cli.main import _build_parser, main
 
 

@@ -15,8 +15,8 @@ from support.azure_vm import Json
 from support.entra import SCOPE, Client
 
 from skragent.emulator.azure import Azure
-from skragent.emulator.identities import TENANT_ID
-from skragent.emulator.service import Answer
+from skragent.emulator.imds.identities import TENANT_ID
+from skragent.emulator.service import Response
 from skragent.errors import AgentError
 
 DISCOVERY = "/common/discovery/instance?api-version={}&authorization_endpoint={}"
@@ -38,7 +38,7 @@ def _get(azure: Azure, target: str) -> tuple[int, Json]:
     return answer.status, json.loads(answer.body)
 
 
-def _json(answer: Answer) -> Json:
+def _json(answer: Response) -> Json:
     return json.loads(answer.body)
 
 

@@ -11,10 +11,10 @@ from support.azure import ENTRA, make_azure
 from support.azure_vm import NOW, Json, b64u, rsa_key
 from support.entra import ENDPOINT, JWT_BEARER, Client
 
-from skragent.emulator.identities import TENANT_ID
-from skragent.emulator.service import Answer
+from skragent.emulator.imds.identities import TENANT_ID
+from skragent.emulator.service import Response
 
-Ask = Callable[..., Answer]
+Ask = Callable[..., Response]
 NOW_SECONDS = NOW.timestamp()
 
 
@@ -23,7 +23,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Client:
     return Client(make_azure(tmp_path_factory.mktemp("azure")))
 
 
-def _numbers(answer: Answer) -> tuple[int, list[int]]:
+def _numbers(answer: Response) -> tuple[int, list[int]]:
     return answer.status, json.loads(answer.body).get("error_codes", [])
 
 

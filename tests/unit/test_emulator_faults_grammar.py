@@ -10,7 +10,7 @@ import pytest
 
 from skragent.emulator.faults.catalogue import all_faults, parse
 from skragent.emulator.faults.grammar import MISSING, FaultError
-from skragent.emulator.faults.jws import flip, with_member
+from skragent.emulator.faults.tampering import flip, with_member
 
 INTEGRATION = Path(__file__).resolve().parents[1] / "integration"
 

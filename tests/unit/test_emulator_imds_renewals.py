@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from skragent.emulator.azure import Azure
-    from skragent.emulator.service import Answer
+    from skragent.emulator.service import Response
 
 AT_ONCE = "2023-07-01"
 LATER = "2021-12-01"
@@ -43,14 +43,14 @@ def query(version: str, **changes: str) -> str:
 
 def renew(
     azure: Azure, version: str = AT_ONCE, pem: bytes = AK, **changes: str
-) -> Answer:
+) -> Response:
     target = f"/metadata/THIM/tvm/certificate/renew?{query(version, **changes)}"
     body = urllib.parse.quote(pem, safe="").encode()
     headers = {"metadata": "true"}
     return ask(azure.imds, "POST", target, body, headers)
 
 
-def fetch(azure: Azure, guid: str) -> Answer:
+def fetch(azure: Azure, guid: str) -> Response:
     target = f"/metadata/THIM/tvm/certificate/query?{query(LATER)}&guid={guid}"
     return ask(azure.imds, "GET", target, headers={"metadata": "true"})
 
@@ -102,7 +102,7 @@ def test_what_is_no_certificate_of_the_ak_is_refused(azure: Azure, pem: bytes) -
     ],
 )
 def test_a_wrong_parameter_is_refused(azure: Azure, changes: dict[str, str]) -> None:
-    assert renew(azure, **changes).status == 400
+    assert renew(azure, AT_ONCE, AK, **changes).status == 400
 
 
 def test_the_header_rules_hold_for_renewals_too(azure: Azure) -> None:

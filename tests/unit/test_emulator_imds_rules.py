@@ -17,7 +17,7 @@ from support.azure_vm import (
     SoftwareVm,
 )
 
-from skragent.emulator.service import Answer, Request
+from skragent.emulator.service import Request, Response
 from skragent.emulator.throttle import SlidingWindow, TokenBucket
 
 if TYPE_CHECKING:
@@ -39,12 +39,12 @@ def azure(tmp_path_factory: pytest.TempPathFactory) -> Azure:
     return make_azure(tmp_path_factory.mktemp("azure"))
 
 
-def _get(azure: Azure, target: str, **headers: str) -> Answer:
+def _get(azure: Azure, target: str, **headers: str) -> Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return ask(azure.imds, "GET", target, headers=_HEADERS | named)
 
 
-def _json(answer: Answer) -> Json:
+def _json(answer: Response) -> Json:
     return json.loads(answer.body)
 
 
@@ -194,12 +194,12 @@ def test_sixth_token_request_at_once_is_throttled(tmp_path: Path) -> None:
     azure.imds.is_limited = True
     held = asyncio.Event()
 
-    async def hold(_: Request, answer: Answer) -> Answer:
+    async def hold(_: Request, answer: Response) -> Response:
         await held.wait()
         return answer
 
     async def ask_six_times() -> list[int]:
-        azure.imds.before_answer = hold
+        azure.imds.before_response = hold
         request = Request("GET", _TOKEN, _HEADERS)
         asked = [asyncio.create_task(azure.imds.serve(request)) for _ in range(6)]
         await asyncio.sleep(0)

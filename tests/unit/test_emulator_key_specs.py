@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from skragent.emulator.key_specs import parse_key_spec
+from skragent.emulator.keyvault.key_specs import parse_key_spec
 
 CONDITION = {"claim": "secureboot", "equals": "true"}
 POLICY = {

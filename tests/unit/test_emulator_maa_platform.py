@@ -22,7 +22,7 @@ from support.azure_vm import (
 
 if TYPE_CHECKING:
     from skragent.emulator.azure import Azure
-    from skragent.emulator.service import Answer
+    from skragent.emulator.service import Response
 
 _PYTHON = "/attest/SevSnpVm?api-version=2022-08-01"
 _GO = "/attest/SevSnpVM?api-version=2020-10-01"
@@ -33,7 +33,7 @@ def azure(tmp_path_factory: pytest.TempPathFactory) -> Azure:
     return make_azure(tmp_path_factory.mktemp("azure"))
 
 
-def _claims(answer: Answer) -> dict[str, Any]:
+def _claims(answer: Response) -> dict[str, Any]:
     assert answer.status == 200, answer.body
     return jws_parts(json.loads(answer.body)["token"])[1]
 
@@ -153,7 +153,7 @@ def test_mutated_claims_are_signed_and_healing_ends_it(azure: Azure) -> None:
     body = SoftwareVm().platform_request()
     azure.maa.mutate("claims", lambda claims: claims | {"iss": "https://evil.test"})
     assert _claims(ask(azure.maa, "POST", _PYTHON, body))["iss"] == "https://evil.test"
-    azure.heal()
+    azure.clear_hooks()
     assert _claims(ask(azure.maa, "POST", _PYTHON, body))["iss"] == azure.maa.issuer
 
 

@@ -21,14 +21,14 @@ from support.azure_vm import (
     vcek_pem,
 )
 
-from skragent.emulator.appraisal.platform import Trust
+from skragent.emulator.maa.appraisal.platform import Trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from skragent.emulator.azure import Azure
-    from skragent.emulator.service import Answer
+    from skragent.emulator.service import Response
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +41,13 @@ def info() -> dict[str, Any]:
     return SoftwareVm().attestation_info()
 
 
-def _code(answer: Answer) -> tuple[int, str]:
+def _code(answer: Response) -> tuple[int, str]:
     error = json.loads(answer.body)["error"]
     assert answer.headers["x-ms-error-code"] == error["code"]
     return answer.status, error["code"]
 
 
-def _message(answer: Answer) -> str:
+def _message(answer: Response) -> str:
     return str(json.loads(answer.body)["error"]["message"])
 
 

@@ -11,7 +11,7 @@ from support.azure_vm import SoftwareVm, b64u
 
 from skragent.attestation.regions import shared_endpoint
 from skragent.emulator.azure import Azure
-from skragent.emulator.regions import ATTESTATION_HOSTS
+from skragent.emulator.maa.regions import ATTESTATION_HOSTS
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = json.loads((ROOT / "packaging/azure/attestation-regions.json").read_text())

@@ -17,14 +17,14 @@ from support.azure_vm import (
     unb64u,
 )
 
-from skragent.emulator.vault_keys import KeyStore
+from skragent.emulator.keyvault.key_store import KeyStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from skragent.emulator.azure import Azure
-    from skragent.emulator.service import Answer
-    from skragent.emulator.vault import Vault
+    from skragent.emulator.keyvault.vault import Vault
+    from skragent.emulator.service import Response
 
 API = "?api-version=7.3"
 POLICY = {
@@ -60,7 +60,7 @@ def _bearer(azure: Azure, vault: Vault) -> dict[str, str]:
 
 def _ask(
     azure: Azure, vault: Vault, method: str, target: str, body: object = None
-) -> Answer:
+) -> Response:
     return ask(vault, method, target, body, _bearer(azure, vault))
 
 
@@ -72,7 +72,7 @@ def _exportable(policy: object = POLICY, **body: Json) -> dict[str, Any]:
     } | body
 
 
-def _error(answer: Answer) -> tuple[int, str, str]:
+def _error(answer: Response) -> tuple[int, str, str]:
     error = json.loads(answer.body)["error"]
     return answer.status, error["code"], error["message"]
 
@@ -120,7 +120,7 @@ def test_expired_token_is_unauthorized(azure: Azure, vault: Vault) -> None:
     headers = _bearer(azure, vault)
     azure.clock.skew_seconds = 100000.0
     answer = ask(vault, "GET", f"/keys{API}", headers=headers)
-    azure.heal()
+    azure.clear_hooks()
     assert (answer.status, "TokenExpired" in answer.body.decode()) == (401, True)
 
 

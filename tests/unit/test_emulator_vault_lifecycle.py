@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 from support.azure import API, World
 
-from skragent.emulator.vault_keys import KeyStore
+from skragent.emulator.keyvault.key_store import KeyStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from skragent.emulator.vault_access import Permission
+    from skragent.emulator.keyvault.access_control import Permission
 
 DAY_SECONDS = 86400
 
@@ -24,7 +24,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     world = World(tmp_path)
     world.create(world.vault, "k")
     yield world
-    world.azure.heal()
+    world.azure.clear_hooks()
 
 
 def _status(world: World, method: str, path: str, body: object = None) -> int:

@@ -15,7 +15,7 @@ from support.azure import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from skragent.emulator.service import Answer
+    from skragent.emulator.service import Response
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return world
 
 
-def _refusal(answer: Answer) -> tuple[int, str, str]:
+def _refusal(answer: Response) -> tuple[int, str, str]:
     error = json.loads(answer.body)["error"]
     return answer.status, error["code"], error.get("innererror", {}).get("code", "")
 
@@ -75,7 +75,7 @@ def test_token_out_of_its_time_is_refused(world: World, skew: float) -> None:
             bearer,
         )
     finally:
-        world.azure.heal()
+        world.azure.clear_hooks()
     assert answer.status == 403
     assert json.loads(answer.body)["error"]["message"] == CANNOT_VERIFY
 
@@ -119,7 +119,7 @@ def test_a_managed_hsm_refuses_a_caller_without_a_role_by_the_outer_code(
     try:
         answer = world.release(world.hsm, "/keys/rsa/release")
     finally:
-        world.hsm.heal()
+        world.hsm.clear_hooks()
     assert _refusal(answer) == (403, "AccessDenied", "")
     assert json.loads(answer.body)["error"]["message"].startswith(
         "Not authorized to access Microsoft.KeyVault/managedHsm/keys/release/action on"

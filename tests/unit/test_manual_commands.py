@@ -9,7 +9,7 @@ import pytest
 from support.commands import COMMANDS, options_of, parser_of
 from support.manual import items, source, subsections
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 
 PAGE = "skragent.1"
 

@@ -12,7 +12,7 @@ import pytest
 from support.error_codes import trees
 from support.manual import PAGES, ROOT, Item, items, source, words_of
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 from skragent.agent.process_control import LINGER_SECONDS
 from skragent.observe import names
 from skragent.observe.counters import Counters, KeySample

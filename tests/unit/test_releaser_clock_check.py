@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 
+import msgspec
 import pytest
 
 from skragent.job import Failure
@@ -56,6 +57,12 @@ def test_a_failure_that_a_wrong_clock_causes_names_it(code: str) -> None:
     assert named.message.startswith("no; this VM's clock is 1 day ahead of")
     assert named.hint.startswith("Set this VM's clock")
     assert named.code == code
+
+
+def test_a_quoted_sentence_loses_its_full_stop_before_the_clock() -> None:
+    refused = msgspec.structs.replace(failure("token.refused"), message="Not valid.")
+    named = explain_by_clock(refused, dates(-86400), NOW)
+    assert named.message.startswith("Not valid; this VM's clock is")
 
 
 def test_a_failure_that_has_nothing_to_do_with_time_is_left_alone() -> None:

@@ -21,7 +21,7 @@ from support.evidence import (
 from support.evidence_amd import NOW, TURIN_TCB, mint_chain, thim_answer
 from support.odd_certificates import der, pem, with_version
 
-from skragent.agent import exit_codes
+from skragent import exit_codes
 from skragent.cli.main import main
 from skragent.cli.report import EXIT_FAILED
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from skragent.emulator.paravisor_report import RuntimeData, encode_hcl_report
+from skragent.emulator.paravisor.hcl_report import RuntimeData, encode_hcl_report
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from vm.guest import Guest
 from vm.machine import TLS_ADDRESS
 
 from skragent.emulator.addresses import ENTRA_HOST, MAA_HOST
-from skragent.emulator.service import Answer, Request
+from skragent.emulator.service import Request, Response
 
 CONFIG_PATH = "/etc/skragent/skragent.toml"
 API = "/run/skragent/api.sock"
@@ -74,7 +74,7 @@ class Agent:
         guest.check("usermod -aG skragent alice && usermod -aG skragent mallory")
         hosts = f"{MAA_HOST} {ENTRA_HOST} {VAULT.host}"
         guest.check(f"echo '{TLS_ADDRESS} {hosts}' >>/etc/hosts")
-        azure = self.azure.world
+        azure = self.azure.instance
         root = azure.azure.pki.root.public_bytes(Encoding.PEM)
         guest.write("/etc/skragent/azure-ca.pem", root)
         guest.write("/etc/skragent/amd-roots.pem", azure.hardware.ark_pem)
@@ -104,7 +104,7 @@ class Agent:
         """Count what the vault has released so far."""
         return sum(
             "/release" in request.target and request.status == HTTPStatus.OK
-            for request in self.azure.world.azure.requests
+            for request in self.azure.instance.azure.requests
         )
 
     def refresh(self, *, timeout: float = 90.0) -> None:
@@ -118,17 +118,17 @@ class Agent:
         """Collect what the guest sends for its attestation meanwhile."""
         sent: list[dict[str, Any]] = []
 
-        async def note(request: Request, answer: Answer) -> Answer:
+        async def note(request: Request, answer: Response) -> Response:
             if request.method == "POST":
                 sent.append(attestation_info(request.body))
             return answer
 
-        maa = self.azure.world.azure.maa
-        maa.before_answer = note
+        maa = self.azure.instance.azure.maa
+        maa.before_response = note
         try:
             yield sent
         finally:
-            maa.before_answer = None
+            maa.before_response = None
 
     def get(
         self, name: str, *, user: str = "alice", form: str = PEM, wait: int = 0

@@ -22,24 +22,28 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from skragent.emulator import addresses, paravisor_tpm
+from skragent.emulator import addresses
+from skragent.emulator.amd.chip import Chip
 from skragent.emulator.azure import Azure, Settings
 from skragent.emulator.encoding import base64url, dump_json
-from skragent.emulator.key_material import create_material, kind_of
-from skragent.emulator.key_specs import parse_key_spec
-from skragent.emulator.paravisor import NV_AK_CERTIFICATE, NV_REPORT
-from skragent.emulator.paravisor_ca import VirtualTpmCa
-from skragent.emulator.paravisor_report import (
+from skragent.emulator.keyvault.key_changes import add_version
+from skragent.emulator.keyvault.key_material import create_material, kind_of
+from skragent.emulator.keyvault.key_specs import parse_key_spec
+from skragent.emulator.keyvault.key_store import KeyVersion
+from skragent.emulator.keyvault.vault import Vault
+from skragent.emulator.paravisor.hcl_report import (
     RuntimeData,
     encode_hcl_report,
     report_data,
 )
-from skragent.emulator.silicon import Silicon
+from skragent.emulator.paravisor.paravisor import (
+    NV_AK_CERTIFICATE,
+    NV_REPORT,
+    provisioning,
+)
+from skragent.emulator.paravisor.tpm_ca import VirtualTpmCa
 from skragent.emulator.thread import LoopThread
-from skragent.emulator.vault import Vault
-from skragent.emulator.vault_keys import KeyVersion
-from skragent.emulator.vault_writes import add_version
-from skragent.emulator.vtpm_process import SwtpmProcess
+from skragent.emulator.tpm.swtpm import SwtpmProcess
 
 _INDEX_BYTES = 2048  # the largest that libtpms defines
 VAULT = addresses.VaultPlan("skragent-demo")
@@ -50,16 +54,16 @@ class Hardware:
     """What Azure knows of this VM."""
 
     vm_id: str
-    silicon: Silicon
+    chip: Chip
     ca: VirtualTpmCa
     ak_modulus: int
 
     @property
     def ark_pem(self) -> str:
-        return self.silicon.ark_pem
+        return self.chip.ark_pem
 
     def thim_answer(self) -> dict[str, str]:
-        return self.silicon.thim_answer()
+        return self.chip.thim_answer()
 
     def renew_ak_certificate(
         self, certificate: x509.Certificate
@@ -157,7 +161,7 @@ class AzureThread(LoopThread[AzureSide]):
     @contextmanager
     def outage(self) -> Iterator[None]:
         """Have nothing answer the guest at all: connections are cut at once."""
-        paths = (self.world.imds_socket, self.world.tls_socket)
+        paths = (self.instance.imds_socket, self.instance.tls_socket)
         for path in paths:
             path.rename(path.with_suffix(".gone"))
         try:
@@ -184,16 +188,16 @@ def _socket_paths(directory: Path) -> tuple[Path, Path]:
 
 async def _provision(state: Path, kept: Path) -> Hardware:
     """Make a TPM as Azure's: its keys, the report about them, the AK's certificate."""
-    silicon = await Silicon.load_or_mint(kept / "silicon", "milan", now=_now())
+    chip = await Chip.load_or_mint(kept / "chip", "milan", now=_now())
     ca = await asyncio.to_thread(VirtualTpmCa.load_or_mint, kept / "vtpm-ca-key.pem")
     vm_id = str(uuid.uuid4()).upper()
     process = SwtpmProcess(state)
     await process.power_on()
     try:
-        if await paravisor_tpm.allocate_banks(process.transmit):
+        if await provisioning.allocate_banks(process.transmit):
             await process.power_off()
             await process.power_on()
-        keys = await paravisor_tpm.provision(process.transmit)
+        keys = await provisioning.provision(process.transmit)
         claims = RuntimeData(
             ak_modulus=keys.ak_modulus,
             ek_modulus=None,
@@ -202,17 +206,17 @@ async def _provision(state: Path, kept: Path) -> Hardware:
             user_data=None,
         ).encode()
         report = encode_hcl_report(
-            silicon.attest(report_data(claims)),
+            chip.attest(report_data(claims)),
             claims,
             version=1,
             index_bytes=_INDEX_BYTES,
         )
         certificate = ca.certify(keys.ak_modulus, _now())
         for index, data in ((NV_REPORT, report), (NV_AK_CERTIFICATE, certificate)):
-            await paravisor_tpm.write_guests_index(process.transmit, index, data)
+            await provisioning.write_guests_index(process.transmit, index, data)
     finally:
         await process.power_off()
-    return Hardware(vm_id, silicon, ca, keys.ak_modulus)
+    return Hardware(vm_id, chip, ca, keys.ak_modulus)
 
 
 def _now() -> dt.datetime:

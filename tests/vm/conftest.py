@@ -64,18 +64,18 @@ def azure_and_machine() -> Iterator[tuple[AzureThread, Machine]]:
             archive.add(deb, "skragent.deb")
             archive.add(next_version_of(deb, directory), "skragent-next.deb")
         azure = stack.enter_context(AzureThread(directory, BUILD / "vm" / "kept"))
-        azure.world.azure.imds.is_limited = False
-        azure.call(azure.world.create_key("db:RSA"))
-        azure.call(azure.world.create_key("mac:oct-256"))
+        azure.instance.azure.imds.is_limited = False
+        azure.call(azure.instance.create_key("db:RSA"))
+        azure.call(azure.instance.create_key("mac:oct-256"))
         machine = Machine(
             directory,
             image=image,
             payload=payload,
-            imds=azure.world.imds_socket,
-            tls=azure.world.tls_socket,
+            imds=azure.instance.imds_socket,
+            tls=azure.instance.tls_socket,
             console=LAST / "console.log",
         )
-        stack.callback(lambda: (LAST / "azure.log").write_text(azure.world.log()))
+        stack.callback(lambda: (LAST / "azure.log").write_text(azure.instance.log()))
         stack.enter_context(machine)
         stack.callback(_keep_journal, machine)
         yield azure, machine
@@ -114,7 +114,7 @@ def agent(installed: Agent, machine: Machine) -> Iterator[Agent]:
         machine.reboot()
     installed.settle()
     yield installed
-    installed.azure.world.azure.heal()
+    installed.azure.instance.azure.clear_hooks()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from skragent.emulator.vault_keys import KeyVersion
+from skragent.emulator.keyvault.key_store import KeyVersion
 
 _PIECE = 24  # characters or bytes of a secret: long enough that chance makes none
 

@@ -80,4 +80,4 @@ def test_the_templates_first_boot_serves_the_key(agent_after_purge: Agent) -> No
         guest.check(f"cloud-init {stage}", timeout=300)
     assert guest.check(f"stat -c '%a %U' {CONFIG_PATH}") == "600 skragent\n"
     got = agent.get("db", wait=120)
-    assert got.body == pem_of(agent.azure.world.latest("db"))
+    assert got.body == pem_of(agent.azure.instance.latest("db"))

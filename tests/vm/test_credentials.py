@@ -38,7 +38,7 @@ def digest(agent: Agent, unit: str) -> str:
 
 
 def expected(agent: Agent) -> str:
-    pem = pem_of(agent.azure.world.latest("db"))
+    pem = pem_of(agent.azure.instance.latest("db"))
     return hashlib.sha256(pem.encode()).hexdigest()
 
 

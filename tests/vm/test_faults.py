@@ -9,12 +9,12 @@ import pytest
 from vm.agent import CONFIG, STATUS, Agent
 from vm.keys import pem_of
 
-from skragent.emulator.service import Answer, Request
+from skragent.emulator.service import Request, Response
 
 
 def serves(agent: Agent) -> bool:
     """Tell whether the key is served as the vault has it."""
-    return agent.get("db", wait=60).body == pem_of(agent.azure.world.latest("db"))
+    return agent.get("db", wait=60).body == pem_of(agent.azure.instance.latest("db"))
 
 
 def wait_for_another_process(agent: Agent, pid: str) -> None:
@@ -93,12 +93,12 @@ def test_a_releaser_that_is_killed_is_started_again_and_keys_are_served(
     agents = agent.property("MainPID")
     before = agent.releases()
 
-    async def hold(_: Request, answer: Answer) -> Answer:
+    async def hold(_: Request, answer: Response) -> Response:
         await held.wait()
         return answer
 
-    vault = agent.azure.world.vault
-    vault.before_answer = hold
+    vault = agent.azure.instance.vault
+    vault.before_response = hold
     agent.guest.check("skragent refresh")
     agent.guest.until("pgrep -f [s]kragent.releaser", timeout=90)
     killed = agent.guest.check("pgrep -f [s]kragent.releaser").split()
@@ -106,7 +106,7 @@ def test_a_releaser_that_is_killed_is_started_again_and_keys_are_served(
     label = agent.guest.check(f"cat /proc/{killed[0]}/attr/apparmor/current")
     assert label.strip() == "skragent (enforce)"
     agent.guest.check(f"kill -9 {' '.join(killed)}")
-    vault.before_answer = None
+    vault.before_response = None
     agent.azure.call(_set(held))
     agent.guest.until("journalctl -u skragent -o cat -n 30 | grep -q SIGKILL")
     agent.guest.wait_for(lambda: agent.releases() > before, "a release", timeout=120)
@@ -130,7 +130,7 @@ def test_an_agent_that_hangs_is_ended_by_the_watchdog(agent: Agent) -> None:
 @pytest.fixture
 def clock(agent: Agent) -> Iterator[Agent]:
     yield agent
-    seconds = agent.azure.world.azure.clock.now()
+    seconds = agent.azure.instance.azure.clock.now()
     agent.guest.check(f"date -s @{seconds:.0f}")
 
 
@@ -143,7 +143,7 @@ def test_a_clock_that_is_set_back_takes_no_key(clock: Agent) -> None:
     clock.guest.until(f"{STATUS} | grep -q token.expired", timeout=90)
     assert serves(clock)
     assert clock.property("MainPID") == pid
-    clock.guest.check(f"date -s @{clock.azure.world.azure.clock.now():.0f}")
+    clock.guest.check(f"date -s @{clock.azure.instance.azure.clock.now():.0f}")
     clock.refresh()
     assert serves(clock)
 
@@ -171,9 +171,9 @@ def test_a_disk_that_is_full_takes_no_key(full_disk: Agent) -> None:
     assert serves(agent)
     agent.guest.run("head -c 4G /dev/zero >/filler")
     assert not has_room(agent, "root")
-    azure.call(azure.world.rotate("db"))
+    azure.call(azure.instance.rotate("db"))
     agent.guest.check("skragent refresh db")
-    version = azure.world.latest("db").version
+    version = azure.instance.latest("db").version
     agent.guest.until(f"{STATUS} | grep -q {version}", timeout=90)
     assert serves(agent)
     assert not has_room(agent, "alice")

@@ -8,7 +8,7 @@ from vm.keys import pem_of
 
 def test_an_allowed_user_gets_the_key_after_install_and_enable(agent: Agent) -> None:
     got = agent.guest.check("runuser -u alice -- skragent get db --format pem")
-    assert got == pem_of(agent.azure.world.latest("db"))
+    assert got == pem_of(agent.azure.instance.latest("db"))
     assert agent.property("UnitFileState") == "enabled"
     assert agent.property("User") == "skragent"
 

@@ -17,7 +17,7 @@ def test_the_journal_has_what_it_should_and_no_secret(installed: Agent) -> None:
     journal = gzip.decompress(guest.read("/run/journal.gz"))
     for event in (Event.STARTED, Event.KEY_RELEASED, Event.KEY_SERVED, Event.ADMIN):
         assert f"MESSAGE_ID={event.message_id}".encode() in journal, event
-    azure = installed.azure.world
+    azure = installed.azure.instance
     leaks = [
         name
         for key in ("db", "mac")

@@ -62,7 +62,7 @@ def test_after_a_reboot_with_no_azure_a_new_wrapping_key_brings_the_keys(
         assert agent.property("ActiveState", "uses-db@boot.service") == "activating"
     with agent.evidence() as sent:
         agent.settle()
-    assert agent.get("db").body == pem_of(agent.azure.world.latest("db"))
+    assert agent.get("db").body == pem_of(agent.azure.instance.latest("db"))
     guest.until("systemctl is-active uses-db@boot", timeout=90)
     assert guest.check("cat /run/at-boot") == "2\n"
     after = wrapping_keys(sent)

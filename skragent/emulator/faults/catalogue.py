@@ -14,7 +14,7 @@ from skragent.emulator.faults import grammar
 from skragent.emulator.faults.grammar import Asked, FaultError, Value
 
 if TYPE_CHECKING:
-    from skragent.emulator.faults.site import Site
+    from skragent.emulator.faults.context import Site
 
 Apply = Callable[["Site", Asked], Awaitable[None]]
 

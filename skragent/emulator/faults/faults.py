@@ -10,12 +10,12 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from skragent.emulator.faults.catalogue import parse
+from skragent.emulator.faults.context import TPM_HINT, Site
 from skragent.emulator.faults.grammar import FaultError
-from skragent.emulator.faults.site import TPM_HINT, Site
-from skragent.emulator.vtpm_process import TpmFailureMode
+from skragent.emulator.tpm.swtpm import TpmFailureMode
 
 if TYPE_CHECKING:
-    from skragent.emulator.world import Emulator
+    from skragent.emulator.emulator import Emulator
 
 
 class Faults:

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from skragent.emulator.hostile_delivery import DRIPS
+from skragent.emulator.hostile_responses import DRIPS
 from skragent.errors import EmulatorError
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from skragent.emulator.faults.catalogue import OF_REQUESTS, fault
 from skragent.emulator.faults.grammar import Asked, Value, optional
 
 if TYPE_CHECKING:
-    from skragent.emulator.faults.site import Site
-    from skragent.emulator.service import Answer, Request
+    from skragent.emulator.faults.context import Site
+    from skragent.emulator.service import Request, Response
 
 _ALL = "imds maa entra vault hsm"
 _MIB = 1 << 20
@@ -66,9 +66,9 @@ async def reset(site: Site, asked: Asked) -> None:
     Behind `--latency` it only ends there: the relay does not carry a reset.
     """
 
-    async def break_off(_: Request, answer: Answer) -> Answer:
-        answer.delivery = "reset"
-        return answer
+    async def break_off(_: Request, response: Response) -> Response:
+        response.delivery = "reset"
+        return response
 
     site.hook(asked, break_off)
 
@@ -77,9 +77,9 @@ async def reset(site: Site, asked: Asked) -> None:
 async def truncate(site: Site, asked: Asked) -> None:
     """The connection ends after half of the body that Content-Length promised."""
 
-    async def cut(_: Request, answer: Answer) -> Answer:
-        answer.delivery = "cut"
-        return answer
+    async def cut(_: Request, response: Response) -> Response:
+        response.delivery = "cut"
+        return response
 
     site.hook(asked, cut)
 
@@ -88,9 +88,9 @@ async def truncate(site: Site, asked: Asked) -> None:
 async def oversize(site: Site, asked: Asked) -> None:
     """The body is filled up with spaces to so many bytes (16 MiB): still good JSON."""
 
-    async def fill(_: Request, answer: Answer) -> Answer:
-        answer.body = answer.body.ljust(asked.value)
-        return answer
+    async def fill(_: Request, response: Response) -> Response:
+        response.body = response.body.ljust(asked.value)
+        return response
 
     site.hook(asked, fill)
 
@@ -116,11 +116,11 @@ async def bomb(site: Site, asked: Asked) -> None:
 def _deliver(
     site: Site, asked: Asked, delivery: Literal["drip", "flood", "bomb"]
 ) -> None:
-    async def mark(_: Request, answer: Answer) -> Answer:
-        answer.delivery, answer.measure = delivery, asked.value
-        if 300 <= answer.status < 400:  # noqa: PLR2004 - RFC 9110 §15.4
-            answer.headers["Location"] = "/elsewhere"
-        return answer
+    async def mark(_: Request, response: Response) -> Response:
+        response.delivery, response.measure = delivery, asked.value
+        if 300 <= response.status < 400:  # noqa: PLR2004 - RFC 9110 §15.4
+            response.headers["Location"] = "/elsewhere"
+        return response
 
     site.hook(asked, mark)
 
@@ -129,9 +129,9 @@ def _deliver(
 async def content_type(site: Site, asked: Asked) -> None:
     """The body is called by another media type (text/html)."""
 
-    async def call(_: Request, answer: Answer) -> Answer:
-        answer.headers["Content-Type"] = asked.value
-        return answer
+    async def call(_: Request, response: Response) -> Response:
+        response.headers["Content-Type"] = asked.value
+        return response
 
     site.hook(asked, call)
 
@@ -142,9 +142,9 @@ async def content_type(site: Site, asked: Asked) -> None:
 async def body(site: Site, asked: Asked) -> None:
     """The body is this text instead (a page of HTML); status and headers stay."""
 
-    async def replace(_: Request, answer: Answer) -> Answer:
-        answer.body = asked.value.encode()
-        return answer
+    async def replace(_: Request, response: Response) -> Response:
+        response.body = asked.value.encode()
+        return response
 
     site.hook(asked, replace)
 
@@ -153,11 +153,11 @@ def _hold_answers(site: Site, asked: Asked, seconds: float | None = None) -> Non
     """Keep answers back; who waits is let go at the reset."""
     is_over = asyncio.Event()
 
-    async def wait(_: Request, answer: Answer) -> Answer:
+    async def wait(_: Request, response: Response) -> Response:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await is_over.wait()
-        return answer
+        return response
 
     async def let_go() -> None:
         is_over.set()

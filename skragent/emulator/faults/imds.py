@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from skragent.emulator.faults import grammar
 from skragent.emulator.faults.catalogue import OF_ANSWERS, fault
 from skragent.emulator.faults.grammar import Asked, optional
-from skragent.emulator.faults.jws import with_member
-from skragent.emulator.thim import AT_ONCE
+from skragent.emulator.faults.tampering import with_member
+from skragent.emulator.imds.thim import AT_ONCE
 from skragent.emulator.throttle import TokenBucket
 
 if TYPE_CHECKING:
-    from skragent.emulator.faults.site import Site
+    from skragent.emulator.faults.context import Site
     from skragent.emulator.service import Request
 
 

@@ -10,12 +10,12 @@ import struct
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Final
 
-from skragent.emulator import tpm_wire as tpm
 from skragent.emulator.faults.grammar import FaultError
-from skragent.emulator.tpm_wire import Command
+from skragent.emulator.tpm import messages as tpm
+from skragent.emulator.tpm.messages import Command
 
 if TYPE_CHECKING:
-    from skragent.emulator.vtpm_handles import Transmit
+    from skragent.emulator.tpm.resource_manager import Transmit
 
 _CC_LOCK_RESET: Final = 0x139
 _CC_PARAMETERS: Final = 0x13A
@@ -68,7 +68,7 @@ async def _properties(transmit: Transmit, first: int, count: int) -> tuple[int, 
 
 
 async def _run(transmit: Transmit, command: Command) -> bytes:
-    answer = tpm.parse_response(await transmit(command.encode()))
-    if answer.rc != tpm.RC_SUCCESS:
-        raise FaultError(f"the vTPM's lockout cannot be set: 0x{answer.rc:03x}")
-    return answer.parameters
+    response = tpm.parse_response(await transmit(command.encode()))
+    if response.rc != tpm.RC_SUCCESS:
+        raise FaultError(f"the vTPM's lockout cannot be set: 0x{response.rc:03x}")
+    return response.parameters

@@ -12,7 +12,7 @@ from skragent.emulator.encoding import base64std, base64url, decode_base64, dump
 from skragent.emulator.faults import grammar
 from skragent.emulator.faults.catalogue import OF_ANSWERS, fault
 from skragent.emulator.faults.grammar import Asked, Value, choice, optional
-from skragent.emulator.faults.jws import (
+from skragent.emulator.faults.tampering import (
     HEADER,
     PAYLOAD,
     change_part,
@@ -22,7 +22,7 @@ from skragent.emulator.faults.jws import (
 )
 
 if TYPE_CHECKING:
-    from skragent.emulator.faults.site import Site
+    from skragent.emulator.faults.context import Site
 
 _TIMES = ("exp", "nbf", "iat")
 _Claims = dict[str, Any]

@@ -16,19 +16,19 @@ from skragent.emulator.faults.grammar import (
     choice,
     optional,
 )
-from skragent.emulator.key_material import create_material, kind_of
-from skragent.emulator.refusal import RefusalError
+from skragent.emulator.keyvault.access_control import ALL_PERMISSIONS
+from skragent.emulator.keyvault.key_changes import add_version
+from skragent.emulator.keyvault.key_material import create_material, kind_of
+from skragent.emulator.service import RefusalError
 from skragent.emulator.throttle import SlidingWindow
-from skragent.emulator.vault_access import ALL_PERMISSIONS
-from skragent.emulator.vault_writes import add_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from skragent.emulator.faults.site import Site
+    from skragent.emulator.faults.context import Site
+    from skragent.emulator.keyvault.key_store import KeyVersion, StoredKey
+    from skragent.emulator.keyvault.vault import Vault
     from skragent.emulator.service import Request
-    from skragent.emulator.vault import Vault
-    from skragent.emulator.vault_keys import KeyVersion, StoredKey
 
 _BOTH = "vault hsm"
 _WINDOW_SECONDS = 10

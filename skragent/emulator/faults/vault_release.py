@@ -10,12 +10,12 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from skragent.emulator.faults import grammar
 from skragent.emulator.faults.catalogue import OF_ANSWERS, fault
 from skragent.emulator.faults.grammar import Asked, Value, choice, optional
-from skragent.emulator.faults.jws import flip_signature, with_member
-from skragent.emulator.key_material import create_material
-from skragent.emulator.vault_keys import KeyVersion
+from skragent.emulator.faults.tampering import flip_signature, with_member
+from skragent.emulator.keyvault.key_material import create_material
+from skragent.emulator.keyvault.key_store import KeyVersion
 
 if TYPE_CHECKING:
-    from skragent.emulator.faults.site import Site
+    from skragent.emulator.faults.context import Site
 
 _BOTH = "vault hsm"
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final
 
 from skragent.emulator.faults import grammar, lockout
 from skragent.emulator.faults.catalogue import fault
+from skragent.emulator.faults.context import counter
 from skragent.emulator.faults.grammar import Asked, FaultError, Value, choice, optional
-from skragent.emulator.faults.jws import flip
-from skragent.emulator.faults.site import counter
-from skragent.emulator.tpm_wire import TpmRefusal
+from skragent.emulator.faults.tampering import flip
+from skragent.emulator.tpm.messages import TpmRefusal
 
 if TYPE_CHECKING:
-    from skragent.emulator.faults.site import Site
+    from skragent.emulator.faults.context import Site
 
 # Where the parts of an HCL report lie: offset and size.
 _PARTS: Final = {
@@ -168,15 +168,15 @@ async def thim_lags(site: Site, asked: Asked) -> None:
     """The chip's firmware is updated; THIM still gives the endorsements of before."""
     vm = site.vm()
     paravisor = vm.paravisor
-    before = paravisor.silicon
+    before = paravisor.chip
     endorsements = vm.thim_answer()
 
     async def restore() -> None:
-        paravisor.silicon = before
+        paravisor.chip = before
         await paravisor.refresh()
 
     site.mutate(asked, "thim", lambda _: endorsements)
     site.on_reset(restore)
     now = site.emulator.azure.clock.utc()
-    paravisor.silicon = before.update_firmware(now)
+    paravisor.chip = before.update_firmware(now)
     await paravisor.refresh()

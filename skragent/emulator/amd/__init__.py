@@ -1,0 +1,1 @@
+"""AMD's side of the VM: certificates and attestation reports."""

@@ -1,0 +1,1 @@
+"""The Azure Instance Metadata Service."""

@@ -1,0 +1,1 @@
+"""The paravisor: the vTPM's keys, the HCL report and the measured boot."""
