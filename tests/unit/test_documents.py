@@ -128,11 +128,7 @@ def test_each_yaml_block_can_be_read(block: Block) -> None:
 @functools.cache
 def metrics() -> frozenset[str]:
     """Return the name of each metric, without `_total` of a counter."""
-    return frozenset(
-        value.removesuffix("_total")
-        for value in vars(names).values()
-        if isinstance(value, str) and value.startswith("skragent_")
-    )
+    return frozenset(metric.name for metric in names.METRICS)
 
 
 @pytest.mark.parametrize("path", PAGES)
