@@ -98,15 +98,15 @@ def _warnings(config: Config) -> list[str]:
     ]
     if not config.agent.unit_rules_without_pidfd and not probe_pidfd():
         warnings += [
-            f"keys.{shown(alias)}.allow[{i}].unit: this kernel has no peer pidfds (Linux 6.5):"
-            " on api.sock it matches nobody, see agent.unit_rules_without_pidfd"
+            f"keys.{shown(alias)}.allow[{i}].unit: this kernel has no peer pidfds"
+            " (Linux 6.5): on api.sock the rule matches nobody, see agent.unit_rules_without_pidfd"
             for alias, key in config.keys.items()
             for i, rule in enumerate(key.allow)
             if rule.unit is not None
         ]
     warnings += [
-        f"keys.{shown(alias)}.allow[{i}].unit: `{rule.unit}` is every unit, sessions of users"
-        " among them"
+        f"keys.{shown(alias)}.allow[{i}].unit: `{rule.unit}` is every unit, sessions of"
+        " users among them"
         for alias, key in config.keys.items()
         for i, rule in enumerate(key.allow)
         if rule.unit is not None and not rule.unit.strip("*?")
