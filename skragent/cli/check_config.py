@@ -99,7 +99,8 @@ def _warnings(config: Config) -> list[str]:
     if not config.agent.unit_rules_without_pidfd and not probe_pidfd():
         warnings += [
             f"keys.{shown(alias)}.allow[{i}].unit: this kernel has no peer pidfds"
-            " (Linux 6.5): on api.sock the rule matches nobody, see agent.unit_rules_without_pidfd"
+            " (Linux 6.5): on api.sock the rule matches no caller, see"
+            " agent.unit_rules_without_pidfd"
             for alias, key in config.keys.items()
             for i, rule in enumerate(key.allow)
             if rule.unit is not None

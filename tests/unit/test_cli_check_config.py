@@ -226,7 +226,6 @@ def test_problems_and_warnings_are_printed_in_one_run(
         '[vtpm]\ntcti = "device:/a\\u0000b"\n[keys."\\u001b[2J"]\n',
         '[keys.a]\nallow = [{ unit = "\\u0000" }, { unit = "" }]\n',
         '[keys.a]\nid = "x"\nvault = "y"\n',
-        '[identity]\ncertificate = "/a\\u0000b"\n',
     ],
 )
 def test_values_with_problems_are_no_trouble_for_warnings(
