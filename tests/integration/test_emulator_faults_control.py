@@ -39,10 +39,12 @@ def status_of_maa(emulator: EmulatorThread) -> int:
 def test_faults_are_applied_told_and_reset(
     emulator: EmulatorThread, control: requests.Session
 ) -> None:
-    for text in ("maa.status=503", "vm.pcr=5"):
-        answer = control.post(URL, json={"fault": text})
-        assert answer.status_code == 200
-    assert control.get(URL).json() == {"applied": ["maa.status=503", "vm.pcr=5"]}
+    answers = [
+        control.post(URL, json={"fault": text})
+        for text in ("maa.status=503", "vm.pcr=5")
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[-1].json() == {"applied": ["maa.status=503", "vm.pcr=5"]}
     assert status_of_maa(emulator) == 503
     assert control.get(URL).json()["applied"] == ["maa.status=503", "vm.pcr=5"]
     assert control.delete(URL).json() == {"applied": []}
