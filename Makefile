@@ -45,6 +45,7 @@ lint: setup ## format, lint, types and import contracts
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
+	@.venv/bin/python .ci/check_links.py
 
 package-tools: setup ## install what building and testing packages needs beside that
 	@bash .ci/apt lintian rpm mmdebstrap binutils dpkg-dev python3-venv

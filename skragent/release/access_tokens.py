@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import threading
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from azure.core.exceptions import AzureError, ClientAuthenticationError
@@ -53,7 +54,6 @@ _ACCESS_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,32768}=*")
 # (throttling) are not about us (learn.microsoft.com: reference-error-codes).
 _REFUSED = re.compile(r"AADSTS(?!(50196|90033|90055)\b)[0-9]+")
 
-_OK, _TOO_MANY_REQUESTS, _SERVER_ERRORS = 200, 429, 500
 _ENTRA_IS_BUSY = (
     "Passes by itself: Entra ID cannot answer now. If it stays, look at Azure's service"
     " health."
@@ -198,7 +198,7 @@ def _describe_imds(error: Exception, text: str, status: int) -> str:
         is_same = rest.lower() in ("", code.lower().replace("_", " "))
         words = rest or code if is_same else f"{code}: {rest}"
     answered = f"IMDS answered HTTP {status}"
-    if status == _OK:
+    if status == HTTPStatus.OK:
         answered += " without a usable access token"
     words = quote(words).strip(",. ")
     return f"{answered}: {words}" if words else answered
@@ -209,6 +209,9 @@ def _hint(status: int, *, is_permanent: bool, of_entra: bool) -> str:
     if is_permanent:
         return _OF_APPLICATION if of_entra else ""
     if of_entra:
-        is_passing = status == _TOO_MANY_REQUESTS or status >= _SERVER_ERRORS
+        is_passing = (
+            status == HTTPStatus.TOO_MANY_REQUESTS
+            or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        )
         return _ENTRA_IS_BUSY if is_passing else _OF_APPLICATION
     return imds_hint(status)

@@ -7,6 +7,7 @@ means is the caller's to judge.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Final, Self
 
@@ -168,10 +169,10 @@ def raise_for_status(response: HttpResponse, what: str) -> None:
         TransportError: transport.throttled or .server, with `retry_after` where the
             answer says it in seconds. (An HTTP-date would need a clock.)
     """
-    if response.status == requests.codes.too_many_requests:
+    if response.status == HTTPStatus.TOO_MANY_REQUESTS:
         code, said = "transport.throttled", "asks us to slow down"
         hint = THROTTLED_HINT
-    elif response.status >= requests.codes.internal_server_error:
+    elif response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         code, said = "transport.server", "cannot answer now"
         hint = SERVER_HINT
     else:
@@ -197,24 +198,24 @@ def imds_hint(status: int) -> str:
 
     Statuses: Microsoft's guidance for its clients, as `IMDS_UPDATE_SECONDS`.
     """
-    if status == requests.codes.gone:
+    if status == HTTPStatus.GONE:
         return (
             "Passes by itself: IMDS is being updated, which takes up to"
             f" {IMDS_UPDATE_SECONDS:.0f} s."
         )
-    if status == requests.codes.too_many_requests:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
         return (
             "Passes by itself: IMDS answers a few requests a second for the whole VM."
             " If it stays, find the program on this VM that asks it all the time."
         )
-    if status == requests.codes.not_found:
+    if status == HTTPStatus.NOT_FOUND:
         return (
             "Passes by itself: IMDS does not have this path yet, early in the VM's"
             " life. If it stays, restart the VM."
         )
     if (
-        status >= requests.codes.internal_server_error
-        or status == requests.codes.request_timeout
+        status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        or status == HTTPStatus.REQUEST_TIMEOUT
     ):
         return (
             "Passes by itself: IMDS cannot answer now. If it stays, restart the VM, and"
@@ -229,4 +230,4 @@ def find_retry_after(status: int, headers: Mapping[str, str]) -> float | None:
     Only IMDS ever answers 410, and by that says it too.
     """
     said = parse_retry_after(headers.get("Retry-After", ""))
-    return said or (IMDS_UPDATE_SECONDS if status == requests.codes.gone else said)
+    return said or (IMDS_UPDATE_SECONDS if status == HTTPStatus.GONE else said)
