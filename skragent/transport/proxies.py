@@ -6,6 +6,7 @@ Pure but for the environment, which is given. Never the proxy's user and passwor
 from __future__ import annotations
 
 import re
+import urllib.parse
 from typing import TYPE_CHECKING, Final
 
 import requests.utils
@@ -22,6 +23,7 @@ _HINT: Final = (
     " sets both (`systemctl show -p Environment skragent`; skragent.service(8), A"
     " proxy)."
 )
+_MALFORMED: Final = "with a malformed URL"
 # What http.client says of an answer to CONNECT.
 _REFUSED_TUNNEL: Final = re.compile(r"Tunnel connection failed: (.*)", re.DOTALL)
 
@@ -33,12 +35,30 @@ def find_proxy(
     proxy = requests.utils.select_proxy(url, dict(proxies or {}))
     if not proxy:
         return ""
-    origin = origin_of(proxy if "://" in proxy else f"http://{proxy}")
+    origin = _origin_of_proxy(proxy)
     scheme = url.partition(":")[0].lower()
     # urllib.request.getproxies_environment: lower case comes first.
     names = (f"{scheme}_proxy", f"{scheme}_PROXY".upper(), "all_proxy", "ALL_PROXY")
     setting = next((name for name in names if environment.get(name) == proxy), "")
     return f"{origin} ({setting})" if setting else origin
+
+
+def _origin_of_proxy(proxy: str) -> str:
+    """Name the proxy's origin; quote nothing of a malformed URL.
+
+    A password with a `/`, `#` or `?` that is not percent-encoded ends the authority
+    early, and is then where the host or the port should be.
+    """
+    url = proxy if "://" in proxy else f"http://{proxy}"
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, _ = parts.hostname or "", parts.port  # the port must be a number
+    except ValueError:
+        return _MALFORMED
+    # `%` is of an IPv6 address alone: RFC 6874.
+    is_host = bool(host) and ("%" not in host or ":" in host)
+    is_whole = "@" not in f"{parts.path}{parts.query}{parts.fragment}"
+    return origin_of(url) if is_host and is_whole else _MALFORMED
 
 
 def name_proxy(error: TransportError, cause: Exception, proxy: str) -> TransportError:
