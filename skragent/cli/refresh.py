@@ -103,10 +103,9 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         answer = exchange(path, request, TIMEOUT_SECONDS)
         names = answer.names("refreshing")
-        print(f"refreshing: {', '.join(names) or 'nothing'}")
+        print(f"refreshing: {', '.join(names) or 'nothing'}", flush=True)
         if not arguments.wait:
             return exit_codes.OK
-        sys.stdout.flush()
         order = _Order(_attempts(answer, names), answer.document().get("started_at"))
         deadline.doing(f"waiting for the result of {', '.join(names)}")
         return _wait(path, order, ends_at, arguments.timeout)
