@@ -28,7 +28,9 @@ if TYPE_CHECKING:
         TokenRequestOptions,
     )
 
+# azure-identity begins with these words, also if IMDS has answered with a refusal.
 _UNAVAILABLE_PREFIX = "ManagedIdentityCredential authentication unavailable"
+_NO_RESPONSE = ", no response from the IMDS endpoint."
 # What IMDS and Entra ID say when asking again would not help (learn.microsoft.com:
 # "How to use managed identities to acquire an access token", error handling).
 _NO_IDENTITY = re.compile(
@@ -149,7 +151,9 @@ def judge_identity_failure(
     is_known = isinstance(error, AzureError | SkrAgentError)
     text = error.message if is_known else type(error).__name__  # type: ignore[attr-defined] # both have one
     text = str(text).removeprefix(_UNAVAILABLE_PREFIX)
-    reason = quote(text).strip(",. ")
+    if status:
+        text = text.removeprefix(_NO_RESPONSE)
+    reason = quote(text).strip(",. ") or f"HTTP {status}"
     code = "identity.unavailable"
     if isinstance(error, CredentialUnavailableError):
         if _NO_IDENTITY.search(reason):
