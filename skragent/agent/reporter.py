@@ -258,9 +258,10 @@ def _log_failure(
     event: Event, prefix: str, error: AgentError, seconds: float, key: str | None
 ) -> None:
     hint = f" {error.hint}" if error.hint else ""
+    message = error.message.removesuffix(".")  # a quoted sentence has its own
     log(
         Event.ATTENTION if error.disposition in NEEDS_ATTENTION else event,
-        f"{prefix}{error.message}.{hint} Next attempt in {seconds:.0f} s.",
+        f"{prefix}{message}.{hint} Next attempt in {seconds:.0f} s.",
         key=key,
         code=error.code,
     )

@@ -203,7 +203,7 @@ def test_command_lists_every_fault_without_a_directory() -> None:
 def test_fault_that_cannot_be_starts_nothing(tmp_path: Path) -> None:
     directory = tmp_path / "emu"
     outcome = run("--dir", str(directory), "--fault", "maa.slow")
-    assert outcome.returncode != 0
-    assert "emulator.fault" in outcome.stderr
+    assert outcome.returncode == 2
+    assert "argument --fault: there is no fault `maa.slow`" in outcome.stderr
     assert "--list-faults" in outcome.stderr
     assert not directory.exists()

@@ -188,6 +188,16 @@ def test_cause_and_remedy_of_a_failure_are_kept_until_a_release(world: World) ->
     assert (entry.failure_message, entry.failure_hint) == ("", "")
 
 
+def test_a_quoted_sentence_keeps_one_full_stop(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = AgentError("the provider answered: It is not valid.", hint="Ask.")
+    with caplog.at_level(logging.INFO):
+        world.holder.key_failed("disk", error, 3)
+    (record,) = caplog.records
+    assert "It is not valid. Ask. Next attempt" in record.getMessage()
+
+
 def test_a_failed_job_is_why_every_missing_key_is_missing(world: World) -> None:
     world.holder.job_failed(["disk"], denied(), 3)
     entry = world.keyring.get("disk")
