@@ -194,7 +194,13 @@ def describe_problem(key: dict[str, Any]) -> list[str]:
     if code:
         cause = key.get("last_failure_message") or "see the journal"
         remedy = key.get("last_failure_hint") or f"See {code} in skragent-errors(7)."
-        return [f"cause: {code}: {cause}", f"remedy: {remedy}"]
+        lines = [f"cause: {code}: {cause}", f"remedy: {remedy}"]
+        if (wipe_at := key.get("wipe_at")) is not None:
+            lines.append(
+                f"warning: if the denial is repeated at {_moment(wipe_at)} or later,"
+                " the agent wipes the held key"
+            )
+        return lines
     if state == "dropped":
         return [
             "cause: an administrator dropped the key",

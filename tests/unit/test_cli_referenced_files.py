@@ -38,11 +38,11 @@ EC_KEY = ec.generate_private_key(ec.SECP256R1())
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 
-def certificate_pem(key: PrivateKey) -> bytes:
+def certificate_pem(key: PrivateKey, days: int = 36500) -> bytes:
     name = x509.Name.from_rfc4514_string("CN=application")
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name)
     builder = builder.public_key(key.public_key()).serial_number(1)
-    builder = builder.not_valid_before(NOW).not_valid_after(NOW + timedelta(days=1))
+    builder = builder.not_valid_before(NOW).not_valid_after(NOW + timedelta(days))
     return pem(builder.sign(key, SHA256()).public_bytes(Encoding.DER))
 
 
@@ -246,6 +246,14 @@ def test_a_file_of_an_identity_that_can_be_used_is_not_mentioned(
     checked = check(f'[identity]{APPLICATION}{setting} = "{path}"\n')
     assert checked.code == exit_codes.OK
     assert not [line for line in checked.lines if path in line]
+
+
+def test_an_expired_certificate_of_an_identity_is_a_warning(check: Checker) -> None:
+    path = check.write("file", certificate_pem(RSA_KEY, days=1) + key_pem(RSA_KEY))
+    checked = check(f'[identity]{APPLICATION}certificate = "{path}"\n')
+    assert checked.code == exit_codes.OK
+    (line,) = checked.about(f"warning: identity.certificate: {path}: ")
+    assert f"the certificate expired on {NOW + timedelta(days=1):%Y-%m-%d}: put" in line
 
 
 def test_a_secret_that_every_user_can_read_is_a_warning(check: Checker) -> None:
