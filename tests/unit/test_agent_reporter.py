@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -194,10 +195,8 @@ def test_a_quoted_sentence_keeps_one_full_stop(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     error = AgentError("the provider answered: It is not valid.", hint="Ask.")
-    with caplog.at_level(logging.INFO):
-        world.holder.key_failed("disk", error, 3)
-    (record,) = caplog.records
-    assert "It is not valid. Ask. Next attempt" in record.getMessage()
+    world.holder.key_failed("disk", error, 3, wiped_in=math.inf)
+    assert "It is not valid. Ask. Next attempt" in caplog.records[-1].getMessage()
 
 
 def test_a_denial_that_can_wipe_a_held_key_says_when(
