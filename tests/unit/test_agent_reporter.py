@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
