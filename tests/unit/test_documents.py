@@ -138,7 +138,7 @@ def test_each_json_block_can_be_read(block: Block) -> None:
 @functools.cache
 def metrics() -> frozenset[str]:
     """Return the name of each metric, without `_total` of a counter."""
-    return frozenset(metric.name for metric in names.METRICS)
+    return frozenset(n for m in names.METRICS for n in (m.name, m.exposed_name))
 
 
 @pytest.mark.parametrize("path", PAGES)
