@@ -92,7 +92,7 @@ _skragent() {
       options+=' --all --timeout --socket --config'
       keys=-
       ;;
-    report) options+=' --hcl --certs --quote --roots --at --config --json' ;;
+    report) options+=' --hcl --certs --quote --roots --at --save --config --json' ;;
     emulator)
       options+=' --dir --key --latency --real-names --fault --list-faults'
       ;;
