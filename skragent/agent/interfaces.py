@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from skragent.agent.cached_token import HeldToken
     from skragent.agent.job_runner import Release
@@ -96,14 +96,30 @@ class Holder(Protocol):
         """Tell that new versions of a key are noticed at its refresh only."""
         ...
 
-    def key_failed(self, alias: str, error: AgentError, seconds: float) -> None:
-        """Tell that one key was not released, and when it is asked for again."""
+    def key_failed(
+        self, alias: str, error: AgentError, seconds: float, *, wiped_in: float
+    ) -> None:
+        """Report that a key was not released.
+
+        Args:
+            alias: the key.
+            error: the reason.
+            seconds: until the next attempt.
+            wiped_in: seconds until a repeated denial can wipe the held key.
+        """
         ...
 
     def job_failed(
-        self, aliases: Sequence[str], error: AgentError, seconds: float
+        self, wiped_in: Mapping[str, float], error: AgentError, seconds: float
     ) -> None:
-        """Tell that a job for these keys failed as a whole, and when it is repeated."""
+        """Report that a job failed as a whole.
+
+        Args:
+            wiped_in: its keys, each with the seconds until a repeated denial can wipe
+                the held key.
+            error: the reason.
+            seconds: until the next attempt.
+        """
         ...
 
     def attempt_ended(self, alias: str) -> None:

@@ -169,7 +169,12 @@ class Settling:
             jitter=chance,
             confirms_in=key_records.seconds_until_confirmable(life, error, boottime),
         )
-        self._holder.key_failed(alias, error, seconds)
+        self._holder.key_failed(
+            alias,
+            error,
+            seconds,
+            wiped_in=key_records.seconds_until_wiped(life, boottime, seconds),
+        )
         due_at = boottime + seconds
         self._plan(alias, life, due_at, is_held_off=due_times.is_asked_to_wait(error))
 

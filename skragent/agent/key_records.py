@@ -35,7 +35,12 @@ from skragent.agent.due_times import (
     seconds_to_confirm,
 )
 from skragent.agent.jobs import is_same_key
-from skragent.denials import Authority
+from skragent.denials import (
+    DENIALS,
+    REPEATED_AFTER_SECONDS,
+    Authority,
+    Confirmation,
+)
 from skragent.job import MAX_KEYS
 from skragent.keyring import KeyState
 
@@ -234,6 +239,24 @@ def seconds_until_confirmable(
     if not life.is_held or life.terms.is_kept_when_denied:
         return math.inf
     return seconds_to_confirm(life.failures, error, boottime)
+
+
+def seconds_until_wiped(life: KeyRecord, boottime: float, retry_in: float) -> float:
+    """Return the time until a repeated denial can wipe the held key; infinite if never.
+
+    Args:
+        life: the key's record after a failure.
+        boottime: now.
+        retry_in: seconds until the next attempt.
+    """
+    if not life.is_held or life.terms.is_kept_when_denied:
+        return math.inf
+    times = [math.inf]
+    for code, denied in life.failures.denials.items():
+        left = denied.first_at + REPEATED_AFTER_SECONDS - boottime
+        is_clear = DENIALS[code].confirmation is Confirmation.FRESH_TOKEN
+        times.append(left if left > 0 and not is_clear else retry_in)
+    return min(times)
 
 
 def crashed(

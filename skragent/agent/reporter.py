@@ -5,6 +5,7 @@ Says what it holds by version and fingerprint, never more.
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from skragent.observe import Event, log, names
 from skragent.secretmem import explain_fallback
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     from skragent.agent.clock import Clock
     from skragent.agent.key_records import KeyRecord
@@ -172,22 +173,39 @@ class Holder:
         self._keyring.mark(alias, life.state)
         self.show_status()
 
-    def key_failed(self, alias: str, error: AgentError, seconds: float) -> None:
-        """Tell that one key was not released, and when it is asked for again."""
-        self._note_failure(alias, error, seconds)
+    def key_failed(
+        self, alias: str, error: AgentError, seconds: float, *, wiped_in: float
+    ) -> None:
+        """Report that a key was not released; see `interfaces.Holder`."""
+        self._note_failure(alias, error, seconds, wiped_in)
         self._counters.count_release(alias, _result(error), error.code)
-        _log_failure(Event.KEY_FAILED, f"key {alias}: ", error, seconds, alias)
+        warning = self._warn_of_wiping({alias: wiped_in})
+        _log_failure(
+            Event.KEY_FAILED, f"key {alias}: ", error, seconds, alias, warning=warning
+        )
         self.show_status()
 
     def job_failed(
-        self, aliases: Sequence[str], error: AgentError, seconds: float
+        self, wiped_in: Mapping[str, float], error: AgentError, seconds: float
     ) -> None:
-        """Tell that a job for these keys failed as a whole, and when it is repeated."""
-        for alias in aliases:
-            self._note_failure(alias, error, seconds)
+        """Report that a job failed as a whole; see `interfaces.Holder`."""
+        for alias, left in wiped_in.items():
+            self._note_failure(alias, error, seconds, left)
         self._counters.count_attestation(_result(error), error.code)
-        _log_failure(Event.JOB_FAILED, "", error, seconds, None)
+        warning = self._warn_of_wiping(wiped_in)
+        _log_failure(Event.JOB_FAILED, "", error, seconds, None, warning=warning)
         self.show_status()
+
+    def _warn_of_wiping(self, wiped_in: Mapping[str, float]) -> str:
+        """Return a sentence about the held keys that a repeated denial wipes."""
+        times = {alias: left for alias, left in wiped_in.items() if left < math.inf}
+        if not times:
+            return ""
+        moment = _moment(self._clock.now() + min(times.values()))
+        return (
+            f" If the denial is repeated at {moment} or later, the agent wipes the held"
+            f" key {', '.join(times)}."
+        )
 
     def attempt_ended(self, alias: str) -> None:
         """Count an attempt for an administrator who waits for the result."""
@@ -226,13 +244,17 @@ class Holder:
         trouble = f"; {', '.join(codes)}" if codes else ""
         self._notifier.status(f"{held} of {len(entries)} keys held{trouble}")
 
-    def _note_failure(self, alias: str, error: AgentError, seconds: float) -> None:
+    def _note_failure(
+        self, alias: str, error: AgentError, seconds: float, wiped_in: float
+    ) -> None:
+        now = self._clock.now()
         self._keyring.note_failure(
             alias,
             error.code,
             message=error.message,
             hint=error.hint,
-            retry_at=self._clock.now() + seconds,
+            retry_at=now + seconds,
+            wipe_at=None if wiped_in == math.inf else now + wiped_in,
             needs_attention=error.disposition in NEEDS_ATTENTION,
         )
 
@@ -255,12 +277,19 @@ def _result(error: AgentError) -> str:
 
 
 def _log_failure(
-    event: Event, prefix: str, error: AgentError, seconds: float, key: str | None
+    event: Event,
+    prefix: str,
+    error: AgentError,
+    seconds: float,
+    key: str | None,
+    *,
+    warning: str = "",
 ) -> None:
     hint = f" {error.hint}" if error.hint else ""
+    message = error.message.removesuffix(".")  # a quoted sentence has its own
     log(
         Event.ATTENTION if error.disposition in NEEDS_ATTENTION else event,
-        f"{prefix}{error.message}.{hint} Next attempt in {seconds:.0f} s.",
+        f"{prefix}{message}.{hint}{warning} Next attempt in {seconds:.0f} s.",
         key=key,
         code=error.code,
     )

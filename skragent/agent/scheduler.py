@@ -402,7 +402,13 @@ class Supervisor:
             is_vault=False,
             confirms_in=confirms_in,
         )
-        self._holder.job_failed(wanted, error, seconds)
+        wiped_in = {
+            alias: key_records.seconds_until_wiped(
+                self._lives.of[alias], boottime, seconds
+            )
+            for alias in wanted
+        }
+        self._holder.job_failed(wiped_in, error, seconds)
         self._settling.end_attempts(wanted)
         return seconds
 

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from typing_extensions import override
 
@@ -20,12 +20,24 @@ from skragent.cli import deadline
 from skragent.errors import EmulatorError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from skragent.emulator.emulator import Emulator
     from skragent.emulator.keyvault.key_specs import KeySpec
 
 _DEFAULT_KEY = "demo:RSA"
+
+_DESCRIPTION = """\
+Run an emulator of a TPM, an AMD chip, IMDS, Entra ID, Microsoft Azure Attestation,
+Key Vault and Managed HSM until Ctrl-C. Print READY when all of them answer, and write
+DIR/skragent.toml for `skragent run`."""
+
+_EPILOG = """\
+exit status:
+  0    stopped by SIGTERM or SIGINT
+  2    the command line is invalid: a --fault that does not exist, or a --key whose
+       store, kind or policy file cannot be used
+  69   the emulator cannot start; the message has the reason"""
 
 
 def add_parser(
@@ -35,9 +47,9 @@ def add_parser(
     parser = commands.add_parser(
         "emulator",
         help="run an emulated confidential VM and Azure services on this machine",
-        description="Run an emulator of a TPM, an AMD chip, IMDS, Entra ID, Microsoft"
-        " Azure Attestation, Key Vault and Managed HSM until Ctrl-C. Print READY when"
-        " all of them answer, and write DIR/skragent.toml for `skragent run`.",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--dir",
@@ -89,7 +101,7 @@ def add_parser(
         help="print all faults and their effects",
     )
     # It runs until a signal stops it.
-    parser.set_defaults(run=run, deadline=deadline.NONE)
+    parser.set_defaults(run=run, refuse=parser.error, deadline=deadline.NONE)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -102,12 +114,15 @@ def run(args: argparse.Namespace) -> int:
         from skragent.emulator import addresses, azure  # noqa: PLC0415 - an extra
         from skragent.emulator.faults import catalogue  # noqa: PLC0415 - an extra
         from skragent.emulator.keyvault import key_specs  # noqa: PLC0415 - an extra
-    for fault in args.fault:
-        catalogue.parse(fault)  # refuse invalid faults before anything starts
-    try:
+    refuse: Callable[[str], NoReturn] = args.refuse
+    try:  # refuse invalid arguments before anything starts
+        for fault in args.fault:
+            catalogue.parse(fault)
         specs = [key_specs.parse_key_spec(text) for text in args.key]
+    except EmulatorError as error:
+        refuse(f"argument --fault: {error.message}. {error.hint}")
     except ValueError as error:
-        raise EmulatorError(f"--key: {error}", code="emulator.key") from error
+        refuse(f"argument --key: {error}")
     if args.real_names:
         commands = addresses.commands_for_real_names(azure.DEFAULT_VAULTS)
         if commands:

@@ -31,7 +31,7 @@ from skragent.job import AkCertificate, FailedKey, Failure, Result
 from skragent.secretmem import create_arena
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from skragent.agent.cached_token import HeldToken
     from skragent.agent.key_records import Admission, KeyRecord
@@ -148,6 +148,7 @@ class Holder:
     certificates: list[AkCertificate] = field(default_factory=list)
     renewals: list[str] = field(default_factory=list)  # error codes; empty: a success
     attempts: list[str] = field(default_factory=list)
+    wiped_in: dict[str, float] = field(default_factory=dict)
     restored: int = 0  # AK certificates
     repetitions: int = 0  # of what systemd may not have been told
 
@@ -204,15 +205,17 @@ class Holder:
     def attempt_ended(self, alias: str) -> None:
         self.attempts.append(alias)
 
-    def key_failed(self, alias: str, error: AgentError, seconds: float) -> None:
-        del alias
+    def key_failed(
+        self, alias: str, error: AgentError, seconds: float, *, wiped_in: float
+    ) -> None:
+        self.wiped_in[alias] = wiped_in
         self.codes.append(error.code)
         self.waits.append(seconds)
 
     def job_failed(
-        self, aliases: Sequence[str], error: AgentError, seconds: float
+        self, wiped_in: Mapping[str, float], error: AgentError, seconds: float
     ) -> None:
-        del aliases
+        self.wiped_in.update(wiped_in)
         self.codes.append(error.code)
         self.waits.append(seconds)
 
