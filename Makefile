@@ -4,7 +4,7 @@
 # The rest is for who changes the code. `make` alone lists everything.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-packages test-vm check lint deb rpm lock package-tools bench soak chaos kills fleet fix clean setup
+.PHONY: help demo test test-packages test-vm check lint docs deb rpm lock package-tools bench soak chaos kills fleet fix clean setup
 .SUFFIXES:
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
@@ -45,6 +45,11 @@ lint: setup ## format, lint, types and import contracts
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
+	@.venv/bin/python .ci/check_links.py
+	@.venv/bin/python packaging/generate_docs.py --check
+
+docs: setup ## write the generated documents anew: error codes, settings, metrics, events
+	@.venv/bin/python packaging/generate_docs.py
 
 package-tools: setup ## install what building and testing packages needs beside that
 	@bash .ci/apt lintian rpm mmdebstrap binutils dpkg-dev python3-venv

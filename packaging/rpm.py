@@ -24,7 +24,7 @@ _SETTINGS: Final = {
 
 
 def build_rpm(
-    package: str, root: Path, out: Path, _: Path, *, version: str, date: int
+    package: str, root: Path, out: Path, _work: Path, *, version: str, date: int
 ) -> Path:
     """Pack a tree that `tree.make_tree` made; gives the file."""
     upstream, _, revision = version.partition("-")

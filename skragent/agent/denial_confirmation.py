@@ -86,6 +86,26 @@ def seconds_to_confirm(denials: Denials, code: str, boottime: float) -> float:
     return left if left > 0 else math.inf
 
 
+def seconds_to_earliest_confirmation(
+    denials: Denials, boottime: float, retry_in: float
+) -> float:
+    """Return the seconds until an attempt can confirm one of the denials.
+
+    Args:
+        denials: of the key.
+        boottime: now.
+        retry_in: the seconds until the next attempt.
+
+    Returns:
+        infinite if there are no denials.
+    """
+    seconds = [math.inf]
+    for code in denials:
+        left = seconds_to_confirm(denials, code, boottime)
+        seconds.append(left if left < math.inf else retry_in)
+    return min(seconds)
+
+
 def _is_clear(code: str) -> bool:
     """Return whether the vault's words leave no doubt that the key is denied."""
     return DENIALS[code].confirmation is Confirmation.FRESH_TOKEN

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import math
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
         Result,
     )
     from skragent.secretmem import Arena
+
+
+class NextAttempt(NamedTuple):
+    """The next attempt for a key after a failure."""
+
+    seconds: float  # until then
+    # Until a repeated denial can wipe the held key; infinite: that cannot happen.
+    wiped_in: float = math.inf
 
 
 class Jobs(Protocol):
@@ -107,12 +116,14 @@ class Reporter(Protocol):
         """Report that the identity may not check a key's versions."""
         ...
 
-    def key_failed(self, alias: str, error: AgentError, seconds: float) -> None:
-        """Report that a key was not released, and the wait until its next attempt."""
+    def key_failed(self, alias: str, error: AgentError, following: NextAttempt) -> None:
+        """Report that a key was not released, and its next attempt."""
         ...
 
-    def job_failed(self, waits: Mapping[str, float], error: AgentError) -> None:
-        """Report that a job failed as a whole, and the wait of each of its keys."""
+    def job_failed(
+        self, following: Mapping[str, NextAttempt], error: AgentError
+    ) -> None:
+        """Report that a job failed as a whole, and the next attempt of each key."""
         ...
 
     def attempt_ended(self, alias: str) -> None:

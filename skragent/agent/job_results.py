@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from skragent.agent import due_times, key_records
+from skragent.agent.interfaces import NextAttempt
 from skragent.agent.jobs import failure_error
 from skragent.agent.key_records import Validity
 from skragent.errors import ReleaseDeniedError, SecretMemoryError
@@ -132,11 +133,9 @@ class JobResults:
                 retry = due_times.back_off_job(record.retry, until)
                 self._records.store(alias, key_records.plan(record, retry))
         self._back_off_others(error, wanted, has_crashed=bool(crashed_batch))
-        waits = {
-            alias: max(0.0, self._records.by_alias[alias].retry.retry_at - boottime)
-            for alias in wanted
-        }
-        self._reporter.job_failed(waits, error)
+        records = self._records.by_alias
+        following = {alias: _next_attempt(records[alias], boottime) for alias in wanted}
+        self._reporter.job_failed(following, error)
         self.count_attempts(wanted)
 
     def count_attempts(self, aliases: Iterable[str]) -> None:
@@ -260,7 +259,8 @@ class JobResults:
             jitter=self._jitter,
             confirms_in=key_records.seconds_until_confirmable(record, error, boottime),
         )
-        self._reporter.key_failed(alias, error, seconds)
+        wiped_in = key_records.seconds_until_wiped(record, boottime, seconds)
+        self._reporter.key_failed(alias, error, NextAttempt(seconds, wiped_in))
         is_retry_after = due_times.has_retry_after(error)
         self._plan(alias, record, boottime + seconds, is_retry_after=is_retry_after)
 
@@ -278,3 +278,9 @@ class JobResults:
             record.retry, due_at, is_retry_after=is_retry_after
         )
         self._records.store(alias, key_records.plan(record, retry))
+
+
+def _next_attempt(record: KeyRecord, boottime: float) -> NextAttempt:
+    seconds = max(0.0, record.retry.retry_at - boottime)
+    wiped_in = key_records.seconds_until_wiped(record, boottime, seconds)
+    return NextAttempt(seconds, wiped_in)

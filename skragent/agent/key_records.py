@@ -30,6 +30,7 @@ from skragent.agent.denial_confirmation import (
     is_confirmed,
     remove_denials,
     seconds_to_confirm,
+    seconds_to_earliest_confirmation,
 )
 from skragent.agent.due_times import RetryState
 from skragent.agent.jobs import is_same_key
@@ -253,6 +254,19 @@ def seconds_until_confirmable(
     if not record.is_held or record.policy.is_kept_when_denied:
         return math.inf
     return seconds_to_confirm(record.retry.denials, error.code, boottime)
+
+
+def seconds_until_wiped(record: KeyRecord, boottime: float, retry_in: float) -> float:
+    """Return the seconds until a repeated denial can wipe the key; infinite if never.
+
+    Args:
+        record: after a failure.
+        boottime: now.
+        retry_in: the seconds until the next attempt.
+    """
+    if not record.is_held or record.policy.is_kept_when_denied:
+        return math.inf
+    return seconds_to_earliest_confirmation(record.retry.denials, boottime, retry_in)
 
 
 def drop_key(record: KeyRecord) -> KeyRecord:

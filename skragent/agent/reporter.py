@@ -5,6 +5,7 @@ The journal names keys by version and fingerprint only.
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from skragent.agent.clock import Clock
+    from skragent.agent.interfaces import NextAttempt
     from skragent.agent.key_records import KeyRecord
     from skragent.agent.preserved_keys import PreservedKeys
     from skragent.agent.systemd_notify import Notifier
@@ -190,21 +192,52 @@ class Reporter:
             code=(entry.failure_code if entry else "") or None,
         )
 
-    def key_failed(self, alias: str, error: AgentError, seconds: float) -> None:
-        """Report that a key was not released, and the wait until its next attempt."""
-        self._note_failure(alias, error, seconds)
+    def key_failed(self, alias: str, error: AgentError, following: NextAttempt) -> None:
+        """Report that a key was not released, and its next attempt."""
+        self._note_failure(alias, error, following)
         self._counters.count_release(alias, _result(error), error.code)
-        _log_failure(Event.KEY_FAILED, f"key {alias}: ", error, seconds, alias)
+        self._log_failure(
+            Event.KEY_FAILED, f"key {alias}: ", error, {alias: following}, key=alias
+        )
         self.show_status()
 
-    def job_failed(self, waits: Mapping[str, float], error: AgentError) -> None:
-        """Report that a job failed as a whole, and the wait of each of its keys."""
-        for alias, seconds in waits.items():
-            self._note_failure(alias, error, seconds)
+    def job_failed(
+        self, following: Mapping[str, NextAttempt], error: AgentError
+    ) -> None:
+        """Report that a job failed as a whole, and the next attempt of each key."""
+        for alias, attempt in following.items():
+            self._note_failure(alias, error, attempt)
         self._counters.count_attestation(_result(error), error.code)
-        shortest = min(waits.values(), default=0.0)
-        _log_failure(Event.JOB_FAILED, "", error, shortest, None)
+        self._log_failure(Event.JOB_FAILED, "", error, following)
         self.show_status()
+
+    def _log_failure(
+        self,
+        event: Event,
+        prefix: str,
+        error: AgentError,
+        following: Mapping[str, NextAttempt],
+        *,
+        key: str | None = None,
+    ) -> None:
+        seconds = min((one.seconds for one in following.values()), default=0.0)
+        warning = self._warn_of_wiping(following)
+        _log_failure(event, prefix, error, seconds, key, warning=warning)
+
+    def _warn_of_wiping(self, following: Mapping[str, NextAttempt]) -> str:
+        """Return a sentence about the held keys that a repeated denial wipes."""
+        times = {
+            alias: attempt.wiped_in
+            for alias, attempt in following.items()
+            if attempt.wiped_in < math.inf
+        }
+        if not times:
+            return ""
+        moment = _format_time(self._clock.now() + min(times.values()))
+        return (
+            f" If the denial is repeated at {moment} or later, the agent wipes the held"
+            f" key {', '.join(times)}."
+        )
 
     def attempt_ended(self, alias: str) -> None:
         """Count an attempt that began after the last request to refresh the key."""
@@ -245,13 +278,17 @@ class Reporter:
         trouble = f"; {', '.join(codes)}" if codes else ""
         self._notifier.status(f"{held} of {len(entries)} keys held{trouble}")
 
-    def _note_failure(self, alias: str, error: AgentError, seconds: float) -> None:
+    def _note_failure(
+        self, alias: str, error: AgentError, following: NextAttempt
+    ) -> None:
+        now, wiped_in = self._clock.now(), following.wiped_in
         self._keyring.note_failure(
             alias,
             error.code,
             message=error.message,
             hint=error.hint,
-            retry_at=self._clock.now() + seconds,
+            retry_at=now + following.seconds,
+            wipe_at=None if wiped_in == math.inf else now + wiped_in,
             needs_attention=error.disposition in NEEDS_ATTENTION,
         )
 
@@ -274,12 +311,19 @@ def _result(error: AgentError) -> str:
 
 
 def _log_failure(
-    event: Event, prefix: str, error: AgentError, seconds: float, key: str | None
+    event: Event,
+    prefix: str,
+    error: AgentError,
+    seconds: float,
+    key: str | None,
+    *,
+    warning: str = "",
 ) -> None:
     hint = f" {error.hint}" if error.hint else ""
+    message = error.message.removesuffix(".")  # a quoted sentence has its own
     log(
         Event.ATTENTION if error.disposition in NEEDS_ATTENTION else event,
-        f"{prefix}{error.message}.{hint} Next attempt in {seconds:.0f} s.",
+        f"{prefix}{message}.{hint}{warning} Next attempt in {seconds:.0f} s.",
         key=key,
         code=error.code,
     )

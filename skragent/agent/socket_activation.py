@@ -281,11 +281,11 @@ def _failure(what: str, error: OSError) -> ListenError:
 
 def refuse_orphans(connections: Iterable[socket.socket], clock: Clock) -> None:
     """Refuse all of them, and wait until that is taken."""
-    from skragent.serving.refusal import Refusal, end  # noqa: PLC0415 - seldom
+    from skragent.serving.rejection import Rejection, end  # noqa: PLC0415 - seldom
 
     deadline = clock.boottime() + REFUSE_SECONDS
     open_ones = [sock for sock in connections if sock.fileno() >= 0]
-    left = {sock.fileno(): (sock, Refusal(sock)) for sock in open_ones}
+    left = {sock.fileno(): (sock, Rejection(sock)) for sock in open_ones}
     poll = select.poll()
     for fd in left:
         poll.register(fd, select.POLLOUT)

@@ -1,6 +1,6 @@
 """`skragent report`: decode and check a report, from files or from this machine.
 
-For who wonders why an attestation is refused, and for who got a report from elsewhere.
+It explains a refused attestation, and verifies a report from another machine.
 Here are the arguments, the exit status and the printing; see `report_input` for the
 reading, `report_checks` for the judging and `report_text` for the decoding.
 """

@@ -33,7 +33,8 @@ _WRITELOCKED: Final = 1 << 11
 _WRITEALL: Final = 1 << 12  # only the whole index with one command
 _PLATFORMCREATE: Final = 1 << 30
 
-_PIECE_BYTES: Final = 1024  # TPM_PT_NV_BUFFER_MAX of Azure's vTPM
+# TPM_PT_NV_BUFFER_MAX of Azure's vTPM: the most bytes of one NV command.
+NV_BUFFER_BYTES: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +72,11 @@ def plan_write(index: AkIndex | None, der: bytes) -> tuple[Piece, ...] | None:
         return None
     wanted, present = der.ljust(index.size, b"\0"), index.content
     pieces = tuple(
-        (offset, wanted[offset : offset + _PIECE_BYTES])
-        for offset in range(0, index.size, _PIECE_BYTES)
+        (offset, wanted[offset : offset + NV_BUFFER_BYTES])
+        for offset in range(0, index.size, NV_BUFFER_BYTES)
         if present is None
-        or present[offset : offset + _PIECE_BYTES]
-        != wanted[offset : offset + _PIECE_BYTES]
+        or present[offset : offset + NV_BUFFER_BYTES]
+        != wanted[offset : offset + NV_BUFFER_BYTES]
     )
     if not pieces:
         return ()

@@ -94,15 +94,6 @@ def parse_thim_answer(data: bytes) -> Endorsements:
     return order_chain(load_certificates(pem), tcbm=tcbm)
 
 
-def parse_pem_chain(data: bytes) -> Endorsements:
-    """Read a PEM file of VCEK (or VLEK), ASK (or ASVK) and ARK, in any order.
-
-    Raises:
-        EndorsementsError: endorsements.malformed
-    """
-    return order_chain(load_certificates(data))
-
-
 def order_chain(
     certificates: Iterable[x509.Certificate], *, tcbm: str = ""
 ) -> Endorsements:

@@ -9,13 +9,14 @@ Not here: which index is what for (`tpm`), and what is to be written (`ak_index`
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPMA_NV
 from tpm2_pytss.types import TPM2B_NV_PUBLIC, TPMS_NV_PUBLIC
 
 from skragent.errors import TpmError, UnsupportedEvidenceError
 from skragent.evidence import tpm_errors
+from skragent.evidence.ak_index import NV_BUFFER_BYTES
 from skragent.evidence.hcl import MAX_HCL_REPORT_BYTES
 from skragent.evidence.tpm_library import library, run
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from skragent.evidence.ak_index import Piece
-
-NV_CHUNK_BYTES: Final = 1024  # TPM_PT_NV_BUFFER_MAX of Azure's vTPM
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +77,8 @@ class NvIndices:
         with library("TPM2_NV_Read"):
             return b"".join(
                 bytes(read(index.handle, length, offset, **owner))
-                for offset in range(0, size, NV_CHUNK_BYTES)
-                if (length := min(NV_CHUNK_BYTES, size - offset))
+                for offset in range(0, size, NV_BUFFER_BYTES)
+                if (length := min(NV_BUFFER_BYTES, size - offset))
             )
 
     def write(self, index: NvIndex, pieces: Iterable[Piece]) -> None:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 QUOTED_PCRS = range(8)  # exactly these: MAA refuses a quote over more
-PCR_BYTES = 32
 
 TPM_GENERATED_VALUE = 0xFF544347
 TPM_ST_ATTEST_CERTIFY = 0x8017
@@ -60,7 +59,6 @@ class Certification:
 
     qualifying_data: bytes
     name: bytes  # of the object that is certified
-    qualified_name: bytes
 
 
 def parse_quote(message: bytes) -> Quote:
@@ -93,7 +91,8 @@ def parse_certification(message: bytes) -> Certification:
     reader = Reader(message, "the certification")
     kind = TPM_ST_ATTEST_CERTIFY
     qualifying_data = _read_attest_header(reader, kind, "certification")
-    certification = Certification(qualifying_data, reader.sized(), reader.sized())
+    certification = Certification(qualifying_data, reader.sized())
+    reader.sized()  # qualifiedName
     reader.end()
     return certification
 

@@ -136,11 +136,6 @@ class KeyInfo:
     raw: int
 
     @property
-    def is_author_key_enabled(self) -> bool:
-        """Bit 0: AUTHOR_KEY_DIGEST means something."""
-        return bool(self.raw & 1)
-
-    @property
     def is_chip_key_masked(self) -> bool:
         """Bit 1, MASK_CHIP_KEY: the host had the signature left zero."""
         return bool(self.raw >> 1 & 1)

@@ -181,7 +181,7 @@ def make_not_a_cvm(error: TpmError) -> TpmError:
 
 
 def make_no_hcl_report(error: TpmError, index: int) -> TpmError:
-    """Make the error of an index for the HCL report that nobody has written."""
+    """Make the error of an HCL report index that was never written."""
     return TpmError(
         f"NV index {index:#010x} of the TPM, for the HCL report, has no content"
         f" ({error.rc:#x}): this is no SEV-SNP confidential VM, or it is not"

@@ -13,7 +13,6 @@ from skragent.errors import MalformedEvidenceError, UnsupportedEvidenceError
 from skragent.evidence.reader import Reader
 
 TPM_ALG_RSA = 0x0001
-TPM_ALG_AES = 0x0006
 TPM_ALG_SHA256 = 0x000B
 TPM_ALG_NULL = 0x0010
 TPM_ALG_RSASSA = 0x0014

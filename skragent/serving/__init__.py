@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from skragent.serving.access import Access, UnitRules, resolve_access
 from skragent.serving.credential_address import judge_name_lengths
-from skragent.serving.credentials import CredentialServer
 from skragent.serving.limits import Limits, limits_of
 from skragent.serving.peers import probe_pidfd
-from skragent.serving.server import AdminServer, ApiServer, MetricsServer
+from skragent.serving.servers import AdminServer, ApiServer, MetricsServer
+from skragent.serving.systemd_credentials import CredentialServer
 
 __all__ = [
     "Access",

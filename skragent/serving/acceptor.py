@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from skragent.serving.ports import Loop
+    from skragent.serving.http.interfaces import Loop
 
 _BACKLOG: Final = 1024
 # Connections taken in before those that are open are looked at again.

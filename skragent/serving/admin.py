@@ -25,11 +25,11 @@ from skragent.config_rules import shown
 from skragent.errors import AccessDeniedError, RequestError, ServeError
 from skragent.keyring import KeyState
 from skragent.observe import Event, log, names
-from skragent.serving.answer import Answer, json_answer, problem_answer
 from skragent.serving.documents import describe_key, overall_state
-from skragent.serving.park import ParkingLots
+from skragent.serving.http.long_poll import LongPolls
+from skragent.serving.http.response import Response, json_response, problem_response
 from skragent.serving.query import parse_query, parse_wait
-from skragent.serving.status import status_answer
+from skragent.serving.status import status_response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from skragent.errors import AgentError
     from skragent.keyring import Keyring
     from skragent.observe import Cell, Counters
-    from skragent.serving.park import Parked
+    from skragent.serving.http.long_poll import LongPoll
+    from skragent.serving.http.request import Request
     from skragent.serving.peers import Peer
-    from skragent.serving.request import Request
 
 SOCKET: Final = "admin"
 METHOD_NOT_ALLOWED: Final = 405
@@ -105,11 +105,11 @@ class AdminApi:
         self._keyring = keyring
         self._counters = counters
         self._control = control
-        self._lots = ParkingLots()
+        self._lots = LongPolls()
         self._trusted = frozenset({0, os.geteuid()})
         keyring.observe(lambda: self._lots.look(_STATUS))
 
-    def handle(self, request: Request, peer: Peer) -> Answer | Parked:
+    def handle(self, request: Request, peer: Peer) -> Response | LongPoll:
         """Answer one request, now or later; every refusal is an answer."""
         op, methods, answer = self._route(request.path)
         try:
@@ -129,7 +129,7 @@ class AdminApi:
             allow = {"Allow": ", ".join(methods)}
             headers = allow if error.status == METHOD_NOT_ALLOWED else {}
             cell = self._cell(op, error.code)
-            return problem_answer(error, cell=cell, headers=headers)
+            return problem_response(error, cell=cell, headers=headers)
 
     def takes_body(self, request: Request, peer: Peer) -> bool:
         """Return whether the body of a request is read, by its head."""
@@ -138,7 +138,7 @@ class AdminApi:
 
     def _route(
         self, path: str
-    ) -> tuple[str, tuple[str, ...], Callable[[Request, Peer], Answer | Parked]]:
+    ) -> tuple[str, tuple[str, ...], Callable[[Request, Peer], Response | LongPoll]]:
         if path.startswith(_KEYS):
             return "drop", _DELETE, self._drop
         routes = {
@@ -149,14 +149,14 @@ class AdminApi:
         }
         return routes.get(path, ("none", (), _nothing))
 
-    def _health(self, request: Request, peer: Peer) -> Answer:  # noqa: ARG002 - a handler's
-        return json_answer({"status": "ok"}, cell=self._cell("health", names.CODE_OK))
+    def _health(self, request: Request, peer: Peer) -> Response:  # noqa: ARG002 - a handler's
+        return json_response({"status": "ok"}, cell=self._cell("health", names.CODE_OK))
 
-    def _status(self, request: Request, peer: Peer) -> Answer | Parked:  # noqa: ARG002 - a handler's
+    def _status(self, request: Request, peer: Peer) -> Response | LongPoll:  # noqa: ARG002 - a handler's
         wait = parse_wait(parse_query(request, ("wait",)).get("wait"))
 
-        def ask(must: bool) -> Answer | None:  # noqa: FBT001 - Parked's
-            return status_answer(
+        def ask(must: bool) -> Response | None:  # noqa: FBT001 - Parked's
+            return status_response(
                 self._document(),
                 request.headers.get("if-none-match", ""),
                 must=must,
@@ -175,6 +175,7 @@ class AdminApi:
                 "last_failure_hint": entry.failure_hint or None,
                 "attempts": entry.attempts,
                 "retry_at": entry.retry_at,
+                "wipe_at": entry.wipe_at,
                 "needs_attention": entry.needs_attention,
                 "repeats_nonce": entry.key.repeats_nonce if entry.key else None,
             }
@@ -203,7 +204,7 @@ class AdminApi:
             "keys": keys,
         }
 
-    def _refresh(self, request: Request, peer: Peer) -> Answer:
+    def _refresh(self, request: Request, peer: Peer) -> Response:
         parse_query(request, ())
         named = _named_keys(request.body)
         for alias in named or ():
@@ -214,7 +215,7 @@ class AdminApi:
         self._control.refresh(wanted)
         # Of a key whose `attempts` in the status is more, the result is there.
         attempts = {e.alias: e.attempts for e in self._keyring if e.alias in wanted}
-        return json_answer(
+        return json_response(
             {
                 "refreshing": list(wanted),
                 "attempts": attempts,
@@ -225,7 +226,7 @@ class AdminApi:
             status=HTTPStatus.ACCEPTED,
         )
 
-    def _reload(self, request: Request, peer: Peer) -> Answer | Parked:
+    def _reload(self, request: Request, peer: Peer) -> Response | LongPoll:
         parse_query(request, ())
         if request.has_body:
             raise RequestError("this request has no body", code="serve.body")
@@ -235,37 +236,37 @@ class AdminApi:
             heard.append(outcome)
             self._lots.look(_RELOAD)
 
-        def ask(must: bool) -> Answer | None:  # noqa: FBT001 - Parked's
+        def ask(must: bool) -> Response | None:  # noqa: FBT001 - Parked's
             if heard:
                 return self._reloaded(heard[0])
             if not must:
                 return None
             error = ServeError("the reload goes on still", code="serve.not_ready")
             error.status = SERVICE_UNAVAILABLE
-            return problem_answer(error, cell=self._cell("reload", error.code))
+            return problem_response(error, cell=self._cell("reload", error.code))
 
         _log(peer, "a reload was ordered")
         self._control.reload(listen)
         return self._lots.now_or_later(_RELOAD, _RELOAD_SECONDS, ask)
 
-    def _reloaded(self, outcome: ReloadOutcome) -> Answer:
+    def _reloaded(self, outcome: ReloadOutcome) -> Response:
         if outcome.error is not None:
             refused = RequestError(
                 outcome.error.message, code=outcome.error.code, status=UNPROCESSABLE
             )
-            return problem_answer(refused, cell=self._cell("reload", refused.code))
-        return json_answer(
+            return problem_response(refused, cell=self._cell("reload", refused.code))
+        return json_response(
             {"needs_restart": list(outcome.needs_restart)},
             cell=self._cell("reload", names.CODE_OK),
         )
 
-    def _drop(self, request: Request, peer: Peer) -> Answer:
+    def _drop(self, request: Request, peer: Peer) -> Response:
         parse_query(request, ())
         alias = urllib.parse.unquote(request.path[len(_KEYS) :])
         self._require(alias)
         _log(peer, f"key {alias} was ordered to be dropped", key=alias)
         self._control.drop(alias)
-        return json_answer({"dropped": alias}, cell=self._cell("drop", names.CODE_OK))
+        return json_response({"dropped": alias}, cell=self._cell("drop", names.CODE_OK))
 
     def _not_dropped(self) -> tuple[str, ...]:
         return tuple(
@@ -303,7 +304,7 @@ def _named_keys(body: bytes) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(keys))
 
 
-def _nothing(request: Request, peer: Peer) -> Answer:  # noqa: ARG001 - a handler's
+def _nothing(request: Request, peer: Peer) -> Response:  # noqa: ARG001 - a handler's
     raise RequestError("there is nothing here", code="serve.not_found", status=404)
 
 

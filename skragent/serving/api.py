@@ -28,17 +28,22 @@ from skragent.errors import AccessDeniedError, NotReadyError, RequestError, Serv
 from skragent.keyring import KeyState
 from skragent.observe import names
 from skragent.serving.access import Operation
-from skragent.serving.answer import JSON, Answer, json_answer, problem_answer
 from skragent.serving.audit import Audit
 from skragent.serving.documents import (
     describe_key,
     key_headers,
     overall_state,
 )
+from skragent.serving.http.long_poll import LongPolls
+from skragent.serving.http.response import (
+    JSON,
+    Response,
+    json_response,
+    problem_response,
+)
 from skragent.serving.negotiation import MEDIA_TYPES, choose_form
-from skragent.serving.park import ParkingLots
 from skragent.serving.query import is_known_tag, parse_query, parse_wait
-from skragent.serving.status import status_answer
+from skragent.serving.status import status_response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,10 +52,10 @@ if TYPE_CHECKING:
     from skragent.keyring import Entry, HeldKey, Keyring
     from skragent.observe import Cell, Counters
     from skragent.serving.access import Access
+    from skragent.serving.http.long_poll import LongPoll
+    from skragent.serving.http.request import Request
     from skragent.serving.negotiation import Choice
-    from skragent.serving.park import Parked
     from skragent.serving.peers import Peer
-    from skragent.serving.request import Request
 
 SOCKET: Final = "api"
 
@@ -107,9 +112,9 @@ class KeyApi:
         self._counters = counters
         self._now = now
         self._audit = Audit(counters)
-        self._lots = ParkingLots()  # by key
-        self._lasting: dict[str, dict[_Name, Answer]] = {}
-        self._openapi: Answer | None = None
+        self._lots = LongPolls()  # by key
+        self._lasting: dict[str, dict[_Name, Response]] = {}
+        self._openapi: Response | None = None
         keyring.subscribe(self._on_change)
         for op, code in (("list", names.CODE_OK), ("get", names.CODE_OK)):
             counters.requests_cell(SOCKET, op, code)
@@ -127,7 +132,7 @@ class KeyApi:
         for alias in list(self._lasting):
             self._retire(alias)
 
-    def handle(self, request: Request, peer: Peer) -> Answer | Parked:
+    def handle(self, request: Request, peer: Peer) -> Response | LongPoll:
         """Answer one request, now or later; every refusal is an answer."""
         op, answer = self._route(request.path)
         try:
@@ -150,7 +155,7 @@ class KeyApi:
 
     def _route(
         self, path: str
-    ) -> tuple[str, Callable[[Request, Peer], Answer | Parked]]:
+    ) -> tuple[str, Callable[[Request, Peer], Response | LongPoll]]:
         if path.startswith(_ONE_KEY):
             # A key may be called `public`: /v1/keys/public is that key itself.
             if path.endswith(_PUBLIC) and len(path) > len(_ONE_KEY) + len(_PUBLIC) - 1:
@@ -164,13 +169,13 @@ class KeyApi:
         }
         return routes.get(path, ("none", _nothing))
 
-    def _health(self, request: Request, peer: Peer) -> Answer:  # noqa: ARG002 - a handler's
-        return json_answer({"status": "ok"}, cell=self._cell("health", names.CODE_OK))
+    def _health(self, request: Request, peer: Peer) -> Response:  # noqa: ARG002 - a handler's
+        return json_response({"status": "ok"}, cell=self._cell("health", names.CODE_OK))
 
-    def _describe_us(self, request: Request, peer: Peer) -> Answer:  # noqa: ARG002 - a handler's
+    def _describe_us(self, request: Request, peer: Peer) -> Response:  # noqa: ARG002 - a handler's
         if self._openapi is None:
             document = resources.files("skragent.serving").joinpath("openapi.json")
-            self._openapi = Answer(
+            self._openapi = Response(
                 HTTPStatus.OK,
                 {"Content-Type": JSON},
                 document.read_bytes(),
@@ -179,12 +184,12 @@ class KeyApi:
             )
         return self._openapi
 
-    def _list(self, request: Request, peer: Peer) -> Answer:
+    def _list(self, request: Request, peer: Peer) -> Response:
         parse_query(request, ())
         keys = self._describe(self._visible_to(peer), peer)
-        return json_answer({"keys": keys}, cell=self._cell("list", names.CODE_OK))
+        return json_response({"keys": keys}, cell=self._cell("list", names.CODE_OK))
 
-    def _status(self, request: Request, peer: Peer) -> Answer | Parked:
+    def _status(self, request: Request, peer: Peer) -> Response | LongPoll:
         you = {
             "uid": peer.uid,
             "gid": peer.gid,
@@ -205,8 +210,8 @@ class KeyApi:
 
         wait = parse_wait(parse_query(request, ("wait",)).get("wait"))
 
-        def ask(must: bool) -> Answer | None:  # noqa: FBT001 - Parked's
-            return status_answer(
+        def ask(must: bool) -> Response | None:  # noqa: FBT001 - Parked's
+            return status_response(
                 document(),
                 request.headers.get("if-none-match", ""),
                 must=must,
@@ -215,16 +220,16 @@ class KeyApi:
 
         return self._later("status", _ANY_KEY, wait, ask)
 
-    def _get(self, request: Request, peer: Peer) -> Answer | Parked:
+    def _get(self, request: Request, peer: Peer) -> Response | LongPoll:
         return self._one_key(request, peer, request.path[len(_ONE_KEY) :], "get")
 
-    def _public(self, request: Request, peer: Peer) -> Answer | Parked:
+    def _public(self, request: Request, peer: Peer) -> Response | LongPoll:
         name = request.path[len(_ONE_KEY) : -len(_PUBLIC)]
         return self._one_key(request, peer, name, "public")
 
     def _one_key(
         self, request: Request, peer: Peer, name: str, operation: Operation
-    ) -> Answer | Parked:
+    ) -> Response | LongPoll:
         alias = urllib.parse.unquote(name)
         self._admit(peer, alias, operation)  # a stranger learns nothing from the query
         query = parse_query(request, ("version", "wait"))
@@ -238,17 +243,17 @@ class KeyApi:
             gives_bytes=request.method != "HEAD",
         )
 
-        def ask(must: bool) -> Answer | None:  # noqa: FBT001 - Parked's
+        def ask(must: bool) -> Response | None:  # noqa: FBT001 - Parked's
             return self._key_answer(wish, peer, must=must)
 
         return self._later(operation, alias, wait, ask)
 
     def _later(
-        self, op: str, what: str, seconds: float, ask: Callable[[bool], Answer | None]
-    ) -> Answer | Parked:
+        self, op: str, what: str, seconds: float, ask: Callable[[bool], Response | None]
+    ) -> Response | LongPoll:
         """Answer, or park the question; a refusal later is an answer as well."""
 
-        def ask_safely(must: bool) -> Answer | None:  # noqa: FBT001 - Parked's
+        def ask_safely(must: bool) -> Response | None:  # noqa: FBT001 - Parked's
             try:
                 return ask(must)
             except ServeError as error:
@@ -263,7 +268,7 @@ class KeyApi:
             raise AccessDeniedError("there is no such key for you")
         return entry
 
-    def _key_answer(self, wish: _Wish, peer: Peer, *, must: bool) -> Answer | None:
+    def _key_answer(self, wish: _Wish, peer: Peer, *, must: bool) -> Response | None:
         """Answer what is asked of a key; None while it is worth waiting for."""
         entry = self._admit(peer, wish.alias, wish.operation)
         key = entry.key
@@ -298,14 +303,14 @@ class KeyApi:
         operation: Operation,
         choice: Choice,
         is_known: bool,  # noqa: FBT001 - a part of the answer's name
-    ) -> Answer:
+    ) -> Response:
         answers = self._lasting.setdefault(key.alias, {})
         name = key.version, operation, choice, is_known
         answer = answers.get(name)
         if answer is None:
             code = names.CODE_NOT_MODIFIED if is_known else names.CODE_OK
             body = _forms(key, operation)[choice.form]
-            answer = answers[name] = Answer(
+            answer = answers[name] = Response(
                 HTTPStatus.NOT_MODIFIED if is_known else HTTPStatus.OK,
                 key_headers(entry, key, choice.media_type, self._now()),
                 b"" if is_known else body,
@@ -314,7 +319,7 @@ class KeyApi:
             )
         return answer
 
-    def _not_ready(self, entry: Entry, op: str) -> Answer:
+    def _not_ready(self, entry: Entry, op: str) -> Response:
         why = f"; the last attempt: {entry.failure_code}" if entry.failure_code else ""
         error = NotReadyError(f"the key is not held: it is {entry.state}{why}")
         left = 0 if entry.retry_at is None else int(entry.retry_at - self._now()) + 1
@@ -361,15 +366,15 @@ class KeyApi:
 
     def _problem(
         self, op: str, error: ServeError, headers: Mapping[str, str], **members: object
-    ) -> Answer:
+    ) -> Response:
         cell = self._cell(op, error.code)
-        return problem_answer(error, cell=cell, headers=headers, **members)
+        return problem_response(error, cell=cell, headers=headers, **members)
 
     def _cell(self, op: str, code: str) -> Cell:
         return self._counters.requests_cell(SOCKET, op, code)
 
 
-def _nothing(request: Request, peer: Peer) -> Answer:  # noqa: ARG001 - a handler's
+def _nothing(request: Request, peer: Peer) -> Response:  # noqa: ARG001 - a handler's
     raise RequestError("there is nothing here", code="serve.not_found", status=404)
 
 

@@ -9,30 +9,30 @@ from typing import TYPE_CHECKING, Final
 from skragent.errors import RequestError, ServeError
 from skragent.observe import Event, log, names
 from skragent.serving.acceptor import Acceptor
-from skragent.serving.answer import problem_answer
-from skragent.serving.crowd import Crowd
+from skragent.serving.connection_pool import ConnectionPool
+from skragent.serving.fair_queue import FairQueue
 from skragent.serving.guarded import (
     GuardedSocket,
     may_bring_descriptors,
     refuse_descriptors,
 )
+from skragent.serving.http.connection import Connection
+from skragent.serving.http.response import problem_response
 from skragent.serving.limits import READ_BYTES, Limits
 from skragent.serving.peers import NOBODY, identify
-from skragent.serving.turns import Turns
-from skragent.serving.wire import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from skragent.observe import Counters
-    from skragent.serving.accounts import Account
-    from skragent.serving.answer import Answer
-    from skragent.serving.park import Parked
+    from skragent.serving.http.interfaces import Loop, Socket
+    from skragent.serving.http.long_poll import LongPoll
+    from skragent.serving.http.request import Request
+    from skragent.serving.http.response import Response
     from skragent.serving.peers import Peer
-    from skragent.serving.ports import Loop, Socket
-    from skragent.serving.request import Request
+    from skragent.serving.quotas import Quota
 
-    Handler = Callable[[Request, Peer], Answer | Parked]
+    Handler = Callable[[Request, Peer], Response | LongPoll]
 
 _TICK_SECONDS: Final = 1.0
 # Different requests of different callers within a second that are answered at once.
@@ -76,10 +76,10 @@ class Listener:
         self.wants_unit = False
         self.named_gids: frozenset[int] = frozenset()
         self.owner_of: Callable[[Peer], int] = _uid_of  # whose account a caller uses
-        self.turns = Turns()
+        self.fair_queue = FairQueue()
         self.read_buffer = bytearray(READ_BYTES)
         self.tick = 0
-        self._remembered: dict[tuple[tuple[object, ...], bytes], Answer] = {}
+        self._remembered: dict[tuple[tuple[object, ...], bytes], Response] = {}
         self._refused_at = -1
         self._on_tick = on_tick
         self.takes_body = takes_body or _takes_none
@@ -88,25 +88,25 @@ class Listener:
         if self._identifies:
             refuse_descriptors(sock)
         self._sweeping: asyncio.TimerHandle | None = None
-        self.crowd: Crowd[Connection] = Crowd(
+        self.pool: ConnectionPool[Connection] = ConnectionPool(
             self.limits, counters, name, has_names=self._identifies
         )
 
     async def start(self) -> None:
         """Begin to accept."""
-        self.loop = self.turns.loop = asyncio.get_running_loop()
+        self.loop = self.fair_queue.loop = asyncio.get_running_loop()
         self._acceptor.start(self.loop)
 
     async def close(self, seconds: float) -> None:
         """Stop accepting; let answers under way be taken for some seconds, then cut."""
         self._acceptor.close()
-        for connection in self.crowd:
+        for connection in self.pool:
             connection.end()
         try:
             async with asyncio.timeout(seconds):
-                await self.crowd.is_empty.wait()
+                await self.pool.is_empty.wait()
         except TimeoutError:
-            for connection in self.crowd:
+            for connection in self.pool:
                 connection.cut()
         if self._sweeping is not None:
             self._sweeping.cancel()
@@ -115,11 +115,11 @@ class Listener:
     def change_limits(self, limits: Limits) -> None:
         """Have other bounds from now on; nobody is cut for them."""
         self.limits = limits
-        self.crowd.change_limits(limits)
+        self.pool.change_limits(limits)
 
     def cut_takers(self) -> None:
         """Cut whoever has not taken an answer wholly: its bytes are about to go."""
-        for connection in self.crowd:
+        for connection in self.pool:
             if connection.is_taking:
                 connection.cut()
 
@@ -131,8 +131,8 @@ class Listener:
         if self._sweeping is None:
             self._tick()
             self._sweep_later()
-        account = self.crowd.accounts.of(self.owner_of(peer))
-        has_room = self.crowd.has_room(account)
+        quota = self.pool.quotas.of(self.owner_of(peer))
+        has_room = self.pool.has_room(quota)
         try:
             count = sock.recv_into(self.read_buffer, 0, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -140,11 +140,11 @@ class Listener:
         except OSError:
             sock.close()
             return None
-        if has_room and count > 0 and self._answer_at_once(sock, peer, account, count):
+        if has_room and count > 0 and self._answer_at_once(sock, peer, quota, count):
             return None
-        return self._take_in(sock, peer, account, count, has_room=has_room)
+        return self._take_in(sock, peer, quota, count, has_room=has_room)
 
-    def remember(self, peer: Peer, request: bytes, answer: Answer) -> None:
+    def remember(self, peer: Peer, request: bytes, answer: Response) -> None:
         """Answer the same bytes of the same identity in the same way, for this tick.
 
         As long as the answer is not retired, that is, which a change of the key and of
@@ -154,21 +154,21 @@ class Listener:
             self._remembered[peer.identity, request] = answer
 
     def _answer_at_once(
-        self, sock: Socket, peer: Peer, account: Account, count: int
+        self, sock: Socket, peer: Peer, quota: Quota, count: int
     ) -> bool:
         """Answer a request that was answered before, and be done with it."""
         request = bytes(self.read_buffer[:count])
         answer = self._remembered.get((peer.identity, request))
-        if answer is None or self.crowd.is_busy:
+        if answer is None or self.pool.is_busy:
             return False
-        if account.left <= 0:  # turns are kept all the same: so many are accepted
-            account.begin_turn()
-        if account.left <= 0:
+        if quota.left <= 0:  # turns are kept all the same: so many are accepted
+            quota.begin_turn()
+        if quota.left <= 0:
             return False
         parts = answer.last_parts
         if not parts:
             return False
-        account.left -= 1
+        quota.left -= 1
         answer.cell.value += 1
         try:
             sent = sock.sendmsg(parts, (), socket.MSG_DONTWAIT)
@@ -177,33 +177,33 @@ class Listener:
         except OSError:  # it did not wait for its answer
             sent = answer.last_size
         if sent < answer.last_size:
-            connection = self._make(sock, peer, account)
+            connection = self._make(sock, peer, quota)
             connection.send_rest(parts, sent)
         else:
             sock.close()
         return True
 
     def _take_in(
-        self, sock: Socket, peer: Peer, account: Account, count: int, *, has_room: bool
+        self, sock: Socket, peer: Peer, quota: Quota, count: int, *, has_room: bool
     ) -> Connection:
-        connection = self._make(sock, peer, account)
+        connection = self._make(sock, peer, quota)
         if has_room:
             connection.begin(count)
         else:
             connection.refuse(self._too_many(peer))
         return connection
 
-    def _make(self, sock: Socket, peer: Peer, account: Account) -> Connection:
+    def _make(self, sock: Socket, peer: Peer, quota: Quota) -> Connection:
         sock.settimeout(0)
-        connection = Connection(self, sock, peer, account)
-        self.crowd.add(connection)
+        connection = Connection(self, sock, peer, quota)
+        self.pool.add(connection)
         return connection
 
     def answer(
-        self, request: Request, peer: Peer, account: Account, size: int
-    ) -> Answer | Parked:
+        self, request: Request, peer: Peer, quota: Quota, size: int
+    ) -> Response | LongPoll:
         """Answer one request, if its sender and all together have not asked enough."""
-        if account.left <= 0:
+        if quota.left <= 0:
             self.counters.denied[names.DENIED_RATE] += 1
             return self.problem(
                 RequestError(
@@ -212,21 +212,21 @@ class Listener:
                     status=TOO_MANY_REQUESTS,
                 )
             )
-        account.take(size)
-        if not self.crowd.may_fly(account):
+        quota.take(size)
+        if not self.pool.may_fly(quota):
             self.counters.denied[names.DENIED_BUSY] += 1
             return self.problem(busy("too many requests are in flight"))
         return self._handle(request, peer)
 
-    def refuse_to_park(self) -> Answer:
+    def refuse_to_park(self) -> Response:
         """Answer a request that may not wait."""
         self.counters.denied[names.DENIED_BUSY] += 1
         return self.problem(busy("too many requests wait already"))
 
-    def problem(self, error: ServeError) -> Answer:
+    def problem(self, error: ServeError) -> Response:
         """Answer what never came to the handler."""
         cell = self.counters.requests_cell(self.name, "none", error.code)
-        return problem_answer(error, cell=cell)
+        return problem_response(error, cell=cell)
 
     def _accept(self, sock: socket.socket) -> None:
         guarded: Socket = sock
@@ -242,8 +242,8 @@ class Listener:
         self.admit(guarded, peer)
 
     def _close_slowly(self, owner: int, sock: socket.socket) -> None:
-        account = self.crowd.accounts.of(owner)
-        self.crowd.close_slowly(account, sock, self.loop)
+        quota = self.pool.quotas.of(owner)
+        self.pool.close_slowly(quota, sock, self.loop)
 
     def _identify(self, sock: socket.socket) -> Peer:
         if not self._identifies:
@@ -272,18 +272,18 @@ class Listener:
     def _tick(self) -> None:
         self.tick += 1
         self._remembered.clear()
-        self.crowd.accounts.refill()
+        self.pool.quotas.refill()
         if self._on_tick is not None:
             self._on_tick()
-        self.turns.tick()
+        self.fair_queue.tick()
 
     def _sweep(self) -> None:
         """End what is overdue. An agent that nobody talks to is not woken for this."""
         self._sweeping = None
         self._tick()
-        if self.crowd or len(self.crowd.accounts):
+        if self.pool or len(self.pool.quotas):
             self._sweep_later()
-        for connection in self.crowd:
+        for connection in self.pool:
             if connection.is_overdue():
                 connection.give_up()
             elif connection.has_nobody():

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 from skragent.config_rules import shown
 from skragent.errors import RequestError
-from skragent.serving.park import MAX_WAIT_SECONDS
+from skragent.serving.http.long_poll import MAX_WAIT_SECONDS
 
 if TYPE_CHECKING:
-    from skragent.serving.request import Request
+    from skragent.serving.http.request import Request
 
 # Nobody has more to say; reading more takes time from everybody else.
 _MAX_PARAMETERS: Final = 8

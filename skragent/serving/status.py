@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from skragent.observe import names
-from skragent.serving.answer import JSON, Answer
+from skragent.serving.http.response import JSON, Response
 from skragent.serving.query import is_known_tag
 
 if TYPE_CHECKING:
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from skragent.observe import Cell
 
 
-def status_answer(
+def status_response(
     document: Mapping[str, Any],
     if_none_match: str,
     *,
     must: bool,
     cell_of: Callable[[str], Cell],
-) -> Answer | None:
+) -> Response | None:
     """Answer with a document; None where the caller has it and can wait.
 
     The tag is a digest of `state` and `keys`: what nobody may see changes nothing, and
@@ -33,7 +33,7 @@ def status_answer(
     is_known = is_known_tag(if_none_match, tag)
     if is_known and not must:
         return None
-    return Answer(
+    return Response(
         HTTPStatus.NOT_MODIFIED if is_known else HTTPStatus.OK,
         {"Content-Type": JSON, "Cache-Control": "no-store", "ETag": f'"{tag}"'},
         b"" if is_known else json.dumps(document).encode(),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.agent_process import Agent
 from support.deadlines import DEADLINE_SECONDS
-from support.serving import Answered, split_answers
+from support.serving import ReceivedResponse, split_responses
 from support.serving_credentials import Asking
 from support.serving_server import read_all
 
@@ -78,12 +78,12 @@ def head_of(size: int) -> bytes:
     return start + b"x" * (size - len(start) - len(end)) + end
 
 
-def all_answers(connection: socket.socket, requests: bytes) -> list[Answered]:
+def all_answers(connection: socket.socket, requests: bytes) -> list[ReceivedResponse]:
     with connection:
         connection.settimeout(DEADLINE_SECONDS)
         connection.sendall(requests)
         connection.shutdown(socket.SHUT_WR)
-        return split_answers(read_all(connection))
+        return split_responses(read_all(connection))
 
 
 def ask(connection: socket.socket, request: bytes) -> int:
@@ -144,7 +144,7 @@ def test_a_user_has_as_many_connections_as_configured_and_no_more(
             assert second.recv(65536).startswith(b"HTTP/1.1 200")
             with connected(agent.socket) as refused:
                 refused.settimeout(DEADLINE_SECONDS)
-                (answer,) = split_answers(read_all(refused))
+                (answer,) = split_responses(read_all(refused))
     assert (answer.status, answer.code) == (503, "serve.connections")
 
 
@@ -172,7 +172,7 @@ def test_who_does_not_end_its_request_in_the_configured_time_is_told(
     with connected(agent.socket) as slow:
         slow.settimeout(DEADLINE_SECONDS)
         slow.sendall(head_of(100)[:-1])
-        (answer,) = split_answers(read_all(slow))
+        (answer,) = split_responses(read_all(slow))
     assert (answer.status, answer.code) == (408, "serve.timeout")
 
 
@@ -183,7 +183,7 @@ def test_who_asks_nothing_for_the_configured_time_is_let_go(
     with connected(agent.socket) as idle:
         idle.settimeout(DEADLINE_SECONDS)
         idle.sendall(head_of(100))
-        (answer,) = split_answers(read_all(idle))  # up to its end
+        (answer,) = split_responses(read_all(idle))  # up to its end
     assert answer.status == 200
 
 

@@ -18,8 +18,8 @@ from skragent.agent.socket_activation import REFUSE_SECONDS as ORPHAN_SECONDS
 from skragent.client import SkragentClient
 from skragent.config import AgentConfig, ImdsConfig, ServingConfig, VtpmConfig
 from skragent.job import ARENA_BYTES_PER_KEY, MAX_KEYS
-from skragent.serving.credentials import MAX_CONNECTIONS, REFUSE_SECONDS
-from skragent.serving.server import CLOSE_SECONDS
+from skragent.serving.servers import CLOSE_SECONDS
+from skragent.serving.systemd_credentials import MAX_CONNECTIONS, REFUSE_SECONDS
 
 
 def read(name: str) -> configparser.ConfigParser:
@@ -137,7 +137,7 @@ def test_systemd_waits_until_the_ak_certificate_is_written() -> None:
     unit = read("skragent.service")["Service"]
     others = REFUSE_SECONDS + CLOSE_SECONDS
     assert int(unit["TimeoutStopSec"]) > others + TERMINATE_SECONDS + 2
-    assert "five seconds at most" in (UNITS / "skragent.service").read_text()
+    assert "at most five seconds" in (UNITS / "skragent.service").read_text()
     assert TERMINATE_SECONDS == 5
 
 

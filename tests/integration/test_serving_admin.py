@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from support.serving import Answered, get, held_key, ring_with, split_answers
+from support.serving import ReceivedResponse, get, held_key, ring_with, split_responses
 
 from skragent.observe import Counters
 from skragent.serving import AdminServer, Limits
@@ -30,7 +30,7 @@ class NoAgent:
         return {}
 
 
-def ask(directory: Path, request: bytes, limits: Limits) -> Answered:
+def ask(directory: Path, request: bytes, limits: Limits) -> ReceivedResponse:
     async def run() -> bytes:
         path = str(directory / "admin.sock")
         sock = socket.socket(socket.AF_UNIX)
@@ -47,7 +47,7 @@ def ask(directory: Path, request: bytes, limits: Limits) -> Answered:
         await server.close(0)
         return data
 
-    (answer,) = split_answers(asyncio.run(run()))
+    (answer,) = split_responses(asyncio.run(run()))
     return answer
 
 

@@ -15,7 +15,7 @@ from support.serving_credentials import (
     RunningCredentials,
 )
 
-from skragent.serving import credentials
+from skragent.serving import systemd_credentials
 
 pytestmark = pytest.mark.root  # systemd is root
 RULE = OneRule(UNIT, ALIAS)
@@ -24,7 +24,7 @@ RULE = OneRule(UNIT, ALIAS)
 def test_who_comes_while_very_many_wait_is_left_in_the_backlog(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(credentials, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(systemd_credentials, "MAX_CONNECTIONS", 2)
     ring = ring_with(waiting=[ALIAS])
     with RunningCredentials(tmp_path, ring, RULE) as server:
         first, second = (Asking(server.path, "db.pem") for _ in range(2))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.serving import ALIAS, FORMS, get, held_key, ring_with, split_answers
+from support.serving import ALIAS, FORMS, get, held_key, ring_with, split_responses
 from support.serving_server import RunningServer, read_all, serving
 
 from skragent.client import SkragentClient
@@ -113,7 +113,7 @@ def test_nor_does_one_that_is_never_read(old: RunningServer) -> None:
     old.call(lambda: old.ring.put(held_key(forms={"jwk": b"x" * 10_000})))
     with old.connect() as connection:
         connection.sendall(KEY * 200)  # whose answers are not taken
-        old.until(lambda: old.api._listener.crowd._in_flight == 1)
+        old.until(lambda: old.api._listener.pool._in_flight == 1)
         with leave_with(old, connection, b"x"):
             old.call(lambda: old.ring.drop(ALIAS, KeyState.DROPPED))  # it is cut
             assert old.ask(get("/healthz")).status == 200
@@ -127,7 +127,7 @@ def test_nor_does_one_whose_connection_is_refused(old: RunningServer) -> None:
             stack.enter_context(leave_with(old, refused, KEY))
             end_of(refused)
         stack.enter_context(old.connect())
-        (answer,) = split_answers(end_of(stack.enter_context(old.connect())))
+        (answer,) = split_responses(end_of(stack.enter_context(old.connect())))
         assert answer.code == "serve.connections"
 
 
@@ -137,23 +137,23 @@ def test_a_connection_counts_until_it_is_closed(old: RunningServer) -> None:
             connection = stack.enter_context(old.connect())
             stack.enter_context(leave_with(old, connection, b"x"))
             assert end_of(connection) == b""
-        (answer,) = split_answers(end_of(stack.enter_context(old.connect())))
+        (answer,) = split_responses(end_of(stack.enter_context(old.connect())))
         assert answer.code == "serve.connections"
-    old.until(lambda: old.api._listener.crowd._closing == 0)
+    old.until(lambda: old.api._listener.pool._closing == 0)
     assert fetch(old) == FORMS["jwk"]
 
 
 def test_callers_without_descriptors_notice_nothing(old: RunningServer) -> None:
     with old.connect() as connection:
         connection.sendall(KEY * 100 + LAST)
-        answers = split_answers(read_all(connection))
+        answers = split_responses(read_all(connection))
     assert [a.body for a in answers] == [FORMS["jwk"]] * 101
     with old.connect() as connection:
         for byte in KEY[:-1]:
             connection.send(bytes([byte]))
         connection.send(KEY[-1:], socket.MSG_OOB)
         connection.shutdown(socket.SHUT_WR)
-        (answer,) = split_answers(read_all(connection))
+        (answer,) = split_responses(read_all(connection))
     assert answer.body == FORMS["jwk"]
 
 
@@ -171,5 +171,5 @@ def test_a_kernel_that_can_refuses_to_send_descriptors_at_all(tmp_path: Path) ->
             with pytest.raises(PermissionError):
                 send_with(connection, KEY, theirs)
             connection.sendall(LAST)
-            (answer,) = split_answers(read_all(connection))
+            (answer,) = split_responses(read_all(connection))
             assert answer.body == FORMS["jwk"]

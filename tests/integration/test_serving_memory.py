@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.deadlines import DEADLINE_SECONDS
-from support.serving import ALIAS, get, split_answers
+from support.serving import ALIAS, get, split_responses
 from support.serving_server import count_in_memory, read_all, serving_child
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ def test_readers_that_stall_leave_no_copy_on_the_heap(tmp_path: Path) -> None:
             reader.sendall(PEM * REQUESTS)
         with connect(path) as other:  # answered: so the others were, up to the stall
             other.sendall(LAST_PEM)
-            (answer,) = split_answers(read_all(other))
+            (answer,) = split_responses(read_all(other))
             assert answer.body == content
         assert count_in_memory(pid, canary.encode()) > 0  # the scanner does see
         assert count_in_memory(pid, needle) == 0
         for reader in readers:
             with reader:
                 reader.sendall(LAST_PEM)
-                bodies = [a.body for a in split_answers(read_all(reader))]
+                bodies = [a.body for a in split_responses(read_all(reader))]
             assert bodies == [content] * (REQUESTS + 1)
         assert count_in_memory(pid, needle) == 0
 

@@ -113,7 +113,14 @@ def test_every_code_that_is_served_is_described() -> None:
     for text in json.dumps(DOCUMENT).split('"code": {"enum": [')[1:]:
         described |= set(json.loads(f"[{text.partition(']')[0]}]"))
     served = set()
-    for module in ("api", "listener", "wire", "request", "query", "negotiation"):
+    for module in (
+        "api",
+        "listener",
+        "query",
+        "negotiation",
+        "http/connection",
+        "http/request",
+    ):
         text = (resources.files("skragent.serving") / f"{module}.py").read_text()
         served |= {word.split('"')[0] for word in text.split('code="')[1:]}
     defaults = {"serve.denied", "serve.not_ready", "serve.bad_request"}

@@ -24,7 +24,7 @@ from support.serving import (
     get,
     held_key,
     ring_with,
-    split_answers,
+    split_responses,
 )
 from support.serving_server import (
     RunningServer,
@@ -72,7 +72,7 @@ def test_the_client_is_told_why_not(server: RunningServer) -> None:
 def test_many_requests_on_one_connection(server: RunningServer) -> None:
     with server.connect() as connection:
         connection.sendall(KEY * 200 + LAST_KEY)
-        answers = split_answers(read_all(connection))
+        answers = split_responses(read_all(connection))
     assert [answer.body for answer in answers] == [FORMS["jwk"]] * 201
 
 
@@ -86,7 +86,7 @@ def test_a_refusal_of_a_request_with_much_behind_it_ends_without_a_reset(
     with server.connect() as connection:
         with server.paused():
             connection.sendall(b"nonsense\r\n\r\n" + b"x" * 40_000)
-        (answer,) = split_answers(read_all(connection))
+        (answer,) = split_responses(read_all(connection))
     assert answer.status == 400
 
 
@@ -96,7 +96,7 @@ def test_a_rotation_reaches_open_connections(server: RunningServer) -> None:
         first = connection.recv(65536)
         server.call(lambda: server.ring.put(held_key(version=NEXT_VERSION)))
         connection.sendall(LAST_KEY)
-        answers = split_answers(first + read_all(connection))
+        answers = split_responses(first + read_all(connection))
     assert [a.headers["ETag"] for a in answers] == [
         f'"{VERSION}"',
         f'"{NEXT_VERSION}"',
@@ -109,7 +109,7 @@ def test_a_stalled_reader_gets_every_answer_whole(tmp_path: Path) -> None:
         connection.sendall(KEY * 100)  # 800 kB of answers: more than a socket holds
         server.call(lambda: ring.put(held_key(forms={"jwk": BIG[::-1] + b"."})))
         connection.sendall(LAST_KEY)
-        answers = split_answers(read_all(connection))
+        answers = split_responses(read_all(connection))
     assert len(answers) == 101
     assert {answer.body for answer in answers} <= {BIG, BIG[::-1] + b"."}
 
@@ -168,7 +168,7 @@ def test_an_unfinished_request_is_ended(tmp_path: Path) -> None:
         server.connect() as connection,
     ):
         connection.sendall(b"GET / HTTP/1.1\r\n")
-        (answer,) = split_answers(read_all(connection))
+        (answer,) = split_responses(read_all(connection))
     assert (answer.status, answer.code) == (408, "serve.timeout")
 
 
@@ -181,7 +181,7 @@ def test_a_connection_too_many_is_told_so(tmp_path: Path) -> None:
         first.sendall(get("/healthz"))
         first.recv(65536)
         with server.connect() as second:
-            (answer,) = split_answers(read_all(second))
+            (answer,) = split_responses(read_all(second))
     assert (answer.status, answer.code) == (503, "serve.connections")
 
 
@@ -214,7 +214,7 @@ def test_keys_are_not_served_on_loopback(server: RunningServer) -> None:
         ("127.0.0.1", server.metrics_port), DEADLINE_SECONDS
     ) as connection:
         connection.sendall(KEY + LAST_KEY.replace(b"GET", b"POST"))
-        answers = split_answers(read_all(connection))
+        answers = split_responses(read_all(connection))
     assert [answer.status for answer in answers] == [404, 405]
 
 
@@ -292,7 +292,7 @@ def test_a_caller_that_half_closes_and_waits_is_answered(server: RunningServer) 
         connection.shutdown(socket.SHUT_WR)
         wait_for_parked(server, 1)
         server.call(lambda: server.ring.put(held_key("later")))
-        (answer,) = split_answers(read_all(connection))
+        (answer,) = split_responses(read_all(connection))
     assert answer.body == FORMS["jwk"]
 
 
@@ -341,14 +341,16 @@ PEM = get(f"/v1/keys/{ALIAS}", "Accept: application/x-pem-file")
 def test_a_wait_ends_when_nobody_waits_any_more(tmp_path: Path, more: bytes) -> None:
     """Also where nothing is read any more: all was sent, or too much."""
     with serving(tmp_path, ring_with(waiting=["later"])) as server:
-        crowd = server.api._listener.crowd
+        pool = server.api._listener.pool
         with server.connect() as connection:
             connection.sendall(get("/v1/keys/later?wait=300") + more)
             connection.shutdown(socket.SHUT_WR)
             server.until(
-                lambda: any(m.is_parked and not m._is_reading for m in crowd._members)
+                lambda: any(
+                    m.is_long_polling and not m._is_reading for m in pool._members
+                )
             )
-        server.until(lambda: not crowd)
+        server.until(lambda: not pool)
 
 
 def test_who_holds_all_connections_of_the_metrics_keeps_no_scraper_out(
@@ -364,5 +366,5 @@ def test_who_holds_all_connections_of_the_metrics_keeps_no_scraper_out(
         for _ in range(3):
             with socket.create_connection(address) as scraper:
                 scraper.sendall(get("/metrics", "Connection: close"))
-                (answer,) = split_answers(read_all(scraper))
+                (answer,) = split_responses(read_all(scraper))
                 assert answer.status == 200

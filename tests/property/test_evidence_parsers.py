@@ -22,14 +22,13 @@ from support.evidence import (
     tpm2b_public,
     wrapping_key_public,
 )
-from support.evidence_amd import NOW, mint_chain, rsa_key, thim_answer
+from support.evidence_amd import NOW, mint_chain, parse_pem_chain, rsa_key, thim_answer
 
 from skragent.cli.report_input import parse_quote_file
 from skragent.errors import AgentError, EndorsementsError
 from skragent.evidence.ak_certificate import cut_padding, is_ak_certificate_provisioned
 from skragent.evidence.amd_certificate import load_certificates
 from skragent.evidence.endorsements import (
-    parse_pem_chain,
     parse_thim_answer,
     verify_endorsements,
 )

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from skragent.agent.cached_token import CachedToken
+    from skragent.agent.interfaces import NextAttempt
     from skragent.agent.key_records import KeyRecord, Validity
     from skragent.agent.releaser_process import Launch
     from skragent.job import Attestation, KeyRequest, ReleasedKey
@@ -148,6 +149,7 @@ class Reporter:
     certificates: list[AkCertificate] = field(default_factory=list)
     renewals: list[str] = field(default_factory=list)  # error codes; empty: a success
     attempts: list[str] = field(default_factory=list)
+    wiped_in: dict[str, float] = field(default_factory=dict)
     restored: int = 0  # AK certificates
     repetitions: int = 0  # of what systemd may not have been told
 
@@ -204,14 +206,17 @@ class Reporter:
     def attempt_ended(self, alias: str) -> None:
         self.attempts.append(alias)
 
-    def key_failed(self, alias: str, error: AgentError, seconds: float) -> None:
-        del alias
+    def key_failed(self, alias: str, error: AgentError, following: NextAttempt) -> None:
+        self.wiped_in[alias] = following.wiped_in
         self.codes.append(error.code)
-        self.waits.append(seconds)
+        self.waits.append(following.seconds)
 
-    def job_failed(self, waits: Mapping[str, float], error: AgentError) -> None:
+    def job_failed(
+        self, following: Mapping[str, NextAttempt], error: AgentError
+    ) -> None:
+        self.wiped_in.update((a, one.wiped_in) for a, one in following.items())
         self.codes.append(error.code)
-        self.waits.append(min(waits.values(), default=0.0))
+        self.waits.append(min((one.seconds for one in following.values()), default=0.0))
 
     def job_ended(self, result: Result) -> None:
         del result

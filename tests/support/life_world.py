@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from support.life_clock import QuickClock
 from support.life_cloud import Cloud
 from support.life_model import Model
-from support.serving import Answered, everybody_in, get, split_answers
+from support.serving import ReceivedResponse, everybody_in, get, split_responses
 
 from skragent.agent.preserved_keys import PreservedKeys
 from skragent.agent.reporter import Reporter
@@ -20,16 +20,16 @@ from skragent.agent.scheduler import Scheduler
 from skragent.keyring import Keyring
 from skragent.observe import Counters
 from skragent.serving.api import KeyApi
-from skragent.serving.park import Parked
+from skragent.serving.http.long_poll import LongPoll
+from skragent.serving.http.request import parse_head
 from skragent.serving.peers import Peer
-from skragent.serving.request import parse_head
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
     from skragent.agent.key_records import KeyLifetimePolicy, KeyRecord
     from skragent.job import KeyRequest
-    from skragent.serving.answer import Answer
+    from skragent.serving.http.response import Response
 
 CALLER = Peer(uid=os.getuid(), gid=1, pid=1)
 
@@ -76,13 +76,13 @@ class Question:
     alias: str
     version: str | None
     deadline: float
-    parked: Parked | None = None
-    answered: Answered | None = None
+    long_poll: LongPoll | None = None
+    answered: ReceivedResponse | None = None
 
-    def deliver(self, answer: Answer) -> None:
-        (self.answered,) = split_answers(b"".join(answer.parts))
-        if self.parked is not None:
-            self.parked.forget()
+    def deliver(self, answer: Response) -> None:
+        (self.answered,) = split_responses(b"".join(answer.parts))
+        if self.long_poll is not None:
+            self.long_poll.forget()
 
     def cut(self) -> None:
         raise AssertionError("the request failed unexpectedly")
@@ -187,8 +187,8 @@ class World:
             moment = min(end, first)
             self.run(self.clock.advance(max(0.0, moment - self.clock.boot)))
             for question in self.waiting:
-                if question.deadline <= self.clock.boot and question.parked:
-                    question.parked.answer_now()
+                if question.deadline <= self.clock.boot and question.long_poll:
+                    question.long_poll.answer_now()
                     assert question.answered, "no answer at the end of the wait"
             if moment >= end:
                 break
@@ -209,8 +209,8 @@ class World:
         path = f"/v1/keys/{alias}" + (f"?{'&'.join(query)}" if query else "")
         question = Question(alias, version, self.clock.boot + wait)
         answer = self.api.handle(parse_head(get(path)), CALLER)
-        if isinstance(answer, Parked):
-            question.parked = answer
+        if isinstance(answer, LongPoll):
+            question.long_poll = answer
             answer.park(question, 0)
             self.waiting.append(question)
         else:

@@ -91,7 +91,7 @@ def get(path: str, *headers: str) -> bytes:
     return "\r\n".join(lines).encode("latin-1")
 
 
-class Answered:
+class ReceivedResponse:
     """One answer, taken apart."""
 
     def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
@@ -109,7 +109,7 @@ class Answered:
         return str(self.json["code"])
 
 
-def split_answers(data: bytes) -> list[Answered]:
+def split_responses(data: bytes) -> list[ReceivedResponse]:
     """Take a stream of answers apart; a rest that is no answer fails the test."""
     answers = []
     while data:
@@ -121,6 +121,6 @@ def split_answers(data: bytes) -> list[Answered]:
         headers = dict(line.split(": ", 1) for line in lines)
         length = int(headers.get("Content-Length", "0"))
         assert len(data) >= length, "an answer is cut"
-        answers.append(Answered(int(match[1]), headers, data[:length]))
+        answers.append(ReceivedResponse(int(match[1]), headers, data[:length]))
         data = data[length:]
     return answers

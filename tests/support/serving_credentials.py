@@ -14,7 +14,7 @@ import uvloop
 from support.deadlines import DEADLINE_SECONDS
 
 from skragent.observe import Counters
-from skragent.serving.credentials import REFUSE_SECONDS, CredentialServer
+from skragent.serving.systemd_credentials import REFUSE_SECONDS, CredentialServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -17,11 +17,11 @@ from support.serving import (
     ALIAS,
     NOW,
     VERSION,
-    Answered,
+    ReceivedResponse,
     everybody_in,
     key_of,
     ring_with,
-    split_answers,
+    split_responses,
 )
 
 from skragent.observe import Counters
@@ -105,12 +105,12 @@ class RunningServer:
         connection.connect(str(self.path))
         return connection
 
-    def ask(self, request: bytes) -> Answered:
+    def ask(self, request: bytes) -> ReceivedResponse:
         """Ask on a connection of its own."""
         with self.connect() as connection:
             connection.sendall(request)
             connection.shutdown(socket.SHUT_WR)
-            (answer,) = split_answers(read_all(connection))
+            (answer,) = split_responses(read_all(connection))
         return answer
 
 

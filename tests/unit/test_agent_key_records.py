@@ -176,6 +176,24 @@ def test_a_repetition_is_awaited_only_where_it_would_end_a_held_key() -> None:
     assert seconds(KeyRecord(), UNCLEAR, BOOTTIME) == math.inf
 
 
+def test_the_time_until_a_held_key_can_be_wiped_follows_its_denials() -> None:
+    seconds = key_records.seconds_until_wiped
+    assert seconds(after((FAULT, 0)), BOOTTIME, 7) == math.inf
+    assert seconds(after((CLEAR, 0)), BOOTTIME, 7) == 7
+    assert seconds(after((UNCLEAR, 0)), BOOTTIME + 100, 7) == 200
+    assert seconds(after((UNCLEAR, 0), (FAULT, 301)), BOOTTIME + 301, 7) == 7
+    assert seconds(after((UNCLEAR, 0), record=KeyRecord()), BOOTTIME, 7) == math.inf
+
+
+def test_a_key_that_is_kept_is_never_about_to_be_wiped() -> None:
+    policy = key_records.KeyLifetimePolicy(is_kept_when_denied=True)
+    record = key_records.record_release(
+        KeyRecord(policy=policy), released_key(), began_at=BOOTTIME, fresh_seconds=100
+    )
+    kept = after((UNCLEAR, 0), (CLEAR, 1), record=record)
+    assert key_records.seconds_until_wiped(kept, BOOTTIME + 2, 7) == math.inf
+
+
 NEWER = "f" * 32
 
 

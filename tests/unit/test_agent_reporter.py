@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import pytest
 from support.agent import (
@@ -16,6 +17,7 @@ from support.agent import (
 )
 
 from skragent.agent import key_records
+from skragent.agent.interfaces import NextAttempt
 from skragent.agent.key_records import KeyRecord, Validity
 from skragent.agent.preserved_keys import PreservedKeys
 from skragent.agent.reporter import Reporter
@@ -134,7 +136,7 @@ def test_a_fault_that_a_person_must_mend_raises_an_alarm(
 ) -> None:
     error = AgentError("x", code="evidence.tpm", disposition=Disposition(word))
     world.hold()
-    world.reporter.job_failed({"disk": 60.0}, error)
+    world.reporter.job_failed({"disk": NextAttempt(60)}, error)
     entry = world.keyring.get("disk")
     assert entry is not None
     assert entry.needs_attention
@@ -164,7 +166,7 @@ def test_a_stale_key_is_served_as_that(world: World) -> None:
 
 
 def test_the_status_line_counts_and_names_the_trouble(world: World) -> None:
-    world.reporter.key_failed("disk", denied(), 3)
+    world.reporter.key_failed("disk", denied(), NextAttempt(3))
     assert world.status.line == "0 of 1 keys held; release.denied"
     world.hold()
     assert world.status.line == "1 of 1 keys held"
@@ -173,14 +175,14 @@ def test_the_status_line_counts_and_names_the_trouble(world: World) -> None:
 def test_why_a_key_is_not_held_and_when_it_is_asked_for_again_is_kept(
     world: World,
 ) -> None:
-    world.reporter.key_failed("disk", denied(), 3)
+    world.reporter.key_failed("disk", denied(), NextAttempt(3))
     entry = world.keyring.get("disk")
     assert entry is not None
     assert (entry.failure_code, entry.retry_at) == ("release.denied", NOW + 3)
 
 
 def test_cause_and_remedy_of_a_failure_are_kept_until_a_release(world: World) -> None:
-    world.reporter.key_failed("disk", denied(), 3)
+    world.reporter.key_failed("disk", denied(), NextAttempt(3))
     entry = world.keyring.get("disk")
     assert entry is not None
     assert (entry.failure_message, entry.failure_hint) == ("no", "Ask.")
@@ -188,8 +190,44 @@ def test_cause_and_remedy_of_a_failure_are_kept_until_a_release(world: World) ->
     assert (entry.failure_message, entry.failure_hint) == ("", "")
 
 
+def test_a_quoted_sentence_keeps_one_full_stop(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = AgentError("the provider answered: It is not valid.", hint="Ask.")
+    world.reporter.key_failed("disk", error, NextAttempt(3))
+    assert "It is not valid. Ask. Next attempt" in caplog.records[-1].getMessage()
+
+
+def test_a_denial_that_can_wipe_a_held_key_says_when(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.hold()
+    world.reporter.key_failed("disk", denied(), NextAttempt(3, 300))
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert entry.wipe_at == NOW + 300
+    line = caplog.records[-1]
+    moment = f"{datetime.fromtimestamp(NOW + 300, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    assert (
+        f"If the denial is repeated at {moment} or later, the agent wipes the held key"
+        " disk."
+    ) in line.getMessage()
+    world.hold()
+    assert entry.wipe_at is None
+
+
+def test_a_wiped_key_is_not_about_to_be_wiped(world: World) -> None:
+    world.hold()
+    world.reporter.job_failed({"disk": NextAttempt(3, 300)}, denied())
+    entry = world.keyring.get("disk")
+    assert entry is not None
+    assert entry.wipe_at == NOW + 300
+    world.keyring.mark("disk", KeyState.DENIED)
+    assert entry.wipe_at is None
+
+
 def test_a_failed_job_is_why_every_missing_key_is_missing(world: World) -> None:
-    world.reporter.job_failed({"disk": 3.0}, denied())
+    world.reporter.job_failed({"disk": NextAttempt(3)}, denied())
     entry = world.keyring.get("disk")
     assert entry is not None
     assert entry.failure_code == "release.denied"
@@ -199,7 +237,7 @@ def test_a_failed_job_is_told_of_a_key_that_is_held_until_one_succeeds(
     world: World,
 ) -> None:
     world.hold()
-    world.reporter.job_failed({"disk": 3.0}, denied())
+    world.reporter.job_failed({"disk": NextAttempt(3)}, denied())
     entry = world.keyring.get("disk")
     assert entry is not None
     assert entry.key is not None
@@ -249,8 +287,10 @@ def test_everything_is_counted(world: World) -> None:
     world.reporter.attested(attestation())
     world.hold()
     world.hold()
-    world.reporter.key_failed("disk", denied(), 3)
-    world.reporter.job_failed({"disk": 3.0}, AgentError("x", code="transport.timeout"))
+    world.reporter.key_failed("disk", denied(), NextAttempt(3))
+    world.reporter.job_failed(
+        {"disk": NextAttempt(3)}, AgentError("x", code="transport.timeout")
+    )
     assert world.counters.releases["disk", "success", ""] == 2
     assert world.counters.releases["disk", "denied", "release.denied"] == 1
     assert world.counters.attestations["success", ""] == 1
@@ -262,7 +302,7 @@ def test_the_journal_names_version_and_hint_and_never_the_key(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.hold()
-    world.reporter.key_failed("disk", denied(), 3)
+    world.reporter.key_failed("disk", denied(), NextAttempt(3))
     world.let_go(KeyState.DENIED)
     said = "\n".join(str(vars(record)) for record in caplog.records)
     assert VERSION in said

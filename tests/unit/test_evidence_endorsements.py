@@ -20,6 +20,7 @@ from support.evidence_amd import (
     chip_key,
     mint_certificate,
     mint_chain,
+    parse_pem_chain,
     roots_of,
     thim_answer,
 )
@@ -37,7 +38,6 @@ from skragent.evidence.endorsements import (
     Endorsements,
     chip_generation,
     find_signer,
-    parse_pem_chain,
     parse_roots,
     parse_thim_answer,
     verify_endorsements,

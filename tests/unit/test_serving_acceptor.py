@@ -7,7 +7,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.serving_wire import HandLoop
+from support.serving_in_memory import HandLoop
 
 from skragent.serving.acceptor import Acceptor
 

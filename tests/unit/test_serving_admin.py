@@ -7,15 +7,22 @@ import os
 from collections.abc import Mapping, Sequence
 
 import pytest
-from support.serving import ALIAS, Answered, get, held_key, ring_with, split_answers
+from support.serving import (
+    ALIAS,
+    ReceivedResponse,
+    get,
+    held_key,
+    ring_with,
+    split_responses,
+)
 
 from skragent.keyring import Keyring, KeyState
 from skragent.observe import Counters
 from skragent.serving.admin import AdminApi
-from skragent.serving.answer import Answer
-from skragent.serving.park import Parked
+from skragent.serving.http.long_poll import LongPoll
+from skragent.serving.http.request import parse_head
+from skragent.serving.http.response import Response
 from skragent.serving.peers import Peer
-from skragent.serving.request import parse_head
 
 ROOT = Peer(uid=0, gid=0, pid=1)
 STRANGER = Peer(uid=54321, gid=0, pid=1, groups=frozenset({0}))
@@ -50,18 +57,18 @@ class Admin:
         self.counters = Counters()
         self.api = AdminApi(ring, self.counters, self.control)
 
-    def send(self, request: bytes, peer: Peer = ROOT) -> Answered | Parked:
+    def send(self, request: bytes, peer: Peer = ROOT) -> ReceivedResponse | LongPoll:
         head, end, body = request.partition(b"\r\n\r\n")
         parsed = parse_head(head + end).with_body(body)
         answer = self.api.handle(parsed, peer)
-        if isinstance(answer, Parked):
+        if isinstance(answer, LongPoll):
             return answer
-        (answered,) = split_answers(b"".join(answer.parts))
+        (answered,) = split_responses(b"".join(answer.parts))
         return answered
 
-    def ask(self, request: bytes, peer: Peer = ROOT) -> Answered:
+    def ask(self, request: bytes, peer: Peer = ROOT) -> ReceivedResponse:
         answered = self.send(request, peer)
-        assert isinstance(answered, Answered)
+        assert isinstance(answered, ReceivedResponse)
         return answered
 
 
@@ -134,13 +141,14 @@ def test_a_query_that_would_be_ignored_is_refused(
 
 
 def test_the_status_has_everything(admin: Admin, ring: Keyring) -> None:
-    ring.note_failure("later", "transport.timeout", retry_at=5.0)
+    ring.note_failure("later", "transport.timeout", retry_at=5.0, wipe_at=9.0)
     status = admin.ask(get("/v1/status")).json
     assert status["started_at"] == 1.0
     assert status["state"] == "degraded"
     assert [key["name"] for key in status["keys"]] == [ALIAS, "later"]
     later = status["keys"][1]
     assert (later["last_failure"], later["retry_at"]) == ("transport.timeout", 5.0)
+    assert later["wipe_at"] == 9.0
     assert later["vault"] == "https://later.vault.azure.net"
     assert 2 < later["due_at"] < 3
 
@@ -162,7 +170,7 @@ def test_the_status_tells_of_the_sockets_and_of_the_token(admin: Admin) -> None:
 def test_a_failure_is_a_change_of_the_status(admin: Admin, ring: Keyring) -> None:
     tag = admin.ask(get("/v1/status")).headers["ETag"]
     assert isinstance(
-        admin.send(get("/v1/status?wait=5", f"If-None-Match: {tag}")), Parked
+        admin.send(get("/v1/status?wait=5", f"If-None-Match: {tag}")), LongPoll
     )
     ring.note_failure("later", "transport.timeout")
     assert admin.ask(get("/v1/status")).headers["ETag"] != tag
@@ -172,9 +180,9 @@ class Waiting:
     """A connection that waits, and what it was sent."""
 
     def __init__(self) -> None:
-        self.answers: list[Answer] = []
+        self.answers: list[Response] = []
 
-    def deliver(self, answer: Answer) -> None:
+    def deliver(self, answer: Response) -> None:
         self.answers.append(answer)
 
     def cut(self) -> None:
@@ -185,10 +193,10 @@ def test_who_waits_for_the_status_is_told_of_a_failure(
     admin: Admin, ring: Keyring
 ) -> None:
     tag = admin.ask(get("/v1/status")).headers["ETag"]
-    parked = admin.send(get("/v1/status?wait=5", f"If-None-Match: {tag}"))
-    assert isinstance(parked, Parked)
+    long_poll = admin.send(get("/v1/status?wait=5", f"If-None-Match: {tag}"))
+    assert isinstance(long_poll, LongPoll)
     waiting = Waiting()
-    parked.park(waiting, tick=0)
+    long_poll.park(waiting, tick=0)
     ring.note_failure("later", "transport.timeout")
     assert len(waiting.answers) == 1
 
@@ -340,7 +348,7 @@ def test_a_body_that_is_not_waited_for_is_refused(admin: Admin, path: str) -> No
     method = {"/v1/reload": b"POST", "/v1/keys/db": b"DELETE"}.get(path, b"GET")
     head = get(path, "Content-Length: 5").replace(b"GET", method, 1)
     answer = admin.api.handle(parse_head(head), ROOT)
-    assert isinstance(answer, Answer)
-    (answered,) = split_answers(b"".join(answer.parts))
+    assert isinstance(answer, Response)
+    (answered,) = split_responses(b"".join(answer.parts))
     assert (answered.status, answered.code) == (400, "serve.body")
     assert admin.control.orders == []

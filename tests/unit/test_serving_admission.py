@@ -15,13 +15,13 @@ from support.serving import (
     get,
     held_key,
     ring_with,
-    split_answers,
+    split_responses,
 )
-from support.serving_wire import Wire, on_wire
+from support.serving_in_memory import InMemoryServer, with_server
 
 from skragent.serving import Access, Limits, listener
 from skragent.serving.access import Rule
-from skragent.serving.accounts import STRANGERS
+from skragent.serving.quotas import SHARED_QUOTA
 
 if TYPE_CHECKING:
     import pytest
@@ -33,12 +33,12 @@ LAST_HEALTH = get("/healthz", "Connection: close")
 OTHER = dataclasses.replace(MYSELF, uid=MYSELF.uid + 1)
 
 
-def accepted(wire: Wire, request: bytes) -> bytes:
+def accepted(server: InMemoryServer, request: bytes) -> bytes:
     """Have a real connection with its request taken in; give what it was sent."""
     ours, theirs = socket.socketpair()
     with theirs:
         theirs.sendall(request)
-        wire.listener._accept(ours)
+        server.listener._accept(ours)
         assert ours.fileno() == -1, "it is open still"
         theirs.settimeout(DEADLINE_SECONDS)
         try:
@@ -53,13 +53,13 @@ def test_a_caller_of_whom_the_kernel_tells_nothing_is_not_served(
     def tells_nothing(sock: socket.socket, **wanted: object) -> Peer:
         raise OSError(sock, wanted)
 
-    def test(wire: Wire) -> None:
-        assert split_answers(accepted(wire, LAST_HEALTH))[0].status == 200
+    def test(server: InMemoryServer) -> None:
+        assert split_responses(accepted(server, LAST_HEALTH))[0].status == 200
         monkeypatch.setattr(listener, "identify", tells_nothing)
-        assert accepted(wire, LAST_HEALTH) == b""
-        assert wire.counters.connections["api"] == 0
+        assert accepted(server, LAST_HEALTH) == b""
+        assert server.counters.connections["api"] == 0
 
-    on_wire(ring_with(), test)
+    with_server(ring_with(), test)
 
 
 def test_the_unit_of_a_caller_is_asked_for_where_a_rule_names_one(
@@ -72,38 +72,38 @@ def test_the_unit_of_a_caller_is_asked_for_where_a_rule_names_one(
         unit = "web.service" if wants_unit else ""
         return dataclasses.replace(MYSELF, unit=unit, is_pinned=wants_unit)
 
-    def test(wire: Wire) -> None:
-        assert split_answers(accepted(wire, LAST_KEY))[0].status == 404
-        wire.listener.wants_unit = True
-        assert split_answers(accepted(wire, LAST_KEY))[0].body == FORMS["jwk"]
+    def test(server: InMemoryServer) -> None:
+        assert split_responses(accepted(server, LAST_KEY))[0].status == 404
+        server.listener.wants_unit = True
+        assert split_responses(accepted(server, LAST_KEY))[0].body == FORMS["jwk"]
 
     monkeypatch.setattr(listener, "identify", in_a_unit)
     access = Access({ALIAS: (Rule(unit="web.service"),)})
-    on_wire(ring_with(held_key()), test, access=access)
+    with_server(ring_with(held_key()), test, access=access)
 
 
 def test_callers_with_one_owner_share_what_one_user_may_have() -> None:
-    def test(wire: Wire) -> None:
-        wire.listener.owner_of = lambda _peer: STRANGERS
-        _, first = wire.connect()
-        _, second = wire.connect(peer=OTHER)
+    def test(server: InMemoryServer) -> None:
+        server.listener.owner_of = lambda _peer: SHARED_QUOTA
+        _, first = server.connect()
+        _, second = server.connect(peer=OTHER)
         assert not first.closed
-        assert [a.code for a in split_answers(second.sent)] == ["serve.connections"]
+        assert [a.code for a in split_responses(second.sent)] == ["serve.connections"]
 
-    on_wire(ring_with(), test, limits=Limits(connections_per_uid=1))
+    with_server(ring_with(), test, limits=Limits(connections_per_uid=1))
 
 
 def test_a_request_that_was_answered_before_is_refused_on_a_connection_too_many() -> (
     None
 ):
-    def test(wire: Wire) -> None:
-        assert split_answers(wire.visit(LAST_KEY).sent)[0].status == 200
-        wire.connect()
-        (answer,) = split_answers(wire.visit(LAST_KEY).sent)
+    def test(server: InMemoryServer) -> None:
+        assert split_responses(server.visit(LAST_KEY).sent)[0].status == 200
+        server.connect()
+        (answer,) = split_responses(server.visit(LAST_KEY).sent)
         assert answer.status == 503
         assert answer.code == "serve.connections"
 
-    on_wire(ring_with(held_key()), test, limits=Limits(connections_per_uid=1))
+    with_server(ring_with(held_key()), test, limits=Limits(connections_per_uid=1))
 
 
 def test_refused_connections_are_told_of_once_a_second(
@@ -111,14 +111,14 @@ def test_refused_connections_are_told_of_once_a_second(
 ) -> None:
     caplog.set_level(logging.INFO)
 
-    def test(wire: Wire) -> None:
-        wire.connect()
+    def test(server: InMemoryServer) -> None:
+        server.connect()
         for _ in range(3):
-            wire.connect()
+            server.connect()
         assert len(caplog.records) == 1
-        assert wire.counters.denied["connections"] == 3
-        wire.pass_seconds(1)
-        wire.connect()
+        assert server.counters.denied["connections"] == 3
+        server.pass_seconds(1)
+        server.connect()
         assert len(caplog.records) == 2
 
-    on_wire(ring_with(), test, limits=Limits(connections_per_uid=1))
+    with_server(ring_with(), test, limits=Limits(connections_per_uid=1))

@@ -11,12 +11,12 @@ from support.serving import (
     ME,
     NOW,
     VERSION,
-    Answered,
+    ReceivedResponse,
     everybody_in,
     get,
     held_key,
     ring_with,
-    split_answers,
+    split_responses,
 )
 
 from skragent.keyring import Keyring, KeyState
@@ -24,8 +24,8 @@ from skragent.observe import Counters
 from skragent.serving import Access
 from skragent.serving.access import Rule
 from skragent.serving.api import KeyApi
+from skragent.serving.http.request import parse_head
 from skragent.serving.peers import Peer
-from skragent.serving.request import parse_head
 
 CALLER = Peer(uid=ME.uid or 0, gid=1, pid=1)
 STRANGER = Peer(uid=54321, gid=54321, pid=1)
@@ -44,9 +44,9 @@ class Api:
             now=lambda: NOW,
         )
 
-    def ask(self, request: bytes, peer: Peer = CALLER) -> Answered:
+    def ask(self, request: bytes, peer: Peer = CALLER) -> ReceivedResponse:
         answer = self.api.handle(parse_head(request), peer)
-        (answered,) = split_answers(b"".join(answer.parts))
+        (answered,) = split_responses(b"".join(answer.parts))
         return answered
 
 

@@ -8,20 +8,20 @@ from support.serving import (
     ME,
     NEXT_VERSION,
     NOW,
-    Answered,
+    ReceivedResponse,
     everybody_in,
     get,
     held_key,
     ring_with,
-    split_answers,
+    split_responses,
 )
 
 from skragent.observe import Counters
 from skragent.serving import audit
 from skragent.serving.api import KeyApi
 from skragent.serving.audit import Audit
+from skragent.serving.http.request import parse_head
 from skragent.serving.peers import Peer
-from skragent.serving.request import parse_head
 
 
 class Journal:
@@ -134,10 +134,10 @@ class AuditedApi:
 
     def ask(
         self, peer: Peer, path: str = f"/v1/keys/{ALIAS}", *, method: bytes = b"GET"
-    ) -> Answered:
+    ) -> ReceivedResponse:
         request = get(path).replace(b"GET", method, 1)
         answer = self.api.handle(parse_head(request), peer)
-        return split_answers(b"".join(answer.parts))[0]
+        return split_responses(b"".join(answer.parts))[0]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from support.serving import ALIAS, get, held_key, ring_with
-from support.serving_wire import FullSocket, Wire, feed, on_wire
+from support.serving_in_memory import FullSocket, InMemoryServer, feed, with_server
 
 from skragent.serving import Limits
 
@@ -13,88 +13,88 @@ OPENAPI = get("/v1/openapi.json")  # the one answer that outlasts a second
 LIMITS = Limits(head_timeout_seconds=5, idle_timeout_seconds=60, send_timeout_seconds=9)
 
 
-def ends_after(wire: Wire, sock: FullSocket, seconds: int) -> bool:
+def ends_after(server: InMemoryServer, sock: FullSocket, seconds: int) -> bool:
     """Tell whether a connection is there for so long, and no longer."""
-    wire.pass_seconds(seconds)
+    server.pass_seconds(seconds)
     was_there = not sock.closed
-    wire.pass_seconds(1)
+    server.pass_seconds(1)
     return was_there and sock.closed
 
 
 def test_who_says_nothing_is_idle_from_the_start() -> None:
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
-        assert ends_after(wire, sock, 60)
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
+        assert ends_after(server, sock, 60)
 
-    on_wire(ring_with(), test, limits=LIMITS)
+    with_server(ring_with(), test, limits=LIMITS)
 
 
 def test_idleness_begins_anew_with_an_answer_that_is_the_same_as_before() -> None:
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, OPENAPI)
-        wire.pass_seconds(40)
+        server.pass_seconds(40)
         feed(sock, OPENAPI)
-        assert ends_after(wire, sock, 60)
+        assert ends_after(server, sock, 60)
 
-    on_wire(ring_with(), test, limits=LIMITS)
+    with_server(ring_with(), test, limits=LIMITS)
 
 
 def test_idleness_begins_when_a_slow_reader_has_taken_all() -> None:
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect(room=10)
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect(room=10)
         feed(sock, KEY)
-        wire.pass_seconds(9)
+        server.pass_seconds(9)
         sock.make_room()
-        assert ends_after(wire, sock, 60)
+        assert ends_after(server, sock, 60)
 
-    on_wire(ring_with(held_key()), test, limits=LIMITS)
+    with_server(ring_with(held_key()), test, limits=LIMITS)
 
 
 def test_idleness_begins_with_the_answer_to_a_request_that_waited() -> None:
     ring = ring_with(waiting=[ALIAS])
 
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, SOON)
-        wire.pass_seconds(40)
+        server.pass_seconds(40)
         ring.put(held_key())
-        assert ends_after(wire, sock, 60)
+        assert ends_after(server, sock, 60)
 
-    on_wire(ring, test, limits=LIMITS)
+    with_server(ring, test, limits=LIMITS)
 
 
 def test_idleness_begins_with_the_answer_to_a_request_that_came_slowly() -> None:
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, KEY[:10])
-        wire.pass_seconds(5)
+        server.pass_seconds(5)
         feed(sock, KEY[10:])
-        assert ends_after(wire, sock, 60)
+        assert ends_after(server, sock, 60)
 
-    on_wire(ring_with(held_key()), test, limits=LIMITS)
+    with_server(ring_with(held_key()), test, limits=LIMITS)
 
 
 def test_a_refusal_of_a_late_request_has_its_own_time_to_be_taken() -> None:
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect(room=10)
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect(room=10)
         feed(sock, KEY[:10])
-        wire.pass_seconds(6)
+        server.pass_seconds(6)
         assert sock.sent == b"HTTP/1.1 4"
-        assert ends_after(wire, sock, 9)
+        assert ends_after(server, sock, 9)
 
-    on_wire(ring_with(held_key()), test, limits=LIMITS)
+    with_server(ring_with(held_key()), test, limits=LIMITS)
 
 
 def test_seconds_are_counted_no_more_when_nobody_is_connected() -> None:
-    def test(wire: Wire) -> None:
-        connection, _ = wire.connect()
-        wire.pass_seconds(1)
-        assert len(wire.loop.timers) == 1
+    def test(server: InMemoryServer) -> None:
+        connection, _ = server.connect()
+        server.pass_seconds(1)
+        assert len(server.loop.timers) == 1
         connection.cut()
-        wire.pass_seconds(1)
-        assert wire.loop.timers == []
-        wire.connect()
-        assert len(wire.loop.timers) == 1
+        server.pass_seconds(1)
+        assert server.loop.timers == []
+        server.connect()
+        assert len(server.loop.timers) == 1
 
-    on_wire(ring_with(), test)
+    with_server(ring_with(), test)

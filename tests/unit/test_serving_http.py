@@ -7,17 +7,17 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import pytest
-from support.serving import ALIAS, FORMS, get, held_key, ring_with, split_answers
-from support.serving_wire import FullSocket, Wire, feed, on_wire
+from support.serving import ALIAS, FORMS, get, held_key, ring_with, split_responses
+from support.serving_in_memory import FullSocket, InMemoryServer, feed, with_server
 
 from skragent.serving import Limits
-from skragent.serving.answer import Answer, json_answer
+from skragent.serving.http.response import Response, json_response
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from skragent.serving.http.request import Request
     from skragent.serving.peers import Peer
-    from skragent.serving.request import Request
 
 KEY = get(f"/v1/keys/{ALIAS}")
 OLD = f"GET /v1/keys/{ALIAS} HTTP/1.0\r\n\r\n".encode()
@@ -41,84 +41,84 @@ def head_of(data: bytes) -> bytes:
 
 
 def echoing(
-    test: Callable[[Wire, FullSocket], None],
+    test: Callable[[InMemoryServer, FullSocket], None],
     *,
     limits: Limits = SMALL,
     takes: bool = True,
 ) -> None:
     """Run a test with a connection that answers with the body that it got."""
 
-    def run(wire: Wire) -> None:
-        cell = wire.counters.requests_cell("api", "get", "ok")
+    def run(server: InMemoryServer) -> None:
+        cell = server.counters.requests_cell("api", "get", "ok")
 
-        def echo(request: Request, peer: Peer) -> Answer:  # noqa: ARG001 - a handler's
+        def echo(request: Request, peer: Peer) -> Response:  # noqa: ARG001 - a handler's
             document = {"body": request.body.decode("latin-1")}
-            return json_answer(document, cell=cell)
+            return json_response(document, cell=cell)
 
-        wire.listener._handle = echo
-        wire.listener.takes_body = lambda _request, _peer: takes
-        _, sock = wire.connect()
-        test(wire, sock)
+        server.listener._handle = echo
+        server.listener.takes_body = lambda _request, _peer: takes
+        _, sock = server.connect()
+        test(server, sock)
 
-    on_wire(ring_with(held_key()), run, limits=limits)
+    with_server(ring_with(held_key()), run, limits=limits)
 
 
 def bodies(sent: bytes) -> list[str]:
-    return [json.loads(answer.body)["body"] for answer in split_answers(sent)]
+    return [json.loads(answer.body)["body"] for answer in split_responses(sent)]
 
 
 # HTTP/1.0
 
 
 def test_an_http_1_0_client_is_answered_and_its_connection_ends() -> None:
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, OLD)
-        (answer,) = split_answers(sock.sent)
+        (answer,) = split_responses(sock.sent)
         assert (answer.status, answer.body) == (200, FORMS["jwk"])
         assert answer.headers["Connection"] == "close"
         assert sock.closed
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 def test_an_http_1_0_client_cannot_pipeline() -> None:
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, OLD + KEY)
-        assert len(split_answers(sock.sent)) == 1
+        assert len(split_responses(sock.sent)) == 1
         assert sock.closed
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 def test_the_same_http_1_0_request_is_answered_at_once_the_next_time() -> None:
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, OLD)
-        again = wire.visit(OLD)
-        assert [a.body for a in split_answers(again.sent)] == [FORMS["jwk"]]
+        again = server.visit(OLD)
+        assert [a.body for a in split_responses(again.sent)] == [FORMS["jwk"]]
         assert again.closed
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 def test_an_http_1_0_client_may_wait_for_a_key() -> None:
     ring = ring_with(waiting=[ALIAS])
 
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, b"GET /v1/keys/db?wait=10 HTTP/1.0\r\n\r\n")
         assert sock.sent == b""
         ring.put(held_key())
-        assert [a.body for a in split_answers(sock.sent)] == [FORMS["jwk"]]
+        assert [a.body for a in split_responses(sock.sent)] == [FORMS["jwk"]]
         assert sock.closed
 
-    on_wire(ring, test)
+    with_server(ring, test)
 
 
 def test_an_http_1_0_client_gets_no_100() -> None:
-    def test(_: Wire, sock: FullSocket) -> None:
+    def test(_: InMemoryServer, sock: FullSocket) -> None:
         head = (
             b"POST /echo HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
         )
@@ -153,53 +153,55 @@ def test_an_http_1_0_client_gets_no_100() -> None:
     ],
 )
 def test_head_has_the_headers_of_get_and_no_body(request_: bytes) -> None:
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, request_)
-        _, other = wire.connect()
+        _, other = server.connect()
         feed(other, request_.replace(b"GET", b"HEAD", 1))
         assert other.sent == head_of(sock.sent) + b"\r\n\r\n"
         assert other.closed == sock.closed
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 def test_head_is_counted_as_get_is() -> None:
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, HEAD + HEAD + KEY)
-        assert wire.counters.requests["api", "get", "ok"].value == 3
+        assert server.counters.requests["api", "get", "ok"].value == 3
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 def test_requests_after_a_head_are_answered_in_order() -> None:
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, HEAD + KEY + HEAD)
         head = head_of(sock.sent) + b"\r\n\r\n"
         assert sock.sent == head + head + FORMS["jwk"] + head
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 def test_head_uses_up_what_a_user_may_ask_for() -> None:
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, HEAD + HEAD)
         first, second, rest = sock.sent.split(b"\r\n\r\n")
         assert first.startswith(b"HTTP/1.1 200 ")
         assert second.startswith(b"HTTP/1.1 429 ")
         assert rest == b""
 
-    on_wire(ring_with(held_key()), test, limits=Limits(answers_per_second_per_uid=1))
+    with_server(
+        ring_with(held_key()), test, limits=Limits(answers_per_second_per_uid=1)
+    )
 
 
 def test_head_may_wait_for_a_key() -> None:
     ring = ring_with(waiting=[ALIAS])
 
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, SOON.replace(b"GET", b"HEAD", 1))
         assert sock.sent == b""
         ring.put(held_key())
@@ -208,60 +210,60 @@ def test_head_may_wait_for_a_key() -> None:
         feed(sock, KEY)
         assert sock.sent.endswith(FORMS["jwk"])
 
-    on_wire(ring, test)
+    with_server(ring, test)
 
 
 def test_head_that_waits_in_vain_is_answered_without_a_body() -> None:
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, SOON.replace(b"GET", b"HEAD", 1))
-        wire.pass_seconds(11)
+        server.pass_seconds(11)
         head, rest = sock.sent.split(b"\r\n\r\n")
         assert (head[:13], rest) == (b"HTTP/1.1 503 ", b"")
 
-    on_wire(ring_with(waiting=[ALIAS]), test)
+    with_server(ring_with(waiting=[ALIAS]), test)
 
 
 def test_head_that_may_not_wait_is_refused_without_a_body() -> None:
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, SOON.replace(b"GET", b"HEAD", 1))
         head, rest = sock.sent.split(b"\r\n\r\n")
         assert (head[:13], rest) == (b"HTTP/1.1 503 ", b"")
 
-    on_wire(ring_with(waiting=[ALIAS]), test, limits=Limits(long_polls=0))
+    with_server(ring_with(waiting=[ALIAS]), test, limits=Limits(long_polls=0))
 
 
 def test_head_that_does_not_come_in_time_is_refused_without_a_body() -> None:
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, HEAD[:-2])
-        wire.pass_seconds(6)
+        server.pass_seconds(6)
         head, rest = sock.sent.split(b"\r\n\r\n")
         assert (head[:13], rest) == (b"HTTP/1.1 408 ", b"")
 
-    on_wire(ring_with(), test)
+    with_server(ring_with(), test)
 
 
 def test_head_that_fails_unexpectedly_is_answered_without_a_body() -> None:
-    def broken(request: Request, peer: Peer) -> Answer:
+    def broken(request: Request, peer: Peer) -> Response:
         raise ZeroDivisionError(request.path, peer)
 
-    def test(wire: Wire) -> None:
-        wire.listener._handle = broken
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        server.listener._handle = broken
+        _, sock = server.connect()
         feed(sock, HEAD)
         head, rest = sock.sent.split(b"\r\n\r\n")
         assert (head[:13], rest) == (b"HTTP/1.1 500 ", b"")
 
-    on_wire(ring_with(), test)
+    with_server(ring_with(), test)
 
 
 # Chunked bodies
 
 
 def test_a_chunked_body_is_read() -> None:
-    def test(_: Wire, sock: FullSocket) -> None:
+    def test(_: InMemoryServer, sock: FullSocket) -> None:
         feed(sock, CHUNKED + CHUNKS)
         assert bodies(sock.sent) == ["hello!"]
         assert not sock.closed
@@ -270,7 +272,7 @@ def test_a_chunked_body_is_read() -> None:
 
 
 def test_what_follows_a_chunked_body_is_the_next_request() -> None:
-    def test(_: Wire, sock: FullSocket) -> None:
+    def test(_: InMemoryServer, sock: FullSocket) -> None:
         for byte in (CHUNKED + CHUNKS) * 2 + KEY:
             feed(sock, bytes([byte]))
         assert bodies(sock.sent) == ["hello!", "hello!", ""]
@@ -282,7 +284,7 @@ def test_a_chunk_that_looks_like_a_request_is_not_one() -> None:
     inner = b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n"
     data = f"{len(inner):x}\r\n".encode() + inner + b"\r\n0\r\n\r\n"
 
-    def test(_: Wire, sock: FullSocket) -> None:
+    def test(_: InMemoryServer, sock: FullSocket) -> None:
         feed(sock, CHUNKED + data)
         assert bodies(sock.sent) == [inner.decode()]
 
@@ -290,52 +292,52 @@ def test_a_chunk_that_looks_like_a_request_is_not_one() -> None:
 
 
 def test_a_body_of_no_chunks_is_no_body() -> None:
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, get(f"/v1/keys/{ALIAS}", "Transfer-Encoding: chunked"))
         feed(sock, b"0\r\n\r\n")
-        assert [a.body for a in split_answers(sock.sent)] == [FORMS["jwk"]]
+        assert [a.body for a in split_responses(sock.sent)] == [FORMS["jwk"]]
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 def test_a_request_with_a_body_is_not_remembered() -> None:
     request = get(f"/v1/keys/{ALIAS}", "Transfer-Encoding: chunked")
 
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, request + b"0\r\n\r\n")
         feed(sock, request)
-        assert len(split_answers(sock.sent)) == 1
+        assert len(split_responses(sock.sent)) == 1
         feed(sock, b"1\r\nx\r\n0\r\n\r\n")
-        assert [a.status for a in split_answers(sock.sent)] == [200, 400]
+        assert [a.status for a in split_responses(sock.sent)] == [200, 400]
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 def test_a_last_request_with_a_body_is_not_remembered() -> None:
     headers = ("Transfer-Encoding: chunked", "Connection: close")
     request = get(f"/v1/keys/{ALIAS}", *headers)
 
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, request + b"0\r\n\r\n")
-        assert wire.listener._remembered == {}
+        assert server.listener._remembered == {}
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 def test_a_client_that_sends_no_more_does_not_get_the_answer_before_last() -> None:
     request = get(f"/v1/keys/{ALIAS}", "Transfer-Encoding: chunked")
 
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         feed(sock, request + b"0\r\n\r\n")
         sock.finish()
-        assert len(split_answers(sock.sent)) == 1
+        assert len(split_responses(sock.sent)) == 1
         assert sock.closed
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 @pytest.mark.parametrize(
@@ -350,9 +352,9 @@ def test_a_client_that_sends_no_more_does_not_get_the_answer_before_last() -> No
     ],
 )
 def test_a_chunked_body_has_limits(data: bytes, status: int, code: str) -> None:
-    def test(_: Wire, sock: FullSocket) -> None:
+    def test(_: InMemoryServer, sock: FullSocket) -> None:
         feed(sock, CHUNKED + data)
-        answers = split_answers(sock.sent)
+        answers = split_responses(sock.sent)
         found = [(answer.status, answer.code) for answer in answers]
         assert found == ([(status, code)] if status else [])
         assert sock.closed == bool(status)
@@ -361,49 +363,49 @@ def test_a_chunked_body_has_limits(data: bytes, status: int, code: str) -> None:
 
 
 def test_a_chunked_body_that_drips_is_refused_at_the_deadline() -> None:
-    def test(wire: Wire, sock: FullSocket) -> None:
+    def test(server: InMemoryServer, sock: FullSocket) -> None:
         for byte in (CHUNKED + CHUNKS)[: len(CHUNKED)]:
             feed(sock, bytes([byte]))
         for byte in CHUNKS[:6]:
             assert not sock.closed
             feed(sock, bytes([byte]))
-            wire.pass_seconds(1)
-        (answer,) = split_answers(sock.sent)
+            server.pass_seconds(1)
+        (answer,) = split_responses(sock.sent)
         assert (answer.status, answer.code) == (408, "serve.timeout")
 
     echoing(test)
 
 
 def test_a_body_that_begins_late_has_the_deadline_of_its_request() -> None:
-    def test(wire: Wire, sock: FullSocket) -> None:
+    def test(server: InMemoryServer, sock: FullSocket) -> None:
         feed(sock, CHUNKED)  # the head is taken out, so that nothing is pending
-        wire.pass_seconds(4)
+        server.pass_seconds(4)
         feed(sock, CHUNKS[:1])
-        wire.pass_seconds(2)
-        assert [a.status for a in split_answers(sock.sent)] == [408]
+        server.pass_seconds(2)
+        assert [a.status for a in split_responses(sock.sent)] == [408]
 
     echoing(test)
 
 
 def test_nothing_is_kept_of_a_chunked_body_but_the_body() -> None:
-    def test(wire: Wire, sock: FullSocket) -> None:
+    def test(server: InMemoryServer, sock: FullSocket) -> None:
         feed(sock, CHUNKED)
         for _ in range(30):
             feed(sock, b"1\r\nx\r\n")
-        (connection,) = wire.listener.crowd._members
-        assert len(connection._inbox) == 30
+        (connection,) = server.listener.pool._members
+        assert len(connection._reader) == 30
 
     echoing(test)
 
 
 def test_a_body_in_parts_lets_others_have_their_turn() -> None:
-    def test(wire: Wire, sock: FullSocket) -> None:
-        account = next(iter(wire.listener.crowd._members)).account
+    def test(server: InMemoryServer, sock: FullSocket) -> None:
+        quota = next(iter(server.listener.pool._members)).quota
         feed(sock, CHUNKED)
-        before, allowance = account.left, account.allowance
+        before, allowance = quota.left, quota.allowance
         feed(sock, b"1\r\nx\r\n" * 30)
-        assert account.left < before
-        assert account.left + account.allowance == before + allowance
+        assert quota.left < before
+        assert quota.left + quota.allowance == before + allowance
 
     echoing(test)
 
@@ -412,7 +414,7 @@ def test_a_body_in_parts_lets_others_have_their_turn() -> None:
 
 
 def test_a_body_that_is_wanted_is_asked_for() -> None:
-    def test(_: Wire, sock: FullSocket) -> None:
+    def test(_: InMemoryServer, sock: FullSocket) -> None:
         feed(sock, EXPECTING)
         assert sock.sent == CONTINUE
         feed(sock, CHUNKS)
@@ -424,7 +426,7 @@ def test_a_body_that_is_wanted_is_asked_for() -> None:
 
 @pytest.mark.parametrize("count", [1, 10, len(CHUNKS)])
 def test_a_body_that_comes_already_is_not_asked_for(count: int) -> None:
-    def test(_: Wire, sock: FullSocket) -> None:
+    def test(_: InMemoryServer, sock: FullSocket) -> None:
         feed(sock, EXPECTING + CHUNKS[:count])
         feed(sock, CHUNKS[count:])
         assert bodies(sock.sent) == ["hello!"]
@@ -433,7 +435,7 @@ def test_a_body_that_comes_already_is_not_asked_for(count: int) -> None:
 
 
 def test_a_body_is_asked_for_once() -> None:
-    def test(_: Wire, sock: FullSocket) -> None:
+    def test(_: InMemoryServer, sock: FullSocket) -> None:
         for byte in EXPECTING + CHUNKS:
             feed(sock, bytes([byte]))
         assert sock.sent.count(CONTINUE) == 1
@@ -443,7 +445,7 @@ def test_a_body_is_asked_for_once() -> None:
 
 @pytest.mark.parametrize("header", ["X: y", "Content-Length: 0"])
 def test_no_body_is_not_asked_for(header: str) -> None:
-    def test(_: Wire, sock: FullSocket) -> None:
+    def test(_: InMemoryServer, sock: FullSocket) -> None:
         feed(sock, post("Expect: 100-continue", header))
         assert bodies(sock.sent) == [""]
 
@@ -451,9 +453,9 @@ def test_no_body_is_not_asked_for(header: str) -> None:
 
 
 def test_a_body_too_large_is_not_asked_for() -> None:
-    def test(_: Wire, sock: FullSocket) -> None:
+    def test(_: InMemoryServer, sock: FullSocket) -> None:
         feed(sock, post("Expect: 100-continue", "Content-Length: 51"))
-        assert [a.status for a in split_answers(sock.sent)] == [413]
+        assert [a.status for a in split_responses(sock.sent)] == [413]
         assert sock.closed
 
     echoing(test)
@@ -463,29 +465,29 @@ def test_a_body_too_large_is_not_asked_for() -> None:
 def test_a_body_that_is_not_wanted_is_not_asked_for_and_ends_the_connection(
     body: bytes,
 ) -> None:
-    def test(wire: Wire) -> None:
-        _, sock = wire.connect()
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
         headers = ("Expect: 100-continue", "Content-Length: 5")
         feed(sock, get(f"/v1/keys/{ALIAS}", *headers) + body)
-        (answer,) = split_answers(sock.sent)
+        (answer,) = split_responses(sock.sent)
         assert (answer.status, answer.code) == (400, "serve.body")
         assert answer.headers["Connection"] == "close"
         assert sock.closed
 
-    on_wire(ring_with(held_key()), test)
+    with_server(ring_with(held_key()), test)
 
 
 def test_who_asks_too_much_is_not_asked_for_a_body() -> None:
-    def test(_: Wire, sock: FullSocket) -> None:
+    def test(_: InMemoryServer, sock: FullSocket) -> None:
         feed(sock, post() + EXPECTING)
-        assert [a.status for a in split_answers(sock.sent)] == [200, 429]
+        assert [a.status for a in split_responses(sock.sent)] == [200, 429]
         assert sock.closed
 
     echoing(test, limits=Limits(answers_per_second_per_uid=1))
 
 
 def test_a_100_waits_for_the_answer_before_it() -> None:
-    def test(_: Wire, sock: FullSocket) -> None:
+    def test(_: InMemoryServer, sock: FullSocket) -> None:
         sock.room = 10
         feed(sock, post() + EXPECTING)
         assert len(sock.sent) == 10
@@ -498,13 +500,13 @@ def test_a_100_waits_for_the_answer_before_it() -> None:
 
 
 def test_a_100_that_is_not_taken_at_once_is_sent_whole() -> None:
-    def test(wire: Wire, sock: FullSocket) -> None:
+    def test(server: InMemoryServer, sock: FullSocket) -> None:
         sock.room = 10
         feed(sock, EXPECTING)
         assert sock.sent == CONTINUE[:10]
         sock.make_room()
         assert sock.sent == CONTINUE
-        assert wire.counters.in_flight["api"] == 0
+        assert server.counters.in_flight["api"] == 0
         feed(sock, CHUNKS)
         assert bodies(sock.sent.removeprefix(CONTINUE)) == ["hello!"]
 
@@ -512,23 +514,23 @@ def test_a_100_that_is_not_taken_at_once_is_sent_whole() -> None:
 
 
 def test_a_body_that_was_asked_for_and_does_not_come_is_not_waited_for_long() -> None:
-    def test(wire: Wire, sock: FullSocket) -> None:
+    def test(server: InMemoryServer, sock: FullSocket) -> None:
         feed(sock, EXPECTING)
-        wire.pass_seconds(6)
-        (answer,) = split_answers(sock.sent.removeprefix(CONTINUE))
+        server.pass_seconds(6)
+        (answer,) = split_responses(sock.sent.removeprefix(CONTINUE))
         assert (answer.status, answer.code) == (408, "serve.timeout")
 
     echoing(test)
 
 
 def test_a_lasting_answer_to_a_head_whose_body_is_not_read_is_not_remembered() -> None:
-    def test(wire: Wire, sock: FullSocket) -> None:
-        cell = wire.counters.requests_cell("api", "get", "ok")
-        kept = Answer(HTTPStatus.OK, {}, b"1", cell=cell, is_lasting=True)
-        wire.listener._handle = lambda _request, _peer: kept
+    def test(server: InMemoryServer, sock: FullSocket) -> None:
+        cell = server.counters.requests_cell("api", "get", "ok")
+        kept = Response(HTTPStatus.OK, {}, b"1", cell=cell, is_lasting=True)
+        server.listener._handle = lambda _request, _peer: kept
         feed(sock, EXPECTING)
-        assert [a.status for a in split_answers(sock.sent)] == [200]
-        assert wire.listener._remembered == {}
+        assert [a.status for a in split_responses(sock.sent)] == [200]
+        assert server.listener._remembered == {}
         assert sock.closed
 
     echoing(test, takes=False)

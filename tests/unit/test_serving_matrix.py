@@ -12,12 +12,12 @@ import pytest
 from support.serving import (
     NOW,
     VERSION,
-    Answered,
+    ReceivedResponse,
     get,
     held_key,
     key_of,
     ring_with,
-    split_answers,
+    split_responses,
 )
 
 from skragent.config import parse_config
@@ -25,9 +25,9 @@ from skragent.keyring import KeyState
 from skragent.observe import Counters
 from skragent.serving import Access, resolve_access
 from skragent.serving.api import KeyApi
-from skragent.serving.park import Parked
+from skragent.serving.http.long_poll import LongPoll
+from skragent.serving.http.request import parse_head
 from skragent.serving.peers import Peer
-from skragent.serving.request import parse_head
 
 USERS = {"alice": 1001, "bob": 1002}
 GROUPS = {"wheel": 2001, "audio": 2002}
@@ -126,11 +126,11 @@ def api_for(rule: str) -> tuple[KeyApi, Access]:
     return api, access
 
 
-def ask(api: KeyApi, path: str, peer: Peer) -> Answered | None:
+def ask(api: KeyApi, path: str, peer: Peer) -> ReceivedResponse | None:
     answer = api.handle(parse_head(get(path)), peer)
-    if isinstance(answer, Parked):
+    if isinstance(answer, LongPoll):
         return None
-    return split_answers(b"".join(answer.parts))[0]
+    return split_responses(b"".join(answer.parts))[0]
 
 
 def status_of(api: KeyApi, path: str, peer: Peer) -> int:

@@ -12,19 +12,19 @@ from support.serving import (
     NEXT_VERSION,
     NOW,
     VERSION,
-    Answered,
+    ReceivedResponse,
     everybody_in,
     get,
     held_key,
     ring_with,
-    split_answers,
+    split_responses,
 )
 
 from skragent.keyring import Keyring, KeyState
 from skragent.observe import Counters
 from skragent.serving.api import KeyApi
+from skragent.serving.http.request import parse_head
 from skragent.serving.peers import Peer
-from skragent.serving.request import parse_head
 
 CALLER = Peer(uid=ME.uid or 0, gid=1, pid=1)
 KEY = f"/v1/keys/{ALIAS}"
@@ -43,9 +43,9 @@ class Rotated:
         successor = held_key(version=NEXT_VERSION, forms={"jwk": NEW_JWK})
         self.ring.put(successor, keeps_previous=True)
 
-    def ask(self, path: str, *headers: str) -> Answered:
+    def ask(self, path: str, *headers: str) -> ReceivedResponse:
         answer = self.api.handle(parse_head(get(path, *headers)), CALLER)
-        (answered,) = split_answers(b"".join(answer.parts))
+        (answered,) = split_responses(b"".join(answer.parts))
         return answered
 
 

@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pytest
-from support.serving import Answered, get, held_key, ring_with, split_answers
+from support.serving import ReceivedResponse, get, held_key, ring_with, split_responses
 
 from skragent.errors import AgentError, ConfigError
 from skragent.observe import Counters
 from skragent.serving.admin import AdminApi, ReloadOutcome
-from skragent.serving.answer import Answer
-from skragent.serving.park import Parked
+from skragent.serving.http.long_poll import LongPoll
+from skragent.serving.http.request import parse_head
+from skragent.serving.http.response import Response
 from skragent.serving.peers import Peer
-from skragent.serving.request import parse_head
 
 ROOT = Peer(uid=0, gid=0, pid=1)
 RELOAD = get("/v1/reload").replace(b"GET", b"POST", 1)
@@ -55,13 +55,13 @@ class Waiter:
     """A connection that waits, and what it is told."""
 
     def __init__(self) -> None:
-        self.told: list[Answered] = []
-        self.parked: Parked | None = None
+        self.told: list[ReceivedResponse] = []
+        self.long_poll: LongPoll | None = None
 
-    def deliver(self, answer: Answer) -> None:
-        self.told += split_answers(b"".join(answer.parts))
-        assert self.parked is not None
-        self.parked.forget()
+    def deliver(self, answer: Response) -> None:
+        self.told += split_responses(b"".join(answer.parts))
+        assert self.long_poll is not None
+        self.long_poll.forget()
 
     def cut(self) -> None:
         raise AssertionError
@@ -73,18 +73,18 @@ class Admin:
 
     control: Control
     waiter: Waiter
-    parked: Parked
+    long_poll: LongPoll
 
 
 @pytest.fixture
 def admin() -> Admin:
     control, waiter = Control(), Waiter()
     api = AdminApi(ring_with(held_key()), Counters(), control)
-    parked = api.handle(parse_head(RELOAD), ROOT)
-    assert isinstance(parked, Parked)
-    waiter.parked = parked
-    parked.park(waiter, 0)
-    return Admin(control, waiter, parked)
+    long_poll = api.handle(parse_head(RELOAD), ROOT)
+    assert isinstance(long_poll, LongPoll)
+    waiter.long_poll = long_poll
+    long_poll.park(waiter, 0)
+    return Admin(control, waiter, long_poll)
 
 
 def test_it_waits_for_what_comes_of_it(admin: Admin) -> None:
@@ -108,7 +108,7 @@ def test_it_tells_every_problem_of_a_file_that_was_refused(admin: Admin) -> None
 
 
 def test_one_that_takes_too_long_is_answered_all_the_same(admin: Admin) -> None:
-    admin.parked.answer_now()
+    admin.long_poll.answer_now()
     (answered,) = admin.waiter.told
     problem = json.loads(answered.body)
     assert (answered.status, problem["code"]) == (503, "serve.not_ready")
@@ -118,8 +118,8 @@ def test_a_file_is_not_sent_along() -> None:
     control = Control()
     api = AdminApi(ring_with(held_key()), Counters(), control)
     answer = api.handle(parse_head(RELOAD).with_body(b"[keys.a]"), ROOT)
-    assert isinstance(answer, Answer)
-    (answered,) = split_answers(b"".join(answer.parts))
+    assert isinstance(answer, Response)
+    (answered,) = split_responses(b"".join(answer.parts))
     assert json.loads(answered.body)["code"] == "serve.body"
     assert control.listeners == []
 
@@ -128,5 +128,5 @@ def test_nobody_but_root_may() -> None:
     control = Control()
     api = AdminApi(ring_with(held_key()), Counters(), control)
     answer = api.handle(parse_head(RELOAD), Peer(uid=54321, gid=0, pid=1))
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, Response)
     assert control.listeners == []

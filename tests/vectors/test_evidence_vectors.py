@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.evidence import flip
-from support.evidence_amd import NOW
+from support.evidence_amd import NOW, parse_pem_chain
 
 from skragent.errors import AgentError, BindingError, EndorsementsError
 from skragent.evidence.amd_certificate import load_certificates
@@ -16,7 +16,6 @@ from skragent.evidence.endorsements import (
     Endorsements,
     chip_generation,
     order_chain,
-    parse_pem_chain,
     parse_roots,
     parse_thim_answer,
     verify_endorsements,

@@ -1,0 +1,253 @@
+"""Connections without sockets: bytes are fed by hand, and what is sent is seen."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING
+
+from support.serving import MYSELF, NOW, everybody_in
+
+from skragent.observe import Counters
+from skragent.serving import Limits
+from skragent.serving.api import KeyApi
+from skragent.serving.listener import Listener
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from skragent.keyring import Keyring
+    from skragent.serving import Access
+    from skragent.serving.peers import Peer
+    from skragent.serving.servers import Connection
+
+
+class FullSocket:
+    """A socket that takes `room` bytes, and the rest when there is room again."""
+
+    def __init__(self, loop: HandLoop, room: float = float("inf")) -> None:
+        self.room = room
+        self.sent = b""
+        self.closed = False
+        self._loop = loop
+        self._arrived = b""
+        self._is_finished = False
+        self._mine, self._theirs = socket.socketpair()
+        self._fd = self._mine.fileno()
+
+    @property
+    def reads(self) -> bool:
+        """Tell whether the connection waits for more."""
+        return self._fd in self._loop.readers
+
+    def fileno(self) -> int:
+        assert not self.closed
+        return self._fd
+
+    def recv_into(self, buffer: bytearray, nbytes: int = 0, flags: int = 0) -> int:  # noqa: ARG002
+        assert not self.closed
+        if not self._arrived:
+            if self._is_finished:
+                return 0
+            raise BlockingIOError
+        part = self._arrived[: len(buffer)]
+        self._arrived = self._arrived[len(part) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+    def settimeout(self, value: float, /) -> None:
+        assert value == 0
+
+    def sendmsg(
+        self,
+        buffers: Sequence[bytes | memoryview],
+        ancdata: Sequence[object] = (),  # noqa: ARG002
+        flags: int = 0,  # noqa: ARG002
+    ) -> int:
+        assert not self.closed, "written after close"
+        data = b"".join(buffers)
+        count = int(min(len(data), self.room))
+        if not count:
+            raise BlockingIOError
+        self.sent += data[:count]
+        self.room -= count
+        return count
+
+    def close(self) -> None:
+        assert self._fd not in self._loop.readers
+        assert self._fd not in self._loop.writers
+        self.closed = True
+
+    def arrive(self, data: bytes) -> None:
+        """Let bytes come, and the loop tell of them for as long as it is asked to."""
+        self._arrived += data
+        while self._arrived and self.reads:
+            self._loop.readers[self._fd]()
+            self._loop.settle()
+        self._loop.settle()
+
+    def finish(self) -> None:
+        """Let the other end say that it sends nothing more, and take answers still."""
+        self._is_finished = True
+        self._theirs.shutdown(socket.SHUT_WR)
+        if self.reads:
+            self._loop.readers[self._fd]()
+        self._loop.settle()
+
+    def make_room(self) -> None:
+        """Let the reader take everything."""
+        self.room = float("inf")
+        while self._fd in self._loop.writers:
+            self._loop.writers[self._fd]()
+        self.arrive(b"")
+
+    def release(self) -> None:
+        self._mine.close()
+        self._theirs.close()
+
+
+class HandTimer:
+    """Something that a loop shall do later: a test does it."""
+
+    def __init__(self, loop: HandLoop, callback: Callable[[], object]) -> None:
+        self._loop = loop
+        self._callback = callback
+        loop.timers.append(self)
+
+    def fire(self) -> None:
+        self.cancel()
+        self._callback()
+
+    def cancel(self) -> None:
+        if self in self._loop.timers:
+            self._loop.timers.remove(self)
+
+
+class HandLoop:
+    """An event loop that is turned by hand."""
+
+    def __init__(self) -> None:
+        self.readers: dict[int, Callable[[], object]] = {}
+        self.writers: dict[int, Callable[[], object]] = {}
+        self.soon: list[Callable[[], object]] = []
+        self.timers: list[HandTimer] = []
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        self.soon.append(callback)
+
+    def call_soon_threadsafe(self, callback: Callable[[], object]) -> None:
+        self.soon.append(callback)
+
+    def turn(self) -> None:
+        """Go round once: what was asked for comes."""
+        soon, self.soon = self.soon, []
+        for callback in soon:
+            callback()
+
+    def settle(self) -> None:
+        """Go round until nothing is asked for."""
+        while self.soon:
+            self.turn()
+
+    def add_reader(self, fd: int, callback: Callable[[], object]) -> None:
+        self.readers[fd] = callback
+
+    def remove_reader(self, fd: int) -> bool:
+        return self.readers.pop(fd, None) is not None
+
+    def add_writer(self, fd: int, callback: Callable[[], object]) -> None:
+        self.writers[fd] = callback
+
+    def remove_writer(self, fd: int) -> bool:
+        return self.writers.pop(fd, None) is not None
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> HandTimer:  # noqa: ARG002
+        return HandTimer(self, callback)
+
+
+class InMemoryServer:
+    """A listener without a socket; connections are made by hand. Needs a loop."""
+
+    def __init__(
+        self,
+        ring: Keyring,
+        access: Access | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.counters = Counters()
+        self.now = NOW
+        self.loop = HandLoop()
+        limits = limits or Limits()
+        self.api = KeyApi(
+            ring,
+            access or everybody_in(ring),
+            self.counters,
+            now=lambda: self.now,
+        )
+        with socket.socket(socket.AF_UNIX) as unbound:
+            self.listener = Listener(
+                unbound,
+                self.api.handle,
+                counters=self.counters,
+                name="api",
+                limits=limits,
+                on_tick=self.api.tick,
+            )
+        self.listener.loop = self.listener.fair_queue.loop = self.loop
+        self._sockets: list[FullSocket] = []
+
+    def connect(
+        self, room: float = float("inf"), peer: Peer = MYSELF
+    ) -> tuple[Connection, FullSocket]:
+        sock = FullSocket(self.loop, room)
+        self._sockets.append(sock)
+        connection = self.listener.admit(sock, peer)
+        assert connection is not None
+        return connection, sock
+
+    def visit(
+        self, request: bytes, peer: Peer = MYSELF, *, room: float = float("inf")
+    ) -> FullSocket:
+        """Make a connection that brings its request with it."""
+        sock = FullSocket(self.loop, room)
+        self._sockets.append(sock)
+        sock.arrive(request)
+        self.listener.admit(sock, peer)
+        self.loop.settle()
+        return sock
+
+    def pass_seconds(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.now += 1
+            self.loop.timers.clear()  # the sweep is the only one, and it is due
+            self.listener._sweep()
+            self.loop.settle()
+
+    async def close(self) -> None:
+        await self.listener.close(0)
+        for sock in self._sockets:
+            sock.release()
+
+
+def feed(sock: FullSocket, data: bytes) -> None:
+    """Let bytes arrive, as a loop would do it."""
+    sock.arrive(data)
+
+
+def with_server(
+    ring: Keyring,
+    test: Callable[[InMemoryServer], None],
+    *,
+    access: Access | None = None,
+    limits: Limits | None = None,
+) -> None:
+    """Run a test with a wire, inside of an event loop."""
+
+    async def run() -> None:
+        server = InMemoryServer(ring, access, limits)
+        try:
+            test(server)
+        finally:
+            await server.close()
+
+    asyncio.run(run())

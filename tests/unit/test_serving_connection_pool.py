@@ -1,0 +1,232 @@
+"""Every bound of a socket: at the limit, and one more."""
+
+from __future__ import annotations
+
+import pytest
+from support.serving import ALIAS, MYSELF, get, held_key, ring_with, split_responses
+from support.serving_in_memory import InMemoryServer, feed, with_server
+
+from skragent.serving import Limits
+from skragent.serving.peers import Peer
+
+KEY = get(f"/v1/keys/{ALIAS}")
+WAITING = get("/v1/keys/later?wait=60")
+OTHER = Peer(uid=MYSELF.uid + 1, gid=1, pid=1)
+
+
+def with_body(size: int) -> bytes:
+    return get("/v1/keys", f"Content-Length: {size}") + b"x" * size
+
+
+@pytest.mark.parametrize(("size", "status"), [(100, 400), (101, 413)])
+def test_a_body_has_a_limit(size: int, status: int) -> None:
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
+        feed(sock, with_body(size))
+        (answer,) = split_responses(sock.sent)
+        assert (answer.status, answer.code) == (status, "serve.body")
+
+    with_server(ring_with(), test, limits=Limits(body_bytes=100))
+
+
+def test_a_body_too_large_is_refused_before_it_is_read() -> None:
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
+        feed(sock, get("/v1/keys", "Content-Length: 999999999"))
+        assert [a.status for a in split_responses(sock.sent)] == [413]
+        assert sock.closed
+
+    with_server(ring_with(), test)
+
+
+def test_what_follows_a_body_is_the_next_request() -> None:
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
+        for byte in with_body(30) + get("/healthz"):
+            feed(sock, bytes([byte]))
+        assert [a.status for a in split_responses(sock.sent)] == [400, 200]
+
+    with_server(ring_with(), test)
+
+
+def test_a_body_that_does_not_come_is_not_waited_for_long() -> None:
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
+        feed(sock, with_body(30)[:-1])
+        server.pass_seconds(6)
+        (answer,) = split_responses(sock.sent)
+        assert (answer.status, answer.code) == (408, "serve.timeout")
+
+    with_server(ring_with(), test)
+
+
+def test_answers_to_one_user_are_bounded_within_a_second() -> None:
+    def test(server: InMemoryServer) -> None:
+        _, first = server.connect()
+        _, second = server.connect()
+        feed(first, KEY)
+        feed(first, KEY)
+        feed(second, KEY)
+        assert [a.status for a in split_responses(first.sent + second.sent)] == [
+            200
+        ] * 3
+        first.sent = b""
+        feed(first, KEY)
+        (answer,) = split_responses(first.sent)
+        assert (answer.status, answer.code) == (429, "serve.rate")
+        assert answer.headers["Retry-After"] == "1"
+        assert server.counters.denied["rate"] == 1
+
+    with_server(
+        ring_with(held_key()), test, limits=Limits(answers_per_second_per_uid=3)
+    )
+
+
+def test_a_user_who_asks_too_much_is_answered_again_in_the_next_second() -> None:
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
+        feed(sock, KEY + KEY)
+        server.pass_seconds(1)
+        feed(sock, KEY)
+        assert [a.status for a in split_responses(sock.sent)] == [200, 429, 200]
+
+    with_server(
+        ring_with(held_key()), test, limits=Limits(answers_per_second_per_uid=1)
+    )
+
+
+def test_answers_that_were_not_asked_for_are_not_saved_up() -> None:
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
+        server.pass_seconds(10)
+        feed(sock, KEY * 5)
+        assert [a.status for a in split_responses(sock.sent)] == [200, 200, 429]
+
+    with_server(
+        ring_with(held_key()), test, limits=Limits(answers_per_second_per_uid=2)
+    )
+
+
+def test_who_asked_too_much_with_the_connection_is_not_read_on() -> None:
+    def test(server: InMemoryServer) -> None:
+        sock = server.visit(KEY * 3)
+        assert [a.status for a in split_responses(sock.sent)] == [200, 429]
+        assert not sock.reads
+
+    with_server(
+        ring_with(held_key()), test, limits=Limits(answers_per_second_per_uid=1)
+    )
+
+
+def test_a_user_who_asks_too_much_takes_nothing_from_others() -> None:
+    def test(server: InMemoryServer) -> None:
+        _, mine = server.connect()
+        _, others = server.connect(peer=OTHER)
+        feed(mine, KEY + KEY)
+        feed(others, get("/healthz"))
+        assert [a.status for a in split_responses(others.sent)] == [200]
+
+    with_server(
+        ring_with(held_key()), test, limits=Limits(answers_per_second_per_uid=1)
+    )
+
+
+def test_a_new_connection_brings_no_new_allowance() -> None:
+    def test(server: InMemoryServer) -> None:
+        first, sock = server.connect()
+        feed(sock, KEY)
+        first.cut()
+        _, again = server.connect()
+        feed(again, KEY)
+        assert [a.status for a in split_responses(again.sent)] == [429]
+
+    with_server(
+        ring_with(held_key()), test, limits=Limits(answers_per_second_per_uid=1)
+    )
+
+
+def test_users_who_are_gone_are_forgotten() -> None:
+    def test(server: InMemoryServer) -> None:
+        for uid in range(5):
+            connection, _ = server.connect(peer=Peer(uid=uid, gid=0, pid=1))
+            connection.cut()
+        assert len(server.listener.pool.quotas) == 5
+        server.pass_seconds(1)
+        assert len(server.listener.pool.quotas) == 0
+
+    with_server(ring_with(), test)
+
+
+def test_requests_in_flight_are_bounded() -> None:
+    def test(server: InMemoryServer) -> None:
+        stalled = [server.connect(room=10)[1] for _ in range(2)]
+        _, third = server.connect()
+        feed(third, KEY)
+        feed(stalled[0], KEY)
+        feed(third, KEY)
+        feed(stalled[1], KEY)
+        feed(third, KEY)  # one too many; on the hot path
+        feed(third, get("/healthz"))
+        statuses = [a.status for a in split_responses(third.sent)]
+        assert statuses == [200, 200, 503, 503]
+        refused = split_responses(third.sent)[2]
+        assert (refused.code, refused.headers["Retry-After"]) == ("serve.busy", "1")
+        assert server.counters.denied["busy"] == 2
+        stalled[0].make_room()
+        feed(third, KEY)
+        assert [a.status for a in split_responses(third.sent)][-1] == 200
+
+    with_server(ring_with(held_key()), test, limits=Limits(requests_in_flight=2))
+
+
+def test_long_polls_are_bounded() -> None:
+    def test(server: InMemoryServer) -> None:
+        socks = [server.connect()[1] for _ in range(3)]
+        for sock in socks:
+            feed(sock, WAITING)
+        assert [sock.sent for sock in socks[:2]] == [b"", b""]
+        (answer,) = split_responses(socks[2].sent)
+        assert (answer.status, answer.code) == (503, "serve.busy")
+        assert answer.headers["Retry-After"] == "1"
+        assert server.counters.denied["busy"] == 1
+
+    with_server(ring_with(waiting=["later"]), test, limits=Limits(long_polls=2))
+
+
+def test_a_long_poll_that_ends_makes_room_for_another() -> None:
+    def test(server: InMemoryServer) -> None:
+        first, _ = server.connect()
+        feed(server._sockets[0], WAITING)
+        first.cut()
+        _, second = server.connect()
+        feed(second, WAITING)
+        assert second.sent == b""
+
+    with_server(ring_with(waiting=["later"]), test, limits=Limits(long_polls=1))
+
+
+def test_what_is_sent_while_a_request_waits_is_bounded() -> None:
+    limits = Limits(head_bytes=300, body_bytes=0)
+
+    def test(server: InMemoryServer) -> None:
+        connection, sock = server.connect()
+        feed(sock, WAITING)
+        for _ in range(100):
+            feed(sock, KEY)
+        assert len(connection._reader) <= 300 + len(KEY)
+        assert not sock.reads
+
+    with_server(ring_with(waiting=["later"]), test, limits=limits)
+
+
+def test_a_connection_too_many_is_told_when_to_come_again() -> None:
+    def test(server: InMemoryServer) -> None:
+        server.connect()
+        _, second = server.connect()
+        (answer,) = split_responses(second.sent)
+        assert (answer.code, answer.headers["Retry-After"]) == (
+            "serve.connections",
+            "1",
+        )
+
+    with_server(ring_with(), test, limits=Limits(connections=1))

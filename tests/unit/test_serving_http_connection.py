@@ -1,0 +1,426 @@
+"""One connection: order, bounds, time, and the hot path."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+
+import pytest
+from support.serving import (
+    ALIAS,
+    FORMS,
+    NEXT_VERSION,
+    get,
+    held_key,
+    ring_with,
+    split_responses,
+)
+from support.serving_in_memory import InMemoryServer, feed, with_server
+
+from skragent.keyring import KeyState
+from skragent.serving import Access, Limits
+from skragent.serving.http.request import Request
+from skragent.serving.http.response import Response
+from skragent.serving.peers import Peer
+
+KEY = get(f"/v1/keys/{ALIAS}")
+LAST_KEY = get(f"/v1/keys/{ALIAS}", "Connection: close")
+HEAD = KEY.replace(b"GET", b"HEAD", 1)
+PEM = get(f"/v1/keys/{ALIAS}", "Accept: application/x-pem-file")
+LIMITS = Limits(
+    head_bytes=200,
+    connections=3,
+    connections_per_uid=2,
+    head_timeout_seconds=5,
+    idle_timeout_seconds=60,
+    send_timeout_seconds=10,
+)
+
+
+def test_a_key_is_served() -> None:
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
+        feed(transport, KEY)
+        (answer,) = split_responses(transport.sent)
+        assert (answer.status, answer.body) == (200, FORMS["jwk"])
+        assert not transport.closed
+
+    with_server(ring_with(held_key()), test)
+
+
+def test_pipelined_requests_are_answered_in_order() -> None:
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
+        feed(transport, KEY + get("/nothing") + PEM + KEY)
+        answers = split_responses(transport.sent)
+        assert [a.status for a in answers] == [200, 404, 200, 200]
+        assert [answers[i].body for i in (0, 2, 3)] == [
+            FORMS["jwk"],
+            FORMS["pem"],
+            FORMS["jwk"],
+        ]
+
+    with_server(ring_with(held_key()), test)
+
+
+def test_a_request_that_is_repeated_is_answered_again() -> None:
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
+        for _ in range(3):
+            feed(transport, KEY)
+        assert [a.body for a in split_responses(transport.sent)] == [FORMS["jwk"]] * 3
+        assert server.counters.requests["api", "get", "ok"].value == 3
+
+    with_server(ring_with(held_key()), test)
+
+
+def test_a_repeated_request_gets_the_new_key_after_a_rotation() -> None:
+    ring = ring_with(held_key())
+
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
+        feed(transport, KEY)
+        ring.put(held_key(version=NEXT_VERSION, forms={"jwk": b"{}"}))
+        feed(transport, KEY)
+        old, new = split_responses(transport.sent)
+        assert old.body == FORMS["jwk"]
+        assert (new.body, new.headers["ETag"]) == (b"{}", f'"{NEXT_VERSION}"')
+
+    with_server(ring, test)
+
+
+def test_a_repeated_request_gets_nothing_after_a_drop() -> None:
+    ring = ring_with(held_key())
+
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
+        feed(transport, KEY)
+        ring.drop(ALIAS, KeyState.DENIED)
+        feed(transport, KEY)
+        assert [a.status for a in split_responses(transport.sent)] == [200, 503]
+
+    with_server(ring, test)
+
+
+def test_a_repeated_request_is_refused_after_the_rules_changed() -> None:
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
+        feed(transport, KEY)
+        server.api.change_access(Access({}))
+        feed(transport, KEY)
+        assert [a.status for a in split_responses(transport.sent)] == [200, 404]
+
+    with_server(ring_with(held_key()), test)
+
+
+def test_the_same_bytes_within_another_request_are_not_the_same_request() -> None:
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
+        feed(transport, KEY)
+        feed(transport, b"GET /nothing HTTP/1.1\r\nHost: x\r\nX: ")
+        feed(transport, KEY)
+        first, second = split_responses(transport.sent)
+        assert (first.status, second.status) == (200, 400)  # Host is there twice
+        assert transport.closed
+
+    with_server(ring_with(held_key()), test)
+
+
+def test_the_same_request_with_more_behind_it_is_answered_with_the_more() -> None:
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
+        feed(transport, KEY)
+        feed(transport, KEY + PEM)
+        bodies = [a.body for a in split_responses(transport.sent)]
+        assert bodies == [FORMS["jwk"], FORMS["jwk"], FORMS["pem"]]
+
+    with_server(ring_with(held_key()), test)
+
+
+def test_empty_lines_before_a_request_are_ignored() -> None:
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
+        feed(transport, b"\r\n\r")
+        feed(transport, b"\n" + KEY)
+        assert [a.status for a in split_responses(transport.sent)] == [200]
+
+    with_server(ring_with(held_key()), test)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_empty_lines_at_once_are_ignored_too(count: int) -> None:
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
+        feed(transport, b"\r\n" * count + KEY)
+        assert [a.status for a in split_responses(transport.sent)] == [200]
+
+    with_server(ring_with(held_key()), test)
+
+
+def test_a_malformed_request_is_refused_once_and_ends_the_connection() -> None:
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
+        feed(transport, b"nonsense\r\n\r\n" + KEY)
+        feed(transport, KEY)
+        (answer,) = split_responses(transport.sent)
+        assert (answer.status, answer.code) == (400, "serve.bad_request")
+        assert answer.headers["Connection"] == "close"
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert transport.closed
+
+    with_server(ring_with(held_key()), test)
+
+
+def test_a_body_that_looks_like_a_request_is_not_one() -> None:
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
+        head = get("/v1/keys", f"Content-Length: {len(KEY)}")
+        feed(transport, head + KEY)
+        (answer,) = split_responses(transport.sent)
+        assert (answer.status, answer.code) == (400, "serve.body")
+        assert not transport.closed
+
+    with_server(ring_with(held_key()), test)
+
+
+def test_connection_close_is_obeyed() -> None:
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
+        feed(transport, get(f"/v1/keys/{ALIAS}", "Connection: close") + KEY)
+        (answer,) = split_responses(transport.sent)
+        assert (answer.status, answer.body) == (200, FORMS["jwk"])
+        assert answer.headers["Connection"] == "close"
+        assert transport.closed
+
+    with_server(ring_with(held_key()), test)
+
+
+def padded(length: int) -> bytes:
+    """Write a request of so many bytes."""
+    return get("/healthz", "X: " + "a" * (length - len(get("/healthz", "X: "))))
+
+
+@pytest.mark.parametrize(("length", "status"), [(200, 200), (201, 431)])
+def test_a_head_has_a_limit(length: int, status: int) -> None:
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
+        feed(transport, padded(length))
+        assert [a.status for a in split_responses(transport.sent)] == [status]
+
+    with_server(ring_with(), test, limits=LIMITS)
+
+
+@pytest.mark.parametrize(("length", "status"), [(200, 200), (201, 431)])
+def test_a_head_in_pieces_has_the_same_limit(length: int, status: int) -> None:
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
+        for byte in padded(length):
+            feed(transport, bytes([byte]))
+        assert [a.status for a in split_responses(transport.sent)] == [status]
+
+    with_server(ring_with(), test, limits=LIMITS)
+
+
+def test_an_unexpected_error_is_one_connections_own() -> None:
+    def broken(request: Request, peer: Peer) -> Response:
+        raise ZeroDivisionError(request.path, peer)
+
+    def test(server: InMemoryServer) -> None:
+        _, takes = server.connect()
+        feed(takes, KEY)
+        _, transport = server.connect()
+        server.listener._handle = broken
+        feed(transport, KEY)
+        (answer,) = split_responses(transport.sent)
+        assert (answer.status, answer.code) == (500, "internal")
+        assert transport.closed
+        feed(takes, KEY)
+        assert [a.status for a in split_responses(takes.sent)] == [200, 200]
+
+    with_server(ring_with(held_key()), test)
+
+
+def test_nothing_is_read_while_an_answer_is_not_taken() -> None:
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect(room=10)
+        feed(transport, KEY + PEM)
+        assert (transport.reads, server.counters.in_flight["api"]) == (False, 1)
+        assert len(transport.sent) == 10
+        transport.make_room()
+        assert (transport.reads, server.counters.in_flight["api"]) == (True, 0)
+        bodies = [a.body for a in split_responses(transport.sent)]
+        assert bodies == [FORMS["jwk"], FORMS["pem"]]
+
+    with_server(ring_with(held_key()), test)
+
+
+def test_a_slow_reader_gets_the_whole_of_the_key_that_it_began_to_read() -> None:
+    ring = ring_with(held_key())
+
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect(room=10)
+        feed(transport, KEY)
+        ring.put(held_key(version=NEXT_VERSION, forms={"jwk": b"{}"}))
+        transport.make_room()
+        (answer,) = split_responses(transport.sent)
+        assert answer.body == FORMS["jwk"]
+
+    with_server(ring, test)
+
+
+def test_a_reader_is_cut_at_the_deadline_and_not_before() -> None:
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect(room=10)
+        feed(transport, KEY)
+        server.pass_seconds(10)
+        assert not transport.closed
+        server.pass_seconds(1)
+        assert transport.closed
+        assert server.counters.in_flight["api"] == 0
+
+    with_server(ring_with(held_key()), test, limits=LIMITS)
+
+
+def test_a_reader_that_takes_a_byte_now_and_then_is_cut_all_the_same() -> None:
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect(room=10)
+        feed(sock, KEY)
+        for _ in range(5):
+            server.pass_seconds(2)
+            sock.room += 1
+            server.loop.writers[sock.fileno()]()
+        assert len(sock.sent) == 15
+        server.pass_seconds(1)
+        assert sock.closed
+
+    with_server(ring_with(held_key()), test, limits=LIMITS)
+
+
+def test_a_reader_of_a_last_answer_is_cut_at_the_deadline_too() -> None:
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect(room=10)
+        feed(transport, b"nonsense\r\n\r\n")
+        server.pass_seconds(10)
+        assert not transport.closed
+        server.pass_seconds(1)
+        assert transport.closed
+
+    with_server(ring_with(), test, limits=LIMITS)
+
+
+def test_a_request_that_drips_is_refused_at_the_deadline() -> None:
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
+        for byte in KEY[:6]:
+            assert not transport.closed
+            feed(transport, bytes([byte]))
+            server.pass_seconds(1)
+        (answer,) = split_responses(transport.sent)
+        assert (answer.status, answer.code) == (408, "serve.timeout")
+        assert transport.closed
+
+    with_server(ring_with(held_key()), test, limits=LIMITS)
+
+
+def test_an_idle_connection_is_ended_at_the_deadline() -> None:
+    def test(server: InMemoryServer) -> None:
+        _, transport = server.connect()
+        feed(transport, KEY)
+        server.pass_seconds(30)
+        feed(transport, KEY)
+        server.pass_seconds(60)
+        assert not transport.closed
+        server.pass_seconds(1)
+        assert transport.closed
+
+    with_server(ring_with(held_key()), test, limits=LIMITS)
+
+
+def test_connections_of_one_uid_are_bounded() -> None:
+    def test(server: InMemoryServer) -> None:
+        first, _ = server.connect()
+        _, second = server.connect()
+        _, third = server.connect()
+        assert not second.closed
+        (answer,) = split_responses(third.sent)
+        assert (answer.status, answer.code) == (503, "serve.connections")
+        assert third.closed
+        assert server.counters.denied["connections"] == 1
+        first.cut()
+        _, fourth = server.connect()
+        assert not fourth.closed
+
+    with_server(ring_with(), test, limits=LIMITS)
+
+
+@pytest.mark.parametrize(("limit", "refused"), [(2, False), (1, True)])
+def test_connections_in_total_are_bounded(limit: int, *, refused: bool) -> None:
+    def test(server: InMemoryServer) -> None:
+        server.connect()
+        _, second = server.connect()
+        assert second.closed is refused
+
+    with_server(ring_with(), test, limits=Limits(connections=limit))
+
+
+def test_the_end_lets_an_answer_under_way_be_taken() -> None:
+    def test(server: InMemoryServer) -> None:
+        idle, idle_transport = server.connect()
+        taking, transport = server.connect(room=10)
+        feed(transport, KEY + PEM)
+        idle.end()
+        taking.end()
+        assert idle_transport.closed
+        assert not transport.closed
+        transport.make_room()
+        (answer,) = split_responses(transport.sent)
+        assert answer.body == FORMS["jwk"]
+
+    with_server(ring_with(held_key()), test)
+
+
+def test_the_age_of_a_key_grows() -> None:
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
+        feed(sock, KEY)
+        server.pass_seconds(5)
+        feed(sock, KEY)
+        first, second = (int(a.headers["Age"]) for a in split_responses(sock.sent))
+        assert second - first == 5
+        visited = split_responses(server.visit(LAST_KEY).sent)[0]
+        assert int(visited.headers["Age"]) == second
+
+    with_server(ring_with(held_key()), test)
+
+
+def test_what_head_was_answered_with_does_not_last() -> None:
+    def test(server: InMemoryServer) -> None:
+        cell = server.counters.requests_cell("api", "get", "ok")
+        kept = Response(HTTPStatus.OK, {"ETag": "1"}, b"1", cell=cell, is_lasting=True)
+        server.listener._handle = lambda _request, _peer: kept
+        _, sock = server.connect()
+        feed(sock, HEAD)
+        kept.retire()
+        kept = Response(HTTPStatus.OK, {"ETag": "2"}, b"2", cell=cell, is_lasting=True)
+        feed(sock, HEAD)
+        assert re.findall(rb"ETag: (.)", sock.sent) == [b"1", b"2"]
+
+    with_server(ring_with(), test)
+
+
+def test_a_question_that_fails_while_it_waits_ends_its_connection_alone() -> None:
+    ring = ring_with(waiting=[ALIAS])
+
+    def broken(must: object) -> Response | None:
+        raise ZeroDivisionError(must)
+
+    def test(server: InMemoryServer) -> None:
+        _, sock = server.connect()
+        feed(sock, get(f"/v1/keys/{ALIAS}?wait=10"))
+        (long_poll,) = server.api._lots._lots[ALIAS]
+        long_poll._ask = broken
+        ring.put(held_key())
+        assert sock.closed
+        assert server.counters.in_flight["api"] == 0
+
+    with_server(ring, test)

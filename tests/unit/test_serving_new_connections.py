@@ -1,0 +1,178 @@
+"""Requests that come with their connections, and are answered before one is made."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from support.serving import (
+    ALIAS,
+    FORMS,
+    MYSELF,
+    NEXT_VERSION,
+    everybody_in,
+    get,
+    held_key,
+    ring_with,
+    split_responses,
+)
+from support.serving_in_memory import InMemoryServer, feed, with_server
+
+from skragent.keyring import KeyState
+from skragent.serving import Access, Limits
+from skragent.serving.access import Rule
+
+if TYPE_CHECKING:
+    from skragent.serving.http.long_poll import LongPoll
+    from skragent.serving.http.request import Request
+    from skragent.serving.http.response import Response
+    from skragent.serving.peers import Peer
+
+LAST_KEY = get(f"/v1/keys/{ALIAS}", "Connection: close")
+LAST_OPENAPI = get("/v1/openapi.json", "Connection: close")  # lasts for long
+
+
+def test_a_request_that_comes_with_its_connection_is_answered() -> None:
+    def test(server: InMemoryServer) -> None:
+        for _ in range(3):
+            sock = server.visit(LAST_KEY)
+            (answer,) = split_responses(sock.sent)
+            assert (answer.status, answer.body) == (200, FORMS["jwk"])
+            assert answer.headers["Connection"] == "close"
+            assert sock.closed
+        assert server.counters.requests["api", "get", "ok"].value == 3
+        assert server.counters.connections["api"] == 0
+
+    with_server(ring_with(held_key()), test)
+
+
+def test_half_a_request_that_comes_with_its_connection_is_waited_for() -> None:
+    def test(server: InMemoryServer) -> None:
+        server.visit(LAST_KEY)
+        sock = server.visit(LAST_KEY[:30])
+        assert not sock.closed
+        feed(sock, LAST_KEY[30:])
+        assert [a.status for a in split_responses(sock.sent)] == [200]
+
+    with_server(ring_with(held_key()), test)
+
+
+def test_what_was_answered_before_is_not_answered_so_after_a_rotation() -> None:
+    ring = ring_with(held_key())
+
+    def test(server: InMemoryServer) -> None:
+        server.visit(LAST_KEY)
+        ring.put(held_key(version=NEXT_VERSION, forms={"jwk": b"{}"}))
+        (answer,) = split_responses(server.visit(LAST_KEY).sent)
+        assert answer.body == b"{}"
+        ring.drop(ALIAS, KeyState.DENIED)
+        (answer,) = split_responses(server.visit(LAST_KEY).sent)
+        assert answer.status == 503
+
+    with_server(ring, test)
+
+
+def test_what_was_answered_before_is_not_answered_so_to_another_caller() -> None:
+    def test(server: InMemoryServer) -> None:
+        server.visit(LAST_KEY)
+        for other in (
+            dataclasses.replace(MYSELF, uid=MYSELF.uid + 1),
+            dataclasses.replace(MYSELF, gid=MYSELF.gid + 1),
+            dataclasses.replace(MYSELF, groups=frozenset({54321})),
+            dataclasses.replace(MYSELF, unit="other.service"),
+        ):
+            assert server.listener._remembered.get((other.identity, LAST_KEY)) is None
+        sock = server.visit(LAST_KEY, dataclasses.replace(MYSELF, uid=MYSELF.uid + 1))
+        assert [a.status for a in split_responses(sock.sent)] == [404]
+
+    with_server(ring_with(held_key()), test)
+
+
+def test_what_was_answered_before_is_not_answered_so_under_other_rules() -> None:
+    def test(server: InMemoryServer) -> None:
+        server.visit(LAST_KEY)
+        server.api.change_access(Access({}))
+        assert [a.status for a in split_responses(server.visit(LAST_KEY).sent)] == [404]
+
+    with_server(ring_with(held_key()), test)
+
+
+def test_requests_that_come_with_their_connections_are_bounded_too() -> None:
+    def test(server: InMemoryServer) -> None:
+        statuses = [
+            split_responses(server.visit(LAST_KEY).sent)[0].status for _ in range(3)
+        ]
+        assert statuses == [200, 200, 429]
+
+    with_server(
+        ring_with(held_key()), test, limits=Limits(answers_per_second_per_uid=2)
+    )
+
+
+def count_decisions(server: InMemoryServer) -> list[str]:
+    """Note each request that is decided on, and not answered as before."""
+    decided: list[str] = []
+    handle = server.listener._handle
+
+    def noting(request: Request, peer: Peer) -> Response | LongPoll:
+        decided.append(request.path)
+        return handle(request, peer)
+
+    server.listener._handle = noting
+    return decided
+
+
+def test_the_same_request_of_the_same_caller_is_decided_once_a_second() -> None:
+    def test(server: InMemoryServer) -> None:
+        decided = count_decisions(server)
+        for _ in range(3):
+            server.visit(LAST_OPENAPI)
+        assert len(decided) == 1
+        server.pass_seconds(1)
+        for _ in range(3):
+            assert split_responses(server.visit(LAST_OPENAPI).sent)[0].status == 200
+        assert len(decided) == 2
+
+    with_server(ring_with(), test)
+
+
+def test_no_more_than_so_many_requests_are_remembered() -> None:
+    def test(server: InMemoryServer) -> None:
+        for number in range(300):
+            server.visit(get(f"/v1/keys/{ALIAS}", f"X: {number}", "Connection: close"))
+        assert len(server.listener._remembered) == 256
+
+    with_server(ring_with(held_key()), test)
+
+
+def test_an_answer_as_before_that_is_taken_slowly_is_whole() -> None:
+    def test(server: InMemoryServer) -> None:
+        server.visit(LAST_KEY)
+        sock = server.visit(LAST_KEY, room=10)
+        assert not sock.closed
+        assert server.counters.in_flight["api"] == 1
+        sock.make_room()
+        (answer,) = split_responses(sock.sent)
+        assert (answer.status, answer.body) == (200, FORMS["jwk"])
+        assert sock.closed
+        assert server.counters.in_flight["api"] == 0
+
+    with_server(ring_with(held_key()), test)
+
+
+def test_what_was_answered_a_pinned_caller_is_not_answered_so_to_a_guessed_one() -> (
+    None
+):
+    rule = Rule(unit="app.service")
+    pinned = dataclasses.replace(MYSELF, unit="app.service", is_pinned=True)
+    guessed = dataclasses.replace(pinned, is_pinned=False)
+
+    def test(server: InMemoryServer) -> None:
+        statuses = [
+            split_responses(server.visit(LAST_KEY, peer).sent)[0].status
+            for peer in (pinned, pinned, guessed, pinned)
+        ]
+        assert statuses == [200, 200, 404, 200]
+
+    ring = ring_with(held_key())
+    with_server(ring, test, access=everybody_in(ring, rule))
