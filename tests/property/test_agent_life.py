@@ -36,7 +36,7 @@ ALIASES = ("disk", "signing", "backup", "mail")
 
 # The clock is looked at this often: what it was set to is noticed by then.
 NOTICED = 10.0
-# Nothing is asked for later than this while it is not held (README: 15 minutes), a
+# Nothing is asked for later than this while it is not held (docs/operations.md: 15 minutes), a
 # few turns of its vault and the ends of crashing jobs aside.
 LONGEST_WAIT = 900.0
 TURNS = 100.0
