@@ -36,8 +36,8 @@ ALIASES = ("disk", "signing", "backup", "mail")
 
 # The clock is looked at this often: what it was set to is noticed by then.
 NOTICED = 10.0
-# Nothing is asked for later than this while it is not held (docs/operations.md: 15 minutes), a
-# few turns of its vault and the ends of crashing jobs aside.
+# The longest wait for a key that is not held (docs/operations.md: 15 minutes), without
+# waits for the release rate limit and after crashes.
 LONGEST_WAIT = 900.0
 TURNS = 100.0
 LONGEST_RENEWAL = 3600.0 + 60.0  # after failures; and what was ordered then is made
