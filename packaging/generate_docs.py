@@ -13,8 +13,10 @@ With --check it writes nothing and fails if a file is not current: `make lint` r
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,8 @@ import document_text
 from document_text import mdoc
 
 from skragent.error_catalog import ACTIONS, CODES, GROUPS
+from skragent.observe.event_catalog import EVENT_TEXTS, EventText
+from skragent.observe.names import METRICS, Event, Metric
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,6 +65,12 @@ def documents() -> Iterator[tuple[Path, str]]:
     text = _replace(_read(page), "actions", "\n".join(_actions_in_manual()))
     yield page, _replace(text, "codes", "\n".join(_errors_in_manual()))
     yield DOCS / "errors.md", errors_in_markdown()
+    page = MANUAL / "skragent.service.8"
+    text = _replace(_read(page), "events", "\n".join(_events_in_manual()))
+    yield page, _replace(text, "metrics", "\n".join(_metrics_in_manual()))
+    yield DOCS / "metrics.md", metrics_in_markdown()
+    yield DOCS / "journal.md", events_in_markdown()
+    yield ROOT / "packaging" / "journal" / "skragent.catalog", catalog()
 
 
 def _read(path: Path) -> str:
@@ -156,7 +166,112 @@ def _anchor(title: str) -> str:
     return re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-")
 
 
+# Metrics.
+
+
+def _metrics_in_manual() -> Iterator[str]:
+    yield ".Bl -tag -width 4n"
+    for metric in METRICS:
+        labels = f" Brq {' , '.join(metric.labels)}" if metric.labels else ""
+        yield f".It Cm {metric.exposed_name}{labels}"
+        yield from mdoc(f"{metric.help} {metric.note}")
+    yield ".El"
+
+
+_METRICS_HEAD = """\
+# Metrics
+
+Prometheus reads `GET /metrics` on `agent.metrics_listen` (`127.0.0.1:9469`). Times are
+seconds since 1970. `error_code` is empty after a success. `result` is `success`,
+`denied` or `error`. See [errors.md](errors.md) for the codes. The page also has the
+metrics of the Prometheus client for Python: `process_*` and `python_info`.
+
+| metric | labels | meaning |
+|---|---|---|
+"""
+
+
+def metrics_in_markdown() -> str:
+    """Return docs/metrics.md."""
+    rows = "\n".join(map(_metric_in_markdown, METRICS))
+    return f"<!-- {_NOTE} -->\n{_METRICS_HEAD}{rows}\n"
+
+
+def _metric_in_markdown(metric: Metric) -> str:
+    labels = ", ".join(f"`{label}`" for label in metric.labels)
+    text = f"{metric.help} {metric.note}".strip()
+    return f"| `{metric.exposed_name}` ({metric.kind}) | {labels} | {text} |"
+
+
+# Journal events.
+
+
+def _without_fields(text: str) -> str:
+    """Replace the journal's `@SKRAGENT_KEY@` by `KEY`."""
+    return re.sub(r"@SKRAGENT_(\w+)@", r"\1", text)
+
+
+def _events_in_manual() -> Iterator[str]:
+    yield ".Bl -tag -width 4n"
+    for event in Event:
+        yield f".It Dv {event.name} No = {event.message_id}"
+        yield from mdoc(_without_fields(EVENT_TEXTS[event].description))
+    yield ".El"
+
+
+_EVENTS_HEAD = """\
+# Journal events
+
+Each entry of the agent has one of these events. `journalctl MESSAGE_ID=...` finds the
+entries of one event, and `journalctl -x` shows these texts. skragent.service(8) lists
+the fields, such as `SKRAGENT_KEY` and `SKRAGENT_CODE`. See [errors.md](errors.md) for
+the codes.
+"""
+
+
+def events_in_markdown() -> str:
+    """Return docs/journal.md."""
+    lines = [line for event in Event for line in _event_in_markdown(event)]
+    return f"<!-- {_NOTE} -->\n{_EVENTS_HEAD}" + "\n".join(lines) + "\n"
+
+
+def _event_in_markdown(event: Event) -> list[str]:
+    text = EventText(*map(_without_fields, EVENT_TEXTS[event]))
+    level = logging.getLevelName(event.level).lower()
+    return [
+        *("", f"## `{event.name}`: {text.subject}"),
+        *("", f"Level {level}, MESSAGE_ID `{event.message_id}`."),
+        *("", text.description),
+        *("", f"**Cause:** {text.cause}"),
+        *("", f"**Remedy:** {text.remedy}"),
+    ]
+
+
+def catalog() -> str:
+    """Return skragent.catalog, in the format of systemd's message catalogs."""
+    entries = "".join(map(_catalog_entry, Event))
+    return f"# {_NOTE}\n# `journalctl -x` adds these texts to the entries.\n{entries}"
+
+
+def _catalog_entry(event: Event) -> str:
+    text = EVENT_TEXTS[event]
+    paragraphs = (
+        text.description,
+        f"Cause: {text.cause}",
+        f"Remedy: {text.remedy}",
+    )
+    wrapped = "\n\n".join(
+        textwrap.fill(p, 88, break_long_words=False, break_on_hyphens=False)
+        for p in paragraphs
+    )
+    return (
+        f"\n-- {event.message_id}\nSubject: {text.subject}\nDefined-By: skragent\n"
+        f"Documentation: man:{text.page}\n\n{wrapped}\n"
+    )
+
+
 document_text.ERROR_CODES |= CODES.keys()
+document_text.EVENTS |= {event.name for event in Event}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -941,13 +941,6 @@ _EMULATOR: Final = ErrorGroup(
             "See swtpm's own words in the message.",
         ),
         ErrorCode(
-            "emulator.key",
-            FATAL,
-            "`--key` has an unknown store, key or kind, or its policy file cannot be"
-            " read or is not a release policy.",
-            "Correct the part that the message names.",
-        ),
-        ErrorCode(
             "emulator.application",
             FATAL,
             "A file of the application in the directory holds no certificate.",

@@ -286,9 +286,10 @@ def _log_failure(
     warning: str = "",
 ) -> None:
     hint = f" {error.hint}" if error.hint else ""
+    message = error.message.removesuffix(".")  # a quoted sentence has its own
     log(
         Event.ATTENTION if error.disposition in NEEDS_ATTENTION else event,
-        f"{prefix}{error.message}.{hint}{warning} Next attempt in {seconds:.0f} s.",
+        f"{prefix}{message}.{hint}{warning} Next attempt in {seconds:.0f} s.",
         key=key,
         code=error.code,
     )

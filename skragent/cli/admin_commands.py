@@ -208,10 +208,9 @@ def run_refresh(arguments: argparse.Namespace) -> int:
     try:
         answer = exchange(path, request, TIMEOUT_SECONDS)
         names = answer.names("refreshing")
-        print(f"refreshing: {', '.join(names) or 'nothing'}")
+        print(f"refreshing: {', '.join(names) or 'nothing'}", flush=True)
         if not arguments.wait:
             return exit_codes.OK
-        sys.stdout.flush()
         requested = _RefreshRequest(
             _read_attempts(answer, names), answer.document().get("started_at")
         )

@@ -62,6 +62,7 @@ class Subject:
     ak: TpmPublic | None  # of the vTPM here; None offline
     roots: frozenset[bytes]
     notes: tuple[str, ...] = ()  # what a person should know of the input
+    raw_hcl: bytes = b""  # the HCL report of this machine; empty offline
 
     @property
     def all_notes(self) -> tuple[str, ...]:
@@ -104,7 +105,8 @@ def read_machine(config: Config, roots_path: str) -> Subject:
 
     deadline.doing(f"reading the TPM at {config.vtpm.tcti}")
     with Vtpm(config.vtpm.tcti) as vtpm:
-        hcl = parse_hcl_report(vtpm.read_hcl_report())
+        raw_hcl = vtpm.read_hcl_report()
+        hcl = parse_hcl_report(raw_hcl)
         ak = parse_tpm2b_public(vtpm.read_ak_public())
         values = vtpm.read_pcrs()
         signed = vtpm.quote()
@@ -120,6 +122,7 @@ def read_machine(config: Config, roots_path: str) -> Subject:
         ak=ak,
         roots=roots,
         notes=notes,
+        raw_hcl=raw_hcl,
     )
 
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -24,6 +25,9 @@ from skragent.evidence.tcb import Tcb
 
 MAX_CERTIFICATES_BYTES = 64 * 1024  # a chain of three has 6.5 kB
 _MAX_CERTIFICATES = 8
+
+_PEM = b"-----BEGIN "
+_PEM_CERTIFICATE = re.compile(rb"-----BEGIN (X509 )?CERTIFICATE-----")  # RFC 7468 §5.1
 
 _ARC = "1.3.6.1.4.1.3704.1"
 _PRODUCT_NAME = f"{_ARC}.2"
@@ -65,7 +69,10 @@ def load_certificates(data: bytes) -> tuple[x509.Certificate, ...]:
             f"certificates of {len(data)} bytes: at most {MAX_CERTIFICATES_BYTES}"
         )
     try:
-        certificates = load_pem(data) if b"-----BEGIN" in data else (load_der(data),)
+        if _PEM in data and _PEM_CERTIFICATE.search(data) is None:
+            kind = "a private key" if b"PRIVATE KEY-----" in data else "other PEM data"
+            raise malformed(f"there is no certificate here, but {kind}")
+        certificates = load_pem(data) if _PEM in data else (load_der(data),)
         if len(certificates) > _MAX_CERTIFICATES:
             raise malformed(f"more than {_MAX_CERTIFICATES} certificates")
         for certificate in certificates:

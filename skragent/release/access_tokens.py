@@ -165,7 +165,7 @@ def judge_identity_failure(
         return error
     is_known = isinstance(error, AzureError | AgentError)
     text = error.message if is_known else type(error).__name__  # type: ignore[attr-defined] # both have one
-    reason = quote(str(text)).strip(",. ")
+    reason = quote(str(text)).strip(",. ") or f"HTTP {status}"
     code = "identity.unavailable"
     if isinstance(error, CredentialUnavailableError):
         if _NO_IDENTITY.search(reason):

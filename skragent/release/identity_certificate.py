@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
-# What a private key with a passphrase says of itself: RFC 7468 §11 and RFC 1421 §4.6.
-_ENCRYPTED: Final = b"ENCRYPTED"
+# A private key with a passphrase begins like this: RFC 7468 §11 and RFC 1421 §4.6.1.1.
+# The word alone may also be in a comment.
+_ENCRYPTED: Final = (
+    b"-----BEGIN ENCRYPTED PRIVATE KEY-----",
+    b"Proc-Type: 4,ENCRYPTED",
+)
 _PEM: Final = b"-----BEGIN "
 _PEM_CERTIFICATE: Final = b"-----BEGIN CERTIFICATE-----"
 _PEM_KEY: Final = b"PRIVATE KEY-----"
@@ -85,7 +89,7 @@ def _load_pem(data: bytes) -> tuple[object, x509.Certificate | None]:
         if not has_certificate:
             raise CertificateError("there is neither a certificate nor a private key")
         return None, None
-    if _ENCRYPTED in data:
+    if any(marker in data for marker in _ENCRYPTED):
         raise CertificateError(
             "the private key has a passphrase, which cannot be configured: remove it"
             " with `openssl pkey -in FILE -out NEWFILE`, and append the certificate"

@@ -54,14 +54,20 @@ def explain_by_clock(failure: Failure, dates: Mapping[str, str], now: float) -> 
 
 
 def describe_skew(dates: Mapping[str, str], now: float) -> str:
-    """Return by how much this VM's clock differs from Azure's; empty if it does not."""
-    for origin, text in dates.items():
-        remote = _parse(text)
-        if remote is None or abs(now - remote) < MAX_SKEW_SECONDS:
-            continue
-        side = "ahead of" if now > remote else "behind"
-        return f"this VM's clock is {_span(abs(now - remote))} {side} that of {origin}"
-    return ""
+    """Return by how much this VM's clock differs from Azure's; empty if it does not.
+
+    All origins must say the same: if one `Date` agrees with this VM, or some are before
+    and some after its time, a service's clock or a cache is wrong.
+    """
+    clocks = {origin: _parse(text) for origin, text in dates.items()}
+    skews = {origin: now - at for origin, at in clocks.items() if at is not None}
+    is_ahead = all(skew >= MAX_SKEW_SECONDS for skew in skews.values())
+    is_behind = all(skew <= -MAX_SKEW_SECONDS for skew in skews.values())
+    if not skews or not (is_ahead or is_behind):
+        return ""
+    origin, skew = min(skews.items(), key=lambda item: abs(item[1]))
+    side = "ahead of" if is_ahead else "behind"
+    return f"this VM's clock is {_span(abs(skew))} {side} that of {origin}"
 
 
 def _parse(text: str) -> float | None:

@@ -113,6 +113,17 @@ def test_when_imds_wants_to_be_asked_again_is_told(
     assert caught.value.retry_after == seconds
 
 
+def test_a_refusal_of_imds_is_not_called_a_missing_response(imds: Server) -> None:
+    refusal = {"error": "invalid_request", "error_description": "Identity not found"}
+    imds.answer = lambda _asked: json_answer(refusal, 400)
+    with (
+        access_tokens(SYSTEM, DEADLINE_SECONDS) as tokens,
+        pytest.raises(IdentityError, match="Identity not found") as caught,
+    ):
+        tokens.get_token_info(SCOPE)
+    assert "no response" not in caught.value.message
+
+
 @pytest.mark.parametrize("status", [404, 410, 429, 500, 503])
 def test_trouble_of_imds_that_passes_by_itself_says_so(
     imds: Server, status: int

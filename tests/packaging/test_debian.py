@@ -135,7 +135,7 @@ def test_what_was_removed_and_comes_back_runs_as_before(
     started = [t for t in installed.told_systemd() if re.search(r"\bstart\b", t)]
     units = [f"{SOCKETS} skragent.service"] * is_enabled
     assert [t.partition("start ")[2] for t in started] == units
-    assert "the sockets are other ones" not in said
+    assert "changes its sockets" not in said
     wants = "etc/systemd/system/multi-user.target.wants/skragent.service"
     assert (installed.root / wants).is_symlink() == is_enabled
     assert not (installed.root / "etc/systemd/system/skragent.service").exists()

@@ -190,6 +190,14 @@ def test_cause_and_remedy_of_a_failure_are_kept_until_a_release(world: World) ->
     assert (entry.failure_message, entry.failure_hint) == ("", "")
 
 
+def test_a_quoted_sentence_keeps_one_full_stop(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = AgentError("the provider answered: It is not valid.", hint="Ask.")
+    world.holder.key_failed("disk", error, 3, wiped_in=math.inf)
+    assert "It is not valid. Ask. Next attempt" in caplog.records[-1].getMessage()
+
+
 def test_a_denial_that_can_wipe_a_held_key_says_when(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:

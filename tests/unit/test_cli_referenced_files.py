@@ -196,6 +196,16 @@ def test_a_missing_file_of_an_identity_is_a_warning(check: Checker) -> None:
     assert checked.about("warning: identity.secret_file: /nonexistent/secret: No such")
 
 
+@pytest.mark.parametrize("name", ["loop", r"a\u0000b"])
+def test_a_name_that_leads_to_no_file_is_a_problem(check: Checker, name: str) -> None:
+    loop = check.directory / "loop"
+    loop.symlink_to(loop)
+    path = f"{check.directory}/{name}"
+    checked = check(f'[identity]{APPLICATION}certificate = "{path}"\n')
+    assert checked.code == exit_codes.CONFIG
+    assert len(checked.about("identity.certificate: ")) == 1
+
+
 @pytest.mark.parametrize("table", ["identity", "identities.other"])
 @pytest.mark.parametrize(
     ("setting", "content", "words"),
@@ -251,5 +261,5 @@ def test_a_secret_that_every_user_can_read_is_a_warning(check: Checker) -> None:
     checked = check(f'[identity]{APPLICATION}secret_file = "{path}"\n')
     assert checked.code == exit_codes.OK
     (line,) = checked.about(f"warning: identity.secret_file: {path}: ")
-    assert "every user of this machine can read it: set mode 0400" in line
+    assert "every user of this machine can read it: set the owner" in line
     assert "the-secret" not in "".join(checked.lines)

@@ -199,7 +199,7 @@ def test_root_is_told_of_the_agent_as_a_whole(
         path, capsys, for_root()
     )
     assert (blank, version) == ("", "agent 1.0: ready")
-    assert ak == "AK certificate: none yet"
+    assert ak == "AK certificate: not known yet"
     assert up == "up since 2025-12-31 23:00:00 UTC"
     assert token == "attestation token: until 2026-01-01 01:00:00 UTC"
     assert (memory, units) == ("key memory: locked", "rules on units: none")

@@ -77,6 +77,7 @@ ED25519 = ed25519.Ed25519PrivateKey.generate()
         cert_pem() + key_pem(),
         cert_pem() + key_pem(form=PrivateFormat.TraditionalOpenSSL),
         b"Bag Attributes\n" + cert_pem() + cert_pem(OTHER_RSA) + key_pem(),
+        b"# the backup of this key is ENCRYPTED\n" + cert_pem() + key_pem(),
         pfx(),
     ],
 )

@@ -44,6 +44,22 @@ def test_a_clock_that_is_nearly_right_is_right(seconds: float) -> None:
     assert describe_skew(dates(seconds), NOW) == ""
 
 
+@pytest.mark.parametrize("seconds", [0, 2 * 86400])
+def test_a_date_that_contradicts_the_others_is_not_believed(seconds: float) -> None:
+    vault = email.utils.formatdate(NOW + seconds, usegmt=True)
+    found = {**dates(-3 * 86400), "https://v.vault.azure.net": vault}
+    assert describe_skew(found, NOW) == ""
+    assert describe_skew(dict(reversed(found.items())), NOW) == ""
+
+
+def test_the_nearest_of_several_dates_is_told() -> None:
+    vault = email.utils.formatdate(NOW - 86400, usegmt=True)
+    found = {**dates(-3 * 86400), "https://v.vault.azure.net": vault}
+    assert describe_skew(found, NOW) == (
+        "this VM's clock is 1 day ahead of that of https://v.vault.azure.net"
+    )
+
+
 @pytest.mark.parametrize(
     "text", ["", "x", "Tue", "Thu, 99 Foo 2026 99:99:99 GMT", "9" * 5000]
 )

@@ -33,7 +33,7 @@ _EXTENSION: Final = (
     + _QUOTED
     + rb"))?"
 )
-# As many digits as 64 bits have: nobody has more to say, leading zeros included.
+# 16 digits are 64 bits, leading zeros included. The body is bounded by far less.
 _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(?:" + _EXTENSION + rb")*\r\n")
 _TRAILER: Final = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*\r\n")
 

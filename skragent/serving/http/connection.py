@@ -9,8 +9,8 @@ bytes pending. What the socket did not take at once stays the view that it was: 
 bytes are never copied, and their arena lives until the reader has them or is cut.
 
 A client that expects 100 (Continue) gets it if the body is wanted. If the body is not
-wanted, the request is answered without it and the connection ends, because nobody knows
-whether the client sends the body all the same.
+wanted, the request is answered without it and the connection ends, because the client
+may send the body all the same.
 
 Sockets, and not asyncio's transports: a new connection that sends its request at once,
 which most do, is answered and gone before a transport would exist.
@@ -398,7 +398,7 @@ class Connection:
         self._finish(answer.without_body() if self._is_head else answer)
 
     def _refuse_pending(self, error: ServeError) -> None:
-        """Say no to a request that is not whole, and close."""
+        """Refuse an incomplete request, and close the connection."""
         self._is_head = self._reader.is_head
         self.refuse(error)
 

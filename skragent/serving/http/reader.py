@@ -20,7 +20,7 @@ class Received(NamedTuple):
         request: with its body.
         raw: all of its bytes; empty if it has a body, for it is not remembered then.
         size: how many bytes it had.
-        is_expecting: it has no body yet: its client may wait for a word about it.
+        is_expecting: it has no body yet: its client may wait for 100 or a refusal.
     """
 
     request: Request
