@@ -36,8 +36,8 @@ ALIASES = ("disk", "signing", "backup", "mail")
 
 # The clock is looked at this often: what it was set to is noticed by then.
 NOTICED = 10.0
-# Nothing is asked for later than this while it is not held (README: 15 minutes), a
-# few turns of its vault and the ends of crashing jobs aside.
+# The agent requests a key that is not held within this time (docs/operations.md), plus
+# the release rate limit of its vault and the ends of crashing jobs.
 LONGEST_WAIT = 900.0
 TURNS = 100.0
 LONGEST_RENEWAL = 3600.0 + 60.0  # after failures; and what was ordered then is made
