@@ -69,7 +69,7 @@ async def key_disabled(context: FaultContext, spec: FaultSpec) -> None:
 
 @fault(_BOTH, "key.expired", _KEY)
 async def key_expired(context: FaultContext, spec: FaultSpec) -> None:
-    """The key expired a minute ago (`exp`); it is still released."""
+    """The key's `exp` passed a minute ago; the vault still releases the key."""
     expires = int(context.emulator.azure.clock.now()) - 60
     _change_versions(context, spec, lambda version: replace(version, expires=expires))
 
