@@ -1,7 +1,7 @@
 """The policy of packaging/azure at the emulated vaults: it releases to one VM only.
 
-The attack: any local user of a VM can get the identity's token from IMDS, and can use it
-from another VM. The clients here are plain HTTP and Azure's SDK.
+The attack: any local user of a VM can get the identity's token from IMDS, and can use
+it from another VM. The clients here are plain HTTP and Azure's SDK.
 """
 
 from __future__ import annotations
