@@ -1,12 +1,12 @@
 """Compile Bicep to an ARM template: the part of the language in packaging/azure.
 
 No package registry has Bicep's compiler, so this module is a stand-in. pycep parses,
-and the output follows Bicep's documentation. `python -m support.bicep`, in tests/, writes
-packaging/azure/main.json.
+and the output follows Bicep's documentation. `python -m support.bicep`, in tests/,
+writes packaging/azure/main.json.
 
-pycep returns a literal and a symbol as the same string. This module takes a string for
-a symbol if the symbol is declared. `ambiguous_literals` finds literals for which this is
-wrong.
+pycep returns a literal and a symbol as the same string. This module takes a string
+for a symbol if the symbol is declared. `ambiguous_literals` finds literals for which
+this is wrong.
 """
 
 from __future__ import annotations
