@@ -134,7 +134,6 @@ class _Daemon:
             clock=world.clock,
             chance=_chance,
             terms=terms,
-            token_fraction=config.refresh.token_fraction,
             spread=world.spread,
             restored=restored,
         )
@@ -214,7 +213,6 @@ class _Daemon:
         self._supervisor.configure(
             key_requests(config),
             key_terms(config),
-            token_fraction=config.refresh.token_fraction,
         )
         self._counters.configure(tuple(config.keys))
         self._keyring.add(config.keys)
