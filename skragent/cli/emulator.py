@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import contextlib
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -200,9 +201,28 @@ def _prepare(emulator: Emulator, specs: list[KeySpec]) -> Path:
         # A deleted key keeps its name, here as in Azure.
         if store.find(spec.name) is None and store.find_deleted(spec.name) is None:
             emulator.create_key(spec)
+            _warn_of_authorities(emulator, spec)
     config = emulator.directory.resolve() / "skragent.toml"
     config.write_text(emulator.config_text(), encoding="utf-8")
     return config
+
+
+def _warn_of_authorities(emulator: Emulator, spec: KeySpec) -> None:
+    """Warn of a release policy that no token of this emulator can satisfy."""
+    from skragent.emulator.keyvault.release_policy import parse_policy  # noqa: PLC0415 - an extra
+
+    if not spec.policy:
+        return
+    urls = [url for url, _ in parse_policy(spec.policy).authorities]
+    if any(emulator.azure.authorities.has(url) for url in urls):
+        return
+    print(
+        f"skragent: warning: the vault will not release the key {spec.name}: its policy"
+        f" trusts {', '.join(urls)}, which is not an attestation provider of this"
+        f' emulator. Write "authority": "{emulator.azure.maa.issuer}" into the policy,'
+        f" and create a key with another name.",
+        file=sys.stderr,
+    )
 
 
 def _directions(emulator: Emulator, config: Path) -> str:

@@ -21,7 +21,7 @@ from skragent.errors import (
     UnsupportedEvidenceError,
 )
 from skragent.evidence.amd_certificate import load_certificates
-from skragent.evidence.endorsements import AMD_ROOTS, parse_roots, parse_thim_answer
+from skragent.evidence.endorsements import AMD_ROOTS, parse_roots, parse_thim_response
 from skragent.evidence.hcl import HCL_SIGNATURE, HclReport, parse_hcl_report
 from skragent.evidence.quote import SignedAttest, parse_quote
 from skragent.evidence.snp import SnpReport, parse_snp_report
@@ -142,7 +142,7 @@ def _ask_certificates(config: Config) -> tuple[Iterable[x509.Certificate], str]:
 def parse_certificates(data: bytes) -> tuple[x509.Certificate, ...]:
     """Read certificates from PEM, DER or an answer of THIM."""
     if data.lstrip().startswith(b"{"):
-        chain = parse_thim_answer(data)
+        chain = parse_thim_response(data)
         return chain.signer, chain.intermediate, chain.root
     return load_certificates(data)
 
