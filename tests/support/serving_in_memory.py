@@ -193,7 +193,7 @@ class InMemoryServer:
                 limits=limits,
                 on_tick=self.api.tick,
             )
-        self.listener.loop = self.listener.fair_queue.loop = self.loop
+        self.listener.loop = self.listener.admission.loop = self.loop
         self._sockets: list[FullSocket] = []
 
     def connect(
@@ -220,7 +220,7 @@ class InMemoryServer:
         for _ in range(seconds):
             self.now += 1
             self.loop.timers.clear()  # the sweep is the only one, and it is due
-            self.listener._sweep()
+            self.listener._on_timer()
             self.loop.settle()
 
     async def close(self) -> None:

@@ -50,6 +50,8 @@ def test_every_import_goes_the_way_of_the_arrows(copy_of_the_house: Path) -> Non
         ("keyring", "import skragent.agent", "The agent's tower: cli -> agent"),
         ("emulator", "import skragent.evidence", "The emulator is written from"),
         ("serving", "import skragent.emulator", "Nothing of the product knows"),
+        ("serving/http", "import skragent.errors", "HTTP connections import nothing"),
+        ("serving/http", "import skragent.serving.peers", "HTTP connections import"),
     ],
 )
 def test_a_planted_import_against_the_arrows_is_noticed(
