@@ -118,11 +118,11 @@ def _examine_python(path: str, source: str) -> Iterator[Finding]:
         if isinstance(node, documented) and (text := ast.get_docstring(node)):
             line = node.body[0].lineno
             yield from _apply(_DOCSTRING_RULES, path, line, text)
-        if _is_message(node):
-            yield from _apply(RULES, path, node.lineno, node.value)
         if isinstance(node, documented[1:]) and node.name.startswith("test_"):
             words = node.name.replace("_", " ")
             yield from _apply(RULES, path, node.lineno, words)
+    for line, message in _messages(tree):
+        yield from _apply(RULES, path, line, message)
     comments = [
         token
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
@@ -132,13 +132,15 @@ def _examine_python(path: str, source: str) -> Iterator[Finding]:
         yield from _apply(RULES, path, token.start[0], token.string)
 
 
-def _is_message(node: ast.AST) -> bool:
-    """Return whether a node is a string of several words."""
-    return (
-        isinstance(node, ast.Constant)
-        and isinstance(node.value, str)
-        and len(node.value.split()) >= _MIN_WORDS_OF_MESSAGE
-    )
+def _messages(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Find the strings of several words, with their lines."""
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and len(node.value.split()) >= _MIN_WORDS_OF_MESSAGE
+        ):
+            yield node.lineno, node.value
 
 
 def _without_code(text: str) -> str:

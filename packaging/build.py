@@ -1,6 +1,6 @@
-"""Builds the packages, and says what it built: `make deb`, `make rpm`.
+"""Build the packages and list their contents: `make deb`, `make rpm`.
 
-Twice from the same commit gives the same bytes, in whatever folder and whenever.
+Two builds of the same commit give the same bytes, in any folder and at any time.
 """
 
 from __future__ import annotations
@@ -31,15 +31,17 @@ def main() -> int:
         "--package", choices=_PACKAGES, action="append", help="only this one"
     )
     folder = ROOT / "build" / "package"
-    parser.add_argument("--work", type=Path, default=folder, help="for what is between")
+    parser.add_argument(
+        "--work", type=Path, default=folder, help="for intermediate files"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "build", help="for packages")
-    parser.add_argument("--revision", default="1", help="of this version's packaging")
+    parser.add_argument("--revision", default="1", help="the revision of the packaging")
     arguments = parser.parse_args()
     work, out = arguments.work.resolve(), arguments.out.resolve()
     described: Any = project()
     version, date = f"{described['version']}-{arguments.revision}", epoch()
     out.mkdir(parents=True, exist_ok=True)
-    _wait_for_turn(work)
+    _lock(work)
     vendor.fetch(work / "fetched")
     for package in arguments.package or _PACKAGES:
         root = work / arguments.form / package
@@ -47,18 +49,18 @@ def main() -> int:
         make_tree(package, form, fetched, root, version=version, date=date)
         build = _BUILDERS[form]
         file = build(package, root, out, fetched, version=version, date=date)
-        _tell(file, root)
+        _print_contents(file, root)
     return 0
 
 
-def _wait_for_turn(work: Path) -> None:
-    """Let one build at a time use the folder; until this process ends it is ours."""
+def _lock(work: Path) -> None:
+    """Lock the folder until this process ends, so that builds run one after another."""
     work.mkdir(parents=True, exist_ok=True)
     fcntl.flock(os.open(work / "lock", os.O_CREAT | os.O_RDWR, 0o600), fcntl.LOCK_EX)
 
 
-def _tell(file: Path, root: Path) -> None:
-    """Say what was built, and what is in it."""
+def _print_contents(file: Path, root: Path) -> None:
+    """Print the package's name, hash, size and contents."""
     found = (path for path in root.rglob("*") if path.is_file())
     files = [path for path in found if path.parent.name != "DEBIAN"]
     library = root / LIBRARY.relative_to("/")

@@ -1,6 +1,6 @@
-"""What the packaging scripts share: places, the date of a build, running commands.
+"""Paths, the date of a build and commands, for all packaging scripts.
 
-They are scripts of Debian's own Python and stand on the standard library alone.
+The scripts run with Debian's Python and need the standard library only.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).resolve().parent.parent
 HERE: Final = ROOT / "packaging"
 
-# Where the tree is on the machine that it is installed on.
+# The path of the tree on the machine where the package is installed.
 LIBRARY: Final = Path("/usr/lib/skragent")
 
-PYTHON: Final = "/usr/bin/python3"  # Debian's: whose bytes are compiled for
+PYTHON: Final = "/usr/bin/python3"  # Debian's: the modules are compiled for it
 
-# No wheels of these are to be had, or none without the half that wants curl.
+# systemd-python has no wheels. tpm2-pytss has wheels with FAPI only, which needs curl.
 FROM_SOURCE: Final = ("systemd-python", "tpm2-pytss")
 
 
 def project() -> dict[str, object]:
-    """Give the table [project] of pyproject.toml."""
+    """Return the table [project] of pyproject.toml."""
     table: dict[str, object] = tomllib.loads((ROOT / "pyproject.toml").read_text())
     return table["project"]  # type: ignore[return-value]
 
 
 def abi() -> str:
-    """Give the version of Python that the packages are for, as `3.11`."""
+    """Return the version of Python that the packages are for, as `3.11`."""
     shown = run([PYTHON, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"])
     return shown.strip()
 
@@ -46,7 +46,7 @@ def normal(name: str) -> str:
 
 
 def epoch() -> int:
-    """Give the date of everything built: the last commit's, unless the caller says."""
+    """Return the date of all files: SOURCE_DATE_EPOCH, or that of the last commit."""
     given = os.environ.get("SOURCE_DATE_EPOCH")
     if given:
         return int(given)
@@ -67,7 +67,7 @@ def run(
     environment: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> str:
-    """Run a command and give what it printed; where it fails, show that and end."""
+    """Run a command and return its output; if it fails, print the output and exit."""
     done = subprocess.run(
         list(map(str, command)),
         env={**os.environ, "LC_ALL": "C.UTF-8", "TZ": "UTC", **(environment or {})},

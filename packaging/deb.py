@@ -1,4 +1,4 @@
-"""A .deb of a tree: control files, then dpkg-deb."""
+"""Make a .deb of a tree: write the control files, then run dpkg-deb."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ import vendor
 from common import HERE, LIBRARY, ROOT, abi, run
 
 _SCRIPTS: Final = ("postinst", "prerm", "postrm")
-# The authors have no address that all packages could name: this can be nobody's
-# (RFC 2606). Who builds for others says who they are.
+# The authors have no common address. The domain .invalid never exists (RFC 2606). Set
+# DEBFULLNAME and DEBEMAIL in a build for others.
 _ADDRESS: Final = "skragent@packages.invalid"
 
 
 def build_deb(
     package: str, root: Path, out: Path, fetched: Path, *, version: str, date: int
 ) -> Path:
-    """Pack a tree that `tree.make_tree` made; gives the file."""
+    """Pack a tree of `tree.make_tree` and return the file."""
     _add_documents(package, root, version, date)
     control = root / "DEBIAN"
     control.mkdir()
@@ -68,21 +68,23 @@ def build_deb(
 
 
 def maintainer() -> str:
-    """Say who answers for the package: who is named as Debian's tools have it.
+    """Return the maintainer: DEBFULLNAME and DEBEMAIL, as Debian's tools use them.
 
-    Else it is whose licence it has.
+    Without them it is the holder of the licence.
     """
     name, mail = os.environ.get("DEBFULLNAME"), os.environ.get("DEBEMAIL")
     if name and mail:
         return f"{name} <{mail}>"
     holder = re.search(r"Copyright \(c\) [\d-]+ (.+)", (ROOT / "LICENSE").read_text())
     if holder is None:
-        sys.exit("packaging: LICENSE names nobody, and DEBFULLNAME and DEBEMAIL do not")
+        sys.exit(
+            "packaging: LICENSE has no copyright line; set DEBFULLNAME and DEBEMAIL"
+        )
     return f"{holder[1]} <{_ADDRESS}>"
 
 
 def _python_range() -> list[str]:
-    """Name the Python that was compiled for: the next minor one is another."""
+    """Return the dependency on the Python that the modules are compiled for."""
     at_least = abi()
     major, minor = map(int, at_least.split("."))
     below = f"{major}.{minor + 1}"
@@ -90,9 +92,9 @@ def _python_range() -> list[str]:
 
 
 def _shared_libraries(package: str, fetched: Path) -> str:
-    """Have dpkg find the packages of the libraries that the vendored ones link to.
+    """Return the packages of the libraries that the vendored libraries link to.
 
-    What it said is kept with them: the same files need the same.
+    dpkg finds them. The result is stored beside the vendored libraries.
     """
     kept = fetched / f"{package}.shlibs"
     if not kept.exists():
@@ -128,7 +130,7 @@ def _add_documents(package: str, root: Path, version: str, date: int) -> None:
 
 
 def _copyright(root: Path) -> str:
-    """Give our licence, and name that of everything vendored."""
+    """Return our licence and the name of each vendored library's licence."""
     lines = [(ROOT / "LICENSE").read_text(), "\nVendored, each with its own licence:\n"]
     for entry in sbom.vendored(root / LIBRARY.relative_to("/")):
         name = f"{entry['Name']} {entry['Version']}"

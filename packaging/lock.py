@@ -1,9 +1,8 @@
-"""Pins everything that the packages are built of: `make lock`.
+"""Pin all libraries and build tools of the packages: `make lock`.
 
-Writes requirements.lock (the agent and its releaser), emulator.lock (what the emulator
-needs beside those) and build.lock (what compiles the two sdists). Each file of a
-pinned version that one of PYTHONS would install has its hash there; no address of a
-registry has a place in them.
+Write requirements.lock (the agent and its releaser), emulator.lock (the additional
+libraries of the emulator) and build.lock (the tools that compile the two sdists). They
+have the hash of each file that one of PYTHONS would install, and no registry's address.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from common import FROM_SOURCE, HERE, normal, project, run
 
 PYTHONS: Final = ("3.11", "3.12", "3.13")
 
-# What the two sdists ask for to be built.
+# The build requirements of the two sdists.
 _BUILD: Final = (
     *("setuptools", "setuptools-scm", "wheel"),
     *("cffi", "cryptography", "packaging", "pkgconfig", "pycparser"),
@@ -28,7 +27,7 @@ _Pins = dict[str, tuple[str, set[str]]]
 
 
 def main() -> int:
-    """Write all three."""
+    """Write all three locks."""
     described: Any = project()
     agent_needs = described["dependencies"]
     emulator_needs = described["optional-dependencies"]["emulator"]
@@ -51,7 +50,7 @@ def _exact(pins: _Pins) -> list[str]:
 
 
 def _resolve(requirements: list[str]) -> _Pins:
-    """Have pip choose versions, and say what it would install here."""
+    """Return the versions that pip chooses and would install here."""
     return _ask_pip("--no-binary", ",".join(FROM_SOURCE), *requirements)
 
 

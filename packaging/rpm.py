@@ -1,4 +1,4 @@
-"""An .rpm of a tree: a spec with the list of its files, then rpmbuild."""
+"""Make an .rpm of a tree: write a spec with its files, then run rpmbuild."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Final
 import tree
 from common import HERE, ROOT, abi, run
 
-# Nothing is found out about the files, changed in them or compiled a second time; and
-# nothing says where or when it was built.
+# rpmbuild must not inspect, change or compile the files again, and must not record the
+# host or the time of the build.
 _SETTINGS: Final = {
     "__os_install_post": "%{nil}",
     "_build_id_links": "none",
@@ -24,9 +24,9 @@ _SETTINGS: Final = {
 
 
 def build_rpm(
-    package: str, root: Path, out: Path, _: Path, *, version: str, date: int
+    package: str, root: Path, out: Path, _work: Path, *, version: str, date: int
 ) -> Path:
-    """Pack a tree that `tree.make_tree` made; gives the file."""
+    """Pack a tree of `tree.make_tree` and return the file."""
     upstream, _, revision = version.partition("-")
     doc = root / "usr/share/doc" / package
     (doc / "LICENSE").write_bytes((ROOT / "LICENSE").read_bytes())
@@ -59,7 +59,7 @@ def build_rpm(
 
 
 def _files(root: Path) -> list[str]:
-    """List what the package owns: its files, and the folders that are its alone."""
+    """List the files of the package and the folders that only this package has."""
     lines = []
     for path in sorted(root.rglob("*")):
         within = path.relative_to(root)

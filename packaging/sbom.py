@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from email.message import Message
     from pathlib import Path
 
-# What older metadata calls a licence may be anything: these are SPDX's words.
+# Older metadata has free text as its licence: these are SPDX identifiers.
 _SPDX: Final = {"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "MIT", "MPL-2.0"}
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -30,7 +30,7 @@ def vendored(library: Path) -> list[Message]:
 
 
 def license_of(metadata: Message) -> str:
-    """Give a distribution's licence: an SPDX expression where it says one."""
+    """Return the licence of a distribution: an SPDX expression if it has one."""
     for member in ("License-Expression", "License"):
         text = str(metadata.get(member) or "").strip()
         if text and "\n" not in text:
@@ -43,14 +43,14 @@ def license_of(metadata: Message) -> str:
 def write_sbom(
     library: Path, dist: Path, *, name: str, version: str, date: int
 ) -> bytes:
-    """Describe what is vendored in a package.
+    """Return the bill of materials of the libraries in a package.
 
     Args:
-        library: where the distributions are unpacked.
-        dist: the files that they were fetched as.
-        name: the package.
-        version: the package's.
-        date: seconds since 1970.
+        library: the folder of the unpacked distributions.
+        dist: the folder of the downloaded files.
+        name: the name of the package.
+        version: the version of the package.
+        date: the date of the build, in seconds since 1970.
     """
     metadata = vendored(library)
     components = [_component(entry, dist) for entry in metadata]
@@ -114,7 +114,7 @@ def _hash(metadata: Message, dist: Path) -> str:
 
 
 def _needs(metadata: Message, references: dict[str, str]) -> list[str]:
-    """List what it depends on, as far as that is in the package."""
+    """List the dependencies that are in the package."""
     names = set()
     for text in metadata.get_all("Requires-Dist") or []:
         found = _NAME.match(str(text))

@@ -1,7 +1,7 @@
-"""The two packages as folders: every file where it will be, whatever the format.
+"""The two packages as folders, with every file at its installed path.
 
-Units, manual pages, completion and the like are taken as they are in the repository:
-what is put there is packaged.
+Units, manual pages, completions and similar files are packaged as they are in the
+repository. A new file in one of these directories is packaged, too.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ AGENT: Final = "skragent"
 EMULATOR: Final = "skragent-emulator"
 
 CONFIG: Final = Path("/etc/skragent/skragent.toml")
-# Of Debian and Ubuntu; what takes RPMs has SELinux instead.
+# Debian and Ubuntu only: distributions with RPMs have SELinux instead.
 APPARMOR: Final = Path("/etc/apparmor.d/skragent")
 
 _SYSTEMD: Final = Path("usr/lib/systemd")
-# A zsh completion has one place with Debian and another one elsewhere.
+# Debian has another directory for zsh completions than other distributions.
 _ZSH: Final = {"deb": "vendor-completions", "rpm": "site-functions"}
 
 _EXAMPLE: Final = re.compile(r"\[(keys|identities)\.")
@@ -37,15 +37,15 @@ _EXAMPLE: Final = re.compile(r"\[(keys|identities)\.")
 def make_tree(
     package: str, form: str, work: Path, root: Path, *, version: str, date: int
 ) -> None:
-    """Lay out a package.
+    """Create the folder of a package.
 
     Args:
         package: AGENT or EMULATOR.
         form: "deb" or "rpm".
-        work: where `vendor.fetch` put things.
-        root: the folder to be made.
-        version: the package's.
-        date: of every file, in seconds since 1970.
+        work: the folder of `vendor.fetch`.
+        root: the folder to create.
+        version: the version of the package.
+        date: the date of every file, in seconds since 1970.
     """
     shutil.rmtree(root, ignore_errors=True)
     library = root / LIBRARY.relative_to("/")
@@ -65,7 +65,7 @@ def make_tree(
 
 
 def settle(root: Path, date: int) -> None:
-    """Give everything one date and plain permissions, whatever the umask is here."""
+    """Set one date and the installed permissions, independent of the umask."""
     config = root / CONFIG.parent.relative_to("/")
     commands = (root / "usr/bin", root / "DEBIAN")
     for path in [root, *root.rglob("*")]:
@@ -82,9 +82,9 @@ def settle(root: Path, date: int) -> None:
 
 
 def commented(example: str) -> str:
-    """Give the example as a configuration in which nothing is said yet.
+    """Return the example as a configuration without settings.
 
-    Its defaults are comments already; its example keys and identities become some.
+    The defaults in the example are comments. Its keys and identities become comments.
     """
     lines = []
     is_example = False
@@ -96,7 +96,7 @@ def commented(example: str) -> str:
 
 
 def system_files(form: str) -> Iterator[tuple[Path, str]]:
-    """List what the repository has for the system: the file, and its place."""
+    """Yield each file of the repository for the system, with its installed path."""
     places = {
         "systemd/*.service": f"{_SYSTEMD}/system",
         "systemd/*.socket": f"{_SYSTEMD}/system",
@@ -136,9 +136,9 @@ def _add_system_files(root: Path, doc: Path, form: str) -> None:
 
 
 def _add_client(root: Path, form: str) -> None:
-    """Let `import skragent.client` work in the system's Python.
+    """Make `import skragent.client` work in the system's Python.
 
-    The rest of us is there as well, but not what it is made with: that stays ours.
+    The link also shows the other packages of skragent, but not the vendored libraries.
     """
     place = {"deb": "python3/dist-packages", "rpm": f"python{abi()}/site-packages"}
     link = root / "usr/lib" / place[form] / "skragent"
@@ -147,7 +147,7 @@ def _add_client(root: Path, form: str) -> None:
 
 
 def _copy_own(library: Path, package: str) -> None:
-    """Copy our own modules: the emulator's, or all the others."""
+    """Copy our own modules: those of the emulator, or all others."""
     emulator = ROOT / "skragent" / "emulator"
     for file in sorted((ROOT / "skragent").rglob("*")):
         is_emulator = emulator in file.parents
@@ -158,7 +158,7 @@ def _copy_own(library: Path, package: str) -> None:
 
 
 def _put(source: Path, target: Path) -> None:
-    """Copy a file; one that is to be compressed is."""
+    """Copy a file; compress it if the target ends in .gz."""
     target.parent.mkdir(parents=True, exist_ok=True)
     content = source.read_bytes()
     if target.suffix == ".gz":

@@ -1,8 +1,8 @@
-"""The vendored libraries: fetched by the lock, compiled, pruned, stripped.
+"""The vendored libraries: downloaded by the lock, compiled, pruned, stripped.
 
-Everything that comes from outside is held to its hash before it is opened, what
-compiles the two sdists as well. What was made of that is kept as long as the locks are
-the same: a build after the first one takes seconds.
+pip compares the hash of each download before it opens the file, also of the tools that
+compile the two sdists. The result is kept until a lock changes, so a second build takes
+seconds.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from common import FROM_SOURCE, HERE, LIBRARY, PYTHON, ROOT, run
 
 _LOCKS: Final = {"skragent": "requirements.lock", "skragent-emulator": "emulator.lock"}
 
-# Beside what a library needs to run: its tests, and what it was compiled from.
+# Files that a library does not need to run: tests and sources.
 _USELESS_FOLDERS: Final = ("tests", "bin", "__pycache__")
 _USELESS_SUFFIXES: Final = {".pyx", ".pxd", ".pyi", ".c", ".h", ".pxi", ".cpp"}
-# Of *.dist-info: what is about the machine that installed it.
+# Files of *.dist-info that describe the installing machine.
 _ABOUT_HERE: Final = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json"}
 
 
 def fetch(work: Path) -> None:
-    """Have all distributions in WORK/dist, as fetched, and of them WORK/library.
+    """Download all distributions to WORK/dist and install them in WORK/library.
 
-    The latter is for each package what it will have in LIBRARY beside our own code.
+    WORK/library has a folder per package, whose contents go to LIBRARY.
     """
     stamp = work / "fetched"
     key = _key()
@@ -58,7 +58,7 @@ def install(work: Path, package: str, target: Path) -> None:
 
 
 def _install(pip: tuple[str, ...], folder: Path, target: Path) -> None:
-    """Unpack wheels into a folder, take from it what is no use, and byte-compile it."""
+    """Unpack wheels into a folder, remove useless files, and byte-compile the rest."""
     wheels = sorted(folder.iterdir())
     offline = ("--no-index", "--no-deps", "--no-compile", "--no-warn-conflicts")
     run([*pip, "install", *offline, "--target", target, *wheels])
@@ -75,15 +75,15 @@ def _install(pip: tuple[str, ...], folder: Path, target: Path) -> None:
 
 
 def shared_objects(folder: Path) -> list[Path]:
-    """List what the linker made."""
+    """List the shared objects below a folder."""
     return [path for path in sorted(folder.rglob("*.so*")) if path.is_file()]
 
 
 def byte_compile(folder: Path, *, place: Path = LIBRARY) -> None:
-    """Compile what will be in a place; the interpreter never looks at the date.
+    """Compile the modules of an installed path; the interpreter ignores their dates.
 
-    With one seed for all hashes: sets of constants are written in their order. By one
-    process: what is compiled before a module has a say in its bytes.
+    The hash seed is fixed, because sets of constants are written in hash order. One
+    process compiles all, because the modules before a module influence its bytes.
     """
     mode = ("--invalidation-mode", "unchecked-hash")
     places = ("-s", folder, "-p", place)
@@ -114,7 +114,7 @@ def _make_tools(work: Path) -> tuple[str, ...]:
 
 
 def _compile(pip: tuple[str, ...], sdist: Path, wheels: Path, work: Path) -> None:
-    """Make a wheel, hardened as Debian does it, with no place of this machine in it."""
+    """Make a wheel with Debian's hardening flags and without paths of this machine."""
     without_fapi = work / "pkg-config"
     run(["bash", ROOT / ".ci" / "pkg-config-without-fapi", without_fapi])
     flags = {
@@ -124,8 +124,8 @@ def _compile(pip: tuple[str, ...], sdist: Path, wheels: Path, work: Path) -> Non
         ).strip()
         for name in ("CFLAGS", "CPPFLAGS", "LDFLAGS")
     }
-    # No debugging symbols: they would be stripped, but count in the build id. And what
-    # only waits for a TPM or for systemd need not take twice as long to be compiled.
+    # No debugging symbols: strip removes them, but they change the build id. -O1 halves
+    # the time of compilation; these libraries mostly wait for a TPM or for systemd.
     flags["CFLAGS"] += " -g0 -O1"
     offline = ("--no-deps", "--no-index", "--no-build-isolation")
     run(

@@ -1,3 +1,3 @@
 """Secure Key Release for everyone on an Azure confidential VM."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

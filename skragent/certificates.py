@@ -160,4 +160,5 @@ def _without_warnings() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    return quote(str(error), MAX_REASON_CHARACTERS) or type(error).__name__
+    text = str(error).partition("See https://")[0]  # the library's own manual
+    return quote(text, MAX_REASON_CHARACTERS).rstrip(". ") or type(error).__name__

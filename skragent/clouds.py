@@ -51,19 +51,21 @@ def cloud_of(vault: str) -> str:
     return ""
 
 
-def judge_vault_host(vault: str, *, cloud: str) -> str:
-    """Say what is odd about a vault's host, and what to write; empty if nothing is.
+def judge_vault_host(vault: str, *, cloud: str, path: str = "") -> str:
+    """Return a warning about a vault's host with the remedy; empty: nothing is odd.
 
     An IP address and a name without a dot are an emulator's, which is not odd.
 
     Args:
         vault: https://HOST[:PORT]
         cloud: one of CLOUDS.
+        path: of the setting's value, behind the vault's URL: /keys/NAME[/VERSION].
     """
     host = _host_of(vault)
     if public := _name_without_private_link(host):
         return (
-            f"`{host}` is the DNS name of a private endpoint: write https://{public},"
+            f"`{host}` is the DNS name of a private endpoint: write"
+            f" https://{public}{path},"
             " which resolves to the private endpoint inside its network"
         )
     if "." not in host or _is_address(host) or cloud_of(vault):
@@ -71,15 +73,18 @@ def judge_vault_host(vault: str, *, cloud: str) -> str:
     suffixes = CLOUDS[cloud].suffixes
     every = [suffix for one in CLOUDS.values() for suffix in one.suffixes]
     if host in every:
-        return f"the vault's name is missing: write https://NAME.{host}"
+        return f"the vault's name is missing: write https://NAME.{host}{path}"
     name, _, suffix = host.partition(".")
     # A misspelt suffix may be as near to that of another cloud.
     near = difflib.get_close_matches(suffix, suffixes, 1)
     if near := near or difflib.get_close_matches(suffix, every, 1):
-        return f"`{suffix}` is no cloud of Azure: write https://{name}.{near[0]}"
+        return (
+            f"no cloud of Azure has vaults under `{suffix}`: write"
+            f" https://{name}.{near[0]}{path}"
+        )
     return (
-        f"`{host}` is in no cloud of Azure: write https://NAME.{suffixes[0]} or"
-        f" https://NAME.{suffixes[1]}"
+        f"no cloud of Azure has vaults under `{suffix}`: write"
+        f" https://NAME.{suffixes[0]}{path} or https://NAME.{suffixes[1]}{path}"
     )
 
 

@@ -228,8 +228,8 @@ def _resolve_ids(config: Config, problems: list[str]) -> Config:
         path = f"keys.{shown(alias)}.id"
         if given := [name for name in _OF_ID if getattr(key, name)]:
             problems.append(
-                f"{path}: it is in place of {', '.join(_OF_ID)}: remove it, or"
-                f" {' and '.join(given)}"
+                f"{path}: the id has the vault, name and version already: remove"
+                f" {' and '.join(given)}, or remove id"
             )
             continue
         try:

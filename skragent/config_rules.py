@@ -118,13 +118,14 @@ def split_key_id(key_id: str) -> tuple[str, str, str]:
     """
     match = _KEY_ID.fullmatch(key_id)
     vault, name, version = match.groups() if match else ("", "", None)
-    if (
-        _judge_origin("", vault)
-        or not _VAULT_KEY_NAME.fullmatch(name)
-        or not (version is None or _VERSION.fullmatch(version))
-    ):
-        what = "" if "@" in key_id else f", not `{shown(key_id)}`"
+    what = "" if "@" in key_id else f", not `{shown(key_id)}`"
+    if _judge_origin("", vault) or not _VAULT_KEY_NAME.fullmatch(name):
         raise ValueError(f"must be https://HOST/keys/NAME[/VERSION]{what}")
+    if not (version is None or _VERSION.fullmatch(version)):
+        raise ValueError(
+            "the version behind NAME must be 32 hexadecimal digits in lower case,"
+            f" or left out{what}"
+        )
     return vault, name, version or ""
 
 
@@ -179,8 +180,8 @@ def _judge_cloud(config: Config) -> list[str]:
         home = cloud_of(key.vault)
         if home not in ("", config.cloud):
             problems.append(
-                f"keys.{shown(alias)}.{vault_setting(key)}: it is of another cloud:"
-                f' cloud = "{home}"'
+                f"keys.{shown(alias)}.{vault_setting(key)}: this vault is in another"
+                f' cloud of Azure: set cloud = "{home}"'
             )
     return problems
 
@@ -281,13 +282,19 @@ def _judge_key(alias: str, key: KeyConfig) -> list[str]:
             " and begins with a letter or digit"
         )
     name = key.name or alias
-    if not _VAULT_KEY_NAME.fullmatch(name):
+    if not (_VAULT_KEY_NAME.fullmatch(name) or key.id):
+        # With an id, `split_key_id` judges the name.
+        given = (
+            "" if key.name else "missing; give the key's name in the vault, because "
+        )
         problems.append(
-            f"{path}.name: `{shown(name)}` is no vault key name"
+            f"{path}.name: {given}`{shown(name)}` cannot be a key's name in a vault"
             " (1 to 127 letters, digits and `-`)"
         )
     if key.version and not _VERSION.fullmatch(key.version):
-        problems.append(f"{path}.version: must be 32 lower-case hex digits, or empty")
+        problems.append(
+            f"{path}.version: must be 32 hexadecimal digits in lower case, or empty"
+        )
     problems += _judge_life(path, key)
     for i, rule in enumerate(key.allow):
         problems += _judge_rule(f"{path}.allow[{i}]", rule)

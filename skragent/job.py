@@ -23,6 +23,9 @@ PROTOCOL = 4
 MAX_JOB_BYTES = 512 * 1024
 MAX_RESULT_BYTES = 1024 * 1024
 
+# The longest attestation token; observed: 6 to 9 kB.
+MAX_TOKEN_CHARACTERS = 128 * 1024
+
 # More keys than a vault would release within a token's life is a mistake.
 MAX_KEYS = 256
 

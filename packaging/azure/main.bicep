@@ -1,22 +1,22 @@
-// A key that only a confidential VM can have, and the VM: a Premium key vault or a Managed HSM, an exportable key with a
-// release policy, a SEV-SNP VM with a managed identity that may ask for its release, and skragent installed by cloud-init.
+// A confidential VM and a key that only this VM can release: a Premium key vault or a Managed HSM, an exportable key with a
+// release policy, a SEV-SNP VM with a managed identity that has the release permission, and skragent installed by cloud-init.
 //
-// The README, "In Azure", walks through it. main.json is the same as an ARM template; a test holds the two together.
-// Nothing here was deployed by the project: it had no Azure subscription.
+// docs/azure.md describes the deployment. main.json is the same as an ARM template; a test compares the two.
+// The project has never deployed this file, because it has no Azure subscription.
 
 targetScope = 'resourceGroup'
 
 @description('The Azure region of everything. It must offer confidential VMs of the size below.')
 param location string = resourceGroup().location
 
-@description('Where the key lives: a Premium key vault, or a Managed HSM, whose roles and keys are made afterwards by az CLI.')
+@description('The store of the key: a Premium key vault, or a Managed HSM, whose roles and keys you create afterwards with az CLI.')
 @allowed([
   'premiumVault'
   'managedHsm'
 ])
 param keyStore string = 'premiumVault'
 
-@description('The name of the vault or Managed HSM. It is part of a DNS name: nobody else in Azure may have it.')
+@description('The name of the vault or Managed HSM. It is part of a DNS name, and must be unique in Azure.')
 @minLength(3)
 @maxLength(24)
 param keyStoreName string = 'skr-${uniqueString(resourceGroup().id)}'
@@ -24,17 +24,17 @@ param keyStoreName string = 'skr-${uniqueString(resourceGroup().id)}'
 @description('Object ids of the first administrators of a Managed HSM. Not used for a vault.')
 param hsmAdministrators array = []
 
-@description('For how many days a deleted vault, Managed HSM or key can be brought back. Purge protection is on: nobody can shorten it.')
+@description('For how many days a deleted vault, Managed HSM or key can be recovered. Purge protection is on, so this time cannot be shortened.')
 @minValue(7)
 @maxValue(90)
 param retentionDays int = 90
 
-@description('The name of the key: in the vault, and for the workloads that ask skragent for it.')
+@description('The name of the key, in the vault and for workloads.')
 @minLength(1)
 @maxLength(64)
 param keyName string = 'db'
 
-@description('Bits of the RSA key.')
+@description('The size of the RSA key in bits.')
 @allowed([
   2048
   3072
@@ -42,20 +42,20 @@ param keyName string = 'db'
 ])
 param keySize int = 3072
 
-@description('How the identity gets the permission to release the key: by a role on the key, or by an access policy of the vault.')
+@description('How the identity gets the permission to release the key: a role on the key, or an access policy of the vault.')
 @allowed([
   'role'
   'accessPolicy'
 ])
 param permissionModel string = 'role'
 
-@description('The attestation provider that the release policy trusts, as https://NAME.REGION.attest.azure.net. Empty: Microsoft\'s shared one of the region.')
+@description('The attestation provider that the release policy trusts, as https://NAME.REGION.attest.azure.net. Empty: the region\'s shared provider of Microsoft.')
 param attestationAuthority string = ''
 
-@description('Whether the release policy names this VM by its id, so that no other VM can have the key released. False: for a scale set, whose VMs come and go.')
+@description('Whether the release policy names this VM by its id, so that no other VM can release the key. False: for a scale set, whose VMs are created and deleted.')
 param pinToVm bool = true
 
-@description('Which managed identity the VM has: its own, or one that other VMs can have, too, and that outlives it.')
+@description('The managed identity of the VM: its own, or an identity that other VMs can share and that exists longer than the VM.')
 @allowed([
   'systemAssigned'
   'userAssigned'
@@ -67,17 +67,17 @@ param identityKind string = 'systemAssigned'
 @maxLength(64)
 param vmName string = 'skragent-vm'
 
-@description('A size with AMD SEV-SNP: DCasv5, DCadsv5, ECasv5, ECadsv5 or newer of the kind.')
+@description('A size with AMD SEV-SNP: DCasv5, DCadsv5, ECasv5, ECadsv5 or a newer series of this kind.')
 param vmSize string = 'Standard_DC2as_v5'
 
-@description('What of the disk is encrypted with a key that only the VM has: with DiskWithVMGuestState all of the OS disk, with VMGuestStateOnly just the state of its vTPM.')
+@description('The part of the disk that is encrypted with a key of this VM: DiskWithVMGuestState is the whole OS disk, VMGuestStateOnly is the state of the vTPM only.')
 @allowed([
   'DiskWithVMGuestState'
   'VMGuestStateOnly'
 ])
 param diskEncryption string = 'DiskWithVMGuestState'
 
-@description('The VM\'s image. It must be made for confidential VMs, and be what the package was built for.')
+@description('The image of the VM. It must be an image for confidential VMs, with the distribution that the package was built for.')
 param image object = {
   publisher: 'Canonical'
   offer: 'ubuntu-24_04-lts'
@@ -91,17 +91,17 @@ param adminUsername string = 'azureuser'
 @description('The SSH public key of the administrator.')
 param adminPublicKey string
 
-@description('Who on the VM may fetch the key: a user of it.')
+@description('The user of the VM that may get the key.')
 param keyUser string = adminUsername
 
-@description('From where SSH is let in: an address range such as 203.0.113.7/32. Empty: from nowhere.')
+@description('The address range that may connect by SSH, such as 203.0.113.7/32. Empty: none.')
 param sshSource string = ''
 
-@description('Where the skragent package is: an https URL, which may carry a SAS token. Empty: none is installed, and you copy one.')
+@description('The https URL of the skragent package, with a SAS token if it needs one. Empty: no package is installed, and you copy it to the VM.')
 @secure()
 param packageUrl string = ''
 
-@description('The SHA-256 of the package, in hex. It must be given with the URL.')
+@description('The SHA-256 of the package, in hex. Required with the URL.')
 param packageSha256 string = ''
 
 var inVault = keyStore == 'premiumVault'
@@ -111,13 +111,13 @@ var roleIsGranted = inVault && byRole
 var policyIsGranted = inVault && !byRole
 var hasOwnIdentity = identityKind == 'systemAssigned'
 
-// The same table as skragent's own (skragent/attestation/regions.py). A region that is not in it needs attestationAuthority.
+// The same table as in the package skragent/attestation. A region that is not in it needs attestationAuthority.
 var regionCodes = loadJsonContent('attestation-regions.json')
 var region = toLower(replace(location, ' ', ''))
 var authority = empty(attestationAuthority) ? 'https://shared${regionCodes[region]}.${regionCodes[region]}.attest.azure.net' : attestationAuthority
 
-// Both files are valid as they are, for West Europe. The id of zeros in the first one is no VM's.
-// Azure Resource Manager writes a VM's id in lower case, the attestation token of an SEV-SNP VM in upper case; a policy compares letter case.
+// Both files are valid for West Europe without changes. The id of zeros in the first file is not the id of any VM.
+// Azure Resource Manager writes a VM's id in lower case, the attestation token of an SEV-SNP VM in upper case. A policy compares letter case.
 var policyFile = pinToVm ? loadTextContent('release-policy.json') : loadTextContent('release-policy-scale-set.json')
 var regionPolicy = replace(policyFile, 'https://sharedweu.weu.attest.azure.net', authority)
 var releasePolicy = pinToVm ? replace(regionPolicy, '00000000-0000-0000-0000-000000000000', toUpper(virtualMachine.properties.vmId)) : regionPolicy
@@ -125,11 +125,11 @@ var releasePolicy = pinToVm ? replace(regionPolicy, '00000000-0000-0000-0000-000
 // base64 becomes base64url, which the vault's REST API requires.
 var releasePolicyData = replace(replace(replace(base64(releasePolicy), '+', '-'), '/', '_'), '=', '')
 
-// Key Vault Crypto Service Release User: releases keys, and nothing else.
+// Key Vault Crypto Service Release User: the permission to release keys only.
 var releaseRole = subscriptionResourceId('Microsoft.Authorization/roleDefinitions', '08bbd89e-9f13-488c-ac41-acfcb10c90ab')
 var principalId = hasOwnIdentity ? virtualMachine.identity.principalId : userIdentity.properties.principalId
 
-// A vault's name ends as the cloud says; for Managed HSM Azure Resource Manager does not tell it, so that one is the public cloud's.
+// Azure Resource Manager knows the DNS suffix of vaults in each cloud, but not that of Managed HSMs: this is the public cloud's.
 var storeUrl = inVault ? 'https://${keyStoreName}${environment().suffixes.keyvaultDns}' : 'https://${keyStoreName}.managedhsm.azure.net'
 
 var cloudInitText = loadTextContent('cloud-init.yaml')
@@ -146,10 +146,10 @@ resource keyVault 'Microsoft.KeyVault/vaults@2026-02-01' = if (inVault) {
     tenantId: subscription().tenantId
     sku: {
       family: 'A'
-      name: 'premium' // only it keeps keys in HSMs, and only those can be released
+      name: 'premium' // only Premium has keys in HSMs, and only these keys can be released
     }
-    enableRbacAuthorization: byRole // always given: what Azure takes for a missing value changed with API version 2026-02-01
-    accessPolicies: [] // the whole list, again at each deployment; what is granted below is added to it
+    enableRbacAuthorization: byRole // always set: the default changed with API version 2026-02-01
+    accessPolicies: [] // each deployment sets the whole list; the grants below are added to it
     enableSoftDelete: true
     softDeleteRetentionInDays: retentionDays
     enablePurgeProtection: true
@@ -157,20 +157,20 @@ resource keyVault 'Microsoft.KeyVault/vaults@2026-02-01' = if (inVault) {
 }
 
 // Created after the VM, because the policy has the VM's id. Created once: a deployment does not change an existing key or its
-// policy. A VM that is deleted and created again has a new id: set the policy anew (README, "A VM that was created again").
+// policy. A VM that is deleted and created again has a new id: set the policy again (docs/azure.md, "A VM that was created again").
 resource vaultKey 'Microsoft.KeyVault/vaults/keys@2026-02-01' = if (inVault) {
   parent: keyVault
   name: keyName
   properties: {
     kty: 'RSA-HSM'
     keySize: keySize
-    keyOps: [ // what the vault itself may do with it; release needs none of them
+    keyOps: [ // operations inside of the vault; release needs none of them
       'encrypt'
       'decrypt'
     ]
     attributes: {
       enabled: true
-      exportable: true // for good: it cannot be changed later
+      exportable: true // cannot be changed later
     }
     release_policy: {
       contentType: 'application/json; charset=utf-8'
@@ -179,8 +179,8 @@ resource vaultKey 'Microsoft.KeyVault/vaults/keys@2026-02-01' = if (inVault) {
   }
 }
 
-// On this key alone. A VM that is deleted and made anew has another identity of its own, and Azure changes no assignment:
-// delete the old one first (az role assignment delete), or have a user-assigned identity.
+// On this key only. A VM that is deleted and created again has a new system-assigned identity, and Azure does not change an
+// assignment: delete the old one first (az role assignment delete), or use a user-assigned identity.
 resource roleAssignment 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (roleIsGranted) {
   scope: vaultKey
   name: guid(vaultKey.id, vmName, identityKind, releaseRole)
@@ -191,7 +191,7 @@ resource roleAssignment 'Microsoft.Authorization/roleAssignments@2022-04-01' = i
   }
 }
 
-// On all keys of the vault: access policies know no single keys.
+// On all keys of the vault: an access policy cannot name a single key.
 resource vaultPolicy 'Microsoft.KeyVault/vaults/accessPolicies@2026-02-01' = if (policyIsGranted) {
   parent: keyVault
   name: 'add'
@@ -210,7 +210,7 @@ resource vaultPolicy 'Microsoft.KeyVault/vaults/accessPolicies@2026-02-01' = if 
   }
 }
 
-// It has to be activated, and its roles and keys are its own: Azure Resource Manager makes neither. The README goes on by az CLI.
+// The HSM must be activated. Azure Resource Manager does not create its roles and keys: docs/azure.md has the az commands.
 resource hsm 'Microsoft.KeyVault/managedHSMs@2026-02-01' = if (inHsm) {
   name: keyStoreName
   location: location
@@ -232,7 +232,7 @@ resource userIdentity 'Microsoft.ManagedIdentity/userAssignedIdentities@2023-01-
   location: location
 }
 
-// Nothing comes in from the Internet but what sshSource lets in; what else there is are Azure's default rules.
+// From the Internet, only connections from sshSource are admitted. The other rules are Azure's defaults.
 resource securityGroup 'Microsoft.Network/networkSecurityGroups@2024-05-01' = {
   name: '${vmName}-nsg'
   location: location
@@ -279,12 +279,12 @@ resource network 'Microsoft.Network/virtualNetworks@2024-05-01' = {
   }
 }
 
-// The VM's way out, to Azure Attestation, the vault and the package: its subnet has no other.
+// The VM's outgoing connections to Azure Attestation, the vault and the package use this address. Its subnet has no other.
 resource publicAddress 'Microsoft.Network/publicIPAddresses@2024-05-01' = {
   name: '${vmName}-ip'
   location: location
   sku: {
-    name: 'Standard' // closed to what comes in, unless a rule lets it
+    name: 'Standard' // closed for incoming connections without a rule
   }
   properties: {
     publicIPAllocationMethod: 'Static'
@@ -330,7 +330,7 @@ resource virtualMachine 'Microsoft.Compute/virtualMachines@2024-07-01' = {
     securityProfile: {
       securityType: 'ConfidentialVM'
       uefiSettings: {
-        secureBootEnabled: true // shared attestation providers refuse guests without it
+        secureBootEnabled: true // shared attestation providers refuse VMs without secure boot
         vTpmEnabled: true
       }
     }
@@ -381,11 +381,11 @@ resource virtualMachine 'Microsoft.Compute/virtualMachines@2024-07-01' = {
 @description('The name of the vault or Managed HSM, for az CLI.')
 output keyStoreName string = keyStoreName
 
-@description('Where the vault or Managed HSM answers: `vault` in skragent.toml.')
+@description('The URL of the vault or Managed HSM: `vault` in skragent.toml.')
 output keyStoreUrl string = storeUrl
 
 @description('The object id of the VM\'s identity, for roles and policies.')
 output principalId string = principalId
 
-@description('The release policy with the authority of this region and, with pinToVm, the id of this VM, for keys that are made by az CLI.')
+@description('The release policy with the authority of this region and, with pinToVm, the id of this VM, for keys that you create with az CLI.')
 output releasePolicy string = releasePolicy

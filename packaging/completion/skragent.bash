@@ -1,9 +1,9 @@
 # bash completion of skragent(1). Installed as
 # /usr/share/bash-completion/completions/skragent; needs nothing but bash.
-# tests/unit/test_completion_bash.py holds it to the parser.
+# tests/unit/test_completion_bash.py compares it with the parser.
 
-# The keys that may be meant: of the agent, which has two seconds to answer, or else of
-# the configuration where it may be read. Never asks for a password, never fails.
+# Print the names of keys: those of the agent, which has two seconds to answer, or those
+# of the configuration if it is readable. Never asks for a password, never fails.
 _skragent_keys() {
   local -a where=()
   local i file=/etc/skragent/skragent.toml names=
@@ -63,7 +63,7 @@ _skragent() {
       return
       ;;
     get:--version | get:--wait | *:--timeout | *:--key | *:--latency | *:--fault | *:--at)
-      return # whoever asks knows
+      return # any value
       ;;
   esac
 
@@ -92,7 +92,7 @@ _skragent() {
       options+=' --all --timeout --socket --config'
       keys=-
       ;;
-    report) options+=' --hcl --certs --quote --roots --at --config --json' ;;
+    report) options+=' --hcl --certs --quote --roots --at --save --config --json' ;;
     emulator)
       options+=' --dir --key --latency --real-names --fault --list-faults'
       ;;

@@ -16,6 +16,7 @@ from skragent.job import (
     MAX_NOTE_CHARACTERS,
     MAX_NOTES,
     MAX_RESULT_BYTES,
+    MAX_TOKEN_CHARACTERS,
     PROTOCOL,
     Result,
     unique_offset,
@@ -23,9 +24,6 @@ from skragent.job import (
 
 if TYPE_CHECKING:
     from skragent.job import Purpose, ReleasedKey
-
-# As long as `attestation.token` lets one be.
-MAX_TOKEN_CHARS: Final = 128 * 1024
 
 # A key version of Key Vault and Managed HSM: 32 hexadecimal digits. It becomes the
 # ETag.
@@ -125,7 +123,7 @@ class ResultReader:
 
     def _judge_attestation(self, part: Result) -> None:
         attests = part.attestation is not None
-        if attests != bool(part.token) or len(part.token) > MAX_TOKEN_CHARS:
+        if attests != bool(part.token) or len(part.token) > MAX_TOKEN_CHARACTERS:
             raise _garbage("an attestation has a token, and a token an attestation")
         if attests and (self._has_token or self._has_attested):
             raise _garbage("it attested, and was not to")

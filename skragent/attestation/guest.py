@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from skragent.attestation.limits import MAX_ANSWER_BYTES
+from skragent.attestation import MAX_RESPONSE_BYTES
 from skragent.certificates import CertificateError, reading
 from skragent.errors import InvalidTokenError
 from skragent.jose import (
@@ -185,8 +185,8 @@ def parse_guest_response(body: bytes) -> SealedToken:
     Raises:
         InvalidTokenError: token.sealed
     """
-    if len(body) > MAX_ANSWER_BYTES:
-        raise _broken(f"longer than {MAX_ANSWER_BYTES} bytes")
+    if len(body) > MAX_RESPONSE_BYTES:
+        raise _broken(f"longer than {MAX_RESPONSE_BYTES} bytes")
     try:
         # Clients strip the padding of the outer layer or require none: both are read.
         outer = decode_json(body, _Answer).token.rstrip("=")

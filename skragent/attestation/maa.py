@@ -5,11 +5,12 @@ Not here: what is in the request (`guest`) and whether the answer is any good (`
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from skragent.attestation.limits import MAX_ANSWER_BYTES, MAX_KEY_SET_BYTES
+from skragent.attestation import MAX_KEY_SET_BYTES, MAX_RESPONSE_BYTES
 from skragent.errors import AttestationRefusedError, TransportError
 from skragent.jose import decode_json
 from skragent.quoting import quote
@@ -20,14 +21,22 @@ if TYPE_CHECKING:
 
 # What every public client of AzureGuest sends.
 _API_VERSION = "2020-10-01"
-_OK = 200
-# The one status that the provider refuses evidence with, in its own error format
-# (learn.microsoft.com: Azure Attestation, troubleshooting guide). 401 and 403 are about
-# the caller or the network, and not about the evidence.
-_BAD_REQUEST = 400
 _FOREIGN_HINT = (
     "Only HTTP 400 in the provider's own error format is a refusal of the evidence. A"
     " proxy or a firewall may answer in the provider's place."
+)
+# The member of the request that has the certificate: see `guest`.
+_AK_CERTIFICATE = "aikcert"
+_AK_CERTIFICATE_HINT = (
+    "The provider does not accept the certificate of the vTPM's attestation key"
+    " (AikCert): `skragent status` shows when it expires. Compare this VM's clock"
+    " (`timedatectl`). If the certificate has expired, look for AK_RENEWAL_FAILED in"
+    " the journal and see token.refused in skragent-errors(7)."
+)
+_EVIDENCE_HINT = (
+    "The provider's policy does not accept this evidence, or parts of the evidence"
+    " contradict each other. `skragent report` shows and checks the evidence. Shared"
+    " providers refuse guests without Secure Boot."
 )
 
 
@@ -63,14 +72,19 @@ class MaaClient:
             f"{self.endpoint}/attest/AzureGuest?api-version={_API_VERSION}",
             headers={"Content-Type": "application/json"},
             body=body,
-            max_bytes=MAX_ANSWER_BYTES,
+            max_bytes=MAX_RESPONSE_BYTES,
         )
-        if response.status == _BAD_REQUEST and (reason := parse_reason(response.body)):
+        # The provider refuses evidence with this status and its own error format
+        # (learn.microsoft.com: Azure Attestation, troubleshooting guide). 401 and 403
+        # are about the caller or the network.
+        if response.status == HTTPStatus.BAD_REQUEST and (
+            reason := parse_reason(response.body)
+        ):
             raise AttestationRefusedError(
                 f"{self.endpoint} refused the evidence: {reason}",
-                hint="The provider's policy or the evidence itself is at odds with it;"
-                " `skragent report` shows the evidence. Shared providers refuse guests"
-                " without Secure Boot.",
+                hint=_AK_CERTIFICATE_HINT
+                if _AK_CERTIFICATE in reason.lower().replace(" ", "")
+                else _EVIDENCE_HINT,
             )
         return self._accept(response)
 
@@ -87,7 +101,7 @@ class MaaClient:
 
     def _accept(self, response: HttpResponse) -> bytes:
         raise_for_status(response, self.endpoint)
-        if response.status != _OK:
+        if response.status != HTTPStatus.OK:
             reason = parse_reason(response.body) or "not in the provider's error format"
             raise TransportError(
                 f"{self.endpoint} answered with HTTP {response.status}: {reason}",

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from skragent.attestation.guest import encode_nonce
 from skragent.certificates import CertificateError, reading
 from skragent.errors import InvalidTokenError, TokenExpiredError
+from skragent.job import MAX_TOKEN_CHARACTERS
 from skragent.jose import (
     CompactJws,
     decode_base64,
@@ -36,7 +37,6 @@ from skragent.jose import (
 if TYPE_CHECKING:
     from skragent.evidence.tpm_public import RsaPublic
 
-MAX_TOKEN_CHARS = 128 * 1024  # tokens seen have 6 to 9 kB
 _MAX_SIGNING_KEYS = 64
 _MAX_CLAIM_CHARS = 100  # of one that is shown
 
@@ -291,7 +291,7 @@ def resume_token(
 
 def _parse(raw: str) -> CompactJws:
     try:
-        return parse_compact_jws(raw, max_chars=MAX_TOKEN_CHARS)
+        return parse_compact_jws(raw, max_chars=MAX_TOKEN_CHARACTERS)
     except ValueError as error:
         raise _invalid(f"it is no token: {error}") from error
 

@@ -43,10 +43,10 @@ _EXIT_NOT_RUNNING = "75   the agent is not running or does not respond"
 _EXIT_NO_ADMIN_SOCKET = "69   the socket is not an agent's admin.sock"
 
 _REFRESH_EPILOG = f"""\
-The command returns at once. A held key stays held until the agent has its successor.
-AGE and LAST FAILURE of `skragent status` and the journal show the result. With --wait,
-the command returns after one attempt for each key, and prints the result: the version,
-or cause and remedy.
+A held key stays held until the agent has its successor. Without --wait, the command
+returns at once: AGE and LAST FAILURE of `skragent status` and the journal show the
+result. With --wait, the command returns after one attempt for each key, and prints the
+result: the version, or cause and remedy.
 
 exit status:
   0    the agent accepted the request; with --wait: all keys were released
@@ -208,10 +208,9 @@ def run_refresh(arguments: argparse.Namespace) -> int:
     try:
         answer = exchange(path, request, TIMEOUT_SECONDS)
         names = answer.names("refreshing")
-        print(f"refreshing: {', '.join(names) or 'nothing'}")
+        print(f"refreshing: {', '.join(names) or 'nothing'}", flush=True)
         if not arguments.wait:
             return exit_codes.OK
-        sys.stdout.flush()
         requested = _RefreshRequest(
             _read_attempts(answer, names), answer.document().get("started_at")
         )

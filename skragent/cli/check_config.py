@@ -11,21 +11,22 @@ from skragent.cli import deadline
 from skragent.cli.agent_requests import add_command
 from skragent.cli.config_file import add_config_option, examine_file
 from skragent.cli.referenced_files import judge_files
-from skragent.clouds import judge_vault_host
+from skragent.clouds import CLOUDS, judge_vault_host
 from skragent.config import in_short, merge
-from skragent.config_rules import vault_setting
+from skragent.config_rules import shown, vault_setting
 from skragent.errors import ConfigError
 from skragent.serving import judge_name_lengths, probe_pidfd, resolve_access
 
 if TYPE_CHECKING:
     import argparse
 
-    from skragent.config import Config
+    from skragent.config import Config, KeyConfig
 
 
 _EPILOG: Final = """\
 Problems go to stdout, each with the path of its setting: settings, users and groups,
-files. Warnings tell what may be meant so, or right on another machine.
+files. Warnings name values that may be intended, or right on another machine. One run
+prints all problems and all warnings.
 
 exit status:
   0    the agent can use it
@@ -56,7 +57,9 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         config, problems = examine_file(arguments.config)
     except ConfigError as error:
-        return _refuse(error.problems)
+        for problem in error.problems:
+            print(problem)
+        return exit_codes.CONFIG
     deadline.doing("reading the files that it names")
     files = judge_files(config)
     problems = merge(problems, files.problems)
@@ -65,44 +68,46 @@ def run(arguments: argparse.Namespace) -> int:
         resolve_access(config.keys)
     except ConfigError as error:
         problems = merge(problems, error.problems)
-    if problems:
-        return _refuse(in_short(problems))
-    for warning in _warnings(config) + files.warnings:
+    # A place with a problem needs no warning.
+    warnings = merge(problems, _warnings(config) + files.warnings)[len(problems) :]
+    for problem in in_short(problems):
+        print(problem)
+    for warning in in_short(warnings):
         print(f"warning: {warning}")
+    if problems:
+        return exit_codes.CONFIG
     count = len(config.keys)
     print(f"ok: {count} key{'s' * (count != 1)}: {', '.join(config.keys)}")
     return exit_codes.OK
 
 
-def _refuse(problems: list[str]) -> int:
-    for problem in problems:
-        print(problem)
-    return exit_codes.CONFIG
-
-
 def _warnings(config: Config) -> list[str]:
-    """Tell what may be right on another machine than this one."""
+    """Return what may be right on another machine than this one.
+
+    The configuration may have problems, so its values can be any.
+    """
     warnings = [
-        f"keys.{alias}.allow: empty: nobody may have this key"
+        f"keys.{shown(alias)}.allow: empty: nobody may have this key"
         for alias, key in config.keys.items()
         if not key.allow
     ]
     warnings += [
-        f"keys.{alias}.{vault_setting(key)}: {odd}"
+        f"keys.{shown(alias)}.{vault_setting(key)}: {odd}"
         for alias, key in config.keys.items()
-        if (odd := judge_vault_host(key.vault, cloud=config.cloud))
+        if (odd := _judge_vault(key, config.cloud))
     ]
     if not config.agent.unit_rules_without_pidfd and not probe_pidfd():
         warnings += [
-            f"keys.{alias}.allow[{i}].unit: this kernel has no peer pidfds (Linux 6.5):"
-            " on api.sock it matches nobody, see agent.unit_rules_without_pidfd"
+            f"keys.{shown(alias)}.allow[{i}].unit: this kernel has no peer pidfds"
+            " (Linux 6.5): on api.sock the rule matches no caller, see"
+            " agent.unit_rules_without_pidfd"
             for alias, key in config.keys.items()
             for i, rule in enumerate(key.allow)
             if rule.unit is not None
         ]
     warnings += [
-        f"keys.{alias}.allow[{i}].unit: `{rule.unit}` is every unit, sessions of users"
-        " among them"
+        f"keys.{shown(alias)}.allow[{i}].unit: `{rule.unit}` is every unit, sessions of"
+        " users among them"
         for alias, key in config.keys.items()
         for i, rule in enumerate(key.allow)
         if rule.unit is not None and not rule.unit.strip("*?")
@@ -116,12 +121,19 @@ def _warnings(config: Config) -> list[str]:
     return warnings + _warnings_of_files(config)
 
 
+def _judge_vault(key: KeyConfig, cloud: str) -> str:
+    if cloud not in CLOUDS:
+        return ""
+    path = key.id.removeprefix(key.vault)
+    return judge_vault_host(key.vault, cloud=cloud, path=path)
+
+
 def _warnings_of_credentials(config: Config) -> list[str]:
     """Warn of units that LoadCredential= cannot give the key, for their name alone."""
     if not config.agent.credentials_socket:
         return []
     return [
-        f"keys.{alias}.allow[{i}].unit: {problem}"
+        f"keys.{shown(alias)}.allow[{i}].unit: {problem}"
         for alias, key in config.keys.items()
         for i, rule in enumerate(key.allow)
         if rule.unit is not None and rule.user is None and rule.group is None
@@ -159,8 +171,8 @@ def _exists(path: str | Path) -> bool:
     try:
         Path(path).lstat()
     except PermissionError:
-        return True  # who may not look cannot say
-    except OSError:
+        return True  # this user cannot see whether it exists
+    except (OSError, ValueError):  # a NUL in the path
         return False
     return True
 

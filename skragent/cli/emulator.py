@@ -11,8 +11,9 @@ import argparse
 import asyncio
 import contextlib
 import signal
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from typing_extensions import override
 
@@ -20,12 +21,24 @@ from skragent.cli import deadline
 from skragent.errors import EmulatorError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from skragent.emulator.emulator import Emulator
     from skragent.emulator.keyvault.key_specs import KeySpec
 
 _DEFAULT_KEY = "demo:RSA"
+
+_DESCRIPTION = """\
+Run a TPM, an AMD chip, IMDS, Entra ID, Microsoft Azure Attestation, Key Vault and
+Managed HSM, all emulated, until Ctrl-C. Prints READY when all of them answer, and
+writes DIR/skragent.toml for `skragent run`."""
+
+_EPILOG = """\
+exit status:
+  0    stopped by SIGTERM or SIGINT
+  2    the command line is wrong: a --fault that does not exist, or a --key whose
+       store, kind or policy file cannot be used
+  69   it cannot start, and the message says why"""
 
 
 def add_parser(
@@ -35,10 +48,9 @@ def add_parser(
     parser = commands.add_parser(
         "emulator",
         help="run a confidential VM and a small Azure on this machine",
-        description="Run a TPM, an AMD chip, IMDS, Entra ID, Microsoft Azure"
-        " Attestation, Key Vault and Managed HSM, all emulated, until Ctrl-C. Prints"
-        " READY when all of them answer, and writes DIR/skragent.toml for `skragent"
-        " run`.",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--dir",
@@ -88,7 +100,7 @@ def add_parser(
         help="print every fault there is, and what it does",
     )
     # It runs until it is stopped.
-    parser.set_defaults(run=run, deadline=deadline.NONE)
+    parser.set_defaults(run=run, refuse=parser.error, deadline=deadline.NONE)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -101,12 +113,15 @@ def run(args: argparse.Namespace) -> int:
         from skragent.emulator import addresses, azure  # noqa: PLC0415 - an extra
         from skragent.emulator.faults import catalogue  # noqa: PLC0415 - an extra
         from skragent.emulator.keyvault import key_specs  # noqa: PLC0415 - an extra
-    for fault in args.fault:
-        catalogue.parse(fault)  # refused before anything is started
-    try:
+    refuse: Callable[[str], NoReturn] = args.refuse
+    try:  # before anything is started
+        for fault in args.fault:
+            catalogue.parse(fault)
         specs = [key_specs.parse_key_spec(text) for text in args.key]
+    except EmulatorError as error:
+        refuse(f"argument --fault: {error.message}. {error.hint}")
     except ValueError as error:
-        raise EmulatorError(f"--key: {error}", code="emulator.key") from error
+        refuse(f"argument --key: {error}")
     if args.real_names:
         commands = addresses.commands_for_real_names(azure.DEFAULT_VAULTS)
         if commands:
@@ -186,9 +201,28 @@ def _prepare(emulator: Emulator, specs: list[KeySpec]) -> Path:
         # A deleted key keeps its name, here as in Azure.
         if store.find(spec.name) is None and store.find_deleted(spec.name) is None:
             emulator.create_key(spec)
+            _warn_of_authorities(emulator, spec)
     config = emulator.directory.resolve() / "skragent.toml"
     config.write_text(emulator.config_text(), encoding="utf-8")
     return config
+
+
+def _warn_of_authorities(emulator: Emulator, spec: KeySpec) -> None:
+    """Warn of a release policy that no token of this emulator can satisfy."""
+    from skragent.emulator.keyvault.release_policy import parse_policy  # noqa: PLC0415 - an extra
+
+    if not spec.policy:
+        return
+    urls = [url for url, _ in parse_policy(spec.policy).authorities]
+    if any(emulator.azure.authorities.has(url) for url in urls):
+        return
+    print(
+        f"skragent: warning: the vault will not release the key {spec.name}: its policy"
+        f" trusts {', '.join(urls)}, which is not an attestation provider of this"
+        f' emulator. Write "authority": "{emulator.azure.maa.issuer}" into the policy,'
+        f" and create a key with another name.",
+        file=sys.stderr,
+    )
 
 
 def _directions(emulator: Emulator, config: Path) -> str:

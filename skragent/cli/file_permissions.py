@@ -6,6 +6,7 @@ out: systemd gives a unit its credentials in this way.
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 AGENT_USER: Final = "skragent"  # of skragent.service, made by sysusers.d
+
+# With mode 0400 alone, the agent cannot read a file of root's.
+_REMEDY: Final = f"set the owner `{AGENT_USER}` and mode 0400"
 
 _ACL: Final = "system.posix_acl_access"  # acl(5), xattr(7)
 
@@ -46,7 +50,7 @@ def judge_permissions(path: str, agent: Account | None) -> list[str]:
     Raises:
         OSError: the file or one of its directories cannot be looked at.
     """
-    real = Path(path).resolve(strict=True)
+    real = _resolve(path)
     odd = []
     if agent and not _can_read(real, agent):
         odd.append(f"the agent's user, `{agent.name}`, cannot read it")
@@ -54,12 +58,19 @@ def judge_permissions(path: str, agent: Account | None) -> list[str]:
     if _has_acl(real):
         return odd
     if status.st_mode & stat.S_IROTH:
-        odd.append("every user of this machine can read it: set mode 0400")
+        odd.append(f"every user of this machine can read it: {_REMEDY}")
     elif status.st_mode & stat.S_IRGRP and status.st_gid:
-        odd.append(
-            f"the group `{_group_name(status.st_gid)}` can read it: set mode 0400"
-        )
+        odd.append(f"the group `{_group_name(status.st_gid)}` can read it: {_REMEDY}")
     return odd
+
+
+def _resolve(path: str) -> Path:
+    try:
+        return Path(path).resolve(strict=True)
+    except RuntimeError as error:  # Python before 3.13: symbolic links in a loop
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from error
+    except ValueError as error:  # a NUL, or half a surrogate pair
+        raise OSError(errno.EINVAL, "no file can have this name") from error
 
 
 def _can_read(file: Path, account: Account) -> bool:

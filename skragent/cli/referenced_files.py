@@ -11,8 +11,10 @@ import contextlib
 import errno
 import ssl
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from skragent.agent.clock import SystemClock
 from skragent.cli.file_permissions import find_agent_account, judge_permissions
 from skragent.errors import ConfigError, EndorsementsError, IdentityError
 from skragent.files import NotRegularError, open_regular, read_regular
@@ -124,7 +126,9 @@ def _judge_identity(name: str, identity: IdentityConfig, found: FileChecks) -> N
 
         where = f"{name}.{setting}: "
         try:
-            judge_file(Identity(**{setting: path}))
+            now = datetime.fromtimestamp(SystemClock().now(), UTC)
+            if odd := judge_file(Identity(**{setting: path}), now):
+                found.warnings.append(f"{where}{path}: {odd}")
         except IdentityError as error:
             is_elsewhere = _may_be_elsewhere(error.__cause__)
             findings = found.warnings if is_elsewhere else found.problems

@@ -1,6 +1,6 @@
 """`skragent report`: decode and check a report, from files or from this machine.
 
-For who wonders why an attestation is refused, and for who got a report from elsewhere.
+It explains a refused attestation, and verifies a report from another machine.
 Here are the arguments, the exit status and the printing; see `report_input` for the
 reading, `report_checks` for the judging and `report_text` for the decoding.
 """
@@ -20,6 +20,7 @@ from skragent import exit_codes
 from skragent.agent.clock import SystemClock
 from skragent.cli import deadline
 from skragent.cli.config_file import add_config_option, load_config
+from skragent.cli.error_output import print_error
 
 if TYPE_CHECKING:
     from skragent.cli.report_input import Subject
@@ -40,20 +41,22 @@ quotes PCR 0 to 7, and asks IMDS for the certificates, as the configuration says
 What is checked is whether the evidence is genuine and belongs together. Whether it is
 good enough is for the verifier and the vault to say, by their policies.
 
-The certificates must be valid now, or at the time of --at: that of an archived report
-may have expired (a VLEK is valid for a year)."""
+--save writes the evidence of this machine into a new directory, for a later check with
+--hcl. The certificates must be valid now, or at the time of --at: those of an archived
+report may have expired (a VLEK is valid for a year)."""
 
 _EPILOG = """\
 exit status:
   0    every check holds; those that need a vTPM or a quote may be left out
   1    a check failed, or there were no certificates to check the signature with
   69   a file cannot be decoded, or this machine is no confidential VM
-  73   the output could not be written
+  73   the output or the archive could not be written
   75   the vTPM does not answer now, or it did not end in time
   78   a file or the configuration cannot be read
 
 examples:
   sudo skragent report
+  sudo skragent report --save /root/report-2026-03-01
   skragent report --hcl hcl-report.bin --certs vcek-chain.pem
   skragent report --hcl snp-report.bin --certs thim.json --json
   skragent report --hcl hcl-report.bin --certs vcek.der --certs ask-ark.pem \\
@@ -107,6 +110,12 @@ def add_parser(
         help="verify as of this time instead of now: RFC 3339, with its zone, such as"
         " 2026-03-01T12:00:00Z",
     )
+    parser.add_argument(
+        "--save",
+        metavar="DIR",
+        help="write this machine's HCL report, certificates and quote into a new"
+        " directory, and print the command that verifies them",
+    )
     add_config_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.set_defaults(run=run, refuse=parser.error, deadline=deadline.USUAL_SECONDS)
@@ -120,9 +129,27 @@ def run(args: argparse.Namespace) -> int:
     """
     if not args.hcl and (args.certs or args.quote):
         args.refuse("--certs and --quote go with --hcl")
+    if args.hcl and args.save:
+        args.refuse("--save goes without --hcl")
     # By the clock of the machine that looks, not the one that is looked at.
     now = args.at or datetime.fromtimestamp(SystemClock().now(), UTC)
-    return _report(_read_subject(args), now, args)
+    subject = _read_subject(args)
+    saved = ""
+    if args.save:
+        from skragent.cli.report_archive import (  # noqa: PLC0415 - as in _read_subject
+            save_archive,
+        )
+
+        try:
+            saved = save_archive(args.save, subject, now)
+        except OSError as error:
+            print_error(
+                "output",
+                f"{error.filename or args.save}: {error.strerror}",
+                "Name a directory that does not exist, on a disk with room for 64 KiB.",
+            )
+            return exit_codes.CANTCREAT
+    return _report(subject, now, args, saved)
 
 
 def _parse_time(text: str) -> datetime:
@@ -152,7 +179,9 @@ def _read_subject(args: argparse.Namespace) -> Subject:
     return read_machine(config, args.roots)
 
 
-def _report(subject: Subject, now: datetime, args: argparse.Namespace) -> int:
+def _report(
+    subject: Subject, now: datetime, args: argparse.Namespace, saved: str
+) -> int:
     from skragent.cli.report_checks import (  # noqa: PLC0415 - as in _read_subject
         check_subject,
         is_verified,
@@ -173,12 +202,16 @@ def _report(subject: Subject, now: datetime, args: argparse.Namespace) -> int:
             "notes": list(subject.all_notes),
             "verified": verified,
         }
+        if saved:
+            tree["verify_archive"] = saved
         text = json.dumps(tree, indent=2)
     else:
         lines = [*render(tree), "", *map(render_check, checks)]
         notes = list(subject.all_notes)
         if args.at:
             notes.append(f"the certificates' validity is that of {now.isoformat()}")
+        if saved:
+            notes.append(f"the archive is in {args.save}. Verify it with: {saved}")
         lines += [f"{'note':11} {note}" for note in notes]
         text = "\n".join(lines)
     _print(text)

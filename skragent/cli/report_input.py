@@ -21,7 +21,7 @@ from skragent.errors import (
     UnsupportedEvidenceError,
 )
 from skragent.evidence.amd_certificate import load_certificates
-from skragent.evidence.endorsements import AMD_ROOTS, parse_roots, parse_thim_answer
+from skragent.evidence.endorsements import AMD_ROOTS, parse_roots, parse_thim_response
 from skragent.evidence.hcl import HCL_SIGNATURE, HclReport, parse_hcl_report
 from skragent.evidence.quote import SignedAttest, parse_quote
 from skragent.evidence.snp import SnpReport, parse_snp_report
@@ -62,6 +62,7 @@ class Subject:
     ak: TpmPublic | None  # of the vTPM here; None offline
     roots: frozenset[bytes]
     notes: tuple[str, ...] = ()  # what a person should know of the input
+    raw_hcl: bytes = b""  # the HCL report of this machine; empty offline
 
     @property
     def all_notes(self) -> tuple[str, ...]:
@@ -104,7 +105,8 @@ def read_machine(config: Config, roots_path: str) -> Subject:
 
     deadline.doing(f"reading the TPM at {config.vtpm.tcti}")
     with Vtpm(config.vtpm.tcti) as vtpm:
-        hcl = parse_hcl_report(vtpm.read_hcl_report())
+        raw_hcl = vtpm.read_hcl_report()
+        hcl = parse_hcl_report(raw_hcl)
         ak = parse_tpm2b_public(vtpm.read_ak_public())
         values = vtpm.read_pcrs()
         signed = vtpm.quote()
@@ -120,6 +122,7 @@ def read_machine(config: Config, roots_path: str) -> Subject:
         ak=ak,
         roots=roots,
         notes=notes,
+        raw_hcl=raw_hcl,
     )
 
 
@@ -139,7 +142,7 @@ def _ask_certificates(config: Config) -> tuple[Iterable[x509.Certificate], str]:
 def parse_certificates(data: bytes) -> tuple[x509.Certificate, ...]:
     """Read certificates from PEM, DER or an answer of THIM."""
     if data.lstrip().startswith(b"{"):
-        chain = parse_thim_answer(data)
+        chain = parse_thim_response(data)
         return chain.signer, chain.intermediate, chain.root
     return load_certificates(data)
 

@@ -126,7 +126,6 @@ def _watch(path: str, answer: Answer, arguments: argparse.Namespace) -> None:
     """
     tag, is_reachable = _tag(answer), True
     while True:
-        sys.stdout.flush()
         wait = MOST_WAIT_SECONDS if tag else 0.0
         request = Request("/v1/status", wait=wait, known=tag)
         try:
@@ -164,11 +163,11 @@ def _show(status: dict[str, Any], arguments: argparse.Namespace) -> None:
             "the response is not a status: another program or another version",
         ) from error
     if arguments.json:
-        print(json.dumps(status, indent=None if arguments.watch else 2))
+        print(json.dumps(status, indent=None if arguments.watch else 2), flush=True)
         return
     if arguments.watch:
         print(f"--- {_moment(now)}")
-    print("\n".join(lines))
+    print("\n".join(lines), flush=True)
 
 
 def _table(status: dict[str, Any], now: float) -> list[str]:
@@ -195,7 +194,13 @@ def describe_problem(key: dict[str, Any]) -> list[str]:
     if code:
         cause = key.get("last_failure_message") or "see the journal"
         remedy = key.get("last_failure_hint") or f"See {code} in skragent-errors(7)."
-        return [f"cause: {code}: {cause}", f"remedy: {remedy}"]
+        lines = [f"cause: {code}: {cause}", f"remedy: {remedy}"]
+        if (wipe_at := key.get("wipe_at")) is not None:
+            lines.append(
+                f"warning: if the denial is repeated at {_moment(wipe_at)} or later,"
+                " the agent wipes the held key"
+            )
+        return lines
     if state == "dropped":
         return [
             "cause: an administrator dropped the key",
@@ -225,8 +230,10 @@ def _about(status: dict[str, Any]) -> list[str]:
         attestation = status["attestation"]
         lines += [
             f"up since {_moment(status['started_at'])}",
-            f"attestation token: {_until(attestation['token_expires_at'])}",
-            f"AK certificate: {_until(attestation['ak_certificate_expires_at'])}",
+            "attestation token: " + _until(attestation["token_expires_at"], "none yet"),
+            # A job reports it at its end, and may have attested long before.
+            "AK certificate: "
+            + _until(attestation["ak_certificate_expires_at"], "not known yet"),
             f"key memory: {status['memory'] or 'none yet'}",
             f"rules on units: {status['unit_rules']}",
         ]
@@ -263,8 +270,8 @@ def _warnings(keys: list[dict[str, Any]]) -> list[str]:
     return attention + nonces
 
 
-def _until(seconds: float | None) -> str:
-    return "none yet" if seconds is None else f"until {_moment(seconds)}"
+def _until(seconds: float | None, if_none: str) -> str:
+    return if_none if seconds is None else f"until {_moment(seconds)}"
 
 
 def _moment(seconds: float) -> str:

@@ -46,6 +46,7 @@ class Entry:
     failure_message: str = ""
     failure_hint: str = ""  # what to do about it
     retry_at: float | None = None  # when the next attempt is due, if that is known
+    wipe_at: float | None = None  # from then on, a repeated denial wipes the key
     needs_attention: bool = False  # the last attempt failed, and a person must act
     # Attempts that have ended, and that began after the last order to refresh.
     attempts: int = 0
@@ -53,7 +54,8 @@ class Entry:
     def forget_failure(self) -> None:
         """Note that the last attempt did not fail."""
         self.failure_code = self.failure_message = self.failure_hint = ""
-        self.retry_at, self.needs_attention = None, False
+        self.retry_at = self.wipe_at = None
+        self.needs_attention = False
 
 
 class Keyring:
@@ -149,12 +151,14 @@ class Keyring:
         message: str = "",
         hint: str = "",
         retry_at: float | None = None,
+        wipe_at: float | None = None,
         needs_attention: bool = False,
     ) -> None:
         """Remember why the last attempt failed; what is held stays held."""
         entry = self._entries[alias]
         entry.failure_code, entry.retry_at = code, retry_at
         entry.failure_message, entry.failure_hint = message, hint
+        entry.wipe_at = wipe_at
         entry.needs_attention = needs_attention
         self._show()
 
@@ -168,6 +172,7 @@ class Keyring:
         entry = self._entries[alias]
         keys = entry.key, entry.previous
         entry.key, entry.previous, entry.state = None, None, state
+        entry.wipe_at = None
         if state in _BY_ORDER:
             entry.forget_failure()
         self._tell(alias)

@@ -1,6 +1,6 @@
-"""Names that SREs and scripts depend on: metrics, journal fields, message ids.
+"""Metrics, journal fields and message ids: the names that SREs and scripts rely on.
 
-`metrics` is not imported here: it costs 14 MiB, and only a scrape needs it.
+This package does not import `metrics`, which takes 14 MiB and only a scrape needs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What is counted while we work: plain numbers, read only when somebody scrapes.
+"""Counts and gauges of the agent as plain numbers; a scrape reads them.
 
-The socket's hot path adds 1 to a cell that it keeps; no lock, no lookup, no library.
-One thread writes and reads all of this: the event loop's.
+The code that serves requests keeps a cell and adds 1 to it, without a lock, a lookup or
+a library. Only the event loop's thread writes and reads the numbers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Cell:
 
 
 class KeySample(NamedTuple):
-    """What is shown of one key."""
+    """The metrics of one key."""
 
     alias: str
     is_available: bool
@@ -36,12 +36,12 @@ class KeySample(NamedTuple):
 
 
 class Counters:
-    """All counts and gauges of one agent, with the label sets we can foresee at 0."""
+    """All counts and gauges of one agent; known label sets begin at 0."""
 
     def __init__(self, keys: tuple[str, ...] = ()) -> None:
-        # (socket, op, code) -> requests answered
+        # (socket, op, code) -> requests with a response
         self.requests: dict[tuple[str, str, str], Cell] = {}
-        # socket -> connections open, and requests whose answer is not taken yet
+        # socket -> open connections, and responses that the caller has not read yet
         self.connections: Counter[str] = Counter()
         self.in_flight: Counter[str] = Counter()
         self.denied = Counter(dict.fromkeys(names.DENIED_REASONS, 0))
@@ -49,19 +49,19 @@ class Counters:
         self.attestations = Counter({(result, ""): 0 for result in names.RESULTS})
         self.ak_renewals = Counter({(result, ""): 0 for result in _RENEWAL_RESULTS})
         self.releases: Counter[tuple[str, str, str]] = Counter()
-        # key -> releases that do not repeat the nonce of their request
+        # key -> releases that do not repeat the request's nonce
         self.missing_nonces: Counter[str] = Counter()
         self.configure(keys)
-        self.attested_at: float | None = None  # seconds since 1970, like what follows
+        self.attested_at: float | None = None  # seconds since 1970, as the next two
         self.token_expires_at: float | None = None
         self.ak_certificate_expires_at: float | None = None
-        self.is_reloaded = True  # the file that was read last is in force
+        self.is_reloaded = True  # the last configuration that was read is in force
         self.memory_kind = ""  # skragent.secretmem.Kind; empty before the first arena
         self.internal_errors = INTERNAL_ERRORS.counts  # by event, of the process
         self.step_seconds: dict[str, float] = {}  # of the last job
 
     def configure(self, keys: tuple[str, ...]) -> None:
-        """Count releases of these keys; the counts of others are forgotten."""
+        """Count releases of these keys; remove the counts of other keys."""
         for label in [label for label in self.releases if label[0] not in keys]:
             del self.releases[label]
         for key in [key for key in self.missing_nonces if key not in keys]:
@@ -72,7 +72,7 @@ class Counters:
                 self.releases.setdefault((key, result, ""), 0)
 
     def requests_cell(self, socket: str, op: str, code: str) -> Cell:
-        """Return the count of one kind of answer, to keep and to add to."""
+        """Return the cell of one kind of response, for the caller to keep."""
         label = (socket, op, code)
         if label not in self.requests:
             self.requests[label] = Cell()
@@ -87,7 +87,7 @@ class Counters:
         self.ak_renewals[result, error_code] += 1
 
     def count_missing_nonce(self, key: str) -> None:
-        """Count one release of a key that does not repeat its request's nonce."""
+        """Count one release of a key that does not repeat the request's nonce."""
         self.missing_nonces[key] += 1
 
     def count_release(self, key: str, result: str, error_code: str = "") -> None:

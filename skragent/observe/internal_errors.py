@@ -1,9 +1,9 @@
-"""Errors that are bugs of ours: each is told in full once, then counted.
+"""Limit the log of unexpected errors: one traceback per place, then counts.
 
-A local user who finds a request that fails unexpectedly must not be able to fill the
-journal with it. So a traceback is logged once for each place and type of exception in
-a process's life. Later ones are counted, and one line has the count: at 2, 4, 8 …, and
-otherwise once a minute at most.
+A local user with a request that triggers a bug must not be able to fill the journal. So
+a process logs a traceback once for each place and type of exception. It counts later
+ones, and logs one line with the count at 2, 4, 8 and so on, and else at most once a
+minute.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MAX_KINDS: Final = 64
 _LINE_SECONDS: Final = 60.0
-# Of all kinds for which there is no room in the table.
+# For all kinds beyond MAX_KINDS.
 _FURTHER: Final = "further"
 
 _LABELS: Final = {event.message_id: event.name.lower() for event in Event}
@@ -30,13 +30,13 @@ _LABELS: Final = {event.message_id: event.name.lower() for event in Event}
 class Occurrence(NamedTuple):
     """One internal error, as the table has counted it."""
 
-    times: int  # of this kind, this one included
-    is_first: bool  # to be told in full
-    is_due: bool  # to be told in one line, unless it is the first
+    times: int  # occurrences of this kind, including this one
+    is_first: bool  # log the traceback
+    is_due: bool  # log one line with the count
 
 
 class InternalErrors:
-    """The table of one process; bounded.
+    """The bounded table of one process.
 
     Args:
         monotonic: the clock for the lines.
@@ -46,18 +46,18 @@ class InternalErrors:
         self._monotonic = monotonic
         self.counts: Counter[str] = Counter()
         self._counts_by_kind: dict[Hashable, int] = {}
-        self._told_at: dict[Hashable, float] = {}
+        self._logged_at: dict[Hashable, float] = {}
         self.clear()
 
     def clear(self) -> None:
-        """Empty the table, as it is in a new process."""
+        """Empty the table."""
         self.counts.clear()
         self.counts.update(dict.fromkeys(INTERNAL_ERROR_EVENTS, 0))
         self._counts_by_kind.clear()
-        self._told_at.clear()
+        self._logged_at.clear()
 
     def count(self, event: str) -> None:
-        """Count an internal error for the metric, by the event that tells of it."""
+        """Count an internal error for the metric, by its event."""
         self.counts[event if event in self.counts else OTHER_EVENT] += 1
 
     def note(self, kind: Hashable) -> Occurrence:
@@ -69,25 +69,25 @@ class InternalErrors:
         self._counts_by_kind[kind] = count
         now = self._monotonic()
         is_power_of_two = count & (count - 1) == 0
-        is_due = is_power_of_two or now - self._told_at[kind] >= _LINE_SECONDS
+        is_due = is_power_of_two or now - self._logged_at[kind] >= _LINE_SECONDS
         if is_due:
-            self._told_at[kind] = now
+            self._logged_at[kind] = now
         return Occurrence(count, is_first=not is_known, is_due=is_due)
 
 
-# This process's. Only the event loop's thread and `reload`'s write it, rarely.
+# The table of this process. The event loop's thread and the reload thread write it.
 INTERNAL_ERRORS: Final = InternalErrors()
 
 
 class TracebackFilter(logging.Filter):
-    """Leaves each traceback in the log once; for a handler, so for every logger."""
+    """Log each traceback once. A handler's filter applies to every logger."""
 
     def __init__(self, errors: InternalErrors = INTERNAL_ERRORS) -> None:
         super().__init__()
         self._errors = errors
 
     def filter(self, record: logging.LogRecord) -> bool:  # type: ignore[explicit-override] # 3.12's
-        """Tell whether to log a record; shorten it if it is one more of its kind."""
+        """Return whether to log a record; shorten a repeated one."""
         error = record.exc_info[1] if record.exc_info else None
         if error is None:
             return True

@@ -1,9 +1,9 @@
-"""One way to say something: `log(event, message, **fields)`.
+"""Logging of events: `log(event, message, **fields)`.
 
-To the journal with its fields where systemd connected our stderr to it, as lines on
-stderr otherwise. asyncio's and other libraries' own warnings go the same way.
+If systemd connected stderr to the journal, entries go to the journal with their fields.
+Else they are lines on stderr. Warnings of asyncio and other libraries go the same way.
 
-A secret cannot be logged by accident: bytes of any kind are refused as a value.
+A field cannot be `bytes`: this prevents logging a key by accident.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Value = str | int | float | None
 
 
 def set_up_logging(environment: Mapping[str, str]) -> None:
-    """Send everything to the journal or to stderr; call it once, at the start."""
+    """Send all log records to the journal or to stderr; call it once, at the start."""
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)
@@ -42,7 +42,7 @@ def set_up_logging(environment: Mapping[str, str]) -> None:
     handler.addFilter(TracebackFilter())
     root.addHandler(handler)
     root.setLevel(logging.INFO)
-    # An entry that cannot be written is lost; its traceback would be one more.
+    # Without this, logging writes a traceback for each entry that it cannot write.
     logging.raiseExceptions = False
 
 
@@ -52,16 +52,16 @@ def log(
     """Write one entry.
 
     Args:
-        event: decides the MESSAGE_ID and the priority.
+        event: sets the MESSAGE_ID and the priority.
         message: one sentence for people.
-        error: an unexpected one; its traceback is logged once (`internal_errors`).
-        fields: what scripts look for; `key=` becomes SKRAGENT_KEY. `unit=` is
-            OBJECT_SYSTEMD_UNIT as well: the unit that the entry is about.
+        error: an unexpected error; its traceback is logged once (`internal_errors`).
+        fields: fields for scripts; `key=` becomes SKRAGENT_KEY. `unit=` also sets
+            OBJECT_SYSTEMD_UNIT: the unit that the entry is about.
     """
     extra: dict[str, object] = {"MESSAGE_ID": event.message_id}
     for name, value in fields.items():
         if not isinstance(value, Value):
-            raise TypeError(f"{name} is {type(value).__name__}: not to be logged")
+            raise TypeError(f"{name} is {type(value).__name__}: not a loggable type")
         if value is not None:
             extra[FIELD_PREFIX + name.upper()] = _as_utf8(str(value))
     if fields.get("unit") is not None:
@@ -70,12 +70,12 @@ def log(
 
 
 def _as_utf8(text: str) -> str:
-    """Escape what UTF-8 does not have: the journal would refuse the whole entry."""
+    """Escape lone surrogates: the journal rejects an entry that is not UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def is_stderr_the_journal(journal_stream: str) -> bool:
-    """Judge JOURNAL_STREAM, `DEVICE:INODE`, as systemd.exec(5) says."""
+    """Compare stderr with JOURNAL_STREAM, `DEVICE:INODE`: systemd.exec(5)."""
     try:
         status = os.fstat(sys.stderr.fileno())
     except (OSError, ValueError, AttributeError):
@@ -84,7 +84,7 @@ def is_stderr_the_journal(journal_stream: str) -> bool:
 
 
 def _journal_handler() -> logging.Handler:
-    # Imported here: a laptop without libsystemd logs to stderr.
+    # Imported here, so that a machine without libsystemd can log to stderr.
     from systemd.journal import JournalHandler  # noqa: PLC0415 - see above
 
     handler: logging.Handler = JournalHandler(SYSLOG_IDENTIFIER=SYSLOG_IDENTIFIER)
@@ -98,7 +98,7 @@ def _stderr_handler() -> logging.Handler:
 
 
 class _LineFormatter(logging.Formatter):
-    """One line an entry, with our fields after the sentence."""
+    """Format an entry as one line, with its fields after the message."""
 
     def format(self, record: logging.LogRecord) -> str:  # type: ignore[explicit-override] # 3.12's
         line = super().format(record)

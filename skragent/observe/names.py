@@ -1,41 +1,200 @@
-"""Every name that an SRE's rule, query or script may depend on, in one place.
+"""Names of metrics, labels, journal fields and events: a stable interface.
 
-Metric names follow prometheus.io/docs/practices/naming. Labels are bounded by the
-configuration (`key` is the alias) or by our own enumerations: never a URL, a version,
-a uid or a pid. Journal events carry a MESSAGE_ID (128 bits, made once, never reused).
+Metric names follow prometheus.io/docs/practices/naming. The configuration (`key` is the
+alias) or an enumeration bounds the values of each label: a label is never a URL, a
+version, a uid or a pid. Journal events have a MESSAGE_ID of 128 bits, created once and
+never reused. `skragent.observe.event_catalog` has their texts.
 """
 
 from __future__ import annotations
 
 import enum
 import logging
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
-# Metrics. Counters are named without the `_total` that the exposition appends.
-BUILD_INFO: Final = "skragent_build"  # exposed as skragent_build_info
-ATTESTATION_ATTEMPTS: Final = "skragent_attestation_attempts"
-ATTESTATION_LAST_SUCCESS: Final = "skragent_attestation_last_success_timestamp_seconds"
-TOKEN_EXPIRY: Final = "skragent_maa_token_expiry_timestamp_seconds"  # noqa: S105 - a name
-AK_CERT_EXPIRY: Final = "skragent_ak_certificate_expiry_timestamp_seconds"
-AK_RENEWAL_ATTEMPTS: Final = "skragent_ak_certificate_renewal_attempts"
-RELEASE_ATTEMPTS: Final = "skragent_key_release_attempts"
-RELEASES_WITHOUT_NONCE: Final = "skragent_key_releases_without_nonce"
-KEY_AVAILABLE: Final = "skragent_key_available"
-KEY_STALE: Final = "skragent_key_stale"
-KEY_NEEDS_ATTENTION: Final = "skragent_key_needs_attention"
-KEY_LAST_RELEASE: Final = "skragent_key_last_release_timestamp_seconds"
-KEY_NOT_AFTER: Final = "skragent_key_not_after_timestamp_seconds"
-CONFIG_RELOADED: Final = "skragent_config_last_reload_successful"
-JOB_STEP_SECONDS: Final = "skragent_job_step_seconds"
-SOCKET_REQUESTS: Final = "skragent_socket_requests"
-SOCKET_DENIED: Final = "skragent_socket_denied"
-SOCKET_IN_FLIGHT: Final = "skragent_socket_in_flight"
-SOCKET_CONNECTIONS: Final = "skragent_socket_connections"
-MEMORY_LOCKED: Final = "skragent_memory_locked"
-MEMORY_SECRET: Final = "skragent_memory_secret"  # noqa: S105 - a name
-INTERNAL_ERRORS_COUNT: Final = "skragent_internal_errors"
 
-# Values of labels. `error_code` is a code of skragent.errors, empty for success.
+class Metric(NamedTuple):
+    """One metric: `help` is in the exposition, `note` in the documents only."""
+
+    name: str  # of counters and infos without `_total` and `_info`
+    kind: Literal["counter", "gauge", "info"]
+    help: str
+    labels: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def exposed_name(self) -> str:
+        """The name in the exposition, for queries."""
+        suffix = {"counter": "_total", "info": "_info"}.get(self.kind, "")
+        return self.name + suffix
+
+
+BUILD_INFO: Final = Metric(
+    "skragent_build",
+    "info",
+    "Versions of skragent and Python; the value is 1.",
+    ("version", "python"),
+)
+ATTESTATION_ATTEMPTS: Final = Metric(
+    "skragent_attestation_attempts",
+    "counter",
+    "Attestation attempts, by result and error code.",
+    ("result", "error_code"),
+)
+ATTESTATION_LAST_SUCCESS: Final = Metric(
+    "skragent_attestation_last_success_timestamp_seconds",
+    "gauge",
+    "Time of the last successful attestation.",
+)
+TOKEN_EXPIRY: Final = Metric(
+    "skragent_maa_token_expiry_timestamp_seconds",
+    "gauge",
+    "Expiry time of the attestation token.",
+)
+AK_CERT_EXPIRY: Final = Metric(
+    "skragent_ak_certificate_expiry_timestamp_seconds",
+    "gauge",
+    "Expiry time of the certificate of the vTPM's attestation key.",
+    note="Alert if less than a month is left. The provider refuses evidence with an"
+    " expired certificate (`token.refused`), which ends held keys after five minutes.",
+)
+AK_RENEWAL_ATTEMPTS: Final = Metric(
+    "skragent_ak_certificate_renewal_attempts",
+    "counter",
+    "Renewal attempts of that certificate, by result and error code.",
+    ("result", "error_code"),
+)
+RELEASE_ATTEMPTS: Final = Metric(
+    "skragent_key_release_attempts",
+    "counter",
+    "Key release attempts, by key, result and error code.",
+    ("key", "result", "error_code"),
+)
+RELEASES_WITHOUT_NONCE: Final = Metric(
+    "skragent_key_releases_without_nonce",
+    "counter",
+    "Key releases whose signed response does not repeat the request's nonce, by key.",
+    ("key",),
+    "The agent accepts such releases, because Azure does not promise the nonce.",
+)
+KEY_AVAILABLE: Final = Metric(
+    "skragent_key_available",
+    "gauge",
+    "1 while the agent serves the key.",
+    ("key",),
+    "Alert on 0. A dropped key also has 0, until it is removed from the configuration.",
+)
+KEY_STALE: Final = Metric(
+    "skragent_key_stale",
+    "gauge",
+    "1 while the agent serves the key although its refresh is overdue.",
+    ("key",),
+    "Alert on 1. The agent wipes the key after `keys.NAME.max_stale_seconds`"
+    " (one day).",
+)
+KEY_NEEDS_ATTENTION: Final = Metric(
+    "skragent_key_needs_attention",
+    "gauge",
+    "1 while the last attempt failed and a person probably has to act.",
+    ("key",),
+    "Alert on 1.",
+)
+KEY_LAST_RELEASE: Final = Metric(
+    "skragent_key_last_release_timestamp_seconds",
+    "gauge",
+    "Release time of the held key.",
+    ("key",),
+)
+KEY_NOT_AFTER: Final = Metric(
+    "skragent_key_not_after_timestamp_seconds",
+    "gauge",
+    "Expiry time of the held key, by its own attribute.",
+    ("key",),
+)
+JOB_STEP_SECONDS: Final = Metric(
+    "skragent_job_step_seconds",
+    "gauge",
+    "Duration of each step of the last job.",
+    ("step",),
+)
+SOCKET_REQUESTS: Final = Metric(
+    "skragent_socket_requests",
+    "counter",
+    "Requests with a response, by socket, operation and code.",
+    ("socket", "op", "code"),
+    "`code` is `ok`, `not_modified` or an error code.",
+)
+SOCKET_DENIED: Final = Metric(
+    "skragent_socket_denied",
+    "counter",
+    "Refused callers, by reason.",
+    ("reason",),
+    "`reason` is `no_rule`, `connections`, `rate` or `busy`.",
+)
+SOCKET_CONNECTIONS: Final = Metric(
+    "skragent_socket_connections", "gauge", "Open connections, by socket.", ("socket",)
+)
+SOCKET_IN_FLIGHT: Final = Metric(
+    "skragent_socket_in_flight",
+    "gauge",
+    "Responses that the caller has not read yet, by socket.",
+    ("socket",),
+    "Units that wait for a credential are included.",
+)
+MEMORY_LOCKED: Final = Metric(
+    "skragent_memory_locked",
+    "gauge",
+    "1 if keys are in memory that is never swapped.",
+    note="0 until the agent holds its first key. Keys that are held again after a"
+    " restart count at once.",
+)
+MEMORY_SECRET: Final = Metric(
+    "skragent_memory_secret",
+    "gauge",
+    "1 if keys are in memfd_secret memory, which root cannot read.",
+    note="0 until the agent holds its first key.",
+)
+INTERNAL_ERRORS_COUNT: Final = Metric(
+    "skragent_internal_errors",
+    "counter",
+    "Bugs of skragent, by the event in the journal.",
+    ("event",),
+    "`event` is `request_failed`, `config_refused`, `fatal`, `releaser_said` or"
+    " `other`. Report them.",
+)
+CONFIG_RELOADED: Final = Metric(
+    "skragent_config_last_reload_successful",
+    "gauge",
+    "1 if the last configuration that the agent read is in force.",
+    note="0 after a rejected reload. Alert on 0.",
+)
+# In the order of the documents.
+METRICS: Final = (
+    BUILD_INFO,
+    ATTESTATION_ATTEMPTS,
+    ATTESTATION_LAST_SUCCESS,
+    TOKEN_EXPIRY,
+    AK_CERT_EXPIRY,
+    AK_RENEWAL_ATTEMPTS,
+    RELEASE_ATTEMPTS,
+    RELEASES_WITHOUT_NONCE,
+    KEY_AVAILABLE,
+    KEY_STALE,
+    KEY_NEEDS_ATTENTION,
+    KEY_LAST_RELEASE,
+    KEY_NOT_AFTER,
+    JOB_STEP_SECONDS,
+    SOCKET_REQUESTS,
+    SOCKET_DENIED,
+    SOCKET_CONNECTIONS,
+    SOCKET_IN_FLIGHT,
+    MEMORY_LOCKED,
+    MEMORY_SECRET,
+    CONFIG_RELOADED,
+    INTERNAL_ERRORS_COUNT,
+)
+
+# Values of labels. `error_code` is a code of skragent.error_catalog; success has none.
 RESULT_SUCCESS: Final = "success"
 RESULT_DENIED: Final = "denied"
 RESULT_ERROR: Final = "error"
@@ -51,7 +210,7 @@ DENIED_REASONS: Final = (
     DENIED_BUSY,
 )
 
-# Codes of requests that were answered as asked; others are codes of skragent.errors.
+# Codes of successful requests. Other codes are in skragent.error_catalog.
 CODE_OK: Final = "ok"
 CODE_NOT_MODIFIED: Final = "not_modified"
 CODE_INTERNAL: Final = "internal"
@@ -64,7 +223,7 @@ OBJECT_UNIT_FIELD: Final = "OBJECT_SYSTEMD_UNIT"  # systemd.journal-fields(7)
 
 
 class Event(enum.Enum):
-    """What is worth a line in the journal: its MESSAGE_ID and how grave it is."""
+    """An event in the journal: its MESSAGE_ID and its log level."""
 
     STARTED = ("4c3e7ce5263c4280b2d945c594824ccd", logging.INFO)
     STOPPED = ("b677840890e34e4fb68c6d83a80e63a3", logging.INFO)
@@ -106,8 +265,8 @@ class Event(enum.Enum):
         self.level = level
 
 
-# The label `event` of internal errors: the event in the journal that tells of one, or
-# `other` for what a library logged.
+# The label `event` of internal errors: the journal's event, or `other` if a library
+# logged the error.
 OTHER_EVENT: Final = "other"
 INTERNAL_ERROR_EVENTS: Final = (
     *(

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import re
 import threading
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from azure.core.exceptions import AzureError, ClientAuthenticationError
-from azure.identity import CredentialUnavailableError
+from azure.identity import CredentialUnavailableError, ManagedIdentityCredential
 
 from skragent.errors import AgentError, ConfigError, Disposition, IdentityError
 from skragent.quoting import quote
 from skragent.transport import find_retry_after, imds_hint
+from skragent.transport.failures import causes_of
 
 if TYPE_CHECKING:
     import requests
@@ -28,7 +30,15 @@ if TYPE_CHECKING:
         TokenRequestOptions,
     )
 
-_UNAVAILABLE_PREFIX = "ManagedIdentityCredential authentication unavailable"
+# azure-identity begins with these words, also if IMDS has answered with a refusal.
+_BEFORE_THE_REFUSAL = re.compile(
+    r"ManagedIdentityCredential authentication unavailable[.,]?\s*"
+    r"(no response from the IMDS endpoint\.?\s*)?"
+    r"(No identity has been assigned to this resource\. Error:\s*)?"
+    r"(Token request error:\s*)?"
+)
+# msal's own form of a refusal: `error` and `error_description`.
+_CODE_AND_WORDS = re.compile(r"\((\w+)\)\s*(.*)", re.DOTALL)
 # What IMDS and Entra ID say when asking again would not help (learn.microsoft.com:
 # "How to use managed identities to acquire an access token", error handling).
 _NO_IDENTITY = re.compile(
@@ -44,7 +54,6 @@ _ACCESS_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,32768}=*")
 # (throttling) are not about us (learn.microsoft.com: reference-error-codes).
 _REFUSED = re.compile(r"AADSTS(?!(50196|90033|90055)\b)[0-9]+")
 
-_TOO_MANY_REQUESTS, _SERVER_ERRORS = 429, 500
 _ENTRA_IS_BUSY = (
     "Passes by itself: Entra ID cannot answer now. If it stays, look at Azure's service"
     " health."
@@ -115,7 +124,10 @@ class AccessTokens:
             found = self._credential.get_token_info(scope, options=options)
         except Exception as error:  # the one boundary to azure-identity and msal
             raise judge_identity_failure(
-                error, self._retry_after, status=self._status
+                error,
+                self._retry_after,
+                status=self._status,
+                is_managed=isinstance(self._credential, ManagedIdentityCredential),
             ) from error
         token: object = found.token
         if not isinstance(token, str) or not _ACCESS_TOKEN.fullmatch(token):
@@ -132,7 +144,11 @@ class AccessTokens:
 
 
 def judge_identity_failure(
-    error: Exception, retry_after: float | None = None, *, status: int = 0
+    error: Exception,
+    retry_after: float | None = None,
+    *,
+    status: int = 0,
+    is_managed: bool,
 ) -> AgentError:
     """Turn azure-identity's failure into ours.
 
@@ -140,6 +156,7 @@ def judge_identity_failure(
         error: what it raised.
         retry_after: seconds that the service asked us to wait.
         status: of the service's last answer; 0 if it did not answer.
+        is_managed: whether IMDS was asked for the VM's identity, and not Entra ID.
 
     Of IMDS it raises one class for everything, and of Entra ID another one: only the
     text tells what will pass (throttling, timeouts) from what will not.
@@ -148,8 +165,7 @@ def judge_identity_failure(
         return error
     is_known = isinstance(error, AzureError | AgentError)
     text = error.message if is_known else type(error).__name__  # type: ignore[attr-defined] # both have one
-    text = str(text).removeprefix(_UNAVAILABLE_PREFIX)
-    reason = quote(text).strip(",. ")
+    reason = quote(str(text)).strip(",. ") or f"HTTP {status}"
     code = "identity.unavailable"
     if isinstance(error, CredentialUnavailableError):
         if _NO_IDENTITY.search(reason):
@@ -157,16 +173,35 @@ def judge_identity_failure(
     elif isinstance(error, ClientAuthenticationError) and _REFUSED.search(reason):
         code = "identity.denied"
     is_permanent = code != "identity.unavailable"
-    is_of_application = isinstance(error, AzureError) and not isinstance(
-        error, CredentialUnavailableError
-    )
+    of_entra = isinstance(error, AzureError) and not is_managed
+    if is_managed and isinstance(error, AzureError):
+        reason = _describe_imds(error, str(text), status)
     return IdentityError(
         f"no access token for the vault: {reason}",
         code=code,
-        hint=_hint(status, is_permanent=is_permanent, of_entra=is_of_application),
+        hint=_hint(status, is_permanent=is_permanent, of_entra=of_entra),
         disposition=Disposition.RETRY_SLOWLY if is_permanent else Disposition.RETRY,
         retry_after=retry_after,
     )
+
+
+def _describe_imds(error: Exception, text: str, status: int) -> str:
+    """Return what IMDS answered, or why the request failed."""
+    if not status:
+        causes = causes_of(error)
+        ours = [one.message for one in causes if isinstance(one, AgentError)]
+        return ours[0] if ours else "IMDS did not answer"
+    is_refusal = isinstance(error, CredentialUnavailableError)  # else: not JSON
+    words = _BEFORE_THE_REFUSAL.sub("", text, count=1) if is_refusal else ""
+    if match := _CODE_AND_WORDS.fullmatch(words):
+        code, rest = match.groups()
+        is_same = rest.lower() in ("", code.lower().replace("_", " "))
+        words = rest or code if is_same else f"{code}: {rest}"
+    answered = f"IMDS answered HTTP {status}"
+    if status == HTTPStatus.OK:
+        answered += " without a usable access token"
+    words = quote(words).strip(",. ")
+    return f"{answered}: {words}" if words else answered
 
 
 def _hint(status: int, *, is_permanent: bool, of_entra: bool) -> str:
@@ -174,6 +209,9 @@ def _hint(status: int, *, is_permanent: bool, of_entra: bool) -> str:
     if is_permanent:
         return _OF_APPLICATION if of_entra else ""
     if of_entra:
-        is_passing = status == _TOO_MANY_REQUESTS or status >= _SERVER_ERRORS
+        is_passing = (
+            status == HTTPStatus.TOO_MANY_REQUESTS
+            or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        )
         return _ENTRA_IS_BUSY if is_passing else _OF_APPLICATION
     return imds_hint(status)

@@ -24,10 +24,14 @@ from azure.identity import (
 from skragent.certificates import CertificateError, reading
 from skragent.errors import Disposition, IdentityError
 from skragent.files import read_regular
-from skragent.release.identity_certificate import judge_identity_certificate
+from skragent.release.identity_certificate import (
+    judge_identity_certificate,
+    judge_lifetime,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
     import requests
     from azure.core.credentials import SupportsTokenInfo
@@ -82,19 +86,24 @@ def make_credential(
         return _of_entra(identity, common)
 
 
-def judge_file(identity: Identity) -> None:
+def judge_file(identity: Identity, now: datetime) -> str:
     """Judge the file of an application as `make_credential` does; nothing is asked.
+
+    Returns:
+        a warning about a certificate that is not valid now, or an empty text.
 
     Raises:
         IdentityError: identity.unreadable; its cause is the OSError if there is one.
     """
     with _naming_file(identity):
         if identity.certificate:
-            _read_certificate(identity.certificate)
-        elif identity.secret_file:
+            data = read_regular(identity.certificate, max_bytes=MAX_CERTIFICATE_BYTES)
+            return judge_lifetime(judge_identity_certificate(data), now)
+        if identity.secret_file:
             _read_secret(identity.secret_file)
         elif identity.token_file:
             _read_token(identity.token_file)
+    return ""
 
 
 @contextlib.contextmanager

@@ -19,10 +19,16 @@ from skragent.certificates import (
 )
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from cryptography import x509
 
-# What a private key with a passphrase says of itself: RFC 7468 §11 and RFC 1421 §4.6.
-_ENCRYPTED: Final = b"ENCRYPTED"
+# A private key with a passphrase begins like this: RFC 7468 §11 and RFC 1421 §4.6.1.1.
+# The word alone may also be in a comment.
+_ENCRYPTED: Final = (
+    b"-----BEGIN ENCRYPTED PRIVATE KEY-----",
+    b"Proc-Type: 4,ENCRYPTED",
+)
 _PEM: Final = b"-----BEGIN "
 _PEM_CERTIFICATE: Final = b"-----BEGIN CERTIFICATE-----"
 _PEM_KEY: Final = b"PRIVATE KEY-----"
@@ -31,8 +37,11 @@ _PKCS7_DATA: Final = bytes.fromhex("06092a864886f70d010701")
 _PFX_HEAD_BYTES: Final = 32
 
 
-def judge_identity_certificate(data: bytes) -> None:
+def judge_identity_certificate(data: bytes) -> x509.Certificate:
     """Require a certificate and its RSA private key, as PEM or PFX, without a password.
+
+    Returns:
+        the certificate. Its lifetime is not checked: see `judge_lifetime`.
 
     Raises:
         CertificateError: what is wrong; never the library's words on a private key.
@@ -51,6 +60,27 @@ def judge_identity_certificate(data: bytes) -> None:
         belongs = _public(key.public_key()) == _public(certificate.public_key())
     if not belongs:
         raise CertificateError("certificate and private key do not belong together")
+    return certificate
+
+
+def judge_lifetime(certificate: x509.Certificate, now: datetime) -> str:
+    """Return a warning about a certificate that is not valid now; empty: it is valid.
+
+    Entra ID refuses such a certificate: AADSTS700027.
+
+    Raises:
+        CertificateError: its times cannot be read.
+    """
+    with reading("the validity of the certificate"):
+        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if end < now:
+        return (
+            f"the certificate expired on {end:%Y-%m-%d}: put a new one in place, and"
+            " register it with the application in Entra ID"
+        )
+    if now < begin:
+        return f"the certificate is not valid before {begin:%Y-%m-%d %H:%M:%S} UTC"
+    return ""
 
 
 def _load_pem(data: bytes) -> tuple[object, x509.Certificate | None]:
@@ -59,9 +89,10 @@ def _load_pem(data: bytes) -> tuple[object, x509.Certificate | None]:
         if not has_certificate:
             raise CertificateError("there is neither a certificate nor a private key")
         return None, None
-    if _ENCRYPTED in data:
+    if any(marker in data for marker in _ENCRYPTED):
         raise CertificateError(
-            "the private key has a passphrase, which cannot be configured"
+            "the private key has a passphrase, which cannot be configured: remove it"
+            " with `openssl pkey -in FILE -out NEWFILE`, and append the certificate"
         )
     if not has_certificate:
         return True, None
@@ -76,7 +107,8 @@ def _load_pfx(data: bytes) -> tuple[object, x509.Certificate | None]:
     except CertificateError:
         raise CertificateError(
             "this is a PFX file with a password, which cannot be configured, or a"
-            " damaged one"
+            " damaged one: write it as PEM with"
+            " `openssl pkcs12 -in FILE -out NEWFILE -nodes`"
         ) from None
 
 

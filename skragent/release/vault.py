@@ -7,6 +7,7 @@ Not here: whether the answer is any good (`envelope`), and when to ask again.
 from __future__ import annotations
 
 import contextlib
+from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
 from azure.keyvault.keys import KeyClient
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from skragent.attestation.token import AttestationToken
     from skragent.release.access_tokens import AccessTokens
     from skragent.release.envelope import Question
-
-_OK = 200
 
 
 def vault_scope(vault: str) -> str:
@@ -157,7 +156,7 @@ class VaultClient:
                 hint="Check the vault's URL: it must be the vault's own host name.",
             )
         answer = self._transport.answer
-        if answer is not None and answer.status_code != _OK:
+        if answer is not None and answer.status_code != HTTPStatus.OK:
             return judge_refusal(
                 answer.status_code,
                 answer.headers,

@@ -8,6 +8,7 @@ What each 403 means is in the table of `vault_refusals`.
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,14 +25,12 @@ from skragent.jose import decode_json
 from skragent.quoting import quote
 from skragent.release.vault_refusals import find_refusal
 from skragent.transport import parse_retry_after
+from skragent.transport.client import SERVER_HINT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _JSON = "application/json"
-
-_BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 400, 401, 403, 404
-_REQUEST_TIMEOUT, _CONFLICT, _TOO_MANY_REQUESTS, _SERVER_ERRORS = 408, 409, 429, 500
 
 _IS_DELETED = frozenset({"KeyNotFound", "ObjectIsDeletedButRecoverable"})
 
@@ -43,13 +42,19 @@ _CONFLICT_HINT = "Passes by itself: the vault is deleting, recovering or changin
 _THROTTLED_HINT = (
     "A vault allows 10 releases of HSM keys in 10 s: spread the keys or the VMs."
 )
+_HINTS: dict[int, str] = {
+    HTTPStatus.REQUEST_TIMEOUT: "Passes by itself: the vault was too slow to answer.",
+    HTTPStatus.TOO_MANY_REQUESTS: _THROTTLED_HINT,
+}
 _FOREIGN_HINT = (
     "This is not the vault's own error format: a proxy or a firewall may answer in the"
     " vault's place. Compare with `curl -v` to the vault from this VM."
 )
 _REFUSED_HINT = (
-    "The vault does not accept the identity's token: check that vault and identity"
-    " belong to the same tenant."
+    "The vault does not accept the identity's access token. If it says that the token"
+    " expired, this passes by itself: the agent gets a new token; compare this VM's"
+    " clock, too (`timedatectl`). Else check that vault and identity belong to the same"
+    " tenant."
 )
 
 
@@ -86,14 +91,20 @@ def judge_refusal(
     said = _read(headers, body)
     about = _describe(status, headers, said, what)
     retry_after = parse_retry_after(headers.get("Retry-After", ""))
-    if status == _UNAUTHORIZED:
+    if status == HTTPStatus.UNAUTHORIZED:
         return IdentityError(about, code="identity.refused", hint=_REFUSED_HINT)
-    if status in (_REQUEST_TIMEOUT, _TOO_MANY_REQUESTS) or status >= _SERVER_ERRORS:
-        kinds = {_REQUEST_TIMEOUT: "timeout", _TOO_MANY_REQUESTS: "throttled"}
+    if (
+        status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+        or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    ):
+        kinds: dict[int, str] = {
+            HTTPStatus.REQUEST_TIMEOUT: "timeout",
+            HTTPStatus.TOO_MANY_REQUESTS: "throttled",
+        }
         return TransportError(
             about,
             code=f"transport.{kinds.get(status, 'server')}",
-            hint=_THROTTLED_HINT if status == _TOO_MANY_REQUESTS else "",
+            hint=_HINTS.get(status, SERVER_HINT),
             retry_after=retry_after,
         )
     error = _judge_denial(status, about, said) if said else None
@@ -106,19 +117,21 @@ def judge_refusal(
 
 def _judge_denial(status: int, about: str, said: _Error) -> AgentError | None:
     """Name what the vault's own error means; None if no denial has that status."""
-    if status == _FORBIDDEN:
+    if status == HTTPStatus.FORBIDDEN:
         return _judge_forbidden(about, said)
     is_deleted = not _IS_DELETED.isdisjoint((said.code, said.inner))
-    if status in (_NOT_FOUND, _CONFLICT) and is_deleted:
+    if status in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT) and is_deleted:
         return ReleaseDeniedError(about, code="release.not_found", hint=_NOT_FOUND_HINT)
-    if status == _CONFLICT:  # retry later: learn.microsoft.com, common-error-codes
+    if (
+        status == HTTPStatus.CONFLICT
+    ):  # retry later: learn.microsoft.com, common-error-codes
         return ReleaseError(
             about,
             code="release.conflict",
             disposition=Disposition.RETRY,
             hint=_CONFLICT_HINT,
         )
-    if status not in (_BAD_REQUEST, _NOT_FOUND):
+    if status not in (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND):
         return None
     return ReleaseDeniedError(
         about,

@@ -27,8 +27,11 @@ class Refusal(NamedTuple):
     disposition: Disposition | None = None  # None: a denial; else a fault
 
 
+_ASK_AGAIN: Final = " `skragent refresh` asks at once."
+# learn.microsoft.com: Azure RBAC limits, "Symptom - Role assignment changes are not
+# being detected". Access policies and Managed HSM's local roles have no such delay.
 _ROLE_TAKES_TIME: Final = (
-    " It can take ten minutes to apply, and a day where a group has it;"
+    " It can take ten minutes to apply, or a day if a group has the role;"
     " `skragent refresh` asks at once."
 )
 
@@ -47,8 +50,10 @@ REFUSALS: Final = (
         codes=(),
         words=("key release policy",),
         code="release.denied.policy",
-        hint="Compare the token's claims with the key's release policy: `authority`"
-        " must be the attestation endpoint, and every claim must be met.",
+        hint="`authority` of the key's release policy must be the attestation endpoint,"
+        " and this VM must meet every claim: compare with `skragent report`. Its"
+        " `vm id` in upper case is the policy's `x-ms-azurevm-vmid`; a VM that was"
+        " deleted and created again has a new id.",
     ),
     Refusal(
         codes=("KeyDisabled",),
@@ -82,8 +87,10 @@ REFUSALS: Final = (
         words=("approved private link", "public network access is disabled"),
         code="release.denied.connection",
         hint="The vault admits private endpoints only. Give this VM's network an"
-        " approved private endpoint of the vault, and the private DNS zone: `getent"
-        " ahosts VAULT` must show a private address.",
+        " approved private endpoint of the vault, and the private DNS zone"
+        " `privatelink.vaultcore.azure.net` (of a Managed HSM"
+        " `privatelink.managedhsm.azure.net`): `getent ahosts VAULT` must show a"
+        " private address.",
     ),
     Refusal(
         codes=("ForbiddenByFirewall",),
@@ -98,7 +105,7 @@ REFUSALS: Final = (
         code="release.denied.permission",
         hint="Give the identity the local role `Managed HSM Crypto Service Release"
         " User` of this HSM (`az keyvault role assignment create --hsm-name HSM"
-        " --scope /keys/KEY …`)." + _ROLE_TAKES_TIME,
+        " --scope /keys/KEY …`)." + _ASK_AGAIN,
     ),
     Refusal(
         codes=("ForbiddenByRbac",),
@@ -113,7 +120,7 @@ REFUSALS: Final = (
         code="release.denied.permission",
         hint="Give the identity the key permission `release` in the vault's access"
         " policy (`az keyvault set-policy --key-permissions get release …`)."
-        + _ROLE_TAKES_TIME,
+        + _ASK_AGAIN,
     ),
     Refusal(
         codes=("AccessDenied",),
@@ -121,7 +128,7 @@ REFUSALS: Final = (
         code="release.denied.permission",
         hint="Give the identity `Key Vault Crypto Service Release User` (with access"
         " policies, the key permission `release`; on a Managed HSM, the local role"
-        " `Managed HSM Crypto Service Release User`)." + _ROLE_TAKES_TIME,
+        " `Managed HSM Crypto Service Release User`)." + _ASK_AGAIN,
     ),
 )
 

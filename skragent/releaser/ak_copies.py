@@ -1,13 +1,13 @@
 """Copies of the AK certificate on disk, while its NV index is being written.
 
-They are written before the index is touched and removed when the new certificate has
-been read back. So wherever a renewal is interrupted, by a kill, by a TPM that is busy
-or by a loss of power, the index or the disk has a certificate.
+The copies are written before the index is touched, and removed after the new
+certificate has been read back. So the index or the disk has a certificate when a kill,
+a busy TPM or a loss of power interrupts a renewal.
 
-The file has both certificates, the new one and the one before: only so can a mixture
-of the two be told from a certificate. They are no secrets.
+The file has the new certificate and the previous one, because a mixture of the two can
+only be recognised by comparing the index with both. Certificates are not secret.
 
-Imports little: every job looks whether there are copies.
+This module imports little, because every job checks for copies.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class AkCopies:
     """The copies in one directory.
 
     Args:
-        directory: systemd's StateDirectory=; empty: there is none, and no copy.
+        directory: systemd's StateDirectory=; empty if there is none. Then `exist` is
+            false and `save` fails.
     """
 
     def __init__(self, directory: str) -> None:
@@ -41,27 +42,27 @@ class AkCopies:
 
     @property
     def path(self) -> Path:
-        """Where they are."""
+        """The file's path."""
         return Path(self._directory, FILE_NAME)
 
     def exist(self) -> bool:
-        """Tell whether there are any: then a renewal was interrupted."""
+        """Return whether there are copies: then a renewal was interrupted."""
         return bool(self._directory) and self.path.exists()
 
     def save(self, certificates: Iterable[bytes]) -> None:
-        """Write them so that they outlast a loss of power from now on.
+        """Write the copies; they survive a loss of power after the return.
 
         Args:
-            certificates: in DER.
+            certificates: in DER, the new one first.
 
         Raises:
-            EndorsementsError: endorsements.ak_copy
+            EndorsementsError: endorsements.ak_copy: the file could not be written.
         """
         if not self._directory:
             raise _cannot_copy(
                 "the agent was started without a state directory",
                 "systemd sets STATE_DIRECTORY, by StateDirectory=skragent in the unit."
-                " Where another program starts the agent, set STATE_DIRECTORY to a"
+                " If another program starts the agent, set STATE_DIRECTORY to a"
                 " directory that only the agent's user can write.",
             )
         from skragent.evidence.ak_certificate import encode_pem  # noqa: PLC0415 - see above
@@ -72,14 +73,14 @@ class AkCopies:
         except OSError as error:
             raise _cannot_copy(
                 f"{self.path}: {error.strerror or error}",
-                "The directory must have room and be the agent's user's to write.",
+                "Free space in the directory, and let the agent's user write to it.",
             ) from error
 
     def load(self) -> tuple[bytes, ...]:
-        """Read them, in DER; none if the file has no certificates.
+        """Return the copies in DER; none if the file has no certificate.
 
         Raises:
-            EndorsementsError: endorsements.ak_copy
+            EndorsementsError: endorsements.ak_copy: the file could not be read.
         """
         from skragent.evidence.ak_certificate import decode_pem  # noqa: PLC0415 - see above
 
@@ -91,21 +92,21 @@ class AkCopies:
                 f" {self.path}: {error.strerror or error}",
                 code="endorsements.ak_copy",
                 disposition=Disposition.RETRY_SLOWLY,
-                hint="The file must be the agent's user's.",
+                hint="Make the agent's user the owner of the file.",
             ) from error
 
     def discard(self) -> None:
-        """Remove them. One that cannot be removed does no harm: it is judged again."""
+        """Remove the copies; the next job examines copies that cannot be removed."""
         if self._directory:
             with contextlib.suppress(OSError):
                 self.path.unlink(missing_ok=True)
 
 
 def _write_durably(path: Path, content: bytes) -> None:
-    """Replace a file so that it has all of this or is as before, whatever happens."""
+    """Replace a file's content as a whole: fsync(2) and rename(2)."""
     unfinished = path.with_suffix(".new")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    flags |= os.O_NONBLOCK  # a FIFO without a reader is an error, and no wait
+    flags |= os.O_NONBLOCK  # opening a FIFO must fail, not wait
     try:
         with os.fdopen(os.open(unfinished, flags, 0o600), "wb") as file:
             file.write(content)
@@ -118,15 +119,15 @@ def _write_durably(path: Path, content: bytes) -> None:
         raise
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(directory)  # else the new name may be lost: fsync(2)
+        os.fsync(directory)  # without it the new name may be lost: fsync(2)
     finally:
         os.close(directory)
 
 
 def _cannot_copy(why: str, hint: str) -> EndorsementsError:
     return EndorsementsError(
-        "the AK certificate is not renewed: a write that is interrupted could leave"
-        f" none, and no copy can be kept: {why}",
+        "the AK certificate is not renewed: an interrupted write could destroy it, and"
+        f" no copy can be kept: {why}",
         code="endorsements.ak_copy",
         disposition=Disposition.RETRY_SLOWLY,
         hint=hint,

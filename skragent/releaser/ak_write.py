@@ -1,15 +1,15 @@
-"""Writes the AK certificate so that no interruption leaves the vTPM without one.
+"""Write the AK certificate so that an interruption never leaves the vTPM without one.
 
-Nothing but the guest would bring a lost certificate back, and without one the verifier
-refuses the VM. Three things keep it:
+Only the guest could restore a lost certificate, and the provider refuses a VM without
+one. Three things protect it:
 
-- One TPM command that writes the index in place needs nothing else (`ak_index`).
-- Before any other write the certificates are copied to disk (`ak_copy`). The next job
+- A write in place by one TPM command is atomic and needs no copy (`ak_index`).
+- Before any other write the certificates are copied to disk (`ak_copies`). The next job
   that uses the certificate restores it from there.
-- Signals that end this process wait until the write is verified. SIGKILL does not.
+- Signals that end this process are blocked until the write is verified, except SIGKILL.
 
-A TPM that is busy is asked again at once, and not for long: waiting is the agent's,
-and the copy waits as well.
+A command of a busy TPM is repeated at once and only a few times. Longer waits belong to
+the agent, and the copy remains on disk meanwhile.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ if TYPE_CHECKING:
 
     from skragent.job import Job
 
-_TRIES: Final = 2  # of each certificate
+_ATTEMPTS: Final = 2  # for each certificate
 
-_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_TERMINATING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def replace_ak_certificate(
     tpm: Vtpm, copies: AkCopies, *, new: bytes, old: bytes
 ) -> None:
-    """Put another certificate into the index.
+    """Write a new certificate into the index.
 
     Args:
         tpm: the vTPM.
-        copies: where they are kept meanwhile.
-        new: in DER.
-        old: the one that the index holds, in DER.
+        copies: the copies on disk during the write.
+        new: the new certificate, in DER.
+        old: the index's present certificate, in DER.
 
     Raises:
-        EndorsementsError: endorsements.ak_copy: nothing was done.
-        EvidenceError: it could not be written. The index holds the old certificate,
-            or the next job restores one.
+        EndorsementsError: endorsements.ak_copy: the index was not touched.
+        EvidenceError: the write failed. The index holds the old certificate, or the
+            next job restores a certificate.
     """
-    with _signals_held_back():
+    with _terminating_signals_blocked():
         if needs_copy(tpm.read_ak_index(), new):
             copies.save((new, old))
         written, error = _write_first(tpm, copies, (new, old))
@@ -60,11 +60,11 @@ def replace_ak_certificate(
 
 
 def restore_ak_certificate(job: Job) -> bool:
-    """Finish what an interrupted renewal left; tell whether that took a write.
+    """Finish an interrupted renewal; return whether the index had to be written.
 
     Raises:
         EndorsementsError: endorsements.ak_copy: the copies cannot be read.
-        EvidenceError: the certificate could not be written: the next job tries again.
+        EvidenceError: the write failed; the next job tries again.
     """
     copies = AkCopies(job.state_directory)
     with Vtpm(job.tcti) as tpm:
@@ -76,7 +76,7 @@ def restore_ak_certificate(job: Job) -> bool:
             if is_whole(index, ak):
                 return False
             raise
-        with _signals_held_back():
+        with _terminating_signals_blocked():
             if lost:
                 _write_first(tpm, copies, lost)
             copies.discard()
@@ -86,17 +86,17 @@ def restore_ak_certificate(job: Job) -> bool:
 def _write_first(
     tpm: Vtpm, copies: AkCopies, certificates: Sequence[bytes]
 ) -> tuple[bytes, EvidenceError | None]:
-    """Write the first of these certificates that can be written.
+    """Write the first certificate that the TPM accepts.
 
     Returns:
-        The one that was written, and the first failure before it.
+        The written certificate, and the first failure before it.
 
     Raises:
-        EvidenceError: the first failure, where none could be written.
+        EvidenceError: the first failure, if no certificate could be written.
     """
     failure: EvidenceError | None = None
     has_copy = copies.exist()
-    for der in (der for der in certificates for _ in range(_TRIES)):
+    for der in (der for der in certificates for _ in range(_ATTEMPTS)):
         try:
             tpm.write_ak_certificate(der, has_copy=has_copy)
         except EvidenceError as error:
@@ -111,13 +111,13 @@ def _write_first(
 
 
 @contextlib.contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Let the signals that end this process wait.
+def _terminating_signals_blocked() -> Iterator[None]:
+    """Block the signals that end this process, such as systemd's (systemd.kill(5)).
 
-    The mask is this thread's: the job must have started no other, which would take the
-    signal. The systemd unit's and the agent's SIGTERM come here (systemd.kill(5)).
+    The mask applies to this thread (pthread_sigmask(3)). The job must have started no
+    other thread, because the kernel would deliver the signal there.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINATING_SIGNALS)
     try:
         yield
     finally:

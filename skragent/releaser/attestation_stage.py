@@ -1,8 +1,7 @@
-"""Rooms 1 and 2 for one job: evidence complete, verified, and turned into a token.
+"""The first stage: complete the evidence, verify it, exchange it for a token.
 
-All waiting overlaps: connections open, endorsements and signing keys arrive while the
-TPM works, and what we verify ourselves is verified while the verifier has the evidence
-under way.
+All waiting overlaps: endorsements and signing keys arrive while the TPM works, and the
+releaser verifies the evidence while the provider appraises it.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ from skragent.evidence.endorsements import (
     AMD_ROOTS,
     chip_generation,
     parse_roots,
-    parse_thim_answer,
+    parse_thim_response,
 )
 from skragent.evidence.model import Evidence, verify_evidence
 from skragent.evidence.tcglog import trim_tcg_log
 from skragent.files import NotRegularError, open_regular, read_regular
 from skragent.job import Attestation
 from skragent.pem_bundle import MAX_BUNDLE_BYTES
-from skragent.releaser.notes import Notes
+from skragent.releaser.job_io import Notes
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
     from skragent.releaser.stopwatch import Stopwatch
     from skragent.releaser.tpm_worker import TpmWorker
 
-MAX_TCG_LOG_BYTES = 4 * 1024 * 1024  # Linux keeps 64 kB to some hundred
+MAX_TCG_LOG_BYTES = 4 * 1024 * 1024  # Linux keeps 64 kB to some hundred kB
 _MAX_TEXT_BYTES = 1024 * 1024
 _OS_RELEASE = "/etc/os-release"
 _NONCE_BYTES = 16
@@ -56,14 +55,14 @@ _NONCE_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A verified token, and what is worth telling of how it came about."""
+    """A verified token, and a summary of the attestation for people."""
 
     token: AttestationToken
     summary: Attestation
 
 
 class AttestationStage:
-    """One attestation; what it waits for is under way already."""
+    """One attestation. Its requests without evidence are under way already."""
 
     def __init__(
         self,
@@ -84,18 +83,21 @@ class AttestationStage:
         self._now = datetime.fromtimestamp(job.now, UTC)
 
     def run(self) -> Outcome:
-        """See it through.
+        """Return the token.
 
         Raises:
-            AgentError: whatever went wrong first in the order of the story.
+            AgentError: the earliest step that failed.
         """
         roots = _read_amd_roots(self._job.amd_roots, self._notes)
         evidence = self._complete_evidence()
         nonce = secrets.token_hex(_NONCE_BYTES)
         maa = self._prefetch.maa.result()
-        body = encode_guest_request(evidence, parse_os_release(_read_text()), nonce)
+        body = encode_guest_request(
+            evidence, parse_os_release(_read_os_release()), nonce
+        )
         answer = self._executor.submit(self._attest, maa, body)
-        # Meanwhile. A VM whose evidence does not hold together learns it from us.
+        # A binding that does not hold is reported more precisely here than by the
+        # provider.
         with self._stopwatch.step("evidence.verify"):
             verified = verify_evidence(evidence, now=self._now, roots=roots)
         sealed = parse_guest_response(answer.result())
@@ -109,7 +111,7 @@ class AttestationStage:
         self._notes.add("evidence", filter(None, versions))
         return Evidence(
             hcl_report=tpm.hcl_report,
-            endorsements=parse_thim_answer(self._prefetch.endorsements.result()),
+            endorsements=parse_thim_response(self._prefetch.endorsements.result()),
             ak_certificate=tpm.ak_certificate,
             ak_public=tpm.ak_public,
             pcrs=tpm.pcrs,
@@ -128,7 +130,7 @@ class AttestationStage:
             inner_key = self._tpm_worker.decrypt(sealed.encrypted_inner_key, "rsaes")
         except UnwrapError as error:
             raise InvalidTokenError(
-                "the verifier's answer is not sealed to this vTPM's key",
+                "the provider's response is not sealed to this vTPM's key",
                 code="token.sealed",
             ) from error
         try:
@@ -139,7 +141,7 @@ class AttestationStage:
     def _verify(self, maa: MaaClient, raw: str, nonce: str) -> AttestationToken:
         signing_keys = parse_signing_keys(self._prefetch.signing_keys.result())
         if not signing_keys.has(token_key_id(raw)):
-            # Rotated since; once in a job is often enough.
+            # The keys have been rotated since. One more request is enough for a job.
             with self._stopwatch.step("maa.keys_again"):
                 signing_keys = parse_signing_keys(maa.signing_keys())
         return verify_token(
@@ -190,7 +192,7 @@ def _read_amd_roots(path: str, notes: Notes) -> frozenset[bytes]:
 
 
 def _read_tcg_log(path: str, notes: Notes) -> bytes:
-    """Read the log; there need not be one, and it is root's on most systems."""
+    """Read the TCG log; empty if there is none or only root can read it."""
     try:
         if path:
             with open_regular(path) as file:
@@ -202,7 +204,7 @@ def _read_tcg_log(path: str, notes: Notes) -> bytes:
     return b""
 
 
-def _read_text() -> str:
+def _read_os_release() -> str:
     try:
         return read_regular(_OS_RELEASE, max_bytes=_MAX_TEXT_BYTES).decode(
             errors="replace"

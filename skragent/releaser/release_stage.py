@@ -1,4 +1,4 @@
-"""Room 3 for one key: released, verified, opened, and put where it is served from."""
+"""The second stage: release one key, verify and unwrap it, write it into the arena."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from skragent.release.keywrap import (
     split_wrapped_key,
     unwrap_key,
 )
-from skragent.releaser.failures import describe_any_failure
+from skragent.releaser.job_io import describe_any_failure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,7 @@ _NONCE_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class ReleaseStage:
-    """What all keys of a job share. Its `run` is for any thread."""
+    """What the keys of a job share. `run` may be called from any thread."""
 
     token: AttestationToken
     vaults: Vaults
@@ -46,13 +46,18 @@ class ReleaseStage:
     stopwatch: Stopwatch
 
     def run(self, number: int, request: KeyRequest) -> ReleasedKey | FailedKey:
-        """Bring one key home; its failure is its own, even a bug of ours."""
+        """Release one key. Its failure, even a bug, does not affect the other keys.
+
+        Args:
+            number: the key's place in the job and in the arena.
+            request: the key.
+        """
         try:
-            return self._bring(number, request)
+            return self._release(number, request)
         except Exception as error:  # noqa: BLE001 - the other keys of the job go on
             return FailedKey(alias=request.alias, failure=describe_any_failure(error))
 
-    def _bring(self, number: int, request: KeyRequest) -> ReleasedKey:
+    def _release(self, number: int, request: KeyRequest) -> ReleasedKey:
         question = Question(
             vault=request.vault,
             name=request.name,
@@ -65,9 +70,9 @@ class ReleaseStage:
         with self.stopwatch.step("release.verify"):
             wrapped = verify_release(raw, question, now=self.now, roots=self.roots)
         with self.stopwatch.step("release.open"):
-            rendered = self._open(wrapped)
+            rendered = self._unwrap(wrapped)
         try:
-            forms = self._place(number, rendered)
+            forms = self._store(number, rendered)
         finally:
             rendered.wipe()
         return ReleasedKey(
@@ -85,7 +90,7 @@ class ReleaseStage:
             expires=wrapped.expires,
         )
 
-    def _open(self, wrapped: WrappedKey) -> RenderedKey:
+    def _unwrap(self, wrapped: WrappedKey) -> RenderedKey:
         head, tail = split_wrapped_key(
             wrapped.ciphertext, self.tpm_worker.modulus_bytes
         )
@@ -99,11 +104,11 @@ class ReleaseStage:
         finally:
             plaintext[:] = bytes(len(plaintext))
 
-    def _place(self, number: int, rendered: RenderedKey) -> dict[Form, Slice]:
-        """Put the forms into this key's part of the arena, one after the other.
+    def _store(self, number: int, rendered: RenderedKey) -> dict[Form, Slice]:
+        """Write the forms into this key's part of the arena, one after the other.
 
         Raises:
-            MalformedReleaseError: they do not fit.
+            MalformedReleaseError: the forms are too long.
         """
         size = sum(map(len, rendered.forms.values()))
         if size > ARENA_BYTES_PER_KEY:

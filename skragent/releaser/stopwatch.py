@@ -1,4 +1,4 @@
-"""How long each step took. Durations only: the releaser has no clock of its own."""
+"""Durations of a job's steps. The releaser's wall time is `Job.now`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Stopwatch:
-    """Milliseconds by step; of steps that run side by side, the longest counts."""
+    """Milliseconds by step, and the longest where a step runs in several threads."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
@@ -21,7 +21,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Measure what is done inside."""
+        """Measure the body of a `with` statement."""
         began = time.perf_counter()
         try:
             yield
@@ -31,7 +31,7 @@ class Stopwatch:
                 self._timings[name] = max(taken, self._timings.get(name, 0.0))
 
     def timings(self) -> dict[str, float]:
-        """Give all that was measured so far, and `total`."""
+        """Return the measurements so far, in milliseconds, and their `total`."""
         total = (time.perf_counter() - self._began) * 1e3
         with self._lock:
             return {

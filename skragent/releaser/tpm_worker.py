@@ -1,7 +1,7 @@
-"""The vTPM in a thread of its own: one command after another, beside everything else.
+"""The thread that runs all commands of the vTPM, one after the other.
 
-Room 1's half that comes from the TPM. The wrapping key is created once and stays
-loaded until the last key is opened with it.
+It collects the TPM's part of the evidence. It makes the wrapping key once and keeps it
+loaded until the last released key is unwrapped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CLOSE_SECONDS = 1.0  # flushing takes milliseconds; exiting flushes as well
 
 @dataclass(frozen=True, slots=True)
 class TpmEvidence:
-    """What the TPM contributes to the evidence."""
+    """The TPM's part of the evidence."""
 
     hcl_report: HclReport
     ak_certificate: bytes
@@ -35,13 +35,13 @@ class TpmEvidence:
 
 
 class TpmWorker:
-    """Opens the TPM and does everything with it in one thread.
+    """Opens the TPM and runs its commands in one thread.
 
     Args:
-        tcti: the TPM.
-        stopwatch: measures.
-        unique: what makes the wrapping key one of its own.
-        collects: the evidence; else the wrapping key alone is wanted.
+        tcti: the TPM, as tpm2-tss names it (TCTI).
+        stopwatch: measures the steps.
+        unique: the template's `unique` field, which determines the wrapping key.
+        collects: whether to collect evidence, or only to make the wrapping key.
     """
 
     def __init__(
@@ -58,37 +58,38 @@ class TpmWorker:
         )
 
     def key(self) -> WrappingKey:
-        """Give the wrapping key, once there is one.
+        """Return the wrapping key; wait until the TPM has made it.
 
         Raises:
-            TpmError: why there is none.
+            TpmError: the TPM could not make it.
         """
         return self._opened.result()
 
     @property
     def modulus_bytes(self) -> int:
-        """The size of what the wrapping key decrypts."""
+        """The length of the wrapping key's modulus, and of its ciphertexts."""
         return (self.key().modulus.bit_length() + 7) // 8
 
     def decrypt(self, ciphertext: bytes, scheme: Scheme) -> bytearray:
-        """Decrypt with the wrapping key; the caller wipes the answer.
+        """Decrypt with the wrapping key; the caller wipes the plaintext.
 
         Raises:
-            UnwrapError: it is not encrypted to the wrapping key.
-            TpmError: with `evidence.pcr_changed` where the PCRs are not as they were.
+            UnwrapError: the ciphertext is not encrypted to the wrapping key.
+            TpmError: with code evidence.pcr_changed if the PCRs have changed since the
+                key was made.
         """
         return self._executor.submit(self._decrypt, ciphertext, scheme).result()
 
     def owns_ak_certificate(self) -> bool:
-        """Tell whether the guest may replace the AK certificate.
+        """Return whether the guest may replace the AK certificate.
 
         Raises:
-            TpmError: the TPM does not say so.
+            TpmError: the TPM could not read the index's attributes.
         """
         return self._executor.submit(self._owns_ak_certificate).result()
 
     def close(self) -> None:
-        """Flush and close, unless the TPM is stuck: the process ends anyway."""
+        """Flush the key and close the TPM; give up soon, because the process exits."""
         closing = self._executor.submit(self._close)
         concurrent.futures.wait([closing], timeout=_CLOSE_SECONDS)
 
@@ -102,7 +103,7 @@ class TpmWorker:
     def _collect(self) -> TpmEvidence:
         key, tpm = self._opened.result(), self._tpm
         if tpm is None:
-            raise RuntimeError("the evidence is collected after the end")
+            raise RuntimeError("evidence is collected after close")
         with self._stopwatch.step("tpm.evidence"):
             return TpmEvidence(
                 hcl_report=parse_hcl_report(tpm.read_hcl_report()),
@@ -116,7 +117,7 @@ class TpmWorker:
 
     def _decrypt(self, ciphertext: bytes, scheme: Scheme) -> bytearray:
         if self._tpm is None or self._key is None:
-            raise RuntimeError("decrypt while there is no evidence")
+            raise RuntimeError("decrypt without a wrapping key")
         with self._stopwatch.step("tpm.decrypt"):
             return self._tpm.decrypt(self._key, ciphertext, scheme)
 
@@ -124,6 +125,6 @@ class TpmWorker:
         return self._tpm is not None and self._tpm.owns_ak_certificate()
 
     def _close(self) -> None:
-        tpm, self._tpm = self._tpm, None  # who comes late must not find it closed
+        tpm, self._tpm = self._tpm, None  # a later command must not use a closed TPM
         if tpm is not None:
             tpm.__exit__(None, None, None)

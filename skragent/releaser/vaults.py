@@ -1,7 +1,7 @@
-"""Room 3's half that waits: identity and vaults, warmed while others work.
+"""The vaults of one job: clients and access tokens, made ready before their first use.
 
-The SDK's clients are for one thread at a time; each vault has as many as there are
-keys of it under way, for each identity, the first of them warm.
+A client of the Azure SDK serves one thread at a time. So each pair of vault and
+identity has as many clients as it releases keys at once, and one of them is warmed up.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from skragent.attestation.token import AttestationToken
     from skragent.job import Identity, Job, KeyRequest
     from skragent.release.envelope import Question
-    from skragent.releaser.connections import Connections
+    from skragent.releaser.prefetch import Connections
     from skragent.releaser.stopwatch import Stopwatch
 
 
-class _Door(NamedTuple):
-    """A vault, and who goes there."""
+class _Access(NamedTuple):
+    """A vault's URL and the identity that is used there."""
 
     url: str
     identity: Identity
 
 
 class Vaults:
-    """Every vault of one job; begins to warm them when it is made."""
+    """Every vault of one job. The warm-up begins when the object is made."""
 
     def __init__(
         self,
@@ -47,95 +47,95 @@ class Vaults:
         self._stopwatch = stopwatch
         self._authority = job.authority
         self._tokens = {
-            who: self._tokens_of(who)
-            for who in dict.fromkeys(key.identity for key in job.keys)
+            identity: self._make_tokens(identity)
+            for identity in dict.fromkeys(key.identity for key in job.keys)
         }
-        names = {_Door(key.vault, key.identity): key.name for key in reversed(job.keys)}
-        self._idle = {door: queue.LifoQueue[VaultClient]() for door in names}
-        # The tokens first: IMDS may take a second or two for the first one.
-        for who, scope in {(door.identity, vault_scope(door.url)) for door in names}:
-            executor.submit(self._prefetch, who, scope)
-        self._warm: dict[_Door, Future[None]] = {
-            door: executor.submit(self._warm_up, door, name)
-            for door, name in names.items()
+        # Each pair, and the name of its first key.
+        names = {
+            _Access(key.vault, key.identity): key.name for key in reversed(job.keys)
+        }
+        self._idle = {access: queue.LifoQueue[VaultClient]() for access in names}
+        # Tokens come first: IMDS may take two seconds for the first token.
+        scopes = {(access.identity, vault_scope(access.url)) for access in names}
+        for identity, scope in scopes:
+            executor.submit(self._prefetch_token, identity, scope)
+        self._warm: dict[_Access, Future[None]] = {
+            access: executor.submit(self._warm_up, access, name)
+            for access, name in names.items()
         }
 
     def release(
         self, question: Question, token: AttestationToken, identity: Identity
     ) -> str:
-        """Ask a vault for a key, in somebody's name; from any thread.
+        """Ask a vault for a key, with one identity; from any thread.
 
         Raises:
-            AgentError: this vault's trouble.
+            AgentError: the vault or the identity failed.
         """
         with (
-            self._client(_Door(question.vault, identity)) as client,
+            self._client(_Access(question.vault, identity)) as client,
             self._stopwatch.step("vault.release"),
         ):
             return client.release(question, token)
 
     def latest_version(self, key: KeyRequest) -> str:
-        """Ask a vault for a key's latest version; from any thread.
+        """Return a key's latest version; from any thread.
 
-        Gives an empty string where the identity may not know.
+        Empty if the identity lacks the permission `keys/get`.
 
         Raises:
-            AgentError: this vault's trouble.
+            AgentError: the vault or the identity failed.
         """
         with (
-            self._client(_Door(key.vault, key.identity)) as client,
+            self._client(_Access(key.vault, key.identity)) as client,
             self._stopwatch.step("vault.version"),
         ):
             return client.latest_version(key.name)
 
     @contextlib.contextmanager
-    def _client(self, door: _Door) -> Iterator[VaultClient]:
-        """Lend a client, a warm one if there is one."""
-        self._warm[door].result()
+    def _client(self, access: _Access) -> Iterator[VaultClient]:
+        """Lend a client, the warm one if it is free."""
+        self._warm[access].result()
         try:
-            client = self._idle[door].get_nowait()
+            client = self._idle[access].get_nowait()
         except queue.Empty:
-            client = self._open(door)
+            client = self._make_client(access)
         try:
             yield client
         finally:
-            self._idle[door].put(client)
+            self._idle[access].put(client)
 
-    def _prefetch(self, who: Identity, scope: str) -> None:
+    def _prefetch_token(self, identity: Identity, scope: str) -> None:
         with self._stopwatch.step("identity.token"):
-            tokens = self._tokens[who]
+            tokens = self._tokens[identity]
             if isinstance(tokens, AccessTokens):
                 tokens.prefetch(scope)
 
-    def _warm_up(self, door: _Door, name: str) -> None:
-        client = self._open(door)
+    def _warm_up(self, access: _Access, name: str) -> None:
+        client = self._make_client(access)
         with self._stopwatch.step("vault.warm"):
             client.warm(name)
-        self._idle[door].put(client)
+        self._idle[access].put(client)
 
-    def _tokens_of(self, who: Identity) -> AccessTokens | AgentError:
-        """Give an identity's tokens, or what each of its keys will be told."""
+    def _make_tokens(self, identity: Identity) -> AccessTokens | AgentError:
+        """Return an identity's tokens, or the error that all its keys fail with."""
         try:
             session = (
                 self._connections.identity_session()
-                if is_managed(who)
+                if is_managed(identity)
                 else self._connections.session_for(self._authority)
             )
             credential = make_credential(
-                who,
-                authority=self._authority,
-                session=session,
+                identity, authority=self._authority, session=session
             )
         except AgentError as error:
             return error
         return AccessTokens(credential, session)
 
-    def _open(self, door: _Door) -> VaultClient:
-        tokens = self._tokens[door.identity]
+    def _make_client(self, access: _Access) -> VaultClient:
+        tokens = self._tokens[access.identity]
         if isinstance(tokens, AgentError):
             raise tokens
         return VaultClient(
-            door.url,
-            tokens,
-            session=self._connections.session_for(door.url),
+            access.url, tokens, session=self._connections.session_for(access.url)
         )

@@ -191,14 +191,17 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
         request.headers["Accept-Encoding"] = "identity"
         url = cast("str", request.url)
         with running(self.exchange(url)) as exchange:
+            proxy = find_proxy(url, proxies, os.environ)
+            if proxy:
+                proxy.raise_if_unusable(exchange.where)
             try:
                 return self._exchange(request, exchange, verify, cert, proxies)
             except ConfigError:
                 raise
             except Exception as error:
                 failure = translate(error, exchange.where)
-                if proxy := find_proxy(url, proxies, os.environ):
-                    failure = name_proxy(failure, error, proxy)
+                if proxy:
+                    failure = name_proxy(failure, error, proxy, exchange.where)
                 raise failure from error
 
     def _exchange(

@@ -7,6 +7,7 @@ means is the caller's to judge.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Final, Self
 
@@ -28,6 +29,17 @@ _MAX_RETRY_AFTER_DIGITS: Final = 9  # thirty years are enough
 # Microsoft's guidance for its clients (learn.microsoft.com: how managed identities for
 # Azure resources work with VMs, "Retry guidance").
 IMDS_UPDATE_SECONDS: Final = 70.0
+
+
+# What skragent-errors(7) says of HTTP 429 and of every 5xx.
+THROTTLED_HINT: Final = (
+    "Passes by itself: the service has too many requests now, and the agent waits"
+    " longer after each one."
+)
+SERVER_HINT: Final = (
+    "Passes by itself: the service cannot answer now. If it stays, look at Azure's"
+    " service health."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,15 +169,18 @@ def raise_for_status(response: HttpResponse, what: str) -> None:
         TransportError: transport.throttled or .server, with `retry_after` where the
             answer says it in seconds. (An HTTP-date would need a clock.)
     """
-    if response.status == requests.codes.too_many_requests:
+    if response.status == HTTPStatus.TOO_MANY_REQUESTS:
         code, said = "transport.throttled", "asks us to slow down"
-    elif response.status >= requests.codes.internal_server_error:
+        hint = THROTTLED_HINT
+    elif response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         code, said = "transport.server", "cannot answer now"
+        hint = SERVER_HINT
     else:
         return
     raise TransportError(
         f"{what} {said} (HTTP {response.status})",
         code=code,
+        hint=hint,
         retry_after=parse_retry_after(response.headers.get("Retry-After", "")),
     )
 
@@ -183,19 +198,24 @@ def imds_hint(status: int) -> str:
 
     Statuses: Microsoft's guidance for its clients, as `IMDS_UPDATE_SECONDS`.
     """
-    if status == requests.codes.gone:
+    if status == HTTPStatus.GONE:
         return (
             "Passes by itself: IMDS is being updated, which takes up to"
             f" {IMDS_UPDATE_SECONDS:.0f} s."
         )
-    if status == requests.codes.too_many_requests:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
         return (
             "Passes by itself: IMDS answers a few requests a second for the whole VM."
             " If it stays, find the program on this VM that asks it all the time."
         )
-    if status >= requests.codes.internal_server_error or status in (
-        requests.codes.not_found,  # the path is not there yet, early in the VM's life
-        requests.codes.request_timeout,
+    if status == HTTPStatus.NOT_FOUND:
+        return (
+            "Passes by itself: IMDS does not have this path yet, early in the VM's"
+            " life. If it stays, restart the VM."
+        )
+    if (
+        status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        or status == HTTPStatus.REQUEST_TIMEOUT
     ):
         return (
             "Passes by itself: IMDS cannot answer now. If it stays, restart the VM, and"
@@ -210,4 +230,4 @@ def find_retry_after(status: int, headers: Mapping[str, str]) -> float | None:
     Only IMDS ever answers 410, and by that says it too.
     """
     said = parse_retry_after(headers.get("Retry-After", ""))
-    return said or (IMDS_UPDATE_SECONDS if status == requests.codes.gone else said)
+    return said or (IMDS_UPDATE_SECONDS if status == HTTPStatus.GONE else said)

@@ -231,8 +231,12 @@ def unbounded_reads() -> int:
             usual = bench.run(route, Response(403, b"no"))
             growth, seconds = 0, 0.0
             for status in STATUSES:
-                for delivery, measure in (("drip", next(drips)), *SIZES.items()):
-                    answer = Response(status, delivery=delivery, measure=measure)
+                answers = [Response(status, delivery="drip", measure=next(drips))]
+                answers += [
+                    Response(status, delivery=delivery, measure=size)
+                    for delivery, size in SIZES.items()
+                ]
+                for answer in answers:
                     if status == REDIRECT:
                         answer.headers["Location"] = "/elsewhere"
                     seen = bench.run(route, answer)
@@ -241,7 +245,8 @@ def unbounded_reads() -> int:
                     if grown > GROWTH_KIB or longest > SECONDS:
                         count += 1
                         print(
-                            f"  {route.name}: {status}, {delivery} {measure}: no bound:"
+                            f"  {route.name}: {status}, {answer.delivery}"
+                            f" {answer.measure}: no bound:"
                             f" {grown / 1024:.0f} MiB, {longest:.1f} s"
                         )
                     growth, seconds = max(growth, grown), max(seconds, longest)

@@ -1,4 +1,4 @@
-"""Measure what the README promises; the last line printed is one JSON object.
+"""Measure the values of docs/operations.md, "Performance"; the last line is JSON.
 
 Start-up and memory are absolute, taken against the emulator on this machine.
 Throughput and CPU are ratios to nginx serving the same bytes over a Unix socket in the

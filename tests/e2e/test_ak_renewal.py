@@ -41,12 +41,12 @@ def guest(emulator: EmulatorThread, directory: Path) -> Iterator[Guest]:
 def attestation(agent: Agent) -> dict[str, Any]:
     """Ask for what `skragent status` knows of it."""
     socket = agent.socket.with_name("admin.sock")
-    command = [*SKRAGENT, "status", "--json", "--socket", socket]
+    command = [*SKRAGENT, "status", "--json", "--socket", str(socket)]
     done = subprocess.run(
         command, capture_output=True, check=True, timeout=DEADLINE_SECONDS
     )
-    status: dict[str, Any] = json.loads(done.stdout)
-    return status["attestation"]
+    found: dict[str, Any] = json.loads(done.stdout)["attestation"]
+    return found
 
 
 def test_it_is_renewed_beside_the_keys_and_said_in_status_and_journal(

@@ -7,7 +7,8 @@ import socket
 from pathlib import Path
 
 import pytest
-from support.e2e import DEADLINE_SECONDS, Agent, config_for, type_
+from support.deadlines import DEADLINE_SECONDS
+from support.e2e import Agent, config_for, type_
 
 from skragent.emulator.thread import EmulatorThread
 

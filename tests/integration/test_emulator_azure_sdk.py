@@ -194,7 +194,7 @@ def test_name_of_a_deleted_key_is_free_again_once_it_is_purged(
         lambda: client.restore_key_backup(backup or b""),
     ):
         with pytest.raises(ResourceExistsError) as caught:
-            write()
+            write()  # type: ignore[no-untyped-call]
         assert _conflict(caught) == {"code": "ObjectIsDeletedButRecoverable"}
     client.purge_deleted_key("name")
     for forget in (
@@ -216,7 +216,7 @@ def test_rotated_key_has_a_new_version_of_its_kind(
     assert client.get_key("turned").id == second.id
     for attribute in ("crv", "kty", "key_ops"):
         assert getattr(second.key, attribute) == getattr(first.key, attribute)
-    assert second.key.x != first.key.x
+    assert second.key.x != first.key.x  # type: ignore[attr-defined]
     assert second.properties.tags == {"a": "b"}
     assert second.properties.exportable
     for version in (first, second):
@@ -241,7 +241,7 @@ def test_backup_restores_all_versions_of_a_purged_key(
     client.begin_delete_key("kept").result()
     client.purge_deleted_key("kept")
     assert client.restore_key_backup(backup).id == second.id
-    assert client.get_key("kept", first.properties.version).key.x == first.key.x
+    assert client.get_key("kept", first.properties.version).key.x == first.key.x  # type: ignore[attr-defined]
     assert client.release_key("kept", token).value
 
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -335,7 +336,7 @@ def test_payload_of_a_release_is_wrong_and_signed(
     broken.break_(f"{service}.release.payload.{member}{setting(value)}")
     jws = broken.released(service)
     verify_jws(jws, leaf_of(jws))
-    node = jws_parts(jws)[1]
+    node: Any = jws_parts(jws)[1]
     for name in member.split("."):
         node = node.get(name)
     assert node == value

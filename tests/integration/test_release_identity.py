@@ -113,6 +113,17 @@ def test_when_imds_wants_to_be_asked_again_is_told(
     assert caught.value.retry_after == seconds
 
 
+def test_a_refusal_of_imds_is_not_called_a_missing_response(imds: Server) -> None:
+    refusal = {"error": "invalid_request", "error_description": "Identity not found"}
+    imds.answer = lambda _asked: json_answer(refusal, 400)
+    with (
+        access_tokens(SYSTEM, DEADLINE_SECONDS) as tokens,
+        pytest.raises(IdentityError, match="Identity not found") as caught,
+    ):
+        tokens.get_token_info(SCOPE)
+    assert "no response" not in caught.value.message
+
+
 @pytest.mark.parametrize("status", [404, 410, 429, 500, 503])
 def test_trouble_of_imds_that_passes_by_itself_says_so(
     imds: Server, status: int
@@ -125,6 +136,44 @@ def test_trouble_of_imds_that_passes_by_itself_says_so(
         tokens.get_token_info(SCOPE)
     assert caught.value.hint.startswith("Passes by itself: IMDS")
     assert ("70 s" in caught.value.hint) == (status == 410)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (
+            json_answer({"error": "gone", "error_description": "Gone"}, 410),
+            "IMDS answered HTTP 410: Gone",
+        ),
+        (json_answer({"error": "too_many_requests"}, 429), "IMDS answered HTTP 429"),
+        (Answer(500, b"<html>"), "IMDS answered HTTP 500"),
+        (Answer(404), "IMDS answered HTTP 404"),
+        (Answer(200, b"no json"), "IMDS answered HTTP 200 without a usable access"),
+        (
+            json_answer(
+                {
+                    "error": "invalid_request",
+                    "error_description": "Identity not found",
+                },
+                400,
+            ),
+            "IMDS answered HTTP 400: invalid_request: Identity not found",
+        ),
+        (Answer(then="reset"), "http://127.0.0.1:"),
+    ],
+)
+def test_the_message_says_what_imds_answered(
+    imds: Server, answer: Answer, said: str
+) -> None:
+    imds.answer = lambda _asked: answer
+    with (
+        access_tokens(SYSTEM, DEADLINE_SECONDS) as tokens,
+        pytest.raises(IdentityError) as caught,
+    ):
+        tokens.get_token_info(SCOPE)
+    assert caught.value.message.startswith(f"no access token for the vault: {said}")
+    assert "no response" not in caught.value.message
+    assert "ManagedIdentityCredential" not in caught.value.message
 
 
 def test_what_it_wanted_before_is_not_told_of_another_failure(imds: Server) -> None:

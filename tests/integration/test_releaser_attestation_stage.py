@@ -35,7 +35,7 @@ from skragent.evidence.quote import SignedAttest
 from skragent.evidence.tpm import WrappingKey
 from skragent.job import ARENA_BYTES_PER_KEY, Job, KeyRequest
 from skragent.releaser.attestation_stage import AttestationStage, Outcome
-from skragent.releaser.notes import Notes
+from skragent.releaser.job_io import Notes
 from skragent.releaser.prefetch import Prefetch
 from skragent.releaser.stopwatch import Stopwatch
 from skragent.releaser.tpm_worker import TpmEvidence

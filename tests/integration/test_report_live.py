@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
+import os
+import shlex
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +92,75 @@ def test_a_report_of_another_vtpms_ak_fails(
     install_report(machine, int.from_bytes(hashlib.sha256().digest() * 8, "big") | 1)
     assert machine.report() == EXIT_FAILED
     assert "[evidence.ak_mismatch]" in capsys.readouterr().out
+
+
+def test_a_saved_report_verifies_again(
+    machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install_report(machine)
+    archive = tmp_path / "archive of today"
+    assert machine.report("--json", "--save", str(archive)) == exit_codes.OK
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    program, *arguments = shlex.split(document["verify_archive"])
+    roots = str(tmp_path / "roots.pem")
+    assert program == "skragent"
+    assert main([*arguments, "--roots", roots, "--json"]) == exit_codes.OK
+    again: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert again["verified"]
+    for part in ("snp_report", "runtime_data", "certificates", "quote"):
+        assert again[part] == document[part]
+    assert {c["name"]: c["outcome"] for c in again["checks"]} == {
+        **{c["name"]: "ok" for c in document["checks"]},
+        "ak": "not checked",
+    }
+    assert stat.S_IMODE(archive.stat().st_mode) == 0o700
+    modes = {f.name: stat.S_IMODE(f.stat().st_mode) for f in archive.iterdir()}
+    names = ("hcl-report.bin", "certificates.pem", "tpm-quote.json")
+    assert modes == dict.fromkeys(names, 0o600)
+
+
+def test_a_report_is_saved_without_certificates_if_there_are_none(
+    machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install_report(machine)
+    machine.imds.set("503 Service Unavailable")
+    archive = tmp_path / "archive"
+    assert machine.report("--save", str(archive)) == EXIT_FAILED
+    files = {file.name for file in archive.iterdir()}
+    assert files == {"hcl-report.bin", "tpm-quote.json"}
+    assert f"the archive is in {archive}. Verify it with: " in capsys.readouterr().out
+
+
+def test_a_directory_that_exists_is_not_written_to(
+    machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install_report(machine)
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    assert machine.report("--save", str(archive)) == exit_codes.CANTCREAT
+    assert f"skragent: output: {archive}: File exists" in capsys.readouterr().err
+    assert not list(archive.iterdir())
+
+
+def test_a_disk_that_is_full_leaves_nothing(
+    machine: Machine,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install_report(machine)
+    archive = tmp_path / "archive"
+    answers = [None, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))]
+
+    def fsync(fd: int) -> None:
+        assert fd > 0
+        if error := answers.pop(0):
+            raise error
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert machine.report("--save", str(archive)) == exit_codes.CANTCREAT
+    assert "certificates.pem: No space left on device" in capsys.readouterr().err
+    assert not archive.exists()
 
 
 def test_an_imds_that_is_out_leaves_the_report_shown_and_unverified(

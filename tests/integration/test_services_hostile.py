@@ -35,7 +35,7 @@ from skragent.attestation.maa import MaaClient
 from skragent.attestation.token import parse_signing_keys, verify_token
 from skragent.errors import AgentError, Disposition
 from skragent.evidence.ak_certificate import parse_answer
-from skragent.evidence.endorsements import parse_thim_answer
+from skragent.evidence.endorsements import parse_thim_response
 from skragent.evidence.imds import ImdsClient
 from skragent.evidence.tpm_public import RsaPublic
 from skragent.job import Identity
@@ -171,7 +171,7 @@ THIM = "/metadata/THIM"
 SERVICES: dict[str, tuple[str, Callable[[Cloud], object]]] = {
     "the VM's place": ("/metadata/instance", ask_imds(ImdsClient.location)),
     "the VM's id": ("/metadata/instance", ask_imds(ImdsClient.vm_id)),
-    "THIM": (THIM, ask_imds(lambda imds: parse_thim_answer(imds.endorsements()))),
+    "THIM": (THIM, ask_imds(lambda imds: parse_thim_response(imds.endorsements()))),
     "a renewal": (
         THIM,
         ask_imds(lambda imds: parse_answer(imds.renew_ak_certificate("pem", ID))),

@@ -222,7 +222,10 @@ def test_a_proxy_that_refuses_connections_is_named_with_its_setting(
     monkeypatch.setenv(setting, f"http://user:password@127.0.0.1:{port}")
     error = error_of(ca_file, "https://v.vault.azure.net")
     assert error.code == "transport.refused"
-    assert f"through the proxy http://127.0.0.1:{port} ({setting})" in error.message
+    assert error.message == (
+        f"the proxy http://127.0.0.1:{port} ({setting}) refuses connections,"
+        " so https://v.vault.azure.net cannot be reached"
+    )
     assert "password" not in error.message
     assert "NO_PROXY" in error.hint
 
@@ -236,16 +239,71 @@ def test_a_proxy_without_a_scheme_is_named(
     assert f"the proxy http://127.0.0.1:{port} (HTTPS_PROXY)" in error.message
 
 
-def test_what_a_proxy_refuses_a_tunnel_with_is_told(
+def test_a_proxy_without_an_address_is_the_errors_subject(
     ca_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://no.such.host.invalid:3128")
+    error = error_of(ca_file, "https://v.vault.azure.net")
+    assert error.code == "transport.dns"
+    assert error.message == (
+        "the proxy http://no.such.host.invalid:3128 (HTTPS_PROXY) has no address,"
+        " so https://v.vault.azure.net cannot be reached"
+    )
+
+
+@pytest.mark.parametrize(
+    "reason", ["407 Proxy Authentication Required", "403 Forbidden"]
+)
+def test_the_error_says_why_a_proxy_refuses_a_tunnel(
+    ca_file: str, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
     with run_hostile_server(None) as proxy:
-        proxy.answer(
-            b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
-        )
-        monkeypatch.setenv("HTTPS_PROXY", proxy.url("http"))
+        proxy.answer(f"HTTP/1.1 {reason}\r\nContent-Length: 0\r\n\r\n".encode())
+        url = proxy.url("http")
+        monkeypatch.setenv("HTTPS_PROXY", url)
         error = error_of(ca_file, "https://v.vault.azure.net")
-    assert "which refuses: 407 Proxy Authentication Required" in error.message
+    assert error.message == (
+        f"the proxy {url} (HTTPS_PROXY) refuses a tunnel to"
+        f" https://v.vault.azure.net: {reason}"
+    )
+    assert ("USER:PASSWORD@" in error.hint) == reason.startswith("407")
+
+
+def test_a_services_silence_behind_a_proxy_is_the_services(
+    service: HostileServer, ca_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.drip(OK + b"X: ", [X])
+    url = service.url("https")
+    with run_tunnel_proxy(None) as proxy:
+        monkeypatch.setenv("https_proxy", proxy.origin)
+        with pytest.raises(TransportError) as caught:
+            ask(ca_file, url, 8 * SHORT_SECONDS)
+    assert caught.value.message == (
+        f"{url} did not answer in time; the request went through the proxy"
+        f" {proxy.origin} (https_proxy)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("proxy", "problem"),
+    [
+        ("notaproxy:::", "the URL of the proxy in HTTPS_PROXY is malformed"),
+        ("http://user:s3c/ret@p:3128", "the URL of the proxy in HTTPS_PROXY is malf"),
+        ("socks5://p:1080", "HTTPS_PROXY names a SOCKS proxy, and SOCKS is not supp"),
+        ("SOCKS4A://p:1080", "HTTPS_PROXY names a SOCKS proxy, and SOCKS is not supp"),
+        ("ftp://p:21", "HTTPS_PROXY names a proxy of an unsupported kind"),
+    ],
+)
+def test_an_unusable_proxy_is_named_by_its_setting(
+    ca_file: str, monkeypatch: pytest.MonkeyPatch, proxy: str, problem: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    error = error_of(ca_file, "https://v.vault.azure.net")
+    assert error.message.startswith(
+        f"https://v.vault.azure.net cannot be reached: {problem}"
+    )
+    assert "ret" not in error.message
+    assert "Set HTTPS_PROXY to http://HOST:PORT" in error.hint
 
 
 def test_an_error_without_a_proxy_names_none(

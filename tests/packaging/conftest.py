@@ -92,7 +92,7 @@ def trees(deb: Built, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     found = {}
     for package in PACKAGES:
         found[package] = tmp_path_factory.mktemp(package)
-        command = ["dpkg-deb", "--extract", deb.file(package), found[package]]
+        command = ["dpkg-deb", "--extract", str(deb.file(package)), str(found[package])]
         subprocess.run(command, check=True)
     return found
 

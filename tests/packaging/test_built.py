@@ -30,7 +30,7 @@ def test_the_build_tells_what_it_built(deb: Built, rpm: Built) -> None:
 
 def test_lintian_finds_no_error(deb: Built) -> None:
     files = [deb.file(package) for package in PACKAGES]
-    command = ["lintian", "--fail-on", "error", "--allow-root", *files]
+    command = ["lintian", "--fail-on", "error", "--allow-root", *map(str, files)]
     judged = subprocess.run(command, capture_output=True, text=True, check=False)
     assert judged.returncode == 0, judged.stdout + judged.stderr
 
@@ -103,7 +103,7 @@ def test_nothing_tells_of_the_machine_that_built_it(trees: dict[str, Path]) -> N
 
 def test_nothing_belongs_to_anybody_but_root_or_can_be_written(deb: Built) -> None:
     for package in PACKAGES:
-        command = ["dpkg-deb", "--contents", deb.file(package)]
+        command = ["dpkg-deb", "--contents", str(deb.file(package))]
         for line in subprocess.check_output(command, text=True).splitlines():
             mode, owner = line.split()[:2]
             assert owner == "root/root"
@@ -141,7 +141,7 @@ def test_the_bill_of_materials_names_all_that_is_vendored(
 def test_the_scripts_of_the_rpm_are_plain_ones_of_the_shell(
     rpm: Built, package: str
 ) -> None:
-    query = ["rpm", "--query", "--package", rpm.file(package), "--queryformat"]
+    query = ["rpm", "--query", "--package", str(rpm.file(package)), "--queryformat"]
     for tag in ("PREIN", "POSTIN", "PREUN", "POSTUN", "PRETRANS", "POSTTRANS"):
         script = subprocess.check_output([*query, f"[%{{{tag}}}]"], text=True)
         assert "%{" not in script

@@ -30,7 +30,7 @@ def test_it_runs_as_installed_and_so_does_the_emulator(
 ) -> None:
     said = debian.install(deb.file("skragent"))
     assert "skragent check-config" in said  # what to do next
-    assert debian.must("skragent", "--version").strip() == "0.1.0"
+    assert debian.must("skragent", "--version").strip() == "0.2.0"
     missing = debian.run("skragent", "demo")
     assert missing.returncode != 0
     assert "skragent-emulator" in missing.stdout
@@ -135,7 +135,7 @@ def test_what_was_removed_and_comes_back_runs_as_before(
     started = [t for t in installed.told_systemd() if re.search(r"\bstart\b", t)]
     units = [f"{SOCKETS} skragent.service"] * is_enabled
     assert [t.partition("start ")[2] for t in started] == units
-    assert "the sockets are other ones" not in said
+    assert "changes its sockets" not in said
     wants = "etc/systemd/system/multi-user.target.wants/skragent.service"
     assert (installed.root / wants).is_symlink() == is_enabled
     assert not (installed.root / "etc/systemd/system/skragent.service").exists()
@@ -222,4 +222,4 @@ def test_its_metrics_can_be_scraped(debian: Chroot, deb: Built) -> None:
         "from skragent.observe.metrics import MetricsPage;"
         "print(MetricsPage(Counters(), list).render('')[0].decode())"
     )
-    assert 'version="0.1.0"' in debian.must("/usr/bin/python3", "-IS", "-c", code)
+    assert 'version="0.2.0"' in debian.must("/usr/bin/python3", "-IS", "-c", code)

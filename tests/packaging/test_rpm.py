@@ -29,7 +29,7 @@ def test_it_is_installed_as_it_says_and_runs(debian: Chroot, rpm: Built) -> None
     packages = [rpm.file(name) for name in ("skragent", "skragent-emulator")]
     said = debian.rpm("--install", "--nodeps", *packages)
     assert not re.search("warning|error|fail", said)
-    assert debian.must("skragent", "--version").strip() == "0.1.0"
+    assert debian.must("skragent", "--version").strip() == "0.2.0"
     assert "demo: ok" in debian.must("skragent", "demo")
     assert "tss" in debian.must("id", "-Gn", "skragent").split()
     places = ("/etc/skragent", CONFIG, "/usr/bin/skragent", "/usr/lib/skragent")

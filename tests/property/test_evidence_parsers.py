@@ -22,15 +22,14 @@ from support.evidence import (
     tpm2b_public,
     wrapping_key_public,
 )
-from support.evidence_amd import NOW, mint_chain, rsa_key, thim_answer
+from support.evidence_amd import NOW, mint_chain, parse_pem_chain, rsa_key, thim_answer
 
 from skragent.cli.report_input import parse_quote_file
 from skragent.errors import AgentError, EndorsementsError
 from skragent.evidence.ak_certificate import cut_padding, is_ak_certificate_provisioned
 from skragent.evidence.amd_certificate import load_certificates
 from skragent.evidence.endorsements import (
-    parse_pem_chain,
-    parse_thim_answer,
+    parse_thim_response,
     verify_endorsements,
 )
 from skragent.evidence.hcl import parse_hcl_report, parse_runtime_data
@@ -54,7 +53,7 @@ PARSERS: list[tuple[Callable[[bytes], object], bytes]] = [
     (parse_tpm2b_public, tpm2b_public(rsa_key("AK"))),
     (parse_quote, quote_message()),
     (parse_certification, certify_message(wrapping_key_public())),
-    (parse_thim_answer, json.dumps(thim_answer(mint_chain())).encode()),
+    (parse_thim_response, json.dumps(thim_answer(mint_chain())).encode()),
     (parse_pem_chain, mint_chain().pem),
     (parse_quote_file, QUOTE_FILE),
 ]

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from cryptography import x509
@@ -157,7 +158,7 @@ class Guest:
     def renew(
         self,
         on_command: Callable[[int, subprocess.Popen[bytes]], None] | None = None,
-        **changes: object,
+        **changes: Any,  # noqa: ANN401 - as those of a job
     ) -> Outcome:
         """Run a releaser that renews.
 

@@ -137,9 +137,9 @@ def a_copy_of(original: Chroot, folder: Path) -> Iterator[Chroot]:
     for path in (root, upper, work):
         path.mkdir(parents=True)
     layers = f"lowerdir={original.root},upperdir={upper},workdir={work}"
-    mount = ["mount", "-t", "overlay", "-o", layers, "overlay", root]
+    mount = ["mount", "-t", "overlay", "-o", layers, "overlay", str(root)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
-        copy = ["cp", "-a", "--reflink=auto", f"{original.root}/.", root]
+        copy = ["cp", "-a", "--reflink=auto", f"{original.root}/.", str(root)]
         subprocess.run(copy, check=True)
         yield Chroot(root)
         return

@@ -23,6 +23,12 @@ TURIN_TCB = Tcb(fmc=1, bootloader=2, tee=3, snp=4, microcode=0x80)
 CHIP_ID = bytes(range(1, 65))
 SHORT_CHIP_ID = bytes(range(1, 9)) + bytes(56)
 
+
+def parse_pem_chain(data: bytes) -> Endorsements:
+    """Parse a PEM file of VCEK (or VLEK), ASK (or ASVK) and ARK, in any order."""
+    return order_chain(load_certificates(data))
+
+
 _PSS = padding.PSS(padding.MGF1(hashes.SHA384()), salt_length=48)
 _ARC = "1.3.6.1.4.1.3704.1"
 

@@ -36,10 +36,10 @@ class _Adapter(HTTPAdapter):
         path = self._path
 
         class Pool(HTTPConnectionPool):
-            class ConnectionCls(_Connection):  # type: ignore[assignment]
+            class ConnectionCls(_Connection):
                 pass
 
-        Pool.ConnectionCls.path = path  # type: ignore[attr-defined]
+        Pool.ConnectionCls.path = path
         return Pool("localhost")
 
 

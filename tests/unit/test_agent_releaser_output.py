@@ -8,10 +8,11 @@ import msgspec
 import pytest
 from support.agent import attestation, failure, released_key
 
-from skragent.agent.releaser_output import MAX_TOKEN_CHARS, ResultReader
+from skragent.agent.releaser_output import ResultReader
 from skragent.errors import ReleaserError
 from skragent.job import (
     MAX_RESULT_BYTES,
+    MAX_TOKEN_CHARACTERS,
     UNIQUE_BYTES,
     AkCertificate,
     FailedKey,
@@ -83,7 +84,7 @@ def test_keys_without_an_attestation_are_refused() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"attestation": None}, {"token": ""}, {"token": "x" * (MAX_TOKEN_CHARS + 1)}],
+    [{"attestation": None}, {"token": ""}, {"token": "x" * (MAX_TOKEN_CHARACTERS + 1)}],
     ids=["a token alone", "no token", "too long"],
 )
 def test_an_attestation_without_its_token_is_refused(changes: dict[str, Any]) -> None:

@@ -65,7 +65,7 @@ def script(**parameters: Json) -> str:
     """Give the commands of the first boot."""
     ((shell, flags, commands),) = yaml.safe_load(custom_data(**parameters))["runcmd"]
     assert (shell, flags) == ("sh", "-euc")
-    return commands
+    return str(commands)
 
 
 BOTH = pytest.mark.parametrize("text", [TEXT, custom_data()], ids=["file", "deployed"])

@@ -26,6 +26,11 @@ def config(tmp_path: Path) -> Path:
     return tmp_path / "skragent.toml"
 
 
+def problems(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    lines = capsys.readouterr().out.splitlines()
+    return [line for line in lines if not line.startswith("warning: ")]
+
+
 def check(config: Path, text: str) -> int:
     config.write_text(text)
     return main(["check-config", "--config", str(config)])
@@ -45,10 +50,9 @@ def test_every_problem_is_printed_with_its_place(
 ) -> None:
     text = '[agent]\napi_socket = "s"\n' + KEY.replace("https", "http")
     assert check(config, text) == exit_codes.CONFIG
-    assert [line.partition(":")[0] for line in capsys.readouterr().out.split("\n")] == [
+    assert [line.partition(":")[0] for line in problems(capsys)] == [
         "agent.api_socket",
         "keys.disk.vault",
-        "",
     ]
 
 
@@ -102,7 +106,7 @@ def test_settings_and_names_are_told_in_one_run(
         'allow = [{ user = "no-such-user" }, { unit = "web" }]\n'
     )
     assert main(["check-config", "--config", str(file)]) == exit_codes.CONFIG
-    places = [line.partition(": ")[0] for line in capsys.readouterr().out.splitlines()]
+    places = [line.partition(": ")[0] for line in problems(capsys)]
     assert places == [
         "serving.head_bytes",
         "keys.db.allow[1].unit",
@@ -191,9 +195,46 @@ def test_a_vault_in_no_cloud_is_a_warning_that_says_what_to_write(
         line for line in capsys.readouterr().out.splitlines() if "keys.disk." in line
     ]
     assert warning == (
-        "warning: keys.disk.vault: `vault.azure.ne` is no cloud of Azure:"
-        " write https://v.vault.azure.net"
+        "warning: keys.disk.vault: no cloud of Azure has vaults under"
+        " `vault.azure.ne`: write https://v.vault.azure.net"
     )
+
+
+def test_the_remedy_for_a_vault_in_an_id_is_a_whole_id(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = KEY.replace("vault =", "id =").replace("azure.net", "azure.ne/keys/db")
+    assert check(config, text) == exit_codes.OK
+    assert "write https://v.vault.azure.net/keys/db\n" in capsys.readouterr().out
+
+
+def test_problems_and_warnings_are_printed_in_one_run(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = KEY.replace("allow", "on_denial = 'x'\n# allow")
+    assert check(config, text) == exit_codes.CONFIG
+    said = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("keys.disk.on_denial: ") for line in said)
+    assert "warning: keys.disk.allow: empty: nobody may have this key" in said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'cloud = "x"\n',
+        '[agent]\napi_socket = "/a\\u0000b"\n',
+        '[vtpm]\ntcti = "device:/a\\u0000b"\n[keys."\\u001b[2J"]\n',
+        '[keys.a]\nallow = [{ unit = "\\u0000" }, { unit = "" }]\n',
+        '[keys.a]\nid = "x"\nvault = "y"\n',
+    ],
+)
+def test_values_with_problems_are_no_trouble_for_warnings(
+    config: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    rest = "" if "[vtpm]" in text else KEY
+    assert check(config, text + rest) == exit_codes.CONFIG
+    said = capsys.readouterr().out
+    assert said.replace("\n", "").isprintable()
 
 
 LONG = "u" * 73  # with `.service` and `disk`: 85

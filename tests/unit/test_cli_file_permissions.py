@@ -50,7 +50,9 @@ def test_an_unknown_agent_is_not_judged(secret: Path) -> None:
 def test_a_file_that_every_user_can_read_is_odd(secret: Path) -> None:
     secret.chmod(0o444)
     (odd,) = judge_permissions(str(secret), None)
-    assert odd == "every user of this machine can read it: set mode 0400"
+    assert odd == (
+        "every user of this machine can read it: set the owner `skragent` and mode 0400"
+    )
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="gives a file to another group")
@@ -58,7 +60,9 @@ def test_a_file_that_a_group_can_read_is_odd(secret: Path) -> None:
     os.chown(secret, 0, 54322)
     secret.chmod(0o440)
     (odd,) = judge_permissions(str(secret), STRANGER)
-    assert odd == "the group `54322` can read it: set mode 0400"
+    assert odd == (
+        "the group `54322` can read it: set the owner `skragent` and mode 0400"
+    )
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="gives a file to another group")
@@ -79,6 +83,18 @@ def test_a_link_is_judged_by_the_file_that_it_leads_to(secret: Path) -> None:
     link = secret.with_name("link")
     link.symlink_to(secret)
     assert "cannot read it" in judge_permissions(str(link), STRANGER)[0]
+
+
+def test_a_loop_of_links_is_an_error_of_the_file(secret: Path) -> None:
+    loop = secret.with_name("loop")
+    loop.symlink_to(loop)
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        judge_permissions(str(loop), None)
+
+
+def test_a_path_with_a_nul_is_an_error_of_the_file() -> None:
+    with pytest.raises(OSError, match="no file can have this name"):
+        judge_permissions("/tmp/a\0b", None)
 
 
 def test_a_file_with_an_access_control_list_is_left_out(secret: Path) -> None:

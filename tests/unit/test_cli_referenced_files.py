@@ -38,11 +38,11 @@ EC_KEY = ec.generate_private_key(ec.SECP256R1())
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 
-def certificate_pem(key: PrivateKey) -> bytes:
+def certificate_pem(key: PrivateKey, days: int = 36500) -> bytes:
     name = x509.Name.from_rfc4514_string("CN=application")
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name)
     builder = builder.public_key(key.public_key()).serial_number(1)
-    builder = builder.not_valid_before(NOW).not_valid_after(NOW + timedelta(days=1))
+    builder = builder.not_valid_before(NOW).not_valid_after(NOW + timedelta(days))
     return pem(builder.sign(key, SHA256()).public_bytes(Encoding.DER))
 
 
@@ -196,6 +196,16 @@ def test_a_missing_file_of_an_identity_is_a_warning(check: Checker) -> None:
     assert checked.about("warning: identity.secret_file: /nonexistent/secret: No such")
 
 
+@pytest.mark.parametrize("name", ["loop", r"a\u0000b"])
+def test_a_name_that_leads_to_no_file_is_a_problem(check: Checker, name: str) -> None:
+    loop = check.directory / "loop"
+    loop.symlink_to(loop)
+    path = f"{check.directory}/{name}"
+    checked = check(f'[identity]{APPLICATION}certificate = "{path}"\n')
+    assert checked.code == exit_codes.CONFIG
+    assert len(checked.about("identity.certificate: ")) == 1
+
+
 @pytest.mark.parametrize("table", ["identity", "identities.other"])
 @pytest.mark.parametrize(
     ("setting", "content", "words"),
@@ -238,10 +248,18 @@ def test_a_file_of_an_identity_that_can_be_used_is_not_mentioned(
     assert not [line for line in checked.lines if path in line]
 
 
+def test_an_expired_certificate_of_an_identity_is_a_warning(check: Checker) -> None:
+    path = check.write("file", certificate_pem(RSA_KEY, days=1) + key_pem(RSA_KEY))
+    checked = check(f'[identity]{APPLICATION}certificate = "{path}"\n')
+    assert checked.code == exit_codes.OK
+    (line,) = checked.about(f"warning: identity.certificate: {path}: ")
+    assert f"the certificate expired on {NOW + timedelta(days=1):%Y-%m-%d}: put" in line
+
+
 def test_a_secret_that_every_user_can_read_is_a_warning(check: Checker) -> None:
     path = check.write("secret", b"the-secret", mode=0o444)
     checked = check(f'[identity]{APPLICATION}secret_file = "{path}"\n')
     assert checked.code == exit_codes.OK
     (line,) = checked.about(f"warning: identity.secret_file: {path}: ")
-    assert "every user of this machine can read it: set mode 0400" in line
+    assert "every user of this machine can read it: set the owner" in line
     assert "the-secret" not in "".join(checked.lines)

@@ -137,6 +137,17 @@ def test_cause_and_remedy_stand_under_a_key_that_is_not_well(
     assert remedy == "  remedy: Check the private DNS zone."
 
 
+def test_a_held_key_that_a_denial_can_wipe_has_a_warning(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failure = {"last_failure": "release.denied.firewall", "wipe_at": NOW + 300}
+    _, _, _, _, warning, *_ = lines_of(path, capsys, for_root(**failure))
+    assert warning == (
+        "  warning: if the denial is repeated at 2026-01-01 00:05:00 UTC or later,"
+        " the agent wipes the held key"
+    )
+
+
 def test_a_failure_without_a_remedy_is_one_to_look_up(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,7 +199,7 @@ def test_root_is_told_of_the_agent_as_a_whole(
         path, capsys, for_root()
     )
     assert (blank, version) == ("", "agent 1.0: ready")
-    assert ak == "AK certificate: none yet"
+    assert ak == "AK certificate: not known yet"
     assert up == "up since 2025-12-31 23:00:00 UTC"
     assert token == "attestation token: until 2026-01-01 01:00:00 UTC"
     assert (memory, units) == ("key memory: locked", "rules on units: none")

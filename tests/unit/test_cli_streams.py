@@ -51,6 +51,27 @@ def test_a_command_may_run_with_its_stdout_closed(config: Path) -> None:
     assert shell(">&-", "check-config", "--config", str(config)) == (0, "")
 
 
+@pytest.mark.parametrize("words", [("refresh", "--wait"), ("status",)])
+def test_an_agent_may_be_asked_with_stdout_closed(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    key = {
+        "name": "db",
+        "state": "current",
+        "version": "0" * 32,
+        "released_at": 0,
+        "attempts": 1,
+    }
+    status = {"version": "1", "state": "ready", "keys": [key], "started_at": 1}
+    order = {"refreshing": ["db"], "attempts": {"db": 0}, "started_at": 1}
+    answers = [document(status)]
+    if words[0] == "refresh":
+        answers.insert(0, document(order).replace(b"200 OK", b"202 Accepted", 1))
+    path = tmp_path / "s"
+    with agent(path, *answers):
+        assert shell(">&-", *words, "--socket", str(path)) == (0, "")
+
+
 # Each as a person may have it: no locale, and one of ISO 8859-1 (which the machine
 # need not have: this is what Python makes of it).
 LOCALES = [

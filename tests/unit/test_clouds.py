@@ -52,7 +52,7 @@ def test_a_vault_of_another_cloud_is_refused_with_its_name() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config('[keys.a]\nvault = "https://a.vault.azure.cn"')
     assert caught.value.problems == [
-        'keys.a.vault: it is of another cloud: cloud = "china"'
+        'keys.a.vault: this vault is in another cloud of Azure: set cloud = "china"'
     ]
 
 

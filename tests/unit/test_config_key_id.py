@@ -50,7 +50,8 @@ def test_an_id_together_with_one_of_its_parts_is_refused(
     setting: str, value: str
 ) -> None:
     assert problem_of(f'[keys.disk]\nid = "{ID}"\n{setting} = "{value}"') == (
-        "keys.disk.id: it is in place of vault, name, version: remove it, or " + setting
+        "keys.disk.id: the id has the vault, name and version already: remove"
+        f" {setting}, or remove id"
     )
 
 
@@ -59,8 +60,6 @@ def test_an_id_together_with_one_of_its_parts_is_refused(
     [
         "https://v.vault.azure.net",
         "https://v.vault.azure.net/keys/",
-        "https://v.vault.azure.net/keys/a/",
-        "https://v.vault.azure.net/keys/a/1",
         "https://v.vault.azure.net/secrets/a",
         "https://v.vault.azure.net/keys/a_b",
         "https://v.vault.azure.net/keys/a?b",
@@ -75,6 +74,23 @@ def test_what_is_no_keys_id_is_refused_with_its_form(key_id: str) -> None:
     )
 
 
+@pytest.mark.parametrize("version", ["", "1", VERSION.upper(), VERSION + "0"])
+def test_an_id_with_a_wrong_version_is_refused_with_the_versions_form(
+    version: str,
+) -> None:
+    assert problem_of(f'[keys.disk]\nid = "{ID}/{version}"').startswith(
+        "keys.disk.id: the version behind NAME must be 32 hexadecimal digits in lower"
+        " case, or left out, not `"
+    )
+
+
+def test_an_alias_that_is_no_key_name_of_a_vault_needs_a_name() -> None:
+    problem = problem_of('[keys.a_b]\nvault = "https://v.vault.azure.net"')
+    assert problem.startswith(
+        "keys.a_b.name: missing; give the key's name in the vault, because `a_b` cannot"
+    )
+
+
 def test_an_id_with_a_password_is_not_shown() -> None:
     said = problem_of('[keys.disk]\nid = "https://u:secret@v.vault.azure.net/keys/a"')
     assert "secret" not in said
@@ -82,7 +98,9 @@ def test_an_id_with_a_password_is_not_shown() -> None:
 
 def test_an_id_in_another_cloud_is_refused_by_its_own_setting() -> None:
     said = problem_of('[keys.disk]\nid = "https://v.vault.azure.cn/keys/a"')
-    assert said == 'keys.disk.id: it is of another cloud: cloud = "china"'
+    assert said == (
+        'keys.disk.id: this vault is in another cloud of Azure: set cloud = "china"'
+    )
 
 
 def test_a_key_with_neither_vault_nor_id_is_refused() -> None:

@@ -102,7 +102,7 @@ def test_what_is_no_certificate_of_the_ak_is_refused(azure: Azure, pem: bytes) -
     ],
 )
 def test_a_wrong_parameter_is_refused(azure: Azure, changes: dict[str, str]) -> None:
-    assert renew(azure, **changes).status == 400
+    assert renew(azure, AT_ONCE, AK, **changes).status == 400
 
 
 def test_the_header_rules_hold_for_renewals_too(azure: Azure) -> None:

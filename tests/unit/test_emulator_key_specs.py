@@ -59,7 +59,8 @@ def test_policy_is_the_files(policy: Path, head: str) -> None:
         ("k,", "`` is no option of a key; there is policy=FILE"),
         ("k:EC,tag=1", "`tag=1` is no option of a key"),
         ("k,policy=/none/at/all", "/none/at/all cannot be read: No such file"),
-        ("k,policy=/", "/ cannot be read: Is a directory"),
+        ("k,policy=/dev/zero", "/dev/zero cannot be read: this is a character device"),
+        ("k,policy=/", "/ cannot be read: this is a directory"),
     ],
 )
 def test_what_is_no_key_is_refused_with_a_reason(text: str, why: str) -> None:

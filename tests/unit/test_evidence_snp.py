@@ -124,8 +124,7 @@ def test_key_info_tells_the_signing_key(key_info: int, key: SigningKey) -> None:
     assert build_snp(key_info=key_info).key_info.signing_key == key
 
 
-def test_key_info_tells_author_key_and_masking() -> None:
-    assert build_snp(key_info=1).key_info.is_author_key_enabled
+def test_key_info_has_the_masking_of_the_chip_key() -> None:
     assert not build_snp(key_info=1).key_info.is_chip_key_masked
     assert build_snp(key_info=2).key_info.is_chip_key_masked
 

@@ -24,7 +24,7 @@ from skragent.errors import (
         ),
         (ListenError("x"), os.EX_OSERR),
         (AgentError("x"), os.EX_SOFTWARE),
-        (TransportError("x"), os.EX_TEMPFAIL),
+        (TransportError("x", code="transport.dns"), os.EX_TEMPFAIL),
         (
             AgentError("x", code="evidence.not_a_cvm", disposition=Disposition.FATAL),
             os.EX_UNAVAILABLE,

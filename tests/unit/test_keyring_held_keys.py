@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,7 +20,10 @@ RAW = b"r" * 33
 
 
 def record(**changes: object) -> PreservedRecord:
-    values = {"expires": 9.0, "forms": {"der": Slice(10, 200), "raw": Slice(300, 33)}}
+    values: dict[str, Any] = {
+        "expires": 9.0,
+        "forms": {"der": Slice(10, 200), "raw": Slice(300, 33)},
+    }
     return PreservedRecord(
         vault="https://v.vault.azure.net",
         name="disk",

@@ -79,7 +79,7 @@ def maa_error(row: Row) -> AgentError:
 
 def imds_token_error(row: Row) -> AgentError:
     error = CredentialUnavailableError(message=row.said)
-    return judge_identity_failure(error, status=row.status)
+    return judge_identity_failure(error, status=row.status, is_managed=True)
 
 
 def imds_error(row: Row) -> AgentError:
@@ -88,7 +88,7 @@ def imds_error(row: Row) -> AgentError:
 
 def entra_error(row: Row) -> AgentError:
     error = ClientAuthenticationError(message=f"{row.said}: no")
-    return judge_identity_failure(error, status=row.status)
+    return judge_identity_failure(error, status=row.status, is_managed=False)
 
 
 SERVICES: dict[str, Any] = {
@@ -118,6 +118,29 @@ def test_what_the_hint_names_stands_in_the_line(row: Row) -> None:
         assert named.replace("…", "...") in text, hint
     if hint.startswith("Passes by itself"):
         assert "passes by itself" in text
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.status}-{row.said}")
+def test_every_refusal_has_a_remedy(row: Row) -> None:
+    if row.code not in ("identity.not_found", "release.denied"):  # the class's hint
+        assert SERVICES[row.service](row).hint
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.status}-{row.said}")
+def test_the_line_and_the_hint_agree_on_a_restart_and_on_delays(row: Row) -> None:
+    hint, text = SERVICES[row.service](row).hint, " ".join(row.remedy.split())
+    for words in ("restart the vm", "ten minutes", "passes by itself"):
+        if words != "ten minutes" or row.said != "AccessDenied":
+            assert (words in hint.lower()) == (words in text.lower()), words
+
+
+@pytest.mark.parametrize("said", ["AikCert is not valid now.", "The AIK cert expired"])
+def test_a_refusal_of_the_ak_certificate_names_it_in_the_remedy(said: str) -> None:
+    row = Row("", 400, said, is_code=False, code="", remedy="")
+    hint = maa_error(row).hint
+    assert "attestation key" in hint
+    assert "`skragent status`" in hint
+    assert "Secure Boot" not in hint
 
 
 @pytest.mark.parametrize("row", [r for r in ROWS if r.service == VAULT and r.is_code])

@@ -61,19 +61,15 @@ def test_the_page_has_every_metric_with_its_labels() -> None:
 
 
 def test_every_name_of_a_metric_is_exposed() -> None:
-    metrics = {
-        value
-        for value in vars(names).values()
-        if isinstance(value, str) and value.startswith("skragent_")
-    }
-    found = {re.sub(r"_(total|info)$", "", name) for name in exposed()}
-    assert found == metrics
+    constants = [v for v in vars(names).values() if isinstance(v, names.Metric)]
+    assert sorted(constants) == sorted(names.METRICS)
+    assert exposed() == {m.exposed_name: m.labels for m in names.METRICS}
 
 
 def test_values_of_labels_are_told() -> None:
     text = " ".join(source(PAGE).partition(".Sh METRICS")[2].split())
-    assert ", ".join(names.DENIED_REASONS) in text
-    assert all(result in text for result in names.RESULTS)
+    values = (*names.DENIED_REASONS, *names.RESULTS, *names.INTERNAL_ERROR_EVENTS)
+    assert all(value in text for value in values)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -19,7 +19,10 @@ from cryptography.hazmat.primitives.serialization import (
 from support.release_pki import NOW
 
 from skragent.certificates import CertificateError
-from skragent.release.identity_certificate import judge_identity_certificate
+from skragent.release.identity_certificate import (
+    judge_identity_certificate,
+    judge_lifetime,
+)
 
 Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
@@ -74,6 +77,7 @@ ED25519 = ed25519.Ed25519PrivateKey.generate()
         cert_pem() + key_pem(),
         cert_pem() + key_pem(form=PrivateFormat.TraditionalOpenSSL),
         b"Bag Attributes\n" + cert_pem() + cert_pem(OTHER_RSA) + key_pem(),
+        b"# the backup of this key is ENCRYPTED\n" + cert_pem() + key_pem(),
         pfx(),
     ],
 )
@@ -115,3 +119,26 @@ def test_a_damaged_private_key_is_not_quoted() -> None:
     with pytest.raises(CertificateError) as caught:
         judge_identity_certificate(damaged + cert_pem())
     assert str(caught.value) == "the certificate or its private key cannot be read"
+
+
+@pytest.mark.parametrize(
+    ("days", "words"),
+    [
+        (0, ""),
+        (2, f"the certificate expired on {NOW + timedelta(days=1):%Y-%m-%d}"),
+        (-2, f"the certificate is not valid before {NOW - timedelta(days=1):%Y-%m-%d}"),
+    ],
+)
+def test_a_certificate_that_is_not_valid_now_has_a_warning(
+    days: int, words: str
+) -> None:
+    judged = judge_identity_certificate(cert_pem() + key_pem())
+    warning = judge_lifetime(judged, NOW + timedelta(days=days))
+    assert bool(warning) == bool(words)
+    assert warning.startswith(words)
+
+
+@pytest.mark.parametrize("data", [key_pem(RSA, PASSPHRASE) + cert_pem(), pfx()[:-9]])
+def test_a_passphrase_has_a_command_that_removes_it(data: bytes) -> None:
+    with pytest.raises(CertificateError, match="`openssl pk"):
+        judge_identity_certificate(data)

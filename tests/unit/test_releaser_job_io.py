@@ -20,9 +20,13 @@ from skragent.job import (
     Result,
     arena_bytes,
 )
-from skragent.release.environment import settle_environment
-from skragent.releaser.failures import describe_failure
-from skragent.releaser.job_io import ResultWriter, read_job, report_crash
+from skragent.releaser.job_io import (
+    ResultWriter,
+    clean_environment,
+    describe_failure,
+    read_job,
+    report_crash,
+)
 from skragent.releaser.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -168,13 +172,13 @@ def test_environment_says_what_the_job_says() -> None:
         "SSL_CERT_FILE": "x",
         "NETRC": "x",
     }
-    settle_environment(environment, "http://169.254.169.254/")
+    clean_environment(environment, "http://169.254.169.254/")
     assert environment == {"PATH": "/bin", "HTTPS_PROXY": "http://proxy"}
 
 
 def test_other_identity_endpoint_is_handed_to_the_library() -> None:
     environment: dict[str, str] = {}
-    settle_environment(environment, "http://127.0.0.1:8080/")
+    clean_environment(environment, "http://127.0.0.1:8080/")
     assert environment == {"AZURE_POD_IDENTITY_AUTHORITY_HOST": "http://127.0.0.1:8080"}
 
 

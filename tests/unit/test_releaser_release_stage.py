@@ -37,7 +37,7 @@ from skragent.job import (
     KeyRequest,
     ReleasedKey,
 )
-from skragent.releaser import failures, release_stage
+from skragent.releaser import job_io, release_stage
 from skragent.releaser.release_stage import ReleaseStage
 from skragent.releaser.stopwatch import Stopwatch
 
@@ -192,7 +192,7 @@ def test_forms_that_do_not_fit_the_arena_are_a_malformed_release(
 
 @pytest.fixture
 def _nothing_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failures, "_told", set())
+    monkeypatch.setattr(job_io, "_reported", set())
 
 
 @pytest.mark.usefixtures("_nothing_told")

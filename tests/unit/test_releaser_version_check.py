@@ -7,7 +7,8 @@ from support.deadlines import DEADLINE_SECONDS
 from support.release import VERSION
 
 from skragent.job import Job, KeyRequest
-from skragent.releaser import check, failures
+from skragent.releaser import job_io, vaults
+from skragent.releaser.pipeline import run_version_check
 from skragent.releaser.stopwatch import Stopwatch
 
 NAMES = ("good", "broken", "other")
@@ -50,9 +51,9 @@ def make_job() -> Job:
 def test_a_bug_at_one_key_takes_no_other_keys_version(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(check, "Vaults", BrokenVaults)
-    monkeypatch.setattr(failures, "_told", set())
-    result = check.run_check(make_job(), Stopwatch())
+    monkeypatch.setattr(vaults, "Vaults", BrokenVaults)
+    monkeypatch.setattr(job_io, "_reported", set())
+    result = run_version_check(make_job(), Stopwatch())
     assert result.versions == {"good": VERSION, "other": VERSION}
     (failed,) = result.failed
     assert (failed.alias, failed.failure.code) == ("broken", "internal")

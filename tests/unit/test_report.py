@@ -96,6 +96,26 @@ def test_each_check_has_its_outcome(
     }
 
 
+def test_a_private_key_among_the_certificates_is_named(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = pem(b"key").replace(b"CERTIFICATE", b"PRIVATE KEY")
+    path = folder.write("key.pem", key)
+    assert report("--hcl", folder.hcl, "--certs", path) == exit_codes.UNAVAILABLE
+    err = capsys.readouterr().err
+    assert f"{path}: there is no certificate here, but a private key" in err
+    assert "cryptography" not in err
+
+
+@pytest.mark.parametrize("content", [b"!", b"", b"\x30\x03abc"])
+def test_a_certificate_that_does_not_parse_quotes_no_manual(
+    folder: Folder, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    path = folder.write("bad.pem", pem(content))
+    assert report("--hcl", folder.hcl, "--certs", path) == exit_codes.UNAVAILABLE
+    assert "https://" not in capsys.readouterr().err
+
+
 def test_a_bare_report_has_nothing_to_be_bound(
     folder: Folder, capsys: pytest.CaptureFixture[str]
 ) -> None:

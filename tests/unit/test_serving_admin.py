@@ -141,13 +141,14 @@ def test_a_query_that_would_be_ignored_is_refused(
 
 
 def test_the_status_has_everything(admin: Admin, ring: Keyring) -> None:
-    ring.note_failure("later", "transport.timeout", retry_at=5.0)
+    ring.note_failure("later", "transport.timeout", retry_at=5.0, wipe_at=9.0)
     status = admin.ask(get("/v1/status")).json
     assert status["started_at"] == 1.0
     assert status["state"] == "degraded"
     assert [key["name"] for key in status["keys"]] == [ALIAS, "later"]
     later = status["keys"][1]
     assert (later["last_failure"], later["retry_at"]) == ("transport.timeout", 5.0)
+    assert later["wipe_at"] == 9.0
     assert later["vault"] == "https://later.vault.azure.net"
     assert 2 < later["due_at"] < 3
 

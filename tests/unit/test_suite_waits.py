@@ -73,7 +73,7 @@ def offences(source: str, *, has_clock: bool = False) -> Iterator[tuple[int, str
             yield node.lineno, "a wait with a number of its own"
         elif isinstance(node, ast.Call) and settings_of_the_profile(node):
             yield node.lineno, "a setting that belongs to the profile"
-        elif reads_a_clock(node) and not has_clock:
+        elif reads_a_clock(node) and not has_clock and isinstance(node, ast.expr):
             yield node.lineno, "a clock"
 
 

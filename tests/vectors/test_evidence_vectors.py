@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.evidence import flip
-from support.evidence_amd import NOW
+from support.evidence_amd import NOW, parse_pem_chain
 
 from skragent.errors import AgentError, BindingError, EndorsementsError
 from skragent.evidence.amd_certificate import load_certificates
@@ -16,9 +16,8 @@ from skragent.evidence.endorsements import (
     Endorsements,
     chip_generation,
     order_chain,
-    parse_pem_chain,
     parse_roots,
-    parse_thim_answer,
+    parse_thim_response,
     verify_endorsements,
 )
 from skragent.evidence.hcl import (
@@ -54,7 +53,9 @@ def read_chain(vectors: Path, name: str) -> Endorsements:
 def read_aci(vectors: Path) -> tuple[SnpReport, Endorsements]:
     folder = vectors / "aci-snp-milan"
     report = parse_snp_report((folder / "snp-report.bin").read_bytes())
-    return report, parse_thim_answer((folder / "thim-certification.json").read_bytes())
+    return report, parse_thim_response(
+        (folder / "thim-certification.json").read_bytes()
+    )
 
 
 @pytest.mark.parametrize("name", AZURE)

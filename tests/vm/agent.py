@@ -67,7 +67,7 @@ class Agent:
     azure: AzureThread
 
     def install(self) -> None:
-        """Do what the README tells an administrator to do."""
+        """Install the package as docs/administration.md describes."""
         guest = self.guest
         guest.check("tar -C /root -xf /dev/nvme1n1", timeout=120)
         guest.check(f"{DPKG} -i /root/skragent.deb", timeout=240)

@@ -69,7 +69,7 @@ async def key_disabled(site: Site, asked: Asked) -> None:
 
 @fault(_BOTH, "key.expired", _KEY)
 async def key_expired(site: Site, asked: Asked) -> None:
-    """The key's `exp` has passed a minute ago; it is released all the same."""
+    """The key's `exp` passed a minute ago; the vault still releases the key."""
     expires = int(site.emulator.azure.clock.now()) - 60
     _change_versions(site, asked, lambda version: replace(version, expires=expires))
 

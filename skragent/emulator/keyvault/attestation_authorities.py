@@ -35,6 +35,10 @@ class AttestationAuthorities:
         """Make an issuer known."""
         self._jwks[issuer.removesuffix("/")] = jwks
 
+    def has(self, url: str) -> bool:
+        """Return whether this is the URL of an issuer."""
+        return url.removesuffix("/") in self._jwks
+
     def verify(self, token: str, policy: Policy, now: float) -> dict[str, Any]:
         """Verify an attestation token from one of a policy's authorities.
 

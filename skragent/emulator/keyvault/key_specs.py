@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from skragent.emulator.keyvault.release_policy import MALFORMED, parse_policy
 from skragent.emulator.service import RefusalError
+from skragent.files import read_regular
 
 _NAME = re.compile(r"[0-9A-Za-z-]{1,127}")
 _KINDS: dict[str, dict[str, Any]] = {
@@ -28,8 +29,8 @@ _KINDS: dict[str, dict[str, Any]] = {
 }
 KINDS = tuple(_KINDS)
 
-
 _POLICY = "policy="
+_MAX_POLICY_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def _read_policy(option: str) -> bytes:
         raise ValueError(f"`{option}` is no option of a key; there is policy=FILE")
     path = Path(option.removeprefix(_POLICY))
     try:
-        policy = path.read_bytes()
+        policy = read_regular(str(path), max_bytes=_MAX_POLICY_BYTES)
         parse_policy(policy)
     except OSError as error:
         why = error.strerror or error

@@ -155,7 +155,7 @@ class KeyStore:
         self._deleted_path(name).unlink()
 
     def purge_expired(self, now: float) -> None:
-        """Purge the deleted keys that nobody can recover any more."""
+        """Purge the deleted keys whose recovery period is over."""
         for name, key in [*self._deleted.items()]:
             if key.purge_time is not None and key.purge_time <= now:
                 self.purge(name)

@@ -53,6 +53,8 @@ _VERSION_OF_NONE = ""
 _OPERATIONS = ("create", "versions", "release", "rotate", "backup")
 # Operations on a key as it is kept: it is kept again, elsewhere, or in a backup.
 _STORING = ("update", "rotate", "delete", "backup")
+# Azure's operations that are not emulated: their names are not versions.
+_NOT_EMULATED = ("rotationpolicy",)
 _ALLOWED_WHILE_DISABLED = ("update", "list", "delete", "backup")
 
 
@@ -119,6 +121,8 @@ class Vault(VaultGate):
             self._authorize(caller, "restore", "")
             body = request.json_object("BadParameter")
             return Response.of_json(200, self._lifecycle.restore(body))
+        if version in _NOT_EMULATED:
+            raise _not_allowed()
         if version in _OPERATIONS and not operation:
             version, operation = _VERSION_OF_NONE, version
         return self._route_key(request, caller, (name, version, operation), api_version)

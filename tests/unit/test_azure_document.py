@@ -1,4 +1,4 @@
-"""What the README says of Azure is what packaging/azure does."""
+"""docs/azure.md agrees with packaging/azure."""
 
 from __future__ import annotations
 
@@ -18,13 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TEMPLATE = json.loads((AZURE / "main.json").read_text())
-SECTION = (
-    (AZURE.parents[1] / "README.md")
-    .read_text()
-    .split("\n## In Azure\n")[1]
-    .split("\n## ")[0]
-)
-BLOCKS = re.findall(r"```sh\n(.*?)```", SECTION, re.DOTALL)
+PAGE = (AZURE.parents[1] / "docs" / "azure.md").read_text()
+BLOCKS = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = [
     line
     for block in BLOCKS
@@ -32,11 +27,11 @@ COMMANDS = [
     if line and not line.startswith("#")
 ]
 DEPLOYMENTS = [line for line in COMMANDS if "deployment group create" in line]
-ROWS = re.findall(r"^\| (`.*?) \| (.*?) \| (.*?) \|$", SECTION, re.MULTILINE)
+ROWS = re.findall(r"^\| (`.*?) \| (.*?) \| (.*?) \|$", PAGE, re.MULTILINE)
 
 
 def parameters_of(command: str) -> dict[str, Json]:
-    """Give the template parameters of `az deployment group create`."""
+    """Return the template parameters of `az deployment group create`."""
     text = re.sub(r"\$\((?:[^()]|\([^)]*\))*\)", "x", command)
     words = shlex.split(text)
     pairs = (w.split("=", 1) for w in words[words.index("--parameters") + 1 :])
@@ -58,7 +53,7 @@ def test_every_command_has_its_explanation() -> None:
 
 
 @pytest.mark.parametrize("command", DEPLOYMENTS, ids=["vault", "hsm"])
-def test_each_deployment_has_parameters_that_the_template_takes(command: str) -> None:
+def test_each_deployment_has_parameters_of_the_template(command: str) -> None:
     assert "--template-file packaging/azure/main.bicep" in command
     given = parameters_of(command)
     deployment = Deployment(TEMPLATE, **given)
@@ -66,8 +61,8 @@ def test_each_deployment_has_parameters_that_the_template_takes(command: str) ->
     assert (hsm in deployment.resources) == (given.get("keyStore") == "managedHsm")
 
 
-def test_every_output_that_is_asked_for_is_one() -> None:
-    asked = set(re.findall(r"properties\.outputs\.(\w+)\.value", SECTION))
+def test_every_output_in_a_command_exists() -> None:
+    asked = set(re.findall(r"properties\.outputs\.(\w+)\.value", PAGE))
     assert len(asked) >= 3
     assert asked <= TEMPLATE["outputs"].keys()
 
@@ -78,7 +73,7 @@ def test_the_table_has_every_parameter() -> None:
 
 
 def test_the_table_has_the_defaults() -> None:
-    defaults = {}
+    defaults: dict[str, str] = {}
     for row, told, _ in ROWS:
         names, values = re.findall(r"`(\w+)`", row), told.split(", ")
         if len(names) == len(values):
@@ -93,21 +88,21 @@ def test_the_table_has_the_defaults() -> None:
         assert defaults[name].strip("`") == written, name
 
 
-def test_the_names_of_the_walk_are_the_defaults() -> None:
+def test_the_commands_use_the_default_names() -> None:
     parameters = TEMPLATE["parameters"]
-    assert f"--name {parameters['vmName']['defaultValue']} " in SECTION
-    assert f"skragent get {parameters['keyName']['defaultValue']} " in SECTION
-    assert f"--username {parameters['adminUsername']['defaultValue']} " in SECTION
+    assert f"--name {parameters['vmName']['defaultValue']} " in PAGE
+    assert f"skragent get {parameters['keyName']['defaultValue']} " in PAGE
+    assert f"--username {parameters['adminUsername']['defaultValue']} " in PAGE
 
 
-def test_it_names_the_claims_of_the_policy() -> None:
+def test_the_page_names_the_claims_of_the_policy() -> None:
     policy = json.loads((AZURE / "release-policy.json").read_text())
     *fixed, pin = policy["anyOf"][0]["allOf"]
     for condition in fixed:
         claim = f"`{condition['claim']}` = `{condition['equals']}`"
-        assert claim in SECTION.replace("\n", " ")
-    assert f"`{pin['claim']}` = the id of this VM, in upper case" in SECTION
-    assert f"`{pin['equals']}`" in SECTION
+        assert claim in PAGE.replace("\n", " ")
+    assert f"`{pin['claim']}` = the id of this VM, in upper case" in PAGE
+    assert f"`{pin['equals']}`" in PAGE
 
 
 def test_the_policy_made_by_hand_is_the_templates(tmp_path: Path) -> None:
@@ -128,7 +123,7 @@ def test_the_policy_made_by_hand_is_the_templates(tmp_path: Path) -> None:
     assert policy == deployed.outputs["releasePolicy"]
 
 
-def test_it_says_how_a_vm_that_was_created_again_has_its_key() -> None:
+def test_a_vm_that_was_created_again_gets_its_key_by_set_attributes() -> None:
     (command,) = [c for c in COMMANDS if "key set-attributes" in c]
     words = shlex.split(command)
     assert words[:4] == ["az", "keyvault", "key", "set-attributes"]
@@ -136,12 +131,12 @@ def test_it_says_how_a_vm_that_was_created_again_has_its_key() -> None:
     assert "--version" not in words  # a policy belongs to the key: AKV.SKR.1016
 
 
-def test_it_says_what_a_scale_set_needs() -> None:
-    assert "`pinToVm=false`" in SECTION
-    assert "(packaging/azure/release-policy-scale-set.json)" in SECTION
+def test_the_page_names_the_parameter_and_the_policy_for_scale_sets() -> None:
+    assert "`pinToVm=false`" in PAGE
+    assert "(../packaging/azure/release-policy-scale-set.json)" in PAGE
 
 
-@pytest.mark.parametrize("path", ["README.md", "packaging/man/skragent.service.8"])
+@pytest.mark.parametrize("path", ["docs/azure.md", "packaging/man/skragent.service.8"])
 def test_the_service_tag_is_named_without_a_region(path: str) -> None:
     """The tag has no regional form.
 
