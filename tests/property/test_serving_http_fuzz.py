@@ -94,7 +94,7 @@ class Play:
     def __init__(self, server: InMemoryServer, ring: Keyring) -> None:
         self.server = server
         self.ring = ring
-        server.listener.accepts_body = lambda request, _peer: request.path == "/wanted"
+        server.listener._accepts_body = lambda request, _peer: request.path == "/wanted"
         self.socks = [self.connect() for _ in range(3)]
         self.ended: list[FullSocket] = []
 

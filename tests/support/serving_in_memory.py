@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from skragent.keyring import Keyring
     from skragent.serving import Access
+    from skragent.serving.admission import Caller
+    from skragent.serving.http.connection import Connection
     from skragent.serving.peers import Peer
-    from skragent.serving.servers import Connection
 
 
 class FullSocket:
@@ -198,7 +199,7 @@ class InMemoryServer:
 
     def connect(
         self, room: float = float("inf"), peer: Peer = MYSELF
-    ) -> tuple[Connection, FullSocket]:
+    ) -> tuple[Connection[Caller], FullSocket]:
         sock = FullSocket(self.loop, room)
         self._sockets.append(sock)
         connection = self.listener.admit(sock, peer)

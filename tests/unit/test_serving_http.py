@@ -56,7 +56,7 @@ def echoing(
             return json_response(document, counter=cell)
 
         server.listener._handle = echo
-        server.listener.accepts_body = lambda _request, _peer: takes
+        server.listener._accepts_body = lambda _request, _peer: takes
         _, sock = server.connect()
         test(server, sock)
 
