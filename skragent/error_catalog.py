@@ -1009,6 +1009,14 @@ CODES: Final[Mapping[str, ErrorCode]] = MappingProxyType(
 )
 
 
+def remedy_of(code: str) -> str:
+    """Return the first paragraph of a code's remedy; an unknown code is looked up."""
+    entry = CODES.get(code)
+    if entry is None:
+        return f"See {code} in skragent-errors(7)."
+    return " ".join(entry.remedy.partition("\n\n")[0].split())
+
+
 def disposition_of(code: str) -> Disposition | None:
     """Return the disposition of a code; None if each error has its own."""
     entry = CODES.get(code)
