@@ -34,7 +34,7 @@ from skragent.attestation.guest import parse_guest_response
 from skragent.attestation.maa import MaaClient
 from skragent.attestation.token import parse_signing_keys, verify_token
 from skragent.errors import AgentError, Disposition
-from skragent.evidence.ak_certificate import parse_answer
+from skragent.evidence.ak_certificate import parse_renewal_response
 from skragent.evidence.endorsements import parse_thim_response
 from skragent.evidence.imds import ImdsClient
 from skragent.evidence.tpm_public import RsaPublic
@@ -174,7 +174,9 @@ SERVICES: dict[str, tuple[str, Callable[[Cloud], object]]] = {
     "THIM": (THIM, ask_imds(lambda imds: parse_thim_response(imds.endorsements()))),
     "a renewal": (
         THIM,
-        ask_imds(lambda imds: parse_answer(imds.renew_ak_certificate("pem", ID))),
+        ask_imds(
+            lambda imds: parse_renewal_response(imds.renew_ak_certificate("pem", ID))
+        ),
     ),
     "an order": (THIM, ask_imds(lambda imds: imds.order_ak_certificate("pem", ID))),
     "a managed identity": ("/metadata/identity", ask_identity(Identity())),
