@@ -679,8 +679,9 @@ _AGENT: Final = ErrorGroup(
         ErrorCode(
             "releaser.timeout",
             RETRY,
-            "A job took longer than `limits.job_timeout_seconds`, and the agent killed"
-            " the releaser. The usual reason is a TPM that does not respond.",
+            "A job took longer than twelve times `limits.request_timeout_seconds`, and"
+            " the agent killed the releaser. The usual reason is a TPM that does not"
+            " respond.",
             "Check that `tpm2_pcrread` responds.",
         ),
         ErrorCode(

@@ -130,7 +130,6 @@ class _Daemon:
             clock=world.clock,
             random=_random,
             policies=policies,
-            token_fraction=config.refresh.token_fraction,
             spread=world.spread,
             restored=restored,
         )
@@ -210,7 +209,6 @@ class _Daemon:
         self._scheduler.configure(
             key_requests(config),
             lifetime_policies(config),
-            token_fraction=config.refresh.token_fraction,
         )
         self._counters.configure(tuple(config.keys))
         self._keyring.add(config.keys)

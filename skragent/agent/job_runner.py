@@ -219,7 +219,7 @@ class Runner:
             raise ReleaserError(
                 f"the releaser was killed after {timeout:g} s",
                 code="releaser.timeout",
-                hint="limits.job_timeout_seconds says how long a job may take.",
+                hint="A job may take twelve times limits.request_timeout_seconds.",
             )
         if seen.status != 0:
             raise ReleaserError(
