@@ -29,7 +29,7 @@ RELEASE = {"vault": 1}
 TRIPS = (CONNECT, HELLO, ASK, EVIDENCE, RELEASE)
 
 # No request ends because it was held back.
-PATIENT = "[limits]\nrequest_timeout_seconds = 300\njob_timeout_seconds = 3600\n"
+PATIENT = "[limits]\nrequest_timeout_seconds = 300\n"
 
 
 def names_of(azure: Azure) -> dict[int, str]:

@@ -1,7 +1,7 @@
-"""The packages, built once for all tests of this layer, and a Debian to have them in.
+"""The packages, built once for all tests, and a Debian to install them in.
 
-What is made of the locks is kept in build/package, and the Debian in build/cache. What
-takes long and will be asked for is begun at once, beside the tests.
+build/package keeps the compiled libraries, and build/cache the Debian. The long builds
+that the selected tests need start at once, in the background.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _Builds = dict[str, Built]
 
 
 class Begun:
-    """What is made beside the tests: where nobody here asks for it, it is not."""
+    """The builds in the background: those that the selected tests need."""
 
     def __init__(self, pool: ThreadPoolExecutor, wanted: set[str], place: Path) -> None:
         self.deb = pool.submit(build, "deb", place / "deb")
@@ -51,7 +51,7 @@ def begun(
 
 
 def _build_elsewhere(place: Path) -> _Builds:
-    """Build with nothing of the first build: all is fetched and compiled anew."""
+    """Build without files of the first build: download and compile everything again."""
     return {
         form: build(form, place / form, work=place / "work", umask=0o027)
         for form in ("deb", "rpm")
@@ -76,7 +76,7 @@ def deb(begun: Begun) -> Built:
 
 @pytest.fixture(scope="session")
 def elsewhere(begun: Begun) -> _Builds:
-    """What a second build made: another folder, another time, another umask."""
+    """The result of a second build, with another folder, time and umask."""
     assert begun.elsewhere is not None
     return begun.elsewhere.result()
 
@@ -88,7 +88,7 @@ def rpm(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 @pytest.fixture(scope="session")
 def trees(deb: Built, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Each Debian package, unpacked for itself."""
+    """Each Debian package, unpacked to its own folder."""
     found = {}
     for package in PACKAGES:
         found[package] = tmp_path_factory.mktemp(package)
@@ -99,7 +99,7 @@ def trees(deb: Built, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
 
 @pytest.fixture(scope="session")
 def newer_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The repository, with another configuration to start from and another socket."""
+    """The repository, with another initial configuration and another socket."""
     tree = tmp_path_factory.mktemp("newer") / "tree"
     parts = ("packaging", "systemd", "skragent", ".ci")
     files = ("pyproject.toml", "LICENSE", "CHANGELOG.md", "config.example.toml")
@@ -128,7 +128,7 @@ def newer_rpm(newer_tree: Path) -> Built:
 
 @pytest.fixture(scope="session")
 def base(begun: Begun) -> Chroot:
-    """A Debian with what the packages depend on; not to be written to."""
+    """A Debian with the dependencies of the packages; do not write to it."""
     allowed = subprocess.run(
         ["unshare", "--mount", "--pid", "--fork", "true"],
         capture_output=True,
@@ -136,7 +136,7 @@ def base(begun: Begun) -> Chroot:
         check=False,
     )
     if allowed.returncode:
-        why = f"root here may make no namespaces: {allowed.stderr.strip()}"
+        why = f"root cannot create namespaces here: {allowed.stderr.strip()}"
         if "root" in os.environ.get("SKRAGENT_REQUIRE", "").split(","):
             pytest.fail(f"SKRAGENT_REQUIRE names root: {why}")
         pytest.skip(why)
@@ -161,6 +161,6 @@ def first_installed(
 
 @pytest.fixture
 def installed(first_installed: Chroot, tmp_path: Path) -> Iterator[Chroot]:
-    """A Debian in which the agent's package is installed, and nothing done since."""
+    """A Debian with the agent's package, fresh after the installation."""
     with a_copy_of(first_installed, tmp_path / "installed") as copy:
         yield copy

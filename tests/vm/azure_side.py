@@ -1,9 +1,8 @@
-"""The host's side of the VM: its hardware, and the Azure around it.
+"""The host's side of the VM: the emulated hardware and Azure.
 
-The VM's TPM is a plain swtpm, which knows no index above 2048 bytes: so its HCL report
-is of the first kind, with the AK alone, and is written once, before the VM's first
-boot. The web services listen on two Unix sockets; QEMU carries the guest's connections
-there (`machine.py`).
+The VM's TPM is swtpm without a front end. swtpm limits an NV index to 2048 bytes, so
+the HCL report has the AK only, and is written once, before the first boot. The web
+services listen on two Unix sockets. QEMU connects the guest to them (`machine.py`).
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ VAULT = addresses.VaultPlan("skragent-demo")
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What Azure knows of this VM."""
+    """The data that Azure has about this VM."""
 
     vm_id: str
     chip: Chip
@@ -78,7 +77,7 @@ class Hardware:
 
 
 class AzureSide:
-    """Everything that the guest reaches, in a loop of its own."""
+    """The services that the guest can reach, in a separate event loop."""
 
     def __init__(self, directory: Path, azure: Azure, hardware: Hardware) -> None:
         self.azure = azure
@@ -106,7 +105,7 @@ class AzureSide:
         return self.azure.vaults[VAULT.name]
 
     def latest(self, name: str) -> KeyVersion:
-        """Give the key that the vault would release."""
+        """Return the key that the vault would release."""
         return self.versions(name)[-1]
 
     def versions(self, name: str) -> list[KeyVersion]:
@@ -123,7 +122,7 @@ class AzureSide:
         self._add(wanted.name, body, material)
 
     async def rotate(self, name: str) -> None:
-        """Give the key a new version of its kind."""
+        """Create a new version of the key, of the same kind."""
         kind = kind_of(self.latest(name).material)
         self._add(name, {}, await asyncio.to_thread(create_material, kind))
 
@@ -141,7 +140,7 @@ class AzureSide:
         store.save(key)
 
     def log(self) -> str:
-        """Tell what was asked, for who has to find out why a scenario failed."""
+        """Return one line per request, to find out why a scenario failed."""
         return "".join(
             f"{r.began:.3f} {r.ended - r.began:.3f}s {r.service} {r.method}"
             f" {r.target.partition('?')[0]} {r.status}\n"
@@ -150,7 +149,7 @@ class AzureSide:
 
 
 class AzureThread(LoopThread[AzureSide]):
-    """The same for who has no loop."""
+    """The same services for tests without an event loop."""
 
     def __init__(self, directory: Path, kept: Path) -> None:
         kept.mkdir(parents=True, exist_ok=True)
@@ -160,7 +159,7 @@ class AzureThread(LoopThread[AzureSide]):
 
     @contextmanager
     def outage(self) -> Iterator[None]:
-        """Have nothing answer the guest at all: connections are cut at once."""
+        """Close each connection of the guest at once."""
         paths = (self.instance.imds_socket, self.instance.tls_socket)
         for path in paths:
             path.rename(path.with_suffix(".gone"))
@@ -172,13 +171,13 @@ class AzureThread(LoopThread[AzureSide]):
 
 
 def attestation_info(body: bytes) -> dict[str, Any]:
-    """Give the AttestationInfo of a request to MAA."""
+    """Return the AttestationInfo of a request to MAA."""
     info: dict[str, Any] = json.loads(decoded(json.loads(body)["AttestationInfo"]))
     return info
 
 
 def decoded(text: str) -> bytes:
-    """Undo base64url without its padding."""
+    """Decode base64url without padding."""
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
@@ -187,7 +186,7 @@ def _socket_paths(directory: Path) -> tuple[Path, Path]:
 
 
 async def _provision(state: Path, kept: Path) -> Hardware:
-    """Make a TPM as Azure's: its keys, the report about them, the AK's certificate."""
+    """Make a TPM like Azure's: the keys, the HCL report, the AK certificate."""
     chip = await Chip.load_or_mint(kept / "chip", "milan", now=_now())
     ca = await asyncio.to_thread(VirtualTpmCa.load_or_mint, kept / "vtpm-ca-key.pem")
     vm_id = str(uuid.uuid4()).upper()
@@ -220,4 +219,4 @@ async def _provision(state: Path, kept: Path) -> Hardware:
 
 
 def _now() -> dt.datetime:
-    return dt.datetime.now(dt.UTC)  # noqa: TID251 - the VM lives now, with its certificates
+    return dt.datetime.now(dt.UTC)  # noqa: TID251 - the VM uses the real time

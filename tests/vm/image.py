@@ -1,7 +1,7 @@
-"""The VM's disk and kernel, made of Debian's packages by mmdebstrap, and kept.
+"""The VM's disk and kernel, made of Debian's packages by mmdebstrap and cached.
 
-What is kept is named by what went into it: the package list, the script, and the
-release. `image.sh` does the work within mmdebstrap.
+The name of the cached image is a hash of the package list, the script and the release.
+mmdebstrap runs `image.sh`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _BUILD_SECONDS = 900
 
 
 def image_for(deb: Path, cache: Path) -> Path:
-    """Give the directory of an image in which the package can be installed.
+    """Return the directory of an image in which the package can be installed.
 
-    Its dependencies are in the image: the guest has no network to fetch them by.
+    The dependencies are in the image, because the guest has no network.
     """
     packages = sorted({*_PACKAGES, *_dependencies(deb)})
     made_of = "\n".join([_SUITE, *packages, _SCRIPT.read_text()])
@@ -45,7 +45,7 @@ def image_for(deb: Path, cache: Path) -> Path:
 
 
 def _build(packages: list[str], out: Path) -> None:
-    # A file to be filled by whoever mmdebstrap is within its namespace.
+    # mmdebstrap writes to it as another user, in its own namespace.
     out.chmod(0o777)
     command = [
         "mmdebstrap", "--variant=minbase", "--format=null",
@@ -68,9 +68,9 @@ def _build(packages: list[str], out: Path) -> None:
 
 
 def _sources() -> list[str]:
-    """Give this machine's own sources where they are of the same release.
+    """Return the apt sources of this machine if they are for the same release.
 
-    Otherwise mmdebstrap's default is taken, which is Debian's.
+    Otherwise mmdebstrap uses its default, which is Debian's.
     """
     release = Path("/etc/os-release").read_text()
     if f"VERSION_CODENAME={_SUITE}\n" not in release:
@@ -80,7 +80,7 @@ def _sources() -> list[str]:
 
 
 def _dependencies(deb: Path) -> list[str]:
-    """Name the packages that a package depends on, by the first alternative."""
+    """Return the dependencies of a package: the first of each alternative."""
     fields = "".join(
         subprocess.run(
             ["dpkg-deb", "--field", deb, field],

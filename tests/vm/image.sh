@@ -1,13 +1,13 @@
 #!/bin/sh
-# Makes a fresh Debian tree the VM's disk; mmdebstrap runs it with the tree's path.
+# Make the VM's disk of a fresh Debian tree; mmdebstrap runs this with the tree's path.
 #   image.sh OUT_DIRECTORY TREE
 # No loop device: mke2fs copies the tree.
 set -eu
 out=$1 root=$2
 kernel=linux-image-cloud-amd64
 
-# The kernel: of its package only the image and the few modules that are not built in.
-# (ext4, NVMe, TPM TIS, securityfs and the serial console are.) So there is no initramfs.
+# The kernel: only its image and a few modules of its package. ext4, NVMe, TPM TIS,
+# securityfs and the serial console are built in, so no initramfs is needed.
 stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
 export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
@@ -25,7 +25,7 @@ mkdir -p "$root/$modules"
 depmod -b "$root" "$release"
 cp "$stage/kernel/boot/vmlinuz-$release" "$out/vmlinuz"
 
-# What makes the boot slow, or has no place in a machine without a person.
+# Remove units that slow down the boot or need a person.
 for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
     e2scrub_all.timer e2scrub_reap.service fstrim.timer getty.target \
     getty@tty1.service serial-getty@ttyS0.service systemd-logind.service \
@@ -38,7 +38,7 @@ for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
     dev-hugepages.mount sys-kernel-debug.mount sys-kernel-tracing.mount; do
   ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
-# At each daemon-reload all generators run, for seconds; nothing here comes from them.
+# All generators run for seconds at each daemon-reload, and none is needed here.
 mkdir -p "$root/etc/systemd/system-generators"
 for generator in "$root"/lib/systemd/system-generators/*; do
   ln -sf /dev/null "$root/etc/systemd/system-generators/${generator##*/}"
@@ -50,7 +50,7 @@ mkdir -p "$root/var/lib/apt/lists/partial" "$root/var/cache/apt/archives/partial
 echo skragent-vm >"$root/etc/hostname"
 echo 0123456789abcdef0123456789abcdef >"$root/etc/machine-id"
 
-# A journal that outlives a reboot, and says whatever it is told.
+# A journal that survives a reboot and records every message.
 mkdir -p "$root/var/log/journal" "$root/etc/systemd/journald.conf.d"
 cat >"$root/etc/systemd/journald.conf.d/vm.conf" <<'END'
 [Journal]
@@ -59,13 +59,13 @@ SystemMaxUse=64M
 RateLimitIntervalSec=0
 END
 
-# The guest agent says whatever it is asked to do, several times a second; and it ends
-# only when what it was told to do has ended, as a reboot never does.
+# The guest agent logs each command, several times a second. It ends only after its
+# commands, and the command of a reboot never ends.
 mkdir -p "$root/etc/systemd/system/qemu-guest-agent.service.d"
 printf '[Service]\nLogLevelMax=warning\nTimeoutStopSec=1\n' \
   >"$root/etc/systemd/system/qemu-guest-agent.service.d/quiet.conf"
 
-# The only network: link-local, to Azure's addresses.
+# The only network: link-local, with Azure's addresses.
 cat >"$root/etc/systemd/system/vm-network.service" <<'END'
 [Unit]
 Description=The network to the emulated Azure
@@ -87,14 +87,14 @@ for target in multi-user network-online; do
   mkdir -p "$root/etc/systemd/system/$target.target.wants"
   ln -sf ../vm-network.service "$root/etc/systemd/system/$target.target.wants/"
 done
-# What keeps services from starting while mmdebstrap makes the tree.
+# mmdebstrap creates this file so that no service starts in the tree.
 rm -f "$root/usr/sbin/policy-rc.d"
 chroot "$root" useradd --create-home alice
 chroot "$root" useradd --create-home mallory
 
-# Room for a second version of the package and for a journal, and no more: one scenario
-# fills it. Some of it is root's alone, as by default. The tree is looked at through a bind mount, which does not show what
-# mmdebstrap has mounted in it.
+# Free space for a second version of the package and for a journal only, because one
+# scenario fills the disk. A part is reserved for root, as by default. The bind mount of the
+# tree does not show the file systems that mmdebstrap has mounted in it.
 export out stage root
 mkdir "$stage/tree"
 unshare --mount sh -euc '

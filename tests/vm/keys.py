@@ -1,4 +1,4 @@
-"""Keys as the agent should serve them, and as no log may have them."""
+"""Keys as the agent must serve them, and the pieces that no log may contain."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cryptography.hazmat.primitives.serialization import (
 
 from skragent.emulator.keyvault.key_store import KeyVersion
 
-_PIECE = 24  # characters or bytes of a secret: long enough that chance makes none
+_PIECE = 24  # characters or bytes of a secret; too long for a coincidence
 
 
 def pem_of(version: KeyVersion) -> str:
-    """Give an asymmetric key as PEM."""
+    """Return an asymmetric key as PEM."""
     material = version.material
     assert not isinstance(material, bytes)
     pem = material.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -25,7 +25,7 @@ def pem_of(version: KeyVersion) -> str:
 
 
 def spellings(version: KeyVersion) -> dict[str, bytes]:
-    """Give pieces of a key's secret numbers, in every spelling there is."""
+    """Return pieces of a key's secret numbers, in each encoding."""
     found: dict[str, bytes] = {}
     for name, secret in _secrets(version).items():
         place = f"{version.version} {name}"
@@ -41,7 +41,7 @@ def spellings(version: KeyVersion) -> dict[str, bytes]:
             found[f"{place} {spelling}"] = text[middle : middle + _PIECE]
     if not isinstance(version.material, bytes):
         lines = pem_of(version).splitlines()
-        # Behind the public part.
+        # After the public part.
         for number in range(9, len(lines) - 2, 3):
             found[f"{version.version} PEM line {number}"] = lines[number].encode()
     return found

@@ -1,9 +1,8 @@
-"""The machine: QEMU without KVM, swtpm as its TPM, and the wires to the host.
+"""The machine: QEMU without KVM, swtpm as its TPM, and the connections to the host.
 
-Everything lies in one directory, and every process dies with this one. The disk takes
-what the guest writes into a file of its own that is gone with QEMU. What the guest
-sends to IMDS's address, and to the one that its /etc/hosts gives for Azure's names,
-goes to Unix sockets; there is no other network.
+All files are in one directory, and all processes end with this process. QEMU keeps the
+guest's writes in a temporary file. Connections to IMDS's address, and to the address of
+Azure's names in /etc/hosts, go to Unix sockets. The guest has no other network.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ TLS_ADDRESS = "169.254.169.253"
 _NETWORK = "169.254.169.0/24"
 _KERNEL_LINE = (
     "root=/dev/nvme0n1 rootfstype=ext4 rw console=ttyS0 panic=-1 net.ifnames=0"
-    # Before Linux 6.5 secret memory has to be asked for.
+    # Before Linux 6.5 secret memory needs this parameter.
     " secretmem.enable=1 quiet loglevel=4 systemd.show_status=0"
-    # What an emulated CPU is slow at: another clock than its own, guards against
-    # attacks on real ones, page tables of five levels. That was a third of the time.
+    # Without these an emulated CPU takes half as long again: for another clock source,
+    # mitigations for real CPUs, and page tables of five levels.
     " clocksource=tsc tsc=reliable mitigations=off no5lvl nosmap nosmep nopku"
     " rcupdate.rcu_expedited=1"
 )
@@ -49,12 +48,12 @@ class Machine:
         """Describe the machine.
 
         Args:
-            directory: holds the TPM's state in `tpm`; its path must be short.
-            image: has `root.ext4` and `vmlinuz`.
-            payload: becomes the second disk, as it is.
-            imds: a Unix socket that answers for IMDS.
-            tls: a Unix socket that answers for every name with TLS.
-            console: what the guest's console says goes there.
+            directory: the directory of the TPM's state (`tpm`); its path must be short.
+            image: the directory with `root.ext4` and `vmlinuz`.
+            payload: the contents of the second disk.
+            imds: the Unix socket of IMDS.
+            tls: the Unix socket of all names with TLS.
+            console: the file for the output of the guest's console.
         """
         self.directory = directory
         self.guest = Guest(directory / "qga.sock")
@@ -62,7 +61,7 @@ class Machine:
         self._imds, self._tls = imds, tls
         self._console = console
         self._processes: list[subprocess.Popen[bytes]] = []
-        # Something was done to this boot that only another one undoes.
+        # A scenario changed this boot, and only a reboot can undo the change.
         self.needs_reboot = False
 
     def __enter__(self) -> Self:
@@ -88,7 +87,7 @@ class Machine:
     def reboot(self) -> None:
         """Reboot the guest, and its TPM with it."""
         before = self._boot_id()
-        # Not waited for: the agent may be gone before it can tell how that ended.
+        # Do not wait for it: the guest agent may end before it can respond.
         self.guest.start("systemctl reboot --no-block")
         self.needs_reboot = False
         deadline = time.monotonic() + BOOT_SECONDS * BUSY_FACTOR
@@ -98,10 +97,10 @@ class Machine:
         self.guest.connect(BOOT_SECONDS)
 
     def _boot_id(self) -> str:
-        """Tell which boot this is; nothing while there is nobody to ask."""
+        """Return the id of this boot; empty if the guest does not respond."""
         try:
-            # What is asked when it goes down is never answered.
-            self.guest.connect(1.0, patience=1.0)
+            # A request during the shutdown gets no response.
+            self.guest.connect(1.0, reply_seconds=1.0)
             return self.guest.check("cat /proc/sys/kernel/random/boot_id", timeout=10)
         except GuestError:
             return ""
@@ -134,7 +133,7 @@ class Machine:
         while not control.exists():
             if self._processes[0].poll() is not None or time.monotonic() > deadline:
                 raise GuestError(self._said("swtpm"))
-            time.sleep(0.01)  # noqa: TID251 - another process; nothing tells when
+            time.sleep(0.01)  # noqa: TID251 - another process sends no event
 
     def _qemu(self) -> list[str]:
         directory, agent = self.directory, self.directory / "qga.sock"
@@ -147,7 +146,7 @@ class Machine:
         )
         return [
             "qemu-system-x86_64", "-nodefaults", "-no-user-config",
-            # Never KVM: where it is nested it may hang; and so all machines are alike.
+            # No KVM: nested KVM can hang. So all machines behave the same.
             "-accel", "tcg,thread=multi",
             "-machine", "pc", "-cpu", "max", "-smp", "2", "-m", "1024",
             "-display", "none", "-serial", f"file:{self._console}",
@@ -165,7 +164,7 @@ class Machine:
         ]  # fmt: skip
 
     def _start(self, name: str, command: list[str]) -> None:
-        # The kernel ends them with us, however we end.
+        # The kernel kills the processes when this process ends.
         guard = ["setpriv", "--pdeathsig", signal.Signals.SIGKILL.name[3:]]
         with (self.directory / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(

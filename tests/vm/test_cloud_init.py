@@ -1,7 +1,7 @@
-"""packaging/azure: what a VM of the template does at its first boot, by cloud-init.
+"""packaging/azure: the first boot of a VM of the template, with cloud-init.
 
-The commands are those of cloud-init's four services, in their order; the user data is
-what the template hands to the VM.
+The commands are those of cloud-init's four services, in their order. The user data is
+the template's custom data.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from vm.azure_side import VAULT
 from vm.keys import pem_of
 
 _SEED = "/var/lib/cloud/seed/nocloud"
-# Of cloud-init's many modules those that the template needs: the rest makes a Debian
-# ready for its first user, which takes minutes here.
+# Only the modules of cloud-init that the template needs. The others take minutes here.
 _SETTINGS = """\
 datasource_list: [NoCloud]
 cloud_init_modules: [write-files]
@@ -28,7 +27,7 @@ _STAGES = ("init --local", "init", "modules --mode=config", "modules --mode=fina
 
 
 def user_data() -> str:
-    """Give what the template hands to its VM, and whom to trust here."""
+    """Return the custom data of the template, with the roots of the emulator."""
     template = json.loads((AZURE / "main.json").read_text())
     deployment = Deployment(
         template,
@@ -46,7 +45,7 @@ def user_data() -> str:
 
 
 def running(agent: Agent) -> str:
-    """List the processes of the package's; the brackets keep the search itself out."""
+    """List the package's processes; the brackets exclude the search itself."""
     return agent.guest.run("pgrep -a -f '[/]skragent'").out
 
 

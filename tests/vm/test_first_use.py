@@ -1,4 +1,4 @@
-"""From the package to a key: what an administrator does first."""
+"""The first steps of an administrator: from the package to a key."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_another_user_is_refused(agent: Agent) -> None:
     assert "serve.denied" in refused.body
 
 
-def test_agent_and_releaser_are_confined_and_the_unit_is_judged_safe(
+def test_agent_and_releaser_are_confined_and_systemd_rates_the_unit_safe(
     agent: Agent,
 ) -> None:
     guest = agent.guest
