@@ -1,11 +1,12 @@
-"""Count the reads without a bound: every outgoing path against a hostile answer.
+"""Count the reads without a bound: each outgoing request against a hostile response.
 
-A real releaser meets one hostile answer of the emulator in each run: a body of 300 MB,
-600 MB in gzip, or a part that drips for ever, as a redirect, a success or a refusal. A
-read is bounded where the releaser's memory grows by at most 32 MiB over a run with a
-small answer in the same place, and the exchange ends within its time plus a second.
+In each run a real releaser gets one hostile response of the emulator: a body of 300 MB,
+600 MB in gzip, or a part that drips without an end, as a redirect, a success or a
+refusal. A read is bounded if two conditions are true. The releaser's memory grows by at
+most 32 MiB over a run with a small response. The exchange ends within its time limit
+plus a second.
 
-The same for a proxy that drips, spoken to in the clear and over TLS.
+The same for a proxy that drips, with and without TLS.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ SIZES: Final[dict[Literal["flood", "bomb"], int]] = {
 }
 THIM: Final = "/metadata/THIM"
 OK: Final = b"HTTP/1.1 200 OK\r\n"
-# What a proxy answers to CONNECT, at once and then slowly.
+# The response of a proxy to CONNECT: the part at once, and the slow part.
 PROXY_DRIPS: Final[dict[str, tuple[bytes, list[bytes]]]] = {
     "status": (OK[:9], [b"x"]),
     "headers": (OK, [b"X", b":", b"y", b"\r\n"]),
@@ -61,19 +62,19 @@ PROXY_DRIPS: Final[dict[str, tuple[bytes, list[bytes]]]] = {
 
 
 class Route(NamedTuple):
-    """One outgoing path: who answers it, and what job takes it."""
+    """One outgoing request: its service, and the job that sends it."""
 
     name: str
     service: str
-    path: str  # how it begins
+    path: str  # the beginning of the path
     purpose: Purpose = "release"
-    is_authorized: bool | None = None  # whether the request has a token; None: either
-    is_application: bool = False  # an application of Entra ID asks for the key
-    is_provider_found: bool = False  # by the VM's place
-    query_id: str = ""  # of a renewal that was ordered
+    is_authorized: bool | None = None  # with a token; None: with or without
+    is_application: bool = False  # an application of Entra ID requests the key
+    is_provider_found: bool = False  # by the VM's region
+    query_id: str = ""  # of a running renewal
 
     def takes(self, request: Request) -> bool:
-        """Tell whether a request is of this path."""
+        """Return whether a request belongs to this route."""
         return request.path.startswith(self.path) and self.is_authorized in {
             None,
             "authorization" in request.headers,
@@ -105,10 +106,10 @@ PROXIED: Final = next(route for route in ROUTES if route.name == "MAA's attestat
 
 
 class Seen(NamedTuple):
-    """What one run of a releaser cost."""
+    """The memory and time of one run of a releaser."""
 
     peak_kib: int  # resident memory
-    seconds: tuple[float, ...]  # each exchange on the path, from request to its end
+    seconds: tuple[float, ...]  # of each exchange of the route
 
 
 class Bench:
@@ -130,7 +131,7 @@ class Bench:
         }
 
     def run(self, route: Route, answer: Response) -> Seen:
-        """Run one job that meets this answer wherever it takes the path."""
+        """Run one job that gets this response to each request of the route."""
         world = self._emulator.instance
 
         async def spoil() -> None:
@@ -158,7 +159,7 @@ class Bench:
             time.sleep(POLL_SECONDS)  # a drip ends with the next byte
 
     def peak_with_proxy(self, url: str, ca_file: str) -> int:
-        """Run one job whose every request to MAA meets this proxy."""
+        """Run one job that sends each request to MAA through this proxy."""
         releaser = self._releaser(PROXIED)
         releaser.job = msgspec.structs.replace(releaser.job, tls_roots=ca_file)
         return _peak_of(releaser, {"HTTPS_PROXY": url})
@@ -182,7 +183,7 @@ class Bench:
             now=world.azure.clock.now(),
             authority=world.azure.entra_id.origin if route.is_application else "",
         )
-        if route.purpose == "renew":  # a job of its own, without keys
+        if route.purpose == "renew":  # a separate job, without keys
             releaser.job = msgspec.structs.replace(
                 releaser.job, keys=(), ak_query_id=route.query_id
             )
@@ -190,7 +191,7 @@ class Bench:
 
 
 def _peak_of(releaser: Releaser, environment: dict[str, str] | None = None) -> int:
-    """Run a releaser to its end; give its peak of resident memory, in KiB.
+    """Run a releaser to its end; return its peak of resident memory, in KiB.
 
     Read while it runs: what wait4(2) tells counts what the parent had at the fork.
     """
@@ -219,7 +220,7 @@ def _peak_of(releaser: Releaser, environment: dict[str, str] | None = None) -> i
 
 
 def unbounded_reads() -> int:
-    """Try all of it, say what each path cost, and count what has no bound."""
+    """Try all routes, print their costs, and count the reads without a bound."""
     count = 0
     drips = itertools.cycle(DRIPS)
     with (
@@ -255,7 +256,7 @@ def unbounded_reads() -> int:
 
 
 def _timed(script: Script, exchanges: list[float]) -> Iterator[bytes]:
-    """Give a script's pieces; note how long the client wanted them."""
+    """Yield the pieces of a script; record how long the client reads them."""
     began = time.monotonic()
     try:
         yield from script()
@@ -264,7 +265,7 @@ def _timed(script: Script, exchanges: list[float]) -> Iterator[bytes]:
 
 
 def unbounded_proxies(bench: Bench, directory: Path) -> int:
-    """Try proxies that drip, and count what has no bound."""
+    """Try proxies that drip, and count the reads without a bound."""
     count = 0
     usual = bench.run(PROXIED, Response(403, b"no"))
     tls, ca_file = make_tls(directory)

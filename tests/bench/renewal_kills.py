@@ -1,16 +1,16 @@
-"""Kill agents while they renew the AK certificate; no kill may lose it.
+"""Kill agents during renewals of the AK certificate; no kill may lose it.
 
     renewal_kills.py [--kills N] [--seed N]
 
-Real processes: the emulator with its TPM, the agent and its releasers. Each round has
-an index and a certificate of one kind, which ends soon. An agent starts, releases a key
-and renews the certificate. SIGTERM or SIGKILL ends it, its releaser or both, at a
-random moment after THIM has answered. Then an agent starts that gets no new
-certificate. As soon as it holds its key the index must hold the old or the new
-certificate, byte for byte and then zeros, and there must be no copy left. SIGTERM must
-not interrupt a write at all.
+The emulator with its TPM, the agent and its releasers are real processes. Each round
+has one kind of index and certificate, and the certificate expires soon. An agent
+starts, releases a key and renews the certificate. SIGTERM or SIGKILL ends the agent,
+its releaser or both, at a random time after THIM's response. Then an agent starts that
+gets no new certificate. When it holds its key, the index must have the old or the new
+certificate, byte for byte and then zeros, and no copy may be left. SIGTERM must not
+interrupt a write.
 
-Ends with `renewal_kills: ok` and counts before it; anything else is a failure.
+The output ends with counts and `renewal_kills: ok`; anything else is a failure.
 """
 
 from __future__ import annotations
@@ -39,31 +39,31 @@ from skragent.client import SkragentClient, SkragentError
 from skragent.emulator.keyvault.key_specs import parse_key_spec
 from skragent.emulator.thread import EmulatorThread
 
-# Most of them where a kill can lose something.
+# Most rounds use the kinds for which a kill can lose something.
 KINDS = (AT_ONCE, IN_PIECES, IN_PIECES, ANEW, ANEW)
 VICTIMS = ("agent", "releaser", "both")  # both: as systemd's KillMode=control-group
 SIGNALS = (signal.SIGTERM, signal.SIGKILL)
 DEADLINE_SECONDS = 60.0
-# A vTPM is slower than the emulator's, and its commands are where a kill can hit.
+# A vTPM is slower than the emulator's, so that a kill can hit during its commands.
 COMMAND_SECONDS = 0.004
 
 
 class Lost(Exception):  # noqa: N818 - a finding
-    """What must not be."""
+    """A certificate was lost."""
 
 
 @dataclass
 class Renewal:
-    """What the TPM and THIM saw of one renewal."""
+    """The requests of one renewal at the TPM and THIM."""
 
-    is_answered: bool = False  # by THIM
+    is_answered: bool = False  # THIM has responded
     answered_at: float = 0.0
-    commands: int = 0  # since then
-    first_change: int = 0  # the number of that command; 0: none
+    commands: int = 0  # TPM commands since then
+    first_change: int = 0  # the first command that changes the index; 0: none
     last_at: float = 0.0
 
     def note(self, code: int) -> None:
-        """Take note of a TPM command, before it runs."""
+        """Record a TPM command before it runs."""
         if self.is_answered:
             time.sleep(COMMAND_SECONDS)
             self.commands += 1
@@ -73,7 +73,7 @@ class Renewal:
 
 
 class Rounds:
-    """The world, and one kill after another."""
+    """The emulator and the agents of all rounds."""
 
     def __init__(
         self, directory: Path, emulator: EmulatorThread, dice: random.Random
@@ -83,7 +83,7 @@ class Rounds:
         self._guest = Guest(emulator, directory / "state")
         self._directory = directory
         self._dice = dice
-        self.seconds: dict[str, float] = {}  # of a renewal, from THIM's answer on
+        self.seconds: dict[str, float] = {}  # of a renewal, from THIM's response on
         self._agent: subprocess.Popen[bytes] | None = None
         self._log = (directory / "agent.log").open("ab")
         self._renewal = Renewal()
@@ -97,14 +97,14 @@ class Rounds:
         (self._directory / "skragent.toml").write_text(text)
 
     def close(self) -> None:
-        """End what runs."""
+        """End all processes."""
         if self._agent is not None:
             self._agent.kill()
             self._agent.wait()
         self._log.close()
 
     def run(self) -> None:
-        """Kill once, start again, and look."""
+        """Kill once, start again, and check the index."""
         kind = self._dice.choice(KINDS)
         victim, number = self._dice.choice(VICTIMS), self._dice.choice(SIGNALS)
         if kind.name not in self.seconds:
@@ -135,7 +135,7 @@ class Rounds:
         self.counts[f"rounds that ended with the {found} certificate"] += 1
 
     def _measure(self, kind: Kind) -> float:
-        """Have one renewal without a kill; tell how long its TPM commands take."""
+        """Run one renewal without a kill; return the duration of its TPM commands."""
         self._prepare_round(kind, lambda: None)
         said = self._renewals_said()
         self._start()
@@ -150,7 +150,7 @@ class Rounds:
     def _kill(
         self, kind: Kind, victim: str, number: signal.Signals, delay: float
     ) -> bool:
-        """Let one renewal be interrupted; tell whether its write had begun."""
+        """Interrupt one renewal; return whether its write had begun."""
         killed, hits = threading.Event(), []
 
         def kill() -> None:
@@ -246,7 +246,7 @@ def _is_dead(pid: int) -> bool:
 
 
 def main() -> None:
-    """Run the rounds that the command line asks for."""
+    """Run the rounds of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
@@ -269,7 +269,7 @@ def main() -> None:
         finally:
             rounds.close()
     for kind, seconds in rounds.seconds.items():
-        print(f"{seconds * 1e3:6.0f} ms from THIM's answer to the end, index: {kind}")
+        print(f"{seconds * 1e3:6.0f} ms from THIM's response to the end, index: {kind}")
     for what, count in sorted(rounds.counts.items()):
         print(f"{count:6} {what}")
     print("renewal_kills: ok")
