@@ -2,7 +2,7 @@
 
 Start-up and memory are absolute, taken against the emulator on this machine.
 Throughput and CPU are ratios to nginx serving the same bytes over a Unix socket in the
-same run, the two measured in turn, because absolute numbers belong to a machine. nginx
+same run, in alternate rounds, because absolute numbers belong to a machine. nginx
 runs as Debian configures it (sendfile, tcp_nopush), with one worker and no access log;
 the agent with rules, metrics and audit, as in production. Rules on units cost a look
 into /proc for each new connection, so that is measured apart.
@@ -212,7 +212,7 @@ def measure(
 def compare(
     binary: Path, mode: str, connections: int, servers: tuple[Server, ...], body: Path
 ) -> tuple[float, float]:
-    """Load both in turn; give the medians of the ratios of throughput and of CPU."""
+    """Load both alternately; return the median ratios of throughput and of CPU."""
     rounds = [
         [measure(binary, mode, connections, server, body) for server in servers]
         for _ in range(LOAD_ROUNDS)
@@ -308,7 +308,7 @@ def main() -> None:
                 outcome["agent_rss_mib"] = round(resident_mib(process.pid), 1)
                 print("a workload in Python:")
                 outcome["client_cpu_ms"] = round(client_cpu(sock), 1)
-                print("fetches over Unix sockets, agent and nginx in turn:")
+                print("fetches over Unix sockets, agent and nginx alternately:")
                 found = throughput(work / "users", sock, process.pid, EVERYTHING)
             name_a_unit(config)
             with agent(config, sock, *UNLIMITED) as (process, _):
