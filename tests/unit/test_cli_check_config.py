@@ -138,7 +138,7 @@ def test_a_rule_for_every_unit_is_a_warning(
         check(config, KEY.replace(f"user = {os.getuid()}", 'unit = "*"'))
         == exit_codes.OK
     )
-    assert "keys.disk.allow[0].unit: `*` is every unit" in capsys.readouterr().out
+    assert "keys.disk.allow[0].unit: `*` matches every unit" in capsys.readouterr().out
 
 
 def test_a_user_that_does_not_exist_is_told_where_settings_are_missing_as_well(
@@ -215,7 +215,7 @@ def test_problems_and_warnings_are_printed_in_one_run(
     assert check(config, text) == exit_codes.CONFIG
     said = capsys.readouterr().out.splitlines()
     assert any(line.startswith("keys.disk.on_denial: ") for line in said)
-    assert "warning: keys.disk.allow: empty: nobody may have this key" in said
+    assert "warning: keys.disk.allow: empty: no caller may use this key" in said
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,9 @@ def test_a_units_name_that_is_too_long_for_load_credential_is_a_warning(
     config: Path, capsys: pytest.CaptureFixture[str], unit: str
 ) -> None:
     (warning,) = unit_warnings(config, capsys, f'unit = "{unit}"')
-    assert warning.startswith("warning: keys.disk.allow[0].unit: the unit's name and")
+    assert warning.startswith(
+        "warning: keys.disk.allow[0].unit: the names of the unit and"
+    )
     assert "works up to 83: shorten one of them" in warning
 
 
