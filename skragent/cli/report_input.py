@@ -63,6 +63,7 @@ class Subject:
     roots: frozenset[bytes]
     notes: tuple[str, ...] = ()  # remarks about the input, for the user
     raw_hcl: bytes = b""  # the HCL report of this machine; empty offline
+    roots_path: str = ""  # of this machine's roots; empty: AMD's own
 
     @property
     def all_notes(self) -> tuple[str, ...]:
@@ -123,6 +124,7 @@ def read_machine(config: Config, roots_path: str) -> Subject:
         roots=roots,
         notes=notes,
         raw_hcl=raw_hcl,
+        roots_path=roots_path or config.trust.amd_roots,
     )
 
 

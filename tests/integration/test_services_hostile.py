@@ -39,7 +39,7 @@ from skragent.evidence.endorsements import parse_thim_response
 from skragent.evidence.imds import ImdsClient
 from skragent.evidence.tpm_public import RsaPublic
 from skragent.job import Identity
-from skragent.release.envelope import Question, verify_release
+from skragent.release.envelope import ReleaseRequest, verify_release
 from skragent.release.vault import VaultClient, vault_scope
 from skragent.transport import HttpClient
 
@@ -138,7 +138,7 @@ def release(vault: VaultClient) -> str:
         nonce=NONCE,
         wrapping_key=ours,
     )
-    question = Question(
+    request = ReleaseRequest(
         vault=vault.url,
         name="mykey",
         version="",
@@ -146,8 +146,8 @@ def release(vault: VaultClient) -> str:
         nonce="n",
         wrapping_key_id=WRAPPING_KID,
     )
-    jws = vault.release(question, token)
-    return verify_release(jws, question, roots=(), now=NOW).version
+    jws = vault.release(request, token)
+    return verify_release(jws, request, roots=(), now=NOW).version
 
 
 def ask_identity(who: Identity) -> Callable[[Cloud], object]:

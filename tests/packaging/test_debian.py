@@ -62,9 +62,12 @@ def test_the_configuration_of_the_package_has_no_key(
 ) -> None:
     refused = installed.run("skragent", "check-config", "--config", CONFIG)
     assert refused.returncode == 78
-    assert refused.stdout.splitlines() == [
-        "keys: no key is configured; add a [keys.NAME] table"
+    problems = [
+        line
+        for line in refused.stdout.splitlines()
+        if not line.startswith("warning: ")  # there is no vTPM here
     ]
+    assert problems == ["keys: no key is configured; add a [keys.NAME] table"]
     config = installed.root / CONFIG[1:]
     config.write_text(config.read_text() + ONE_KEY)
     assert "ok: 1 key" in installed.must("skragent", "check-config", "--config", CONFIG)

@@ -116,8 +116,9 @@ def test_the_policy_with_the_id_of_zeros_releases_no_key(world: World) -> None:
 def test_claims_of_an_emulated_token_satisfy_the_policy(world: World) -> None:
     _, claims = jws_parts(world.token)
     policy = parse_policy(unb64u(key_of()["release_policy"]["data"]))
-    assert policy.is_met_by(claims)
-    assert not parse_policy(FILE).is_met_by(claims)  # it has another authority
+    assert policy.is_satisfied_by(claims)
+    # It has another authority.
+    assert not parse_policy(FILE).is_satisfied_by(claims)
 
 
 @pytest.mark.parametrize("store", ["vault", "hsm"])
