@@ -116,7 +116,9 @@ def test_a_tpm_that_does_not_answer(
         ended, said = end(process)
     assert ended == exit_codes.TEMPFAIL
     where = f"swtpm:path={tmp_path}/tpm/tpm.sock"
-    assert f"did not end within 2 s; it was reading the TPM at {where}\n" in said
+    assert (
+        f"did not end within 2 s; the command was reading the TPM at {where}\n" in said
+    )
     assert said.startswith("skragent: command.timeout: `skragent report` ")
 
 
