@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 _MAX_LINE_BYTES = 32 * 1024 * 1024
-# Timeouts in this package are for an idle host. On a busy host QEMU's emulated processor
-# is several times slower, and the scenarios must pass there, too.
+# Timeouts in this package are for an idle host. On a busy host QEMU's emulated CPU is
+# several times slower, and the scenarios must pass there, too.
 BUSY_FACTOR = 5
 _REPLY_SECONDS = 60.0  # of QEMU's guest agent
 _CHUNK_BYTES = 256 * 1024
@@ -171,7 +171,7 @@ class Guest:
         self._socket.settimeout(1.0)
         self._socket.connect(str(self._path))
         identity = secrets.randbelow(1 << 30)
-        # 0xff makes the agent discard an unfinished command; its reply begins with 0xff.
+        # 0xff makes the agent discard an unfinished command; the reply begins with 0xff.
         self._send("guest-sync-delimited", {"id": identity}, prefix=b"\xff")
         for _ in range(100):
             answer = json.loads(self._line().lstrip(b"\xff"))

@@ -138,7 +138,7 @@ def test_a_clock_that_is_set_back_keeps_the_keys(clock: Agent) -> None:
     pid = clock.property("MainPID")
     clock.guest.check("date -s '3 hours ago'")
     assert serves(clock)
-    # By the guest's clock the token is from the future, so that the releaser rejects it.
+    # By the guest's clock the token is from the future, so the releaser rejects it.
     clock.guest.check("skragent refresh")
     clock.guest.until(f"{STATUS} | grep -q token.expired", timeout=90)
     assert serves(clock)
