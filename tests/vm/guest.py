@@ -171,7 +171,7 @@ class Guest:
         self._socket.settimeout(1.0)
         self._socket.connect(str(self._path))
         identity = secrets.randbelow(1 << 30)
-        # 0xff makes the agent discard an unfinished command; the reply begins with 0xff.
+        # 0xff makes the agent discard an unfinished command; its reply begins with it.
         self._send("guest-sync-delimited", {"id": identity}, prefix=b"\xff")
         for _ in range(100):
             answer = json.loads(self._line().lstrip(b"\xff"))
