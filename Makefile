@@ -4,7 +4,7 @@
 # The other targets are for contributors. `make` lists all of them.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-packages test-vm check lint docs deb rpm lock package-tools bench soak chaos kills fleet fix clean setup
+.PHONY: audit coverage help demo test test-packages test-vm check lint docs deb rpm lock package-tools bench soak chaos kills fleet fix clean setup
 .SUFFIXES:
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
@@ -40,16 +40,26 @@ test-vm: setup ## boot a Debian VM with a TPM, install the package and test it t
 check: setup lint ## run before each commit: lint and fast tests, about a minute
 	@.venv/bin/python -m pytest -q -n auto $(FAST) $(ARGS)
 
-lint: setup ## check format, types, import contracts, links and generated pages
+lint: setup ## check format, types, import contracts, spelling, links and generated pages
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
+	@.venv/bin/vulture
+	@.venv/bin/codespell
 	@.venv/bin/python .ci/check_links.py
 	@.venv/bin/python packaging/generate_docs.py --check
 
 docs: setup ## generate the pages of error codes, settings, metrics and events
 	@.venv/bin/python packaging/generate_docs.py
+
+coverage: setup ## run all layers but the VM and the packages, and measure what they run
+	@bash .ci/coverage $(ARGS)
+
+audit: setup ## compare the locked libraries with the known vulnerabilities
+	@test -x build/audit/bin/pip-audit || { python3 -m venv build/audit && \
+	  build/audit/bin/pip install --quiet --disable-pip-version-check 'pip-audit~=2.10'; }
+	@build/audit/bin/python .ci/audit.py
 
 package-tools: setup ## install the tools that build and test packages
 	@bash .ci/apt lintian rpm mmdebstrap binutils dpkg-dev python3-venv

@@ -13,6 +13,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from skragent.clouds import CLOUDS, cloud_of
+from skragent.config_settings import judge_bounds
 from skragent.job import MAX_KEYS
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
         Config,
         IdentityConfig,
         KeyConfig,
-        LimitsConfig,
-        ServingConfig,
     )
 
 MAX_SHOWN: Final = 80
@@ -50,21 +49,6 @@ _RESOURCE_ID: Final = re.compile(
     r"/providers/microsoft\.managedidentity/userassignedidentities/[\w-]{1,128}",
     re.IGNORECASE,
 )
-# Fewest and most. A head has at least a method, a path and a Host; what is read at
-# once is 16 KiB; descriptors are the process's, LimitNOFILE=.
-_SERVING: Final = {
-    "connections": (1, 65536),
-    "connections_per_uid": (1, 65536),
-    "requests_in_flight": (1, 65536),
-    "long_polls": (0, 65536),
-    "answers_per_second_per_uid": (1, 10_000_000),
-    "head_bytes": (256, 65536),
-    "body_bytes": (0, 1048576),
-    "head_timeout_seconds": (1, 300),
-    "idle_timeout_seconds": (1, 86400),
-    "send_timeout_seconds": (1, 300),
-    "credential_wait_seconds": (0, 86400),
-}
 # systemd.unit(5), without `slice`: no process is in a slice itself.
 UNIT_TYPES: Final = (
     *("service", "scope", "socket", "mount", "swap", "timer"),
@@ -77,10 +61,6 @@ _UNIT: Final = re.compile(rf"([A-Za-z0-9:_.\\@*?-]|{_UNIT_CLASS.pattern})+")
 _UNIT_END: Final = re.compile(rf".*(\*|[^.]\.({'|'.join(UNIT_TYPES)}))")
 OPERATIONS: Final = ("get", "public")
 ON_DENIAL: Final = ("drop", "keep")
-# Each job attests anew, and the verifier's limits are shared by all VMs of a region.
-_REFRESH: Final = (300, 604800)
-_CHECK: Final = (60, 604800)
-_MAX_STALE: Final = (0, 2592000)  # and overlap_seconds
 _LABEL: Final = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST: Final = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 _AUTHORITY: Final = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]{1,5}))?")
@@ -136,10 +116,9 @@ def vault_setting(key: KeyConfig) -> str:
 
 def judge(config: Config) -> list[str]:
     """Find every problem."""
-    problems = _judge_paths(config) + _judge_limits(config.limits)
-    if not 0.1 <= config.refresh.token_fraction <= 0.9:  # noqa: PLR2004 - said right below
-        problems.append("refresh.token_fraction: must be from 0.1 to 0.9")
-    problems += _judge_serving(config.serving)
+    problems = _judge_paths(config)
+    problems += judge_bounds(config.limits, "limits")
+    problems += judge_bounds(config.serving, "serving")
     if config.agent.metrics_listen and not _is_host_port(config.agent.metrics_listen):
         problems.append("agent.metrics_listen: must be HOST:PORT, or empty for none")
     if config.attestation.endpoint != "auto":
@@ -253,23 +232,6 @@ def _judge_paths(config: Config) -> list[str]:
     return problems
 
 
-def _judge_limits(limits: LimitsConfig) -> list[str]:
-    problems = []
-    if not 0.1 <= limits.request_timeout_seconds <= 300:  # noqa: PLR2004 - said right below
-        problems.append("limits.request_timeout_seconds: must be from 0.1 to 300")
-    if not 1 <= limits.job_timeout_seconds <= 3600:  # noqa: PLR2004 - said right below
-        problems.append("limits.job_timeout_seconds: must be from 1 to 3600")
-    return problems
-
-
-def _judge_serving(serving: ServingConfig) -> list[str]:
-    return [
-        f"serving.{name}: must be from {least} to {most}"
-        for name, (least, most) in _SERVING.items()
-        if not least <= getattr(serving, name) <= most
-    ]
-
-
 def _judge_key(alias: str, key: KeyConfig) -> list[str]:
     path = f"keys.{shown(alias)}"
     if key.vault:
@@ -295,31 +257,14 @@ def _judge_key(alias: str, key: KeyConfig) -> list[str]:
         problems.append(
             f"{path}.version: must be 32 hexadecimal digits in lower case, or empty"
         )
-    problems += _judge_life(path, key)
+    problems += _judge_lifetime(path, key)
     for i, rule in enumerate(key.allow):
         problems += _judge_rule(f"{path}.allow[{i}]", rule)
     return problems
 
 
-def _judge_life(path: str, key: KeyConfig) -> list[str]:
-    problems = []
-    least, most = _REFRESH
-    if key.refresh_seconds and not least <= key.refresh_seconds <= most:
-        problems.append(
-            f"{path}.refresh_seconds: must be from {least} to {most}, or 0 for once in"
-            " a token's life"
-        )
-    least, most = _CHECK
-    if key.version_check_seconds and not least <= key.version_check_seconds <= most:
-        problems.append(
-            f"{path}.version_check_seconds: must be from {least} to {most}, or 0 for"
-            " none"
-        )
-    least, most = _MAX_STALE
-    if not least <= key.max_stale_seconds <= most:
-        problems.append(f"{path}.max_stale_seconds: must be from {least} to {most}")
-    if not least <= key.overlap_seconds <= most:
-        problems.append(f"{path}.overlap_seconds: must be from {least} to {most}")
+def _judge_lifetime(path: str, key: KeyConfig) -> list[str]:
+    problems = list(judge_bounds(key, path))
     if key.on_denial not in ON_DENIAL:
         near = meant(key.on_denial, ON_DENIAL)
         problems.append(f"{path}.on_denial: must be `drop` or `keep`{near}")

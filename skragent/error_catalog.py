@@ -679,8 +679,9 @@ _AGENT: Final = ErrorGroup(
         ErrorCode(
             "releaser.timeout",
             RETRY,
-            "A job took longer than `limits.job_timeout_seconds`, and the agent killed"
-            " the releaser. The usual reason is a TPM that does not respond.",
+            "A job took longer than twelve times `limits.request_timeout_seconds`, and"
+            " the agent killed the releaser. The usual reason is a TPM that does not"
+            " respond.",
             "Check that `tpm2_pcrread` responds.",
         ),
         ErrorCode(
@@ -1007,6 +1008,14 @@ GROUPS: Final = (
 CODES: Final[Mapping[str, ErrorCode]] = MappingProxyType(
     {entry.code: entry for group in GROUPS for entry in group.codes}
 )
+
+
+def remedy_of(code: str) -> str:
+    """Return the first paragraph of a code's remedy; an unknown code is looked up."""
+    entry = CODES.get(code)
+    if entry is None:
+        return f"See {code} in skragent-errors(7)."
+    return " ".join(entry.remedy.partition("\n\n")[0].split())
 
 
 def disposition_of(code: str) -> Disposition | None:

@@ -1,9 +1,9 @@
-"""The attestation token that is kept, so that one attestation serves all releases due.
+"""The attestation token that the agent caches, so that several jobs can use it.
 
-A key whose vault said "later", keys that take turns at their vault, and keys that are
-new in the configuration are released with the token that there is. It is never used
-again for a key that it released already, for that one's refresh is to attest; nor for
-one that was denied, which takes a fresh token to confirm.
+These keys are released with the cached token: a key whose vault requested a later
+attempt, a key that had to wait for the release rate limit, and a key that is new in the
+configuration. A refresh always attests anew, so a token never releases a key twice. A
+key that was denied needs a fresh token, too, because only that confirms a denial.
 """
 
 from __future__ import annotations
@@ -26,34 +26,40 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldToken:
-    """A token, and what it takes to use it again."""
+class CachedToken:
+    """A token, and the `unique` field of its wrapping key's template."""
 
     attestation: Attestation
-    began_at: float  # boot time of its job
+    began_at: float  # of its job, by boot time
     raw: str = field(repr=False)
     unique: memoryview = field(repr=False)  # in secret memory
-    released: frozenset[str] = frozenset()  # the keys that it brought
+    released: frozenset[str] = frozenset()  # the keys that were released with it
 
 
-def keep_token(
-    result: Result, arena: Arena, *, keys: int, began_at: float
-) -> HeldToken | None:
-    """Keep the token of a job that attested, if it is of use.
+def cache_token(
+    result: Result, arena: Arena, *, key_count: int, began_at: float
+) -> CachedToken | None:
+    """Copy the token of a job; None if the job did not attest.
 
-    What it takes is kept in memory of its own: the job's goes with its last key, and
-    keys that came with it and may not be held are not to outlive it.
+    The `unique` field is copied to secret memory of its own, because the job's arena is
+    wiped with the last key in it, and must not outlive a key that may not be held.
+
+    Args:
+        result: the part of the job's result with the attestation.
+        arena: of the job.
+        key_count: of the job.
+        began_at: of the job, by boot time.
     """
     if result.attestation is None or not result.token:
         return None
     try:
-        own = create_arena(UNIQUE_BYTES)
+        copy = create_arena(UNIQUE_BYTES)
     except SecretMemoryError:
-        return None  # jobs to come attest
-    own.close_fd()
-    unique = own.view(0, UNIQUE_BYTES)
-    unique[:] = arena.view(unique_offset(keys), UNIQUE_BYTES)
-    return HeldToken(
+        return None  # the next job attests
+    copy.close_fd()
+    unique = copy.view(0, UNIQUE_BYTES)
+    unique[:] = arena.view(unique_offset(key_count), UNIQUE_BYTES)
+    return CachedToken(
         attestation=result.attestation,
         began_at=began_at,
         raw=result.token,
@@ -61,30 +67,30 @@ def keep_token(
     )
 
 
-def note_released(token: HeldToken, aliases: Iterable[str]) -> HeldToken:
-    """Note the keys that it brought."""
+def add_released(token: CachedToken, aliases: Iterable[str]) -> CachedToken:
+    """Add keys that were released with the token."""
     return dataclasses.replace(token, released=token.released | frozenset(aliases))
 
 
-def may_serve(
-    token: HeldToken,
+def can_release(
+    token: CachedToken,
     aliases: Iterable[str],
-    lives: Mapping[str, KeyRecord],
+    records: Mapping[str, KeyRecord],
     *,
     boottime: float,
     fraction: float,
 ) -> bool:
-    """Tell whether a job for these keys can do without an attestation of its own.
+    """Return whether a job for these keys may use the token instead of attesting.
 
     Args:
-        token: that there is.
+        token: the cached token.
         aliases: of the keys.
-        lives: of all keys.
+        records: of all keys.
         boottime: now.
-        fraction: of a token's life, after which it is renewed.
+        fraction: of a token's lifetime after which the agent refreshes.
     """
     attestation = token.attestation
     life = due_times.token_life_seconds(attestation.issued_at, attestation.expires_at)
     return boottime < token.began_at + fraction * life and not any(
-        alias in token.released or lives[alias].failures.denials for alias in aliases
+        alias in token.released or records[alias].retry.denials for alias in aliases
     )

@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
     from skragent.agent.clock import Clock
     from skragent.agent.reload import Outcome
-    from skragent.agent.scheduler import Supervisor
+    from skragent.agent.scheduler import Scheduler
     from skragent.config import Config
 
 
 class Control:
-    """Hands orders to the supervisor, and tells what it knows.
+    """Hands orders to the scheduler, and tells what it knows.
 
     Args:
-        supervisor: carries orders out.
+        scheduler: carries orders out.
         config: what is configured.
         clock: the one clock.
         reload: has the configuration read again.
@@ -29,14 +29,14 @@ class Control:
 
     def __init__(
         self,
-        supervisor: Supervisor,
+        scheduler: Scheduler,
         config: Config,
         clock: Clock,
         *,
         reload: Callable[[Callable[[Outcome], None]], None],
         unit_rules: str,
     ) -> None:
-        self._supervisor = supervisor
+        self._scheduler = scheduler
         self._config = config
         self._clock = clock
         self._reload = reload
@@ -50,12 +50,12 @@ class Control:
 
     def refresh(self, aliases: Sequence[str]) -> None:
         """Have these keys released as soon as it can be."""
-        self._supervisor.refresh(aliases)
+        self._scheduler.refresh(aliases)
 
     def refresh_all(self) -> None:
         """Have every key released that nobody dropped."""
-        lives = self._supervisor.lives
-        self.refresh([a for a in lives if lives[a].state is not KeyState.DROPPED])
+        records = self._scheduler.records
+        self.refresh([a for a in records if records[a].state is not KeyState.DROPPED])
 
     def reload(self, listener: Callable[[Outcome], None]) -> None:
         """Have the configuration read again; `listener` hears what came of it."""
@@ -63,7 +63,7 @@ class Control:
 
     def drop(self, alias: str) -> None:
         """Wipe a key and keep it away."""
-        self._supervisor.drop(alias)
+        self._scheduler.drop(alias)
 
     def describe(self) -> Mapping[str, object]:
         """Tell of the agent as a whole."""
@@ -72,7 +72,7 @@ class Control:
     def describe_key(self, alias: str) -> Mapping[str, object]:
         """Tell of one key where it comes from and when it is asked for again."""
         key = self._config.keys[alias]
-        due_at = self._supervisor.lives[alias].due_at
+        due_at = self._scheduler.records[alias].retry.retry_at
         left = due_at - self._clock.boottime()
         return {
             "vault": key.vault,

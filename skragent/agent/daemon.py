@@ -21,7 +21,7 @@ from skragent import exit_codes
 from skragent.agent.control import Control
 from skragent.agent.job_runner import TERMINATE_SECONDS, Runner
 from skragent.agent.jobs import key_requests
-from skragent.agent.key_records import key_terms
+from skragent.agent.key_records import lifetime_policies
 from skragent.agent.preserved_keys import PreservedKeys
 from skragent.agent.process_control import (
     STOPPING,
@@ -31,12 +31,11 @@ from skragent.agent.process_control import (
     let_through,
     too_few,
 )
-from skragent.agent.releaser_log import NoteLog
 from skragent.agent.reload import Reloader
-from skragent.agent.reporter import Holder
-from skragent.agent.scheduler import Supervisor
+from skragent.agent.reporter import Reporter
+from skragent.agent.scheduler import Scheduler
 from skragent.agent.servers import Servers
-from skragent.agent.watchdog import keep_watch
+from skragent.agent.watchdog import notify_watchdog
 from skragent.errors import AgentError
 from skragent.keyring import Keyring
 from skragent.observe import Counters, Event, log
@@ -46,14 +45,11 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
-    from skragent.agent.cached_token import HeldToken
     from skragent.agent.clock import Clock
-    from skragent.agent.job_runner import Release
     from skragent.agent.releaser_process import Launch, Launcher
     from skragent.agent.socket_activation import Sockets
     from skragent.agent.systemd_notify import Notifier
     from skragent.config import Config
-    from skragent.job import KeyRequest, Result
     from skragent.serving import Access
 
 # The releaser has them from the signal on. One that waits in the kernel is left.
@@ -111,7 +107,7 @@ class _Daemon:
         self._told_of = UnitRules.NONE
         self._preserved = PreservedKeys(world.notifier)
         self._keyring.on_parting(self._preserved.forget)
-        keys, terms = key_requests(config), key_terms(config)
+        keys, policies = key_requests(config), lifetime_policies(config)
         self._runner = Runner(
             world.launcher,
             world.clock,
@@ -119,22 +115,21 @@ class _Daemon:
             log_output=_log_output,
         )
         restored = self._preserved.restore(
-            *(world.stored_keys, self._keyring, keys, terms, world.clock)
+            *(world.stored_keys, self._keyring, keys, policies, world.clock)
         )
         for entry in self._keyring:
             if entry.key is not None and entry.key.memory is not None:
                 self._counters.memory_kind = entry.key.memory.kind
-        self._supervisor = Supervisor(
+        self._scheduler = Scheduler(
             keys,
-            jobs=_TimedJobs(self._runner, self._counters),
-            holder=Holder(
+            jobs=self._runner,
+            reporter=Reporter(
                 *(self._keyring, self._counters, world.clock, world.notifier),
                 self._preserved,
             ),
             clock=world.clock,
-            chance=_chance,
-            terms=terms,
-            token_fraction=config.refresh.token_fraction,
+            random=_random,
+            policies=policies,
             spread=world.spread,
             restored=restored,
         )
@@ -146,7 +141,7 @@ class _Daemon:
             counters=self._counters,
         )
         self._control = Control(
-            self._supervisor,
+            self._scheduler,
             config,
             world.clock,
             reload=self._reloader.order,
@@ -167,32 +162,32 @@ class _Daemon:
         self._world.notifier.ready(f"0 of {count} keys held")
         keys = f"{count} key{'s' * (count != 1)}"
         log(Event.STARTED, f"listening; {keys} configured")
-        supervising = asyncio.create_task(self._supervisor.run(launched))
+        scheduling = asyncio.create_task(self._scheduler.run(launched))
         beside = [
             asyncio.create_task(self._reloader.run()),
             asyncio.create_task(self._keep_watch()),
         ]
         stopping = asyncio.create_task(self._stopping.wait())
-        await asyncio.wait({supervising, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({scheduling, stopping}, return_when=asyncio.FIRST_COMPLETED)
         self._world.notifier.stopping()
         for task in beside:
             task.cancel()
-        self._supervisor.stop()
+        self._scheduler.stop()
         self._runner.stop()
         await self._servers.close()
         self._preserved.repeat()  # the last chance
         self._keyring.close(is_preserved=self._preserved.__contains__)
         stopping.cancel()
-        await asyncio.wait({supervising}, timeout=_RELEASER_SECONDS)
-        if not supervising.done():
+        await asyncio.wait({scheduling}, timeout=_RELEASER_SECONDS)
+        if not scheduling.done():
             return exit_codes.OK
-        return self._outcome(supervising)
+        return self._outcome(scheduling)
 
     async def _keep_watch(self) -> None:
         world = self._world
         if world.watchdog_seconds is not None:
-            await keep_watch(
-                self._supervisor.promises,
+            await notify_watchdog(
+                self._scheduler.heartbeats,
                 seconds=world.watchdog_seconds,
                 clock=world.clock,
                 notifier=world.notifier,
@@ -211,10 +206,9 @@ class _Daemon:
         # first, and new ones come last.
         self._keyring.remove(before.keys.keys() - config.keys.keys())
         self._control.configure(config, unit_rules=self._unit_rules())
-        self._supervisor.configure(
+        self._scheduler.configure(
             key_requests(config),
-            key_terms(config),
-            token_fraction=config.refresh.token_fraction,
+            lifetime_policies(config),
         )
         self._counters.configure(tuple(config.keys))
         self._keyring.add(config.keys)
@@ -265,8 +259,8 @@ class _Daemon:
         else:
             self._reloader.order(lambda _outcome: None)
 
-    def _outcome(self, supervising: asyncio.Task[None]) -> int:
-        error = supervising.exception()
+    def _outcome(self, scheduling: asyncio.Task[None]) -> int:
+        error = scheduling.exception()
         if isinstance(error, AgentError):
             hint = f" {error.hint}" if error.hint else ""
             log(Event.FATAL, f"{error.message}.{hint}", code=error.code)
@@ -279,43 +273,6 @@ class _Daemon:
         return exit_codes.OK
 
 
-class _TimedJobs:
-    """Runs jobs, and remembers how long the steps of the last one took."""
-
-    def __init__(self, runner: Runner, counters: Counters) -> None:
-        self._runner = runner
-        self._counters = counters
-        self._notes = NoteLog()
-
-    @property
-    def longest_seconds(self) -> float:
-        return self._runner.longest_seconds
-
-    async def check(self, keys: Sequence[KeyRequest]) -> Result:
-        return await self._runner.check(keys)
-
-    async def renew(self, query_id: str) -> Result:
-        return await self._runner.renew(query_id)
-
-    async def run(
-        self,
-        keys: Sequence[KeyRequest],
-        *,
-        launched: Launch | None = None,
-        token: HeldToken | None = None,
-        deliver: Callable[[Release], None] = lambda _part: None,
-    ) -> Release:
-        release = await self._runner.run(
-            keys, launched=launched, token=token, deliver=deliver
-        )
-        self._notes.add(release.result.notes)
-        self._counters.step_seconds = {
-            step: milliseconds / 1000
-            for step, milliseconds in release.result.timings.items()
-        }
-        return release
-
-
 def _how_keys_are_had(config: Config) -> tuple[object, ...]:
     """Pick what every release depends on."""
     return (
@@ -324,7 +281,7 @@ def _how_keys_are_had(config: Config) -> tuple[object, ...]:
     )
 
 
-def _chance() -> float:
+def _random() -> float:
     return secrets.randbits(_RANDOM_BITS) / (1 << _RANDOM_BITS)
 
 

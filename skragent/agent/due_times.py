@@ -1,12 +1,46 @@
-"""When: pure functions of the token's life and of boot time.
+"""When each key is requested next. Pure: times and random numbers are arguments.
 
-Times are seconds on CLOCK_BOOTTIME unless they say otherwise; chance comes in as an
-argument. How long to wait after a failure is `backoff`'s.
+Times are boot time in seconds (CLOCK_BOOTTIME). Each key has one `RetryState`, and
+`RetryState.retry_at` is the time of its next attempt:
+
+- after a release: at 80 % of the token's lifetime, or after the key's
+  `refresh_seconds`, with jitter;
+- after a failure: at the end of a backoff;
+- after `skragent refresh`: at once.
+
+A job asks each vault for no more keys than the release rate limit permits.
+
+| failure                    | window, doubled by each one     | cap    |
+|----------------------------|---------------------------------|--------|
+| RETRY, REATTEST            | 1 s                             | 60 s   |
+| 429 of a vault             | 10 s, and a tenth longer each   | 6 h    |
+| DENIED, first              | CONFIRM_SECONDS                 |        |
+| DENIED, later              | 60 s                            | 15 min |
+| RETRY_SLOWLY, FATAL, first | CONFIRM_SECONDS                 |        |
+| RETRY_SLOWLY, FATAL, later | 60 s                            | 15 min |
+
+The wait is a random part of the window ("full jitter"), so that VMs that fail together
+do not retry together. A Retry-After replaces the window, up to ten minutes; jitter only
+adds to it. A Retry-After of less than a second is ignored: `Retry-After: 0` would cause
+a tight loop. If a repetition later confirms a denial (`denial_confirmation`), the next
+attempt comes no later than that.
+
+The window after a vault's 429 is different. The vault works, but many VMs wait for its
+ten releases in 10 s, for hours if the fleet is large. No agent knows how many others
+wait. So each agent waits a tenth of the time that it has waited already: the sum of
+windows that grow by a tenth is ten times the last one. Then the number of refused
+requests grows with the logarithm of the fleet. Windows with a cap of one minute would
+make it grow with the fleet, and a vault that counts refused requests would not recover.
+Doubled windows would leave the vault idle: 1000 agents then take 2.8 times as long as
+the limit requires. The jitter is small for the same reason. `make fleet` measures both
+kinds of vault. The longer of the window and Retry-After applies, because Retry-After
+says when the vault accepts requests again, not when it has accepted all others.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import math
 from collections import Counter
@@ -14,192 +48,160 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import tenacity
-
-from skragent.denials import DENIALS, REPEATED_AFTER_SECONDS, Confirmation
-from skragent.errors import AgentError, Disposition
+from skragent.agent.denial_confirmation import (
+    Denials,
+    add_denial,
+    count_repetitions,
+)
+from skragent.errors import Disposition
+from skragent.job import MAX_KEYS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from skragent.agent.key_records import KeyRecord
-    from skragent.denials import Authority
+    from skragent.errors import AgentError
     from skragent.job import KeyRequest
 
-# Renewed early enough that two hours of MAA's eight are left to ride out an outage;
-# spread so that a fleet that booted together does not come back together.
+# 20 % of a token's eight hours remain to survive an outage.
 REFRESH_FRACTION: Final = 0.8
 REFRESH_JITTER: Final = 0.1
-# Of the spread, so much is the machine's own for all its life, and the rest is chance:
-# images that share a machine id do not share the latter.
-_OWN_PART: Final = 0.8
+# This part of the jitter belongs to the machine and never changes; the rest is random,
+# because images that were cloned share a machine id.
+_MACHINE_PART: Final = 0.8
 
-# MAA's tokens live 8 hours. What a verifier says beyond these is not believed: the
-# agent would turn in circles, or never come back.
+# MAA's tokens live 8 hours. A lifetime outside of these bounds is not believed: the
+# agent would loop, or never refresh.
 MIN_TOKEN_LIFE_SECONDS: Final = 5.0
 MAX_TOKEN_LIFE_SECONDS: Final = 7 * 86400.0
 
-# Looks for new versions that are due so near to each other are one.
-CHECK_TOGETHER_SECONDS: Final = 30.0
-
-_ALL_OPEN: Final[Mapping[str, float]] = MappingProxyType({})
-
-
-def token_life_seconds(issued_at: float, expires_at: float) -> float:
-    """Measure a token's life by the clock of who issued it: ours may be wrong."""
-    life = expires_at - issued_at
-    return min(max(life, MIN_TOKEN_LIFE_SECONDS), MAX_TOKEN_LIFE_SECONDS)
-
-
-def spread_of(machine_id: str) -> float:
-    """Give each machine its own place in a fleet's spread, from -1 to 1.
-
-    A hash, for machine ids are not for everyone to see: machine-id(5).
-    """
-    digest = hashlib.sha256(b"skragent refresh " + machine_id.encode()).digest()
-    return int.from_bytes(digest[:6], "big") / 2**47 - 1
-
-
-def jitter(spread: float, chance: float) -> float:
-    """Mix a machine's own place with chance, both from -1 to 1."""
-    return _OWN_PART * spread + (1 - _OWN_PART) * chance
-
-
-def refresh_after_seconds(
-    life_seconds: float, jitter: float, fraction: float = REFRESH_FRACTION
-) -> float:
-    """Choose when to renew, counted from the token's beginning.
-
-    Args:
-        life_seconds: the token's life.
-        jitter: from -1 to 1.
-        fraction: of its life, after which it is renewed.
-    """
-    return life_seconds * fraction * (1 + REFRESH_JITTER * jitter)
-
-
-def fresh_seconds(
-    life_seconds: float, refresh_seconds: float | None, fraction: float
-) -> float:
-    """Tell how long after its release a key is not stale.
-
-    As long as its token lives; or, where the key is refreshed in its own time, as
-    much longer than that as tokens live longer than their refresh.
-    """
-    return life_seconds if refresh_seconds is None else refresh_seconds / fraction
-
-
-def next_attempt(
-    lives: Mapping[str, KeyRecord], opens: Mapping[str, float] = _ALL_OPEN
-) -> float:
-    """Tell when the next job is due: as soon as the first key is.
-
-    Args:
-        lives: of all keys.
-        opens: when keys can be asked for whose vaults release no more now.
-    """
-    return min(
-        (max(life.due_at, opens.get(a, life.due_at)) for a, life in lives.items()),
-        default=float("inf"),
-    )
-
-
-def check_after_seconds(check_seconds: float, chance: float) -> float:
-    """Choose when to look for a new version again; chance from -1 to 1."""
-    return check_seconds * (1 + REFRESH_JITTER * chance)
-
-
-def next_check(lives: Mapping[str, KeyRecord]) -> float:
-    """Tell when the next look for new versions is due."""
-    return min((life.check_at for life in lives.values()), default=math.inf)
-
-
-def keys_to_check(lives: Mapping[str, KeyRecord], boottime: float) -> tuple[str, ...]:
-    """List the keys that a look for new versions is for now: all that soon would be."""
-    return tuple(
-        alias
-        for alias, life in lives.items()
-        if life.check_at <= boottime + CHECK_TOGETHER_SECONDS
-    )
-
-
-def due_keys(lives: Mapping[str, KeyRecord], boottime: float) -> tuple[str, ...]:
-    """List the keys that are due now, whoever waits the longest first.
-
-    Keys whose jobs crashed come after all others, which are not to wait for them.
-    """
-    due = [alias for alias, life in lives.items() if life.due_at <= boottime]
-    return tuple(sorted(due, key=lambda a: (-lives[a].company, lives[a].due_at)))
-
-
-def together(aliases: Sequence[str], lives: Mapping[str, KeyRecord]) -> tuple[str, ...]:
-    """Choose whom one job is for: one attestation serves them all, if it may.
-
-    Keys of jobs that crashed keep to smaller company, until the one whose fault it was
-    is alone and the others are released.
-    """
-    chosen: list[str] = []
-    most = math.inf
-    for alias in aliases:
-        company = min(most, lives[alias].company)
-        if len(chosen) < company:
-            chosen.append(alias)
-            most = company
-    return tuple(chosen)
-
-
 MIN_RETRY_AFTER_SECONDS: Final = 1.0
 MAX_RETRY_AFTER_SECONDS: Final = 600.0
-RETRY_AFTER_SPREAD: Final = 0.1
+RETRY_AFTER_JITTER: Final = 0.1
 
-# A first denial is asked about again soon: what was revoked must not be served long.
-# And so is a first fault that a person must mend: one odd answer of a TPM may be the
-# only one.
+# A first denial is repeated soon, because a revoked key must not be served for long. A
+# first fault that a person must fix is repeated soon, too: a TPM may fail once.
 CONFIRM_SECONDS: Final = 3.0
 
-# The window in which a vault counts; then a tenth more than before.
-_LINE_SECONDS: Final = 10.0
-_LINE_GROWTH: Final = 1.1
-_LINE_SPREAD: Final = 0.3
-# A vault that cannot release all keys once within their refresh has too many of them.
-_MAX_LINE_SECONDS: Final = 6 * 3600.0
+# These do not pass by themselves: the backoff is long, and there is an alarm.
+SLOW: Final = (Disposition.RETRY_SLOWLY, Disposition.FATAL)
+NEEDS_ATTENTION: Final = (*SLOW, Disposition.DENIED)
 
-_LINE: Final = tenacity.wait_exponential(
-    multiplier=_LINE_SECONDS, exp_base=_LINE_GROWTH, max=_MAX_LINE_SECONDS
-)
-_TRANSIENT: Final = tenacity.wait_exponential(multiplier=1, max=60)
-_LASTING: Final = tenacity.wait_exponential(multiplier=60, max=15 * 60)
-_RENEWAL: Final = tenacity.wait_exponential(multiplier=60, max=3600)
+# Releases of HSM keys by vault and region: Azure Key Vault service limits, "Key
+# transactions". Managed HSM publishes no limit; the agent applies the same.
+RELEASE_LIMIT: Final = 10
+RELEASE_LIMIT_SECONDS: Final = 10.0
 
-_NO_LOOP: Final = tenacity.Retrying()  # for who asks a strategy outside of one
+_NO_VAULT_LIMITS: Final[Mapping[str, float]] = MappingProxyType({})
 
 
-def window_seconds(error: AgentError, failures: Failures) -> float:
-    """Choose the longest wait after a failure.
+class Window(NamedTuple):
+    """The longest wait after a failure, as it grows with the number of failures."""
+
+    first_seconds: float
+    cap_seconds: float
+    growth: float = 2.0
+
+
+_TRANSIENT: Final = Window(1, 60)
+_LASTING: Final = Window(60, 15 * 60)
+# A tenth more each time, from the period over which a vault counts releases. The cap is
+# shorter than the time between two refreshes.
+_THROTTLED: Final = Window(RELEASE_LIMIT_SECONDS, 6 * 3600, 1.1)
+_THROTTLED_JITTER: Final = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class RetryState:
+    """The next attempt for one key, and the failures since its last success."""
+
+    due_at: float = -math.inf  # planned, unless one of the next two is later
+    retry_after_until: float = -math.inf  # requested by the vault; a refresh ends it
+    # After a job failed as a whole. A refresh or reload ends it for all keys.
+    job_backoff_until: float = -math.inf
+    failures: int = 0
+    slow_failures: int = 0  # with a disposition in SLOW
+    throttles: int = 0  # 429 responses
+    denials: Denials = field(default_factory=dict)
+    batch_limit: int = MAX_KEYS  # keys of a job that this key may be in
+
+    @property
+    def retry_at(self) -> float:
+        """The time of the next attempt."""
+        return max(self.due_at, self.retry_after_until, self.job_backoff_until)
+
+
+def count_failure(state: RetryState, error: AgentError, boottime: float) -> RetryState:
+    """Count a failure. A fault between two denials leaves them as they are."""
+    return dataclasses.replace(
+        state,
+        failures=state.failures + 1,
+        slow_failures=state.slow_failures + (error.disposition in SLOW),
+        throttles=state.throttles + is_throttled(error),
+        denials=add_denial(state.denials, error.code, boottime),
+    )
+
+
+def clear_failures(state: RetryState) -> RetryState:
+    """Forget all failures. The planned attempt does not change."""
+    return dataclasses.replace(
+        RetryState(),
+        due_at=state.due_at,
+        retry_after_until=state.retry_after_until,
+        job_backoff_until=state.job_backoff_until,
+    )
+
+
+def plan_attempt(
+    state: RetryState, due_at: float, *, is_retry_after: bool = False
+) -> RetryState:
+    """Plan the next attempt.
 
     Args:
-        error: the failure.
-        failures: without a success in between, this one included.
+        state: before.
+        due_at: the time.
+        is_retry_after: the vault requested this time: only a refresh is earlier.
     """
-    if error.disposition in (Disposition.RETRY, Disposition.REATTEST):
-        return _ask(_TRANSIENT, failures.total)
-    if error.disposition is Disposition.DENIED:
-        return lasting_window_seconds(repetitions(failures, error.code))
-    return lasting_window_seconds(failures.slow)
+    retry_after_until = due_at if is_retry_after else -math.inf
+    return dataclasses.replace(
+        state, due_at=due_at, retry_after_until=retry_after_until
+    )
 
 
-def lasting_window_seconds(times: int) -> float:
-    """Choose the longest wait after something that does not pass by itself.
-
-    Args:
-        times: that it happened without a success in between.
-    """
-    return CONFIRM_SECONDS if times <= 1 else _ask(_LASTING, times - 1)
+def bring_forward(state: RetryState, boottime: float) -> RetryState:
+    """Plan the next attempt for now, or for the end of a backoff or Retry-After."""
+    return dataclasses.replace(state, due_at=min(state.due_at, boottime))
 
 
-def wait_seconds(
+def request_now(state: RetryState, boottime: float) -> RetryState:
+    """Plan the next attempt for now, and end every backoff and Retry-After."""
+    return dataclasses.replace(
+        bring_forward(state, boottime),
+        retry_after_until=-math.inf,
+        job_backoff_until=-math.inf,
+    )
+
+
+def back_off_job(state: RetryState, until: float) -> RetryState:
+    """Let no job for this key begin before a time."""
+    return dataclasses.replace(
+        state, job_backoff_until=max(state.job_backoff_until, until)
+    )
+
+
+def end_job_backoff(state: RetryState) -> RetryState:
+    """End the wait after a job that failed as a whole."""
+    if state.job_backoff_until == -math.inf:
+        return state
+    return dataclasses.replace(state, job_backoff_until=-math.inf)
+
+
+# Backoff.
+
+
+def backoff_seconds(
     error: AgentError,
-    failures: Failures,
+    state: RetryState,
     *,
     jitter: float,
     is_vault: bool = True,
@@ -209,258 +211,239 @@ def wait_seconds(
 
     Args:
         error: the failure.
-        failures: without a success in between, this one included.
-        jitter: chance, from 0 to 1.
-        is_vault: whether a vault answered. IMDS and the provider have room again soon
-            after a 429, and a vault has not.
-        confirms_in: seconds until a repetition of this denial counts.
+        state: of the key, with this failure counted.
+        jitter: random, from 0 to 1.
+        is_vault: the failure is the vault's. IMDS and the attestation provider accept
+            requests again soon after a 429; a vault has many others to serve.
+        confirms_in: seconds until a repetition of this denial confirms it.
     """
-    asked = _asked_seconds(error, jitter)
+    retry_after = retry_after_seconds(error, jitter)
     if is_vault and is_throttled(error):
-        spread = _LINE_SPREAD * (2 * jitter - 1)
-        return max(asked, _ask(_LINE, failures.throttles) * (1 + spread))
-    if asked:
-        return asked
-    window = window_seconds(error, failures)
-    return min(window * jitter, confirms_in + CONFIRM_SECONDS * jitter)
+        spread = _THROTTLED_JITTER * (2 * jitter - 1)
+        window = window_seconds(_THROTTLED, state.throttles)
+        return max(retry_after, window * (1 + spread))
+    if retry_after:
+        return retry_after
+    longest = longest_backoff_seconds(error, state)
+    return min(longest * jitter, confirms_in + CONFIRM_SECONDS * jitter)
 
 
-def renewal_seconds(error: AgentError, *, failures: int, jitter: float) -> float:
-    """Choose the wait after a renewal of the AK certificate that failed.
-
-    In the later half of its window: nobody waits for it, and THIM may be busy.
-    """
-    seconds = _ask(_RENEWAL, failures) * (1 + jitter) / 2
-    return max(seconds, _asked_seconds(error, jitter))
-
-
-def _asked_seconds(error: AgentError, jitter: float) -> float:
-    """Tell how long the other side wants us to wait; 0 where it does not say."""
-    if error.retry_after is None or not is_asked_to_wait(error):
-        return 0.0
-    asked = error.retry_after * (1 + RETRY_AFTER_SPREAD * jitter)
-    return min(asked, MAX_RETRY_AFTER_SECONDS)
+def longest_backoff_seconds(error: AgentError, state: RetryState) -> float:
+    """Return the window after a failure that is counted already."""
+    if error.disposition in (Disposition.RETRY, Disposition.REATTEST):
+        return window_seconds(_TRANSIENT, state.failures)
+    if error.disposition is Disposition.DENIED:
+        return lasting_window_seconds(count_repetitions(state.denials, error.code))
+    return lasting_window_seconds(state.slow_failures)
 
 
-def is_asked_to_wait(error: AgentError) -> bool:
-    """Tell whether the other side said when it wants to be asked again."""
-    asked = error.retry_after
-    return asked is not None and asked >= MIN_RETRY_AFTER_SECONDS
-
-
-def retrying(
-    *,
-    wait: Callable[[AgentError], float],
-    sleep: Callable[[float], Awaitable[None]],
-    is_stopping: Callable[[], bool],
-    is_final: Callable[[AgentError], bool],
-) -> tenacity.AsyncRetrying:
-    """Build the loop that repeats a failing step until it succeeds.
-
-    Final errors, foreign exceptions and shutdown end it, with the error itself.
+def lasting_window_seconds(count: int) -> float:
+    """Return the window after a failure that does not pass by itself.
 
     Args:
-        wait: the seconds to wait after an error.
-        sleep: waits that long, or until shutdown.
-        is_stopping: whether to give up instead.
-        is_final: whether an error ends the agent.
+        count: of such failures since the last success.
     """
-    return tenacity.AsyncRetrying(
-        wait=lambda state: wait(_error_of(state)),
-        sleep=sleep,
-        stop=lambda _state: is_stopping(),
-        retry=tenacity.retry_if_exception(
-            lambda error: isinstance(error, AgentError) and not is_final(error)
-        ),
-        reraise=True,
+    return CONFIRM_SECONDS if count <= 1 else window_seconds(_LASTING, count - 1)
+
+
+@functools.lru_cache(maxsize=1024)
+def window_seconds(window: Window, failures: int) -> float:
+    """Return a window's length after so many failures."""
+    import tenacity  # noqa: PLC0415 - the first releaser starts before it is loaded
+
+    strategy = tenacity.wait_exponential(
+        multiplier=window.first_seconds, exp_base=window.growth, max=window.cap_seconds
     )
+    call = tenacity.RetryCallState(tenacity.Retrying(), fn=None, args=(), kwargs={})
+    call.attempt_number = max(1, failures)
+    return strategy(call)
 
 
-def _error_of(state: tenacity.RetryCallState) -> AgentError:
-    error = state.outcome.exception() if state.outcome else None
-    if not isinstance(error, AgentError):
-        raise TypeError("only our own errors are waited for")
-    return error
+def retry_after_seconds(error: AgentError, jitter: float) -> float:
+    """Return the wait that the service requested, with jitter; 0 if it did not."""
+    if error.retry_after is None or not has_retry_after(error):
+        return 0.0
+    seconds = error.retry_after * (1 + RETRY_AFTER_JITTER * jitter)
+    return min(seconds, MAX_RETRY_AFTER_SECONDS)
 
 
-def _ask(strategy: tenacity.wait_exponential, failures: int) -> float:
-    """Ask a strategy of tenacity outside its loop."""
-    state = tenacity.RetryCallState(_NO_LOOP, fn=None, args=(), kwargs={})
-    state.attempt_number = max(1, failures)
-    return strategy(state)
-
-
-# For HSM keys, by vault and region (Azure Key Vault service limits: release counts as
-# create). Managed HSM publishes no figure, so it is asked no faster.
-RELEASES: Final = 10
-WINDOW_SECONDS: Final = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """Releases that one job had from one vault; they count until then (boot time)."""
-
-    vault: str
-    releases: int
-    until: float
-
-
-def spend(
-    spent: Sequence[Spent], keys: Iterable[KeyRequest], *, ended_at: float
-) -> tuple[Spent, ...]:
-    """Note the releases of a job, and forget what counts no more."""
-    asked = Counter(key.vault for key in keys)
-    kept = (one for one in spent if one.until > ended_at)
-    until = ended_at + WINDOW_SECONDS
-    return (*kept, *(Spent(vault, n, until) for vault, n in asked.items()))
-
-
-def allowed_keys(
-    aliases: Iterable[str],
-    keys: Mapping[str, KeyRequest],
-    spent: Sequence[Spent] = (),
-    *,
-    boottime: float,
-) -> tuple[str, ...]:
-    """Pick the keys that their vaults release now, the first ones first."""
-    used = _used(spent, boottime)
-    found = []
-    for alias in aliases:
-        vault = keys[alias].vault
-        if used[vault] < RELEASES:
-            used[vault] += 1
-            found.append(alias)
-    return tuple(found)
-
-
-def opening(
-    keys: Mapping[str, KeyRequest], spent: Sequence[Spent], boottime: float
-) -> dict[str, float]:
-    """Tell when keys of vaults that release no more now can be asked for again."""
-    used = _used(spent, boottime)
-    opens: dict[str, float] = {}
-    for one in spent:
-        if one.until > boottime and used[one.vault] >= RELEASES:
-            opens[one.vault] = min(one.until, opens.get(one.vault, one.until))
-    return {a: opens[key.vault] for a, key in keys.items() if key.vault in opens}
-
-
-def _used(spent: Sequence[Spent], boottime: float) -> Counter[str]:
-    used: Counter[str] = Counter()
-    for one in spent:
-        if one.until > boottime:
-            used[one.vault] += one.releases
-    return used
-
-
-# The denial in clear words that a second one, with a fresh token, must confirm.
-_CLEAR_DENIALS_TO_CONFIRM: Final = 2
-
-# What only a person can mend, probably: the backoff is long, and there is an alarm.
-SLOW: Final = (Disposition.RETRY_SLOWLY, Disposition.FATAL)
-
-# With these, a person must probably act: they do not pass by themselves.
-NEEDS_ATTENTION: Final = (*SLOW, Disposition.DENIED)
-
-
-class Denied(NamedTuple):
-    """Denials with one code."""
-
-    first_at: float  # boot time
-    times: int
-
-
-@dataclass(frozen=True, slots=True)
-class Failures:
-    """Counts since the last success."""
-
-    total: int = 0
-    slow: int = 0  # with a disposition of SLOW
-    throttles: int = 0  # 429 of a vault
-    denials: Mapping[str, Denied] = field(default_factory=dict)  # by code
-
-    def __bool__(self) -> bool:
-        return self.total > 0
-
-
-NONE: Final = Failures()
+def has_retry_after(error: AgentError) -> bool:
+    """Return whether the service said when to repeat the request."""
+    seconds = error.retry_after
+    return seconds is not None and seconds >= MIN_RETRY_AFTER_SECONDS
 
 
 def is_throttled(error: AgentError) -> bool:
-    """Return whether the other side had too many requests: 429."""
+    """Return whether the service had too many requests: 429."""
     return error.code == "transport.throttled"
 
 
-def counted(failures: Failures, error: AgentError, boottime: float) -> Failures:
-    """Add one failure. A fault between two denials confirms and cancels nothing."""
-    denials = failures.denials
-    if error.code in DENIALS:
-        before = denials.get(error.code, Denied(boottime, 0))
-        denials = {**denials, error.code: before._replace(times=before.times + 1)}
-    return dataclasses.replace(
-        failures,
-        total=failures.total + 1,
-        slow=failures.slow + (error.disposition in SLOW),
-        throttles=failures.throttles + is_throttled(error),
-        denials=denials,
+# Refresh.
+
+
+def token_life_seconds(issued_at: float, expires_at: float) -> float:
+    """Return a token's lifetime, by its issuer's clock: the VM's may be wrong."""
+    life = expires_at - issued_at
+    return min(max(life, MIN_TOKEN_LIFE_SECONDS), MAX_TOKEN_LIFE_SECONDS)
+
+
+def machine_spread(machine_id: str) -> float:
+    """Return a machine's own place in the jitter of its fleet, from -1 to 1.
+
+    A hash, because machine ids are confidential: machine-id(5).
+    """
+    digest = hashlib.sha256(b"skragent refresh " + machine_id.encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**47 - 1
+
+
+def fresh_seconds(
+    life_seconds: float, refresh_seconds: float | None, fraction: float
+) -> float:
+    """Return the seconds from a release until the key is stale.
+
+    Args:
+        life_seconds: of the token.
+        refresh_seconds: of the key's policy; None: the key is as fresh as its token.
+        fraction: of the token's lifetime after which the agent refreshes.
+    """
+    return life_seconds if refresh_seconds is None else refresh_seconds / fraction
+
+
+def refresh_after_seconds(
+    seconds: float,
+    *,
+    spread: float = 0.0,
+    jitter: float = 0.5,
+    fraction: float = REFRESH_FRACTION,
+) -> float:
+    """Return the seconds from a release until its refresh.
+
+    Args:
+        seconds: until the key is stale.
+        spread: this machine's place in its fleet, from -1 to 1.
+        jitter: random, from 0 to 1.
+        fraction: of the seconds after which the agent refreshes.
+    """
+    mixed = _MACHINE_PART * spread + (1 - _MACHINE_PART) * (2 * jitter - 1)
+    return seconds * fraction * (1 + REFRESH_JITTER * mixed)
+
+
+# The next job.
+
+
+def next_attempt(
+    records: Mapping[str, KeyRecord],
+    vault_limits: Mapping[str, float] = _NO_VAULT_LIMITS,
+) -> float:
+    """Return when the next job is due: as soon as one key is.
+
+    Args:
+        records: of all keys.
+        vault_limits: from `next_release_times`.
+    """
+    return min(
+        (
+            max(record.retry.retry_at, vault_limits.get(alias, -math.inf))
+            for alias, record in records.items()
+        ),
+        default=math.inf,
     )
 
 
-def repetitions(failures: Failures, code: str) -> int:
-    """Count the denials that one with this code repeats, itself included.
+def due_keys(records: Mapping[str, KeyRecord], boottime: float) -> tuple[str, ...]:
+    """List the keys that are due now, the longest due first.
 
-    Any clear denial repeats any other; an unclear one only its own kind.
+    Keys of jobs that crashed come last, so that the other keys do not wait for them.
     """
-    if not _is_clear(code):
-        return failures.denials[code].times if code in failures.denials else 0
-    return sum(
-        denied.times for code, denied in failures.denials.items() if _is_clear(code)
+    states = {alias: record.retry for alias, record in records.items()}
+    due = [alias for alias, state in states.items() if state.retry_at <= boottime]
+    return tuple(sorted(due, key=lambda a: (-states[a].batch_limit, states[a].due_at)))
+
+
+def choose_batch(
+    aliases: Sequence[str], records: Mapping[str, KeyRecord]
+) -> tuple[str, ...]:
+    """Choose the keys of one job from those that are due.
+
+    One attestation serves all of them. Keys of jobs that crashed are in smaller and
+    smaller batches, until the key that causes the crash is alone.
+    """
+    batch: list[str] = []
+    limit = MAX_KEYS
+    for alias in aliases:
+        smaller = min(limit, records[alias].retry.batch_limit)
+        if len(batch) < smaller:
+            batch.append(alias)
+            limit = smaller
+    return tuple(batch)
+
+
+# The release rate limit. The agent applies it, not the releaser: a releaser ends with
+# its job, but the limit is for all jobs. The time of a release within its job is not
+# known, so each release counts from the beginning of its job until 10 s after its end.
+# Other VMs use the same vault; if the sum is too much, the vault responds with 429.
+
+
+@dataclass(frozen=True, slots=True)
+class RecentReleases:
+    """The releases of one job by one vault."""
+
+    vault: str
+    count: int
+    until: float  # the time until which they count
+
+
+def count_releases(
+    recent: Sequence[RecentReleases],
+    keys: Iterable[KeyRequest],
+    *,
+    ended_at: float,
+) -> tuple[RecentReleases, ...]:
+    """Add the releases of a job, and remove those that no longer count."""
+    by_vault = Counter(key.vault for key in keys)
+    until = ended_at + RELEASE_LIMIT_SECONDS
+    return (
+        *(releases for releases in recent if releases.until > ended_at),
+        *(RecentReleases(vault, n, until) for vault, n in by_vault.items()),
     )
 
 
-def accepted(failures: Failures, authority: Authority) -> Failures:
-    """Take back an authority's denials: it said yes since then.
+def releasable_keys(
+    aliases: Iterable[str],
+    keys: Mapping[str, KeyRequest],
+    recent: Sequence[RecentReleases] = (),
+    *,
+    boottime: float,
+) -> tuple[str, ...]:
+    """Choose the keys that their vaults' rate limits permit now, in order."""
+    used = _count_by_vault(recent, boottime)
+    chosen = []
+    for alias in aliases:
+        vault = keys[alias].vault
+        if used[vault] < RELEASE_LIMIT:
+            used[vault] += 1
+            chosen.append(alias)
+    return tuple(chosen)
 
-    The provider says yes with each token; the vault with a release, after which there
-    are no failures at all.
-    """
-    denials = {
-        code: denied
-        for code, denied in failures.denials.items()
-        if DENIALS[code].by is not authority
+
+def next_release_times(
+    keys: Mapping[str, KeyRequest], recent: Sequence[RecentReleases], boottime: float
+) -> dict[str, float]:
+    """Return when the limit permits a release again, for keys that wait for that."""
+    used = _count_by_vault(recent, boottime)
+    times: dict[str, float] = {}
+    for releases in recent:
+        vault, until = releases.vault, releases.until
+        if until > boottime and used[vault] >= RELEASE_LIMIT:
+            times[vault] = min(until, times.get(vault, until))
+    return {
+        alias: times[key.vault] for alias, key in keys.items() if key.vault in times
     }
-    if len(denials) == len(failures.denials):
-        return failures
-    return dataclasses.replace(failures, denials=denials)
 
 
-def is_confirmed(failures: Failures, error: AgentError, boottime: float) -> bool:
-    """Return whether this error, which is counted already, confirms a denial."""
-    if error.code not in DENIALS:
-        return False
-    if _is_clear(error.code):
-        return repetitions(failures, error.code) >= _CLEAR_DENIALS_TO_CONFIRM
-    return boottime >= _counts_from(failures, error.code)
-
-
-def seconds_to_confirm(failures: Failures, error: AgentError, boottime: float) -> float:
-    """Return when a repetition of this denial would confirm it; infinite if never.
-
-    Only for denials that must be repeated later: the others are confirmed as soon as
-    the next attempt says the same.
-    """
-    if error.code not in DENIALS or _is_clear(error.code):
-        return math.inf
-    left = _counts_from(failures, error.code) - boottime
-    return left if left > 0 else math.inf
-
-
-def _is_clear(code: str) -> bool:
-    """Return whether a denial says for certain that the key is not to be held."""
-    return DENIALS[code].confirmation is Confirmation.FRESH_TOKEN
-
-
-def _counts_from(failures: Failures, code: str) -> float:
-    """Return the boot time from which this denial repeats the first one."""
-    denied = failures.denials.get(code)
-    return denied.first_at + REPEATED_AFTER_SECONDS if denied else math.inf
+def _count_by_vault(recent: Sequence[RecentReleases], boottime: float) -> Counter[str]:
+    used: Counter[str] = Counter()
+    for releases in recent:
+        if releases.until > boottime:
+            used[releases.vault] += releases.count
+    return used

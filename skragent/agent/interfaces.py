@@ -1,15 +1,16 @@
-"""What the supervisor needs of the world. Tests have others."""
+"""The interfaces that the scheduler uses. Tests implement them, too."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import math
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from skragent.agent.cached_token import HeldToken
+    from skragent.agent.cached_token import CachedToken
     from skragent.agent.job_runner import Release
-    from skragent.agent.key_records import Admission, KeyRecord
+    from skragent.agent.key_records import KeyRecord, Validity
     from skragent.agent.releaser_process import Launch
     from skragent.errors import AgentError
     from skragent.job import (
@@ -22,12 +23,20 @@ if TYPE_CHECKING:
     from skragent.secretmem import Arena
 
 
+class NextAttempt(NamedTuple):
+    """The next attempt for a key after a failure."""
+
+    seconds: float  # until then
+    # Until a repeated denial can wipe the held key; infinite: that cannot happen.
+    wiped_in: float = math.inf
+
+
 class Jobs(Protocol):
-    """Runs one job: `runner.Runner`, or a substitute."""
+    """Runs one job: implemented by `job_runner.Runner`."""
 
     @property
     def longest_seconds(self) -> float:
-        """Return how long `run` takes at most."""
+        """The longest time that a job takes."""
         ...
 
     async def run(
@@ -35,29 +44,40 @@ class Jobs(Protocol):
         keys: Sequence[KeyRequest],
         *,
         launched: Launch | None = None,
-        token: HeldToken | None = None,
+        token: CachedToken | None = None,
         deliver: Callable[[Release], None] = lambda _part: None,
     ) -> Release:
-        """Run a job for these keys, with a token that there is or with a new one.
+        """Run a job that releases these keys.
 
-        `deliver` takes each part of the outcome but the last; the last is returned.
+        Args:
+            keys: the keys.
+            launched: the job, if its releaser has started already.
+            token: to release with; None: the job attests.
+            deliver: receives each part of the result but the last.
+
+        Returns:
+            the last part.
         """
         ...
 
     async def check(self, keys: Sequence[KeyRequest]) -> Result:
-        """Look for the latest versions of these keys."""
+        """Ask for the latest versions of these keys."""
         ...
 
     async def renew(self, query_id: str) -> Result:
-        """Have the AK certificate renewed, or fetched by its query's id."""
+        """Order a new AK certificate, or fetch the one with this query id."""
         ...
 
 
-class Holder(Protocol):
-    """What the supervisor tells of its decisions: to the keyring and the journal."""
+class Reporter(Protocol):
+    """Receives every change: implemented by `reporter.Reporter`."""
+
+    def job_ended(self, result: Result) -> None:
+        """Report the notes and timings of a job that ended in order."""
+        ...
 
     def attested(self, attestation: Attestation) -> None:
-        """Tell of a new attestation token."""
+        """Report a new attestation token."""
         ...
 
     def hold(
@@ -66,81 +86,65 @@ class Holder(Protocol):
         arena: Arena,
         *,
         request: KeyRequest,
-        life: KeyRecord,
+        record: KeyRecord,
         began_at: float,
     ) -> None:
-        """Serve this key from now on, instead of another version or beside it.
+        """Hold and serve a released key, in place of another version or beside it.
 
         Raises:
-            SecretMemoryError: there is no memory for it; what was served stays.
+            SecretMemoryError: there is not enough memory; the held version stays.
         """
         ...
 
     def end_overlap(self, alias: str) -> None:
-        """Serve the version before no longer."""
+        """Wipe the previous version."""
         ...
 
     def repeat_notifications(self) -> None:
-        """Tell systemd which keys to keep, where it could not be told before."""
+        """Repeat notifications that systemd could not receive."""
         ...
 
-    def not_admitted(self, key: ReleasedKey, admission: Admission) -> None:
-        """Tell that a released key may not be held, by its own attributes."""
+    def not_valid(self, key: ReleasedKey, validity: Validity) -> None:
+        """Report that a released key may not be held, by its own attributes."""
         ...
 
-    def changed(self, alias: str, life: KeyRecord) -> None:
-        """Show a key's new state; wipe it where it is no longer held."""
+    def state_changed(self, alias: str, record: KeyRecord) -> None:
+        """Report a key's new state; wipe the key if it is no longer held."""
         ...
 
     def cannot_check(self, alias: str) -> None:
-        """Tell that new versions of a key are noticed at its refresh only."""
+        """Report that the identity may not check a key's versions."""
         ...
 
-    def key_failed(
-        self, alias: str, error: AgentError, seconds: float, *, wiped_in: float
-    ) -> None:
-        """Report that a key was not released.
-
-        Args:
-            alias: the key.
-            error: the reason.
-            seconds: until the next attempt.
-            wiped_in: seconds until a repeated denial can wipe the held key.
-        """
+    def key_failed(self, alias: str, error: AgentError, following: NextAttempt) -> None:
+        """Report that a key was not released, and its next attempt."""
         ...
 
     def job_failed(
-        self, wiped_in: Mapping[str, float], error: AgentError, seconds: float
+        self, following: Mapping[str, NextAttempt], error: AgentError
     ) -> None:
-        """Report that a job failed as a whole.
-
-        Args:
-            wiped_in: its keys, each with the seconds until a repeated denial can wipe
-                the held key.
-            error: the reason.
-            seconds: until the next attempt.
-        """
+        """Report that a job failed as a whole, and the next attempt of each key."""
         ...
 
     def attempt_ended(self, alias: str) -> None:
-        """Count an attempt that ended and began after the last order.
+        """Count an attempt that began after the last request to refresh the key.
 
-        Its result (`hold`, `key_failed`, `job_failed`) is told before.
+        Its result (`hold`, `key_failed`, `job_failed`) is reported before.
         """
         ...
 
     def ak_certificate(self, certificate: AkCertificate) -> None:
-        """Tell how long the AK certificate holds."""
+        """Report the end of the AK certificate."""
         ...
 
     def ak_restored(self) -> None:
-        """Tell that the AK certificate was restored after an interrupted renewal."""
+        """Report that the AK certificate was restored after an interrupted renewal."""
         ...
 
     def ak_renewed(self) -> None:
-        """Tell that there is a new AK certificate."""
+        """Report that there is a new AK certificate."""
         ...
 
     def ak_renewal_failed(self, error: AgentError, seconds: float) -> None:
-        """Tell that there is none, and when it is tried again."""
+        """Report that the renewal failed, and the wait until the next one."""
         ...

@@ -1,187 +1,286 @@
-"""What came of a job, for each key: held, or why not, and when it is due again."""
+"""Apply the results of a job to its keys: held or failed, and when each is due next."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
 from skragent.agent import due_times, key_records
+from skragent.agent.interfaces import NextAttempt
 from skragent.agent.jobs import failure_error
-from skragent.agent.key_records import Admission
+from skragent.agent.key_records import Validity
 from skragent.errors import ReleaseDeniedError, SecretMemoryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from skragent.agent.clock import Clock
-    from skragent.agent.interfaces import Holder
+    from skragent.agent.interfaces import Reporter
     from skragent.agent.job_runner import Release
-    from skragent.agent.key_records import KeyRecord, Lives
-    from skragent.agent.version_check import Looking
+    from skragent.agent.key_records import KeyRecord, KeyRecords
+    from skragent.agent.version_check import VersionChecks
     from skragent.errors import AgentError
     from skragent.job import Attestation, ReleasedKey
 
-# However short a token's life and however long the job: never in a tight circle.
-_MIN_PAUSE_SECONDS: Final = 1.0
+# Prevents a tight loop if the token's lifetime is shorter than the job.
+_MIN_WAIT_SECONDS: Final = 1.0
 
 
-class Settling:
-    """Gives each key of a job what came of it.
+class JobResults:
+    """Applies the results of one job after the other.
 
     Args:
-        lives: of all keys.
-        looking: plans looks for new versions.
-        holder: is told of everything.
-        clock: the one clock.
-        chance: a number from 0 to 1, another one each time.
-        token_fraction: of a token's life, after which it is renewed.
+        records: of all keys.
+        version_checks: plans version checks.
+        reporter: receives every result.
+        clock: the agent's clock.
+        random: returns a number from 0 to 1.
+        token_fraction: of a token's lifetime after which the agent refreshes.
         spread: this machine's place in its fleet, from -1 to 1.
     """
 
     def __init__(
         self,
-        lives: Lives,
-        looking: Looking,
+        records: KeyRecords,
+        version_checks: VersionChecks,
         *,
-        holder: Holder,
+        reporter: Reporter,
         clock: Clock,
-        chance: Callable[[], float],
+        random: Callable[[], float],
         token_fraction: float,
         spread: float,
     ) -> None:
         self.token_fraction = token_fraction
-        self.asked_again: set[str] = set()  # since the job began: due at once
-        self._throw = 0.0  # of chance, for the job
-        self._lives = lives
-        self._looking = looking
-        self._holder = holder
+        self._refreshed: set[str] = set()  # by an administrator, since the job began
+        self._is_backoff_ended = False  # by a refresh or reload, since the job began
+        self._jitter = 0.0  # of all keys of the job
+        self._records = records
+        self._version_checks = version_checks
+        self._reporter = reporter
         self._clock = clock
-        self._chance = chance
+        self._random = random
         self._spread = spread
 
     def begin_job(self) -> None:
-        """Begin a job. One throw of chance for all its keys.
+        """Begin a job.
 
-        Keys that are released together stay together: one attestation serves them
-        again.
+        Its keys share the jitter, so that they are due together: then one attestation
+        serves them all again.
         """
-        self.asked_again.clear()
-        self._throw = self._chance()
+        self._refreshed.clear()
+        self._is_backoff_ended = False
+        self._jitter = self._random()
 
-    def settle(
+    def request_refresh(self, alias: str) -> None:
+        """Make a key due now, even if the job that is running releases it."""
+        record = self._records.by_alias[alias]
+        boottime = self._clock.boottime()
+        self._records.store(alias, key_records.request_refresh(record, boottime))
+        self._refreshed.add(alias)
+
+    def end_job_backoff(self) -> None:
+        """Begin the next job as soon as a key is due, even if this job fails."""
+        self._is_backoff_ended = True
+        self._records.end_job_backoff()
+
+    def apply(
         self,
         release: Release,
         attestation: Attestation | None,
-        wanted: Container[str],
+        wanted: Collection[str],
     ) -> None:
-        """Settle a part of the job's outcome.
+        """Apply a part of the result.
 
         Args:
             release: the part.
-            attestation: that the keys were released under.
-            wanted: the keys that were not dropped or changed meanwhile.
+            attestation: of the job.
+            wanted: the keys that were not dropped or reconfigured during the job.
         """
-        # A machine that was suspended wakes in any order: what is too old by now must
-        # not live on beside its successor.
-        self._lives.age()
-        chance = self._throw
+        # After the machine was suspended a deadline may have passed unnoticed: then a
+        # version that is too old must not be held beside its successor.
+        self._records.apply_time()
         for key in release.result.released:
-            if key.alias not in wanted:
-                continue
-            admission = key_records.admit(key, self._clock.now())
-            if admission is Admission.DISABLED:
-                error = ReleaseDeniedError(
-                    f"version {key.version} is disabled",
-                    code=admission.value,
-                    hint="Enable it in the vault, or configure another version.",
-                )
-                self._settle_failed(key.alias, error, chance)
-            elif attestation is None:
-                raise TypeError("a judged result has keys only with an attestation")
-            else:
-                self._settle_released(key, admission, release, attestation, chance)
-            self.end_attempts([key.alias])
+            if key.alias in wanted:
+                self._apply_release(key, release, attestation)
+                self.count_attempts([key.alias])
         for entry in release.result.failed:
             if entry.alias in wanted:
-                self._settle_failed(entry.alias, failure_error(entry.failure), chance)
-                self.end_attempts([entry.alias])
+                self._apply_failure(entry.alias, failure_error(entry.failure))
+                self.count_attempts([entry.alias])
 
-    def end_attempts(self, aliases: Iterable[str]) -> None:
-        """Tell that attempts ended; not of keys that were ordered meanwhile.
+    def apply_job_failure(
+        self, error: AgentError, wanted: Collection[str], *, crashed_batch: int = 0
+    ) -> None:
+        """Apply the failure of a whole job: a failed attempt of each of its keys.
 
-        Their order is carried out by the next attempt.
+        Args:
+            error: the failure.
+            wanted: the keys that were not dropped or reconfigured during the job.
+            crashed_batch: the number of keys, if the job crashed or timed out.
+        """
+        boottime = self._clock.boottime()
+        for alias in wanted:
+            record = self._records.by_alias[alias]
+            if crashed_batch:
+                record = key_records.record_crash(
+                    record, error, batch_size=crashed_batch, boottime=boottime
+                )
+                # Perhaps the key's own fault: the wait is for this key only.
+                due_at = boottime + self._job_backoff(record, error)
+                self._plan(alias, record, due_at)
+            else:
+                record = key_records.record_failure(record, error, boottime)
+                until = boottime + self._job_backoff(record, error)
+                retry = due_times.back_off_job(record.retry, until)
+                self._records.store(alias, key_records.plan(record, retry))
+        self._back_off_others(error, wanted, has_crashed=bool(crashed_batch))
+        records = self._records.by_alias
+        following = {alias: _next_attempt(records[alias], boottime) for alias in wanted}
+        self._reporter.job_failed(following, error)
+        self.count_attempts(wanted)
+
+    def count_attempts(self, aliases: Iterable[str]) -> None:
+        """Report that attempts have ended.
+
+        An attempt that began before a refresh was requested does not count: the next
+        one is for that request.
         """
         for alias in aliases:
-            if alias not in self.asked_again:
-                self._holder.attempt_ended(alias)
+            if alias not in self._refreshed:
+                self._reporter.attempt_ended(alias)
 
-    def _settle_released(
+    def _back_off_others(
+        self, error: AgentError, wanted: Collection[str], *, has_crashed: bool
+    ) -> None:
+        """Delay the other keys after a job that failed as a whole.
+
+        The cause concerns them, too, because the job failed before it reached a vault.
+        So the agent does not try them one after the other. The wait is that of the
+        key with the fewest failures. A crash may be the fault of one key: then only
+        keys that have failures wait.
+        """
+        records, boottime = self._records.by_alias, self._clock.boottime()
+        others = [
+            alias
+            for alias, record in records.items()
+            if alias not in wanted and (record.retry.failures or not has_crashed)
+        ]
+        known = [*others, *wanted]
+        due = [alias for alias in known if records[alias].retry.due_at <= boottime]
+        if not others:
+            return
+        least = min(
+            (records[alias] for alias in (known if has_crashed else due or known)),
+            key=lambda record: record.retry.failures,
+        )
+        until = boottime + self._job_backoff(least, error)
+        for alias in others:
+            retry = due_times.back_off_job(records[alias].retry, until)
+            self._records.store(alias, key_records.plan(records[alias], retry))
+
+    def _job_backoff(self, record: KeyRecord, error: AgentError) -> float:
+        if self._is_backoff_ended:
+            return 0.0
+        boottime = self._clock.boottime()
+        return due_times.backoff_seconds(
+            error,
+            record.retry,
+            jitter=self._jitter,
+            is_vault=False,
+            confirms_in=key_records.seconds_until_confirmable(record, error, boottime),
+        )
+
+    def _apply_release(
+        self, key: ReleasedKey, release: Release, attestation: Attestation | None
+    ) -> None:
+        validity = key_records.check_validity(key, self._clock.now())
+        if validity is Validity.DISABLED:
+            error = ReleaseDeniedError(
+                f"version {key.version} is disabled",
+                code=validity.value,
+                hint="Enable it in the vault, or configure another version.",
+            )
+            self._apply_failure(key.alias, error)
+        elif attestation is None:
+            raise TypeError("a checked result has keys only with an attestation")
+        else:
+            self._hold(key, validity, release, attestation)
+
+    def _hold(
         self,
         key: ReleasedKey,
-        admission: Admission,
+        validity: Validity,
         release: Release,
         attestation: Attestation,
-        chance: float,
     ) -> None:
-        boottime = self._clock.boottime()
-        seconds = due_times.token_life_seconds(
-            attestation.issued_at, attestation.expires_at
+        record, boottime = self._records.by_alias[key.alias], self._clock.boottime()
+        fresh = due_times.fresh_seconds(
+            due_times.token_life_seconds(attestation.issued_at, attestation.expires_at),
+            record.policy.refresh_seconds,
+            self.token_fraction,
         )
-        terms, fraction = self._lives.of[key.alias].terms, self.token_fraction
-        fresh = due_times.fresh_seconds(seconds, terms.refresh_seconds, fraction)
-        jitter = due_times.jitter(self._spread, 2 * chance - 1)
-        after = due_times.refresh_after_seconds(fresh, jitter, fraction)
-        due_at = release.began_at + after
-        if admission is Admission.HELD:
-            life = key_records.released(
-                self._lives.of[key.alias],
-                key,
-                began_at=release.began_at,
-                fresh_seconds=fresh,
+        due_at = release.began_at + due_times.refresh_after_seconds(
+            fresh,
+            spread=self._spread,
+            jitter=self._jitter,
+            fraction=self.token_fraction,
+        )
+        if validity is Validity.VALID:
+            record = key_records.record_release(
+                record, key, began_at=release.began_at, fresh_seconds=fresh
             )
             try:
-                self._holder.hold(
+                self._reporter.hold(
                     key,
                     release.arena,
-                    request=self._lives.keys[key.alias],
-                    life=life,
+                    request=self._records.keys[key.alias],
+                    record=record,
                     began_at=release.began_at,
                 )
             except SecretMemoryError as error:
-                self._settle_failed(key.alias, error, chance)
+                self._apply_failure(key.alias, error)
                 return
         else:
-            life = key_records.not_admitted(self._lives.of[key.alias], key, admission)
-            self._holder.not_admitted(key, admission)
-            if not life.is_held:
-                lasting = due_times.lasting_window_seconds(life.failures.slow)
-                due_at = boottime + chance * lasting
-        due_at = max(due_at, boottime + _MIN_PAUSE_SECONDS)
-        self._plan(key.alias, life, due_at)
-        if life.is_held:
-            self._looking.plan(key.alias)
+            record = key_records.record_invalid_version(record, key, validity)
+            self._reporter.not_valid(key, validity)
+            if not record.is_held:
+                window = due_times.lasting_window_seconds(record.retry.slow_failures)
+                due_at = boottime + self._jitter * window
+        self._plan(key.alias, record, max(due_at, boottime + _MIN_WAIT_SECONDS))
+        if record.is_held:
+            self._version_checks.plan(key.alias)
 
-    def _settle_failed(self, alias: str, error: AgentError, chance: float) -> None:
+    def _apply_failure(self, alias: str, error: AgentError) -> None:
         boottime = self._clock.boottime()
-        life = key_records.failed(self._lives.of[alias], error, boottime)
-        seconds = due_times.wait_seconds(
+        record = self._records.by_alias[alias]
+        record = key_records.record_failure(record, error, boottime)
+        seconds = due_times.backoff_seconds(
             error,
-            life.failures,
-            jitter=chance,
-            confirms_in=key_records.seconds_until_confirmable(life, error, boottime),
+            record.retry,
+            jitter=self._jitter,
+            confirms_in=key_records.seconds_until_confirmable(record, error, boottime),
         )
-        self._holder.key_failed(
-            alias,
-            error,
-            seconds,
-            wiped_in=key_records.seconds_until_wiped(life, boottime, seconds),
-        )
-        due_at = boottime + seconds
-        self._plan(alias, life, due_at, is_held_off=due_times.is_asked_to_wait(error))
+        wiped_in = key_records.seconds_until_wiped(record, boottime, seconds)
+        self._reporter.key_failed(alias, error, NextAttempt(seconds, wiped_in))
+        is_retry_after = due_times.has_retry_after(error)
+        self._plan(alias, record, boottime + seconds, is_retry_after=is_retry_after)
 
     def _plan(
-        self, alias: str, life: KeyRecord, due_at: float, *, is_held_off: bool = False
+        self,
+        alias: str,
+        record: KeyRecord,
+        due_at: float,
+        *,
+        is_retry_after: bool = False,
     ) -> None:
-        if alias in self.asked_again:
-            due_at, is_held_off = self._clock.boottime(), False
-        life = key_records.planned(life, due_at, is_held_off=is_held_off)
-        self._lives.put(alias, life)
+        if alias in self._refreshed:
+            due_at, is_retry_after = self._clock.boottime(), False
+        retry = due_times.plan_attempt(
+            record.retry, due_at, is_retry_after=is_retry_after
+        )
+        self._records.store(alias, key_records.plan(record, retry))
+
+
+def _next_attempt(record: KeyRecord, boottime: float) -> NextAttempt:
+    seconds = max(0.0, record.retry.retry_at - boottime)
+    wiped_in = key_records.seconds_until_wiped(record, boottime, seconds)
+    return NextAttempt(seconds, wiped_in)

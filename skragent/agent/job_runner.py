@@ -16,8 +16,9 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from skragent.agent.cached_token import keep_token
-from skragent.agent.releaser_log import ReleaserOutput, log_lines
+from skragent.agent.cached_token import cache_token
+from skragent.agent.jobs import SHORT_JOB_SECONDS
+from skragent.agent.releaser_log import StderrLog, log_lines
 from skragent.agent.releaser_output import ResultReader
 from skragent.agent.releaser_process import describe_exit
 from skragent.errors import AgentError, ReleaserError
@@ -27,7 +28,7 @@ from skragent.observe.names import CODE_INTERNAL
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from skragent.agent.cached_token import HeldToken
+    from skragent.agent.cached_token import CachedToken
     from skragent.agent.clock import Clock
     from skragent.agent.releaser_process import Child, Launch, Launcher
     from skragent.job import KeyRequest
@@ -40,9 +41,6 @@ MAX_STDERR_BYTES: Final = 8 * 1024
 MAX_STDERR_FLOOD_BYTES: Final = 4 * 1024 * 1024
 
 _CHUNK_BYTES: Final = 64 * 1024
-
-# A look for new versions, or a renewal.
-ERRAND_SECONDS: Final = 30.0
 
 # A releaser obeys SIGTERM at once, unless it is writing the AK certificate. That takes
 # a fraction of a second, and longer on a TPM that is busy.
@@ -66,7 +64,7 @@ class Release:
     result: Result
     arena: Arena
     began_at: float  # boot time
-    token: HeldToken | None = None  # of its own attestation
+    token: CachedToken | None = None  # of its own attestation
 
 
 class Runner:
@@ -92,7 +90,7 @@ class Runner:
         self._clock = clock
         self._timeout_seconds = timeout_seconds
         self._log_output = log_output
-        self._output = ReleaserOutput()
+        self._stderr_log = StderrLog()
         self._running: Child | None = None
 
     @property
@@ -130,7 +128,7 @@ class Runner:
         keys: Sequence[KeyRequest],
         *,
         launched: Launch | None = None,
-        token: HeldToken | None = None,
+        token: CachedToken | None = None,
         deliver: Callable[[Release], None] = lambda _part: None,
     ) -> Release:
         """Run a job for these keys, or see one through that is already under way.
@@ -169,7 +167,9 @@ class Runner:
             raise
         finally:
             self._running = None
-        kept = keep_token(attested, arena, keys=len(launch.aliases), began_at=began_at)
+        kept = cache_token(
+            attested, arena, key_count=len(launch.aliases), began_at=began_at
+        )
         return Release(result, arena, began_at, kept)
 
     def stop(self) -> None:
@@ -207,7 +207,7 @@ class Runner:
     async def _judge(self, launch: Launch, seen: _Watch) -> Result:
         timeout = self._timeout_seconds
         if launch.purpose != "release":  # no key hangs on it, but what is due waits
-            timeout = min(timeout, ERRAND_SECONDS)
+            timeout = min(timeout, SHORT_JOB_SECONDS)
         in_time = await seen.until_end(self._clock, timeout)
         if seen.parts.error is not None:
             raise seen.parts.error
@@ -219,7 +219,7 @@ class Runner:
             raise ReleaserError(
                 f"the releaser was killed after {timeout:g} s",
                 code="releaser.timeout",
-                hint="limits.job_timeout_seconds says how long a job may take.",
+                hint="A job may take twelve times limits.request_timeout_seconds.",
             )
         if seen.status != 0:
             raise ReleaserError(
@@ -230,7 +230,7 @@ class Runner:
     def _log(self, seen: _Watch, status: int, *, succeeded: bool) -> None:
         lines = log_lines(bytes(seen.stderr.kept))
         if not succeeded:
-            lines = self._output.fold(lines, status)
+            lines = self._stderr_log.new_lines(lines, status)
         for line in lines:
             self._log_output(line, succeeded)
 

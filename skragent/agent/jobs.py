@@ -27,6 +27,9 @@ MAX_MESSAGE_CHARACTERS: Final = 1000
 # It becomes a metric's label and a part of the line in `systemctl status`.
 _CODE: Final = re.compile(r"[a-z0-9_.]{1,64}")
 
+# The longest version check or renewal of the AK certificate.
+SHORT_JOB_SECONDS: Final = 30.0
+
 # All that the releaser sees of our environment.
 _ENVIRONMENT: Final = frozenset(
     {"PATH", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR"}

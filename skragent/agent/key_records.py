@@ -1,122 +1,112 @@
-"""The life of one key: pure transitions between its states.
+"""What the agent knows about each configured key, and how that changes. Pure.
 
     waiting -> current -> stale -> (current | denied | expired | dropped)
 
-A key is *held* while it is current or stale, and wiped in every other state. Exactly
-these events end a held key:
+A key is held while it is current or stale, and wiped in every other state. Only these
+events end a held key:
 
-- an authority's denial that is confirmed (`skragent.denials`, `failures`), unless the
-  key's terms say `on_denial = "keep"`;
+- a confirmed denial by an authority (`denial_confirmation`), unless the key's policy
+  says `on_denial = "keep"`;
 - the held version's own `exp`;
 - an administrator: drop, removal by a reload, stop of the agent;
-- `max_stale_seconds`, counted from the moment at which its refresh is overdue.
+- `max_stale_seconds`, counted from the time at which the key becomes stale.
 
-Every other failure, whatever its disposition, is a fault: the key stays held.
+Every other failure, with any disposition, is a fault: the key stays held.
 
-Not here: clocks, chance, the keyring. Deadlines are on CLOCK_BOOTTIME; only the
-key's own `exp` and `nbf`, which the vault says in wall time, are judged by wall time.
+Deadlines are on CLOCK_BOOTTIME. Only the key's own `exp` and `nbf`, which the vault
+states in wall time, are compared with wall time.
 """
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import enum
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from skragent.agent.due_times import (
-    NONE,
-    Failures,
-    accepted,
-    counted,
+from skragent.agent import due_times
+from skragent.agent.denial_confirmation import (
     is_confirmed,
+    remove_denials,
     seconds_to_confirm,
+    seconds_to_earliest_confirmation,
 )
+from skragent.agent.due_times import RetryState
 from skragent.agent.jobs import is_same_key
-from skragent.denials import (
-    DENIALS,
-    REPEATED_AFTER_SECONDS,
-    Authority,
-    Confirmation,
-)
-from skragent.job import MAX_KEYS
+from skragent.denials import Authority
 from skragent.keyring import KeyState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from skragent.agent.clock import Clock
-    from skragent.agent.interfaces import Holder
+    from skragent.agent.interfaces import Reporter
     from skragent.config import Config
     from skragent.errors import AgentError
     from skragent.job import KeyRequest, ReleasedKey
     from skragent.keyring import PreservedRecord
 
 
-class Admission(enum.Enum):
+class Validity(enum.Enum):
     """Whether a released key may be held, by its own attributes."""
 
-    HELD = "held"
+    VALID = "valid"
     NOT_YET = "release.not_yet_valid"
     EXPIRED = "release.expired"
     DISABLED = "release.denied.disabled"
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """What the configuration says of a key's life."""
+class KeyLifetimePolicy:
+    """What the configuration says about a key's lifetime."""
 
-    # Long enough for an outage over a night with people to mend it in the morning.
+    # Long enough for an outage over a night, and for administrators to end it in the
+    # morning.
     max_stale_seconds: float = 24 * 3600.0
     is_kept_when_denied: bool = False
-    refresh_seconds: float | None = None  # None: as often as tokens are renewed
-    check_seconds: float | None = None  # between looks for a new version; None: none
-    overlap_seconds: float = 0.0  # a version is served after its successor came
+    refresh_seconds: float | None = None  # None: as often as tokens are refreshed
+    check_seconds: float | None = None  # between version checks; None: no checks
+    overlap_seconds: float = 0.0  # for which a version is held beside its successor
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """All that is remembered of one key's past, and its deadlines."""
+    """What the agent knows about one key."""
 
-    terms: Terms = Terms()
+    policy: KeyLifetimePolicy = KeyLifetimePolicy()
     state: KeyState = KeyState.WAITING
-    due_at: float = -math.inf  # the next attempt
-    held_off_until: float = (
-        -math.inf
-    )  # by a Retry-After, which only an order cuts short
-    failures: Failures = NONE  # since the last success
-    company: int = MAX_KEYS  # that it may share a job with, itself included
+    retry: RetryState = field(default_factory=RetryState)
     stale_at: float = math.inf
     drop_at: float = math.inf
     expires_at: float = math.inf  # wall time: the vault's `exp`
-    version: str = ""  # that is held
-    check_at: float = math.inf  # the next look for a newer one
-    may_check: bool = True  # whether the identity has the permission to
-    # Until when the version before is held as well, by boot time and by its own `exp`.
+    version: str = ""  # the held one
+    check_at: float = math.inf  # the next version check
+    may_check: bool = True  # whether the identity has the permission
+    # The end of the previous version, by boot time and by its own `exp`.
     overlap_until: float = -math.inf
     previous_expires_at: float = math.inf
-    # What was released last may be held from then until then (wall time): it was not,
-    # and it is asked for again as soon as the wall clock says so, also by being set.
-    admissible_from: float = math.inf
-    admissible_until: float = math.inf
+    # The last release brought a version that is valid between these two (wall time)
+    # and was not valid then. The key is requested again when the wall clock, which an
+    # administrator may set, shows a time between them.
+    valid_from: float = math.inf
+    valid_until: float = math.inf
 
     @property
     def is_held(self) -> bool:
-        """Tell whether there is a key to serve."""
+        """Whether there is a key to serve."""
         return self.state in (KeyState.CURRENT, KeyState.STALE)
 
     @property
     def has_previous(self) -> bool:
-        """Tell whether the version before is held as well."""
+        """Whether the previous version is held, too."""
         return self.is_held and self.overlap_until > -math.inf
 
 
-def key_terms(config: Config) -> dict[str, Terms]:
-    """List what is configured of each key's life."""
+def lifetime_policies(config: Config) -> dict[str, KeyLifetimePolicy]:
+    """Return the configured policy of each key."""
     return {
-        alias: Terms(
+        alias: KeyLifetimePolicy(
             max_stale_seconds=key.max_stale_seconds,
             is_kept_when_denied=key.on_denial == "keep",
             refresh_seconds=key.refresh_seconds or None,
@@ -127,282 +117,270 @@ def key_terms(config: Config) -> dict[str, Terms]:
     }
 
 
-def admit(key: ReleasedKey, now: float) -> Admission:
-    """Judge a released key by its own attributes.
+def check_validity(key: ReleasedKey, now: float) -> Validity:
+    """Compare a released key's own attributes with the wall clock.
 
-    The vault releases outside `nbf` and `exp` all the same, so we hold the line.
+    The vault releases keys outside of `nbf` and `exp`, so the agent enforces both.
     """
     if not key.enabled:
-        return Admission.DISABLED
+        return Validity.DISABLED
     if key.expires is not None and key.expires <= now:
-        return Admission.EXPIRED
+        return Validity.EXPIRED
     if key.not_before is not None and key.not_before > now:
-        return Admission.NOT_YET
-    return Admission.HELD
+        return Validity.NOT_YET
+    return Validity.VALID
 
 
-def released(
+def record_release(
     before: KeyRecord, key: ReleasedKey, *, began_at: float, fresh_seconds: float
 ) -> KeyRecord:
-    """Begin a key's life anew: it was released and may be held.
+    """Record a valid key that was released.
 
     Args:
-        before: its life up to now.
-        key: what was released.
-        began_at: when the job began: nothing of it is older, but a token that was kept.
-        fresh_seconds: after it, until the key is stale: see `schedule`.
+        before: the record.
+        key: the key.
+        began_at: the beginning of the job; only a cached token is older.
+        fresh_seconds: from then until the key is stale.
     """
-    terms, stale_at = before.terms, began_at + fresh_seconds
-    life = dataclasses.replace(
+    policy, stale_at = before.policy, began_at + fresh_seconds
+    record = dataclasses.replace(
         before,
         state=KeyState.CURRENT,
-        failures=NONE,
-        company=MAX_KEYS,
-        admissible_from=math.inf,
+        retry=due_times.clear_failures(before.retry),
+        valid_from=math.inf,
         stale_at=stale_at,
-        drop_at=stale_at + terms.max_stale_seconds,
-        expires_at=_end(key),
+        drop_at=stale_at + policy.max_stale_seconds,
+        expires_at=_expiry(key),
         version=key.version,
     )
     if not before.is_held or before.version == key.version:
-        return life
-    if terms.overlap_seconds <= 0:
-        return dataclasses.replace(life, overlap_until=-math.inf)
+        return record
+    if policy.overlap_seconds <= 0:
+        return dataclasses.replace(record, overlap_until=-math.inf)
     return dataclasses.replace(
-        life,
-        overlap_until=began_at + terms.overlap_seconds,
+        record,
+        overlap_until=began_at + policy.overlap_seconds,
         previous_expires_at=before.expires_at,
     )
 
 
-def restored(
-    terms: Terms, record: PreservedRecord, previous: PreservedRecord | None
+def restore_record(
+    policy: KeyLifetimePolicy,
+    preserved: PreservedRecord,
+    previous: PreservedRecord | None,
 ) -> KeyRecord:
-    """Go on with a key that an agent before this one held; it is due at once.
+    """Build the record of a key that an earlier agent held. The key is due at once.
 
     Args:
-        terms: as the configuration says now.
-        record: of the held version.
-        previous: of the version before, if it is there as well.
+        policy: from the present configuration.
+        preserved: of the held version.
+        previous: of the previous version, if systemd kept that, too.
     """
-    life = KeyRecord(
-        terms=terms,
+    record = KeyRecord(
+        policy=policy,
         state=KeyState.CURRENT,
-        stale_at=record.stale_at,
-        drop_at=record.stale_at + terms.max_stale_seconds,
-        expires_at=_end(record.key),
-        version=record.key.version,
+        stale_at=preserved.stale_at,
+        drop_at=preserved.stale_at + policy.max_stale_seconds,
+        expires_at=_expiry(preserved.key),
+        version=preserved.key.version,
     )
-    if previous is None or record.overlap_until is None:
-        return life
+    if previous is None or preserved.overlap_until is None:
+        return record
     return dataclasses.replace(
-        life,
-        overlap_until=record.overlap_until,
-        previous_expires_at=_end(previous.key),
+        record,
+        overlap_until=preserved.overlap_until,
+        previous_expires_at=_expiry(previous.key),
     )
 
 
-def not_admitted(life: KeyRecord, key: ReleasedKey, admission: Admission) -> KeyRecord:
-    """Go on after the release of a version that is not valid yet, or no longer.
+def record_invalid_version(
+    record: KeyRecord, key: ReleasedKey, validity: Validity
+) -> KeyRecord:
+    """Record the release of a version that is not valid yet, or no longer.
 
-    It never displaces another version that is held. The held version itself ends by its
-    own `exp`. (A disabled version is a denial, and does not come here.) While nothing
+    The version never replaces another held version. The held version itself ends at
+    its own `exp`. A disabled version is a denial: see `record_failure`. If no version
     is held, the next attempt comes after a long backoff.
     """
-    is_other = life.is_held and key.version != life.version
-    if admission is Admission.EXPIRED and not is_other:
-        life = _let_go(life, KeyState.EXPIRED)
-    total = 0 if life.is_held else life.failures.total + 1
+    is_other = record.is_held and key.version != record.version
+    if validity is Validity.EXPIRED and not is_other:
+        record = _end_key(record, KeyState.EXPIRED)
+    count = 0 if record.is_held else record.retry.failures + 1
+    retry = due_times.clear_failures(record.retry)
     return dataclasses.replace(
-        life,
-        failures=Failures(total=total, slow=total),
-        company=MAX_KEYS,
-        admissible_from=-math.inf if key.not_before is None else key.not_before,
-        admissible_until=math.inf if key.expires is None else key.expires,
+        record,
+        retry=dataclasses.replace(retry, failures=count, slow_failures=count),
+        valid_from=-math.inf if key.not_before is None else key.not_before,
+        valid_until=_expiry(key),
     )
 
 
-def failed(life: KeyRecord, error: AgentError, boottime: float) -> KeyRecord:
-    """Go on after an attempt that failed; when the next one is due is not changed."""
-    failures = counted(life.failures, error, boottime)
-    life = dataclasses.replace(life, failures=failures, company=MAX_KEYS)
-    is_kept = life.is_held and life.terms.is_kept_when_denied
-    if is_confirmed(failures, error, boottime) and not is_kept:
-        return _let_go(life, KeyState.DENIED)
-    return life
+def record_failure(record: KeyRecord, error: AgentError, boottime: float) -> KeyRecord:
+    """Count a failure, and end the key if that confirms a denial."""
+    retry = due_times.count_failure(record.retry, error, boottime)
+    retry = dataclasses.replace(retry, batch_limit=RetryState().batch_limit)
+    record = dataclasses.replace(record, retry=retry)
+    is_kept = record.is_held and record.policy.is_kept_when_denied
+    if is_confirmed(retry.denials, error.code, boottime) and not is_kept:
+        return _end_key(record, KeyState.DENIED)
+    return record
+
+
+def record_crash(
+    record: KeyRecord, error: AgentError, *, batch_size: int, boottime: float
+) -> KeyRecord:
+    """Count a crash or timeout of a job, which this key may have caused.
+
+    The next job of the key has half as many keys.
+    """
+    retry = due_times.count_failure(record.retry, error, boottime)
+    retry = dataclasses.replace(retry, batch_limit=max(1, batch_size // 2))
+    return dataclasses.replace(record, retry=retry)
+
+
+def record_attestation(record: KeyRecord) -> KeyRecord:
+    """Record that the attestation provider accepted the VM's evidence."""
+    before = record.retry.denials
+    denials = remove_denials(before, Authority.PROVIDER)
+    if denials is before:
+        return record
+    return plan(record, dataclasses.replace(record.retry, denials=denials))
 
 
 def seconds_until_confirmable(
-    life: KeyRecord, error: AgentError, boottime: float
+    record: KeyRecord, error: AgentError, boottime: float
 ) -> float:
-    """Return when a repetition of this denial would end the key; infinite if never."""
-    if not life.is_held or life.terms.is_kept_when_denied:
+    """Return the seconds until a repetition ends the held key; infinite if never."""
+    if not record.is_held or record.policy.is_kept_when_denied:
         return math.inf
-    return seconds_to_confirm(life.failures, error, boottime)
+    return seconds_to_confirm(record.retry.denials, error.code, boottime)
 
 
-def seconds_until_wiped(life: KeyRecord, boottime: float, retry_in: float) -> float:
-    """Return the time until a repeated denial can wipe the held key; infinite if never.
+def seconds_until_wiped(record: KeyRecord, boottime: float, retry_in: float) -> float:
+    """Return the seconds until a repeated denial can wipe the key; infinite if never.
 
     Args:
-        life: the key's record after a failure.
+        record: after a failure.
         boottime: now.
-        retry_in: seconds until the next attempt.
+        retry_in: the seconds until the next attempt.
     """
-    if not life.is_held or life.terms.is_kept_when_denied:
+    if not record.is_held or record.policy.is_kept_when_denied:
         return math.inf
-    times = [math.inf]
-    for code, denied in life.failures.denials.items():
-        left = denied.first_at + REPEATED_AFTER_SECONDS - boottime
-        is_clear = DENIALS[code].confirmation is Confirmation.FRESH_TOKEN
-        times.append(left if left > 0 and not is_clear else retry_in)
-    return min(times)
+    return seconds_to_earliest_confirmation(record.retry.denials, boottime, retry_in)
 
 
-def crashed(
-    life: KeyRecord, error: AgentError, *, company: int, boottime: float
-) -> KeyRecord:
-    """Go on after a job that crashed or hung: it may have been this key's fault.
-
-    It stays due, behind whoever is due already, and keeps to half of the company.
-    """
-    return dataclasses.replace(
-        life,
-        failures=counted(life.failures, error, boottime),
-        due_at=boottime,
-        company=max(1, company // 2),
-    )
+def drop_key(record: KeyRecord) -> KeyRecord:
+    """End a key that an administrator drops, until `request_refresh`."""
+    return plan(_end_key(record, KeyState.DROPPED), RetryState(due_at=math.inf))
 
 
-def dropped(life: KeyRecord) -> KeyRecord:
-    """Let go of a key because an administrator says so; it is not asked for again."""
-    return dataclasses.replace(
-        _let_go(life, KeyState.DROPPED),
-        due_at=math.inf,
-        failures=NONE,
-    )
+def request_refresh(record: KeyRecord, boottime: float) -> KeyRecord:
+    """Make a key due now. A dropped key waits for its release again."""
+    if record.state is KeyState.DROPPED:
+        record = dataclasses.replace(record, state=KeyState.WAITING)
+    return plan(record, due_times.request_now(record.retry, boottime))
 
 
-def asked_for(life: KeyRecord, boottime: float) -> KeyRecord:
-    """Ask for a key now, whatever was planned; one that was dropped may come back."""
-    state = KeyState.WAITING if life.state is KeyState.DROPPED else life.state
-    return dataclasses.replace(
-        life,
-        state=state,
-        due_at=min(life.due_at, boottime),
-        held_off_until=-math.inf,
-    )
+def plan(record: KeyRecord, retry: RetryState) -> KeyRecord:
+    """Return the record with another retry state."""
+    return record if retry is record.retry else dataclasses.replace(record, retry=retry)
 
 
-def reconfigured(
-    life: KeyRecord,
+def reconfigure(
+    record: KeyRecord,
     before: KeyRequest,
     after: KeyRequest,
     *,
-    terms: Terms,
+    policy: KeyLifetimePolicy,
     boottime: float,
 ) -> KeyRecord:
-    """Go on where the configuration now says something else of a key.
+    """Apply another configuration to a key's record.
 
-    Another key of a vault, or of another one, has nothing to do with what is held.
-    Another version of the same is its successor; a denial of one, or of another
-    identity, confirms none of the other.
+    If the name now means another key, the record begins anew. Another version of the
+    same key is its successor. A denial of one version or identity does not confirm a
+    denial of another.
     """
     if not is_same_key(before, after):
-        return KeyRecord(terms=terms)
-    if terms != life.terms:
-        refresh_at = boottime + (terms.refresh_seconds or math.inf)
-        life = dataclasses.replace(
-            life,
-            terms=terms,
-            due_at=min(life.due_at, refresh_at) if life.is_held else life.due_at,
-            drop_at=life.stale_at + terms.max_stale_seconds,
-            check_at=boottime + (terms.check_seconds or math.inf)
-            if life.is_held
-            else math.inf,
-            may_check=True,
-        )
-    if before != after and life.state is not KeyState.DROPPED:
-        life = dataclasses.replace(life, failures=NONE)
-        return asked_for(life, boottime)
-    return life
+        return KeyRecord(policy=policy)
+    if policy != record.policy:
+        record = _change_policy(record, policy, boottime)
+    if before != after and record.state is not KeyState.DROPPED:
+        record = plan(record, due_times.clear_failures(record.retry))
+        return request_refresh(record, boottime)
+    return record
 
 
-def attested(life: KeyRecord) -> KeyRecord:
-    """Go on after the provider accepted this VM's evidence."""
-    before = life.failures
-    after = accepted(before, Authority.PROVIDER)
-    return life if after is before else dataclasses.replace(life, failures=after)
+def _change_policy(
+    record: KeyRecord, policy: KeyLifetimePolicy, boottime: float
+) -> KeyRecord:
+    record = dataclasses.replace(
+        record,
+        policy=policy,
+        drop_at=record.stale_at + policy.max_stale_seconds,
+        check_at=math.inf,
+        may_check=True,
+    )
+    if not record.is_held:
+        return record
+    refresh_at = boottime + (policy.refresh_seconds or math.inf)
+    return dataclasses.replace(
+        record,
+        retry=due_times.bring_forward(record.retry, refresh_at),
+        check_at=boottime + (policy.check_seconds or math.inf),
+    )
 
 
-def to_be_checked(life: KeyRecord, check_at: float) -> KeyRecord:
-    """Plan the next look for a newer version, where there may be one."""
-    return dataclasses.replace(life, check_at=check_at if life.may_check else math.inf)
-
-
-def cannot_be_checked(life: KeyRecord) -> KeyRecord:
-    """Look no more: the identity has no permission to."""
-    return dataclasses.replace(life, may_check=False, check_at=math.inf)
-
-
-def planned(life: KeyRecord, due_at: float, *, is_held_off: bool = False) -> KeyRecord:
-    """Set the next attempt; held off, it is not brought forward but by an order."""
-    held_off_until = due_at if is_held_off else -math.inf
-    return dataclasses.replace(life, due_at=due_at, held_off_until=held_off_until)
-
-
-def aged(life: KeyRecord, *, now: float, boottime: float) -> KeyRecord:
-    """Let time do its work on a key."""
-    if life.admissible_from <= now < life.admissible_until:
-        life = dataclasses.replace(
-            _brought_forward(life, boottime), admissible_from=math.inf
-        )
-    if not life.is_held:
-        return life
-    if now >= life.expires_at:
-        # There may be a newer version: ask at once, whatever was planned.
-        return _brought_forward(_let_go(life, KeyState.EXPIRED), boottime)
-    if boottime >= life.drop_at:
-        gone = _let_go(life, KeyState.EXPIRED)
-        # After a failure the next attempt is near anyway. Without one, what came was
-        # not valid yet, and is asked for like other keys that are not held.
-        return gone if life.failures else _brought_forward(gone, boottime)
-    if life.has_previous and (
-        boottime >= life.overlap_until or now >= life.previous_expires_at
+def apply_time(record: KeyRecord, *, now: float, boottime: float) -> KeyRecord:
+    """Apply all deadlines that have passed."""
+    if record.valid_from <= now < record.valid_until:
+        record = _bring_forward(record, boottime)
+        record = dataclasses.replace(record, valid_from=math.inf)
+    if not record.is_held:
+        return record
+    if now >= record.expires_at:
+        # A newer version may exist.
+        return _bring_forward(_end_key(record, KeyState.EXPIRED), boottime)
+    if boottime >= record.drop_at:
+        ended = _end_key(record, KeyState.EXPIRED)
+        # After a failure the next attempt is near. Without a failure, the last release
+        # brought a version that was not valid, and the next attempt may be hours away.
+        return ended if ended.retry.failures else _bring_forward(ended, boottime)
+    if record.has_previous and (
+        boottime >= record.overlap_until or now >= record.previous_expires_at
     ):
-        life = dataclasses.replace(life, overlap_until=-math.inf)
-    if boottime >= life.stale_at:
-        return dataclasses.replace(life, state=KeyState.STALE)
-    return life
+        record = dataclasses.replace(record, overlap_until=-math.inf)
+    if boottime >= record.stale_at and record.state is not KeyState.STALE:
+        return dataclasses.replace(record, state=KeyState.STALE)
+    return record
 
 
-def seconds_until_change(life: KeyRecord, *, now: float, boottime: float) -> float:
-    """Tell how long `aged` will change nothing; infinite where it never will."""
-    admissible = math.inf if now >= life.admissible_until else life.admissible_from
-    if not life.is_held:
-        return max(0.0, admissible - now)
-    deadline = life.stale_at if life.state is KeyState.CURRENT else life.drop_at
-    expires_at = life.expires_at
-    if life.has_previous:
-        deadline = min(deadline, life.overlap_until)
-        expires_at = min(expires_at, life.previous_expires_at)
-    expires_at = min(expires_at, admissible)
+def seconds_until_change(record: KeyRecord, *, now: float, boottime: float) -> float:
+    """Return the seconds until `apply_time` changes the record; infinite if never."""
+    valid_from = math.inf if now >= record.valid_until else record.valid_from
+    if not record.is_held:
+        return max(0.0, valid_from - now)
+    is_current = record.state is KeyState.CURRENT
+    deadline = record.stale_at if is_current else record.drop_at
+    expires_at = record.expires_at
+    if record.has_previous:
+        deadline = min(deadline, record.overlap_until)
+        expires_at = min(expires_at, record.previous_expires_at)
+    expires_at = min(expires_at, valid_from)
     return max(0.0, min(deadline - boottime, expires_at - now))
 
 
-def _end(key: ReleasedKey) -> float:
+def _expiry(key: ReleasedKey) -> float:
     """Return the key's own `exp`; infinite if it has none."""
     return math.inf if key.expires is None else key.expires
 
 
-def _brought_forward(life: KeyRecord, boottime: float) -> KeyRecord:
-    soonest = max(boottime, life.held_off_until)
-    return dataclasses.replace(life, due_at=min(life.due_at, soonest))
+def _bring_forward(record: KeyRecord, boottime: float) -> KeyRecord:
+    return plan(record, due_times.bring_forward(record.retry, boottime))
 
 
-def _let_go(life: KeyRecord, state: KeyState) -> KeyRecord:
+def _end_key(record: KeyRecord, state: KeyState) -> KeyRecord:
     return dataclasses.replace(
-        life,
+        record,
         state=state,
         stale_at=math.inf,
         drop_at=math.inf,
@@ -410,88 +388,93 @@ def _let_go(life: KeyRecord, state: KeyState) -> KeyRecord:
         version="",
         check_at=math.inf,
         overlap_until=-math.inf,
-        admissible_from=math.inf,
+        valid_from=math.inf,
     )
 
 
-class Lives:
-    """What is wanted, and what is remembered of each.
+class KeyRecords:
+    """The records of all configured keys.
 
     Args:
-        keys: what is to be held, by alias.
-        terms: what is configured of each key's life.
-        holder: is told of every change.
-        clock: the one clock.
-        restored: of keys that are held already, from the agent before this one.
+        keys: the configured keys, by alias.
+        policies: of the keys.
+        reporter: receives every change.
+        clock: the agent's clock.
+        restored: records of keys that an earlier agent held.
+        on_change: is called after every change.
     """
 
     def __init__(
         self,
         keys: Mapping[str, KeyRequest],
-        terms: Mapping[str, Terms],
-        holder: Holder,
+        policies: Mapping[str, KeyLifetimePolicy],
+        reporter: Reporter,
         clock: Clock,
+        *,
         restored: Mapping[str, KeyRecord],
+        on_change: Callable[[], None],
     ) -> None:
         self.keys = keys
-        self.of = {
-            alias: restored.get(alias) or KeyRecord(terms=terms[alias])
+        self.by_alias = {
+            alias: restored.get(alias) or KeyRecord(policy=policies[alias])
             for alias in keys
         }
-        self.plans_changed = asyncio.Event()
-        self.changed = asyncio.Event()
-        self._holder = holder
+        self._reporter = reporter
         self._clock = clock
+        self._on_change = on_change
 
-    def put(self, alias: str, life: KeyRecord) -> None:
-        """Let a life go on."""
-        before, self.of[alias] = self.of[alias], life
-        if life is before:
+    def store(self, alias: str, record: KeyRecord) -> None:
+        """Store a key's record, and report what has changed."""
+        before, self.by_alias[alias] = self.by_alias[alias], record
+        if record is before:
             return
-        self.wake()
-        if before.has_previous and life.is_held and not life.has_previous:
-            self._holder.end_overlap(alias)
-        if life.state is not before.state:
-            self._holder.changed(alias, life)
+        self._on_change()
+        if before.has_previous and record.is_held and not record.has_previous:
+            self._reporter.end_overlap(alias)
+        if record.state is not before.state:
+            self._reporter.state_changed(alias, record)
 
-    def wake(self) -> None:
-        """Have both loops look again."""
-        self.plans_changed.set()
-        self.changed.set()
-
-    def age(self) -> float:
-        """Let time do its work up to now; tell how long it will change nothing."""
+    def apply_time(self) -> float:
+        """Apply all deadlines that have passed; return the seconds until the next."""
         now, boottime = self._clock.now(), self._clock.boottime()
-        for alias, life in self.of.items():
-            self.put(alias, aged(life, now=now, boottime=boottime))
+        for alias, record in self.by_alias.items():
+            self.store(alias, apply_time(record, now=now, boottime=boottime))
         return min(
             (
-                seconds_until_change(life, now=now, boottime=boottime)
-                for life in self.of.values()
+                seconds_until_change(record, now=now, boottime=boottime)
+                for record in self.by_alias.values()
             ),
-            default=float("inf"),
+            default=math.inf,
         )
 
-    def attested(self) -> None:
-        """Hear that the provider accepted this VM's evidence."""
-        for alias, life in self.of.items():
-            self.put(alias, attested(life))
+    def record_attestation(self) -> None:
+        """Record that the attestation provider accepted the VM's evidence."""
+        for alias, record in self.by_alias.items():
+            self.store(alias, record_attestation(record))
+
+    def end_job_backoff(self) -> None:
+        """Let the next job begin as soon as a key is due."""
+        for alias, record in self.by_alias.items():
+            self.store(alias, plan(record, due_times.end_job_backoff(record.retry)))
 
     def configure(
-        self, keys: Mapping[str, KeyRequest], terms: Mapping[str, Terms]
+        self,
+        keys: Mapping[str, KeyRequest],
+        policies: Mapping[str, KeyLifetimePolicy],
     ) -> None:
-        """Keep these keys from now on; what goes on under the same name stays held."""
+        """Apply another configuration. Keys that are configured as before stay held."""
         before, self.keys = self.keys, keys
-        of, self.of = self.of, {}
+        records, self.by_alias = self.by_alias, {}
         for alias in keys:
-            self.of[alias] = of.get(alias) or KeyRecord(terms=terms[alias])
+            known = records.get(alias)
+            self.by_alias[alias] = known or KeyRecord(policy=policies[alias])
         for alias in keys.keys() & before.keys():
-            life = reconfigured(
-                self.of[alias],
+            record = reconfigure(
+                self.by_alias[alias],
                 before[alias],
                 keys[alias],
-                terms=terms[alias],
+                policy=policies[alias],
                 boottime=self._clock.boottime(),
             )
-            self.put(alias, life)
-        self.wake()
+            self.store(alias, record)
+        self._on_change()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from skragent.agent.clock import Clock
-    from skragent.agent.key_records import KeyRecord, Terms
+    from skragent.agent.key_records import KeyLifetimePolicy, KeyRecord
     from skragent.agent.systemd_notify import Notifier
     from skragent.job import KeyRequest
     from skragent.keyring import HeldKey, Keyring, PreservedRecord
@@ -125,7 +125,7 @@ class PreservedKeys:
         stored: Iterable[tuple[str, int]],
         keyring: Keyring,
         keys: Mapping[str, KeyRequest],
-        terms: Mapping[str, Terms],
+        policies: Mapping[str, KeyLifetimePolicy],
         clock: Clock,
     ) -> dict[str, KeyRecord]:
         """Hold again what an earlier agent held, if it may still be held.
@@ -134,11 +134,11 @@ class PreservedKeys:
             stored: names and descriptors from systemd.
             keyring: takes the keys.
             keys: that are configured now, by alias.
-            terms: of their lives.
+            policies: of the keys.
             clock: judges whether they are too old.
 
         Returns:
-            the lives of the keys that are held again, by alias.
+            the records of the keys that are held again, by alias.
         """
         found: dict[str, list[tuple[PreservedRecord, HeldKey]]] = {}
         for name, fd in stored:
@@ -151,17 +151,17 @@ class PreservedKeys:
             memory.preserve(is_preserved=True)
             self._names[key] = name
             found.setdefault(key.alias, []).append((record, key))
-        lives = {}
+        records = {}
         for alias, candidates in found.items():
             request = keys.get(alias)
             candidates.sort(key=lambda one: one[0].began_at)
             if request is None or not is_same_key(candidates[-1][0], request):
                 self._discard(candidates, "the configuration has no such key now")
                 continue
-            life = self._restore(candidates, keyring, terms[alias], clock)
-            if life is not None:
-                lives[alias] = life
-        return lives
+            restored = self._restore(candidates, keyring, policies[alias], clock)
+            if restored is not None:
+                records[alias] = restored
+        return records
 
     def _cannot_restore(self, name: str, error: AgentError) -> None:
         """Discard what is no key of ours; leave what only cannot be mapped now.
@@ -186,23 +186,27 @@ class PreservedKeys:
         self,
         candidates: list[tuple[PreservedRecord, HeldKey]],
         keyring: Keyring,
-        terms: Terms,
+        policy: KeyLifetimePolicy,
         clock: Clock,
     ) -> KeyRecord | None:
         """Hold the newest of one key's candidates, and the version before if wanted."""
         *older, (record, key) = candidates
         others = [one for one in older if one[1].version != key.version]
         previous = others[-1] if others and is_same_key(others[-1][0], record) else None
-        life = key_records.restored(terms, record, previous[0] if previous else None)
-        life = key_records.aged(life, now=clock.now(), boottime=clock.boottime())
-        if not life.is_held:
+        restored = key_records.restore_record(
+            policy, record, previous[0] if previous else None
+        )
+        restored = key_records.apply_time(
+            restored, now=clock.now(), boottime=clock.boottime()
+        )
+        if not restored.is_held:
             self._discard(candidates, "it is too old, or past its own `exp`")
             return None
-        if previous is not None and life.has_previous:
+        if previous is not None and restored.has_previous:
             keyring.put(previous[1])
             older.remove(previous)
-        keyring.put(key, keeps_previous=life.has_previous)
-        keyring.mark(key.alias, life.state)
+        keyring.put(key, keeps_previous=restored.has_previous)
+        keyring.mark(key.alias, restored.state)
         self._discard(older, "a newer release is held")
         log(
             Event.KEY_RESTORED,
@@ -212,7 +216,7 @@ class PreservedKeys:
             version=key.version,
             fingerprint=key.fingerprint or None,
         )
-        return life
+        return restored
 
     def _discard(
         self, candidates: Iterable[tuple[PreservedRecord, HeldKey]], why: str

@@ -1,8 +1,10 @@
-"""What releasers say on stderr: the same words once, then counted.
+"""Log what releasers write to stderr, and the notes in their results, once each.
 
-A releaser that crashes says where, in a new process at each attempt. Its words are
-logged in full for the first time; after that one line has the last of them and how
-often they came.
+A releaser that crashes writes the same traceback at each attempt. It is logged in full
+once; then one line has its last line and the number of repetitions.
+
+Text is redacted before it is logged. The releaser does not write keys or tokens, but a
+library below it may, in a warning or a traceback, and many people can read a journal.
 """
 
 from __future__ import annotations
@@ -18,24 +20,53 @@ if TYPE_CHECKING:
 
     from skragent.observe import InternalErrors
 
-# Addresses, process ids and times differ each time. The number of a line in a traceback
-# is what tells one place from another.
+MAX_LINE_CHARACTERS: Final = 1000
+
+# The header of a JWT begins with `{"`, so its Base64 with `eyJ`. Every other long run
+# of Base64 (both alphabets, so hexadecimal too) may be a key. That masks long paths,
+# except in a traceback, where a path ends in `.py`.
+_JWT: Final = re.compile(r"eyJ[A-Za-z0-9_=-]{5,}(?:\.[A-Za-z0-9_=-]*)*")
+_LONG_RUN: Final = re.compile(r"[A-Za-z0-9+/_-]{40,}={0,2}")
+_TRACEBACK: Final = re.compile(r'( *File "/[^"]*\.py", line \d+, in )(.*)')
+_CONTROL: Final = re.compile(r"[^\x20-\x7e]")
+
+# Addresses, process ids and times differ in each repetition. In a traceback, the number
+# of a line distinguishes one fault from another.
 _NUMBERS: Final = re.compile(r"0x[0-9a-f]+|\d+")
 _FRAME: Final = re.compile(r'\s*File "')
 
+_MAX_NOTES: Final = 256
 
-class ReleaserOutput:
-    """Folds the output of releasers that failed."""
+
+def redact(text: str) -> str:
+    """Mask what looks like a token or a key, in one line."""
+    if place := _TRACEBACK.fullmatch(text):
+        return place[1] + redact(place[2])
+    text = _JWT.sub("[token]", text)
+    return _LONG_RUN.sub(_mask, text)
+
+
+def log_lines(raw: bytes) -> list[str]:
+    """Split a releaser's output into redacted lines."""
+    return [
+        _CONTROL.sub("?", redact(line.expandtabs()))[:MAX_LINE_CHARACTERS]
+        for line in raw.decode("utf-8", "replace").splitlines()
+        if line.strip()
+    ]
+
+
+class StderrLog:
+    """Finds repetitions in the output of releasers that failed."""
 
     def __init__(self, errors: InternalErrors = INTERNAL_ERRORS) -> None:
         self._errors = errors
 
-    def fold(self, lines: Sequence[str], status: int) -> list[str]:
-        """Give the lines that are worth logging of one releaser's output.
+    def new_lines(self, lines: Sequence[str], status: int) -> list[str]:
+        """Return the lines of one releaser's output that must be logged.
 
         Args:
-            lines: its output, fit to log.
-            status: it exited with.
+            lines: its output, redacted.
+            status: its exit status.
         """
         if status == os.EX_SOFTWARE:
             self._errors.count(Event.RELEASER_SAID.name.lower())
@@ -49,55 +80,27 @@ class ReleaserOutput:
         return [f"{lines[-1]} (as before, {seen.times} times)"]
 
 
-def _without_numbers(line: str) -> str:
-    return line if _FRAME.match(line) else _NUMBERS.sub("#", line)
-
-
-# A JWT's header always begins with `{"`; then anything long that could be base64 (both
-# alphabets, so hexadecimal too). That masks long paths as well, which costs nothing
-# but in a traceback: there a path ends in `.py`, and is kept.
-_JWT: Final = re.compile(r"eyJ[A-Za-z0-9_=-]{5,}(?:\.[A-Za-z0-9_=-]*)*")
-_LONG_RUN: Final = re.compile(r"[A-Za-z0-9+/_-]{40,}={0,2}")
-_TRACEBACK: Final = re.compile(r'( *File "/[^"]*\.py", line \d+, in )(.*)')
-_CONTROL: Final = re.compile(r"[^\x20-\x7e]")
-
-MAX_LINE_CHARACTERS: Final = 1000
-
-
-def redact(text: str) -> str:
-    """Mask what looks like a token or a key, in one line."""
-    if place := _TRACEBACK.fullmatch(text):
-        return place[1] + redact(place[2])
-    text = _JWT.sub("[token]", text)
-    return _LONG_RUN.sub(_mask, text)
-
-
-def log_lines(raw: bytes) -> list[str]:
-    """Split a child's output into lines that are fit to log."""
-    return [
-        _CONTROL.sub("?", redact(line.expandtabs()))[:MAX_LINE_CHARACTERS]
-        for line in raw.decode("utf-8", "replace").splitlines()
-        if line.strip()
-    ]
-
-
-def _mask(match: re.Match[str]) -> str:
-    return f"[{len(match.group())} characters]"
-
-
-_MAX_REMEMBERED: Final = 256
-
-
 class NoteLog:
-    """Logs notes that it has not logged before."""
+    """Logs notes of the releaser, such as that a root certificate is skipped.
+
+    Every job repeats the notes. The journal has each note once in the life of the
+    agent's process. The number of notes is bounded.
+    """
 
     def __init__(self) -> None:
         self._logged: set[str] = set()
 
     def add(self, notes: Iterable[str]) -> None:
-        """Log those of these notes that are new, as long as there is room for them."""
+        """Log the notes that are new."""
         for note in notes:
-            if note not in self._logged and len(self._logged) < _MAX_REMEMBERED:
+            if note not in self._logged and len(self._logged) < _MAX_NOTES:
                 self._logged.add(note)
-                # Cleaned like other output of the releaser, and one line each.
                 log(Event.NOTE, " ".join(log_lines(note.encode(errors="replace"))))
+
+
+def _without_numbers(line: str) -> str:
+    return line if _FRAME.match(line) else _NUMBERS.sub("#", line)
+
+
+def _mask(match: re.Match[str]) -> str:
+    return f"[{len(match.group())} characters]"

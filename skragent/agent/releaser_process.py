@@ -26,7 +26,7 @@ from skragent.secretmem import create_arena
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from skragent.agent.cached_token import HeldToken
+    from skragent.agent.cached_token import CachedToken
     from skragent.agent.clock import Clock
     from skragent.config import Config
     from skragent.job import KeyRequest, Purpose
@@ -151,7 +151,7 @@ class Launch:
     aliases: frozenset[str]
     began_at: float  # boot time
     purpose: Purpose = "release"
-    token: HeldToken | None = None  # that it was given
+    token: CachedToken | None = None  # that it was given
 
 
 class Launcher:
@@ -191,7 +191,7 @@ class Launcher:
         purpose: Purpose = "release",
         *,
         ak_query_id: str = "",
-        token: HeldToken | None = None,
+        token: CachedToken | None = None,
     ) -> Launch:
         """Start a releaser for these keys; for a renewal there are none.
 

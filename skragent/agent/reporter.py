@@ -1,6 +1,6 @@
-"""What the supervisor decides, carried out: on the keyring, in numbers, in the journal.
+"""Carry out what the scheduler reports: in the keyring, the metrics and the journal.
 
-Says what it holds by version and fingerprint, never more.
+The journal names keys by version and fingerprint only.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from skragent.agent.due_times import NEEDS_ATTENTION
-from skragent.agent.key_records import Admission
+from skragent.agent.key_records import Validity
+from skragent.agent.releaser_log import NoteLog
 from skragent.errors import AgentError, Disposition
 from skragent.keyring import KeyState, PreservedRecord, hold_key
 from skragent.observe import Event, log, names
@@ -20,17 +21,24 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from skragent.agent.clock import Clock
+    from skragent.agent.interfaces import NextAttempt
     from skragent.agent.key_records import KeyRecord
     from skragent.agent.preserved_keys import PreservedKeys
     from skragent.agent.systemd_notify import Notifier
-    from skragent.job import AkCertificate, Attestation, KeyRequest, ReleasedKey
+    from skragent.job import (
+        AkCertificate,
+        Attestation,
+        KeyRequest,
+        ReleasedKey,
+        Result,
+    )
     from skragent.keyring import Keyring
     from skragent.observe import Counters
     from skragent.secretmem import Arena
 
 
-class Holder:
-    """Implements `ports.Holder`."""
+class Reporter:
+    """Implements `interfaces.Reporter`."""
 
     def __init__(
         self,
@@ -45,16 +53,24 @@ class Holder:
         self._counters = counters
         self._clock = clock
         self._notifier = notifier
+        self._notes = NoteLog()
+
+    def job_ended(self, result: Result) -> None:
+        """Report the notes and timings of a job that ended in order."""
+        self._notes.add(result.notes)
+        self._counters.step_seconds = {
+            step: milliseconds / 1000 for step, milliseconds in result.timings.items()
+        }
 
     def attested(self, attestation: Attestation) -> None:
-        """Tell of a token; of what was verified for it, the first time."""
+        """Report a token; log what was verified for it the first time."""
         if self._counters.attested_at is None:
             for sentence in attestation.verified:
                 log(Event.JOB_DONE, f"verified: {sentence}")
         self._counters.count_attestation(names.RESULT_SUCCESS)
         self._counters.attested_at = self._clock.now()
         self._counters.token_expires_at = attestation.expires_at
-        until = _moment(attestation.expires_at)
+        until = _format_time(attestation.expires_at)
         log(
             Event.JOB_DONE,
             f"attested by {attestation.issuer} until {until}",
@@ -69,28 +85,28 @@ class Holder:
         arena: Arena,
         *,
         request: KeyRequest,
-        life: KeyRecord,
+        record: KeyRecord,
         began_at: float,
     ) -> None:
-        """Serve this key from now on, instead of another version or beside it.
+        """Hold and serve a released key, in place of another version or beside it.
 
         Raises:
-            SecretMemoryError: there is no memory for it; what was served stays.
+            SecretMemoryError: there is not enough memory; the held version stays.
         """
-        self._note_memory(arena)
-        record = PreservedRecord(
+        self._report_memory(arena)
+        preserved = PreservedRecord(
             vault=request.vault,
             name=request.name,
             key=key,
             released_at=self._clock.now(),
             began_at=began_at,
-            stale_at=life.stale_at,
-            overlap_until=life.overlap_until if life.has_previous else None,
+            stale_at=record.stale_at,
+            overlap_until=record.overlap_until if record.has_previous else None,
         )
-        held = hold_key(record, arena)
-        # The new version first: an agent that ends in between leaves one of the two.
+        held = hold_key(preserved, arena)
+        # In this order, an agent that ends in between leaves one of the two versions.
         self._preserved.preserve(held)
-        self._keyring.put(held, keeps_previous=life.has_previous)
+        self._keyring.put(held, keeps_previous=record.has_previous)
         self._counters.count_release(key.alias, names.RESULT_SUCCESS)
         if not key.repeats_nonce:
             self._counters.count_missing_nonce(key.alias)
@@ -105,15 +121,15 @@ class Holder:
         self.show_status()
 
     def end_overlap(self, alias: str) -> None:
-        """Serve the version before no longer."""
+        """Wipe the previous version."""
         self._keyring.end_overlap(alias)
 
     def repeat_notifications(self) -> None:
-        """Tell systemd which keys to keep, where it could not be told before."""
+        """Repeat notifications that systemd could not receive."""
         self._preserved.repeat()
 
     def cannot_check(self, alias: str) -> None:
-        """Tell that new versions of a key are noticed at its refresh only."""
+        """Report that the identity may not check a key's versions."""
         log(
             Event.CANNOT_CHECK,
             f"key {alias}: the identity has no permission to look for new versions"
@@ -121,102 +137,118 @@ class Holder:
             key=alias,
         )
 
-    def not_admitted(self, key: ReleasedKey, admission: Admission) -> None:
-        """Tell that a released key may not be held, by its own attributes."""
+    def not_valid(self, key: ReleasedKey, validity: Validity) -> None:
+        """Report that a released key may not be held, by its own attributes."""
         what = f"version {key.version} was released, but by its own attributes it may"
         message, hint = f"{what} not be used now", ""
-        if admission is Admission.EXPIRED and key.expires is not None:
-            message = f"{what} be used until {_moment(key.expires)} only"
+        if validity is Validity.EXPIRED and key.expires is not None:
+            message = f"{what} be used until {_format_time(key.expires)} only"
             hint = "Rotate the key, or change its attribute `exp`."
-        elif admission is Admission.NOT_YET and key.not_before is not None:
-            message = f"{what} not be used before {_moment(key.not_before)}"
+        elif validity is Validity.NOT_YET and key.not_before is not None:
+            message = f"{what} not be used before {_format_time(key.not_before)}"
             hint = "Wait, or change the key's attribute `nbf`."
         self._keyring.note_failure(
             key.alias,
-            admission.value,
+            validity.value,
             message=message,
             hint=hint,
             needs_attention=True,
         )
-        self._counters.count_release(key.alias, names.RESULT_DENIED, admission.value)
+        self._counters.count_release(key.alias, names.RESULT_DENIED, validity.value)
         log(
             Event.ATTENTION,
             f"key {key.alias}: {message}",
             key=key.alias,
             version=key.version,
-            code=admission.value,
+            code=validity.value,
         )
 
-    def changed(self, alias: str, life: KeyRecord) -> None:
-        """Show a key's new state; wipe it where it is no longer held."""
-        if life.state is KeyState.CURRENT:
-            return  # `hold` did it
-        if life.state is KeyState.WAITING:  # it was dropped, and may come back
-            self._keyring.mark(alias, life.state)
+    def state_changed(self, alias: str, record: KeyRecord) -> None:
+        """Report a key's new state; wipe the key if it is no longer held."""
+        if record.state is KeyState.CURRENT:
+            return  # `hold` has reported it
+        if record.state is KeyState.WAITING:  # a dropped key was requested again
+            self._keyring.mark(alias, record.state)
             return
+        # The administrator's request to drop a key is in the journal already.
+        if record.state is not KeyState.DROPPED:
+            self._log_state(alias, record)
+        self._keyring.mark(alias, record.state)
+        self.show_status()
+
+    def _log_state(self, alias: str, record: KeyRecord) -> None:
         entry = self._keyring.get(alias)
         was_held = entry is not None and entry.key is not None
-        if life.is_held:
+        if record.is_held:
             event, what = Event.KEY_STALE, "is stale: its refresh is overdue"
         else:
             event = Event.KEY_DROPPED
-            what = f"is {life.state}" + (" and wiped" if was_held else "")
-        code = entry.failure_code if entry else ""
-        if life.state is not KeyState.DROPPED:  # whose order is in the journal already
-            log(
-                event,
-                f"key {alias} {what}",
-                key=alias,
-                state=life.state,
-                code=code or None,
-            )
-        self._keyring.mark(alias, life.state)
-        self.show_status()
+            what = f"is {record.state}" + (" and wiped" if was_held else "")
+        log(
+            event,
+            f"key {alias} {what}",
+            key=alias,
+            state=record.state,
+            code=(entry.failure_code if entry else "") or None,
+        )
 
-    def key_failed(
-        self, alias: str, error: AgentError, seconds: float, *, wiped_in: float
-    ) -> None:
-        """Report that a key was not released; see `interfaces.Holder`."""
-        self._note_failure(alias, error, seconds, wiped_in)
+    def key_failed(self, alias: str, error: AgentError, following: NextAttempt) -> None:
+        """Report that a key was not released, and its next attempt."""
+        self._note_failure(alias, error, following)
         self._counters.count_release(alias, _result(error), error.code)
-        warning = self._warn_of_wiping({alias: wiped_in})
-        _log_failure(
-            Event.KEY_FAILED, f"key {alias}: ", error, seconds, alias, warning=warning
+        self._log_failure(
+            Event.KEY_FAILED, f"key {alias}: ", error, {alias: following}, key=alias
         )
         self.show_status()
 
     def job_failed(
-        self, wiped_in: Mapping[str, float], error: AgentError, seconds: float
+        self, following: Mapping[str, NextAttempt], error: AgentError
     ) -> None:
-        """Report that a job failed as a whole; see `interfaces.Holder`."""
-        for alias, left in wiped_in.items():
-            self._note_failure(alias, error, seconds, left)
+        """Report that a job failed as a whole, and the next attempt of each key."""
+        for alias, attempt in following.items():
+            self._note_failure(alias, error, attempt)
         self._counters.count_attestation(_result(error), error.code)
-        warning = self._warn_of_wiping(wiped_in)
-        _log_failure(Event.JOB_FAILED, "", error, seconds, None, warning=warning)
+        self._log_failure(Event.JOB_FAILED, "", error, following)
         self.show_status()
 
-    def _warn_of_wiping(self, wiped_in: Mapping[str, float]) -> str:
+    def _log_failure(
+        self,
+        event: Event,
+        prefix: str,
+        error: AgentError,
+        following: Mapping[str, NextAttempt],
+        *,
+        key: str | None = None,
+    ) -> None:
+        seconds = min((one.seconds for one in following.values()), default=0.0)
+        warning = self._warn_of_wiping(following)
+        _log_failure(event, prefix, error, seconds, key, warning=warning)
+
+    def _warn_of_wiping(self, following: Mapping[str, NextAttempt]) -> str:
         """Return a sentence about the held keys that a repeated denial wipes."""
-        times = {alias: left for alias, left in wiped_in.items() if left < math.inf}
+        times = {
+            alias: attempt.wiped_in
+            for alias, attempt in following.items()
+            if attempt.wiped_in < math.inf
+        }
         if not times:
             return ""
-        moment = _moment(self._clock.now() + min(times.values()))
+        moment = _format_time(self._clock.now() + min(times.values()))
         return (
             f" If the denial is repeated at {moment} or later, the agent wipes the held"
             f" key {', '.join(times)}."
         )
 
     def attempt_ended(self, alias: str) -> None:
-        """Count an attempt for an administrator who waits for the result."""
+        """Count an attempt that began after the last request to refresh the key."""
         self._keyring.note_attempt(alias)
 
     def ak_certificate(self, certificate: AkCertificate) -> None:
-        """Remember how long the AK certificate holds."""
+        """Report the end of the AK certificate."""
         self._counters.ak_certificate_expires_at = certificate.expires_at
 
     def ak_restored(self) -> None:
-        """Tell that the AK certificate was restored after an interrupted renewal."""
+        """Report that the AK certificate was restored after an interrupted renewal."""
         log(
             Event.AK_RESTORED,
             "the AK certificate was lost by a renewal that was interrupted, and is"
@@ -224,20 +256,22 @@ class Holder:
         )
 
     def ak_renewed(self) -> None:
-        """Tell that there is a new AK certificate."""
+        """Report that there is a new AK certificate."""
         self._counters.count_ak_renewal(names.RESULT_SUCCESS)
         expires_at = self._counters.ak_certificate_expires_at
-        until = "" if expires_at is None else f": it holds until {_moment(expires_at)}"
+        until = (
+            "" if expires_at is None else f": it holds until {_format_time(expires_at)}"
+        )
         log(Event.AK_RENEWED, f"the AK certificate is renewed{until}")
 
     def ak_renewal_failed(self, error: AgentError, seconds: float) -> None:
-        """Tell that there is none, and when it is tried again."""
+        """Report that the renewal failed, and the wait until the next one."""
         self._counters.count_ak_renewal(_result(error), error.code)
         prefix = "the AK certificate could not be renewed: "
         _log_failure(Event.AK_RENEWAL_FAILED, prefix, error, seconds, None)
 
     def show_status(self) -> None:
-        """Keep the line of `systemctl status` true."""
+        """Update the line that `systemctl status` shows."""
         entries = list(self._keyring)
         held = sum(entry.key is not None for entry in entries)
         codes = sorted({entry.failure_code for entry in entries} - {""})
@@ -245,20 +279,20 @@ class Holder:
         self._notifier.status(f"{held} of {len(entries)} keys held{trouble}")
 
     def _note_failure(
-        self, alias: str, error: AgentError, seconds: float, wiped_in: float
+        self, alias: str, error: AgentError, following: NextAttempt
     ) -> None:
-        now = self._clock.now()
+        now, wiped_in = self._clock.now(), following.wiped_in
         self._keyring.note_failure(
             alias,
             error.code,
             message=error.message,
             hint=error.hint,
-            retry_at=now + seconds,
+            retry_at=now + following.seconds,
             wipe_at=None if wiped_in == math.inf else now + wiped_in,
             needs_attention=error.disposition in NEEDS_ATTENTION,
         )
 
-    def _note_memory(self, arena: Arena) -> None:
+    def _report_memory(self, arena: Arena) -> None:
         if not self._counters.memory_kind and not arena.is_secret:
             log(
                 Event.MEMORY_FALLBACK,
@@ -267,7 +301,7 @@ class Holder:
         self._counters.memory_kind = arena.kind
 
 
-def _moment(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 

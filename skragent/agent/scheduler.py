@@ -1,83 +1,78 @@
-"""The one owner of time: runs jobs when keys are due, and lets keys age.
+"""The scheduler: runs jobs when keys are due, and applies deadlines of held keys.
 
-Two loops on the event loop. One waits until a key is due, runs a job for all that
-are and whose vaults allow it (allowance), and repeats a job that failed as a whole
-after tenacity's wait (backoff); a key that failed alone gets its own deadline, and the
-others never wait for it. The other loop ages what is held, whatever the first one is
-waiting for.
+Two loops share the event loop. One waits until a key is due and its vault's rate limit
+permits a release, and runs a job for all such keys. The other one applies the deadlines
+of held keys at any time, also while a job runs.
 
-What happened means what `lifecycle` says; when, what `schedule` and `backoff` say.
-Here it is only carried out: on the keyring, and in the journal.
+When a key is due is decided in `due_times`, what an event means for a key in
+`key_records`. This module runs the jobs; `job_results` applies their results.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from skragent.agent import cached_token, due_times, key_records
-from skragent.agent.ak_renewal import Renewing
-from skragent.agent.job_results import Settling
+from skragent.agent.ak_renewal import AkRenewal
+from skragent.agent.job_results import JobResults
 from skragent.agent.jobs import failure_error
-from skragent.agent.key_records import Lives
-from skragent.agent.version_check import Looking
-from skragent.agent.watchdog import Promises
-from skragent.errors import (
-    AgentError,
-    Disposition,
-    ReleaserError,
-)
+from skragent.agent.key_records import KeyRecords
+from skragent.agent.version_check import VersionChecks
+from skragent.agent.watchdog import Heartbeats
+from skragent.errors import AgentError, Disposition, ReleaserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from skragent.agent.cached_token import HeldToken
+    from skragent.agent.cached_token import CachedToken
     from skragent.agent.clock import Clock
-    from skragent.agent.due_times import Spent
-    from skragent.agent.interfaces import Holder, Jobs
+    from skragent.agent.due_times import RecentReleases
+    from skragent.agent.interfaces import Jobs, Reporter
     from skragent.agent.job_runner import Release
-    from skragent.agent.key_records import KeyRecord, Terms
+    from skragent.agent.key_records import KeyLifetimePolicy, KeyRecord
     from skragent.agent.releaser_process import Launch
     from skragent.job import Attestation, KeyRequest
 
-# The wall clock may be set at any time: a key's `exp` is looked at this often.
-_LOOK_UP_SECONDS: Final = 10.0
+# An administrator may set the wall clock: the agent compares it with `exp` this often.
+_WALL_CLOCK_SECONDS: Final = 10.0
 
-# A FATAL failure ends the agent only if the next job says the same.
+# One FATAL failure may be a passing fault of the TPM; two in succession end the agent.
 _FATAL_JOBS_TO_END: Final = 2
 
-NOTHING_RESTORED: Final[Mapping[str, KeyRecord]] = MappingProxyType({})
+NO_RECORDS: Final[Mapping[str, KeyRecord]] = MappingProxyType({})
 
-# Who promises to come around: see `watchdog`.
-_FRESH: Final = "keep fresh"
-_AGE: Final = "let age"
+# The loops that send heartbeats: see `watchdog`.
+_JOBS: Final = "jobs"
+_DEADLINES: Final = "deadlines"
 
 
 @dataclass
 class _Job:
-    """What is known of the job that runs."""
+    """The job that runs, and its results so far."""
 
-    attestation: Attestation | None  # that its keys are released under
+    keys: dict[str, KeyRequest]  # without those that were released, and those dropped
+    attestation: Attestation | None = None
     released: list[str] = field(default_factory=list)
-    takes_fresh_token: bool = False  # a failure that only a fresh token can mend
+    needs_fresh_token: bool = False  # after a failure that a retry does not fix
+    is_token_void: bool = False  # an administrator requested a fresh attestation
 
 
-class Supervisor:
+class Scheduler:
     """Keeps the configured keys fresh until it is stopped.
 
     Args:
-        keys: what is to be held, by alias.
+        keys: the configured keys, by alias.
         jobs: runs jobs.
-        holder: is told of everything.
-        clock: the one clock.
-        chance: a number from 0 to 1, another one each time.
-        terms: what is configured of each key's life.
-        token_fraction: of a token's life, after which it is renewed.
+        reporter: receives every change.
+        clock: the agent's clock.
+        random: returns a number from 0 to 1.
+        policies: the lifetime policy of each key.
+        token_fraction: of a token's lifetime after which the agent refreshes.
         spread: this machine's place in its fleet, from -1 to 1.
-        restored: lives of keys that are held already, from the agent before this one.
+        restored: records of keys that an earlier agent held.
     """
 
     def __init__(
@@ -85,75 +80,82 @@ class Supervisor:
         keys: Mapping[str, KeyRequest],
         *,
         jobs: Jobs,
-        holder: Holder,
+        reporter: Reporter,
         clock: Clock,
-        chance: Callable[[], float],
-        terms: Mapping[str, Terms],
+        random: Callable[[], float],
+        policies: Mapping[str, KeyLifetimePolicy],
         token_fraction: float = due_times.REFRESH_FRACTION,
         spread: float = 0.0,
-        restored: Mapping[str, KeyRecord] = NOTHING_RESTORED,
+        restored: Mapping[str, KeyRecord] = NO_RECORDS,
     ) -> None:
-        self.promises = Promises(clock)
-        self._lives = Lives(keys, terms, holder, clock, restored)
-        self._jobs = jobs
-        self._holder = holder
-        self._clock = clock
-        self._chance = chance
-        self._launched: Launch | None = None
-        self._asked: dict[str, KeyRequest] = {}  # what the last job was for
-        self._spent: tuple[Spent, ...] = ()  # of what vaults release
-        self._token: HeldToken | None = None
-        self._is_token_void = False  # that of the job which runs
-        self._job = _Job(attestation=None)
-        self._job_failures = (
-            due_times.NONE
-        )  # of jobs as a whole, since the last success
-        self._fatal_jobs = 0  # in a row
-        # Then this is a confidential VM, and nothing is FATAL any more.
-        self._has_worked = bool(restored)
+        self.heartbeats = Heartbeats(clock)
+        self._plans_changed = asyncio.Event()
+        self._deadlines_changed = asyncio.Event()
         self._stopping = asyncio.Event()
-        is_stopping = self._stopping.is_set
-        self._renewing = Renewing(jobs, holder, clock, chance, is_stopping)
-        self._hurried = asyncio.Event()  # set: no pause between two attempts
-        self._looking = Looking(
-            self._lives,
-            jobs=jobs,
-            holder=holder,
-            clock=clock,
-            chance=chance,
-            refresh=self.refresh,
+        self._records = KeyRecords(
+            keys,
+            policies,
+            reporter,
+            clock,
+            restored=restored,
+            on_change=self._wake,
         )
-        self._settling = Settling(
-            self._lives,
-            self._looking,
-            holder=holder,
+        self._jobs = jobs
+        self._reporter = reporter
+        self._clock = clock
+        self._launched: Launch | None = None
+        self._job = _Job({})
+        self._recent_releases: tuple[RecentReleases, ...] = ()
+        self._token: CachedToken | None = None
+        self._has_job_failed = False  # the last one, as a whole
+        self._fatal_jobs = 0  # in succession
+        # Then this is a confidential VM, and a FATAL failure does not end the agent.
+        self._has_attested = bool(restored)
+        self._ak_renewal = AkRenewal(
+            jobs, reporter, clock, random, is_stopping=self._stopping.is_set
+        )
+        self._version_checks = VersionChecks(
+            self._records,
+            jobs=jobs,
+            reporter=reporter,
             clock=clock,
-            chance=chance,
+            random=random,
+            request_refresh=self.refresh,
+        )
+        self._results = JobResults(
+            self._records,
+            self._version_checks,
+            reporter=reporter,
+            clock=clock,
+            random=random,
             token_fraction=token_fraction,
             spread=spread,
         )
 
     @property
-    def lives(self) -> Mapping[str, KeyRecord]:
-        """What is remembered of each key."""
-        return self._lives.of
+    def records(self) -> Mapping[str, KeyRecord]:
+        """The records of all keys, by alias."""
+        return self._records.by_alias
 
     async def run(self, launched: Launch | None = None) -> None:
-        """Supervise until `stop`; a first job for all keys may be under way already.
+        """Run until `stop`.
+
+        Args:
+            launched: the first job, if its releaser has started already.
 
         Raises:
-            AgentError: a FATAL one at start, which ends the agent.
+            AgentError: a FATAL failure at start, which ends the agent.
         """
         self._launched = launched
         loops = [
-            asyncio.create_task(self._keep_fresh()),
-            asyncio.create_task(self._let_age()),
+            asyncio.create_task(self._run_jobs()),
+            asyncio.create_task(self._apply_deadlines()),
         ]
         try:
             done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
             if self._stopping.is_set():
-                # Both end by themselves. To cancel a job is to kill its releaser, which
-                # may be writing the AK certificate.
+                # Both end by themselves. Cancelling a job would kill its releaser,
+                # which may be writing the AK certificate.
                 done, _ = await asyncio.wait(loops)
         finally:
             for task in loops:
@@ -163,284 +165,232 @@ class Supervisor:
             task.result()
 
     def stop(self) -> None:
-        """End every wait; what runs is ended by who owns it."""
+        """End every wait. The runner ends the job."""
         self._stopping.set()
-        self._hurried.set()
-        self._lives.wake()
+        self._wake()
 
     def refresh(self, aliases: Iterable[str]) -> None:
-        """Have these keys released as soon as it can be, whatever was planned.
+        """Release these keys as soon as possible, with a new attestation.
 
-        A job that runs may have asked for them before there was what is wanted now, so
-        they are asked for again after it. Who orders this has mended something, or
-        means to see that all is well: it takes a new attestation.
+        Keys of the job that runs are released again after that job, because the
+        administrator may have changed something after it began. Every backoff after
+        a failed job ends.
         """
-        self._token, self._is_token_void = None, True
-        boottime = self._clock.boottime()
+        self._token, self._job.is_token_void = None, True
         for alias in aliases:
-            self._lives.put(
-                alias, key_records.asked_for(self._lives.of[alias], boottime)
-            )
-            self._settling.asked_again.add(alias)
-        self._hurried.set()
+            self._results.request_refresh(alias)
+        self._results.end_job_backoff()
 
     def drop(self, alias: str) -> None:
-        """Let go of a key; it comes back when `refresh` names it.
+        """Wipe a key until `refresh` requests it again.
 
-        What a job that runs brings of it is void, even if it is named meanwhile.
+        The result of the job that runs is ignored for this key.
         """
-        self._asked.pop(alias, None)
-        self._lives.put(alias, key_records.dropped(self._lives.of[alias]))
+        self._job.keys.pop(alias, None)
+        record = self._records.by_alias[alias]
+        self._records.store(alias, key_records.drop_key(record))
 
     def configure(
         self,
         keys: Mapping[str, KeyRequest],
-        terms: Mapping[str, Terms],
+        policies: Mapping[str, KeyLifetimePolicy],
         *,
         token_fraction: float = due_times.REFRESH_FRACTION,
     ) -> None:
-        """Keep these keys from now on; what goes on under the same name stays held.
+        """Apply another configuration.
 
-        A name that now means another key waits for that one, and what was held is
-        let go. Another version of the same key is asked for, and the one before is
-        held until it is here. What a job that runs finds out of changed ones is void.
+        Keys that are configured as before stay held. If a name now means another key,
+        the old key is wiped. If it means another version, the old version stays held
+        until the new one is released. The result of the job that runs is ignored for
+        keys that have changed. Every backoff after a failed job ends.
         """
-        self._settling.token_fraction = token_fraction
-        self._lives.configure(keys, terms)
-        self._hurried.set()
+        self._results.token_fraction = token_fraction
+        self._records.configure(keys, policies)
+        self._results.end_job_backoff()
 
-    async def _keep_fresh(self) -> None:
-        retrying = due_times.retrying(
-            wait=self._wait_after,
-            sleep=self._pause,
-            is_stopping=self._stopping.is_set,
-            is_final=self._is_final,
-        )
-        while not self._stopping.is_set():
-            try:
-                await retrying(self._attempt)
-            except AgentError:
-                if not self._stopping.is_set():
-                    raise
+    def _wake(self) -> None:
+        """Let both loops look at the records again."""
+        self._plans_changed.set()
+        self._deadlines_changed.set()
 
-    async def _until_due(self) -> None:
+    async def _run_jobs(self) -> None:
         while not self._stopping.is_set():
-            boottime = self._clock.boottime()
-            left = self._seconds_until_due()
-            if self._renewing.is_in_turn(left, is_failing=bool(self._job_failures)):
-                self.promises.within(_FRESH, self._jobs.longest_seconds)
-                await self._renewing.run()
+            await self._wait_until_due()
+            await self._run_job()
+
+    async def _wait_until_due(self) -> None:
+        """Wait until a key is due; renew the AK certificate and check versions."""
+        while not self._stopping.is_set():
+            boottime, left = self._clock.boottime(), self._seconds_until_due()
+            if self._ak_renewal.may_run(left, has_job_failed=self._has_job_failed):
+                self._expect_heartbeat(self._jobs.longest_seconds)
+                await self._ak_renewal.run()
                 continue
             if left <= 0:
                 return
-            until_check = self._looking.due_at - boottime
+            until_check = self._version_checks.due_at - boottime
             if until_check <= 0:
-                self.promises.within(_FRESH, self._jobs.longest_seconds)
-                await self._look()
+                self._expect_heartbeat(self._jobs.longest_seconds)
+                await self._check_versions()
                 continue
-            until_renewal = self._renewing.due_at - boottime
             left = min(left, until_check)
-            if until_renewal > 0:  # else it has the next turn in which no key waits
+            until_renewal = self._ak_renewal.due_at - boottime
+            if until_renewal > 0:  # else it is due, and waits for a key
                 left = min(left, until_renewal)
-            self._lives.plans_changed.clear()
-            self.promises.within(_FRESH, left)
-            await self._clock.wait(self._lives.plans_changed, left)
+            self._plans_changed.clear()
+            self._expect_heartbeat(left)
+            await self._clock.wait(self._plans_changed, left)
 
     def _seconds_until_due(self) -> float:
         boottime = self._clock.boottime()
-        opens = due_times.opening(self._lives.keys, self._spent, boottime)
-        return due_times.next_attempt(self._lives.of, opens) - boottime
+        limits = due_times.next_release_times(
+            self._records.keys, self._recent_releases, boottime
+        )
+        return due_times.next_attempt(self._records.by_alias, limits) - boottime
 
-    async def _look(self) -> None:
-        """Look for new versions until a key is due: it waits for no vault that hangs.
+    def _expect_heartbeat(self, seconds: float) -> None:
+        self.heartbeats.expect(_JOBS, seconds)
 
-        To cancel this is to kill its releaser, which writes nothing.
+    async def _check_versions(self) -> None:
+        """Check versions until a key is due, because a vault may not respond.
+
+        Cancelling the check kills its releaser, which does not write anything.
         """
-        looking = asyncio.create_task(self._looking.run())
-        looking.add_done_callback(lambda _task: self._lives.plans_changed.set())
+        check = asyncio.create_task(self._version_checks.run())
+        check.add_done_callback(lambda _task: self._plans_changed.set())
         try:
-            while not looking.done():
-                self._lives.plans_changed.clear()
+            while not check.done():
+                self._plans_changed.clear()
                 left = self._seconds_until_due()
                 if left <= 0 or self._stopping.is_set():
                     return
-                await self._clock.wait(self._lives.plans_changed, left)
+                await self._clock.wait(self._plans_changed, left)
         finally:
-            looking.cancel()
-            (outcome,) = await asyncio.gather(looking, return_exceptions=True)
+            check.cancel()
+            (outcome,) = await asyncio.gather(check, return_exceptions=True)
         if isinstance(outcome, BaseException):
             raise outcome
 
-    async def _pause(self, seconds: float) -> None:
-        if not self._stopping.is_set():
-            self.promises.within(_FRESH, seconds)
-            await self._clock.wait(self._hurried, seconds)
-
-    async def _attempt(self) -> None:
-        """Run one job for keys that are due, as soon as there are any."""
-        await self._until_due()
+    async def _run_job(self) -> None:
+        """Run one job for the keys that are due."""
         launched, self._launched = self._launched, None
-        self._asked = {
-            alias: self._lives.keys[alias] for alias in self._choose(launched)
-        }
-        if not self._asked or self._stopping.is_set():
+        batch = self._choose_batch(launched)
+        if not batch or self._stopping.is_set():
             return
-        self._settling.begin_job()
-        self._is_token_void = False
-        self._hurried.clear()
-        self.promises.within(_FRESH, self._jobs.longest_seconds)
-        keys = list(self._asked.values())
-        token, self._token = self._token_for(self._asked), None
-        self._job = _Job(attestation=token.attestation if token else None)
+        job = self._job = _Job({alias: self._records.keys[alias] for alias in batch})
+        keys = list(job.keys.values())
+        token, self._token = self._token_for(batch), None
+        job.attestation = token.attestation if token else None
+        self._results.begin_job()
+        self._expect_heartbeat(self._jobs.longest_seconds)
         try:
             release = await self._jobs.run(
-                keys, launched=launched, token=token, deliver=self._take
+                keys, launched=launched, token=token, deliver=self._apply
             )
-        except ReleaserError as error:  # whatever it did until then
-            self._spend(keys)
-            self._count_crash(error, company=len(keys))
-            raise
+        except ReleaserError as error:
+            self._count_releases(keys)  # the releaser may have reached the vault
+            self._fail_job(error, crashed_batch=len(keys))
+            return
         except AgentError as error:
-            self._count_failure(error)
-            raise
-        self._renewing.hear(release.result)
-        if release.result.failure is not None:  # before a vault was asked
-            failure = failure_error(release.result.failure)
-            self._count_failure(failure)
-            raise failure
-        self._job_failures, self._fatal_jobs = due_times.NONE, 0
-        self._spend(keys)
-        self._take(release)
-        self._keep(release.token or token)
+            self._fail_job(error)
+            return
+        self._reporter.job_ended(release.result)
+        self._ak_renewal.read(release.result)
+        if release.result.failure is not None:  # before it reached a vault
+            self._fail_job(failure_error(release.result.failure))
+            return
+        self._has_job_failed, self._fatal_jobs = False, 0
+        self._records.end_job_backoff()
+        self._count_releases(keys)
+        self._apply(release)
+        self._keep_token(release.token or token)
 
-    def _token_for(self, aliases: Iterable[str]) -> HeldToken | None:
-        """Choose the token that a job for these keys brings; None: it attests."""
-        token, boottime = self._token, self._clock.boottime()
-        fraction = self._settling.token_fraction
-        if token is not None and cached_token.may_serve(
-            token, aliases, self._lives.of, boottime=boottime, fraction=fraction
+    def _choose_batch(self, launched: Launch | None) -> Sequence[str]:
+        keys = self._records.keys
+        if launched is not None:
+            return [alias for alias in keys if alias in launched.aliases]
+        boottime = self._clock.boottime()
+        due = due_times.due_keys(self._records.by_alias, boottime)
+        releasable = due_times.releasable_keys(
+            due, keys, self._recent_releases, boottime=boottime
+        )
+        return due_times.choose_batch(releasable, self._records.by_alias)
+
+    def _token_for(self, aliases: Iterable[str]) -> CachedToken | None:
+        """Return the cached token if a job for these keys may use it."""
+        token = self._token
+        if token is not None and cached_token.can_release(
+            token,
+            aliases,
+            self._records.by_alias,
+            boottime=self._clock.boottime(),
+            fraction=self._results.token_fraction,
         ):
             return token
         return None
 
-    def _choose(self, launched: Launch | None) -> Sequence[str]:
-        if launched is not None:
-            return [alias for alias in self._lives.keys if alias in launched.aliases]
-        boottime = self._clock.boottime()
-        due = due_times.due_keys(self._lives.of, boottime)
-        may = due_times.allowed_keys(
-            due, self._lives.keys, self._spent, boottime=boottime
+    def _keep_token(self, token: CachedToken | None) -> None:
+        """Cache a token, unless a key of the job needs a fresh one."""
+        job = self._job
+        if token is None or job.is_token_void or job.needs_fresh_token:
+            return
+        self._token = cached_token.add_released(token, job.released)
+
+    def _count_releases(self, keys: Iterable[KeyRequest]) -> None:
+        ended_at = self._clock.boottime()
+        self._recent_releases = due_times.count_releases(
+            self._recent_releases, keys, ended_at=ended_at
         )
-        return due_times.together(may, self._lives.of)
 
-    def _spend(self, keys: Iterable[KeyRequest]) -> None:
-        boottime = self._clock.boottime()
-        self._spent = due_times.spend(self._spent, keys, ended_at=boottime)
+    def _fail_job(self, error: AgentError, *, crashed_batch: int = 0) -> None:
+        """Apply the failure of a whole job.
 
-    def _count_crash(self, error: AgentError, *, company: int) -> None:
-        """Count a job that was nobody's success; whose fault it was will show."""
+        Raises:
+            AgentError: the failure, if it is FATAL and ends the agent. That is only at
+                start, because systemd does not restart the agent then.
+        """
         if self._stopping.is_set():
-            return
-        boottime = self._clock.boottime()
-        self._count_job(error, boottime)
-        for alias in self._still_wanted():
-            life = key_records.crashed(
-                self._lives.of[alias], error, company=company, boottime=boottime
-            )
-            self._lives.put(alias, life)
-
-    def _count_failure(self, error: AgentError) -> None:
-        """Count a failed job for each of its keys; they remain due."""
-        if self._stopping.is_set():
-            return
-        boottime = self._clock.boottime()
-        self._count_job(error, boottime)
-        for alias in self._still_wanted():
-            life = key_records.failed(self._lives.of[alias], error, boottime)
-            self._lives.put(alias, life)
-
-    def _count_job(self, error: AgentError, boottime: float) -> None:
-        self._job_failures = due_times.counted(self._job_failures, error, boottime)
+            return  # the agent itself killed the releaser
+        self._has_job_failed = True
         is_fatal = error.disposition is Disposition.FATAL
         self._fatal_jobs = self._fatal_jobs + 1 if is_fatal else 0
-
-    def _is_final(self, error: AgentError) -> bool:
-        """Return whether an error ends the agent: only at start, and once repeated.
-
-        One odd answer of the TPM must not: systemd does not restart the agent then.
-        """
-        is_fatal = error.disposition is Disposition.FATAL
-        return (
-            is_fatal and not self._has_worked and self._fatal_jobs >= _FATAL_JOBS_TO_END
+        if self._fatal_jobs >= _FATAL_JOBS_TO_END and not self._has_attested:
+            raise error
+        self._results.apply_job_failure(
+            error, self._wanted(), crashed_batch=crashed_batch
         )
 
-    def _still_wanted(self) -> list[str]:
-        """List the keys of this job that were not dropped or changed meanwhile."""
+    def _wanted(self) -> list[str]:
+        """List the keys that were not released, dropped or reconfigured meanwhile."""
         return [
             alias
-            for alias, key in self._asked.items()
-            if self._lives.keys.get(alias) == key
+            for alias, key in self._job.keys.items()
+            if self._records.keys.get(alias) == key
         ]
 
-    def _wait_after(self, error: AgentError) -> float:
-        if self._stopping.is_set():
-            return 0.0  # we killed it ourselves: nobody's failure
-        wanted, boottime = self._still_wanted(), self._clock.boottime()
-        confirms_in = min(
-            (
-                key_records.seconds_until_confirmable(
-                    self._lives.of[alias], error, boottime
-                )
-                for alias in wanted
-            ),
-            default=math.inf,
-        )
-        seconds = due_times.wait_seconds(
-            error,
-            self._job_failures,
-            jitter=self._chance(),
-            is_vault=False,
-            confirms_in=confirms_in,
-        )
-        wiped_in = {
-            alias: key_records.seconds_until_wiped(
-                self._lives.of[alias], boottime, seconds
-            )
-            for alias in wanted
-        }
-        self._holder.job_failed(wiped_in, error, seconds)
-        self._settling.end_attempts(wanted)
-        return seconds
-
-    def _take(self, part: Release) -> None:
-        """Take one part of a job's outcome, as soon as it is there."""
+    def _apply(self, part: Release) -> None:
+        """Apply a part of the result as soon as the releaser has written it."""
         if self._stopping.is_set():
             return
         result, job = part.result, self._job
         if result.attestation is not None:
             job.attestation = result.attestation
-            self._holder.attested(result.attestation)
-            self._lives.attested()
-        self._has_worked = self._has_worked or job.attestation is not None
+            self._reporter.attested(result.attestation)
+            self._records.record_attestation()
+        self._has_attested = self._has_attested or job.attestation is not None
         job.released += (key.alias for key in result.released)
-        job.takes_fresh_token |= any(
+        job.needs_fresh_token |= any(
             failure_error(entry.failure).disposition is not Disposition.RETRY
             for entry in result.failed
         )
-        self._settling.settle(part, job.attestation, self._still_wanted())
-        for key in result.released:  # a job that crashes later is none of its business
-            self._asked.pop(key.alias, None)
+        self._results.apply(part, job.attestation, self._wanted())
+        for key in result.released:  # a later crash of the job does not concern it
+            job.keys.pop(key.alias, None)
 
-    def _keep(self, token: HeldToken | None) -> None:
-        """Keep a token for keys to come, unless one of these takes a new one."""
-        if token is None or self._is_token_void or self._job.takes_fresh_token:
-            return
-        self._token = cached_token.note_released(token, self._job.released)
-
-    async def _let_age(self) -> None:
+    async def _apply_deadlines(self) -> None:
         while not self._stopping.is_set():
-            left = min(self._lives.age(), _LOOK_UP_SECONDS)
-            self._holder.repeat_notifications()
-            self._lives.changed.clear()
-            self.promises.within(_AGE, left)
-            await self._clock.wait(self._lives.changed, left)
+            left = min(self._records.apply_time(), _WALL_CLOCK_SECONDS)
+            self._reporter.repeat_notifications()
+            self._deadlines_changed.clear()
+            self.heartbeats.expect(_DEADLINES, left)
+            await self._clock.wait(self._deadlines_changed, left)

@@ -281,7 +281,7 @@ def _failure(what: str, error: OSError) -> ListenError:
 
 def refuse_orphans(connections: Iterable[socket.socket], clock: Clock) -> None:
     """Refuse all of them, and wait until that is taken."""
-    from skragent.serving.rejection import Rejection, end  # noqa: PLC0415 - seldom
+    from skragent.serving.credential_protocol import Rejection, end  # noqa: PLC0415 - seldom
 
     deadline = clock.boottime() + REFUSE_SECONDS
     open_ones = [sock for sock in connections if sock.fileno() >= 0]

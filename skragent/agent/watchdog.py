@@ -1,8 +1,9 @@
-"""Tells systemd that the agent lives, as long as it does what it promised.
+"""Notify systemd's watchdog as long as the scheduler's loops are running.
 
-Whoever waits in the supervisor says until when (`Promises`); one that is overdue is
-wedged, whatever the event loop says. systemd then kills the agent and starts another
-(WatchdogSec=, systemd.service(5)); the sockets are its own, and live on.
+Each loop says when its next heartbeat is due (`Heartbeats`). A loop that is overdue
+hangs, even if the event loop runs. Then the agent does not notify systemd, which kills
+it and starts another one (WatchdogSec=, systemd.service(5)). The sockets are systemd's
+and stay open.
 """
 
 from __future__ import annotations
@@ -17,32 +18,32 @@ if TYPE_CHECKING:
     from skragent.agent.clock import Clock
     from skragent.agent.systemd_notify import Notifier
 
-# What may come late: timers of a busy machine, and one that was paused.
+# Timers are late on a busy machine, and on one that was suspended.
 _GRACE_SECONDS: Final = 30.0
 
-# sd_watchdog_enabled(3) asks for half of it.
-_PART: Final = 3.0
+# sd_watchdog_enabled(3) recommends two notifications in each period.
+_NOTIFICATIONS_PER_PERIOD: Final = 3.0
 
 
-class Promises:
-    """Until when each loop of the supervisor will have come around again."""
+class Heartbeats:
+    """The boot time until which each loop must send its next heartbeat."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._until: dict[str, float] = {}
+        self._due_at: dict[str, float] = {}
 
-    def within(self, who: str, seconds: float) -> None:
-        """Promise to promise again within so many seconds."""
-        self._until[who] = self._clock.boottime() + seconds
+    def expect(self, loop: str, seconds: float) -> None:
+        """Send a heartbeat of a loop, and expect its next one within a time."""
+        self._due_at[loop] = self._clock.boottime() + seconds
 
-    def are_kept(self) -> bool:
-        """Tell whether nobody is overdue."""
+    def are_on_time(self) -> bool:
+        """Return whether no heartbeat is overdue."""
         boottime = self._clock.boottime()
-        return all(boottime <= t + _GRACE_SECONDS for t in self._until.values())
+        return all(boottime <= due + _GRACE_SECONDS for due in self._due_at.values())
 
 
 def watchdog_seconds(environment: Mapping[str, str]) -> float | None:
-    """Tell how often systemd wants to hear of us; None where it does not."""
+    """Return the watchdog's period; None if systemd does not watch this process."""
     if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     try:
@@ -52,12 +53,19 @@ def watchdog_seconds(environment: Mapping[str, str]) -> float | None:
     return microseconds / 1e6 if microseconds > 0 else None
 
 
-async def keep_watch(
-    promises: Promises, *, seconds: float, clock: Clock, notifier: Notifier
+async def notify_watchdog(
+    heartbeats: Heartbeats, *, seconds: float, clock: Clock, notifier: Notifier
 ) -> None:
-    """Tell systemd of every third of its time in which promises are kept, for ever."""
+    """Notify systemd as long as heartbeats are on time. Does not return.
+
+    Args:
+        heartbeats: of the loops.
+        seconds: the watchdog's period.
+        clock: the agent's clock.
+        notifier: notifies systemd.
+    """
     never = asyncio.Event()
     while True:
-        if promises.are_kept():
+        if heartbeats.are_on_time():
             notifier.alive()
-        await clock.wait(never, seconds / _PART)
+        await clock.wait(never, seconds / _NOTIFICATIONS_PER_PERIOD)

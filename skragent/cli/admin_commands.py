@@ -43,10 +43,10 @@ _EXIT_NOT_RUNNING = "75   the agent is not running or does not respond"
 _EXIT_NO_ADMIN_SOCKET = "69   the socket is not an agent's admin.sock"
 
 _REFRESH_EPILOG = f"""\
-The command returns at once. A held key stays held until the agent has its successor.
-AGE and LAST FAILURE of `skragent status` and the journal show the result. With --wait,
-the command returns after one attempt for each key, and prints the result: the version,
-or cause and remedy.
+A held key stays held until the agent has its successor. Without --wait, the command
+returns at once: AGE and LAST FAILURE of `skragent status` and the journal show the
+result. With --wait, the command returns after one attempt for each key, and prints the
+result: the version, or cause and remedy.
 
 exit status:
   0    the agent accepted the request; with --wait: all keys were released

@@ -56,7 +56,7 @@ exit status:
 
 examples:
   sudo skragent report
-  sudo skragent report --save /root/report-2026-03-01
+  sudo skragent report --save report-2026-03-01
   skragent report --hcl hcl-report.bin --certs vcek-chain.pem
   skragent report --hcl snp-report.bin --certs thim.json --json
   skragent report --hcl hcl-report.bin --certs vcek.der --certs ask-ark.pem \\

@@ -21,7 +21,7 @@ from skragent.errors import (
     UnsupportedEvidenceError,
 )
 from skragent.evidence.amd_certificate import load_certificates
-from skragent.evidence.endorsements import AMD_ROOTS, parse_roots, parse_thim_answer
+from skragent.evidence.endorsements import AMD_ROOTS, parse_roots, parse_thim_response
 from skragent.evidence.hcl import HCL_SIGNATURE, HclReport, parse_hcl_report
 from skragent.evidence.quote import SignedAttest, parse_quote
 from skragent.evidence.snp import SnpReport, parse_snp_report
@@ -63,6 +63,7 @@ class Subject:
     roots: frozenset[bytes]
     notes: tuple[str, ...] = ()  # what a person should know of the input
     raw_hcl: bytes = b""  # the HCL report of this machine; empty offline
+    roots_path: str = ""  # of this machine's roots; empty: AMD's own
 
     @property
     def all_notes(self) -> tuple[str, ...]:
@@ -123,6 +124,7 @@ def read_machine(config: Config, roots_path: str) -> Subject:
         roots=roots,
         notes=notes,
         raw_hcl=raw_hcl,
+        roots_path=roots_path or config.trust.amd_roots,
     )
 
 
@@ -142,7 +144,7 @@ def _ask_certificates(config: Config) -> tuple[Iterable[x509.Certificate], str]:
 def parse_certificates(data: bytes) -> tuple[x509.Certificate, ...]:
     """Read certificates from PEM, DER or an answer of THIM."""
     if data.lstrip().startswith(b"{"):
-        chain = parse_thim_answer(data)
+        chain = parse_thim_response(data)
         return chain.signer, chain.intermediate, chain.root
     return load_certificates(data)
 

@@ -145,7 +145,7 @@ def _run(
     releaser: tuple[str, ...] | None,
 ) -> int:
     # Imported in this order, each when it is its turn: see the module's docstring.
-    from skragent.agent.due_times import allowed_keys  # noqa: PLC0415
+    from skragent.agent.due_times import releasable_keys  # noqa: PLC0415
     from skragent.agent.jobs import key_requests  # noqa: PLC0415
     from skragent.agent.process_control import (  # noqa: PLC0415
         allow_descriptors,
@@ -164,7 +164,7 @@ def _run(
         launcher = Launcher(config, clock, environment, *command)
         try:
             keys = key_requests(config)
-            first = allowed_keys(keys, keys, boottime=clock.boottime())
+            first = releasable_keys(keys, keys, boottime=clock.boottime())
             launched = launcher.launch([keys[alias] for alias in first])
         except AgentError:
             launched = None  # the supervisor tries again, and tells how that went
@@ -177,7 +177,7 @@ def _run(
             machine_id,
             serve,
         )
-        from skragent.agent.due_times import spread_of  # noqa: PLC0415
+        from skragent.agent.due_times import machine_spread  # noqa: PLC0415
         from skragent.agent.reload import look_up_in_time  # noqa: PLC0415
         from skragent.agent.watchdog import watchdog_seconds  # noqa: PLC0415
         from skragent.observe import Event, log, set_up_logging  # noqa: PLC0415
@@ -200,7 +200,7 @@ def _run(
                 notifier=Notifier(environment),
                 sockets=sockets,
                 read_config=read,
-                spread=spread_of(machine_id()),
+                spread=machine_spread(machine_id()),
                 watchdog_seconds=watchdog_seconds(environment),
                 stored_credentials=inherited.credentials,
                 stored_keys=inherited.keys,

@@ -27,6 +27,7 @@ from skragent.client.exchange import (
     SkragentError,
     exchange,
 )
+from skragent.error_catalog import remedy_of
 
 if TYPE_CHECKING:
     import argparse
@@ -193,7 +194,7 @@ def describe_problem(key: dict[str, Any]) -> list[str]:
     name, code, state = key["name"], key.get("last_failure"), key["state"]
     if code:
         cause = key.get("last_failure_message") or "see the journal"
-        remedy = key.get("last_failure_hint") or f"See {code} in skragent-errors(7)."
+        remedy = key.get("last_failure_hint") or remedy_of(code)
         lines = [f"cause: {code}: {cause}", f"remedy: {remedy}"]
         if (wipe_at := key.get("wipe_at")) is not None:
             lines.append(

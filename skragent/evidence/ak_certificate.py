@@ -1,9 +1,9 @@
-"""The AK certificate: whether the NV index holds one already, and for how long.
+"""The AK certificate: parse it, and accept or reject its successor.
 
-It is the statement of an Azure CA, to MAA; nothing of ours hangs on it. Early in a
-VM's life the index is empty, or has a placeholder of another issuer. Microsoft's own
-client waits for both to pass, and has THIM renew what ends within 90 days
-(TpmCertOperations.cpp of cvm-guest-attestation).
+The certificate is a statement of an Azure CA to MAA; skragent does not rely on it. On a
+new VM the index is empty or has a placeholder of another issuer. Microsoft's client
+waits for the certificate, and has THIM renew a certificate in its last 90 days
+(github.com/Azure/confidential-computing-cvm-guest-attestation, TpmCertOperations.cpp).
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ if TYPE_CHECKING:
 # AK_CERT_RENEWAL_THRESHOLD of TpmCertOperations.cpp.
 RENEWED_WITHIN = timedelta(days=90)
 
-# The NV index that it goes into has 4096 bytes on new vTPMs.
+# The size of the NV index on new vTPMs.
 MAX_AK_CERTIFICATE_BYTES = 4096
 
-# How far the CA's clock may be ahead of ours.
+# The CA's clock may be ahead of this VM's by this much.
 _CLOCK_SKEW = timedelta(minutes=5)
 
-# In capitals, and at the beginning of the name, as that client compares it: the real
-# ones have other issuers, such as "Global Virtual TPM CA - 01", and must never match.
+# That client compares the beginning of the name, in capitals. Issuers of certificates
+# are others, such as "Global Virtual TPM CA - 01", and must never match.
 _PLACEHOLDER_ISSUER = "MICROSOFT AZURE TRUSTED VM RSA"
 _DER_SEQUENCE = 0x30
 _MAX_LENGTH_BYTES = 2
 
-# Of a renewal that THIM has under way: a GUID, as it goes into a URL.
+# The id of a pending renewal, a GUID; it becomes part of a URL.
 QUERY_ID = re.compile(r"[0-9A-Za-z-]{1,64}")
 
 
 class _Renewed(msgspec.Struct):
-    """THIM's answer of api-version 2023-07-01."""
+    """THIM's response to a renewal, api-version 2023-07-01."""
 
     pem: str = msgspec.field(name="AkCertPem", default="")
     query_id: str = msgspec.field(name="CertQueryId", default="")
 
 
 def cut_padding(data: bytes) -> bytes:
-    """Cut a DER value off what follows it: the index is larger than most certificates.
+    """Return the DER value at the beginning, without the padding of the NV index.
 
-    Gives `data` itself where it does not begin like DER.
+    Return `data` itself if it does not begin like DER.
     """
     if len(data) < _MAX_LENGTH_BYTES or data[0] != _DER_SEQUENCE:
         return data
@@ -71,9 +71,9 @@ def cut_padding(data: bytes) -> bytes:
 
 
 def is_ak_certificate_provisioned(data: bytes) -> bool:
-    """Tell a certificate from an empty index and from the placeholder.
+    """Return whether the index holds a certificate, and not zeros or the placeholder.
 
-    What does not parse counts as a certificate: it is the verifier's to judge.
+    Bytes that do not parse count as a certificate, because the verifier judges them.
     """
     if not data.strip(b"\0\xff"):
         return False
@@ -87,7 +87,7 @@ def is_ak_certificate_provisioned(data: bytes) -> bool:
 
 
 def is_for_key(data: bytes, key: RsaPublic) -> bool:
-    """Tell whether it is a certificate for this key."""
+    """Return whether this is a certificate for the key."""
     try:
         with reading("the AK certificate"):
             (certificate,) = load_certificates(cut_padding(data))
@@ -101,7 +101,7 @@ def is_for_key(data: bytes, key: RsaPublic) -> bool:
 
 
 def read_end(data: bytes) -> datetime | None:
-    """Read until when it is valid; None where it is no certificate."""
+    """Return the end of its validity; None if this is not a certificate."""
     try:
         with reading("the AK certificate"):
             (certificate,) = load_certificates(cut_padding(data))
@@ -111,7 +111,7 @@ def read_end(data: bytes) -> datetime | None:
 
 
 def encode_pem(der: bytes) -> bytes:
-    """Write a certificate as text (RFC 7468).
+    """Encode a certificate as text (RFC 7468).
 
     Raises:
         EndorsementsError: endorsements.malformed
@@ -121,7 +121,7 @@ def encode_pem(der: bytes) -> bytes:
 
 
 def decode_pem(text: bytes) -> tuple[bytes, ...]:
-    """Read certificates from text, in DER; none where it has no certificates."""
+    """Return the certificates of a text in DER; none if the text has none."""
     der = serialization.Encoding.DER
     try:
         with reading("the AK certificate's copy"):
@@ -131,40 +131,41 @@ def decode_pem(text: bytes) -> tuple[bytes, ...]:
 
 
 def encode_request(data: bytes) -> str:
-    """Write the certificate as THIM takes it: PEM, without a break in its base64."""
+    """Encode the certificate as THIM expects it: PEM with its base64 on one line."""
     text = base64.b64encode(cut_padding(data)).decode("ascii")
     return f"-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----"
 
 
-def parse_answer(body: bytes) -> tuple[bytes, str]:
-    """Read THIM's answer to a renewal: the certificate's PEM, and the query's GUID.
+def parse_renewal_response(body: bytes) -> tuple[bytes, str]:
+    """Parse THIM's response to a renewal.
 
-    Either may be empty: then it is not made yet, or there is nothing to ask for.
+    Returns:
+        The certificate's PEM and an empty text, or nothing and the id of a query by
+        which a later request fetches the certificate.
 
     Raises:
         EndorsementsError: endorsements.malformed
     """
     try:
-        answer = decode_json(body, _Renewed)
+        response = decode_json(body, _Renewed)
     except ValueError as error:
-        raise malformed("THIM's answer to a renewal does not parse") from error
-    if answer.pem:
-        return answer.pem.encode(), ""
-    if not QUERY_ID.fullmatch(answer.query_id):
-        raise malformed("THIM's answer to a renewal has no certificate")
-    return b"", answer.query_id
+        raise malformed("THIM's response to a renewal does not parse") from error
+    if response.pem:
+        return response.pem.encode(), ""
+    if not QUERY_ID.fullmatch(response.query_id):
+        raise malformed("THIM's response to a renewal has no certificate")
+    return b"", response.query_id
 
 
 def parse_successor(pem: bytes, present: bytes, now: datetime) -> bytes:
-    """Read a renewed certificate; gives its DER.
+    """Return a renewed certificate in DER if it may replace the present certificate.
 
-    Whatever takes the present one's place must be at least as good: for the same key,
-    valid by now, and for longer. A wrong one would keep this VM from attesting for
-    good.
+    It must be for the same key, valid now, and valid for longer. A wrong certificate
+    would keep this VM from attesting.
 
     Args:
-        pem: the certificate, as THIM gave it.
-        present: the one that it is to replace.
+        pem: the certificate, as THIM returned it.
+        present: the certificate that it replaces, DER with padding.
         now: aware.
 
     Raises:
@@ -180,7 +181,7 @@ def parse_successor(pem: bytes, present: bytes, now: datetime) -> bytes:
             if new.public_key() != old.public_key():
                 raise _unfit("it is for another key")
             if new.not_valid_after_utc <= old.not_valid_after_utc:
-                raise _unfit("it ends no later than the present one")
+                raise _unfit("it does not end later than the present certificate")
             if new.not_valid_before_utc > now + _CLOCK_SKEW:
                 raise _unfit("it is not valid yet")
             der = new.public_bytes(serialization.Encoding.DER)
@@ -195,6 +196,6 @@ def parse_successor(pem: bytes, present: bytes, now: datetime) -> bytes:
 
 def _unfit(why: str) -> EndorsementsError:
     return EndorsementsError(
-        f"THIM's new AK certificate is not taken: {why}",
+        f"THIM's new AK certificate is rejected: {why}",
         code="endorsements.ak_certificate",
     )

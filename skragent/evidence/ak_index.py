@@ -1,11 +1,11 @@
-"""The AK certificate's NV index: how a certificate gets into it, and what a loss is.
+"""The AK certificate's NV index: plan a write, and recognise a lost certificate.
 
-TPM2_NV_Write takes 1024 bytes at most, so most certificates take two commands, and an
-interruption between the two leaves a mixture. An index that must be defined anew is
-empty for a while. So the one change that needs no copy elsewhere is a single
-TPM2_NV_Write into the index as it is.
+TPM2_NV_Write accepts at most 1024 bytes, so most certificates take two commands, and an
+interruption between them leaves a mixture of two certificates. An index that must be
+defined again is empty for a while. So only a write by one command, into the index as it
+is, needs no copy on disk.
 
-Pure: the TPM itself is `tpm`. Attributes (TPMA_NV): TPM 2.0 part 2, section 13.4.
+Pure; `tpm` runs the commands. Attributes (TPMA_NV): TPM 2.0 part 2, section 13.4.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ Piece = tuple[int, bytes]  # offset, data: one TPM2_NV_Write
 
 _OWNERWRITE: Final = 1 << 1
 _AUTHWRITE: Final = 1 << 2
-_TPM_NT: Final = 0xF << 4  # 0: an ordinary index, and no counter or the like
+_TPM_NT: Final = 0xF << 4  # 0: an ordinary index, not a counter or bit field
 _WRITELOCKED: Final = 1 << 11
-_WRITEALL: Final = 1 << 12  # only the whole index with one command
+_WRITEALL: Final = 1 << 12  # one command must write the whole index
 _PLATFORMCREATE: Final = 1 << 30
 
 # TPM_PT_NV_BUFFER_MAX of Azure's vTPM: the most bytes of one NV command.
@@ -39,34 +39,34 @@ NV_BUFFER_BYTES: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class AkIndex:
-    """The index as it is now."""
+    """The present index."""
 
     attributes: int  # TPMA_NV
     size: int
     content: bytes | None  # None: never written
 
     @property
-    def is_platforms(self) -> bool:
-        """Whether it is the paravisor's, and no guest can change it."""
+    def is_owned_by_platform(self) -> bool:
+        """Whether the paravisor owns the index, so that a guest cannot change it."""
         return bool(self.attributes & _PLATFORMCREATE)
 
     @property
-    def is_owners(self) -> bool:
-        """Whether the owner's password, which is empty, suffices to write it."""
+    def is_writable_by_owner(self) -> bool:
+        """Whether the owner may write it; the owner's password is empty."""
         return bool(self.attributes & _OWNERWRITE)
 
 
 def plan_write(index: AkIndex | None, der: bytes) -> tuple[Piece, ...] | None:
-    """Choose what to write into the index as it is, so that it holds a certificate.
+    """Return the writes that put a certificate into the present index.
 
-    Zeros follow the certificate. What is there already is not written again.
+    Zeros follow the certificate. Pieces that do not change are left out.
 
     Args:
-        index: the index; None: there is none.
+        index: the index; None if the TPM has none.
         der: the certificate.
 
     Returns:
-        The pieces; None if the index must be defined anew.
+        The pieces; None if the index must be defined again.
     """
     if index is None or len(der) > index.size:
         return None
@@ -86,36 +86,35 @@ def plan_write(index: AkIndex | None, der: bytes) -> tuple[Piece, ...] | None:
 
 
 def needs_copy(index: AkIndex | None, der: bytes) -> bool:
-    """Tell whether an interruption of this write could leave no certificate.
+    """Return whether an interruption of this write could leave no certificate.
 
     Args:
-        index: the index; None: there is none.
-        der: the certificate that is to be written.
+        index: the index; None if the TPM has none.
+        der: the certificate that will be written.
     """
     pieces = plan_write(index, der)
     if index is None or pieces is None:
         return True
-    # The password of an index that is not the owner's may turn out not to be empty.
-    return len(pieces) > 1 or not index.is_owners
+    # If the owner may not write the index, its own password may not be empty.
+    return len(pieces) > 1 or not index.is_writable_by_owner
 
 
 def find_lost(
     index: AkIndex | None, copies: Iterable[bytes], ak: RsaPublic
 ) -> tuple[bytes, ...]:
-    """Choose the copies that are better than what the index holds, the best first.
+    """Return the copies that should replace the index's content, the best first.
 
-    A mixture of two certificates can parse, and has the right key. So the index counts
-    as whole only if it holds one of the copies byte for byte, or a certificate that
-    ends later than all of them: another program has renewed it since.
+    A mixture of two certificates can parse and have the right key. So the index counts
+    as intact only if it holds one of the copies byte for byte, or a certificate that
+    ends later than all copies, because another program has renewed it since.
 
     Args:
-        index: the index; None: there is none.
+        index: the index; None if the TPM has none.
         copies: certificates in DER, from a disk that may be another VM's.
         ak: the key that a certificate must be for.
 
     Returns:
-        Certificates to be written; none if the index needs no help, or is none of
-        ours.
+        Certificates to write; none if the index is intact or the paravisor owns it.
     """
     ends = {
         copy: end
@@ -123,7 +122,7 @@ def find_lost(
         if is_for_key(copy, ak) and (end := read_end(copy)) is not None
     }
     best = tuple(sorted(ends, key=lambda copy: ends[copy], reverse=True))
-    if index is not None and index.is_platforms:
+    if index is not None and index.is_owned_by_platform:
         return ()
     if not best or index is None or index.content is None:
         return best
@@ -136,9 +135,9 @@ def find_lost(
 
 
 def is_whole(index: AkIndex | None, ak: RsaPublic) -> bool:
-    """Tell whether the index seems to hold this key's certificate.
+    """Return whether the index seems to hold this key's certificate.
 
-    Only a copy tells a mixture of two certificates from one.
+    A mixture of two certificates can be recognised only with a copy (`find_lost`).
     """
     if index is None or index.content is None:
         return False

@@ -1,9 +1,9 @@
-"""AMD's certificates: loading them, and the extensions that name chip and firmware.
+"""AMD's certificates: load them, and read the extensions on chip and firmware.
 
 "Versioned Chip Endorsement Key (VCEK) Certificate and KDS Interface Specification"
 (AMD 57230), section 3. Extensions are under 1.3.6.1.4.1.3704.1.
 
-Not here: signatures and trust (`endorsements`).
+`endorsements` verifies signatures and trust.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ _ASN1_STRINGS = {0x0C, 0x13, 0x16}  # UTF8String, PrintableString, IA5String
 
 @dataclass(frozen=True, slots=True)
 class AmdExtensions:
-    """What a VCEK or VLEK certificate says of chip and firmware."""
+    """The statements of a VCEK or VLEK certificate on chip and firmware."""
 
     product_name: str  # such as Milan-B0
     tcb: Tcb  # the TCB that the key is derived from
     hw_id: bytes | None  # VCEK: the chip id, 64 bytes, or 8 from Turin on
-    csp_id: str | None  # VLEK: whose it is
+    csp_id: str | None  # VLEK: the cloud provider's id
 
 
 def malformed(message: str) -> EndorsementsError:
-    """Make the error of certificates that do not parse."""
+    """Return the error of certificates that do not parse."""
     return EndorsementsError(message, code="endorsements.malformed")
 
 
@@ -107,7 +107,7 @@ def read_extensions(certificate: x509.Certificate) -> AmdExtensions:
             microcode=_read_spl(values, _MICROCODE_SPL),
             fmc=_read_spl(values, _FMC_SPL) if _FMC_SPL in values else None,
         ),
-        hw_id=values.get(_HW_ID),  # raw: AMD did not wrap it in an OCTET STRING
+        hw_id=values.get(_HW_ID),  # raw: AMD does not wrap it in an OCTET STRING
         csp_id=None if csp_id is None else _read_string(csp_id),
     )
 
@@ -115,7 +115,7 @@ def read_extensions(certificate: x509.Certificate) -> AmdExtensions:
 def _read_spl(values: dict[str, bytes], oid: str) -> int:
     """Read a security version: a DER INTEGER of 0 to 255.
 
-    From 0x80 on that takes two bytes of content, the first of them zero.
+    From 0x80 on it has two bytes of content, the first of them zero (X.690 §8.3).
     """
     value = values.get(oid, b"")
     content = value[2:]
@@ -128,7 +128,7 @@ def _read_spl(values: dict[str, bytes], oid: str) -> int:
 
 
 def _read_string(value: bytes) -> str:
-    """Read a short DER string; empty where it is none, as nothing hangs on it."""
+    """Read a short DER string; empty if it is not one: no check depends on it."""
     content = value[2:]
     if not content or value[0] not in _ASN1_STRINGS or value[1] != len(content):
         return ""

@@ -4,8 +4,8 @@
 (AMD 57230). The chain comes from Azure's THIM or a file; trust comes from the
 fingerprints of AMD's roots, which are pinned here.
 
-Not here: fetching (`imds`), AMD's extensions (`amd_certificate`), the report's own
-signature (`snp_signature`).
+`imds` fetches the chain, `amd_certificate` reads AMD's extensions, and `snp_signature`
+verifies the report's signature.
 """
 
 from __future__ import annotations
@@ -61,43 +61,43 @@ AMD_ROOTS = frozenset(
 class Endorsements:
     """A chain: parsed and in order, its signatures not yet verified."""
 
-    pem: bytes  # VCEK, ASK, ARK as PEM text: what the verifier gets
+    pem: bytes  # VCEK, ASK, ARK as PEM text: the verifier receives this
     signer: x509.Certificate  # VCEK or VLEK
     intermediate: x509.Certificate  # ASK or ASVK
     root: x509.Certificate  # ARK
-    tcbm: str = ""  # THIM's word on the TCB it is for, in hex; empty from files
+    tcbm: str = ""  # the TCB that THIM says the VCEK is for, in hex; empty from files
 
 
-def parse_thim_answer(data: bytes) -> Endorsements:
-    """Read what IMDS answers at /metadata/THIM/amd/certification.
+def parse_thim_response(data: bytes) -> Endorsements:
+    """Parse the response of IMDS to GET /metadata/THIM/amd/certification (JSON).
 
     Raises:
         EndorsementsError: endorsements.malformed
     """
     if len(data) > MAX_CERTIFICATES_BYTES:
-        raise malformed("THIM's answer is too long")
+        raise malformed("THIM's response is too long")
     try:
-        answer = json.loads(data.decode("utf-8"))
+        response = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise malformed("THIM's answer is no JSON") from error
+        raise malformed("THIM's response is not JSON") from error
     texts = [
-        answer.get(name) if isinstance(answer, dict) else None
+        response.get(name) if isinstance(response, dict) else None
         for name in ("vcekCert", "certificateChain", "tcbm")
     ]
     signer, chain, tcbm = (text if isinstance(text, str) else "" for text in texts)
     if not signer or not chain:
-        raise malformed("THIM's answer lacks vcekCert or certificateChain")
+        raise malformed("THIM's response lacks vcekCert or certificateChain")
     try:
         pem = f"{signer}\n{chain}".encode("ascii")
     except UnicodeEncodeError as error:
-        raise malformed("THIM's answer has certificates that are no PEM") from error
+        raise malformed("THIM's response has certificates that are not PEM") from error
     return order_chain(load_certificates(pem), tcbm=tcbm)
 
 
 def order_chain(
     certificates: Iterable[x509.Certificate], *, tcbm: str = ""
 ) -> Endorsements:
-    """Tell from keys and names which certificate is which; others are left out.
+    """Recognise the three certificates by keys and names, and leave others out.
 
     Raises:
         EndorsementsError: endorsements.malformed, if one of the three is missing
@@ -116,7 +116,7 @@ def order_chain(
 
 
 def find_signer(certificates: Iterable[x509.Certificate]) -> x509.Certificate:
-    """Find the VCEK or VLEK: the one with an EC key, as AMD's own keys are RSA.
+    """Return the VCEK or VLEK: the certificate with an EC key. AMD's keys are RSA.
 
     Raises:
         EndorsementsError: endorsements.malformed, if there is none or more than one
@@ -147,10 +147,10 @@ def _find_issuer(
 
 
 def parse_roots(data: bytes) -> Bundle[bytes]:
-    """Read a file of root certificates to trust; gives their fingerprints.
+    """Return the SHA-256 fingerprints of the root certificates of a file.
 
     The file is PEM, or one certificate in DER. A certificate that cannot be read is
-    skipped: it could not end a chain that THIM sends, which is read in the same way.
+    skipped: a chain that ends with it could not be read either.
 
     Raises:
         EndorsementsError: endorsements.malformed: no certificate can be read.
@@ -170,17 +170,17 @@ def _fingerprint(der: bytes) -> bytes:
 
 
 def chip_generation(report: SnpReport, signer: x509.Certificate) -> Generation:
-    """Tell the generation from the report or, for version 2, from its certificate.
+    """Return the generation that the report names or, in version 2, its certificate.
 
     Raises:
         EndorsementsError: endorsements.malformed
-        UnsupportedEvidenceError: neither tells, or it is one unknown to this code.
+        UnsupportedEvidenceError: neither names a generation that this code knows.
     """
     product_name = read_extensions(signer).product_name
     named = generation_of_product_name(product_name)
-    told = report.generation
-    # The chip-id rule of version 2 is a guess: AMD's signed word beats it.
-    found = (told or named) if report.cpuid is not None else (named or told)
+    reported = report.generation
+    # By the chip id version 2 can only be guessed: the signed certificate wins.
+    found = (reported or named) if report.cpuid is not None else (named or reported)
     if found is None:
         raise UnsupportedEvidenceError(
             f"the chip's generation is unknown (CPUID {report.cpuid},"
@@ -196,22 +196,22 @@ def verify_endorsements(
     now: datetime,
     roots: AbstractSet[bytes] = AMD_ROOTS,
 ) -> None:
-    """Verify the chain up to a trusted root and that it is for this report's signer.
+    """Verify the chain up to a trusted root, and that it is for this report.
 
     Args:
         endorsements: the chain.
-        report: whose chip and reported TCB the signer's certificate must name.
+        report: the signer's certificate must name its chip and its reported TCB.
         now: aware; all three certificates must be valid then.
-        roots: SHA-256 fingerprints of the ARKs to trust.
+        roots: SHA-256 fingerprints of the trusted ARKs.
 
     Raises:
         EndorsementsError: endorsements.root, .chain, .lifetime, .tcb, .chip
-        UnsupportedEvidenceError: a chip generation unknown to this code.
+        UnsupportedEvidenceError: an unknown chip generation.
     """
     root = endorsements.root
     if root.fingerprint(hashes.SHA256()) not in roots:
         raise EndorsementsError(
-            "the root certificate (ARK) is not one that is trusted",
+            "the root certificate (ARK) is not trusted",
             code="endorsements.root",
         )
     _verify_issued(endorsements.intermediate, root, "ASK or ASVK")
@@ -227,21 +227,21 @@ def verify_endorsements(
             f"the certificate is for TCB {extensions.tcb.describe()};"
             f" the report's is {reported.describe()}",
             code="endorsements.tcb",
-            hint="THIM may lag a firmware update; it catches up by itself.",
+            hint="Passes by itself: THIM can be behind a firmware update of the host.",
         )
 
 
 def _verify_issued(
     certificate: x509.Certificate, issuer: x509.Certificate, what: str
 ) -> None:
-    """Verify that `issuer` signed it, by RSASSA-PSS with SHA-384 as AMD does."""
+    """Verify the issuer's signature, RSASSA-PSS with SHA-384 as AMD's are."""
     try:
         with reading(f"the signature of the {what} certificate"):
             _require_pss_with_sha384(certificate)
             certificate.verify_directly_issued_by(issuer)
     except CertificateError as error:
         raise EndorsementsError(
-            f"the {what} certificate is not signed by the next one of the chain",
+            f"the {what} certificate is not signed by the next in the chain",
             code="endorsements.chain",
         ) from error
 
@@ -273,13 +273,13 @@ def _verify_lifetime(certificate: x509.Certificate, now: datetime) -> None:
 def _verify_chip(extensions: AmdExtensions, report: SnpReport) -> None:
     """Verify that the certificate is of the kind and chip that signed the report.
 
-    A VLEK is its cloud's, not a chip's. A chip id of zeros is one that the host hid
-    (MASK_CHIP_ID): then the signature alone tells.
+    A VLEK belongs to a cloud provider, not to a chip. A chip id of zeros was hidden by
+    the host (MASK_CHIP_ID): then only the signature can show the signer.
     """
     kind = SigningKey.VCEK if extensions.csp_id is None else SigningKey.VLEK
     if report.key_info.signing_key != kind:
         raise EndorsementsError(
-            f"the certificate is a {kind.name}'s; the report was signed by"
+            f"the certificate is for a {kind.name}; the report was signed by"
             f" {report.key_info.signing_key.name}",
             code="endorsements.chip",
         )
@@ -290,5 +290,5 @@ def _verify_chip(extensions: AmdExtensions, report: SnpReport) -> None:
     sizes = {SHORT_CHIP_ID_BYTES, CHIP_ID_BYTES}
     if len(hw_id) not in sizes or whole != report.chip_id:
         raise EndorsementsError(
-            "the certificate is another chip's", code="endorsements.chip"
+            "the certificate is for another chip", code="endorsements.chip"
         )

@@ -1,10 +1,11 @@
-"""The HCL report: what NV index 0x01400001 of an Azure confidential VM's vTPM holds.
+"""The HCL report in NV index 0x01400001 of a confidential VM's vTPM.
 
-Host Compatibility Layer report, as microsoft/openvmm's openhcl_attestation_protocol
-(igvm_attest/get.rs) and captures of it have it: header (unmeasured), hardware report,
-request data, runtime data (JSON) whose hash the hardware report vouches for.
+Host Compatibility Layer report: header (unmeasured), hardware report, request data, and
+runtime data (JSON) whose hash is in the hardware report. Sources: microsoft/openvmm,
+openhcl_attestation_protocol, igvm_attest/get.rs; captured reports.
+docs/protocols/vtpm.md has the layout.
 
-Not here: the hardware report's signature (`endorsements`) and its fields (`snp`).
+`snp` parses the hardware report, and `snp_signature` verifies its signature.
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ HCL_SIGNATURE = b"HCLA"
 HEADER_BYTES = 0x20
 REQUEST_DATA_BYTES = 20
 _RUNTIME_DATA_OFFSET = HEADER_BYTES + SNP_REPORT_BYTES + REQUEST_DATA_BYTES
-MAX_HCL_REPORT_BYTES = 16 * 1024  # the largest index seen has 2900
+MAX_HCL_REPORT_BYTES = 16 * 1024  # the largest observed index has 2900
 
-# A newer header is decoded as version 2: versions 1 and 2 have one layout, nothing
-# hardware-signed depends on the header, and its size must still add up. What counts is
-# bound by REPORT_DATA: with another layout the hash of the runtime data would not fit.
+# A newer header is decoded as version 2. Versions 1 and 2 have one layout, no signature
+# covers the header, and its size must match. REPORT_DATA binds the runtime data: with
+# another layout the hash would not match.
 _FIRST_HEADER_VERSION, _NEWEST_HEADER_VERSION = 1, 2
 
-# No other version of the request data is decoded. Version 2 has a capability bitmap
-# before the claims, and is for the host only: a newer one is not expected to have the
-# layout of version 1, and a wrong layout would be reported as a binding that failed.
+# Only this version of the request data is decoded. Version 2 is for the host only and
+# has a capability bitmap before the claims, so a newer version may differ, too. A wrong
+# layout would be reported as a binding that does not hold.
 _REQUEST_DATA_VERSION = 1
 _SNP = 2
 _REPORT_TYPES = {1: "VBS", _SNP: "SEV-SNP", 3: "TVM", 4: "TDX", 5: "CCA"}
@@ -72,12 +73,12 @@ class RuntimeData:
 
     raw: bytes  # exactly the bytes that are hashed
     ak_public: RsaPublic  # HCLAkPub
-    # No check depends on these: a member that is absent or of another form is unknown.
+    # No check depends on these members; an absent or malformed member is unknown.
     ek_public: RsaPublic | None  # HCLEkPub; absent in old reports
     vm_unique_id: str  # upper-case GUID; empty if unknown
     is_secure_boot: bool | None
     user_data: bytes | None  # 64 bytes of NV 0x01400002; None in old reports
-    vm_configuration: Mapping[str, object]  # everything it says, for people
+    vm_configuration: Mapping[str, object]  # as it is, for people
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +92,12 @@ class HclReport:
 
     @property
     def layout_version(self) -> int:
-        """The version of the header whose layout was used to decode it."""
+        """The version of the header that it was decoded as."""
         return min(self.version, _NEWEST_HEADER_VERSION)
 
     @property
     def version_note(self) -> str:
-        """What people should know of its version; empty if the version is known."""
+        """A note for people if the version is unknown; else empty."""
         if self.version == self.layout_version:
             return ""
         return (
@@ -106,7 +107,7 @@ class HclReport:
 
 
 def parse_hcl_report(data: bytes) -> HclReport:
-    """Read an HCL report; zero padding after it is ignored, as the NV index has it.
+    """Parse an HCL report; the zeros after it in the NV index are ignored.
 
     Raises:
         MalformedEvidenceError: it does not parse.
@@ -122,14 +123,16 @@ def parse_hcl_report(data: bytes) -> HclReport:
     hardware = reader.take(SNP_REPORT_BYTES)
     hash_type, length = _read_request_data(reader)
     raw = reader.take(length)
-    # In both versions of the header this is the total: 1236 bytes and the claims.
+    # In both versions of the header this is the total: 1236 bytes and the runtime data.
     if used != _RUNTIME_DATA_OFFSET + length:
         raise MalformedEvidenceError(
             f"the HCL report says that it has {used} bytes,"
             f" but its parts have {_RUNTIME_DATA_OFFSET + length}"
         )
     if any(reader.take(reader.left)):
-        raise MalformedEvidenceError("the HCL report is followed by what is no padding")
+        raise MalformedEvidenceError(
+            "the HCL report is followed by bytes that are not zero"
+        )
     return HclReport(
         version=version,
         snp_report=parse_snp_report(hardware),
@@ -151,10 +154,10 @@ def _read_header(reader: Reader) -> tuple[int, int]:
 
 
 def _read_request_data(reader: Reader) -> tuple[HashType, int]:
-    """Read what says how the runtime data is bound; gives its length, too.
+    """Return the hash that binds the runtime data, and the length of that data.
 
-    The report type comes before everything that depends on it: a TDX report has its
-    own layout of the hardware report, in the same space.
+    The report type is checked first, because a TDX report has another layout in the
+    space of the hardware report.
     """
     size, version, report_type = reader.number(4), reader.number(4), reader.number(4)
     hash_type, length = reader.number(4), reader.number(4)
@@ -162,10 +165,10 @@ def _read_request_data(reader: Reader) -> tuple[HashType, int]:
         name = _REPORT_TYPES.get(report_type)
         if name is None:
             raise MalformedEvidenceError(
-                f"{report_type} is no type of hardware report in an HCL report"
+                f"{report_type} is not a known type of hardware report in an HCL report"
             )
         raise UnsupportedEvidenceError(
-            f"the hardware report is {name}'s; only SEV-SNP's is supported",
+            f"the hardware report is of type {name}; only SEV-SNP is supported",
             disposition=Disposition.FATAL,
             hint="Use a VM of a series with AMD SEV-SNP: DCasv5, ECasv5 and newer.",
         )
@@ -182,18 +185,18 @@ def _read_request_data(reader: Reader) -> tuple[HashType, int]:
         return HashType(hash_type), length
     except ValueError as error:
         raise MalformedEvidenceError(
-            f"{hash_type} is no type of hash in an HCL report"
+            f"{hash_type} is not a known hash of an HCL report"
         ) from error
 
 
 def parse_runtime_data(raw: bytes) -> RuntimeData:
-    """Read the runtime data's JSON. The AK is needed; no other member is.
+    """Parse the runtime data's JSON. Only the AK is required.
 
-    Other members are unknown if they are not as expected: a new paravisor may write
-    them in another form, and the verifier reads them itself.
+    Any other member of an unexpected form is unknown: a new paravisor may change the
+    form, and the verifier reads the members itself.
 
     Raises:
-        MalformedEvidenceError: no JSON object, or no AK in it.
+        MalformedEvidenceError: this is not a JSON object with an AK.
     """
     claims = _parse_object(raw)
     keys = claims.get("keys")
@@ -224,16 +227,16 @@ def _parse_object(raw: bytes) -> dict[str, object]:
     try:
         claims = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise MalformedEvidenceError("the runtime data is no JSON") from error
+        raise MalformedEvidenceError("the runtime data is not JSON") from error
     if not isinstance(claims, dict):
-        raise MalformedEvidenceError("the runtime data is no JSON object")
+        raise MalformedEvidenceError("the runtime data is not a JSON object")
     return claims
 
 
 def _find_ek(key: dict[str, object] | None) -> RsaPublic | None:
     try:
         return None if key is None else _parse_jwk(key, _EK)
-    except MalformedEvidenceError:  # an EC key, say
+    except MalformedEvidenceError:  # such as an EC key
         return None
 
 
@@ -246,7 +249,7 @@ def _parse_jwk(key: dict[str, object], kid: str) -> RsaPublic:
         and 0 < len(exponent) <= _MAX_EXPONENT_BYTES
     )
     if not fits:
-        raise MalformedEvidenceError(f"the runtime data's {kid} is no RSA key")
+        raise MalformedEvidenceError(f"the runtime data's {kid} is not an RSA key")
     return RsaPublic(int.from_bytes(modulus, "big"), int.from_bytes(exponent, "big"))
 
 
@@ -283,7 +286,7 @@ def verify_runtime_data_binding(report: HclReport) -> None:
 
     Raises:
         BindingError: evidence.binding. The paravisor renews the report when it is
-            read, so a mismatch is likely to be a race and worth another reading.
+            read, so a mismatch is likely to be a race: read the report again.
     """
     digest = hashlib.new(report.hash_type.name, report.runtime_data.raw).digest()
     report_data = report.snp_report.report_data

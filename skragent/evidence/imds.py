@@ -1,11 +1,10 @@
-"""The instance metadata service: where this VM is, who it is, who vouches for it.
+"""Requests to the instance metadata service (IMDS) and to THIM, its certificate part.
 
-IMDS and THIM (its attestation part) answer on a link-local address, to requests with
-`Metadata: true` that came through no proxy. Nothing here is retried: IMDS allows five
-requests a second for the whole VM.
+IMDS answers on a link-local address, to requests with `Metadata: true` and without a
+proxy. Requests are not retried here, because IMDS allows five requests per second for
+the whole VM (learn.microsoft.com: azure/virtual-machines/instance-metadata-service).
 
-Not here: what the answers mean (`endorsements`, `ak_certificate`,
-`attestation.regions`).
+`endorsements`, `ak_certificate` and `attestation.regions` interpret the responses.
 """
 
 from __future__ import annotations
@@ -34,7 +33,8 @@ _VM_ID = "/metadata/instance/compute/vmId?api-version=2019-03-11&format=text"
 # Undocumented: ImdsClient.cpp of Microsoft's cvm-guest-attestation.
 _RENEW = "/metadata/THIM/tvm/certificate/renew"
 _QUERY = "/metadata/THIM/tvm/certificate/query"
-_AT_ONCE, _LATER = "2023-07-01", "2021-12-01"  # the api-versions of the two forms
+# The api-versions: THIM answers with the certificate, or with the id of a query.
+_SYNCHRONOUS, _ASYNCHRONOUS = "2023-07-01", "2021-12-01"
 
 _MAX_VALUE_BYTES = 1024
 _LOCATION_FORM = re.compile(r"[A-Za-z0-9 ]{1,64}")
@@ -42,14 +42,14 @@ _GUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
 
 class ImdsClient:
-    """Asks IMDS; every method once, with bounded time and bytes.
+    """A client of IMDS. Each method sends one request of bounded time and length.
 
     Args:
         endpoint: `http://169.254.169.254`, or another origin.
-        timeout_seconds: for one request.
+        timeout_seconds: of one request.
 
     Every method raises TransportError: those of `HttpClient.request`, and
-    transport.throttled, .server or .unexpected for what is no answer.
+    transport.throttled, .server or .unexpected for a status other than 200.
     """
 
     def __init__(self, endpoint: str, timeout_seconds: float) -> None:
@@ -69,7 +69,7 @@ class ImdsClient:
 
     @property
     def dates(self) -> Mapping[str, str]:
-        """Return what IMDS last said in `Date`, by its origin."""
+        """The latest `Date` header of IMDS, by origin."""
         return self._http.dates
 
     def close(self) -> None:
@@ -77,45 +77,45 @@ class ImdsClient:
         self._http.close()
 
     def location(self) -> str:
-        """Ask for the Azure region's name, such as `westeurope`."""
-        return self._ask_value(_LOCATION, "the VM's location", _LOCATION_FORM)
+        """Return the Azure region's name, such as `westeurope`."""
+        return self._get_value(_LOCATION, "the VM's location", _LOCATION_FORM)
 
     def vm_id(self) -> str:
-        """Ask for the VM's unique id, a GUID."""
-        return self._ask_value(_VM_ID, "the VM's id", _GUID)
+        """Return the VM's unique id, a GUID."""
+        return self._get_value(_VM_ID, "the VM's id", _GUID)
 
     def endorsements(self) -> bytes:
-        """Ask THIM for the VCEK chain; gives its raw answer."""
-        return self._ask(_CERTIFICATION, MAX_CERTIFICATES_BYTES)
+        """Return THIM's response with the VCEK chain."""
+        return self._send(_CERTIFICATION, MAX_CERTIFICATES_BYTES)
 
     def renew_ak_certificate(self, pem: str, vm_id: str) -> bytes:
-        """Have THIM renew the AK's certificate at once; gives its raw answer."""
-        return self._post_renewal(pem, vm_id, _AT_ONCE, MAX_CERTIFICATES_BYTES)
+        """Have THIM renew the AK certificate; return its response."""
+        return self._post_renewal(pem, vm_id, _SYNCHRONOUS, MAX_CERTIFICATES_BYTES)
 
     def order_ak_certificate(self, pem: str, vm_id: str) -> str:
-        """Have THIM renew the AK's certificate later on; gives the query's GUID."""
-        body = self._post_renewal(pem, vm_id, _LATER, _MAX_VALUE_BYTES)
+        """Have THIM renew the AK certificate later; return the id of the query."""
+        body = self._post_renewal(pem, vm_id, _ASYNCHRONOUS, _MAX_VALUE_BYTES)
         return _expect(body, "the id of a renewal", QUERY_ID, strip=' \t\r\n"')
 
     def ordered_ak_certificate(self, query_id: str, vm_id: str) -> bytes:
-        """Ask for the certificate that was ordered a minute ago or earlier: PEM."""
-        query = {**_renewal_query(_LATER, vm_id), "guid": query_id}
+        """Return the certificate of a query that is a minute old or older, as PEM."""
+        query = {**_renewal_query(_ASYNCHRONOUS, vm_id), "guid": query_id}
         path = f"{_QUERY}?{urllib.parse.urlencode(query)}"
-        return self._ask(path, MAX_CERTIFICATES_BYTES)
+        return self._send(path, MAX_CERTIFICATES_BYTES)
 
     def _post_renewal(
         self, pem: str, vm_id: str, version: str, max_bytes: int
     ) -> bytes:
         path = f"{_RENEW}?{urllib.parse.urlencode(_renewal_query(version, vm_id))}"
         body = urllib.parse.quote(pem, safe="").encode("ascii")
-        return self._ask(path, max_bytes, body)
+        return self._send(path, max_bytes, body)
 
-    def _ask_value(self, path: str, what: str, form: re.Pattern[str]) -> str:
-        return _expect(self._ask(path, _MAX_VALUE_BYTES), what, form)
+    def _get_value(self, path: str, what: str, form: re.Pattern[str]) -> str:
+        return _expect(self._send(path, _MAX_VALUE_BYTES), what, form)
 
-    def _ask(self, path: str, max_bytes: int, body: bytes | None = None) -> bytes:
+    def _send(self, path: str, max_bytes: int, body: bytes | None = None) -> bytes:
         headers = {"Metadata": "true"}
-        if body is not None:  # as libcurl says without being told
+        if body is not None:  # the default of libcurl, and so of Microsoft's client
             headers["Content-Type"] = "application/x-www-form-urlencoded"
         response = self._http.request(
             "GET" if body is None else "POST",
@@ -139,7 +139,7 @@ def _expect(
     text = body.decode("utf-8", "replace").strip(strip)
     if not form.fullmatch(text):
         raise TransportError(
-            f"IMDS answers with something that is not {what}",
+            f"the response of IMDS is not {what}",
             code="transport.unexpected",
         )
     return text
@@ -148,7 +148,7 @@ def _expect(
 def _refusal(response: HttpResponse, path: str) -> TransportError:
     status, path = response.status, path.partition("?")[0]
     retry_after = find_retry_after(status, response.headers)
-    message = f"IMDS answers HTTP {status} to {path}"
+    message = f"IMDS answered HTTP {status} to {path}"
     if hint := imds_hint(status):
         is_throttled = status == HTTPStatus.TOO_MANY_REQUESTS
         return TransportError(

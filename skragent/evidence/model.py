@@ -1,8 +1,8 @@
-"""Evidence: everything that a guest attestation is made of, in one value.
+"""The evidence of a guest attestation as one value, and its verification.
 
-`verify_evidence` is an early sanity check, so that a broken VM is told apart from an
-unwilling verifier. It decides nothing: the verifier and the vault do. Not here: whether
-firmware, policy or PCR values are good enough.
+`verify_evidence` is an early sanity check: it reports a broken VM more precisely than a
+refusal by the verifier would. Only the verifier and the vault appraise the values:
+firmware, policy, PCRs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What hardware, paravisor and vTPM say about this VM."""
+    """The statements of hardware, paravisor and vTPM about this VM."""
 
     hcl_report: HclReport
     endorsements: Endorsements
@@ -56,19 +56,19 @@ class Evidence:
 def verify_evidence(
     evidence: Evidence, *, now: datetime, roots: AbstractSet[bytes] = AMD_ROOTS
 ) -> tuple[str, ...]:
-    """Verify that all of it belongs together, down to AMD's root.
+    """Verify that the parts belong together, up to AMD's root.
 
     Args:
-        evidence: what was collected.
+        evidence: the collected evidence.
         now: aware; the certificates must be valid then.
-        roots: SHA-256 fingerprints of the ARKs to trust; see `parse_roots`.
+        roots: SHA-256 fingerprints of the trusted ARKs; see `parse_roots`.
 
     Returns:
-        one sentence for each thing that was verified.
+        One sentence for each verified fact, for people.
 
     Raises:
-        EvidenceError: BindingError, MalformedEvidenceError and their codes.
-        EndorsementsError: the chain, and its codes.
+        EvidenceError: BindingError or MalformedEvidenceError.
+        EndorsementsError: the chain does not hold; see `verify_endorsements`.
     """
     report = evidence.hcl_report.snp_report
     verify_runtime_data_binding(evidence.hcl_report)
@@ -93,7 +93,7 @@ def verify_evidence(
 
 
 def verify_ak_binding(ak: TpmPublic, report: HclReport) -> None:
-    """Verify that the AK is the one that the hardware report vouches for.
+    """Verify that the runtime data, and so the hardware report, names this AK.
 
     Raises:
         BindingError: evidence.ak_mismatch

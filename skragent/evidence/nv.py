@@ -1,9 +1,9 @@
-"""NV indices of an open TPM: found, read, written, defined and undefined.
+"""NV indices of an open TPM: find, read, write, define and undefine them.
 
 Commands: TPM 2.0 part 3, section 31. Attributes (TPMA_NV): part 2, section 13.4. The
 owner's authValue is empty on Azure's vTPM.
 
-Not here: which index is what for (`tpm`), and what is to be written (`ak_index`).
+`tpm` knows the indices of Azure, and `ak_index` plans writes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class NvIndex:
-    """One index that the TPM has."""
+    """An index of the TPM."""
 
     handle: Any  # ESYS_TR
     attributes: int  # TPMA_NV
@@ -68,7 +68,7 @@ class NvIndices:
         """Read a whole index with the owner's empty password.
 
         Raises:
-            UnsupportedEvidenceError: the index is larger than any that we know.
+            UnsupportedEvidenceError: the index is larger than any known index.
         """
         size, owner = index.size, {"auth_handle": ESYS_TR.OWNER}
         if size > MAX_HCL_REPORT_BYTES:
@@ -84,17 +84,17 @@ class NvIndices:
     def write(self, index: NvIndex, pieces: Iterable[Piece]) -> None:
         """Write pieces of an index, each with one command.
 
-        With the owner's empty password where the owner may write, and else with the
-        index's own, which must be empty.
+        The owner's empty password is used if the owner may write, else the index's own
+        password, which must be empty.
         """
-        is_owners = index.attributes & int(TPMA_NV.OWNERWRITE)
-        authorizer = ESYS_TR.OWNER if is_owners else index.handle
+        is_writable_by_owner = index.attributes & int(TPMA_NV.OWNERWRITE)
+        authorizer = ESYS_TR.OWNER if is_writable_by_owner else index.handle
         write, options = self._esys.nv_write, {"auth_handle": authorizer}
         for offset, data in pieces:
             run("TPM2_NV_Write", write, index.handle, data, offset, **options)
 
     def define(self, number: int, size: int, attributes: int) -> NvIndex:
-        """Define an index of the owner's, without a password."""
+        """Define an index that the owner owns, without a password."""
         public = TPMS_NV_PUBLIC(
             nvIndex=number,
             nameAlg=TPM2_ALG.SHA256,
@@ -107,6 +107,6 @@ class NvIndices:
         return NvIndex(handle, attributes, size)
 
     def undefine(self, index: NvIndex) -> None:
-        """Undefine an index of the owner's: its content is gone."""
+        """Undefine an index that the owner owns, and its content."""
         undefine, owner = self._esys.nv_undefine_space, {"auth_handle": ESYS_TR.OWNER}
         run("TPM2_NV_UndefineSpace", undefine, index.handle, **owner)

@@ -1,9 +1,9 @@
-"""What the AK signed: quotes over PCRs and the certification of the wrapping key.
+"""Statements signed by the AK: quotes over PCRs, certification of the wrapping key.
 
 TPM 2.0 part 2: TPMS_ATTEST (10.12.12), TPMS_QUOTE_INFO and TPMS_CERTIFY_INFO.
-Part 3: TPM2_PolicyPCR (23.7) for the digest that a trial session would compute.
+Part 3: TPM2_PolicyPCR (23.7).
 
-Not here: the TPM (`tpm`), and whether the AK is the report's (`model`).
+`tpm` runs the commands, and `model` verifies that the hardware report names the AK.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from skragent.evidence.tpm_public import TPM_ALG_SHA256, RsaPublic, TpmPublic
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-QUOTED_PCRS = range(8)  # exactly these: MAA refuses a quote over more
+QUOTED_PCRS = range(8)  # MAA refuses a quote over more PCRs: docs/protocols/vtpm.md
 
 TPM_GENERATED_VALUE = 0xFF544347
 TPM_ST_ATTEST_CERTIFY = 0x8017
@@ -58,14 +58,14 @@ class Certification:
     """TPMS_ATTEST of type CERTIFY."""
 
     qualifying_data: bytes
-    name: bytes  # of the object that is certified
+    name: bytes  # of the certified object
 
 
 def parse_quote(message: bytes) -> Quote:
-    """Read a TPMS_ATTEST that must be a quote over one bank.
+    """Parse a TPMS_ATTEST that must be a quote over one bank.
 
     Raises:
-        MalformedEvidenceError: it is not that.
+        MalformedEvidenceError: this is not such a quote.
     """
     reader = Reader(message, "the quote")
     qualifying_data = _read_attest_header(reader, TPM_ST_ATTEST_QUOTE, "quote")
@@ -83,10 +83,10 @@ def parse_quote(message: bytes) -> Quote:
 
 
 def parse_certification(message: bytes) -> Certification:
-    """Read a TPMS_ATTEST that must be a certification.
+    """Parse a TPMS_ATTEST that must be a certification.
 
     Raises:
-        MalformedEvidenceError: it is not that.
+        MalformedEvidenceError: this is not a certification.
     """
     reader = Reader(message, "the certification")
     kind = TPM_ST_ATTEST_CERTIFY
@@ -98,10 +98,10 @@ def parse_certification(message: bytes) -> Certification:
 
 
 def _read_attest_header(reader: Reader, kind: int, what: str) -> bytes:
-    """Read what every TPMS_ATTEST begins with; gives extraData."""
+    """Read the common head of every TPMS_ATTEST; return its extraData."""
     if reader.number(4) != TPM_GENERATED_VALUE or reader.number(2) != kind:
-        raise MalformedEvidenceError(f"this is no {what} made by a TPM")
-    reader.sized()  # qualifiedSigner: the AK is known by its key
+        raise MalformedEvidenceError(f"this is not a {what} made by a TPM")
+    reader.sized()  # qualifiedSigner: the AK is identified by its key
     qualifying_data = reader.sized()
     reader.take(_CLOCK_INFO_BYTES)
     reader.take(8)  # firmwareVersion
@@ -109,10 +109,10 @@ def _read_attest_header(reader: Reader, kind: int, what: str) -> bytes:
 
 
 def compute_policy_pcr(pcrs: Sequence[bytes]) -> bytes:
-    """Compute the authPolicy of "SHA-256 PCRs 0 to 7 have these values".
+    """Return the authPolicy that SHA-256 PCRs 0 to 7 must have these values.
 
-    policyDigest = H(0…0 || TPM_CC_PolicyPCR || pcrs || pcrDigest): it saves a trial
-    session's round trips.
+    policyDigest = H(0…0 || TPM_CC_PolicyPCR || pcrs || pcrDigest). Computing it here
+    saves the round trips of a trial session.
     """
     selection = (
         (1).to_bytes(4, "big")  # one bank
@@ -139,7 +139,7 @@ def verify_quote(
 
     Raises:
         BindingError: evidence.quote, or evidence.signature
-        MalformedEvidenceError: it is no quote.
+        MalformedEvidenceError: this is not a quote.
     """
     _verify_signature(quote, ak, "the quote")
     parsed = parse_quote(quote.message)
@@ -150,7 +150,7 @@ def verify_quote(
         raise BindingError("the PCRs are not those of the quote", code="evidence.quote")
     if not hmac.compare_digest(parsed.qualifying_data, qualifying_data):
         raise BindingError(
-            "the quote's qualifying data is not what was asked for",
+            "the quote's qualifying data is not the requested one",
             code="evidence.quote",
         )
 
@@ -162,7 +162,7 @@ def verify_certification(
 
     Raises:
         BindingError: evidence.quote, or evidence.signature
-        MalformedEvidenceError: it is no certification.
+        MalformedEvidenceError: this is not a certification.
     """
     _verify_signature(certification, ak, "the certification")
     if not hmac.compare_digest(
@@ -179,7 +179,7 @@ def _verify_signature(signed: SignedAttest, ak: RsaPublic, what: str) -> None:
             public_key.verify(
                 signed.signature, signed.message, padding.PKCS1v15(), hashes.SHA256()
             )
-    except CertificateError as error:  # also if this is no RSA key at all
+    except CertificateError as error:  # also if the numbers are not an RSA key
         raise BindingError(
             f"the AK's signature over {what} does not hold", code="evidence.signature"
         ) from error

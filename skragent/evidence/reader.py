@@ -1,7 +1,7 @@
-"""A cursor over bytes that knows their end: the one way this room's parsers slice.
+"""A cursor over bytes, by which the parsers of this package read every field.
 
-Every read is bounds-checked and fails as `MalformedEvidenceError` naming the thing
-that was cut short. Not here: what any field means.
+Every read is bounds-checked. A read beyond the end raises `MalformedEvidenceError` with
+the name of the structure.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ class Reader:
     """Reads integers and byte strings from front to back.
 
     Args:
-        data: all there is.
-        what: the structure's name, for the error's prose.
-        order: the byte order of its integers; TPM 2.0 is big, AMD, HCL and TCG little.
+        data: the whole structure.
+        what: the structure's name, for messages.
+        order: the byte order of integers: big for TPM 2.0, little for AMD, HCL, TCG.
     """
 
     def __init__(
@@ -30,12 +30,12 @@ class Reader:
 
     @property
     def position(self) -> int:
-        """How many bytes were read so far."""
+        """The number of bytes read so far."""
         return self._at
 
     @property
     def left(self) -> int:
-        """How many bytes there are still."""
+        """The number of bytes that remain."""
         return len(self._data) - self._at
 
     def take(self, size: int) -> bytes:
@@ -58,7 +58,7 @@ class Reader:
         return self.take(self.number(2))
 
     def end(self) -> None:
-        """Refuse trailing bytes."""
+        """Raise an error if bytes remain."""
         if self.left:
             raise MalformedEvidenceError(
                 f"{self._what} has {self.left} bytes too many at its end"

@@ -1,4 +1,4 @@
-"""The SEV-SNP attestation report: 1184 bytes into named fields.
+"""The SEV-SNP attestation report: parse 1184 bytes into named fields.
 
 SEV-SNP firmware ABI, ATTESTATION_REPORT table, versions 2 to 5. Version 3 added the
 CPUID, version 5 the mitigation vectors; version 4 reads as 3.
@@ -8,8 +8,8 @@ to bytes that were reserved. The verifier gets the report as it is, and the sign
 over the same bytes. If a field had moved, the checks of chip and TCB against AMD's
 certificate would fail.
 
-Not here: signatures (`endorsements`), the binding to runtime data (`hcl`), and whether
-any value is acceptable: that is the verifier's and the vault's to say.
+`snp_signature` verifies the signature, and `hcl` the binding to the runtime data. Only
+the verifier and the vault appraise the values.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from skragent.evidence.reader import Reader
 from skragent.evidence.tcb import Generation, Tcb, decode_tcb, generation_of_cpuid
 
 SNP_REPORT_BYTES = 0x4A0
-SIGNED_BYTES = 0x2A0  # the signature covers what stands before it
+SIGNED_BYTES = 0x2A0  # the signature covers the bytes before this offset
 SIGNATURE_PART_BYTES = 72
 CHIP_ID_BYTES = 64
 SHORT_CHIP_ID_BYTES = 8  # Turin and newer: the rest of CHIP_ID is zero
@@ -44,7 +44,7 @@ class SigningKey(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """GUEST_POLICY: what the guest's owner allowed when it was launched."""
+    """GUEST_POLICY: the limits that the guest's owner set at launch."""
 
     raw: int
 
@@ -115,13 +115,13 @@ _PLATFORM_BITS = {
 
 @dataclass(frozen=True, slots=True)
 class PlatformInfo:
-    """PLATFORM_INFO: how the host's platform is set up."""
+    """PLATFORM_INFO: the configuration of the host."""
 
     raw: int
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What is switched on, by name; unknown bits by their number."""
+        """The names of the set bits; unknown bits by their number."""
         return tuple(
             _PLATFORM_BITS.get(bit, f"bit {bit}")
             for bit in range(self.raw.bit_length())
@@ -131,13 +131,13 @@ class PlatformInfo:
 
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
-    """KEY_INFO: who signed, and whether the host hid that."""
+    """KEY_INFO: the signing key, and whether the host masked the signature."""
 
     raw: int
 
     @property
     def is_chip_key_masked(self) -> bool:
-        """Bit 1, MASK_CHIP_KEY: the host had the signature left zero."""
+        """Bit 1, MASK_CHIP_KEY: by the host's wish the signature is zero."""
         return bool(self.raw >> 1 & 1)
 
     @property
@@ -161,7 +161,7 @@ class Cpuid:
 class SnpReport:
     """An attestation report. TCBs are raw: `decode_tcb` needs the generation."""
 
-    raw: bytes  # all 1184 bytes, as the verifier gets them
+    raw: bytes  # all 1184 bytes; the verifier receives them unchanged
     version: int
     guest_svn: int
     policy: Policy
@@ -193,12 +193,12 @@ class SnpReport:
 
     @property
     def layout_version(self) -> int:
-        """The version whose layout was used to decode it."""
+        """The version that it was decoded as."""
         return min(self.version, _NEWEST_VERSION)
 
     @property
     def version_note(self) -> str:
-        """What people should know of its version; empty if the version is known."""
+        """A note for people if the version is unknown; else empty."""
         if self.version == self.layout_version:
             return ""
         return (
@@ -208,15 +208,15 @@ class SnpReport:
 
     @property
     def signed(self) -> bytes:
-        """The bytes that the signature is over."""
+        """The bytes that the signature covers."""
         return self.raw[:SIGNED_BYTES]
 
     @property
     def generation(self) -> Generation | None:
-        """The generation as far as the report alone tells.
+        """The generation that the report shows by itself; None if it does not.
 
-        Version 2 has no CPUID; a chip id with only its first eight bytes set is one
-        of Turin's. Otherwise ask the certificate: `chip_generation` of `endorsements`.
+        Version 2 has no CPUID, but a chip id with only its first eight bytes set is a
+        Turin's. `endorsements.chip_generation` also uses the certificate.
         """
         if self.cpuid is not None:
             return generation_of_cpuid(self.cpuid.family, self.cpuid.model)
@@ -231,11 +231,11 @@ class SnpReport:
 
 
 def parse_snp_report(data: bytes) -> SnpReport:
-    """Read an attestation report of exactly 1184 bytes.
+    """Parse an attestation report of exactly 1184 bytes.
 
     Raises:
         MalformedEvidenceError: the size is wrong.
-        UnsupportedEvidenceError: a version before 2, which no Azure VM has.
+        UnsupportedEvidenceError: a version before 2, which Azure VMs do not have.
     """
     if len(data) != SNP_REPORT_BYTES:
         raise MalformedEvidenceError(
@@ -247,7 +247,7 @@ def parse_snp_report(data: bytes) -> SnpReport:
         raise UnsupportedEvidenceError(
             f"this is version {version} of the SNP report; the first known is 2"
         )
-    # Arguments are evaluated in order: this is the table, field by field.
+    # Arguments are evaluated in order. The order is that of AMD's table.
     return SnpReport(
         raw=data,
         version=version,
@@ -306,6 +306,6 @@ def _read_mitigation_vector(reader: Reader, version: int) -> int | None:
 
 
 def _read_signature_part(reader: Reader, offset: int) -> int:
-    """R or S of the signature: 72 bytes, least significant first."""
+    """Read R or S of the signature: 72 bytes, little-endian."""
     reader.take(offset - reader.position)  # reserved
     return reader.number(SIGNATURE_PART_BYTES)

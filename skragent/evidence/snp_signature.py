@@ -1,7 +1,7 @@
-"""The SNP report's signature: ECDSA on P-384 with SHA-384, R and S little-endian.
+"""Verify the SNP report's signature: ECDSA on P-384 with SHA-384, little-endian.
 
 SEV-SNP firmware ABI, ATTESTATION_REPORT and "Format for an ECDSA P-384 with SHA-384
-signature". Not here: whether its certificate is to be trusted (`endorsements`).
+signature". `endorsements` verifies the trust in the certificate.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def verify_report_signature(report: SnpReport, signer: x509.Certificate) -> None
     """
     problem = _judge_signature(report)
     if problem:
-        raise _error(f"the report's signature cannot hold: {problem}")
+        raise _error(f"the report's signature cannot be valid: {problem}")
     try:
         with reading("the key of the certificate"):
             public_key = signer.public_key()
             if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(
                 public_key.curve, ec.SECP384R1
             ):
-                raise _error("the certificate's key is not on P-384, as a chip's is")
+                raise _error("the certificate's key is not on P-384")
             public_key.verify(
                 utils.encode_dss_signature(report.signature_r, report.signature_s),
                 report.signed,
@@ -55,14 +55,14 @@ def _error(message: str) -> BindingError:
 
 
 def _judge_signature(report: SnpReport) -> str:
-    """Say what of the report alone rules its signature out; empty for nothing."""
+    """Return why the report's fields rule out a valid signature; else empty."""
     if report.key_info.is_chip_key_masked:
-        return "the host has it masked (MASK_CHIP_KEY)"
+        return "the host masked it (MASK_CHIP_KEY)"
     if report.key_info.signing_key not in {SigningKey.VCEK, SigningKey.VLEK}:
         return f"its signing key is {report.key_info.signing_key.name}"
     if report.signature_algorithm != ECDSA_P384_SHA384:
         return f"algorithm {report.signature_algorithm} is not ECDSA P-384 with SHA-384"
-    # Nothing vouches for these bytes: they have to be what the table says.
+    # The signature does not cover these bytes: AMD's table says that they are zero.
     if any(report.raw[SIGNED_BYTES + 2 * SIGNATURE_PART_BYTES :]):
         return "its reserved bytes are not zero"
     return ""

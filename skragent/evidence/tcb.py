@@ -1,10 +1,8 @@
-"""Chip generations, and TCB_VERSION in the two layouts that they use.
+"""Chip generations, and their two layouts of TCB_VERSION.
 
 SEV-SNP firmware ABI, TCB_VERSION table. Milan and Genoa: byte 0 boot loader, 1 TEE,
 6 SNP, 7 microcode. Turin and Venice: 0 FMC, 1 boot loader, 2 TEE, 3 SNP, 7 microcode.
-A report does not say which layout it uses: the generation does.
-
-Not here: whether a TCB is good enough. That is the verifier's and the vault's to say.
+A report does not name its layout: the generation determines it.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ TCB_BYTES = 8
 
 
 class Generation(enum.Enum):
-    """A chip generation, by the name that AMD's key service uses."""
+    """A chip generation, by its name in AMD's key distribution service."""
 
     MILAN = "Milan"
     GENOA = "Genoa"  # Bergamo and Siena count as Genoa
@@ -25,14 +23,14 @@ class Generation(enum.Enum):
 
     @property
     def has_fmc(self) -> bool:
-        """Whether the TCB has an FMC version, so the newer layout, and short chip ids.
+        """Whether the TCB has the newer layout, with a version of the FMC.
 
-        From Turin on a chip id has 8 bytes that mean something, before that 64.
+        These generations also have short chip ids: 8 significant bytes instead of 64.
         """
         return self in {Generation.TURIN, Generation.VENICE}
 
 
-# CPUID family -> models (first, last) -> generation. AMD's PPRs by way of virtee/sev.
+# CPUID family -> models (first, last) -> generation, as in github.com/virtee/sev.
 _GENERATIONS = {
     0x19: (
         (0x00, 0x0F, Generation.MILAN),
@@ -49,7 +47,7 @@ _GENERATIONS = {
 
 
 def generation_of_cpuid(family: int, model: int) -> Generation | None:
-    """Tell the generation from combined CPUID family and model; None if unknown."""
+    """Return the generation of a combined CPUID family and model; None if unknown."""
     for first, last, generation in _GENERATIONS.get(family, ()):
         if first <= model <= last:
             return generation
@@ -57,7 +55,7 @@ def generation_of_cpuid(family: int, model: int) -> Generation | None:
 
 
 def generation_of_product_name(name: str) -> Generation | None:
-    """Tell the generation from a certificate's productName, such as `Milan-B0`."""
+    """Return the generation of a productName, such as `Milan-B0`; None if unknown."""
     product = name.partition("-")[0].lower()
     for generation in Generation:
         if product == generation.value.lower():
@@ -76,7 +74,7 @@ class Tcb:
     fmc: int | None = None  # first mutable code: Turin and newer
 
     def describe(self) -> str:
-        """Say it on one line, for people."""
+        """Return one line for people."""
         fmc = "" if self.fmc is None else f"fmc {self.fmc}, "
         return (
             f"{fmc}boot loader {self.bootloader}, tee {self.tee},"
@@ -85,7 +83,7 @@ class Tcb:
 
 
 def decode_tcb(raw: bytes, generation: Generation) -> Tcb:
-    """Decode the eight bytes of a TCB_VERSION as this generation lays them out."""
+    """Decode the eight bytes of a TCB_VERSION in the layout of this generation."""
     if len(raw) != TCB_BYTES:
         raise ValueError("a TCB_VERSION has eight bytes")
     if generation.has_fmc:

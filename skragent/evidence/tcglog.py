@@ -1,11 +1,9 @@
-"""The TCG event log, trimmed to what the verifier needs: PCR 0 to 7, SHA-256 only.
+"""Trim the TCG event log to what the verifier needs: PCR 0 to 7, SHA-256 only.
 
 TCG PC Client Platform Firmware Profile, section 10: the crypto-agile format. It begins
 with one TCG_PCClientPCREvent that holds the TCG_EfiSpecIdEvent, which lists the digest
-algorithms; TCG_PCR_EVENT2 follow. Trimming edits that list, too, so that the result
-is a log like any other.
-
-Not here: replaying the log against PCR values. The verifier does, if it wants the log.
+algorithms; TCG_PCR_EVENT2 follow. Trimming also edits that list, so that the result is
+a valid log. The verifier replays the log against the PCR values.
 """
 
 from __future__ import annotations
@@ -28,8 +26,8 @@ _MAX_ALGORITHMS = 16
 def trim_tcg_log(data: bytes) -> bytes:
     """Keep the events of PCR 0 to 7 with their SHA-256 digests.
 
-    A log that does not parse, has no SHA-256 or is too long becomes an empty one: MAA
-    accepts that, and a firmware's odd log must never stand between a VM and its keys.
+    A log that does not parse, has no SHA-256 or is too long becomes an empty log. MAA
+    accepts that, and a malformed log of a firmware must not keep keys from a VM.
     """
     if len(data) > MAX_TCG_LOG_BYTES:
         return b""
@@ -50,7 +48,7 @@ def _trim(reader: Reader) -> bytes:
 
 
 def _trim_header(reader: Reader) -> tuple[dict[int, int], bytes]:
-    """Read the first event; gives the digest sizes, and its trimmed form."""
+    """Read the first event; return the sizes of digests, and the trimmed event."""
     start = reader.take(8)
     digest = reader.take(_SHA1_BYTES)
     if start != _number(0) + _number(_EV_NO_ACTION):
@@ -80,7 +78,7 @@ def _trim_header(reader: Reader) -> tuple[dict[int, int], bytes]:
 
 
 def _trim_event(reader: Reader, sizes: dict[int, int]) -> bytes | None:
-    """Read one event; gives its trimmed form, or None if it is not to be kept."""
+    """Read one event; return it trimmed, or None if it belongs to another PCR."""
     pcr, kind, count = reader.number(4), reader.number(4), reader.number(4)
     if count > len(sizes):
         raise MalformedEvidenceError(f"an event of the TCG log has {count} digests")

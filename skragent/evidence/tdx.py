@@ -1,9 +1,7 @@
-"""Evidence of Intel TDX, recognised by its head so that an error can name it.
+"""Recognise evidence of Intel TDX, which is not supported, to name it in errors.
 
 TD quote: Intel TDX DCAP Quoting Library API, "Quote Header". TDREPORT: Intel TDX Module
 ABI specification, TDREPORT_STRUCT, which begins with REPORTTYPE.
-
-Not here: anything else of TDX, which is not supported.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ _TDREPORT_BYTES: Final = 1024
 
 
 def name_tdx_evidence(data: bytes) -> str:
-    """Name what these bytes are, such as "a TD quote"; empty if they are no TDX's."""
+    """Return a name such as "a TD quote"; empty if this is not evidence of TDX."""
     version = int.from_bytes(data[:2], "little")
     tee_type = int.from_bytes(data[4:8], "little")
     if (

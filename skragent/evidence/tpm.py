@@ -1,9 +1,9 @@
-"""The vTPM through ESAPI: everything that skragent asks of it.
+"""The commands that skragent sends to the vTPM, through the ESAPI of tpm2-tss.
 
-One `Vtpm` per job. Commands run once, but for what ESYS repeats itself (TPM_RC_RETRY).
-The wrapping key is of the NULL hierarchy: no reset of the TPM leaves it in being.
+One `Vtpm` per job. Each command runs once; ESYS itself repeats it after TPM_RC_RETRY.
+The wrapping key is in the NULL hierarchy, so it ends with a reset of the TPM.
 
-Not here: what the answers mean (`hcl`, `quote`), and what failures mean (`tpm_errors`).
+`hcl` and `quote` parse the responses, and `tpm_errors` maps response codes to errors.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-# libtss2 writes errors to stderr by itself and, told to trace, buffers with secrets.
-# It reads this once: so it is set before the import, whatever it was.
+# libtss2 writes errors to stderr, and buffers with secrets if it traces. It reads this
+# variable once, so the import must follow.
 os.environ["TSS2_LOG"] = "all+NONE"
 
 from tpm2_pytss import ESAPI, TSS2_Exception
@@ -62,7 +62,7 @@ NV_HCL_REPORT = 0x01400001
 NV_AK_CERTIFICATE = 0x01C101D0
 AK_HANDLE = 0x81000003
 
-# As Tss2Util::NvDefineSpace of Microsoft's client has them.
+# The attributes that Microsoft's client defines (Tss2Util::NvDefineSpace).
 _AK_CERTIFICATE_ATTRIBUTES = int(
     TPMA_NV.OWNERREAD | TPMA_NV.OWNERWRITE | TPMA_NV.AUTHREAD | TPMA_NV.AUTHWRITE
 )
@@ -80,7 +80,7 @@ _SCHEMES: dict[Scheme, bytes] = {
 
 @dataclass(frozen=True, slots=True)
 class WrappingKey:
-    """A key in the NULL hierarchy that only PCR 0-7 as they were can use."""
+    """A key in the NULL hierarchy, usable only while PCR 0 to 7 are unchanged."""
 
     tpm2b_public: bytes
     modulus: int
@@ -89,22 +89,22 @@ class WrappingKey:
 
     @property
     def rsa(self) -> RsaPublic:
-        """Give it as a public key."""
+        """The public key."""
         return RsaPublic(self.modulus, self.exponent)
 
 
 class Vtpm:
-    """One open TPM; a context manager that flushes what it made.
+    """One open TPM; a context manager that flushes the keys it made.
 
     Args:
         tcti: such as `device:/dev/tpmrm0` or `swtpm:path=/run/tpm.sock`.
 
-    Every method, and entering, raises TpmError with the code that its rc means.
+    Every method, and entering, raises TpmError with a code that follows from the rc.
     """
 
     def __init__(self, tcti: str) -> None:
         self._tcti = tcti
-        self._esys: Any = None  # from entering on
+        self._esys: Any = None  # set by __enter__
         self._nv: NvIndices
         self._keys: list[int] = []
 
@@ -114,7 +114,7 @@ class Vtpm:
         except TSS2_Exception as error:
             rc, text = int(error.rc), str(error)
             raise tpm_errors.make_unreachable(self._tcti, rc, text) from error
-        except ValueError as error:  # a TCTI that cannot be encoded
+        except ValueError as error:  # a TCTI that is not a C string
             reason = describe_library_error(error)
             raise tpm_errors.make_unreachable(self._tcti, 0, reason) from error
         self._nv = NvIndices(self._esys)
@@ -133,7 +133,7 @@ class Vtpm:
             self._esys.close()
 
     def read_hcl_report(self) -> bytes:
-        """Read NV 0x01400001; reading from its start makes the paravisor renew it.
+        """Read NV 0x01400001; a read at offset 0 makes the paravisor renew the report.
 
         Raises:
             TpmError: evidence.not_a_cvm, .hcl_not_provisioned, and others
@@ -166,16 +166,16 @@ class Vtpm:
         return certificate
 
     def owns_ak_certificate(self) -> bool:
-        """Tell whether the certificate's index is the guest's to replace.
+        """Return whether the guest may replace the certificate's index.
 
-        On newer VMs it is the paravisor's (TPMA_NV_PLATFORMCREATE), which renews the
-        certificate by itself.
+        On newer VMs the paravisor owns the index (TPMA_NV_PLATFORMCREATE) and renews
+        the certificate by itself.
         """
         index = self._nv.find(NV_AK_CERTIFICATE)
         return not index.attributes & int(TPMA_NV.PLATFORMCREATE)
 
     def read_ak_index(self) -> AkIndex | None:
-        """Read NV 0x01C101D0, whatever it holds; None if there is no such index."""
+        """Read NV 0x01C101D0 with its attributes; None if the TPM has no such index."""
         index = self._nv.find_if_there(NV_AK_CERTIFICATE)
         if index is None:
             return None
@@ -184,28 +184,29 @@ class Vtpm:
         return AkIndex(index.attributes, index.size, content)
 
     def write_ak_certificate(self, der: bytes, *, has_copy: bool) -> None:
-        """Put a certificate into NV 0x01C101D0, and read it back.
+        """Write a certificate into NV 0x01C101D0 and read it back.
 
-        In place if the index allows it. Else the index is undefined, defined and
-        written, as Tss2Wrapper::WriteAikCert of Microsoft's client does: not with the
-        attributes of the index before, which the owner need not be able to write.
+        The index is written in place if its attributes allow that. Else it is
+        undefined, defined and written, as Microsoft's client does
+        (Tss2Wrapper::WriteAikCert), with attributes that let the owner write it.
 
         Args:
             der: the certificate.
-            has_copy: whether a failure may leave no certificate in the index.
+            has_copy: whether a copy is on disk, so that a failure may leave no
+                certificate in the index.
         """
         index = self.read_ak_index()
         if needs_copy(index, der) and not has_copy:
             raise _failed("another program has changed the AK certificate's NV index")
         pieces = plan_write(index, der)
         if pieces is None or not self._write_in_place(pieces):
-            self._define_anew(der)
+            self._redefine(der)
         index = self.read_ak_index()
         if index is None or index.content != der.ljust(index.size, b"\0"):
             raise _failed("the AK certificate's NV index is not as it was written")
 
     def _write_in_place(self, pieces: Sequence[Piece]) -> bool:
-        """Write into the index as it is; tell whether its password allowed that."""
+        """Write into the present index; return whether its password allowed that."""
         if not pieces:
             return True
         try:
@@ -216,7 +217,7 @@ class Vtpm:
             raise
         return True
 
-    def _define_anew(self, der: bytes) -> None:
+    def _redefine(self, der: bytes) -> None:
         size, index = len(der), self._nv.find_if_there(NV_AK_CERTIFICATE)
         if index is not None:
             size = max(size, index.size)
@@ -246,7 +247,7 @@ class Vtpm:
 
         Args:
             pcrs: the eight values; they need not be the present ones.
-            unique: 256 random bytes: who does not know them cannot make this key.
+            unique: 256 random bytes; the key cannot be made again without them.
         """
         template = encode_wrapping_key_template(compute_policy_pcr(pcrs), unique)
         handle, public, *_ = run(
@@ -271,8 +272,8 @@ class Vtpm:
     def certify(self, key: WrappingKey) -> SignedAttest:
         """Have the AK certify the wrapping key, without qualifying data.
 
-        The role is ADMIN and adminWithPolicy is clear: the key's empty password will
-        do, although using the key takes its policy.
+        The role is ADMIN and adminWithPolicy is clear, so the key's empty password is
+        enough, although use of the key needs the policy (TPM 2.0 part 1, 19.2).
         """
         return _signed(
             *run(
@@ -286,20 +287,22 @@ class Vtpm:
         )
 
     def decrypt(self, key: WrappingKey, ciphertext: bytes, scheme: Scheme) -> bytearray:
-        """Decrypt under the PCR policy; the caller wipes the answer.
+        """Decrypt under the PCR policy; the caller wipes the plaintext.
 
         Raises:
-            UnwrapError: it is not encrypted to this key, or not so.
+            UnwrapError: the ciphertext is not for this key or this scheme.
             TpmError: evidence.pcr_changed, and others
         """
         if len(ciphertext) != WRAPPING_KEY_BYTES:
             raise _undecipherable()
         message = self._decrypt(key, TPM2B_PUBLIC_KEY_RSA(ciphertext), scheme)
         try:
-            # ESYS keeps the last response in its buffer: one that is as long goes over.
+            # ESYS keeps the last response in its buffer. This one overwrites it.
             self.read_pcrs()
             with library("TPM2_RSA_Decrypt"):
-                return bytearray(message.buffer)  # a view: the caller's is the one copy
+                return bytearray(
+                    message.buffer
+                )  # `buffer` is a view; this is the only copy
         finally:
             message.buffer[:] = bytes(len(message))
 
@@ -309,7 +312,7 @@ class Vtpm:
             policy_pcr = self._esys.policy_pcr
             args = (session, TPM2B_DIGEST(), _selection())
             run("TPM2_PolicyPCR", policy_pcr, *args)
-            # ESYS continues sessions unless told not to: each would stay in the TPM.
+            # ESYS continues sessions by default, and each would stay in the TPM.
             attributes = self._esys.trsess_set_attributes
             args = (session, 0, TPMA_SESSION.CONTINUESESSION)
             run("Esys_TRSess_SetAttributes", attributes, *args)
@@ -343,20 +346,20 @@ class Vtpm:
         return run("TPM2_ReadPublic", self._esys.tr_from_tpmpublic, AK_HANDLE)
 
     def _flush_quietly(self, handle: int) -> None:
-        """Flush what may be gone already; the TPM is not asked why it is."""
+        """Flush a handle; ignore a failure, because it may be flushed already."""
         with contextlib.suppress(TpmError), library("TPM2_FlushContext"):
             self._esys.flush_context(ESYS_TR(handle))
 
 
 def _failed(message: str) -> TpmError:
-    """Make the error of an NV index that another program has changed."""
+    """Return the error of an NV index that another program has changed."""
     disposition = Disposition.RETRY
     return TpmError(message, command="TPM2_NV_Read", rc=0, disposition=disposition)
 
 
 def _undecipherable() -> UnwrapError:
-    """Make the one error of a wrong ciphertext, whatever is wrong with it."""
-    return UnwrapError("the TPM could not decrypt what was wrapped")
+    """Return the error of a wrong ciphertext: one message for every cause."""
+    return UnwrapError("the TPM could not decrypt the wrapped key")
 
 
 def _selection() -> Any:  # noqa: ANN401 - TPML_PCR_SELECTION; the library has no types

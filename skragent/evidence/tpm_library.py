@@ -1,8 +1,8 @@
-"""The one boundary of the library tpm2-pytss: what it raises leaves as a TpmError.
+"""The boundary to the library tpm2-pytss: every exception becomes a TpmError.
 
-The library checks and converts what the TPM answers, and has no one class for what it
-cannot convert: TypeError, ValueError, KeyError, NotImplementedError. So every command,
-and every use of an answer that may fail, is inside `library`.
+The library converts the TPM's responses. A response that it cannot convert raises
+TypeError, ValueError, KeyError or NotImplementedError. So every command, and every use
+of a response that may fail, is inside `library`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def library(command: str) -> Iterator[None]:
-    """Turn every exception of tpm2-pytss into a TpmError of this command."""
+    """Raise a TpmError of this command for every exception of tpm2-pytss."""
     try:
         yield
     except TSS2_Exception as error:
@@ -39,11 +39,11 @@ def run(
     *args: Any,  # noqa: ANN401 - the library has no types
     **options: Any,  # noqa: ANN401 - as above
 ) -> Any:  # noqa: ANN401 - as above
-    """Run one command of the TPM; its failure becomes ours, by its rc."""
+    """Run one command of the TPM; raise a TpmError if it fails."""
     with library(command):
         return call(*args, **options)
 
 
 def describe_library_error(error: Exception) -> str:
-    """Say what the library raised, without its text, which may quote an answer."""
+    """Return the exception's type. Its text may quote the TPM's response."""
     return f"the TPM library raised {type(error).__name__}"

@@ -1,7 +1,7 @@
-"""RSA public keys as the vTPM hands them out: TPM2B_PUBLIC and object names.
+"""RSA public keys of the vTPM: TPM2B_PUBLIC, object names, the wrapping key's template.
 
 TPM 2.0 part 2: TPMT_PUBLIC (12.2.4), TPMS_RSA_PARMS (12.2.3.5), Name (part 1, 16).
-Only RSA: AK and wrapping key of an Azure vTPM are RSA-2048.
+Only RSA: the AK and the wrapping key of an Azure vTPM are RSA-2048.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ TPM_ALG_RSAES = 0x0015
 WRAPPING_KEY_ATTRIBUTES = 0x00020432
 WRAPPING_KEY_BYTES = 256  # RSA-2048
 
-_DEFAULT_EXPONENT = 65537  # what an exponent of 0 stands for
-_MAX_MODULUS_BITS = 4096  # more is no TPM's, and would only cost time
+_DEFAULT_EXPONENT = 65537  # the meaning of exponent 0
+_MAX_MODULUS_BITS = (
+    4096  # a TPM has no longer keys; a longer modulus would only cost time
+)
 
 
 @dataclass(frozen=True, slots=True)
 class RsaPublic:
-    """An RSA public key, without any opinion on its use."""
+    """An RSA public key: two integers."""
 
     modulus: int
     exponent: int
@@ -47,11 +49,11 @@ class TpmPublic:
 
 
 def parse_tpm2b_public(data: bytes) -> TpmPublic:
-    """Read a TPM2B_PUBLIC; bytes after it are ignored, as verifiers do.
+    """Parse a TPM2B_PUBLIC; ignore bytes after it, as verifiers do.
 
     Raises:
-        MalformedEvidenceError: it does not parse.
-        UnsupportedEvidenceError: no RSA key, or its name is not SHA-256's.
+        MalformedEvidenceError: the bytes do not parse.
+        UnsupportedEvidenceError: this is not an RSA key with a SHA-256 name.
     """
     outer = Reader(data, "the TPM's public area")
     public = outer.sized()
@@ -89,7 +91,7 @@ def _read_rsa(reader: Reader) -> RsaPublic:
             f"an RSA key of {bits} bits has a modulus of {len(modulus)} bytes"
         )
     if not modulus or not modulus[0] & 0x80 or not modulus[-1] & 1:
-        raise MalformedEvidenceError("an RSA modulus is not of its size, or is even")
+        raise MalformedEvidenceError("an RSA modulus is shorter than its size, or even")
     return RsaPublic(
         modulus=int.from_bytes(modulus, "big"),
         exponent=exponent or _DEFAULT_EXPONENT,
@@ -99,12 +101,12 @@ def _read_rsa(reader: Reader) -> RsaPublic:
 def encode_wrapping_key_template(policy: bytes, unique: bytes) -> bytes:
     """Encode the TPM2B_PUBLIC that the wrapping key is created from.
 
-    The scheme is NULL: whoever decrypts picks RSAES or OAEP.
+    The scheme is NULL, so each decryption chooses RSAES or OAEP.
 
     Args:
         policy: the authPolicy, 32 bytes.
-        unique: 256 bytes; in the NULL hierarchy the key is a function of these, of the
-            rest of the template and of the TPM's present boot.
+        unique: 256 bytes. In the NULL hierarchy the key is a function of these bytes,
+            of the rest of the template and of the TPM's present boot.
     """
     if len(unique) != WRAPPING_KEY_BYTES:
         raise ValueError(f"`unique` has {WRAPPING_KEY_BYTES} bytes")

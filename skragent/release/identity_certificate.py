@@ -1,4 +1,4 @@
-"""The file of an application's certificate, judged before azure-identity reads it.
+"""Check the file of an application's certificate before azure-identity reads it.
 
 The library has one text for most of what can be wrong with it, and may quote the
 private key. Pure: bytes in; nothing, or an error that names the trouble, out.

@@ -18,7 +18,7 @@ from skragent.evidence.ak_certificate import (
     cut_padding,
     encode_request,
     is_for_key,
-    parse_answer,
+    parse_renewal_response,
     parse_successor,
     read_end,
 )
@@ -120,9 +120,9 @@ def _request_certificate(job: Job, imds: ImdsClient, request: str) -> tuple[byte
     if job.ak_query_id:
         return imds.ordered_ak_certificate(job.ak_query_id, vm_id), ""
     try:
-        answer = imds.renew_ak_certificate(request, vm_id)
+        response = imds.renew_ak_certificate(request, vm_id)
     except TransportError as error:
         if error.code not in _UNKNOWN_REQUEST:
             raise
         return b"", imds.order_ak_certificate(request, vm_id)
-    return parse_answer(answer)
+    return parse_renewal_response(response)

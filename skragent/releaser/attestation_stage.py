@@ -29,7 +29,7 @@ from skragent.evidence.endorsements import (
     AMD_ROOTS,
     chip_generation,
     parse_roots,
-    parse_thim_answer,
+    parse_thim_response,
 )
 from skragent.evidence.model import Evidence, verify_evidence
 from skragent.evidence.tcglog import trim_tcg_log
@@ -111,7 +111,7 @@ class AttestationStage:
         self._notes.add("evidence", filter(None, versions))
         return Evidence(
             hcl_report=tpm.hcl_report,
-            endorsements=parse_thim_answer(self._prefetch.endorsements.result()),
+            endorsements=parse_thim_response(self._prefetch.endorsements.result()),
             ak_certificate=tpm.ak_certificate,
             ak_public=tpm.ak_public,
             pcrs=tpm.pcrs,

@@ -123,7 +123,7 @@ class Chaos:
             roots = self.directory / f"{name}.pem"
             roots.write_bytes((self.directory / "ca.pem").read_bytes())
             text = re.sub(rf'(?m)^{name} = ".*"$', f'{name} = "{roots}"', text)
-        limits = "[limits]\nrequest_timeout_seconds = 2.0\njob_timeout_seconds = 8.0\n"
+        limits = "[limits]\nrequest_timeout_seconds = 2.0\n"
         (self.directory / "skragent.toml").write_text(f"{text}\n{limits}")
         self._start_agent()
         self._until("all keys after the start", self._all_current, START_SECONDS)

@@ -1,10 +1,10 @@
-"""An agent of the simulation: the product's decisions without its event loop.
+"""An agent of the simulated fleet: the agent's decisions without its event loop.
 
-When it asks is decided by skragent.agent's own schedule, allowance, backoff and
-lifecycle; here is only what the supervisor does with them, for jobs that reach the
-vault. Two tasks on an event loop for each of ten thousand agents, one of which looks at
-the clock every ten seconds, would take hours. That this asks at the same moments as the
-supervisor does is tested: tests/unit/test_fleet_agent.py.
+The agent's own pure modules decide when a key is requested (`due_times`, `key_records`,
+`version_check`, `cached_token`). This module does what the scheduler does with the
+answers, for jobs that reach the vault. Ten thousand agents with two asyncio tasks each
+would take hours. tests/unit/test_fleet_agent.py shows that the simulated agent requests
+keys at the same times as the scheduler.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from skragent.agent import cached_token, due_times, key_records
-from skragent.agent.cached_token import HeldToken
-from skragent.agent.due_times import Spent
-from skragent.agent.key_records import KeyRecord, Terms
+from skragent.agent import cached_token, due_times, key_records, version_check
+from skragent.agent.cached_token import CachedToken
+from skragent.agent.due_times import RecentReleases
+from skragent.agent.key_records import KeyLifetimePolicy, KeyRecord
 from skragent.errors import AgentError, Disposition
 from skragent.job import Attestation, KeyRequest, ReleasedKey
 
@@ -35,27 +35,27 @@ _ATTESTATION = Attestation(
 
 
 class Vaults(Protocol):
-    """What an agent can ask for, at a moment."""
+    """The vaults that an agent sends requests to, at a given time."""
 
     def release(self, key: KeyRequest, moment: float) -> ReleasedKey | AgentError:
-        """Release a key, or say why not."""
+        """Release a key, or return the error."""
         ...
 
     def latest(self, key: KeyRequest, moment: float) -> str | None:
-        """Tell a key's latest version, if it can be found out now."""
+        """Return a key's latest version; None if the vault does not respond."""
         ...
 
 
 class Agent:
-    """One VM's agent.
+    """The agent of one VM.
 
     Args:
-        keys: what it wants, by alias.
-        vaults: who has them.
-        chance: a number from 0 to 1, another one each time.
-        terms: of each key's life.
+        keys: the configured keys, by alias.
+        vaults: release the keys.
+        random: returns a number from 0 to 1.
+        policy: of each key.
         spread: the machine's place in its fleet, from -1 to 1.
-        job_seconds: from the beginning of a job until the vault is asked.
+        job_seconds: from the beginning of a job until its request to the vault.
     """
 
     def __init__(
@@ -63,115 +63,131 @@ class Agent:
         keys: Mapping[str, KeyRequest],
         *,
         vaults: Vaults,
-        chance: Callable[[], float],
-        terms: Terms,
+        random: Callable[[], float],
+        policy: KeyLifetimePolicy,
         spread: float = 0.0,
         job_seconds: float = 0.0,
     ) -> None:
-        self.lives = {alias: KeyRecord(terms=terms) for alias in keys}
-        self.spent: tuple[Spent, ...] = ()
-        self.token: HeldToken | None = None
-        self.attested = 0
+        self.records = {alias: KeyRecord(policy=policy) for alias in keys}
+        self.recent: tuple[RecentReleases, ...] = ()
+        self.token: CachedToken | None = None
+        self.attestations = 0
         self._keys = keys
         self._vaults = vaults
-        self._chance = chance
+        self._random = random
         self._spread = spread
         self._job_seconds = job_seconds
 
     def act(self, boottime: float) -> float:
-        """Do what is due now, for something is; tell when to act again."""
-        is_to_check = due_times.next_check(self.lives) <= boottime
-        if not is_to_check or self._next_attempt(boottime) <= boottime:
-            boottime = self._attempt(boottime)
+        """Run the job that is due now; return the time of the next one."""
+        is_check_due = version_check.next_check(self.records) <= boottime
+        if not is_check_due or self._next_attempt(boottime) <= boottime:
+            boottime = self._release(boottime)
         else:
-            self._check(boottime)
-        following = due_times.next_check(self.lives)
-        return max(boottime, min(self._next_attempt(boottime), following))
+            self._check_versions(boottime)
+        next_check = version_check.next_check(self.records)
+        return max(boottime, min(self._next_attempt(boottime), next_check))
 
     def _next_attempt(self, boottime: float) -> float:
-        opens = due_times.opening(self._keys, self.spent, boottime)
-        return due_times.next_attempt(self.lives, opens)
+        limits = due_times.next_release_times(self._keys, self.recent, boottime)
+        return due_times.next_attempt(self.records, limits)
 
-    def _attempt(self, began_at: float) -> float:
-        """Run one job for keys that are due now; tell when it ended."""
-        due = due_times.due_keys(self.lives, began_at)
-        may = due_times.allowed_keys(due, self._keys, self.spent, boottime=began_at)
-        keys = [self._keys[alias] for alias in due_times.together(may, self.lives)]
+    def _release(self, began_at: float) -> float:
+        """Run one job for the keys that are due; return the time of its end."""
+        due = due_times.due_keys(self.records, began_at)
+        releasable = due_times.releasable_keys(
+            due, self._keys, self.recent, boottime=began_at
+        )
+        batch = due_times.choose_batch(releasable, self.records)
+        keys = [self._keys[alias] for alias in batch]
         token, self.token = self._token_for(keys, began_at), None
         ended_at = began_at + self._job_seconds
-        self.spent = due_times.spend(self.spent, keys, ended_at=ended_at)
-        chance = self._chance()  # one throw for all
+        self.recent = due_times.count_releases(self.recent, keys, ended_at=ended_at)
+        jitter = self._random()  # of all keys of the job
         released: list[str] = []
         for key in keys:
             answer = self._vaults.release(key, ended_at)
-            life = key_records.aged(self.lives[key.alias], now=0, boottime=ended_at)
+            record = self.records[key.alias]
+            record = key_records.apply_time(record, now=0, boottime=ended_at)
             if isinstance(answer, AgentError):
-                self.lives[key.alias] = _after_failure(life, answer, chance, ended_at)
+                record = _apply_failure(record, answer, jitter, ended_at)
+                self.records[key.alias] = record
                 if answer.disposition is not Disposition.RETRY:
                     token = None
                 continue
             released.append(key.alias)
-            life = self._after_release(life, answer, chance, began_at)
-            self.lives[key.alias] = life
+            record = self._apply_release(record, answer, jitter, began_at)
+            self.records[key.alias] = record
             self._plan_check(key.alias, ended_at)
-        self.token = token and cached_token.note_released(token, released)
+        self.token = token and cached_token.add_released(token, released)
         return ended_at
 
-    def _token_for(self, keys: Sequence[KeyRequest], boottime: float) -> HeldToken:
-        token, fraction = self.token, due_times.REFRESH_FRACTION
-        if token is not None and cached_token.may_serve(
+    def _token_for(self, keys: Sequence[KeyRequest], boottime: float) -> CachedToken:
+        token = self.token
+        if token is not None and cached_token.can_release(
             token,
             [key.alias for key in keys],
-            self.lives,
+            self.records,
             boottime=boottime,
-            fraction=fraction,
+            fraction=due_times.REFRESH_FRACTION,
         ):
             return token
-        self.attested += 1
-        return HeldToken(_ATTESTATION, boottime, "", memoryview(b""))
+        self.attestations += 1
+        return CachedToken(_ATTESTATION, boottime, "", memoryview(b""))
 
-    def _after_release(
-        self, life: KeyRecord, key: ReleasedKey, chance: float, began_at: float
+    def _apply_release(
+        self, record: KeyRecord, key: ReleasedKey, jitter: float, began_at: float
     ) -> KeyRecord:
-        seconds = due_times.token_life_seconds(0, TOKEN_LIFE_SECONDS)
-        fraction = due_times.REFRESH_FRACTION
-        fresh = due_times.fresh_seconds(seconds, life.terms.refresh_seconds, fraction)
-        jitter = due_times.jitter(self._spread, 2 * chance - 1)
-        after = due_times.refresh_after_seconds(fresh, jitter, fraction)
-        life = key_records.released(life, key, began_at=began_at, fresh_seconds=fresh)
-        return key_records.planned(life, began_at + after)
+        fresh = due_times.fresh_seconds(
+            due_times.token_life_seconds(0, TOKEN_LIFE_SECONDS),
+            record.policy.refresh_seconds,
+            due_times.REFRESH_FRACTION,
+        )
+        after = due_times.refresh_after_seconds(
+            fresh, spread=self._spread, jitter=jitter
+        )
+        record = key_records.record_release(
+            record, key, began_at=began_at, fresh_seconds=fresh
+        )
+        return _plan(record, began_at + after)
 
-    def _check(self, boottime: float) -> None:
-        aliases = due_times.keys_to_check(self.lives, boottime)
+    def _check_versions(self, boottime: float) -> None:
+        aliases = version_check.keys_to_check(self.records, boottime)
         for alias in aliases:
             self._plan_check(alias, boottime)
         for alias in aliases:
             version = self._vaults.latest(self._keys[alias], boottime)
-            life = self.lives[alias]
-            if life.failures.throttles or not life.is_held:
-                continue
-            if version is not None and version != life.version:
+            record = self.records[alias]
+            if version is not None and version_check.needs_refresh(
+                record, version, boottime
+            ):
                 self.token = None
-                self.lives[alias] = key_records.asked_for(life, boottime)
+                self.records[alias] = key_records.request_refresh(record, boottime)
 
     def _plan_check(self, alias: str, boottime: float) -> None:
-        life = self.lives[alias]
-        if life.terms.check_seconds is None:
-            return
-        chance = 2 * self._chance() - 1
-        seconds = due_times.check_after_seconds(life.terms.check_seconds, chance)
-        self.lives[alias] = key_records.to_be_checked(life, boottime + seconds)
+        record = self.records[alias]
+        if record.policy.check_seconds is not None:
+            self.records[alias] = version_check.plan_check(
+                record, boottime, jitter=self._random()
+            )
 
 
-def _after_failure(
-    life: KeyRecord, error: AgentError, chance: float, boottime: float
+def _apply_failure(
+    record: KeyRecord, error: AgentError, jitter: float, boottime: float
 ) -> KeyRecord:
-    life = key_records.failed(life, error, boottime)
-    seconds = due_times.wait_seconds(
+    record = key_records.record_failure(record, error, boottime)
+    seconds = due_times.backoff_seconds(
         error,
-        life.failures,
-        jitter=chance,
-        confirms_in=key_records.seconds_until_confirmable(life, error, boottime),
+        record.retry,
+        jitter=jitter,
+        confirms_in=key_records.seconds_until_confirmable(record, error, boottime),
     )
-    is_held_off = due_times.is_asked_to_wait(error)
-    return key_records.planned(life, boottime + seconds, is_held_off=is_held_off)
+    is_retry_after = due_times.has_retry_after(error)
+    return _plan(record, boottime + seconds, is_retry_after=is_retry_after)
+
+
+def _plan(
+    record: KeyRecord, due_at: float, *, is_retry_after: bool = False
+) -> KeyRecord:
+    retry = due_times.plan_attempt(record.retry, due_at, is_retry_after=is_retry_after)
+    return key_records.plan(record, retry)

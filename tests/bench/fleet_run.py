@@ -16,8 +16,8 @@ from bench.fleet_agent import Agent
 from bench.fleet_vault import NO_OUTAGE, Limit, Outage, Vault
 from support.agent import released_key
 
-from skragent.agent.due_times import spread_of
-from skragent.agent.key_records import KeyRecord, Terms
+from skragent.agent.due_times import machine_spread
+from skragent.agent.key_records import KeyLifetimePolicy, KeyRecord
 from skragent.config import KeyConfig
 from skragent.errors import AgentError
 from skragent.job import KeyRequest, ReleasedKey
@@ -49,7 +49,7 @@ class Outcome:
     lasted: float  # until all are, or until the fleet was given up
     bound: float
     vaults: list[Vault]
-    was_stale: int  # keys whose refresh came after their token's life
+    was_stale: int  # keys whose refresh came after their token's record
     attestations_per_vm: float
 
     @property
@@ -96,9 +96,9 @@ class World:
         agent = Agent(
             {key.alias: key for key in keys},
             vaults=self,
-            chance=self._random.random,
-            terms=Terms(check_seconds=KeyConfig().version_check_seconds),
-            spread=spread_of(f"{fleet.seed}/{number}"),
+            random=self._random.random,
+            policy=KeyLifetimePolicy(check_seconds=KeyConfig().version_check_seconds),
+            spread=machine_spread(f"{fleet.seed}/{number}"),
             job_seconds=JOB_SECONDS,
         )
         self._owners.update(dict.fromkeys(keys, agent))
@@ -112,8 +112,8 @@ class World:
         if key in self._missing:
             self._missing.remove(key)
             self._done.append(moment)
-            life = self._owners[key].lives[key.alias]
-            self._was_stale += moment > life.stale_at
+            record = self._owners[key].records[key.alias]
+            self._was_stale += moment > record.stale_at
         return self._key
 
     def latest(self, key: KeyRequest, moment: float) -> str | None:
@@ -137,7 +137,9 @@ class World:
         """
         begins = max(self._done)
         self._key = released_key(version=f"{begins:.0f}")
-        dues = [min(life.check_at, life.due_at) for life in self._lives()]
+        dues = [
+            min(record.check_at, record.retry.retry_at) for record in self._records()
+        ]
         return self._live(dues, begins=begins)
 
     def refresh(self, outage_seconds: float = 0.0) -> Outcome:
@@ -149,27 +151,27 @@ class World:
             outage_seconds: of all vaults, at the end of the refreshes: what is due then
                 has but the limit to wait for.
         """
-        dues = [life.due_at for life in self._lives()]
+        dues = [record.retry.retry_at for record in self._records()]
         if outage_seconds <= 0:
             return self._live(dues, begins=min(dues))
         outage = Outage(max(dues) - outage_seconds, max(dues))
         return self._live(dues, begins=outage.ends, outage=outage)
 
-    def _lives(self) -> list[KeyRecord]:
-        return [life for agent in self.agents for life in agent.lives.values()]
+    def _records(self) -> list[KeyRecord]:
+        return [record for agent in self.agents for record in agent.records.values()]
 
     def remember(self) -> Callable[[], None]:
         """Take note of everything; what is given back goes back to it."""
         key, done, following = self._key, self._done, list(self.following)
         agents = [
-            (agent, dict(agent.lives), agent.spent, agent.token)
+            (agent, dict(agent.records), agent.recent, agent.token)
             for agent in self.agents
         ]
 
         def go_back() -> None:
             self._key, self._done, self.following = key, done, list(following)
-            for agent, lives, spent, token in agents:
-                agent.lives, agent.spent, agent.token = dict(lives), spent, token
+            for agent, records, recent, token in agents:
+                agent.records, agent.recent, agent.token = dict(records), recent, token
 
         return go_back
 
@@ -179,7 +181,7 @@ class World:
         self._vaults = {name: Vault(self._limit, outage) for name in self._vaults}
         self._missing, self._done, self._was_stale = set(self._owners), [], 0
         for agent in self.agents:
-            agent.attested = 0
+            agent.attestations = 0
         bound = self._bound(dues, begins=begins, outage=outage)
         patience = MAX_RATIO * bound + MAX_EXTRA_SECONDS
         events = [(moment, number) for number, moment in enumerate(self.following)]
@@ -199,7 +201,7 @@ class World:
             until[percent] = at
         vaults, lasted = list(self._vaults.values()), until[100]
         lasted = patience if lasted is None else lasted
-        attested = sum(agent.attested for agent in self.agents) / len(self.agents)
+        attested = sum(agent.attestations for agent in self.agents) / len(self.agents)
         return Outcome(until, lasted, bound, vaults, self._was_stale, attested)
 
     def _bound(self, dues: Sequence[float], *, begins: float, outage: Outage) -> float:

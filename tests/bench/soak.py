@@ -66,7 +66,7 @@ def serve(path: str) -> None:
         nonlocal number
         sock = socket.socket(socket.AF_UNIX)
         sock.bind(path)
-        limits = Limits(answers_per_second_per_uid=10_000_000)
+        limits = Limits(requests_per_second_per_uid=10_000_000)
         server = ApiServer(
             sock, ring, everybody_in(ring), Counters(), now=time.time, limits=limits
         )

@@ -43,7 +43,7 @@ def other_vm(emulator: EmulatorThread) -> Iterator[ConfidentialVm]:
 
 
 def policy_for(emulator: EmulatorThread, vm_id: str) -> bytes:
-    """Fill in the shipped policy, as the README has it done by hand."""
+    """Fill in the shipped policy, as docs/azure.md does by hand."""
     text = (AZURE / "release-policy.json").read_text()
     text = text.replace(HERE, emulator.instance.maa.issuer)
     return text.replace(NO_VM, vm_id).encode()

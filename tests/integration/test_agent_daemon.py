@@ -21,7 +21,7 @@ from support.serving_server import count_in_memory
 # Neither a caller that stalls nor a releaser that hangs ends before a test gives up.
 PATIENT = (
     f"allow = [{{ user = {os.getuid()} }}]\n"
-    "[serving]\nhead_timeout_seconds = 300\n[limits]\njob_timeout_seconds = 3600\n"
+    "[serving]\nhead_timeout_seconds = 300\n[limits]\nrequest_timeout_seconds = 300\n"
 )
 
 

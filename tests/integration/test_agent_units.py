@@ -14,12 +14,12 @@ from skragent import exit_codes
 from skragent.agent.job_runner import TERMINATE_SECONDS
 from skragent.agent.process_control import LINGER_SECONDS
 from skragent.agent.socket_activation import ADMIN, API, CREDENTIALS, SocketKind
-from skragent.agent.socket_activation import REFUSE_SECONDS as ORPHAN_SECONDS
+from skragent.agent.socket_activation import REJECT_SECONDS as ORPHAN_SECONDS
 from skragent.client import SkragentClient
 from skragent.config import AgentConfig, ImdsConfig, ServingConfig, VtpmConfig
 from skragent.job import ARENA_BYTES_PER_KEY, MAX_KEYS
 from skragent.serving.servers import CLOSE_SECONDS
-from skragent.serving.systemd_credentials import MAX_CONNECTIONS, REFUSE_SECONDS
+from skragent.serving.systemd_credentials import MAX_CONNECTIONS, REJECT_SECONDS
 
 
 def read(name: str) -> configparser.ConfigParser:
@@ -86,7 +86,7 @@ def test_who_lingers_is_still_within_the_times_of_the_unit() -> None:
     unit = read("skragent.service")["Service"]
     assert "TimeoutStartSec" not in unit  # systemd's: 90 s
     assert ORPHAN_SECONDS + LINGER_SECONDS < 90
-    assert int(unit["TimeoutStopSec"]) > LINGER_SECONDS + REFUSE_SECONDS + CLOSE_SECONDS
+    assert int(unit["TimeoutStopSec"]) > LINGER_SECONDS + REJECT_SECONDS + CLOSE_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -130,12 +130,12 @@ def test_systemd_can_store_every_connection_that_waits_for_a_credential() -> Non
 
 def test_systemd_waits_until_refusals_are_taken() -> None:
     unit = read("skragent.service")["Service"]
-    assert int(unit["TimeoutStopSec"]) > REFUSE_SECONDS + CLOSE_SECONDS + 2
+    assert int(unit["TimeoutStopSec"]) > REJECT_SECONDS + CLOSE_SECONDS + 2
 
 
 def test_systemd_waits_until_the_ak_certificate_is_written() -> None:
     unit = read("skragent.service")["Service"]
-    others = REFUSE_SECONDS + CLOSE_SECONDS
+    others = REJECT_SECONDS + CLOSE_SECONDS
     assert int(unit["TimeoutStopSec"]) > others + TERMINATE_SECONDS + 2
     assert "at most five seconds" in (UNITS / "skragent.service").read_text()
     assert TERMINATE_SECONDS == 5

@@ -135,7 +135,7 @@ def test_retry_after_is_told(server: Server, maa: MaaClient) -> None:
         ),
         ({"Error": {"Code": "Bad", "Message": "Upper"}}, "Bad: Upper"),
         ({"error": {"code": "c", "message": "a\nb\x1b[0m"}}, "c: a b?[0m"),
-        ({"error": {"code": "c", "message": "x" * 9000}}, "c: " + "x" * 297),
+        ({"error": {"code": "c", "message": "x" * 9000}}, "c: " + "x" * 296 + "…"),
     ],
 )
 def test_refusal_carries_the_providers_reason(

@@ -110,6 +110,10 @@ def test_keys_of_both_stores_and_their_policies_are_what_was_asked_for(
     with Running(directory, *arguments) as running:
         config = parse_config((directory / "skragent.toml").read_text())
         assert running.stop(signal.SIGTERM) == 0
+        warning = running.complaints
+    assert "the vault will not release the key b: its policy" in warning
+    assert "trusts https://maa.test, which is not an attestation provider" in warning
+    assert f'Write "authority": "{config.attestation.endpoint}"' in warning
     names = {
         alias: (key.vault, key.name or alias) for alias, key in config.keys.items()
     }
@@ -123,6 +127,23 @@ def test_keys_of_both_stores_and_their_policies_are_what_was_asked_for(
     assert {*stored} == {"skragent-demo/a", "skragent-hsm/a", "skragent-hsm/b"}
     assert json.loads(stored["skragent-hsm/b"]["policy"])["anyOf"] == [authority]
     assert stored["skragent-hsm/a"]["versions"][0]["kty"] == "oct"
+
+
+def test_a_policy_of_the_emulators_own_provider_has_no_warning(
+    directory: Path,
+) -> None:
+    with Running(directory) as running:
+        config = parse_config((directory / "skragent.toml").read_text())
+        assert running.stop(signal.SIGTERM) == 0
+    authority = {
+        "authority": config.attestation.endpoint,
+        "allOf": [{"claim": "secureboot", "equals": "true"}],
+    }
+    policy = directory / "policy.json"
+    policy.write_text(json.dumps({"version": "1.0.0", "anyOf": [authority]}))
+    with Running(directory, "--key", f"c:EC,policy={policy}") as running:
+        assert running.stop(signal.SIGTERM) == 0
+        assert running.complaints == ""
 
 
 def test_deleted_key_stays_deleted_after_a_restart(directory: Path) -> None:

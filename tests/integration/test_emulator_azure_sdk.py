@@ -297,10 +297,12 @@ def test_identity_without_permission_is_the_sdks_forbidden(
     monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", azure.imds_url)
     vault = azure.vaults[VAULTS[0]]
     with (
-        ManagedIdentityCredential(client_id=azure.stranger.client_id) as stranger,
+        ManagedIdentityCredential(
+            client_id=azure.unprivileged_identity.client_id
+        ) as unprivileged_identity,
         KeyClient(
             vault.url,
-            stranger,
+            unprivileged_identity,
             connection_verify=str(azure.ca_path),
             retry_total=0,
         ) as client,

@@ -177,7 +177,7 @@ def test_rotation_keeps_what_is_changed_while_the_new_key_is_made(
 def test_vault_that_is_not_there_cannot_be_broken(tmp_path: Path) -> None:
     settings = Settings(vaults=(VaultPlan("only"),))
     with breakable(tmp_path, settings) as broken:
-        with pytest.raises(FaultError, match="has no hsm"):
+        with pytest.raises(FaultError, match="does not have the service hsm"):
             broken.break_("hsm.hang")
         assert broken.emulator.faults.applied == []
 

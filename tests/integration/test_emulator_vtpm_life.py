@@ -263,7 +263,7 @@ def test_missing_swtpm_is_told_with_the_packages_name(
     monkeypatch.setenv("PATH", "/nonexistent")
     with (
         vm_directory() as home,
-        pytest.raises(VtpmError, match="Debian package `swtpm`"),
+        pytest.raises(VtpmError, match="install the package `swtpm`"),
     ):
         RunningVm(home).__enter__()
 

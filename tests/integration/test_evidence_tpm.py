@@ -89,7 +89,7 @@ def test_an_hcl_report_not_written_yet_is_worth_waiting_for(swtpm: Swtpm) -> Non
     assert error.disposition is Disposition.RETRY
     assert error.message == (
         "NV index 0x01400001 of the TPM, for the HCL report, has no content (0x14a):"
-        " this is no SEV-SNP confidential VM, or it is not provisioned yet"
+        " this is not a SEV-SNP confidential VM, or it is not provisioned yet"
     )
 
 
@@ -155,7 +155,7 @@ def test_what_is_not_wrapped_to_the_key_does_not_decrypt(
     with pytest.raises(UnwrapError) as caught:
         vtpm.decrypt(key, b"\x01" * size, scheme)
     assert caught.value.code == "unwrap"
-    assert caught.value.message == "the TPM could not decrypt what was wrapped"
+    assert caught.value.message == "the TPM could not decrypt the wrapped key"
 
 
 def test_a_ciphertext_for_another_scheme_does_not_decrypt(vtpm: Vtpm) -> None:

@@ -37,7 +37,7 @@ from skragent.attestation.token import (
 from skragent.errors import AgentError, Disposition
 from skragent.evidence.tpm_public import RsaPublic
 from skragent.job import Identity
-from skragent.release.envelope import Question
+from skragent.release.envelope import ReleaseRequest
 from skragent.release.vault import VaultClient, vault_scope
 from skragent.transport import HttpClient
 
@@ -130,8 +130,8 @@ def token() -> AttestationToken:
     )
 
 
-def question(vault: VaultClient, version: str = "") -> Question:
-    return Question(
+def request(vault: VaultClient, version: str = "") -> ReleaseRequest:
+    return ReleaseRequest(
         vault=vault.url,
         name="mykey",
         version=version,
@@ -143,14 +143,14 @@ def question(vault: VaultClient, version: str = "") -> Question:
 
 def failure(vault: VaultClient, token: AttestationToken) -> AgentError:
     with pytest.raises(AgentError) as caught:
-        vault.release(question(vault), token)
+        vault.release(request(vault), token)
     return caught.value
 
 
 def test_release_is_asked_for_as_the_service_wants_it(
     vault: VaultClient, server: Server, token: AttestationToken
 ) -> None:
-    assert vault.release(question(vault), token) == "the release"
+    assert vault.release(request(vault), token) == "the release"
     first, release = server.asked
     assert first.body == b""  # nothing is said before we are authorised
     assert json.loads(release.body) == {
@@ -166,7 +166,7 @@ def test_version_asked_for_is_in_the_path(
     vault: VaultClient, server: Server, token: AttestationToken
 ) -> None:
     version = "0" * 32
-    vault.release(question(vault, version), token)
+    vault.release(request(vault, version), token)
     assert server.asked[-1].path.startswith(f"/keys/mykey/{version}/release?")
 
 
@@ -177,7 +177,7 @@ def test_warm_vault_is_asked_once_more_and_no_more(
     assert len(server.asked) == 1
     assert "Authorization" not in server.asked[0].headers
     assert len(imds.asked) == 1
-    vault.release(question(vault), token)
+    vault.release(request(vault), token)
     assert len(server.asked) == 2
     assert len(imds.asked) == 1
     assert server.connections == 1
@@ -186,8 +186,8 @@ def test_warm_vault_is_asked_once_more_and_no_more(
 def test_second_release_needs_no_challenge(
     vault: VaultClient, server: Server, token: AttestationToken
 ) -> None:
-    vault.release(question(vault), token)
-    vault.release(question(vault), token)
+    vault.release(request(vault), token)
+    vault.release(request(vault), token)
     assert len(server.asked) == 3
     assert server.connections == 1
 

@@ -26,7 +26,7 @@ from support.serving_credentials import (
 )
 
 from skragent.keyring import Keyring, KeyState
-from skragent.serving.rejection import has_begun, mark_begun
+from skragent.serving.credential_protocol import has_begun, mark_begun
 
 pytestmark = pytest.mark.root  # systemd is root
 RULE = OneRule(UNIT, ALIAS)

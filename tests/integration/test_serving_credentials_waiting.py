@@ -57,8 +57,8 @@ def test_a_unit_that_was_answered_is_not_refused_later(tmp_path: Path) -> None:
     with RunningCredentials(tmp_path, ring, RULE) as server:
         asked = Asking(server.path, "db.pem")
         server.until_waiting()
-        (asker,) = server.server._askers.values()
-        deadline = asker.deadline
+        (request,) = server.server._requests.values()
+        deadline = request.deadline
         assert deadline is not None
         server.call(lambda: ring.put(held_key()))
         assert asked.read() == FORMS["pem"]
@@ -98,8 +98,11 @@ def test_a_refusal_that_nobody_reads_does_not_delay_the_end(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("failure", "why"),
     [
-        ("release.denied.policy", "did not come within 0 s: release.denied.policy"),
-        ("", "did not come within 0 s"),
+        (
+            "release.denied.policy",
+            "did not get the key within 0 s: release.denied.policy",
+        ),
+        ("", "did not get the key within 0 s"),
     ],
 )
 def test_why_a_key_did_not_come_is_written_down(

@@ -113,7 +113,7 @@ def test_nor_does_one_that_is_never_read(old: RunningServer) -> None:
     old.call(lambda: old.ring.put(held_key(forms={"jwk": b"x" * 10_000})))
     with old.connect() as connection:
         connection.sendall(KEY * 200)  # whose answers are not taken
-        old.until(lambda: old.api._listener.pool._in_flight == 1)
+        old.until(lambda: old.api._listener.admission._in_flight == 1)
         with leave_with(old, connection, b"x"):
             old.call(lambda: old.ring.drop(ALIAS, KeyState.DROPPED))  # it is cut
             assert old.ask(get("/healthz")).status == 200
@@ -139,7 +139,7 @@ def test_a_connection_counts_until_it_is_closed(old: RunningServer) -> None:
             assert end_of(connection) == b""
         (answer,) = split_responses(end_of(stack.enter_context(old.connect())))
         assert answer.code == "serve.connections"
-    old.until(lambda: old.api._listener.pool._closing == 0)
+    old.until(lambda: old.api._listener.admission._closing == 0)
     assert fetch(old) == FORMS["jwk"]
 
 

@@ -67,7 +67,7 @@ def server() -> Iterator[RunningServer]:
     symmetric = held_key("sym", forms={"jwk": b'{"kty":"oct"}', "raw": b"k" * 32})
     symmetric = key_of("sym", VERSION, dict(symmetric.forms), "", "")
     ring = ring_with(rsa, symmetric, waiting=["later"])
-    limits = Limits(answers_per_second_per_uid=1_000_000)
+    limits = Limits(requests_per_second_per_uid=1_000_000)
     with (
         tempfile.TemporaryDirectory() as name,
         serving(Path(name), ring, everybody_in(ring), limits) as running,
@@ -115,11 +115,14 @@ def test_every_code_that_is_served_is_described() -> None:
     served = set()
     for module in (
         "api",
+        "routes",
+        "admission",
         "listener",
-        "query",
         "negotiation",
         "http/connection",
         "http/request",
+        "http/reader",
+        "http/chunked",
     ):
         text = (resources.files("skragent.serving") / f"{module}.py").read_text()
         served |= {word.split('"')[0] for word in text.split('code="')[1:]}

@@ -341,16 +341,14 @@ PEM = get(f"/v1/keys/{ALIAS}", "Accept: application/x-pem-file")
 def test_a_wait_ends_when_nobody_waits_any_more(tmp_path: Path, more: bytes) -> None:
     """Also where nothing is read any more: all was sent, or too much."""
     with serving(tmp_path, ring_with(waiting=["later"])) as server:
-        pool = server.api._listener.pool
+        admission = server.api._listener.admission
         with server.connect() as connection:
             connection.sendall(get("/v1/keys/later?wait=300") + more)
             connection.shutdown(socket.SHUT_WR)
             server.until(
-                lambda: any(
-                    m.is_long_polling and not m._is_reading for m in pool._members
-                )
+                lambda: any(c.is_long_polling and not c._is_reading for c in admission)
             )
-        server.until(lambda: not pool)
+        server.until(lambda: not admission)
 
 
 def test_who_holds_all_connections_of_the_metrics_keeps_no_scraper_out(

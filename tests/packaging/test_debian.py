@@ -62,9 +62,12 @@ def test_the_initial_configuration_has_no_key(
 ) -> None:
     refused = installed.run("skragent", "check-config", "--config", CONFIG)
     assert refused.returncode == 78
-    assert refused.stdout.splitlines() == [
-        "keys: no key is configured; add a [keys.NAME] table"
+    problems = [
+        line
+        for line in refused.stdout.splitlines()
+        if not line.startswith("warning: ")  # there is no vTPM here
     ]
+    assert problems == ["keys: no key is configured; add a [keys.NAME] table"]
     config = installed.root / CONFIG[1:]
     config.write_text(config.read_text() + ONE_KEY)
     assert "ok: 1 key" in installed.must("skragent", "check-config", "--config", CONFIG)
@@ -113,7 +116,7 @@ def test_an_upgrade_keeps_the_configuration_and_the_sockets(
     restarts = [t for t in told if "restart" in t]
     assert [t.split()[-1] for t in restarts] == ["skragent.service"] * is_running
     assert not [t for t in told if "stop" in t]
-    assert f"systemctl stop skragent.service {SOCKETS}" in said  # they are changed
+    assert f"systemctl stop skragent.service {SOCKETS}" in said
 
 
 def test_an_upgrade_without_changed_sockets_does_not_mention_them(
@@ -184,7 +187,7 @@ def test_the_apparmor_profile_is_loaded_if_apparmor_is_enabled(
         command.write_text(f"#!/bin/sh\n{does}\n")
         command.chmod(0o755)
     told = debian.root / "parser.log"
-    debian.install(deb.file("skragent"))  # although the parser fails
+    debian.install(deb.file("skragent"))  # the parser fails
     (loaded,) = told.read_text().splitlines()
     assert loaded.split()[0] == "--replace"
     assert loaded.split()[-1] == PROFILE

@@ -62,7 +62,7 @@ def test_an_upgrade_keeps_the_configuration_and_the_sockets(
     assert config.with_suffix(".toml.rpmnew").exists() == is_configured
     assert not [t for t in told if ".socket" in t and re.search("start|stop|able", t)]
     assert [t for t in told if "start" in t] == ["try-restart skragent.service"]
-    assert f"systemctl stop skragent.service {SOCKETS}" in said  # they are changed
+    assert f"systemctl stop skragent.service {SOCKETS}" in said
     assert debian.rpm("--query", "skragent").endswith("-2.x86_64\n")
     assert "skragent" in debian.must("id", "-gn", "skragent")
 

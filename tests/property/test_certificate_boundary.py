@@ -36,7 +36,7 @@ from skragent.evidence.ak_certificate import (
 )
 from skragent.evidence.endorsements import (
     parse_roots,
-    parse_thim_answer,
+    parse_thim_response,
     verify_endorsements,
 )
 from skragent.evidence.snp import parse_snp_report
@@ -78,7 +78,7 @@ def test_a_bent_chain_of_thim(data: bytes) -> None:
         if changed == "certificateChain":
             text += pem(der(CHAIN.root)).decode()
         with contextlib.suppress(EndorsementsError, AgentError):
-            chain = parse_thim_answer(json.dumps(answer | {changed: text}).encode())
+            chain = parse_thim_response(json.dumps(answer | {changed: text}).encode())
             verify_endorsements(chain, REPORT, now=NOW, roots=roots_of(CHAIN))
 
 

@@ -29,7 +29,7 @@ from skragent.errors import AgentError, EndorsementsError
 from skragent.evidence.ak_certificate import cut_padding, is_ak_certificate_provisioned
 from skragent.evidence.amd_certificate import load_certificates
 from skragent.evidence.endorsements import (
-    parse_thim_answer,
+    parse_thim_response,
     verify_endorsements,
 )
 from skragent.evidence.hcl import parse_hcl_report, parse_runtime_data
@@ -53,7 +53,7 @@ PARSERS: list[tuple[Callable[[bytes], object], bytes]] = [
     (parse_tpm2b_public, tpm2b_public(rsa_key("AK"))),
     (parse_quote, quote_message()),
     (parse_certification, certify_message(wrapping_key_public())),
-    (parse_thim_answer, json.dumps(thim_answer(mint_chain())).encode()),
+    (parse_thim_response, json.dumps(thim_answer(mint_chain())).encode()),
     (parse_pem_chain, mint_chain().pem),
     (parse_quote_file, QUOTE_FILE),
 ]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from skragent.agent.releaser_output import ResultReader
 from skragent.attestation.guest import parse_guest_response
 from skragent.errors import AgentError
-from skragent.evidence.ak_certificate import parse_answer
+from skragent.evidence.ak_certificate import parse_renewal_response
 from skragent.job import Result
 from skragent.jose import decode_json
 
@@ -57,7 +57,7 @@ def feed(data: bytes) -> None:
     for kind in KINDS:
         with contextlib.suppress(ValueError):
             decode_json(data, kind)
-    for parse in (parse_answer, parse_guest_response):
+    for parse in (parse_renewal_response, parse_guest_response):
         with contextlib.suppress(AgentError):
             parse(data)
     with contextlib.suppress(AgentError):

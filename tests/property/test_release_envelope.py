@@ -29,7 +29,7 @@ from skragent.jose import (
     encode_base64url,
     parse_compact_jws,
 )
-from skragent.release.envelope import Question, WrappedKey, verify_release
+from skragent.release.envelope import ReleaseRequest, WrappedKey, verify_release
 from skragent.release.formats import render_key
 from skragent.release.keywrap import split_wrapped_key, unwrap_key
 from skragent.release.vault_failures import judge_refusal
@@ -42,7 +42,7 @@ WRAPPED = aes_key_wrap_with_padding(TRANSFER_KEY, PKCS8)
 
 
 def verify(raw: str) -> WrappedKey:
-    question = Question(
+    request = ReleaseRequest(
         vault=VAULT,
         name="mykey",
         version="",
@@ -50,7 +50,7 @@ def verify(raw: str) -> WrappedKey:
         nonce="n",
         wrapping_key_id=WRAPPING_KID,
     )
-    return verify_release(raw, question, now=NOW, roots=[root_certificate()])
+    return verify_release(raw, request, now=NOW, roots=[root_certificate()])
 
 
 SIGNED = verify(TEXT)

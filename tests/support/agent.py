@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import msgspec
 from support.deadlines import DEADLINE_SECONDS
 
-from skragent.agent.cached_token import HeldToken
+from skragent.agent.cached_token import CachedToken
 from skragent.agent.due_times import refresh_after_seconds
 from skragent.config import Config, parse_config
 from skragent.job import Attestation, Failure, ReleasedKey, Result, Slice
@@ -23,7 +23,7 @@ NOW = 1767225600.0  # 2026-01-01T00:00Z
 BOOTTIME = 1000.0
 TOKEN_LIFE_SECONDS = 8 * 3600.0
 MID_JITTER = 0.5
-REFRESH_SECONDS = refresh_after_seconds(TOKEN_LIFE_SECONDS, 0.0)
+REFRESH_SECONDS = refresh_after_seconds(TOKEN_LIFE_SECONDS)
 
 SUBSTITUTE = Path(__file__).with_name("agent_releaser.py")
 
@@ -157,11 +157,11 @@ def in_parts(result: Result) -> tuple[Result, Result]:
     return first, msgspec.structs.replace(result, **rest)
 
 
-def held_token(result: Result, began_at: float) -> HeldToken | None:
+def token_of(result: Result, began_at: float) -> CachedToken | None:
     """Keep a job's token, where it attested."""
     if result.attestation is None:
         return None
-    return HeldToken(result.attestation, began_at, "token", memoryview(b""))
+    return CachedToken(result.attestation, began_at, "token", memoryview(b""))
 
 
 def failure(code: str, disposition: Word, retry_after: float | None = None) -> Failure:

@@ -14,9 +14,9 @@ from support.agent import (
     FakeClock,
     attestation,
     failure,
-    held_token,
     in_parts,
     released_key,
+    token_of,
 )
 
 from skragent.agent.job_runner import Release
@@ -34,7 +34,7 @@ from skragent.secretmem import create_arena
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from skragent.agent.cached_token import HeldToken
+    from skragent.agent.cached_token import CachedToken
     from skragent.agent.releaser_process import Launch
     from skragent.job import Attestation, KeyRequest
 
@@ -114,7 +114,7 @@ class Cloud:
         keys: Sequence[KeyRequest],
         *,
         launched: Launch | None = None,
-        token: HeldToken | None = None,
+        token: CachedToken | None = None,
         deliver: Callable[[Release], None] = lambda _part: None,
     ) -> Release:
         del launched
@@ -135,7 +135,7 @@ class Cloud:
                 self.refused_at[failed.alias] = self.clock.boot
         return release
 
-    def _judge(self, token: HeldToken, keys: Sequence[KeyRequest]) -> None:
+    def _judge(self, token: CachedToken, keys: Sequence[KeyRequest]) -> None:
         """Hold the agent to its word on tokens that are used again."""
         age = self.clock.boot - token.began_at
         assert age < _life(token.attestation), "a token that has expired"
@@ -223,7 +223,7 @@ class Cloud:
             released=tuple(released),
             failed=tuple(answer for _, answer in failed),
         )
-        kept = held_token(result, began_at)
+        kept = token_of(result, began_at)
         self.has_attested = True
         first, last = in_parts(result)
         deliver(Release(first, arena, began_at))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from support.agent import FakeClock
 
-    from skragent.agent.key_records import Terms
+    from skragent.agent.key_records import KeyLifetimePolicy
     from skragent.job import Failure, KeyRequest, ReleasedKey
 
 # What an authority's denial is, and how each is confirmed; nothing else ends a key.
@@ -53,7 +53,7 @@ class Fate:
     """What happened to one configured key."""
 
     place: Place
-    terms: Terms
+    policy: KeyLifetimePolicy
     grant: Grant | None = None
     previous: Grant | None = None
     previous_until: float = 0.0
@@ -81,7 +81,7 @@ class Fate:
         else:
             assert code in CONFIRMED_AFTER_FIVE_MINUTES
             is_confirmed = boot >= first + 300
-        if is_confirmed and not (self.grant and self.terms.is_kept_when_denied):
+        if is_confirmed and not (self.grant and self.policy.is_kept_when_denied):
             self.lose()
 
     def is_stale(self, boot: float) -> bool:
@@ -94,7 +94,7 @@ class Fate:
         if self.grant is None:
             return
         overdue = boot - self.grant.began_at - self.grant.fresh
-        if self.grant.has_expired(wall) or overdue >= self.terms.max_stale_seconds:
+        if self.grant.has_expired(wall) or overdue >= self.policy.max_stale_seconds:
             self.lose()
             self.aged_at = boot
         elif self.previous is not None and (
@@ -109,7 +109,7 @@ class Fate:
             if grant is None:
                 continue
             stale = grant.began_at + grant.fresh
-            moments += [boot - stale, boot - stale - self.terms.max_stale_seconds]
+            moments += [boot - stale, boot - stale - self.policy.max_stale_seconds]
             if grant.expires is not None:
                 moments.append(wall - grant.expires)
         moments.append(boot - self.previous_until)
@@ -131,7 +131,7 @@ class Model(Listener):
     # Orders.
 
     def configure(
-        self, keys: Mapping[str, KeyRequest], terms: Mapping[str, Terms]
+        self, keys: Mapping[str, KeyRequest], policies: Mapping[str, KeyLifetimePolicy]
     ) -> None:
         self.age()
         before, self.fates = self.fates, {}
@@ -140,10 +140,10 @@ class Model(Listener):
             place = key.vault, key.name
             fate = before.get(alias)
             if fate is None or fate.place != place:
-                fate = Fate(place, terms[alias])
+                fate = Fate(place, policies[alias])
             if requests.get(alias) != key and not fate.is_dropped:
                 fate.forget_denials()
-            fate.terms = terms[alias]
+            fate.policy = policies[alias]
             fate.not_before = 0.0
             self.fates[alias] = fate
         self._nobody_before, self._is_hurried = 0.0, True
@@ -217,7 +217,7 @@ class Model(Listener):
                 continue
             if answer.not_before is not None and answer.not_before > wall:
                 continue
-            own = fate.terms.refresh_seconds
+            own = fate.policy.refresh_seconds
             before, fate.grant = (
                 fate.grant,
                 Grant(
@@ -228,7 +228,7 @@ class Model(Listener):
                 ),
             )
             if before is not None and before.version != answer.version:
-                overlap = fate.terms.overlap_seconds
+                overlap = fate.policy.overlap_seconds
                 fate.previous = before if overlap else None
                 fate.previous_until = began_at + overlap
 

@@ -1,4 +1,4 @@
-"""An agent without processes and sockets: its supervisor, keyring and API, for real."""
+"""An agent without processes and sockets: its scheduler, keyring and API, for real."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from support.life_model import Model
 from support.serving import ReceivedResponse, everybody_in, get, split_responses
 
 from skragent.agent.preserved_keys import PreservedKeys
-from skragent.agent.reporter import Holder
-from skragent.agent.scheduler import Supervisor
+from skragent.agent.reporter import Reporter
+from skragent.agent.scheduler import Scheduler
 from skragent.keyring import Keyring
 from skragent.observe import Counters
 from skragent.serving.api import KeyApi
@@ -27,7 +27,7 @@ from skragent.serving.peers import Peer
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
-    from skragent.agent.key_records import KeyRecord, Terms
+    from skragent.agent.key_records import KeyLifetimePolicy, KeyRecord
     from skragent.job import KeyRequest
     from skragent.serving.http.response import Response
 
@@ -82,17 +82,17 @@ class Question:
     def deliver(self, answer: Response) -> None:
         (self.answered,) = split_responses(b"".join(answer.parts))
         if self.long_poll is not None:
-            self.long_poll.forget()
+            self.long_poll.cancel()
 
-    def cut(self) -> None:
-        raise AssertionError("the request failed unexpectedly")
+    def fail(self, error: Exception) -> None:
+        raise AssertionError("the request failed unexpectedly") from error
 
 
 class World:
     """Everything, on an event loop of its own that runs when it is told to."""
 
     def __init__(
-        self, keys: Mapping[str, KeyRequest], terms: Mapping[str, Terms]
+        self, keys: Mapping[str, KeyRequest], policies: Mapping[str, KeyLifetimePolicy]
     ) -> None:
         self.loop = asyncio.new_event_loop()
         self.clock = QuickClock()
@@ -102,11 +102,11 @@ class World:
         self.systemd = Systemd()
         self.waiting: list[Question] = []
         self._throws = 0
-        self.model.configure(keys, terms)
-        self._start(keys, terms)
+        self.model.configure(keys, policies)
+        self._start(keys, policies)
 
     def restart(
-        self, keys: Mapping[str, KeyRequest], terms: Mapping[str, Terms]
+        self, keys: Mapping[str, KeyRequest], policies: Mapping[str, KeyLifetimePolicy]
     ) -> None:
         """Kill the agent and start another one, which systemd hands what it kept."""
         self.task.cancel()
@@ -114,17 +114,17 @@ class World:
         self.waiting.clear()  # their connections broke
         self.model.restart()
         self.cloud.releases.clear()  # a new agent does not know what was released
-        self._start(keys, terms)
+        self._start(keys, policies)
 
     def _start(
-        self, keys: Mapping[str, KeyRequest], terms: Mapping[str, Terms]
+        self, keys: Mapping[str, KeyRequest], policies: Mapping[str, KeyLifetimePolicy]
     ) -> None:
         self.keyring = Keyring(keys)
         counters = Counters(tuple(keys))
         preserved = PreservedKeys(self.systemd)  # type: ignore[arg-type]
         self.keyring.on_parting(preserved.forget)
         restored = preserved.restore(
-            self.systemd.hand_over(), self.keyring, keys, terms, self.clock
+            self.systemd.hand_over(), self.keyring, keys, policies, self.clock
         )
         self.cloud.has_attested = bool(restored)  # so far as this agent knows
         self.api = KeyApi(
@@ -133,11 +133,11 @@ class World:
             counters,
             now=self.clock.now,
         )
-        holder = Holder(
+        reporter = Reporter(
             *(self.keyring, counters, self.clock, self.systemd, preserved)  # type: ignore[arg-type]
         )
-        self.supervisor = self.run(self._supervise(keys, terms, holder, restored))
-        self.task = self.loop.create_task(self.supervisor.run())
+        self.scheduler = self.run(self._supervise(keys, policies, reporter, restored))
+        self.task = self.loop.create_task(self.scheduler.run())
         self.advance(0)
 
     async def _gather_task(self) -> None:
@@ -149,17 +149,17 @@ class World:
     async def _supervise(
         self,
         keys: Mapping[str, KeyRequest],
-        terms: Mapping[str, Terms],
-        holder: Holder,
+        policies: Mapping[str, KeyLifetimePolicy],
+        reporter: Reporter,
         restored: Mapping[str, KeyRecord],
-    ) -> Supervisor:
-        return Supervisor(
+    ) -> Scheduler:
+        return Scheduler(
             keys,
             jobs=self.cloud,
-            holder=holder,
+            reporter=reporter,
             clock=self.clock,
-            chance=self._chance,
-            terms=terms,
+            random=self._chance,
+            policies=policies,
             restored=restored,
         )
 
@@ -168,12 +168,12 @@ class World:
         return _CHANCES[self._throws % len(_CHANCES)]
 
     def configure(
-        self, keys: Mapping[str, KeyRequest], terms: Mapping[str, Terms]
+        self, keys: Mapping[str, KeyRequest], policies: Mapping[str, KeyLifetimePolicy]
     ) -> None:
         """Reload, in the daemon's order."""
         self.keyring.remove(self.model.keys.keys() - keys.keys())
-        self.model.configure(keys, terms)
-        self.supervisor.configure(keys, terms)
+        self.model.configure(keys, policies)
+        self.scheduler.configure(keys, policies)
         self.keyring.add(keys)
         self.api.change_access(everybody_in(self.keyring))
         self.advance(0)
@@ -188,14 +188,14 @@ class World:
             self.run(self.clock.advance(max(0.0, moment - self.clock.boot)))
             for question in self.waiting:
                 if question.deadline <= self.clock.boot and question.long_poll:
-                    question.long_poll.answer_now()
+                    question.long_poll.finish()
                     assert question.answered, "no answer at the end of the wait"
             if moment >= end:
                 break
         self._forget_answered()
         if self.task.done():
             self.task.result()
-            raise AssertionError("the supervisor ended")
+            raise AssertionError("the scheduler ended")
 
     def suspend(self, seconds: float) -> None:
         """Pause the machine: boot time and wall time leap, timers fire afterwards."""
@@ -211,7 +211,7 @@ class World:
         answer = self.api.handle(parse_head(get(path)), CALLER)
         if isinstance(answer, LongPoll):
             question.long_poll = answer
-            answer.park(question, 0)
+            answer.start(question, 0)
             self.waiting.append(question)
         else:
             question.deliver(answer)
@@ -221,7 +221,7 @@ class World:
         self.waiting = [q for q in self.waiting if q.answered is None]
 
     def close(self) -> None:
-        self.supervisor.stop()
+        self.scheduler.stop()
         self.run(self._end())
         self.loop.close()
         self.systemd.close()

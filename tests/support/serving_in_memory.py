@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from skragent.keyring import Keyring
     from skragent.serving import Access
+    from skragent.serving.admission import Caller
+    from skragent.serving.http.connection import Connection
     from skragent.serving.peers import Peer
-    from skragent.serving.servers import Connection
 
 
 class FullSocket:
@@ -193,12 +194,12 @@ class InMemoryServer:
                 limits=limits,
                 on_tick=self.api.tick,
             )
-        self.listener.loop = self.listener.fair_queue.loop = self.loop
+        self.listener.loop = self.listener.admission.loop = self.loop
         self._sockets: list[FullSocket] = []
 
     def connect(
         self, room: float = float("inf"), peer: Peer = MYSELF
-    ) -> tuple[Connection, FullSocket]:
+    ) -> tuple[Connection[Caller], FullSocket]:
         sock = FullSocket(self.loop, room)
         self._sockets.append(sock)
         connection = self.listener.admit(sock, peer)
@@ -220,7 +221,7 @@ class InMemoryServer:
         for _ in range(seconds):
             self.now += 1
             self.loop.timers.clear()  # the sweep is the only one, and it is due
-            self.listener._sweep()
+            self.listener._on_timer()
             self.loop.settle()
 
     async def close(self) -> None:

@@ -83,7 +83,7 @@ class RunningServer:
     def waiting(self) -> int:
         """Count the keys that requests wait for."""
         counts: list[int] = []
-        self.call(lambda: counts.append(len(self.api._api._lots)))
+        self.call(lambda: counts.append(len(self.api._api._long_polls)))
         return counts[0]
 
     @contextlib.contextmanager

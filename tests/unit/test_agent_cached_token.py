@@ -16,26 +16,34 @@ from support.agent import (
     failure,
     make_config,
 )
-from support.agent_supervision import World, supervise
+from support.agent_scheduler import World, run_scheduler
 
 from skragent.agent import cached_token
-from skragent.agent.cached_token import HeldToken, keep_token, may_serve, note_released
-from skragent.agent.due_times import Denied, Failures
+from skragent.agent.cached_token import (
+    CachedToken,
+    add_released,
+    cache_token,
+    can_release,
+)
+from skragent.agent.denial_confirmation import RepeatedDenial
+from skragent.agent.due_times import RetryState
 from skragent.agent.jobs import key_requests
-from skragent.agent.key_records import KeyRecord, Terms
+from skragent.agent.key_records import KeyLifetimePolicy, KeyRecord
 from skragent.errors import ReleaserError, SecretMemoryError
 from skragent.job import UNIQUE_BYTES, Result, arena_bytes, unique_offset
 from skragent.secretmem import Arena, create_arena
 
 LIFE = TOKEN_LIFE_SECONDS
-TOKEN = HeldToken(attestation(), BOOTTIME, "the.token", memoryview(b"unique"))
+TOKEN = CachedToken(attestation(), BOOTTIME, "the.token", memoryview(b"unique"))
 RETRY = failure("transport.timeout", "retry")
 
 
-def serves(token: HeldToken = TOKEN, *, after: float = 0, **lives: KeyRecord) -> bool:
-    lives = {"disk": KeyRecord(), **lives}
+def serves(
+    token: CachedToken = TOKEN, *, after: float = 0, **others: KeyRecord
+) -> bool:
+    records = {"disk": KeyRecord(), **others}
     now = BOOTTIME + after
-    return may_serve(token, ["disk"], lives, boottime=now, fraction=0.8)
+    return can_release(token, ["disk"], records, boottime=now, fraction=0.8)
 
 
 def test_a_token_serves_until_it_is_to_be_renewed() -> None:
@@ -44,14 +52,14 @@ def test_a_token_serves_until_it_is_to_be_renewed() -> None:
 
 
 def test_it_serves_no_key_again_that_it_brought() -> None:
-    assert serves(note_released(TOKEN, ["web"]))
-    assert not serves(note_released(note_released(TOKEN, ["disk"]), ["web"]))
+    assert serves(add_released(TOKEN, ["web"]))
+    assert not serves(add_released(add_released(TOKEN, ["disk"]), ["web"]))
 
 
 def test_it_serves_no_key_that_was_denied() -> None:
-    assert serves(disk=KeyRecord(failures=Failures(total=3)))
-    denied = Failures(total=3, denials={"token.refused": Denied(0.0, 1)})
-    assert not serves(disk=KeyRecord(failures=denied))
+    assert serves(disk=KeyRecord(retry=RetryState(failures=3)))
+    denied = RetryState(denials={"token.refused": RepeatedDenial(0.0, 1)})
+    assert not serves(disk=KeyRecord(retry=denied))
 
 
 def test_what_a_token_takes_is_not_in_its_repr() -> None:
@@ -59,10 +67,10 @@ def test_what_a_token_takes_is_not_in_its_repr() -> None:
     assert "memory" not in repr(TOKEN)
 
 
-def attested(arena: Arena, keys: int) -> HeldToken | None:
+def attested(arena: Arena, keys: int) -> CachedToken | None:
     arena.view(unique_offset(keys), UNIQUE_BYTES)[:] = b"u" * UNIQUE_BYTES
     result = Result(attestation=attestation(), token="t")
-    return keep_token(result, arena, keys=keys, began_at=1.0)
+    return cache_token(result, arena, key_count=keys, began_at=1.0)
 
 
 def test_the_unique_field_is_kept_in_memory_that_can_be_mapped_no_more() -> None:
@@ -98,7 +106,7 @@ def test_where_there_is_no_memory_for_it_no_token_is_kept(
 
 def test_of_a_job_that_did_not_attest_nothing_is_kept() -> None:
     arena = create_arena(4096)
-    assert keep_token(Result(), arena, keys=0, began_at=1.0) is None
+    assert cache_token(Result(), arena, key_count=1, began_at=1.0) is None
 
 
 async def a_minute(world: World) -> None:
@@ -106,13 +114,13 @@ async def a_minute(world: World) -> None:
 
 
 def test_keys_that_take_turns_at_their_vault_share_an_attestation() -> None:
-    world = supervise(a_minute, *(f"k{number}" for number in range(25)))
+    world = run_scheduler(a_minute, *(f"k{number}" for number in range(25)))
     assert world.times == [0, 10, 20]
     assert world.jobs.attested == [True, False, False]
 
 
 def test_a_key_whose_vault_is_in_trouble_is_asked_for_with_the_same_token() -> None:
-    world = supervise(a_minute, "disk", "web", failures={"disk": RETRY})
+    world = run_scheduler(a_minute, "disk", "web", failures={"disk": RETRY})
     assert len(world.jobs.asked) > 3
     assert world.jobs.attested[0]
     assert not any(world.jobs.attested[1:])
@@ -123,7 +131,7 @@ def test_a_key_that_stands_in_line_attests_once() -> None:
         await world.clock.advance(3600)
 
     throttled = failure("transport.throttled", "retry")
-    world = supervise(an_hour, failures={"disk": throttled})
+    world = run_scheduler(an_hour, failures={"disk": throttled})
     assert len(world.jobs.asked) > 10
     assert sum(world.jobs.attested) == 1
 
@@ -132,7 +140,7 @@ def test_a_refresh_of_a_key_that_is_held_attests() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(2 * REFRESH_SECONDS)
 
-    world = supervise(test)
+    world = run_scheduler(test)
     assert world.jobs.attested == [True, True, True]
 
 
@@ -140,7 +148,7 @@ def test_a_key_with_its_own_refresh_attests_for_each() -> None:
     async def an_hour(world: World) -> None:
         await world.clock.advance(3600)
 
-    world = supervise(an_hour, terms=Terms(refresh_seconds=600))
+    world = run_scheduler(an_hour, policy=KeyLifetimePolicy(refresh_seconds=600))
     assert len(world.jobs.asked) > 5
     assert all(world.jobs.attested)
 
@@ -153,7 +161,7 @@ def test_what_was_refused_is_asked_for_with_a_fresh_token(
     code: str, disposition: Word
 ) -> None:
     answer = failure(code, disposition)
-    world = supervise(a_minute, "disk", "web", failures={"disk": answer})
+    world = run_scheduler(a_minute, "disk", "web", failures={"disk": answer})
     assert len(world.jobs.asked) > 1
     assert all(world.jobs.attested)
 
@@ -181,7 +189,7 @@ def test_after_a_job_that_failed_with_it_a_token_is_not_used_again(
     async def test(world: World) -> None:
         await _fail_once(world, trouble)
 
-    world = supervise(test, failures={"disk": RETRY})
+    world = run_scheduler(test, failures={"disk": RETRY})
     with_token = world.jobs.attested.index(False)
     assert world.jobs.attested[with_token + 1]
 
@@ -190,35 +198,35 @@ def test_an_order_to_refresh_takes_a_new_attestation() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(5)
         before = len(world.jobs.asked)
-        world.supervisor.refresh(["disk"])
+        world.scheduler.refresh(["disk"])
         await world.clock.advance(0)
         assert world.jobs.attested[before]
 
-    supervise(test, failures={"disk": RETRY})
+    run_scheduler(test, failures={"disk": RETRY})
 
 
 def test_an_order_while_a_job_runs_takes_a_new_attestation_too() -> None:
     async def test(world: World) -> None:
         def order() -> None:
             world.jobs.while_running = lambda: None
-            world.supervisor.refresh(["web"])
+            world.scheduler.refresh(["web"])
 
         world.jobs.while_running = order
         await world.clock.advance(10)
         ordered = len(world.jobs.attested)
         assert sum(world.jobs.attested[:ordered]) == 2
 
-    supervise(test, "disk", "web", failures={"disk": RETRY, "web": RETRY})
+    run_scheduler(test, "disk", "web", failures={"disk": RETRY, "web": RETRY})
 
 
 def test_a_key_that_is_new_in_the_configuration_needs_no_attestation() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(60)
         keys = key_requests(make_config("disk", "late"))
-        world.supervisor.configure(keys, dict.fromkeys(keys, Terms()))
+        world.scheduler.configure(keys, dict.fromkeys(keys, KeyLifetimePolicy()))
         await world.clock.advance(1)
 
-    world = supervise(test)
+    world = run_scheduler(test)
     assert [aliases for _, aliases in world.jobs.asked] == [("disk",), ("late",)]
     assert world.jobs.attested == [True, False]
 
@@ -230,8 +238,8 @@ def test_a_key_released_with_a_kept_token_is_fresh_from_its_own_release() -> Non
         await world.clock.advance(60)
         first, last = world.jobs.asked[0][0], world.jobs.asked[-1][0]
         assert last > first
-        life = world.supervisor.lives["disk"]
+        life = world.scheduler.records["disk"]
         assert life.stale_at == last + LIFE
-        assert life.due_at == last + REFRESH_SECONDS
+        assert life.retry.retry_at == last + REFRESH_SECONDS
 
-    supervise(test, "disk", failures={"disk": RETRY})
+    run_scheduler(test, "disk", failures={"disk": RETRY})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.agent import make_config
-from support.agent_supervision import nothing, supervise
+from support.agent_scheduler import nothing, run_scheduler
 
 from skragent.agent.control import Control
 
@@ -15,9 +15,9 @@ RENAMED = '[keys.db]\nvault = "https://v.vault.azure.net"\nname = "db-2026"\n'
 def test_a_key_is_told_with_the_name_that_the_vault_has_for_it(
     alias: str, name: str
 ) -> None:
-    world = supervise(nothing, "db", "disk")
+    world = run_scheduler(nothing, "db", "disk")
     control = Control(
-        world.supervisor,
+        world.scheduler,
         make_config("disk", extra=RENAMED),
         world.clock,
         reload=lambda _listener: None,

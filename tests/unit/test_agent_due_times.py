@@ -1,27 +1,49 @@
+"""When a key is requested next: backoff, refresh, batches and rate limit."""
+
 from __future__ import annotations
 
-import pytest
-from support.agent import BOOTTIME, run
+import math
 
-from skragent.agent import due_times
-from skragent.agent.due_times import RELEASES, WINDOW_SECONDS, Denied, Failures
-from skragent.errors import AgentError, Disposition
+import pytest
+from support.agent import BOOTTIME, NOW, released_key
+
+from skragent.agent import due_times, key_records
+from skragent.agent.denial_confirmation import RepeatedDenial
+from skragent.agent.due_times import (
+    RELEASE_LIMIT,
+    RELEASE_LIMIT_SECONDS,
+    RetryState,
+)
+from skragent.agent.key_records import KeyRecord
+from skragent.errors import AgentError, Disposition, ReleaserError
 from skragent.job import KeyRequest
 
+CRASH = ReleaserError("x", code="releaser.crashed")
+FAULT = AgentError("x", code="transport.timeout", disposition=Disposition.RETRY)
 
-def window(disposition: Disposition, total: int, **counts: int) -> float:
+
+def due(at: float, **changes: int) -> KeyRecord:
+    return KeyRecord(retry=RetryState(due_at=at, **changes))
+
+
+# Backoff.
+
+
+def window(disposition: Disposition, failures: int, **counts: int) -> float:
     error = AgentError("x", code="x", disposition=disposition)
-    return due_times.window_seconds(error, Failures(total=total, **counts))
+    state = RetryState(failures=failures, **counts)
+    return due_times.longest_backoff_seconds(error, state)
 
 
 def denial_window(code: str, **times: int) -> float:
-    """The window of a denial after so many of each code, `_` for a dot."""
+    """The window of a denial after denials with these codes (`_` for a dot)."""
     denials = {
-        denied.replace("_", "."): Denied(first_at=0.0, times=count)
+        denied.replace("_", "."): RepeatedDenial(first_at=0.0, times=count)
         for denied, count in times.items()
     }
     error = AgentError("x", code=code)
-    return due_times.window_seconds(error, Failures(total=9, denials=denials))
+    state = RetryState(failures=9, denials=denials)
+    return due_times.longest_backoff_seconds(error, state)
 
 
 @pytest.mark.parametrize("disposition", [Disposition.RETRY, Disposition.REATTEST])
@@ -33,7 +55,7 @@ def test_the_window_of_transient_failures_ends_at_a_minute() -> None:
     assert window(Disposition.RETRY, 5000) == 60
 
 
-def test_a_first_denial_is_asked_about_again_within_seconds() -> None:
+def test_a_first_denial_is_repeated_within_seconds() -> None:
     first = denial_window("release.denied.policy", release_denied_policy=1)
     assert first == due_times.CONFIRM_SECONDS
 
@@ -45,14 +67,14 @@ def test_a_first_clear_denial_does_not_wait_for_unclear_ones_before_it() -> None
     assert first == due_times.CONFIRM_SECONDS
 
 
-def test_a_clear_denial_confirms_another_one() -> None:
+def test_a_clear_denial_repeats_another_one() -> None:
     second = denial_window(
         "release.denied.policy", release_denied_disabled=1, release_denied_policy=1
     )
     assert second == 60
 
 
-def test_a_confirmed_denial_waits_long() -> None:
+def test_the_window_of_a_confirmed_denial_is_long() -> None:
     windows = [
         denial_window("release.denied.policy", release_denied_policy=times)
         for times in (2, 3, 99)
@@ -61,147 +83,195 @@ def test_a_confirmed_denial_waits_long() -> None:
 
 
 @pytest.mark.parametrize("slow", [Disposition.RETRY_SLOWLY, Disposition.FATAL])
-def test_a_fault_that_a_person_must_mend_is_retried_soon_once_and_then_slowly(
+def test_a_fault_that_a_person_must_fix_is_retried_soon_once_and_then_slowly(
     slow: Disposition,
 ) -> None:
-    windows = [window(slow, 30, slow=n) for n in (1, 2, 3, 99)]
+    windows = [window(slow, 30, slow_failures=n) for n in (1, 2, 3, 99)]
     assert windows == [due_times.CONFIRM_SECONDS, 60, 120, 900]
 
 
-def test_a_denial_is_asked_about_again_when_its_repetition_counts() -> None:
+def test_a_denial_is_repeated_when_a_repetition_confirms_it() -> None:
     error = AgentError("x", code="token.refused")
-    failures = Failures(total=5, denials={error.code: Denied(0.0, 5)})
-    wait = due_times.wait_seconds(error, failures, jitter=1.0, confirms_in=20.0)
+    state = RetryState(failures=5, denials={error.code: RepeatedDenial(0.0, 5)})
+    wait = due_times.backoff_seconds(error, state, jitter=1.0, confirms_in=20.0)
     assert wait == 20 + due_times.CONFIRM_SECONDS
 
 
-def wait_after(error: AgentError, total: int, jitter: float) -> float:
-    return due_times.wait_seconds(error, Failures(total=total), jitter=jitter)
+def backoff(error: AgentError, failures: int, jitter: float) -> float:
+    state = RetryState(failures=failures)
+    return due_times.backoff_seconds(error, state, jitter=jitter)
 
 
-def test_retry_after_wins_over_the_window() -> None:
+def test_retry_after_replaces_the_window() -> None:
     error = AgentError("x", disposition=Disposition.RETRY, retry_after=70)
-    assert wait_after(error, 1, 0.0) == 70
+    assert backoff(error, 1, 0.0) == 70
 
 
-@pytest.mark.parametrize("asked", [-5.0, 0.0, 0.9])
-def test_a_retry_after_of_no_time_leaves_the_window_in_force(asked: float) -> None:
-    error = AgentError("x", disposition=Disposition.RETRY, retry_after=asked)
-    assert wait_after(error, 4, 0.5) == 4
+@pytest.mark.parametrize("seconds", [-5.0, 0.0, 0.9])
+def test_a_retry_after_of_less_than_a_second_is_ignored(seconds: float) -> None:
+    error = AgentError("x", disposition=Disposition.RETRY, retry_after=seconds)
+    assert backoff(error, 4, 0.5) == 4
 
 
-def test_retry_after_is_never_undercut() -> None:
+def test_jitter_only_adds_to_retry_after() -> None:
     error = AgentError("x", disposition=Disposition.RETRY, retry_after=70)
-    assert wait_after(error, 1, 0.9) > 70
+    assert backoff(error, 1, 0.9) > 70
 
 
-def test_retry_after_of_a_day_is_capped() -> None:
+def test_a_retry_after_of_a_day_is_capped() -> None:
     error = AgentError("x", disposition=Disposition.RETRY, retry_after=86400)
-    assert wait_after(error, 1, 1.0) == due_times.MAX_RETRY_AFTER_SECONDS
+    assert backoff(error, 1, 1.0) == due_times.MAX_RETRY_AFTER_SECONDS
 
 
-def line(throttles: int, jitter: float = 0.5, asked: float | None = None) -> float:
+def throttled(
+    throttles: int, jitter: float = 0.5, retry_after: float | None = None
+) -> float:
     error = AgentError(
         "x",
         code="transport.throttled",
         disposition=Disposition.RETRY,
-        retry_after=asked,
+        retry_after=retry_after,
     )
-    failures = Failures(total=500, throttles=throttles)
-    return due_times.wait_seconds(error, failures, jitter=jitter)
+    state = RetryState(failures=500, throttles=throttles)
+    return due_times.backoff_seconds(error, state, jitter=jitter)
 
 
-def test_only_a_vaults_429_is_a_line_to_wait_in() -> None:
+def test_only_a_vaults_429_has_the_window_of_throttled_keys() -> None:
     error = AgentError("x", code="transport.throttled", disposition=Disposition.RETRY)
-    failures = Failures(total=1, throttles=1)
-    assert due_times.wait_seconds(error, failures, jitter=1.0, is_vault=False) == 1
+    state = RetryState(failures=1, throttles=1)
+    assert due_times.backoff_seconds(error, state, jitter=1.0, is_vault=False) == 1
 
 
-def test_a_throttled_key_first_waits_as_long_as_a_vault_counts() -> None:
-    assert line(1) == pytest.approx(10)
+def test_a_throttled_key_first_waits_for_the_period_of_the_limit() -> None:
+    assert throttled(1) == pytest.approx(10)
 
 
-def test_a_key_in_line_waits_about_a_tenth_of_the_time_that_it_has_waited() -> None:
-    before = sum(line(n) for n in range(1, 60))
-    assert line(60) == pytest.approx(before / 10, rel=0.02)
+def test_a_throttled_key_waits_a_tenth_of_the_time_that_it_has_waited() -> None:
+    before = sum(throttled(n) for n in range(1, 60))
+    assert throttled(60) == pytest.approx(before / 10, rel=0.02)
 
 
-def test_chance_moves_a_wait_in_line_by_less_than_a_third() -> None:
-    assert [line(1, jitter) for jitter in (0, 1)] == pytest.approx([7, 13])
+def test_jitter_changes_the_wait_of_a_throttled_key_by_less_than_a_third() -> None:
+    assert [throttled(1, jitter) for jitter in (0, 1)] == pytest.approx([7, 13])
 
 
-def test_a_wait_in_line_ends() -> None:
-    assert line(10**6) == 6 * 3600
+def test_the_wait_of_a_throttled_key_is_capped() -> None:
+    assert throttled(10**6) == 6 * 3600
 
 
-def test_the_failures_of_an_outage_do_not_lengthen_the_first_wait_in_line() -> None:
-    assert line(1) < window(Disposition.RETRY, 500)
+def test_the_failures_of_an_outage_do_not_lengthen_the_first_wait_after_a_429() -> None:
+    assert throttled(1) < window(Disposition.RETRY, 500)
 
 
-def test_a_longer_retry_after_wins_over_the_line() -> None:
-    assert line(1, asked=70, jitter=0) == 70
+def test_a_retry_after_longer_than_the_window_applies_after_a_429() -> None:
+    assert throttled(1, retry_after=70, jitter=0) == 70
 
 
-def test_a_shorter_retry_after_does_not_jump_the_line() -> None:
-    assert line(40, asked=1) == line(40)
+def test_a_retry_after_shorter_than_the_window_does_not_apply_after_a_429() -> None:
+    assert throttled(40, retry_after=1) == throttled(40)
 
 
-class Step:
-    """A step that fails with each of `errors`, then succeeds."""
-
-    def __init__(self, *errors: Exception) -> None:
-        self.errors = list(errors)
-        self.waits: list[float] = []
-
-    async def __call__(self) -> str:
-        if self.errors:
-            raise self.errors.pop(0)
-        return "done"
-
-    async def run(self, *, stop_after: int = 99) -> str:
-        async def sleep(seconds: float) -> None:
-            self.waits.append(seconds)
-
-        retrying = due_times.retrying(
-            wait=lambda _error: float(len(self.waits) + 1),
-            sleep=sleep,
-            is_stopping=lambda: len(self.waits) >= stop_after,
-            is_final=lambda error: error.disposition is Disposition.FATAL,
-        )
-        return await retrying(self)
+# The retry state.
 
 
-def transient() -> AgentError:
-    return AgentError("x", disposition=Disposition.RETRY)
+def test_a_job_backoff_delays_a_key_that_is_due() -> None:
+    state = due_times.back_off_job(RetryState(due_at=5), 9)
+    assert state.retry_at == 9
+    assert due_times.end_job_backoff(state).retry_at == 5
 
 
-def test_a_failing_step_is_repeated_until_it_succeeds() -> None:
-    step = Step(transient(), transient())
-    assert run(step.run()) == "done"
-    assert step.waits == [1, 2]
+def test_a_job_backoff_never_shortens_another_one() -> None:
+    state = due_times.back_off_job(RetryState(), 9)
+    assert due_times.back_off_job(state, 5).retry_at == 9
 
 
-def test_a_final_error_is_not_repeated() -> None:
-    step = Step(
-        AgentError("x", code="evidence.not_a_cvm", disposition=Disposition.FATAL)
+def test_a_key_is_brought_forward_to_the_end_of_its_retry_after_only() -> None:
+    state = due_times.plan_attempt(RetryState(), 70, is_retry_after=True)
+    assert due_times.bring_forward(state, 5).retry_at == 70
+
+
+def test_a_refresh_ends_every_wait() -> None:
+    state = due_times.plan_attempt(RetryState(), 70, is_retry_after=True)
+    state = due_times.back_off_job(state, 90)
+    assert due_times.request_now(state, 5).retry_at == 5
+
+
+def test_a_success_clears_the_failures_and_keeps_the_planned_attempt() -> None:
+    state = due_times.count_failure(RetryState(due_at=5), FAULT, BOOTTIME)
+    assert due_times.clear_failures(state) == RetryState(due_at=5)
+
+
+# Refresh.
+
+
+def test_a_key_is_refreshed_at_four_fifths_of_the_tokens_lifetime() -> None:
+    assert due_times.refresh_after_seconds(28800) == 0.8 * 28800
+
+
+def test_a_token_without_a_lifetime_does_not_cause_a_tight_loop() -> None:
+    life = due_times.token_life_seconds(NOW, NOW - 1)
+    assert life == due_times.MIN_TOKEN_LIFE_SECONDS
+
+
+def test_a_key_is_refreshed_within_a_week_even_if_its_token_lives_for_a_year() -> None:
+    life = due_times.token_life_seconds(NOW, NOW + 365 * 86400)
+    assert life == due_times.MAX_TOKEN_LIFE_SECONDS
+
+
+# Batches.
+
+
+def test_the_first_job_is_for_every_key() -> None:
+    records = {"a": KeyRecord(), "b": KeyRecord()}
+    assert due_times.due_keys(records, BOOTTIME) == ("a", "b")
+
+
+def test_a_job_is_only_for_the_keys_that_are_due() -> None:
+    records = {"a": due(BOOTTIME), "b": due(BOOTTIME + 1)}
+    assert due_times.due_keys(records, BOOTTIME) == ("a",)
+
+
+def test_the_key_that_is_due_the_longest_comes_first() -> None:
+    records = {"a": due(BOOTTIME), "b": due(BOOTTIME - 1)}
+    assert due_times.due_keys(records, BOOTTIME) == ("b", "a")
+
+
+def test_keys_whose_job_crashed_come_last() -> None:
+    records = {"a": due(BOOTTIME - 1, batch_limit=1), "b": KeyRecord()}
+    assert due_times.due_keys(records, BOOTTIME) == ("b", "a")
+
+
+def crashed(batch_size: int) -> KeyRecord:
+    return key_records.record_crash(
+        KeyRecord(), CRASH, batch_size=batch_size, boottime=BOOTTIME
     )
-    with pytest.raises(AgentError) as caught:
-        run(step.run())
-    assert caught.value.code == "evidence.not_a_cvm"
-    assert step.waits == []
 
 
-def test_a_bug_is_not_repeated() -> None:
-    with pytest.raises(ZeroDivisionError):
-        run(Step(ZeroDivisionError()).run())
+def test_the_next_batch_of_keys_whose_job_crashed_is_half_as_large() -> None:
+    records = dict.fromkeys("abcd", crashed(4))
+    assert due_times.choose_batch("abcd", records) == ("a", "b")
 
 
-def test_shutdown_ends_the_repetition_with_the_error_itself() -> None:
-    step = Step(*(transient() for _ in range(9)))
-    with pytest.raises(AgentError):
-        run(step.run(stop_after=3))
-    assert len(step.waits) == 3
+def test_a_released_key_may_be_in_any_batch_again() -> None:
+    record = key_records.record_release(
+        crashed(2), released_key(), began_at=BOOTTIME, fresh_seconds=100.0
+    )
+    assert due_times.choose_batch("ab", {"a": record, "b": KeyRecord()}) == ("a", "b")
 
+
+def test_a_key_is_due_when_its_vaults_limit_permits_a_release() -> None:
+    assert due_times.next_attempt({"a": due(5), "b": due(7)}, {"a": 9}) == 7
+
+
+def test_the_next_job_is_due_when_the_first_key_is() -> None:
+    assert due_times.next_attempt({"a": due(7), "b": due(5)}) == 5
+
+
+def test_without_keys_no_job_is_due() -> None:
+    assert due_times.next_attempt({}) == math.inf
+
+
+# The release rate limit.
 
 VAULT = "https://v.vault.azure.net"
 OTHER = "https://other.vault.azure.net"
@@ -212,44 +282,45 @@ def keys(count: int, vault: str = VAULT) -> dict[str, KeyRequest]:
     return {name: KeyRequest(alias=name, vault=vault, name=name) for name in names}
 
 
-def test_a_vault_is_asked_for_ten_keys_at_once() -> None:
-    found = due_times.allowed_keys(keys(11), keys(11), boottime=BOOTTIME)
+def test_a_job_requests_ten_keys_of_a_vault() -> None:
+    found = due_times.releasable_keys(keys(11), keys(11), boottime=BOOTTIME)
     assert found == tuple(keys(10))
 
 
-def test_each_vault_has_its_own_ten() -> None:
+def test_each_vault_has_its_own_limit() -> None:
     both = keys(10) | keys(10, OTHER)
-    assert len(due_times.allowed_keys(both, both, boottime=BOOTTIME)) == 20
+    assert len(due_times.releasable_keys(both, both, boottime=BOOTTIME)) == 20
 
 
-def test_what_a_job_asked_for_counts_until_ten_seconds_after_its_end() -> None:
-    spent = due_times.spend((), keys(10).values(), ended_at=BOOTTIME)
-    late = BOOTTIME + WINDOW_SECONDS
-    early = due_times.allowed_keys(keys(1), keys(1), spent, boottime=late - 0.1)
+def test_a_release_counts_until_ten_seconds_after_the_end_of_its_job() -> None:
+    recent = due_times.count_releases((), keys(10).values(), ended_at=BOOTTIME)
+    late = BOOTTIME + RELEASE_LIMIT_SECONDS
+    early = due_times.releasable_keys(keys(1), keys(1), recent, boottime=late - 0.1)
     assert early == ()
-    assert due_times.allowed_keys(keys(1), keys(1), spent, boottime=late) == ("v0",)
+    found = due_times.releasable_keys(keys(1), keys(1), recent, boottime=late)
+    assert found == ("v0",)
 
 
-def test_what_is_left_is_for_others() -> None:
-    spent = due_times.spend((), keys(7).values(), ended_at=BOOTTIME)
-    found = due_times.allowed_keys(keys(10), keys(10), spent, boottime=BOOTTIME)
-    assert len(found) == RELEASES - 7
+def test_a_job_requests_as_many_keys_as_the_limit_still_permits() -> None:
+    recent = due_times.count_releases((), keys(7).values(), ended_at=BOOTTIME)
+    found = due_times.releasable_keys(keys(10), keys(10), recent, boottime=BOOTTIME)
+    assert len(found) == RELEASE_LIMIT - 7
 
 
-def test_a_vault_opens_when_the_first_of_its_releases_counts_no_more() -> None:
-    spent = due_times.spend((), keys(5).values(), ended_at=BOOTTIME)
-    spent = due_times.spend(spent, keys(5).values(), ended_at=BOOTTIME + 4)
+def test_the_limit_permits_a_release_when_the_first_one_no_longer_counts() -> None:
+    recent = due_times.count_releases((), keys(5).values(), ended_at=BOOTTIME)
+    recent = due_times.count_releases(recent, keys(5).values(), ended_at=BOOTTIME + 4)
     both = keys(1) | keys(1, OTHER)
-    opens = due_times.opening(both, spent, BOOTTIME + 5)
-    assert opens == {"v0": BOOTTIME + WINDOW_SECONDS}
+    times = due_times.next_release_times(both, recent, BOOTTIME + 5)
+    assert times == {"v0": BOOTTIME + RELEASE_LIMIT_SECONDS}
 
 
-def test_a_vault_with_something_left_is_open() -> None:
-    spent = due_times.spend((), keys(9).values(), ended_at=BOOTTIME)
-    assert due_times.opening(keys(1), spent, BOOTTIME) == {}
+def test_a_key_does_not_wait_while_the_limit_permits_a_release() -> None:
+    recent = due_times.count_releases((), keys(9).values(), ended_at=BOOTTIME)
+    assert due_times.next_release_times(keys(1), recent, BOOTTIME) == {}
 
 
-def test_what_counts_no_more_is_forgotten() -> None:
-    spent = due_times.spend((), keys(9).values(), ended_at=BOOTTIME)
-    spent = due_times.spend(spent, keys(1).values(), ended_at=BOOTTIME + 60)
-    assert [one.releases for one in spent] == [1]
+def test_releases_that_no_longer_count_are_removed() -> None:
+    recent = due_times.count_releases((), keys(9).values(), ended_at=BOOTTIME)
+    recent = due_times.count_releases(recent, keys(1).values(), ended_at=BOOTTIME + 60)
+    assert [releases.count for releases in recent] == [1]

@@ -15,7 +15,7 @@ from skragent.agent.jobs import (
     releaser_environment,
     vault_origin,
 )
-from skragent.agent.key_records import KeyRecord, Terms
+from skragent.agent.key_records import KeyLifetimePolicy, KeyRecord
 from skragent.agent.releaser_log import log_lines, redact
 from skragent.agent.releaser_process import find_tcg_log
 from skragent.config import parse_config
@@ -148,7 +148,9 @@ def is_held_after_reload(after: KeyRequest) -> bool:
     held = KeyRecord(
         state=KeyState.CURRENT, stale_at=1e6, drop_at=2e6, version="0" * 32
     )
-    life = key_records.reconfigured(held, request(), after, terms=Terms(), boottime=0.0)
+    life = key_records.reconfigure(
+        held, request(), after, policy=KeyLifetimePolicy(), boottime=0.0
+    )
     return life.is_held
 
 

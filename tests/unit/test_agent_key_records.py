@@ -6,78 +6,16 @@ import msgspec
 import pytest
 from support.agent import BOOTTIME, NOW, released_key
 
-from skragent.agent import due_times, key_records
-from skragent.agent.key_records import Admission, KeyRecord
-from skragent.errors import AgentError, Disposition, ReleaserError
+from skragent.agent import key_records
+from skragent.agent.due_times import RetryState
+from skragent.agent.key_records import KeyRecord, Validity
+from skragent.errors import AgentError, Disposition
 from skragent.job import KeyRequest
 from skragent.keyring import KeyState, PreservedRecord
 
-HELD = key_records.released(
+HELD = key_records.record_release(
     KeyRecord(), released_key(), began_at=BOOTTIME, fresh_seconds=100.0
 )
-CRASH = ReleaserError("x", code="releaser.crashed")
-
-
-def test_a_token_is_renewed_at_four_fifths_of_its_life() -> None:
-    assert due_times.refresh_after_seconds(28800, 0.0) == 0.8 * 28800
-
-
-def test_a_token_that_never_lived_is_not_asked_for_again_at_once() -> None:
-    life = due_times.token_life_seconds(NOW, NOW - 1)
-    assert life == due_times.MIN_TOKEN_LIFE_SECONDS
-
-
-def test_a_token_for_a_year_is_renewed_within_a_week() -> None:
-    life = due_times.token_life_seconds(NOW, NOW + 365 * 86400)
-    assert life == due_times.MAX_TOKEN_LIFE_SECONDS
-
-
-def test_the_first_job_is_for_every_key() -> None:
-    lives = {"a": KeyRecord(), "b": KeyRecord()}
-    assert due_times.due_keys(lives, BOOTTIME) == ("a", "b")
-
-
-def test_a_job_is_only_for_the_keys_that_are_due() -> None:
-    lives = {"a": KeyRecord(due_at=BOOTTIME), "b": KeyRecord(due_at=BOOTTIME + 1)}
-    assert due_times.due_keys(lives, BOOTTIME) == ("a",)
-
-
-def test_who_waits_the_longest_comes_first() -> None:
-    lives = {"a": KeyRecord(due_at=BOOTTIME), "b": KeyRecord(due_at=BOOTTIME - 1)}
-    assert due_times.due_keys(lives, BOOTTIME) == ("b", "a")
-
-
-def test_keys_whose_job_crashed_come_last() -> None:
-    lives = {"a": KeyRecord(company=1, due_at=BOOTTIME - 1), "b": KeyRecord()}
-    assert due_times.due_keys(lives, BOOTTIME) == ("b", "a")
-
-
-def test_keys_whose_job_crashed_keep_to_half_of_its_company() -> None:
-    crashed = key_records.crashed(KeyRecord(), CRASH, company=4, boottime=BOOTTIME)
-    lives = dict.fromkeys("abcd", crashed)
-    assert due_times.together("abcd", lives) == ("a", "b")
-
-
-def test_a_key_that_was_released_is_in_any_company_again() -> None:
-    crashed = key_records.crashed(KeyRecord(), CRASH, company=2, boottime=BOOTTIME)
-    life = key_records.released(
-        crashed, released_key(), began_at=BOOTTIME, fresh_seconds=100.0
-    )
-    assert due_times.together("ab", {"a": life, "b": KeyRecord()}) == ("a", "b")
-
-
-def test_a_vault_that_opens_late_makes_its_keys_due_late() -> None:
-    lives = {"a": KeyRecord(due_at=5), "b": KeyRecord(due_at=7)}
-    assert due_times.next_attempt(lives, {"a": 9}) == 7
-
-
-def test_the_next_job_is_when_the_first_key_is_due() -> None:
-    lives = {"a": KeyRecord(due_at=7), "b": KeyRecord(due_at=5)}
-    assert due_times.next_attempt(lives) == 5
-
-
-def test_nothing_is_due_where_there_are_no_keys() -> None:
-    assert due_times.next_attempt({}) == math.inf
 
 
 def test_a_released_key_is_current() -> None:
@@ -85,42 +23,42 @@ def test_a_released_key_is_current() -> None:
 
 
 def test_a_key_is_stale_when_its_tokens_life_is_over() -> None:
-    life = key_records.aged(HELD, now=NOW, boottime=BOOTTIME + 100)
-    assert life.state is KeyState.STALE
-    assert life.is_held
+    record = key_records.apply_time(HELD, now=NOW, boottime=BOOTTIME + 100)
+    assert record.state is KeyState.STALE
+    assert record.is_held
 
 
 def test_a_key_is_not_stale_before_that() -> None:
-    assert key_records.aged(HELD, now=NOW, boottime=BOOTTIME + 99) == HELD
+    assert key_records.apply_time(HELD, now=NOW, boottime=BOOTTIME + 99) == HELD
 
 
 def test_a_stale_key_is_dropped_after_max_stale() -> None:
-    late = BOOTTIME + 100 + key_records.Terms().max_stale_seconds
-    life = key_records.aged(HELD, now=NOW, boottime=late)
-    assert life.state is KeyState.EXPIRED
+    late = BOOTTIME + 100 + key_records.KeyLifetimePolicy().max_stale_seconds
+    record = key_records.apply_time(HELD, now=NOW, boottime=late)
+    assert record.state is KeyState.EXPIRED
 
 
 def test_a_stale_key_is_kept_until_then() -> None:
-    late = BOOTTIME + 99 + key_records.Terms().max_stale_seconds
-    life = key_records.aged(HELD, now=NOW, boottime=late)
-    assert life.state is KeyState.STALE
+    late = BOOTTIME + 99 + key_records.KeyLifetimePolicy().max_stale_seconds
+    record = key_records.apply_time(HELD, now=NOW, boottime=late)
+    assert record.state is KeyState.STALE
 
 
 def test_a_key_past_its_own_exp_is_dropped_and_asked_for_at_once() -> None:
-    held = key_records.released(
+    held = key_records.record_release(
         KeyRecord(),
         released_key(expires=NOW + 10),
         began_at=BOOTTIME,
         fresh_seconds=100,
     )
-    held = key_records.planned(held, BOOTTIME + 80)
-    life = key_records.aged(held, now=NOW + 10, boottime=BOOTTIME + 10)
-    assert life.state is KeyState.EXPIRED
-    assert life.due_at == BOOTTIME + 10
+    held = key_records.plan(held, RetryState(due_at=BOOTTIME + 80))
+    record = key_records.apply_time(held, now=NOW + 10, boottime=BOOTTIME + 10)
+    assert record.state is KeyState.EXPIRED
+    assert record.retry.due_at == BOOTTIME + 10
 
 
 def test_a_wall_clock_ten_years_ahead_does_not_make_a_key_stale() -> None:
-    assert key_records.aged(HELD, now=NOW + 315360000, boottime=BOOTTIME) == HELD
+    assert key_records.apply_time(HELD, now=NOW + 315360000, boottime=BOOTTIME) == HELD
 
 
 FAULT = AgentError("x", code="transport.timeout", disposition=Disposition.RETRY)
@@ -128,11 +66,11 @@ CLEAR = AgentError("x", code="release.denied.policy")
 UNCLEAR = AgentError("x", code="release.denied.firewall")
 
 
-def after(*failures: tuple[AgentError, float], life: KeyRecord = HELD) -> KeyRecord:
-    """A held key's life after failures, each at its second."""
+def after(*failures: tuple[AgentError, float], record: KeyRecord = HELD) -> KeyRecord:
+    """A held key's record after failures, each at its second."""
     for error, seconds in failures:
-        life = key_records.failed(life, error, BOOTTIME + seconds)
-    return life
+        record = key_records.record_failure(record, error, BOOTTIME + seconds)
+    return record
 
 
 def test_a_transient_failure_keeps_what_is_held() -> None:
@@ -156,8 +94,8 @@ def test_a_second_denial_in_clear_words_ends_what_is_held() -> None:
 
 
 def test_a_fault_between_two_denials_takes_nothing_back() -> None:
-    life = after((CLEAR, 0), (FAULT, 1), (CLEAR, 2))
-    assert life.state is KeyState.DENIED
+    record = after((CLEAR, 0), (FAULT, 1), (CLEAR, 2))
+    assert record.state is KeyState.DENIED
 
 
 def test_an_unclear_denial_counts_if_it_is_repeated_after_five_minutes() -> None:
@@ -175,31 +113,31 @@ def test_only_the_same_unclear_denial_repeats_one() -> None:
     refusal = AgentError("x", code="token.refused")
     assert after((UNCLEAR, 0), (refusal, 400)).is_held
     assert after((CLEAR, 0), (UNCLEAR, 400)).is_held
-    life = after((UNCLEAR, 0), (refusal, 10), (refusal, 310))
-    assert life.state is KeyState.DENIED
+    record = after((UNCLEAR, 0), (refusal, 10), (refusal, 310))
+    assert record.state is KeyState.DENIED
 
 
 def test_a_token_takes_back_the_providers_refusal_and_not_the_vaults() -> None:
     refusal = AgentError("x", code="token.refused")
-    life = key_records.attested(after((refusal, 0), (UNCLEAR, 0)))
-    assert after((refusal, 400), life=life).is_held
-    assert after((UNCLEAR, 400), life=life).state is KeyState.DENIED
+    record = key_records.record_attestation(after((refusal, 0), (UNCLEAR, 0)))
+    assert after((refusal, 400), record=record).is_held
+    assert after((UNCLEAR, 400), record=record).state is KeyState.DENIED
 
 
 def test_a_denial_of_one_version_confirms_none_of_another() -> None:
     old = KeyRequest(alias="a", vault="https://v.vault.azure.net", name="a")
     new = msgspec.structs.replace(old, version="0" * 32)
-    life = key_records.reconfigured(
-        after((CLEAR, 0)), old, new, terms=HELD.terms, boottime=BOOTTIME
+    record = key_records.reconfigure(
+        after((CLEAR, 0)), old, new, policy=HELD.policy, boottime=BOOTTIME
     )
-    assert after((CLEAR, 1), life=life).is_held
+    assert after((CLEAR, 1), record=record).is_held
 
 
 def test_denials_are_counted_from_the_last_release() -> None:
-    life = key_records.released(
+    record = key_records.record_release(
         after((UNCLEAR, 0)), released_key(), began_at=BOOTTIME + 200, fresh_seconds=100
     )
-    assert after((UNCLEAR, 300), life=life).is_held
+    assert after((UNCLEAR, 300), record=record).is_held
 
 
 def test_a_restart_serves_the_version_before_for_no_longer_than_it_was_to_be() -> None:
@@ -215,19 +153,19 @@ def test_a_restart_serves_the_version_before_for_no_longer_than_it_was_to_be() -
         )
         for digit, until in (("1", None), ("2", BOOTTIME + 5))
     )
-    terms = key_records.Terms(overlap_seconds=7.0)
-    assert key_records.restored(terms, new, old).overlap_until == BOOTTIME + 5
-    assert not key_records.restored(terms, old, new).has_previous
+    policy = key_records.KeyLifetimePolicy(overlap_seconds=7.0)
+    assert key_records.restore_record(policy, new, old).overlap_until == BOOTTIME + 5
+    assert not key_records.restore_record(policy, old, new).has_previous
 
 
 def test_a_key_that_is_kept_when_denied_stays_held() -> None:
-    life = key_records.released(
-        KeyRecord(terms=key_records.Terms(is_kept_when_denied=True)),
+    record = key_records.record_release(
+        KeyRecord(policy=key_records.KeyLifetimePolicy(is_kept_when_denied=True)),
         released_key(),
         began_at=BOOTTIME,
         fresh_seconds=100,
     )
-    assert after((CLEAR, 0), (CLEAR, 1), (UNCLEAR, 400), life=life).is_held
+    assert after((CLEAR, 0), (CLEAR, 1), (UNCLEAR, 400), record=record).is_held
 
 
 def test_a_repetition_is_awaited_only_where_it_would_end_a_held_key() -> None:
@@ -244,15 +182,15 @@ def test_the_time_until_a_held_key_can_be_wiped_follows_its_denials() -> None:
     assert seconds(after((CLEAR, 0)), BOOTTIME, 7) == 7
     assert seconds(after((UNCLEAR, 0)), BOOTTIME + 100, 7) == 200
     assert seconds(after((UNCLEAR, 0), (FAULT, 301)), BOOTTIME + 301, 7) == 7
-    assert seconds(after((UNCLEAR, 0), life=KeyRecord()), BOOTTIME, 7) == math.inf
+    assert seconds(after((UNCLEAR, 0), record=KeyRecord()), BOOTTIME, 7) == math.inf
 
 
 def test_a_key_that_is_kept_is_never_about_to_be_wiped() -> None:
-    terms = key_records.Terms(is_kept_when_denied=True)
-    life = key_records.released(
-        KeyRecord(terms=terms), released_key(), began_at=BOOTTIME, fresh_seconds=100
+    policy = key_records.KeyLifetimePolicy(is_kept_when_denied=True)
+    record = key_records.record_release(
+        KeyRecord(policy=policy), released_key(), began_at=BOOTTIME, fresh_seconds=100
     )
-    kept = after((UNCLEAR, 0), (CLEAR, 1), life=life)
+    kept = after((UNCLEAR, 0), (CLEAR, 1), record=record)
     assert key_records.seconds_until_wiped(kept, BOOTTIME + 2, 7) == math.inf
 
 
@@ -266,43 +204,50 @@ def test_a_version_that_is_not_valid_never_displaces_another_that_is_held(
     attributes: dict[str, float],
 ) -> None:
     newer = released_key(version=NEWER, **attributes)
-    life = key_records.not_admitted(HELD, newer, key_records.admit(newer, NOW))
-    assert life.is_held
-    assert life.version == HELD.version
+    record = key_records.record_invalid_version(
+        HELD, newer, key_records.check_validity(newer, NOW)
+    )
+    assert record.is_held
+    assert record.version == HELD.version
 
 
 def test_the_held_version_ends_with_its_own_exp() -> None:
     key = released_key(expires=NOW)
-    life = key_records.not_admitted(HELD, key, Admission.EXPIRED)
-    assert life.state is KeyState.EXPIRED
+    record = key_records.record_invalid_version(HELD, key, Validity.EXPIRED)
+    assert record.state is KeyState.EXPIRED
 
 
 def test_a_disabled_key_is_not_admitted() -> None:
-    assert key_records.admit(released_key(enabled=False), NOW) is Admission.DISABLED
+    assert (
+        key_records.check_validity(released_key(enabled=False), NOW)
+        is Validity.DISABLED
+    )
 
 
 def test_a_key_at_its_exp_is_not_admitted() -> None:
-    assert key_records.admit(released_key(expires=NOW), NOW) is Admission.EXPIRED
+    assert (
+        key_records.check_validity(released_key(expires=NOW), NOW) is Validity.EXPIRED
+    )
 
 
 def test_a_key_before_its_nbf_is_not_admitted_yet() -> None:
     key = released_key(not_before=NOW + 1)
-    assert key_records.admit(key, NOW) is Admission.NOT_YET
+    assert key_records.check_validity(key, NOW) is Validity.NOT_YET
 
 
 def test_a_key_between_nbf_and_exp_is_admitted() -> None:
     key = released_key(not_before=NOW, expires=NOW + 1)
-    assert key_records.admit(key, NOW) is Admission.HELD
+    assert key_records.check_validity(key, NOW) is Validity.VALID
 
 
 def test_a_newer_version_that_is_not_valid_yet_leaves_the_older_one() -> None:
-    life = key_records.not_admitted(HELD, released_key(), Admission.NOT_YET)
-    assert life.state is KeyState.CURRENT
+    record = key_records.record_invalid_version(HELD, released_key(), Validity.NOT_YET)
+    assert record.state is KeyState.CURRENT
 
 
 def test_a_key_that_came_expired_replaces_what_was_held_by_nothing() -> None:
-    life = key_records.not_admitted(HELD, released_key(), Admission.EXPIRED)
-    assert life.state is KeyState.EXPIRED
+    record = key_records.record_invalid_version(HELD, released_key(), Validity.EXPIRED)
+    assert record.state is KeyState.EXPIRED
 
 
 def test_a_current_key_changes_next_when_it_becomes_stale() -> None:

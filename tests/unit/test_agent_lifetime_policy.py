@@ -9,11 +9,11 @@ from support.agent import (
     failure,
     make_config,
 )
-from support.agent_supervision import World, supervise
+from support.agent_scheduler import World, run_scheduler
 
 from skragent.agent import due_times
 from skragent.agent.jobs import key_requests
-from skragent.agent.key_records import Terms, key_terms
+from skragent.agent.key_records import KeyLifetimePolicy, lifetime_policies
 from skragent.config import parse_config
 from skragent.keyring import KeyState
 
@@ -30,37 +30,37 @@ async def be_denied(world: World) -> None:
 
 
 def test_a_confirmed_denial_drops_a_key() -> None:
-    world = supervise(be_denied)
-    assert world.supervisor.lives["disk"].state is KeyState.DENIED
-    assert world.holder.held == {}
+    world = run_scheduler(be_denied)
+    assert world.scheduler.records["disk"].state is KeyState.DENIED
+    assert world.reporter.held == {}
 
 
 def test_a_confirmed_denial_keeps_a_key_whose_terms_say_so() -> None:
-    world = supervise(be_denied, terms=Terms(is_kept_when_denied=True))
-    assert world.holder.held.keys() == {"disk"}
-    assert world.holder.codes.count(DENIED.code) >= 2
+    world = run_scheduler(be_denied, policy=KeyLifetimePolicy(is_kept_when_denied=True))
+    assert world.reporter.held.keys() == {"disk"}
+    assert world.reporter.codes.count(DENIED.code) >= 2
 
 
 def test_a_key_that_is_kept_when_denied_is_stale_and_then_expired() -> None:
     async def test(world: World) -> None:
         await be_denied(world)
         await world.clock.advance(TOKEN_LIFE_SECONDS - REFRESH_SECONDS)
-        assert world.holder.states["disk"] is KeyState.STALE
+        assert world.reporter.states["disk"] is KeyState.STALE
         await world.clock.advance(HOUR)
 
-    terms = Terms(is_kept_when_denied=True, max_stale_seconds=HOUR)
-    world = supervise(test, terms=terms)
-    assert world.holder.states["disk"] is KeyState.EXPIRED
-    assert world.holder.held == {}
+    policy = KeyLifetimePolicy(is_kept_when_denied=True, max_stale_seconds=HOUR)
+    world = run_scheduler(test, policy=policy)
+    assert world.reporter.states["disk"] is KeyState.EXPIRED
+    assert world.reporter.held == {}
 
 
 def test_a_key_that_never_came_is_denied_whatever_its_terms() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(60)
 
-    terms = Terms(is_kept_when_denied=True)
-    world = supervise(test, terms=terms, failures={"disk": DENIED})
-    assert world.supervisor.lives["disk"].state is KeyState.DENIED
+    policy = KeyLifetimePolicy(is_kept_when_denied=True)
+    world = run_scheduler(test, policy=policy, failures={"disk": DENIED})
+    assert world.scheduler.records["disk"].state is KeyState.DENIED
 
 
 @pytest.mark.parametrize(("late", "is_held"), [(-60, True), (60, False)])
@@ -72,8 +72,8 @@ def test_a_stale_key_is_held_for_as_long_as_its_terms_say(
         world.jobs.whole = DOWN
         await world.clock.advance(TOKEN_LIFE_SECONDS + 2 * HOUR + late)
 
-    world = supervise(test, terms=Terms(max_stale_seconds=2 * HOUR))
-    assert bool(world.holder.held) is is_held
+    world = run_scheduler(test, policy=KeyLifetimePolicy(max_stale_seconds=2 * HOUR))
+    assert bool(world.reporter.held) is is_held
 
 
 def test_longer_terms_hold_for_a_key_that_is_stale_already() -> None:
@@ -81,29 +81,31 @@ def test_longer_terms_hold_for_a_key_that_is_stale_already() -> None:
         world.jobs.whole = DOWN
         await world.clock.advance(TOKEN_LIFE_SECONDS + HOUR)
         keys = key_requests(make_config("disk"))
-        longer = Terms(max_stale_seconds=DAY)
-        world.supervisor.configure(keys, {"disk": longer})
+        longer = KeyLifetimePolicy(max_stale_seconds=DAY)
+        world.scheduler.configure(keys, {"disk": longer})
         await world.clock.advance(2 * HOUR)
 
-    world = supervise(test, terms=Terms(max_stale_seconds=2 * HOUR))
-    assert world.holder.states["disk"] is KeyState.STALE
-    assert world.holder.held.keys() == {"disk"}
+    world = run_scheduler(test, policy=KeyLifetimePolicy(max_stale_seconds=2 * HOUR))
+    assert world.reporter.states["disk"] is KeyState.STALE
+    assert world.reporter.held.keys() == {"disk"}
 
 
 def test_a_shorter_time_holds_from_the_reload_on() -> None:
     async def test(world: World) -> None:
         keys = key_requests(make_config("disk"))
-        world.supervisor.configure(keys, {"disk": Terms(refresh_seconds=1200)})
+        world.scheduler.configure(
+            keys, {"disk": KeyLifetimePolicy(refresh_seconds=1200)}
+        )
         await world.clock.advance(1300)
 
-    assert supervise(test).times == [0, 1200]
+    assert run_scheduler(test).times == [0, 1200]
 
 
 def test_a_key_is_refreshed_in_its_own_time() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(HOUR + 1)
 
-    world = supervise(test, terms=Terms(refresh_seconds=1200))
+    world = run_scheduler(test, policy=KeyLifetimePolicy(refresh_seconds=1200))
     assert world.times == [0, 1200, 2400, 3600]
 
 
@@ -111,20 +113,22 @@ def test_a_key_of_its_own_time_is_stale_when_that_is_overdue() -> None:
     async def test(world: World) -> None:
         world.jobs.whole = DOWN
         await world.clock.advance(1499)
-        assert world.holder.states["disk"] is KeyState.CURRENT
+        assert world.reporter.states["disk"] is KeyState.CURRENT
         await world.clock.advance(2)
-        assert world.holder.states["disk"] is KeyState.STALE
+        assert world.reporter.states["disk"] is KeyState.STALE
 
-    supervise(test, terms=Terms(refresh_seconds=1200))
+    run_scheduler(test, policy=KeyLifetimePolicy(refresh_seconds=1200))
 
 
 def test_tokens_are_renewed_after_the_part_of_their_life_that_is_configured() -> None:
     async def test(world: World) -> None:
         keys = key_requests(make_config("disk"))
-        world.supervisor.configure(keys, {"disk": Terms()}, token_fraction=0.5)
+        world.scheduler.configure(
+            keys, {"disk": KeyLifetimePolicy()}, token_fraction=0.5
+        )
         await world.clock.advance(REFRESH_SECONDS + TOKEN_LIFE_SECONDS / 2 + 1)
 
-    world = supervise(test)
+    world = run_scheduler(test)
     assert world.times == [0, REFRESH_SECONDS, REFRESH_SECONDS + TOKEN_LIFE_SECONDS / 2]
 
 
@@ -135,28 +139,34 @@ def test_the_configuration_says_all_of_it() -> None:
         "overlap_seconds = 30\n"
         '[keys.b]\nvault = "https://v.vault.azure.net"\n'
     )
-    assert key_terms(config) == {
-        "a": Terms(
+    assert lifetime_policies(config) == {
+        "a": KeyLifetimePolicy(
             60,
             is_kept_when_denied=True,
             refresh_seconds=600,
             overlap_seconds=30,
             check_seconds=3600,
         ),
-        "b": Terms(check_seconds=3600),
+        "b": KeyLifetimePolicy(check_seconds=3600),
     }
 
 
 def test_a_machine_keeps_its_place_in_the_fleet() -> None:
     ids = [f"{number:032x}" for number in range(1000)]
-    places = [due_times.spread_of(one) for one in ids]
-    assert places == [due_times.spread_of(one) for one in ids]
+    places = [due_times.machine_spread(one) for one in ids]
+    assert places == [due_times.machine_spread(one) for one in ids]
     assert all(-1 <= place < 1 for place in places)
     tenths = {int((place + 1) * 5) for place in places}
     assert tenths == set(range(10))
 
 
-def test_machines_of_one_image_spread_all_the_same() -> None:
-    assert due_times.jitter(0.5, 1.0) != due_times.jitter(0.5, -1.0)
-    assert due_times.jitter(1.0, 1.0) == 1.0
-    assert due_times.jitter(-1.0, -1.0) == -1.0
+def after(spread: float, jitter: float) -> float:
+    return due_times.refresh_after_seconds(
+        100, spread=spread, jitter=jitter, fraction=1.0
+    )
+
+
+def test_machines_with_the_same_machine_id_do_not_refresh_at_the_same_time() -> None:
+    assert after(0.5, 1.0) != after(0.5, 0.0)
+    assert after(1.0, 1.0) == pytest.approx(110)
+    assert after(-1.0, 0.0) == pytest.approx(90)

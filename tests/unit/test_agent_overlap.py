@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import pytest
 from support.agent import NOW, REFRESH_SECONDS, VERSION, failure, released_key
-from support.agent_supervision import World, supervise
+from support.agent_scheduler import World, run_scheduler
 
-from skragent.agent.key_records import Terms
+from skragent.agent.key_records import KeyLifetimePolicy
 from skragent.keyring import KeyState
 
 HOUR = 3600.0
 NEXT = "f" * 32
 LAST = "e" * 32
-OVERLAP = Terms(overlap_seconds=HOUR)
+OVERLAP = KeyLifetimePolicy(overlap_seconds=HOUR)
 
 
 async def rotate(world: World, version: str = NEXT) -> None:
     """Let a new version come."""
     world.jobs.keys["disk"] = released_key("disk", version=version)
-    world.supervisor.refresh(["disk"])
+    world.scheduler.refresh(["disk"])
     await world.clock.advance(0)
 
 
 def versions(world: World) -> list[str]:
     """List what would be served, the newest first."""
-    both = world.holder.held.get("disk"), world.holder.previous.get("disk")
+    both = world.reporter.held.get("disk"), world.reporter.previous.get("disk")
     return [key.version for key in both if key]
 
 
 def test_without_overlap_a_version_goes_when_its_successor_comes() -> None:
-    assert versions(supervise(rotate)) == [NEXT]
+    assert versions(run_scheduler(rotate)) == [NEXT]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_with_overlap_it_is_served_for_as_long(
         await rotate(world)
         await world.clock.advance(seconds)
 
-    assert versions(supervise(test, terms=OVERLAP)) == expected
+    assert versions(run_scheduler(test, policy=OVERLAP)) == expected
 
 
 def test_a_refresh_of_the_same_version_does_not_end_the_overlap() -> None:
@@ -50,7 +50,7 @@ def test_a_refresh_of_the_same_version_does_not_end_the_overlap() -> None:
         await rotate(world)
         await rotate(world)
 
-    assert versions(supervise(test, terms=OVERLAP)) == [NEXT, VERSION]
+    assert versions(run_scheduler(test, policy=OVERLAP)) == [NEXT, VERSION]
 
 
 def test_of_three_versions_the_last_two_are_served() -> None:
@@ -58,27 +58,27 @@ def test_of_three_versions_the_last_two_are_served() -> None:
         await rotate(world)
         await rotate(world, LAST)
 
-    assert versions(supervise(test, terms=OVERLAP)) == [LAST, NEXT]
+    assert versions(run_scheduler(test, policy=OVERLAP)) == [LAST, NEXT]
 
 
 def test_a_version_before_goes_with_its_own_exp() -> None:
     async def test(world: World) -> None:
         world.jobs.keys["disk"] = released_key("disk", expires=NOW + 600)
-        world.supervisor.refresh(["disk"])
+        world.scheduler.refresh(["disk"])
         await world.clock.advance(0)
         await rotate(world)
         assert versions(world) == [NEXT, VERSION]
         await world.clock.advance(601)
 
-    assert versions(supervise(test, terms=OVERLAP)) == [NEXT]
+    assert versions(run_scheduler(test, policy=OVERLAP)) == [NEXT]
 
 
 def test_a_dropped_key_is_dropped_in_both_versions() -> None:
     async def test(world: World) -> None:
         await rotate(world)
-        world.supervisor.drop("disk")
+        world.scheduler.drop("disk")
 
-    assert versions(supervise(test, terms=OVERLAP)) == []
+    assert versions(run_scheduler(test, policy=OVERLAP)) == []
 
 
 def test_a_denied_key_is_dropped_in_both_versions() -> None:
@@ -86,20 +86,20 @@ def test_a_denied_key_is_dropped_in_both_versions() -> None:
         await world.clock.advance(REFRESH_SECONDS - 10)
         await rotate(world)
         world.jobs.failures["disk"] = failure("release.denied.policy", "denied")
-        world.supervisor.refresh(["disk"])
+        world.scheduler.refresh(["disk"])
         await world.clock.advance(60)
 
-    world = supervise(test, terms=OVERLAP)
-    assert world.supervisor.lives["disk"].state is KeyState.DENIED
+    world = run_scheduler(test, policy=OVERLAP)
+    assert world.scheduler.records["disk"].state is KeyState.DENIED
     assert versions(world) == []
 
 
 def test_a_key_that_comes_back_has_no_version_before() -> None:
     async def test(world: World) -> None:
-        world.supervisor.drop("disk")
+        world.scheduler.drop("disk")
         await rotate(world)
 
-    assert versions(supervise(test, terms=OVERLAP)) == [NEXT]
+    assert versions(run_scheduler(test, policy=OVERLAP)) == [NEXT]
 
 
 def test_a_version_that_grew_too_old_in_a_suspended_machine_is_not_kept_beside() -> (
@@ -107,7 +107,7 @@ def test_a_version_that_grew_too_old_in_a_suspended_machine_is_not_kept_beside()
 ):
     async def test(world: World) -> None:
         world.jobs.failures["disk"] = failure("transport.throttled", "retry", 5)
-        world.supervisor.refresh(["disk"])
+        world.scheduler.refresh(["disk"])
         await world.clock.advance(0)
         world.jobs.failures.clear()
         world.jobs.keys["disk"] = released_key("disk", version=NEXT)
@@ -115,4 +115,4 @@ def test_a_version_that_grew_too_old_in_a_suspended_machine_is_not_kept_beside()
         world.clock.wall += 14 * 24 * HOUR
         await world.clock.advance(0)
 
-    assert versions(supervise(test, terms=OVERLAP)) == [NEXT]
+    assert versions(run_scheduler(test, policy=OVERLAP)) == [NEXT]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from support.agent import BOOTTIME, FakeClock, released_key
 
-from skragent.agent.key_records import KeyRecord, Terms
+from skragent.agent.key_records import KeyLifetimePolicy, KeyRecord
 from skragent.agent.preserved_keys import PreservedKeys
 from skragent.job import KeyRequest, Slice
 from skragent.keyring import (
@@ -79,7 +79,7 @@ class World:
         self.keyring.on_parting(self.preserved.forget)
 
     def hold(self, *, keeps_previous: bool = False, **changes: object) -> HeldKey:
-        """Hold a release as the holder does."""
+        """Hold a release as the reporter does."""
         arena = create_arena(4096)
         arena.close_fd()
         arena.view(0, 5)[:] = b"hello"
@@ -103,7 +103,11 @@ class World:
         self.keyring = Keyring(["disk"])
         self.preserved = PreservedKeys(self.systemd)  # type: ignore[arg-type]
         return self.preserved.restore(
-            stored, self.keyring, {"disk": REQUEST}, {"disk": Terms()}, FakeClock()
+            stored,
+            self.keyring,
+            {"disk": REQUEST},
+            {"disk": KeyLifetimePolicy()},
+            FakeClock(),
         )
 
 

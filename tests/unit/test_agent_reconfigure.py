@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from support.agent import REFRESH_SECONDS, VERSION, failure, make_config
-from support.agent_supervision import World, supervise
+from support.agent_scheduler import World, run_scheduler
 
 from skragent.agent.jobs import key_requests
-from skragent.agent.key_records import Terms
+from skragent.agent.key_records import KeyLifetimePolicy
 from skragent.keyring import KeyState
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ def requests(*aliases: str, **changes: str) -> dict[str, KeyRequest]:
 def configure(
     world: World,
     keys: dict[str, KeyRequest],
-    terms: Terms = Terms(),  # noqa: B008 - frozen
+    policy: KeyLifetimePolicy = KeyLifetimePolicy(),  # noqa: B008 - frozen
 ) -> None:
-    world.supervisor.configure(keys, dict.fromkeys(keys, terms))
+    world.scheduler.configure(keys, dict.fromkeys(keys, policy))
 
 
 def test_a_key_that_is_added_is_asked_for_at_once_and_alone() -> None:
@@ -39,9 +39,9 @@ def test_a_key_that_is_added_is_asked_for_at_once_and_alone() -> None:
         configure(world, requests("disk", "new"))
         await world.clock.advance(0)
 
-    world = supervise(test)
+    world = run_scheduler(test)
     assert [aliases for _, aliases in world.jobs.asked] == [("disk",), ("new",)]
-    assert world.holder.held.keys() == {"disk", "new"}
+    assert world.reporter.held.keys() == {"disk", "new"}
 
 
 def test_a_key_that_is_removed_is_asked_for_no_more() -> None:
@@ -49,8 +49,8 @@ def test_a_key_that_is_removed_is_asked_for_no_more() -> None:
         configure(world, requests("disk"))
         await world.clock.advance(REFRESH_SECONDS + 1)
 
-    world = supervise(test, "disk", "gone")
-    assert "gone" not in world.supervisor.lives
+    world = run_scheduler(test, "disk", "gone")
+    assert "gone" not in world.scheduler.records
     assert {aliases for _, aliases in world.jobs.asked[1:]} == {("disk",)}
 
 
@@ -59,21 +59,21 @@ def test_what_stays_as_it_was_is_held_and_not_asked_for() -> None:
         configure(world, requests("disk"))
         await world.clock.advance(60)
 
-    world = supervise(test)
+    world = run_scheduler(test)
     assert world.times == [0]
-    assert world.holder.held.keys() == {"disk"}
-    assert world.holder.states["disk"] is KeyState.CURRENT
+    assert world.reporter.held.keys() == {"disk"}
+    assert world.reporter.states["disk"] is KeyState.CURRENT
 
 
 def test_a_name_for_another_key_lets_go_of_what_was_held() -> None:
     async def test(world: World) -> None:
         world.jobs.failures["disk"] = failure("release.not_found", "denied")
         configure(world, requests("disk", name="another"))
-        assert world.holder.states["disk"] is KeyState.WAITING
+        assert world.reporter.states["disk"] is KeyState.WAITING
         await world.clock.advance(0)
 
-    world = supervise(test)
-    assert world.holder.held == {}
+    world = run_scheduler(test)
+    assert world.reporter.held == {}
     assert len(world.jobs.asked) == 2
 
 
@@ -83,29 +83,29 @@ def test_another_version_is_asked_for_while_the_one_before_is_held() -> None:
         configure(world, requests("disk", version=OTHER_VERSION))
         await world.clock.advance(0)
 
-    world = supervise(test)
+    world = run_scheduler(test)
     assert len(world.jobs.asked) == 2
-    assert world.holder.held["disk"].version == VERSION
+    assert world.reporter.held["disk"].version == VERSION
 
 
 def test_a_dropped_key_stays_dropped_in_another_version() -> None:
     async def test(world: World) -> None:
-        world.supervisor.drop("disk")
+        world.scheduler.drop("disk")
         configure(world, requests("disk", version=OTHER_VERSION))
         await world.clock.advance(60)
 
-    world = supervise(test)
-    assert world.supervisor.lives["disk"].state is KeyState.DROPPED
+    world = run_scheduler(test)
+    assert world.scheduler.records["disk"].state is KeyState.DROPPED
     assert world.times == [0]
 
 
 def test_a_job_that_runs_while_its_key_is_removed_says_nothing_of_it() -> None:
-    world = supervise(remove_while_it_runs, "disk", "gone")
-    assert world.holder.held.keys() == {"disk"}
+    world = run_scheduler(remove_while_it_runs, "disk", "gone")
+    assert world.reporter.held.keys() == {"disk"}
 
 
 def test_a_job_that_fails_while_its_key_is_removed_is_repeated_for_the_others() -> None:
-    world = supervise(
+    world = run_scheduler(
         remove_while_it_runs,
         "disk",
         "gone",
@@ -120,8 +120,8 @@ async def remove_while_it_runs(world: World) -> None:
         configure(world, requests("disk"))
 
     world.jobs.while_running = remove
-    world.supervisor.refresh(["disk", "gone"])
-    world.holder.held.clear()
+    world.scheduler.refresh(["disk", "gone"])
+    world.reporter.held.clear()
     await world.clock.advance(5)
 
 
@@ -131,14 +131,14 @@ def test_a_job_that_runs_while_its_name_changes_says_nothing_of_the_other_key() 
             world.jobs.while_running = lambda: None
             configure(world, requests("disk", name="another"))
 
-        world.holder.held.clear()
+        world.reporter.held.clear()
         world.jobs.while_running = change
-        world.supervisor.refresh(["disk"])
+        world.scheduler.refresh(["disk"])
         await world.clock.advance(0)
 
-    world = supervise(test)
+    world = run_scheduler(test)
     assert len(world.jobs.asked) == 3  # the first, the void one, and the other key's
-    assert world.holder.held.keys() == {"disk"}
+    assert world.reporter.held.keys() == {"disk"}
 
 
 def test_a_wait_after_a_failure_ends_with_another_configuration() -> None:
@@ -149,4 +149,4 @@ def test_a_wait_after_a_failure_ends_with_another_configuration() -> None:
         await world.clock.advance(0)
         assert len(world.jobs.asked) == before + 1
 
-    supervise(test, whole=failure("transport.timeout", "retry"))
+    run_scheduler(test, whole=failure("transport.timeout", "retry"))

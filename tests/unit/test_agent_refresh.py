@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from support.agent import NOW, TOKEN_LIFE_SECONDS, failure, released_key
-from support.agent_supervision import World, supervise
+from support.agent_scheduler import World, run_scheduler
 
-from skragent.agent.key_records import Terms
+from skragent.agent.key_records import KeyLifetimePolicy
 from skragent.keyring import KeyState
 
 YEARS = 10 * 365 * 86400.0
@@ -16,13 +16,13 @@ def test_a_refresh_while_a_failing_job_runs_cuts_the_wait_after_it_short() -> No
         def refresh() -> None:
             world.jobs.while_running = lambda: None
             world.jobs.whole = failure("transport.throttled", "retry", 600)
-            world.supervisor.refresh(["signing"])
+            world.scheduler.refresh(["signing"])
 
         world.jobs.while_running = refresh
-        world.supervisor.refresh(["disk"])
+        world.scheduler.refresh(["disk"])
         await world.clock.advance(1)
 
-    world = supervise(test, "disk", "signing")
+    world = run_scheduler(test, "disk", "signing")
     assert [aliases for _, aliases in world.jobs.asked[1:]] == [
         ("disk",),
         ("disk", "signing"),
@@ -33,49 +33,52 @@ def test_a_refresh_while_its_job_runs_asks_again() -> None:
     async def test(world: World) -> None:
         def refresh() -> None:
             world.jobs.while_running = lambda: None
-            world.supervisor.refresh(["disk"])
+            world.scheduler.refresh(["disk"])
 
         world.jobs.while_running = refresh
-        world.supervisor.refresh(["disk"])
+        world.scheduler.refresh(["disk"])
         await world.clock.advance(0)
 
-    assert len(supervise(test).times) == 3
+    assert len(run_scheduler(test).times) == 3
 
 
 def test_an_attempt_that_began_before_the_order_is_not_counted_for_it() -> None:
     async def test(world: World) -> None:
         def refresh() -> None:
             world.jobs.while_running = lambda: None
-            world.supervisor.refresh(["disk"])
+            world.scheduler.refresh(["disk"])
 
-        world.holder.attempts.clear()
+        world.reporter.attempts.clear()
         world.jobs.while_running = refresh
-        world.supervisor.refresh(["disk"])
+        world.scheduler.refresh(["disk"])
         await world.clock.advance(0)
 
-    world = supervise(test)
+    world = run_scheduler(test)
     assert len(world.times) == 3
-    assert world.holder.attempts == ["disk"]
+    assert world.reporter.attempts == ["disk"]
 
 
 def test_a_failed_job_is_an_attempt_for_each_of_its_keys() -> None:
     async def test(world: World) -> None:
-        world.holder.attempts.clear()
+        world.reporter.attempts.clear()
         world.jobs.whole = failure("transport.timeout", "retry", 600)
-        world.supervisor.refresh(["disk", "signing"])
+        world.scheduler.refresh(["disk", "signing"])
         await world.clock.advance(0)
 
-    assert supervise(test, "disk", "signing").holder.attempts == ["disk", "signing"]
+    assert run_scheduler(test, "disk", "signing").reporter.attempts == [
+        "disk",
+        "signing",
+    ]
 
 
 def test_a_key_that_failed_alone_had_an_attempt() -> None:
     async def test(world: World) -> None:
-        world.holder.attempts.clear()
+        world.reporter.attempts.clear()
         world.jobs.failures["disk"] = failure("release.denied.policy", "denied", 600)
-        world.supervisor.refresh(["disk"])
+        world.scheduler.refresh(["disk"])
         await world.clock.advance(0)
 
-    assert supervise(test, "disk", "signing").holder.attempts == ["disk"]
+    assert run_scheduler(test, "disk", "signing").reporter.attempts == ["disk"]
 
 
 def test_what_a_job_brings_of_a_key_that_was_dropped_and_asked_for_is_void() -> None:
@@ -84,16 +87,16 @@ def test_what_a_job_brings_of_a_key_that_was_dropped_and_asked_for_is_void() -> 
             world.jobs.while_running = lambda: world.jobs.keys.update(
                 disk=released_key(version="f" * 32)
             )
-            world.supervisor.drop("disk")
-            world.supervisor.refresh(["disk"])
+            world.scheduler.drop("disk")
+            world.scheduler.refresh(["disk"])
 
         world.jobs.while_running = drop
-        world.supervisor.refresh(["disk"])
+        world.scheduler.refresh(["disk"])
         await world.clock.advance(0)
 
-    world = supervise(test)
+    world = run_scheduler(test)
     assert len(world.times) == 3
-    assert world.holder.held["disk"].version == "f" * 32
+    assert world.reporter.held["disk"].version == "f" * 32
 
 
 def test_a_key_that_crashes_its_jobs_keeps_no_other_from_its_release() -> None:
@@ -101,8 +104,8 @@ def test_a_key_that_crashes_its_jobs_keeps_no_other_from_its_release() -> None:
         await world.clock.advance(60)
 
     names = [f"key{number}" for number in range(8)]
-    world = supervise(test, *names, poison="key3")
-    assert world.holder.held.keys() == set(names) - {"key3"}
+    world = run_scheduler(test, *names, poison="key3")
+    assert world.reporter.held.keys() == set(names) - {"key3"}
 
 
 def test_a_wall_clock_that_is_set_right_lets_a_key_be_held_that_seemed_too_new() -> (
@@ -110,17 +113,17 @@ def test_a_wall_clock_that_is_set_right_lets_a_key_be_held_that_seemed_too_new()
 ):
     async def test(world: World) -> None:
         world.clock.wall -= YEARS
-        world.supervisor.refresh(["disk"])
+        world.scheduler.refresh(["disk"])
         await world.clock.advance(1)
-        world.supervisor.drop("disk")
-        world.supervisor.refresh(["disk"])
+        world.scheduler.drop("disk")
+        world.scheduler.refresh(["disk"])
         await world.clock.advance(1)
-        assert world.holder.held == {}
+        assert world.reporter.held == {}
         world.clock.wall += YEARS
         await world.clock.advance(10)
 
-    world = supervise(test, keys={"disk": released_key(not_before=NOW - 50)})
-    assert world.holder.held.keys() == {"disk"}
+    world = run_scheduler(test, keys={"disk": released_key(not_before=NOW - 50)})
+    assert world.reporter.held.keys() == {"disk"}
 
 
 def test_a_wall_clock_that_is_set_right_lets_a_key_be_held_that_seemed_too_old() -> (
@@ -129,45 +132,45 @@ def test_a_wall_clock_that_is_set_right_lets_a_key_be_held_that_seemed_too_old()
     async def test(world: World) -> None:
         world.clock.wall += YEARS
         await world.clock.advance(20)
-        assert world.supervisor.lives["disk"].state is KeyState.EXPIRED
+        assert world.scheduler.records["disk"].state is KeyState.EXPIRED
         world.clock.wall -= YEARS
         await world.clock.advance(10)
 
-    world = supervise(test, keys={"disk": released_key(expires=NOW + 500)})
-    assert world.holder.held.keys() == {"disk"}
+    world = run_scheduler(test, keys={"disk": released_key(expires=NOW + 500)})
+    assert world.reporter.held.keys() == {"disk"}
 
 
 def test_an_expired_key_comes_back_soon_after_it_was_prolonged() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(1000)
-        assert world.holder.held == {}
+        assert world.reporter.held == {}
         world.jobs.keys["disk"] = released_key(expires=NOW + 1e6)
         await world.clock.advance(900)
 
-    world = supervise(test, keys={"disk": released_key(expires=NOW + 500)})
-    assert world.holder.held.keys() == {"disk"}
+    world = run_scheduler(test, keys={"disk": released_key(expires=NOW + 500)})
+    assert world.reporter.held.keys() == {"disk"}
 
 
 def test_the_end_of_a_key_does_not_undercut_a_retry_after() -> None:
     async def test(world: World) -> None:
         world.jobs.failures["disk"] = failure("transport.throttled", "retry", 300)
-        world.supervisor.refresh(["disk"])
+        world.scheduler.refresh(["disk"])
         await world.clock.advance(299)
-        assert world.holder.held == {}
+        assert world.reporter.held == {}
 
-    world = supervise(test, keys={"disk": released_key(expires=NOW + 100)})
+    world = run_scheduler(test, keys={"disk": released_key(expires=NOW + 100)})
     assert world.times == [0, 0]
 
 
 def test_a_refresh_does_undercut_it() -> None:
     async def test(world: World) -> None:
         world.jobs.failures["disk"] = failure("transport.throttled", "retry", 300)
-        world.supervisor.refresh(["disk"])
+        world.scheduler.refresh(["disk"])
         await world.clock.advance(20)
-        world.supervisor.refresh(["disk"])
+        world.scheduler.refresh(["disk"])
         await world.clock.advance(0)
 
-    assert supervise(test).times == [0, 0, 20]
+    assert run_scheduler(test).times == [0, 0, 20]
 
 
 def test_a_key_that_grew_too_old_is_asked_for_at_once() -> None:
@@ -175,7 +178,7 @@ def test_a_key_that_grew_too_old_is_asked_for_at_once() -> None:
         later = NOW + TOKEN_LIFE_SECONDS + 60
         world.jobs.keys["disk"] = released_key(version="f" * 32, not_before=later)
         await world.clock.advance(TOKEN_LIFE_SECONDS)
-        assert world.holder.held == {}
+        assert world.reporter.held == {}
 
-    world = supervise(test, terms=Terms(max_stale_seconds=0))
+    world = run_scheduler(test, policy=KeyLifetimePolicy(max_stale_seconds=0))
     assert world.times[-1] == TOKEN_LIFE_SECONDS

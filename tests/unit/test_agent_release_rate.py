@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from support.agent import failure, make_config
-from support.agent_supervision import World, passing, supervise
+from support.agent_scheduler import World, passing, run_scheduler
 
 from skragent.agent.jobs import key_requests
-from skragent.agent.key_records import Terms
+from skragent.agent.key_records import KeyLifetimePolicy
 from skragent.errors import ReleaserError
 from skragent.job import KeyRequest
 
@@ -18,10 +18,10 @@ def many(count: int) -> list[str]:
 
 
 def test_more_keys_than_a_vault_releases_at_once_are_released_in_its_time() -> None:
-    world = supervise(passing(21), *many(25))
+    world = run_scheduler(passing(21), *many(25))
     assert world.times == [0, 10, 20]
     assert [len(aliases) for _, aliases in world.jobs.asked] == [10, 10, 5]
-    assert len(world.holder.held) == 25
+    assert len(world.reporter.held) == 25
 
 
 def test_a_key_that_a_vault_has_no_room_for_delays_no_other_vaults_key() -> None:
@@ -29,21 +29,21 @@ def test_a_key_that_a_vault_has_no_room_for_delays_no_other_vaults_key() -> None
         keys = key_requests(make_config(*many(12))) | {
             "other": KeyRequest(alias="other", vault="https://o.x", name="other")
         }
-        world.supervisor.configure(keys, dict.fromkeys(keys, Terms()))
+        world.scheduler.configure(keys, dict.fromkeys(keys, KeyLifetimePolicy()))
         await world.clock.advance(0)
-        assert "other" in world.holder.held
+        assert "other" in world.reporter.held
 
-    supervise(test, *many(12))
+    run_scheduler(test, *many(12))
 
 
 def test_a_failure_is_not_asked_about_faster_than_the_vault_releases() -> None:
     failures = dict.fromkeys(many(10), failure("transport.timeout", "retry"))
-    world = supervise(passing(9.9), *many(10), failures=failures)
+    world = run_scheduler(passing(9.9), *many(10), failures=failures)
     assert world.times == [0]
 
 
 def test_a_job_that_failed_before_it_asked_a_vault_has_spent_nothing_of_it() -> None:
-    world = supervise(
+    world = run_scheduler(
         passing(1), *many(10), whole=failure("transport.timeout", "retry")
     )
     assert world.times == [0, 0.5]
@@ -51,13 +51,13 @@ def test_a_job_that_failed_before_it_asked_a_vault_has_spent_nothing_of_it() -> 
 
 def test_a_job_that_crashed_may_have_spent_all_it_was_for() -> None:
     crash = ReleaserError("x", code="releaser.crashed")
-    world = supervise(passing(9.9), *many(10), whole=crash)
+    world = run_scheduler(passing(9.9), *many(10), whole=crash)
     assert world.times == [0]
 
 
 def test_stopping_cuts_the_wait_for_a_vault_short() -> None:
     async def test(world: World) -> None:
-        world.supervisor.stop()
+        world.scheduler.stop()
         await asyncio.wait_for(world.task, 5)
 
-    supervise(test, *many(11))
+    run_scheduler(test, *many(11))

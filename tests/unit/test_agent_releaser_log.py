@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from support.agent import attestation, released_key
 
-from skragent.agent.releaser_log import NoteLog, ReleaserOutput
+from skragent.agent.releaser_log import NoteLog, StderrLog
 from skragent.agent.releaser_output import ResultReader
 from skragent.errors import ReleaserError
 from skragent.job import MAX_NOTE_CHARACTERS, MAX_NOTES, Result
@@ -23,9 +23,9 @@ CRASH = [
 
 def test_a_crash_is_told_in_full_and_then_counted() -> None:
     errors = InternalErrors()
-    output = ReleaserOutput(errors)
-    assert output.fold(CRASH, os.EX_SOFTWARE) == CRASH
-    assert output.fold(CRASH, os.EX_SOFTWARE) == [
+    output = StderrLog(errors)
+    assert output.new_lines(CRASH, os.EX_SOFTWARE) == CRASH
+    assert output.new_lines(CRASH, os.EX_SOFTWARE) == [
         "builtins.RecursionError (as before, 2 times)"
     ]
     assert errors.counts["releaser_said"] == 2
@@ -33,36 +33,38 @@ def test_a_crash_is_told_in_full_and_then_counted() -> None:
 
 def test_a_releaser_that_crashes_all_day_does_not_fill_the_log() -> None:
     errors = InternalErrors(lambda: 0.0)
-    output = ReleaserOutput(errors)
-    lines = [line for _ in range(10_000) for line in output.fold(CRASH, 70)]
+    output = StderrLog(errors)
+    lines = [line for _ in range(10_000) for line in output.new_lines(CRASH, 70)]
     assert len(lines) < 30
     assert errors.counts["releaser_said"] == 10_000
 
 
 def test_a_crash_at_another_line_is_told_in_full() -> None:
-    output = ReleaserOutput(InternalErrors())
-    output.fold(CRASH, 70)
+    output = StderrLog(InternalErrors())
+    output.new_lines(CRASH, 70)
     other = [CRASH[0].replace("100", "101"), *CRASH[1:]]
-    assert output.fold(other, 70) == other
+    assert output.new_lines(other, 70) == other
 
 
 def test_numbers_that_differ_do_not_make_another_text() -> None:
-    output = ReleaserOutput(InternalErrors())
-    assert output.fold(["pid 17 at 0x7f1c failed"], 1) == ["pid 17 at 0x7f1c failed"]
-    assert output.fold(["pid 18 at 0x7fff failed"], 1) == [
+    output = StderrLog(InternalErrors())
+    assert output.new_lines(["pid 17 at 0x7f1c failed"], 1) == [
+        "pid 17 at 0x7f1c failed"
+    ]
+    assert output.new_lines(["pid 18 at 0x7fff failed"], 1) == [
         "pid 18 at 0x7fff failed (as before, 2 times)"
     ]
 
 
 def test_an_end_that_is_no_crash_is_not_counted_as_one() -> None:
     errors = InternalErrors()
-    assert ReleaserOutput(errors).fold([], -9) == []
+    assert StderrLog(errors).new_lines([], -9) == []
     assert errors.counts["releaser_said"] == 0
 
 
 def test_a_crash_without_words_is_counted() -> None:
     errors = InternalErrors()
-    assert ReleaserOutput(errors).fold([], os.EX_SOFTWARE) == []
+    assert StderrLog(errors).new_lines([], os.EX_SOFTWARE) == []
     assert errors.counts["releaser_said"] == 1
 
 

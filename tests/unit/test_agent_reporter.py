@@ -1,9 +1,8 @@
-"""What the supervisor decided, as workloads, scrapers and the journal see it."""
+"""What the scheduler decided, as workloads, scrapers and the journal see it."""
 
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -18,9 +17,10 @@ from support.agent import (
 )
 
 from skragent.agent import key_records
-from skragent.agent.key_records import Admission, KeyRecord
+from skragent.agent.interfaces import NextAttempt
+from skragent.agent.key_records import KeyRecord, Validity
 from skragent.agent.preserved_keys import PreservedKeys
-from skragent.agent.reporter import Holder
+from skragent.agent.reporter import Reporter
 from skragent.errors import AgentError, Disposition
 from skragent.job import AkCertificate, KeyRequest
 from skragent.keyring import Keyring, KeyState
@@ -57,21 +57,21 @@ class Status:
 class World:
     keyring: Keyring
     counters: Counters
-    holder: Holder
+    reporter: Reporter
     status: Status
     arena: Arena
 
     def hold(self, **changes: object) -> None:
-        self.holder.hold(
+        self.reporter.hold(
             released_key("disk", **changes),
             self.arena,
             request=REQUEST,
-            life=KeyRecord(state=KeyState.CURRENT, stale_at=9.0),
+            record=KeyRecord(state=KeyState.CURRENT, stale_at=9.0),
             began_at=BOOTTIME,
         )
 
     def let_go(self, state: KeyState) -> None:
-        self.holder.changed("disk", KeyRecord(state=state))
+        self.reporter.state_changed("disk", KeyRecord(state=state))
 
 
 @pytest.fixture
@@ -82,8 +82,8 @@ def world(caplog: pytest.LogCaptureFixture) -> World:
     arena.view(0, 32)[:] = KEY
     preserved = PreservedKeys(status)  # type: ignore[arg-type]
     keyring.on_parting(preserved.forget)
-    holder = Holder(keyring, counters, FakeClock(), status, preserved)  # type: ignore[arg-type]
-    return World(keyring, counters, holder, status, arena)
+    reporter = Reporter(keyring, counters, FakeClock(), status, preserved)  # type: ignore[arg-type]
+    return World(keyring, counters, reporter, status, arena)
 
 
 def denied() -> AgentError:
@@ -136,7 +136,7 @@ def test_a_fault_that_a_person_must_mend_raises_an_alarm(
 ) -> None:
     error = AgentError("x", code="evidence.tpm", disposition=Disposition(word))
     world.hold()
-    world.holder.job_failed({"disk": math.inf}, error, 60.0)
+    world.reporter.job_failed({"disk": NextAttempt(60)}, error)
     entry = world.keyring.get("disk")
     assert entry is not None
     assert entry.needs_attention
@@ -166,7 +166,7 @@ def test_a_stale_key_is_served_as_that(world: World) -> None:
 
 
 def test_the_status_line_counts_and_names_the_trouble(world: World) -> None:
-    world.holder.key_failed("disk", denied(), 3, wiped_in=math.inf)
+    world.reporter.key_failed("disk", denied(), NextAttempt(3))
     assert world.status.line == "0 of 1 keys held; release.denied"
     world.hold()
     assert world.status.line == "1 of 1 keys held"
@@ -175,14 +175,14 @@ def test_the_status_line_counts_and_names_the_trouble(world: World) -> None:
 def test_why_a_key_is_not_held_and_when_it_is_asked_for_again_is_kept(
     world: World,
 ) -> None:
-    world.holder.key_failed("disk", denied(), 3, wiped_in=math.inf)
+    world.reporter.key_failed("disk", denied(), NextAttempt(3))
     entry = world.keyring.get("disk")
     assert entry is not None
     assert (entry.failure_code, entry.retry_at) == ("release.denied", NOW + 3)
 
 
 def test_cause_and_remedy_of_a_failure_are_kept_until_a_release(world: World) -> None:
-    world.holder.key_failed("disk", denied(), 3, wiped_in=math.inf)
+    world.reporter.key_failed("disk", denied(), NextAttempt(3))
     entry = world.keyring.get("disk")
     assert entry is not None
     assert (entry.failure_message, entry.failure_hint) == ("no", "Ask.")
@@ -194,7 +194,7 @@ def test_a_quoted_sentence_keeps_one_full_stop(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     error = AgentError("the provider answered: It is not valid.", hint="Ask.")
-    world.holder.key_failed("disk", error, 3, wiped_in=math.inf)
+    world.reporter.key_failed("disk", error, NextAttempt(3))
     assert "It is not valid. Ask. Next attempt" in caplog.records[-1].getMessage()
 
 
@@ -202,7 +202,7 @@ def test_a_denial_that_can_wipe_a_held_key_says_when(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.hold()
-    world.holder.key_failed("disk", denied(), 3, wiped_in=300)
+    world.reporter.key_failed("disk", denied(), NextAttempt(3, 300))
     entry = world.keyring.get("disk")
     assert entry is not None
     assert entry.wipe_at == NOW + 300
@@ -218,7 +218,7 @@ def test_a_denial_that_can_wipe_a_held_key_says_when(
 
 def test_a_wiped_key_is_not_about_to_be_wiped(world: World) -> None:
     world.hold()
-    world.holder.job_failed({"disk": 300.0}, denied(), 3)
+    world.reporter.job_failed({"disk": NextAttempt(3, 300)}, denied())
     entry = world.keyring.get("disk")
     assert entry is not None
     assert entry.wipe_at == NOW + 300
@@ -227,7 +227,7 @@ def test_a_wiped_key_is_not_about_to_be_wiped(world: World) -> None:
 
 
 def test_a_failed_job_is_why_every_missing_key_is_missing(world: World) -> None:
-    world.holder.job_failed({"disk": math.inf}, denied(), 3)
+    world.reporter.job_failed({"disk": NextAttempt(3)}, denied())
     entry = world.keyring.get("disk")
     assert entry is not None
     assert entry.failure_code == "release.denied"
@@ -237,7 +237,7 @@ def test_a_failed_job_is_told_of_a_key_that_is_held_until_one_succeeds(
     world: World,
 ) -> None:
     world.hold()
-    world.holder.job_failed({"disk": math.inf}, denied(), 3)
+    world.reporter.job_failed({"disk": NextAttempt(3)}, denied())
     entry = world.keyring.get("disk")
     assert entry is not None
     assert entry.key is not None
@@ -247,7 +247,7 @@ def test_a_failed_job_is_told_of_a_key_that_is_held_until_one_succeeds(
 
 
 def test_a_failed_job_is_no_fault_of_a_key_that_it_was_not_for(world: World) -> None:
-    world.holder.job_failed({}, denied(), 3)
+    world.reporter.job_failed({}, denied())
     entry = world.keyring.get("disk")
     assert entry is not None
     assert entry.failure_code == ""
@@ -256,11 +256,11 @@ def test_a_failed_job_is_no_fault_of_a_key_that_it_was_not_for(world: World) -> 
 def test_a_key_that_was_never_held_is_not_said_to_be_wiped(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world.holder.changed("disk", KeyRecord(state=KeyState.DENIED))
+    world.reporter.state_changed("disk", KeyRecord(state=KeyState.DENIED))
     assert [r.getMessage() for r in caplog.records] == ["key disk is denied"]
     world.hold()
     caplog.clear()
-    world.holder.changed("disk", KeyRecord(state=KeyState.DENIED))
+    world.reporter.state_changed("disk", KeyRecord(state=KeyState.DENIED))
     assert [r.getMessage() for r in caplog.records] == ["key disk is denied and wiped"]
 
 
@@ -269,7 +269,7 @@ def test_an_ordered_drop_is_no_error(
 ) -> None:
     world.hold()
     caplog.clear()
-    world.holder.changed("disk", KeyRecord(state=KeyState.DROPPED))
+    world.reporter.state_changed("disk", KeyRecord(state=KeyState.DROPPED))
     assert caplog.records == []
     entry = world.keyring.get("disk")
     assert entry is not None
@@ -277,19 +277,19 @@ def test_an_ordered_drop_is_no_error(
 
 
 def test_a_key_that_is_not_valid_yet_says_so(world: World) -> None:
-    world.holder.not_admitted(released_key("disk"), Admission.NOT_YET)
+    world.reporter.not_valid(released_key("disk"), Validity.NOT_YET)
     entry = world.keyring.get("disk")
     assert entry is not None
     assert entry.failure_code == "release.not_yet_valid"
 
 
 def test_everything_is_counted(world: World) -> None:
-    world.holder.attested(attestation())
+    world.reporter.attested(attestation())
     world.hold()
     world.hold()
-    world.holder.key_failed("disk", denied(), 3, wiped_in=math.inf)
-    world.holder.job_failed(
-        {"disk": math.inf}, AgentError("x", code="transport.timeout"), 3
+    world.reporter.key_failed("disk", denied(), NextAttempt(3))
+    world.reporter.job_failed(
+        {"disk": NextAttempt(3)}, AgentError("x", code="transport.timeout")
     )
     assert world.counters.releases["disk", "success", ""] == 2
     assert world.counters.releases["disk", "denied", "release.denied"] == 1
@@ -302,7 +302,7 @@ def test_the_journal_names_version_and_hint_and_never_the_key(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.hold()
-    world.holder.key_failed("disk", denied(), 3, wiped_in=math.inf)
+    world.reporter.key_failed("disk", denied(), NextAttempt(3))
     world.let_go(KeyState.DENIED)
     said = "\n".join(str(vars(record)) for record in caplog.records)
     assert VERSION in said
@@ -315,10 +315,10 @@ def test_what_is_released_again_is_current(world: World) -> None:
     world.hold()
     world.let_go(KeyState.STALE)
     world.hold()
-    life = key_records.released(
+    record = key_records.record_release(
         KeyRecord(), released_key(), began_at=0, fresh_seconds=1
     )
-    world.holder.changed("disk", life)
+    world.reporter.state_changed("disk", record)
     entry = world.keyring.get("disk")
     assert entry is not None
     assert entry.state is KeyState.CURRENT
@@ -327,8 +327,8 @@ def test_what_is_released_again_is_current(world: World) -> None:
 def test_a_renewed_ak_certificate_is_told_and_counted(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world.holder.ak_certificate(AkCertificate(expires_at=NOW))
-    world.holder.ak_renewed()
+    world.reporter.ak_certificate(AkCertificate(expires_at=NOW))
+    world.reporter.ak_renewed()
     assert "it holds until 2026-01-01T00:00:00Z" in caplog.text
     assert world.counters.ak_certificate_expires_at == NOW
     assert world.counters.ak_renewals["success", ""] == 1
@@ -337,14 +337,14 @@ def test_a_renewed_ak_certificate_is_told_and_counted(
 def test_a_restored_ak_certificate_is_told(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world.holder.ak_restored()
+    world.reporter.ak_restored()
     assert "is restored from its copy" in caplog.text
 
 
 def test_a_failed_renewal_is_told_with_its_next_attempt(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world.holder.ak_renewal_failed(denied(), 90.0)
+    world.reporter.ak_renewal_failed(denied(), 90.0)
     assert "the AK certificate could not be renewed: no. Ask." in caplog.text
     assert "Next attempt in 90 s" in caplog.text
     assert world.counters.ak_renewals["denied", "release.denied"] == 1
@@ -354,7 +354,7 @@ def test_what_was_verified_is_said_for_the_first_token_and_each_ones_end(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(2):
-        world.holder.attested(attestation(verified=("all holds",), expires_at=NOW))
+        world.reporter.attested(attestation(verified=("all holds",), expires_at=NOW))
     said = [record.getMessage() for record in caplog.records]
     assert said.count("verified: all holds") == 1
     assert sum("until 2026-01-01T00:00:00Z" in line for line in said) == 2

@@ -1,4 +1,4 @@
-"""When jobs run, and what becomes of the keys (support/agent_supervision.py)."""
+"""When jobs run, and what becomes of the keys (support/agent_scheduler.py)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.agent import (
     released_key,
     settle,
 )
-from support.agent_supervision import World, nothing, passing, supervise
+from support.agent_scheduler import World, nothing, passing, run_scheduler
 
 from skragent.agent import due_times, key_records
 from skragent.errors import AgentError, ReleaserError
@@ -24,13 +24,13 @@ from skragent.keyring import KeyState
 
 
 def test_the_first_job_is_at_once_and_for_all_keys() -> None:
-    world = supervise(nothing, "disk", "signing")
+    world = run_scheduler(nothing, "disk", "signing")
     assert [aliases for _, aliases in world.jobs.asked] == [("disk", "signing")]
-    assert world.holder.held.keys() == {"disk", "signing"}
+    assert world.reporter.held.keys() == {"disk", "signing"}
 
 
 def test_a_key_is_released_again_at_four_fifths_of_the_tokens_life() -> None:
-    world = supervise(passing(REFRESH_SECONDS + 1))
+    world = run_scheduler(passing(REFRESH_SECONDS + 1))
     assert world.times == [0, REFRESH_SECONDS]
 
 
@@ -39,24 +39,24 @@ def test_a_wall_clock_set_ten_years_ahead_does_not_bring_it_forward() -> None:
         world.clock.wall += 10 * 365 * 86400
         await world.clock.advance(60)
 
-    world = supervise(test)
+    world = run_scheduler(test)
     assert world.times == [0]
-    assert world.holder.held.keys() == {"disk"}
+    assert world.reporter.held.keys() == {"disk"}
 
 
 def test_keys_that_were_released_together_are_released_together_again() -> None:
-    world = supervise(passing(REFRESH_SECONDS + 1), "disk", "signing")
+    world = run_scheduler(passing(REFRESH_SECONDS + 1), "disk", "signing")
     assert world.jobs.asked[-1][1] == ("disk", "signing")
 
 
 def test_a_job_that_fails_is_repeated_with_growing_waits() -> None:
-    world = supervise(passing(40), whole=failure("transport.timeout", "retry"))
-    assert world.holder.waits == [0.5, 1, 2, 4, 8, 16, 30]
+    world = run_scheduler(passing(40), whole=failure("transport.timeout", "retry"))
+    assert world.reporter.waits == [0.5, 1, 2, 4, 8, 16, 30]
 
 
 def test_a_releaser_that_crashes_is_tried_again() -> None:
     crash = ReleaserError("x", code="releaser.crashed")
-    world = supervise(passing(0.6), whole=crash)
+    world = run_scheduler(passing(0.6), whole=crash)
     assert world.times == [0, 0.5]
 
 
@@ -66,18 +66,18 @@ def test_waits_begin_anew_after_a_success() -> None:
         world.jobs.whole = None
         await world.clock.advance(10)
         world.jobs.whole = failure("transport.timeout", "retry")
-        world.holder.waits.clear()
+        world.reporter.waits.clear()
         await world.clock.advance(REFRESH_SECONDS)
 
-    world = supervise(test, whole=failure("transport.timeout", "retry"))
-    assert world.holder.waits[:2] == [0.5, 1]
+    world = run_scheduler(test, whole=failure("transport.timeout", "retry"))
+    assert world.reporter.waits[:2] == [0.5, 1]
 
 
 def test_retry_after_is_obeyed() -> None:
-    world = supervise(
+    world = run_scheduler(
         passing(80), whole=failure("transport.throttled", "retry", retry_after=70)
     )
-    assert world.times == [0, 70 * (1 + due_times.RETRY_AFTER_SPREAD * MID_JITTER)]
+    assert world.times == [0, 70 * (1 + due_times.RETRY_AFTER_JITTER * MID_JITTER)]
 
 
 # Of IMDS, which is back within 70 s after its 410.
@@ -85,8 +85,8 @@ UPDATING = failure("identity.unavailable", "retry", retry_after=70)
 
 
 def test_a_key_whose_identity_is_being_updated_is_asked_for_when_that_is_over() -> None:
-    world = supervise(passing(78), "disk", "signing", failures={"disk": UPDATING})
-    assert world.times == [0, 70 * (1 + due_times.RETRY_AFTER_SPREAD * MID_JITTER)]
+    world = run_scheduler(passing(78), "disk", "signing", failures={"disk": UPDATING})
+    assert world.times == [0, 70 * (1 + due_times.RETRY_AFTER_JITTER * MID_JITTER)]
     assert world.jobs.asked[-1][1] == ("disk",)
 
 
@@ -94,13 +94,13 @@ THROTTLED = failure("transport.throttled", "retry")
 
 
 def test_a_throttled_key_waits_in_line() -> None:
-    world = supervise(passing(45), failures={"disk": THROTTLED})
-    assert world.holder.waits == pytest.approx([10, 11, 12.1, 13.31])
+    world = run_scheduler(passing(45), failures={"disk": THROTTLED})
+    assert world.reporter.waits == pytest.approx([10, 11, 12.1, 13.31])
 
 
 def test_a_job_that_met_no_vault_stands_in_no_line() -> None:
-    world = supervise(passing(40), whole=THROTTLED)  # by IMDS, or the verifier
-    assert world.holder.waits == [0.5, 1, 2, 4, 8, 16, 30]
+    world = run_scheduler(passing(40), whole=THROTTLED)  # by IMDS, or the verifier
+    assert world.reporter.waits == [0.5, 1, 2, 4, 8, 16, 30]
 
 
 def test_a_key_goes_to_the_end_of_the_line_anew_after_a_success() -> None:
@@ -109,33 +109,33 @@ def test_a_key_goes_to_the_end_of_the_line_anew_after_a_success() -> None:
         world.jobs.failures.clear()
         await world.clock.advance(30)
         world.jobs.failures["disk"] = THROTTLED
-        world.holder.waits.clear()
+        world.reporter.waits.clear()
         await world.clock.advance(REFRESH_SECONDS)
 
-    world = supervise(test, failures={"disk": THROTTLED})
-    assert world.holder.waits[0] == pytest.approx(10)
+    world = run_scheduler(test, failures={"disk": THROTTLED})
+    assert world.reporter.waits[0] == pytest.approx(10)
 
 
 def test_an_outage_before_does_not_count_in_line() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(3600)
         world.jobs.failures["disk"] = THROTTLED
-        world.holder.waits.clear()
+        world.reporter.waits.clear()
         await world.clock.advance(60)
 
-    world = supervise(test, failures={"disk": failure("transport.server", "retry")})
-    assert world.holder.waits[0] == pytest.approx(10)
+    world = run_scheduler(test, failures={"disk": failure("transport.server", "retry")})
+    assert world.reporter.waits[0] == pytest.approx(10)
 
 
 def test_one_keys_failure_does_not_delay_another() -> None:
     failures = {"disk": failure("transport.timeout", "retry")}
-    world = supervise(nothing, "disk", "signing", failures=failures)
-    assert world.holder.held.keys() == {"signing"}
+    world = run_scheduler(nothing, "disk", "signing", failures=failures)
+    assert world.reporter.held.keys() == {"signing"}
 
 
 def test_only_the_key_that_failed_is_asked_for_again() -> None:
     failures = {"disk": failure("transport.timeout", "retry")}
-    world = supervise(passing(0.6), "disk", "signing", failures=failures)
+    world = run_scheduler(passing(0.6), "disk", "signing", failures=failures)
     assert world.jobs.asked[1][1] == ("disk",)
 
 
@@ -143,21 +143,21 @@ def test_a_held_key_survives_a_transient_fault_and_is_stale_when_overdue() -> No
     async def test(world: World) -> None:
         world.jobs.whole = failure("transport.timeout", "retry")
         await world.clock.advance(TOKEN_LIFE_SECONDS + 1)
-        assert world.holder.states["disk"] is KeyState.STALE
+        assert world.reporter.states["disk"] is KeyState.STALE
 
-    assert supervise(test).holder.held.keys() == {"disk"}
+    assert run_scheduler(test).reporter.held.keys() == {"disk"}
 
 
 def test_a_stale_key_is_dropped_after_max_stale() -> None:
     async def test(world: World) -> None:
         world.jobs.whole = failure("transport.timeout", "retry")
         await world.clock.advance(
-            TOKEN_LIFE_SECONDS + key_records.Terms().max_stale_seconds
+            TOKEN_LIFE_SECONDS + key_records.KeyLifetimePolicy().max_stale_seconds
         )
 
-    world = supervise(test)
-    assert world.holder.states["disk"] is KeyState.EXPIRED
-    assert world.holder.held == {}
+    world = run_scheduler(test)
+    assert world.reporter.states["disk"] is KeyState.EXPIRED
+    assert world.reporter.held == {}
 
 
 def test_health_followed_by_time_ends_in_current() -> None:
@@ -167,19 +167,19 @@ def test_health_followed_by_time_ends_in_current() -> None:
         world.jobs.whole = None
         await world.clock.advance(61)
 
-    assert supervise(test).holder.states["disk"] is KeyState.CURRENT
+    assert run_scheduler(test).reporter.states["disk"] is KeyState.CURRENT
 
 
 def test_a_denial_is_confirmed_within_seconds_and_the_key_dropped() -> None:
     async def test(world: World) -> None:
         world.jobs.failures["disk"] = failure("release.denied.policy", "denied")
         await world.clock.advance(REFRESH_SECONDS)
-        assert world.holder.held.keys() == {"disk"}
+        assert world.reporter.held.keys() == {"disk"}
         await world.clock.advance(due_times.CONFIRM_SECONDS)
 
-    world = supervise(test)
-    assert world.holder.states["disk"] is KeyState.DENIED
-    assert world.holder.held == {}
+    world = run_scheduler(test)
+    assert world.reporter.states["disk"] is KeyState.DENIED
+    assert world.reporter.held == {}
 
 
 @pytest.mark.parametrize(
@@ -189,14 +189,14 @@ def test_an_unclear_denial_is_confirmed_after_five_minutes(code: str) -> None:
     async def test(world: World) -> None:
         world.jobs.failures["disk"] = failure(code, "denied")
         await world.clock.advance(REFRESH_SECONDS)
-        assert world.holder.wiped_in["disk"] == 300
+        assert world.reporter.wiped_in["disk"] == 300
         await world.clock.advance(299)
-        assert world.holder.held.keys() == {"disk"}
+        assert world.reporter.held.keys() == {"disk"}
         await world.clock.advance(1 + due_times.CONFIRM_SECONDS)
 
-    world = supervise(test)
-    assert world.holder.states["disk"] is KeyState.DENIED
-    assert world.holder.held == {}
+    world = run_scheduler(test)
+    assert world.reporter.states["disk"] is KeyState.DENIED
+    assert world.reporter.held == {}
 
 
 def test_a_denial_that_is_not_confirmed_takes_nothing() -> None:
@@ -206,7 +206,7 @@ def test_a_denial_that_is_not_confirmed_takes_nothing() -> None:
         world.jobs.failures.clear()
         await world.clock.advance(due_times.CONFIRM_SECONDS)
 
-    assert supervise(test).holder.states["disk"] is KeyState.CURRENT
+    assert run_scheduler(test).reporter.states["disk"] is KeyState.CURRENT
 
 
 def test_a_token_that_a_vault_cannot_verify_takes_nothing_however_often() -> None:
@@ -214,68 +214,68 @@ def test_a_token_that_a_vault_cannot_verify_takes_nothing_however_often() -> Non
         world.jobs.failures["disk"] = failure("release.unverified", "reattest")
         await world.clock.advance(REFRESH_SECONDS + 1000)
         assert len(world.times) > 20  # each with another token
-        assert world.holder.held.keys() == {"disk"}
+        assert world.reporter.held.keys() == {"disk"}
         world.jobs.failures.clear()
         await world.clock.advance(60)
 
-    world = supervise(test)
-    assert world.holder.states["disk"] is KeyState.CURRENT
+    world = run_scheduler(test)
+    assert world.reporter.states["disk"] is KeyState.CURRENT
     assert world.times[-1] > REFRESH_SECONDS + 1000
 
 
 def test_a_role_that_takes_ten_minutes_to_apply_is_noticed_in_as_many_more() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(600)
-        assert world.holder.states["disk"] is KeyState.DENIED
+        assert world.reporter.states["disk"] is KeyState.DENIED
         world.jobs.failures.clear()
         await world.clock.advance(600)
 
     denied = failure("release.denied.permission", "denied")
-    world = supervise(test, failures={"disk": denied}, chance=1.0)  # the latest
-    assert world.holder.held.keys() == {"disk"}
+    world = run_scheduler(test, failures={"disk": denied}, random=1.0)  # the latest
+    assert world.reporter.held.keys() == {"disk"}
 
 
 def test_a_refresh_asks_at_once_for_a_key_that_was_denied() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(3600)
-        assert world.holder.states["disk"] is KeyState.DENIED
+        assert world.reporter.states["disk"] is KeyState.DENIED
         world.jobs.failures.clear()
-        world.supervisor.refresh(["disk"])
+        world.scheduler.refresh(["disk"])
         await world.clock.advance(0)
 
     denied = failure("release.denied.permission", "denied")
-    world = supervise(test, failures={"disk": denied})
-    assert world.holder.held.keys() == {"disk"}
+    world = run_scheduler(test, failures={"disk": denied})
+    assert world.reporter.held.keys() == {"disk"}
 
 
 def test_evidence_refused_for_five_minutes_drops_every_key() -> None:
     async def test(world: World) -> None:
         world.jobs.whole = failure("token.refused", "denied")
         await world.clock.advance(REFRESH_SECONDS + 299)
-        assert world.holder.held.keys() == {"disk", "signing"}
+        assert world.reporter.held.keys() == {"disk", "signing"}
         await world.clock.advance(1 + due_times.CONFIRM_SECONDS)
 
-    world = supervise(test, "disk", "signing")
-    assert set(world.holder.states.values()) == {KeyState.DENIED}
-    assert world.holder.held == {}
+    world = run_scheduler(test, "disk", "signing")
+    assert set(world.reporter.states.values()) == {KeyState.DENIED}
+    assert world.reporter.held == {}
 
 
 def test_a_denied_key_comes_back_when_it_is_allowed_again() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(10)
-        assert world.holder.states["disk"] is KeyState.DENIED
+        assert world.reporter.states["disk"] is KeyState.DENIED
         world.jobs.failures.clear()
         await world.clock.advance(900)
 
     failures = {"disk": failure("release.denied.policy", "denied")}
-    world = supervise(test, failures=failures)
-    assert world.holder.states["disk"] is KeyState.CURRENT
+    world = run_scheduler(test, failures=failures)
+    assert world.reporter.states["disk"] is KeyState.CURRENT
 
 
 def test_a_confirmed_denial_is_asked_about_rarely() -> None:
     failures = {"disk": failure("release.denied", "denied")}
-    world = supervise(passing(3600), failures=failures)
-    assert world.holder.waits[-1] == 450
+    world = run_scheduler(passing(3600), failures=failures)
+    assert world.reporter.waits[-1] == 450
     assert len(world.times) < 15
 
 
@@ -284,17 +284,17 @@ def test_a_disabled_key_is_dropped() -> None:
         world.jobs.keys["disk"] = released_key(enabled=False)
         await world.clock.advance(REFRESH_SECONDS + due_times.CONFIRM_SECONDS)
 
-    world = supervise(test)
-    assert world.holder.held == {}
-    assert world.holder.codes[0] == "release.denied.disabled"
+    world = run_scheduler(test)
+    assert world.reporter.held == {}
+    assert world.reporter.codes[0] == "release.denied.disabled"
 
 
 def test_a_key_is_dropped_at_its_own_exp_and_asked_for_again() -> None:
     keys = {"disk": released_key(expires=NOW + 100)}
-    world = supervise(passing(100), keys=keys)
-    assert world.holder.held == {}
+    world = run_scheduler(passing(100), keys=keys)
+    assert world.reporter.held == {}
     assert world.times == [0, 100]
-    assert world.holder.codes == ["release.expired"]
+    assert world.reporter.codes == ["release.expired"]
 
 
 def test_a_wall_clock_that_jumps_past_exp_is_noticed() -> None:
@@ -302,14 +302,14 @@ def test_a_wall_clock_that_jumps_past_exp_is_noticed() -> None:
         world.clock.wall += 1000
         await world.clock.advance(10)
 
-    world = supervise(test, keys={"disk": released_key(expires=NOW + 500)})
-    assert world.holder.held == {}
+    world = run_scheduler(test, keys={"disk": released_key(expires=NOW + 500)})
+    assert world.reporter.held == {}
 
 
 def test_a_key_that_is_not_valid_yet_is_asked_for_when_it_is() -> None:
-    world = supervise(passing(51), keys={"disk": released_key(not_before=NOW + 50)})
+    world = run_scheduler(passing(51), keys={"disk": released_key(not_before=NOW + 50)})
     assert world.times[-1] == 50
-    assert world.holder.held.keys() == {"disk"}
+    assert world.reporter.held.keys() == {"disk"}
 
 
 NOT_A_CVM = failure("evidence.not_a_cvm", "fatal")
@@ -322,7 +322,7 @@ def test_a_fatal_failure_that_is_repeated_at_start_ends_the_supervisor() -> None
             await world.task
         assert caught.value.code == "evidence.not_a_cvm"
 
-    world = supervise(test, whole=NOT_A_CVM)
+    world = run_scheduler(test, whole=NOT_A_CVM)
     assert len(world.times) == 2
 
 
@@ -331,8 +331,8 @@ def test_one_fatal_failure_at_start_is_retried() -> None:
         world.jobs.whole = None
         await world.clock.advance(due_times.CONFIRM_SECONDS)
 
-    world = supervise(test, whole=NOT_A_CVM)
-    assert world.holder.held.keys() == {"disk"}
+    world = run_scheduler(test, whole=NOT_A_CVM)
+    assert world.reporter.held.keys() == {"disk"}
 
 
 def test_a_fault_between_two_fatal_failures_at_start_begins_the_count_anew() -> None:
@@ -343,7 +343,7 @@ def test_a_fault_between_two_fatal_failures_at_start_begins_the_count_anew() -> 
         await world.clock.advance(2)
         assert not world.task.done()
 
-    supervise(test, whole=NOT_A_CVM)
+    run_scheduler(test, whole=NOT_A_CVM)
 
 
 @pytest.mark.parametrize("code", ["evidence.not_a_cvm", "config.invalid"])
@@ -351,48 +351,48 @@ def test_a_fatal_failure_at_a_refresh_keeps_every_key_however_often(code: str) -
     async def test(world: World) -> None:
         world.jobs.whole = failure(code, "fatal")
         await world.clock.advance(REFRESH_SECONDS + 3600)
-        assert world.holder.codes.count(code) > 4
-        assert world.holder.held.keys() == {"disk"}
+        assert world.reporter.codes.count(code) > 4
+        assert world.reporter.held.keys() == {"disk"}
         world.jobs.whole = None
         await world.clock.advance(900)
 
-    assert supervise(test).holder.states["disk"] is KeyState.CURRENT
+    assert run_scheduler(test).reporter.states["disk"] is KeyState.CURRENT
 
 
 def test_a_fatal_failure_of_one_key_is_retried_like_a_fault() -> None:
     failures = {"disk": failure("release", "fatal")}
-    world = supervise(passing(1), "disk", "signing", failures=failures)
-    assert world.holder.held.keys() == {"signing"}
-    assert world.supervisor.lives["disk"].state is KeyState.WAITING
+    world = run_scheduler(passing(1), "disk", "signing", failures=failures)
+    assert world.reporter.held.keys() == {"signing"}
+    assert world.scheduler.records["disk"].state is KeyState.WAITING
 
 
 def test_keys_that_were_delivered_before_a_job_crashed_are_held() -> None:
     async def test(world: World) -> None:
-        assert world.holder.held.keys() == {"disk", "mail"}
+        assert world.reporter.held.keys() == {"disk", "mail"}
         await world.clock.advance(100)
         assert world.jobs.asked[0][1] == ("disk", "signing", "mail")
         assert all(keys == ("signing",) for _, keys in world.jobs.asked[1:])
 
     down = {"signing": failure("transport.timeout", "retry")}
-    supervise(
+    run_scheduler(
         *(test, "disk", "signing", "mail"), failures=down, crashes_after="signing"
     )
 
 
 def test_stopping_cuts_a_long_wait_short() -> None:
     async def test(world: World) -> None:
-        world.supervisor.stop()
+        world.scheduler.stop()
         await asyncio.wait_for(world.task, 5)
 
-    supervise(test)
+    run_scheduler(test)
 
 
 def test_stopping_cuts_a_backoff_short() -> None:
     async def test(world: World) -> None:
-        world.supervisor.stop()
+        world.scheduler.stop()
         await asyncio.wait_for(world.task, 5)
 
-    supervise(test, whole=failure("transport.throttled", "retry", retry_after=600))
+    run_scheduler(test, whole=failure("transport.throttled", "retry", retry_after=600))
 
 
 def test_stopping_waits_for_the_job_that_runs() -> None:
@@ -408,9 +408,9 @@ def test_stopping_waits_for_the_job_that_runs() -> None:
 
         world.jobs.renew = renew  # type: ignore[method-assign]
         world.jobs.ak_certificate = AkCertificate(expires_at=NOW, is_renewal_due=True)
-        world.supervisor.refresh(["disk"])
+        world.scheduler.refresh(["disk"])
         await settle()
-        world.supervisor.stop()
+        world.scheduler.stop()
         await settle()
         assert not world.task.done()
         may_end.set()
@@ -418,11 +418,11 @@ def test_stopping_waits_for_the_job_that_runs() -> None:
         assert ended == [""]
 
     ended: list[str] = []
-    supervise(test)
+    run_scheduler(test)
 
 
 def test_a_token_that_lives_no_time_does_not_make_a_tight_circle() -> None:
-    world = supervise(passing(60), expires_at=NOW - 1)
+    world = run_scheduler(passing(60), expires_at=NOW - 1)
     assert len(world.times) < 61
 
 
@@ -438,16 +438,16 @@ def test_a_bug_in_the_jobs_ends_the_supervisor() -> None:
         def __contains__(self, key: object) -> bool:
             raise ExplodedError
 
-    supervise(test, failures=Answers())
+    run_scheduler(test, failures=Answers())
 
 
 def test_a_refresh_is_at_once_and_for_the_keys_that_are_named() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(60)
-        world.supervisor.refresh(["signing"])
+        world.scheduler.refresh(["signing"])
         await world.clock.advance(1)
 
-    world = supervise(test, "disk", "signing")
+    world = run_scheduler(test, "disk", "signing")
     assert world.jobs.asked[1:] == [(BOOTTIME + 60, ("signing",))]
 
 
@@ -455,34 +455,34 @@ def test_a_refresh_cuts_a_backoff_short() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(25)  # in the middle of the wait of 16 s
         world.jobs.whole = None
-        world.supervisor.refresh(["disk"])
+        world.scheduler.refresh(["disk"])
         await world.clock.advance(0)
 
-    world = supervise(test, whole=failure("transport.timeout", "retry"))
-    assert world.holder.held.keys() == {"disk"}
+    world = run_scheduler(test, whole=failure("transport.timeout", "retry"))
+    assert world.reporter.held.keys() == {"disk"}
 
 
 def test_a_dropped_key_is_let_go_and_not_asked_for_again() -> None:
     async def test(world: World) -> None:
-        world.supervisor.drop("disk")
+        world.scheduler.drop("disk")
         await world.clock.advance(3 * TOKEN_LIFE_SECONDS)
 
-    world = supervise(test, "disk", "signing")
-    assert world.holder.held.keys() == {"signing"}
-    assert world.holder.states["disk"] is KeyState.DROPPED
+    world = run_scheduler(test, "disk", "signing")
+    assert world.reporter.held.keys() == {"signing"}
+    assert world.reporter.states["disk"] is KeyState.DROPPED
     assert all(aliases == ("signing",) for _, aliases in world.jobs.asked[1:])
 
 
 def test_a_dropped_key_comes_back_when_it_is_refreshed() -> None:
     async def test(world: World) -> None:
-        world.supervisor.drop("disk")
+        world.scheduler.drop("disk")
         await world.clock.advance(60)
-        world.supervisor.refresh(["disk"])
+        world.scheduler.refresh(["disk"])
         await world.clock.advance(1)
 
-    world = supervise(test)
-    assert world.holder.held.keys() == {"disk"}
-    assert world.supervisor.lives["disk"].state is KeyState.CURRENT
+    world = run_scheduler(test)
+    assert world.reporter.held.keys() == {"disk"}
+    assert world.scheduler.records["disk"].state is KeyState.CURRENT
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -490,32 +490,32 @@ def test_a_key_that_is_dropped_while_a_job_runs_does_not_come_back(
     *, fails: bool
 ) -> None:
     async def test(world: World) -> None:
-        world.jobs.while_running = lambda: world.supervisor.drop("disk")
-        world.supervisor.refresh(["disk"])
+        world.jobs.while_running = lambda: world.scheduler.drop("disk")
+        world.scheduler.refresh(["disk"])
         await world.clock.advance(60)
 
     failures = {"disk": failure("release.denied", "denied")} if fails else {}
-    world = supervise(test, failures=failures)
-    assert world.holder.held.keys() == set()
-    assert world.supervisor.lives["disk"].state is KeyState.DROPPED
+    world = run_scheduler(test, failures=failures)
+    assert world.reporter.held.keys() == set()
+    assert world.scheduler.records["disk"].state is KeyState.DROPPED
 
 
 def test_a_job_that_fails_after_its_key_was_dropped_is_not_repeated() -> None:
     async def test(world: World) -> None:
-        world.jobs.while_running = lambda: world.supervisor.drop("disk")
+        world.jobs.while_running = lambda: world.scheduler.drop("disk")
         world.jobs.whole = failure("transport.timeout", "retry")
-        world.supervisor.refresh(["disk"])
+        world.scheduler.refresh(["disk"])
         await world.clock.advance(3600)
 
-    world = supervise(test)
+    world = run_scheduler(test)
     assert len(world.jobs.asked) == 2
-    assert world.supervisor.lives["disk"].state is KeyState.DROPPED
+    assert world.scheduler.records["disk"].state is KeyState.DROPPED
 
 
 def test_what_systemd_could_not_be_told_is_repeated_soon() -> None:
     async def test(world: World) -> None:
-        before = world.holder.repetitions
+        before = world.reporter.repetitions
         await world.clock.advance(10)
-        assert world.holder.repetitions > before
+        assert world.reporter.repetitions > before
 
-    supervise(test)
+    run_scheduler(test)

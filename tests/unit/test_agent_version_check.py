@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.agent import NOW, REFRESH_SECONDS, VERSION, failure, released_key
-from support.agent_supervision import World, supervise
+from support.agent_scheduler import World, run_scheduler
 
-from skragent.agent.key_records import Terms, key_terms
+from skragent.agent.key_records import KeyLifetimePolicy, lifetime_policies
 from skragent.config import parse_config
 from skragent.errors import ReleaserError
 from skragent.keyring import KeyState
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NEXT = "f" * 32
 EACH = 600.0
-CHECKED = Terms(check_seconds=EACH)
+CHECKED = KeyLifetimePolicy(check_seconds=EACH)
 
 
 async def an_hour(world: World) -> None:
@@ -28,11 +28,11 @@ async def an_hour(world: World) -> None:
 
 
 def test_without_terms_nobody_looks() -> None:
-    assert supervise(an_hour).jobs.checked == []
+    assert run_scheduler(an_hour).jobs.checked == []
 
 
 def test_it_is_looked_for_as_often_as_the_terms_say() -> None:
-    world = supervise(an_hour, terms=CHECKED, latest={"disk": VERSION})
+    world = run_scheduler(an_hour, policy=CHECKED, latest={"disk": VERSION})
     began = world.jobs.asked[0][0]
     assert [moment - began for moment, _ in world.jobs.checked] == [
         EACH * i for i in range(1, 7)
@@ -41,7 +41,7 @@ def test_it_is_looked_for_as_often_as_the_terms_say() -> None:
 
 
 def test_one_look_is_for_all_keys_that_are_due() -> None:
-    world = supervise(an_hour, "disk", "web", terms=CHECKED)
+    world = run_scheduler(an_hour, "disk", "web", policy=CHECKED)
     assert {aliases for _, aliases in world.jobs.checked} == {("disk", "web")}
 
 
@@ -51,9 +51,9 @@ def test_a_new_version_is_released_at_once() -> None:
         world.jobs.keys["disk"] = released_key(version=NEXT)
         await world.clock.advance(EACH)
 
-    world = supervise(test, terms=CHECKED)
+    world = run_scheduler(test, policy=CHECKED)
     assert world.times == [0, EACH]
-    assert world.holder.held["disk"].version == NEXT
+    assert world.reporter.held["disk"].version == NEXT
 
 
 def test_a_look_is_no_way_to_the_head_of_a_line() -> None:
@@ -62,7 +62,7 @@ def test_a_look_is_no_way_to_the_head_of_a_line() -> None:
         world.jobs.failures["disk"] = failure("transport.throttled", "retry")
         await world.clock.advance(60)
 
-    world = supervise(test, terms=Terms(check_seconds=20))
+    world = run_scheduler(test, policy=KeyLifetimePolicy(check_seconds=20))
     assert len(world.jobs.checked) == 3
     assert world.times == pytest.approx([0, 20, 30, 41, 53.1])
 
@@ -71,10 +71,10 @@ def test_a_look_does_not_cut_a_retry_after_short() -> None:
     async def test(world: World) -> None:
         world.jobs.latest["disk"] = NEXT
         world.jobs.failures["disk"] = failure("transport.server", "retry", 100)
-        world.supervisor.refresh(["disk"])
+        world.scheduler.refresh(["disk"])
         await world.clock.advance(90)
 
-    world = supervise(test, terms=Terms(check_seconds=20))
+    world = run_scheduler(test, policy=KeyLifetimePolicy(check_seconds=20))
     assert len(world.jobs.checked) >= 3
     assert world.times == [0, 0]
 
@@ -82,10 +82,10 @@ def test_a_look_does_not_cut_a_retry_after_short() -> None:
 def test_a_key_that_is_due_does_not_wait_for_a_look_that_hangs() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(EACH + 5)
-        world.supervisor.refresh(["disk"])
+        world.scheduler.refresh(["disk"])
         await world.clock.advance(1)
 
-    world = supervise(test, terms=CHECKED, check_hangs=True)
+    world = run_scheduler(test, policy=CHECKED, check_hangs=True)
     assert len(world.jobs.checked) == 1
     assert world.times == [0, EACH + 5]
 
@@ -95,7 +95,9 @@ def test_a_refresh_that_becomes_due_ends_a_look_that_hangs() -> None:
         await world.clock.advance(REFRESH_SECONDS + 1)
 
     each = REFRESH_SECONDS * 0.6
-    world = supervise(test, terms=Terms(check_seconds=each), check_hangs=True)
+    world = run_scheduler(
+        test, policy=KeyLifetimePolicy(check_seconds=each), check_hangs=True
+    )
     assert len(world.jobs.checked) == 1
     assert len(world.jobs.asked) == 2
 
@@ -105,7 +107,7 @@ def test_only_the_key_that_is_new_is_released() -> None:
         world.jobs.latest.update(disk=NEXT, web=VERSION)
         await world.clock.advance(EACH)
 
-    world = supervise(test, "disk", "web", terms=CHECKED)
+    world = run_scheduler(test, "disk", "web", policy=CHECKED)
     assert [aliases for _, aliases in world.jobs.asked[1:]] == [("disk",)]
 
 
@@ -115,10 +117,10 @@ def test_who_may_not_look_is_told_once_and_does_not_look_again() -> None:
         await world.clock.advance(3600)
         await world.clock.advance(REFRESH_SECONDS + 3600)
 
-    world = supervise(test, terms=CHECKED)
+    world = run_scheduler(test, policy=CHECKED)
     assert len(world.jobs.checked) == 1
-    assert world.holder.unchecked == ["disk"]
-    assert world.holder.held.keys() == {"disk"}
+    assert world.reporter.unchecked == ["disk"]
+    assert world.reporter.held.keys() == {"disk"}
 
 
 def test_a_look_that_fails_costs_nothing_and_is_repeated_in_its_own_time() -> None:
@@ -126,19 +128,19 @@ def test_a_look_that_fails_costs_nothing_and_is_repeated_in_its_own_time() -> No
         world.jobs.whole = ReleaserError("x", code="releaser.timeout")
         await world.clock.advance(2 * EACH)
 
-    world = supervise(test, terms=CHECKED)
+    world = run_scheduler(test, policy=CHECKED)
     assert len(world.jobs.checked) == 2
     assert world.times == [0]
-    assert world.supervisor.lives["disk"].state is KeyState.CURRENT
-    assert world.holder.codes == []
+    assert world.scheduler.records["disk"].state is KeyState.CURRENT
+    assert world.reporter.codes == []
 
 
 def test_what_is_not_held_is_not_looked_for() -> None:
     async def test(world: World) -> None:
-        world.supervisor.drop("disk")
+        world.scheduler.drop("disk")
         await world.clock.advance(3600)
 
-    assert supervise(test, terms=CHECKED).jobs.checked == []
+    assert run_scheduler(test, policy=CHECKED).jobs.checked == []
 
 
 def test_a_key_dropped_while_it_is_looked_for_stays_dropped() -> None:
@@ -147,15 +149,15 @@ def test_a_key_dropped_while_it_is_looked_for_stays_dropped() -> None:
         check = world.jobs.check
 
         async def drop(keys: Sequence[KeyRequest]) -> Result:
-            world.supervisor.drop("disk")
+            world.scheduler.drop("disk")
             return await check(keys)
 
         world.jobs.check = drop  # type: ignore[method-assign]
         await world.clock.advance(3600)
 
-    world = supervise(test, terms=CHECKED)
+    world = run_scheduler(test, policy=CHECKED)
     assert world.times == [0]
-    assert world.supervisor.lives["disk"].state is KeyState.DROPPED
+    assert world.scheduler.records["disk"].state is KeyState.DROPPED
 
 
 def test_a_wall_clock_that_jumps_brings_no_look_forward() -> None:
@@ -163,13 +165,13 @@ def test_a_wall_clock_that_jumps_brings_no_look_forward() -> None:
         world.clock.wall = NOW + 10 * 365 * 86400
         await world.clock.advance(EACH - 1)
 
-    assert supervise(test, terms=CHECKED).jobs.checked == []
+    assert run_scheduler(test, policy=CHECKED).jobs.checked == []
 
 
 def test_a_version_that_is_configured_has_no_successor() -> None:
     key = '[keys.a]\nvault = "https://v.vault.azure.net"\n'
-    assert key_terms(parse_config(key))["a"].check_seconds == 3600
+    assert lifetime_policies(parse_config(key))["a"].check_seconds == 3600
     pinned = parse_config(f'{key}version = "{NEXT}"')
-    assert key_terms(pinned)["a"].check_seconds is None
+    assert lifetime_policies(pinned)["a"].check_seconds is None
     never = parse_config(f"{key}version_check_seconds = 0")
-    assert key_terms(never)["a"].check_seconds is None
+    assert lifetime_policies(never)["a"].check_seconds is None

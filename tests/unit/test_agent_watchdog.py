@@ -1,4 +1,4 @@
-"""When systemd hears that the agent lives, and when it does not."""
+"""When systemd hears that the agent records, and when it does not."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import os
 
 import pytest
 from support.agent import REFRESH_SECONDS, FakeClock, failure, run, settle
-from support.agent_supervision import World, supervise
+from support.agent_scheduler import World, run_scheduler
 
 from skragent.agent.systemd_notify import Notifier
-from skragent.agent.watchdog import Promises, keep_watch, watchdog_seconds
+from skragent.agent.watchdog import Heartbeats, notify_watchdog, watchdog_seconds
 
 
 class Systemd(Notifier):
@@ -26,19 +26,19 @@ class Systemd(Notifier):
 
 def test_a_promise_may_come_a_little_late() -> None:
     clock = FakeClock()
-    promises = Promises(clock)
-    promises.within("a", 10.0)
+    heartbeats = Heartbeats(clock)
+    heartbeats.expect("a", 10.0)
     clock.boot += 30
-    assert promises.are_kept()
+    assert heartbeats.are_on_time()
 
 
 def test_a_promise_that_is_overdue_is_broken_whoever_else_keeps_theirs() -> None:
     clock = FakeClock()
-    promises = Promises(clock)
-    promises.within("a", 10.0)
+    heartbeats = Heartbeats(clock)
+    heartbeats.expect("a", 10.0)
     clock.boot += 50
-    promises.within("b", 10.0)
-    assert not promises.are_kept()
+    heartbeats.expect("b", 10.0)
+    assert not heartbeats.are_on_time()
 
 
 def test_systemd_hears_of_it_three_times_in_its_time_as_long_as_promises_are_kept() -> (
@@ -46,10 +46,10 @@ def test_systemd_hears_of_it_three_times_in_its_time_as_long_as_promises_are_kep
 ):
     async def test() -> Systemd:
         clock, systemd = FakeClock(), Systemd()
-        promises = Promises(clock)
-        promises.within("a", 60.0)
+        heartbeats = Heartbeats(clock)
+        heartbeats.expect("a", 60.0)
         watching = asyncio.create_task(
-            keep_watch(promises, seconds=30.0, clock=clock, notifier=systemd)
+            notify_watchdog(heartbeats, seconds=30.0, clock=clock, notifier=systemd)
         )
         await clock.advance(1000)
         watching.cancel()
@@ -64,9 +64,9 @@ def test_a_supervisor_that_works_or_waits_keeps_its_promises(whole: object) -> N
     async def test(world: World) -> None:
         for _ in range(int(REFRESH_SECONDS / 60) + 10):
             await world.clock.advance(60)
-            assert world.supervisor.promises.are_kept()
+            assert world.scheduler.heartbeats.are_on_time()
 
-    supervise(test, whole=whole)
+    run_scheduler(test, whole=whole)
 
 
 def test_a_job_that_never_ends_breaks_them() -> None:
@@ -75,13 +75,13 @@ def test_a_job_that_never_ends_breaks_them() -> None:
             await asyncio.Event().wait()
 
         world.jobs.run = hang  # type: ignore[method-assign, assignment]
-        world.supervisor.refresh(["disk"])
+        world.scheduler.refresh(["disk"])
         await world.clock.advance(world.jobs.longest_seconds)
-        assert world.supervisor.promises.are_kept()
+        assert world.scheduler.heartbeats.are_on_time()
         await world.clock.advance(60)
-        assert not world.supervisor.promises.are_kept()
+        assert not world.scheduler.heartbeats.are_on_time()
 
-    supervise(test)
+    run_scheduler(test)
 
 
 @pytest.mark.parametrize(

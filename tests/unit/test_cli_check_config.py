@@ -228,7 +228,7 @@ def test_problems_and_warnings_are_printed_in_one_run(
         '[keys.a]\nid = "x"\nvault = "y"\n',
     ],
 )
-def test_values_with_problems_are_no_trouble_for_warnings(
+def test_warnings_of_a_configuration_with_problems_are_printable(
     config: Path, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     rest = "" if "[vtpm]" in text else KEY

@@ -119,7 +119,7 @@ def test_the_two_tcb_layouts_differ() -> None:
 
 
 def test_thim_answer_is_what_imds_serves(chip: Chip) -> None:
-    answer = chip.thim_answer()
+    answer = chip.thim_certification()
     assert list(answer) == ["vcekCert", "tcbm", "certificateChain", "cacheControl"]
     assert answer["tcbm"] == "DB18000000000004"
     assert answer["vcekCert"].endswith("-----END CERTIFICATE-----\n")
@@ -175,7 +175,7 @@ def test_chip_is_kept_whole(chip: Chip, tmp_path: Path) -> None:
     chip.save(tmp_path / "chip")
     again = Chip.load(tmp_path / "chip", "milan")
     assert again is not None
-    assert again.thim_answer() == chip.thim_answer()
+    assert again.thim_certification() == chip.thim_certification()
     verify(again.attest(DATA), chip.vcek_der)
     assert (tmp_path / "chip").stat().st_mode & 0o777 == 0o700
     assert {one.stat().st_mode & 0o777 for one in (tmp_path / "chip").iterdir()} == {

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.azure import bind_unix
 from support.virtual_time import VirtualTimeLoop
 
-from skragent.emulator import addresses
 from skragent.emulator.delay_relay import DelayRelay
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ async def trips_of(
     service = await asyncio.start_unix_server(serve, directory / "service")
     connect = partial(asyncio.open_unix_connection, directory / "service")
     relay = DelayRelay(connect, ROUND_TRIP_SECONDS)
-    await relay.listen(addresses.bind_unix(directory / "relay"))
+    await relay.listen(bind_unix(directory / "relay"))
     loop = asyncio.get_running_loop()
     took = []
     began = loop.time()

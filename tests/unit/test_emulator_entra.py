@@ -247,7 +247,9 @@ def test_users_own_secret_is_the_registered_one(tmp_path: Path) -> None:
 
 def test_file_without_a_certificate_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "application.pem").write_text("nothing")
-    with pytest.raises(AgentError, match=r"application\.pem holds no") as caught:
+    with pytest.raises(
+        AgentError, match=r"application\.pem does not contain"
+    ) as caught:
         make_azure(tmp_path)
     assert caught.value.code == "emulator.application"
 

@@ -63,6 +63,8 @@ def test_operation_needs_its_own_permission(
         ("PATCH", "/deletedkeys/k", 405),
         ("POST", "/deletedkeys", 405),
         ("GET", "/rng", 404),
+        ("GET", "/keys/k/rotationpolicy", 405),
+        ("PUT", "/keys/k/rotationpolicy", 405),
         ("GET", "/deletedkeys/k", 404),
     ],
 )

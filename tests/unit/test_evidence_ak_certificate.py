@@ -16,7 +16,7 @@ from support.evidence_amd import NOW, mint_certificate, rsa_key
 from skragent.errors import EndorsementsError
 from skragent.evidence.ak_certificate import (
     encode_request,
-    parse_answer,
+    parse_renewal_response,
     parse_successor,
     read_end,
 )
@@ -100,14 +100,14 @@ def test_thim_is_shown_the_certificate_as_the_reference_client_writes_it() -> No
 
 def test_an_answer_with_a_certificate_is_that() -> None:
     body = json.dumps({"AkCertPem": "pem", "CertQueryId": GUID, "More": 1})
-    assert parse_answer(body.encode()) == (b"pem", "")
+    assert parse_renewal_response(body.encode()) == (b"pem", "")
 
 
 @pytest.mark.parametrize(
     "answer", [{"CertQueryId": GUID}, {"CertQueryId": GUID, "AkCertPem": ""}]
 )
 def test_an_answer_without_one_is_an_order(answer: dict[str, str]) -> None:
-    assert parse_answer(json.dumps(answer).encode()) == (b"", GUID)
+    assert parse_renewal_response(json.dumps(answer).encode()) == (b"", GUID)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_an_answer_without_one_is_an_order(answer: dict[str, str]) -> None:
 )
 def test_an_answer_with_neither_is_malformed(body: bytes) -> None:
     with pytest.raises(EndorsementsError) as caught:
-        parse_answer(body)
+        parse_renewal_response(body)
     assert caught.value.code == "endorsements.malformed"
 
 
@@ -159,7 +159,10 @@ def test_a_present_one_that_does_not_parse_has_no_successor() -> None:
 
 @given(st.binary(max_size=300))
 def test_no_bytes_get_past_the_parsers(data: bytes) -> None:
-    for parse in (parse_answer, lambda raw: parse_successor(raw, PRESENT, NOW)):
+    for parse in (
+        parse_renewal_response,
+        lambda raw: parse_successor(raw, PRESENT, NOW),
+    ):
         with pytest.raises(EndorsementsError):
             parse(data)
     assert read_end(data) is None

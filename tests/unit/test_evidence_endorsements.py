@@ -39,7 +39,7 @@ from skragent.evidence.endorsements import (
     chip_generation,
     find_signer,
     parse_roots,
-    parse_thim_answer,
+    parse_thim_response,
     verify_endorsements,
 )
 from skragent.evidence.snp import SnpReport
@@ -231,7 +231,7 @@ def test_an_unknown_generation_is_unsupported() -> None:
 
 def test_thims_answer_gives_the_chain_and_its_tcb() -> None:
     chain = mint_chain()
-    found = parse_thim_answer(json.dumps(thim_answer(chain)).encode())
+    found = parse_thim_response(json.dumps(thim_answer(chain)).encode())
     assert found.pem == chain.pem
     assert found.tcbm == "DB18000000000004"
 
@@ -264,7 +264,7 @@ def test_a_root_given_twice_counts_once() -> None:
 )
 def test_a_broken_answer_of_thim_is_malformed(answer: bytes) -> None:
     with pytest.raises(EndorsementsError) as caught:
-        parse_thim_answer(answer)
+        parse_thim_response(answer)
     assert caught.value.code == "endorsements.malformed"
 
 

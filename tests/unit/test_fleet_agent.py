@@ -1,4 +1,4 @@
-"""The simulated agent (bench/fleet_agent.py) asks when the supervisor would."""
+"""The simulated agent (bench/fleet_agent.py) requests keys when the scheduler does."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from support.agent import (
     make_config,
     released_key,
 )
-from support.agent_supervision import passing, supervise
+from support.agent_scheduler import passing, run_scheduler
 
 from skragent.agent.jobs import failure_error, key_requests
-from skragent.agent.key_records import Terms
+from skragent.agent.key_records import KeyLifetimePolicy
 from skragent.errors import AgentError
 from skragent.job import Failure, KeyRequest, ReleasedKey
 
@@ -26,7 +26,7 @@ LATER = failure("transport.throttled", "retry", retry_after=30)
 DOWN = failure("transport.server", "retry")
 DENIED = failure("release.denied.policy", "denied")
 
-# The failures of each job by alias; who is not named is released.
+# The failures of each job by alias; the other keys are released.
 Script = list[dict[str, Failure]]
 Asked = list[tuple[float, tuple[str, ...]]]
 
@@ -46,17 +46,17 @@ SCRIPTS: dict[str, Script] = {
     "a denial among others": [{"disk": THROTTLED}, *[{"disk": DENIED}] * 3],
 }
 SECONDS = TOKEN_LIFE_SECONDS
-LOOKING = Terms(check_seconds=3600)
+WITH_CHECKS = KeyLifetimePolicy(check_seconds=3600)
 NEWER = {"disk": "another version, at each look"}
 
 
-def chances() -> Callable[[], float]:
-    """The golden ratio's multiples: as different as chance, and always the same."""
+def jitters() -> Callable[[], float]:
+    """The golden ratio's multiples: they are spread like random numbers."""
     numbers: Iterator[int] = itertools.count(1)
     return lambda: next(numbers) * 0.6180339887 % 1
 
 
-def of_the_supervisor(script: Script, terms: Terms) -> tuple[Asked, int]:
+def of_the_scheduler(script: Script, policy: KeyLifetimePolicy) -> tuple[Asked, int]:
     failures: dict[str, Failure] = {}
     jobs = iter(script)
 
@@ -64,11 +64,11 @@ def of_the_supervisor(script: Script, terms: Terms) -> tuple[Asked, int]:
         failures.clear()
         failures.update(next(jobs, {}))
 
-    world = supervise(
+    world = run_scheduler(
         passing(SECONDS),
         *ALIASES,
-        chance=chances(),
-        terms=terms,
+        random=jitters(),
+        policy=policy,
         failures=failures,
         latest=NEWER,
         while_running=while_running,
@@ -97,19 +97,19 @@ class Vaults:
         return NEWER.get(key.alias)
 
 
-def of_the_simulation(script: Script, terms: Terms) -> tuple[Asked, int]:
+def of_the_simulation(script: Script, policy: KeyLifetimePolicy) -> tuple[Asked, int]:
     vaults = Vaults(script)
     keys = key_requests(make_config(*ALIASES))
-    agent = Agent(keys, vaults=vaults, chance=chances(), terms=terms)
+    agent = Agent(keys, vaults=vaults, random=jitters(), policy=policy)
     moment = BOOTTIME
     while moment <= BOOTTIME + SECONDS:
         moment = agent.act(moment)
-    return vaults.asked, agent.attested
+    return vaults.asked, agent.attestations
 
 
-def assert_they_agree(script: Script, terms: Terms) -> None:
-    asked, attested = of_the_simulation(script, terms)
-    real, really_attested = of_the_supervisor(script, terms)
+def assert_they_agree(script: Script, policy: KeyLifetimePolicy) -> None:
+    asked, attested = of_the_simulation(script, policy)
+    real, really_attested = of_the_scheduler(script, policy)
     assert attested == really_attested
     assert len(real) > len(script)
     assert [keys for _, keys in asked] == [keys for _, keys in real]
@@ -117,9 +117,9 @@ def assert_they_agree(script: Script, terms: Terms) -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
-def test_it_asks_at_the_moments_of_the_supervisor(script: Script) -> None:
-    assert_they_agree(script, LOOKING)
+def test_it_requests_keys_at_the_same_times_as_the_scheduler(script: Script) -> None:
+    assert_they_agree(script, WITH_CHECKS)
 
 
-def test_it_does_so_where_nobody_looks_for_new_versions() -> None:
-    assert_they_agree([{}, {}, *[{"disk": THROTTLED}] * 9], Terms())
+def test_it_does_so_without_version_checks() -> None:
+    assert_they_agree([{}, {}, *[{"disk": THROTTLED}] * 9], KeyLifetimePolicy())

@@ -30,13 +30,13 @@ from support.release_pki import (
 )
 
 from skragent.errors import Disposition, MalformedReleaseError
-from skragent.release.envelope import Question, WrappedKey, verify_release
+from skragent.release.envelope import ReleaseRequest, WrappedKey, verify_release
 
 NONCE = "b nonce"
 
 
-def make_question(**changes: str) -> Question:
-    question = Question(
+def make_question(**changes: str) -> ReleaseRequest:
+    request = ReleaseRequest(
         vault=VAULT,
         name="mykey",
         version="",
@@ -45,7 +45,7 @@ def make_question(**changes: str) -> Question:
         wrapping_key_id=WRAPPING_KID,
     )
     parts: dict[str, Any] = dict(changes)
-    return dataclasses.replace(question, **parts)
+    return dataclasses.replace(request, **parts)
 
 
 def verify(

@@ -43,7 +43,7 @@ from skragent.releaser.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from skragent.attestation.token import AttestationToken
-    from skragent.release.envelope import Question
+    from skragent.release.envelope import ReleaseRequest
     from skragent.releaser.tpm_worker import TpmWorker
     from skragent.releaser.vaults import Vaults
     from skragent.secretmem import Arena
@@ -69,12 +69,12 @@ class SoftwareTpmWorker:
 class FakeVaults:
     def __init__(self, release: Release | None) -> None:
         self.release_to_give = release
-        self.questions: list[Question] = []
+        self.requests: list[ReleaseRequest] = []
 
-    def release(self, question: Question, token: object, who: Identity) -> str:
+    def release(self, request: ReleaseRequest, token: object, who: Identity) -> str:
         assert token
         assert who == Identity()
-        self.questions.append(question)
+        self.requests.append(request)
         if self.release_to_give is None:
             raise ReleaseDeniedError("no", code="release.denied.policy")
         return self.release_to_give.encode()
@@ -84,7 +84,7 @@ class BrokenVaults(FakeVaults):
     """Whose library raises what nobody has thought of."""
 
     @override
-    def release(self, question: Question, token: object, who: Identity) -> str:
+    def release(self, request: ReleaseRequest, token: object, who: Identity) -> str:
         raise LookupError(SECRET)
 
 
@@ -134,8 +134,8 @@ def test_key_comes_home() -> None:
     assert forms["pem"].startswith(b"-----BEGIN PRIVATE KEY-----")
     assert json.loads(forms["jwk"])["kid"] == KID
     assert min(part.offset for part in result.forms.values()) == ARENA_BYTES_PER_KEY
-    (question,) = vaults.questions
-    assert question.enc == "RSA_AES_KEY_WRAP_256"
+    (request,) = vaults.requests
+    assert request.enc == "RSA_AES_KEY_WRAP_256"
 
 
 def test_result_holds_nothing_of_the_private_part() -> None:
@@ -160,7 +160,7 @@ def test_every_release_has_its_own_nonce() -> None:
     step, vaults, _ = make_step(Release(bytes(32)))
     step.run(0, REQUEST)
     step.run(1, REQUEST)
-    assert len({question.nonce for question in vaults.questions}) == 2
+    assert len({request.nonce for request in vaults.requests}) == 2
 
 
 def test_denial_is_this_keys_own() -> None:

@@ -10,7 +10,7 @@ from skragent.config import AllowRule, KeyConfig
 from skragent.errors import ConfigError
 from skragent.serving import Access, resolve_access
 from skragent.serving.access import Operation, Rule
-from skragent.serving.peers import NOBODY, Peer
+from skragent.serving.peers import UNIDENTIFIED, Peer
 
 OPERATIONS: tuple[Operation, ...] = ("get", "public")
 USERS = {"app": 1001}
@@ -172,7 +172,7 @@ def test_a_supplementary_group_counts() -> None:
 
 def test_who_comes_without_credentials_is_refused() -> None:
     access = Access({"db": (Rule(uid=0), Rule(gid=0), Rule(uid=0, gid=0))})
-    assert not access.allows(NOBODY, "db")
+    assert not access.allows(UNIDENTIFIED, "db")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from support.serving_in_memory import InMemoryServer, with_server
 
 from skragent.serving import Access, Limits, listener
 from skragent.serving.access import Rule
-from skragent.serving.quotas import SHARED_QUOTA
+from skragent.serving.admission import SHARED
 
 if TYPE_CHECKING:
     import pytest
@@ -84,7 +84,7 @@ def test_the_unit_of_a_caller_is_asked_for_where_a_rule_names_one(
 
 def test_callers_with_one_owner_share_what_one_user_may_have() -> None:
     def test(server: InMemoryServer) -> None:
-        server.listener.owner_of = lambda _peer: SHARED_QUOTA
+        server.listener.owner_of = lambda _peer: SHARED
         _, first = server.connect()
         _, second = server.connect(peer=OTHER)
         assert not first.closed

@@ -56,7 +56,7 @@ def test_what_will_not_be_answered_is_not_kept() -> None:
     def test(server: InMemoryServer) -> None:
         connection, sock = server.connect(room=10)
         feed(sock, KEY + KEY)
-        connection.end()
+        connection.close()
         assert not sock.closed
         assert len(connection._reader) == 0
 

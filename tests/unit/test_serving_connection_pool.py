@@ -78,7 +78,7 @@ def test_answers_to_one_user_are_bounded_within_a_second() -> None:
         assert server.counters.denied["rate"] == 1
 
     with_server(
-        ring_with(held_key()), test, limits=Limits(answers_per_second_per_uid=3)
+        ring_with(held_key()), test, limits=Limits(requests_per_second_per_uid=3)
     )
 
 
@@ -91,7 +91,7 @@ def test_a_user_who_asks_too_much_is_answered_again_in_the_next_second() -> None
         assert [a.status for a in split_responses(sock.sent)] == [200, 429, 200]
 
     with_server(
-        ring_with(held_key()), test, limits=Limits(answers_per_second_per_uid=1)
+        ring_with(held_key()), test, limits=Limits(requests_per_second_per_uid=1)
     )
 
 
@@ -103,7 +103,7 @@ def test_answers_that_were_not_asked_for_are_not_saved_up() -> None:
         assert [a.status for a in split_responses(sock.sent)] == [200, 200, 429]
 
     with_server(
-        ring_with(held_key()), test, limits=Limits(answers_per_second_per_uid=2)
+        ring_with(held_key()), test, limits=Limits(requests_per_second_per_uid=2)
     )
 
 
@@ -114,7 +114,7 @@ def test_who_asked_too_much_with_the_connection_is_not_read_on() -> None:
         assert not sock.reads
 
     with_server(
-        ring_with(held_key()), test, limits=Limits(answers_per_second_per_uid=1)
+        ring_with(held_key()), test, limits=Limits(requests_per_second_per_uid=1)
     )
 
 
@@ -127,7 +127,7 @@ def test_a_user_who_asks_too_much_takes_nothing_from_others() -> None:
         assert [a.status for a in split_responses(others.sent)] == [200]
 
     with_server(
-        ring_with(held_key()), test, limits=Limits(answers_per_second_per_uid=1)
+        ring_with(held_key()), test, limits=Limits(requests_per_second_per_uid=1)
     )
 
 
@@ -135,13 +135,13 @@ def test_a_new_connection_brings_no_new_allowance() -> None:
     def test(server: InMemoryServer) -> None:
         first, sock = server.connect()
         feed(sock, KEY)
-        first.cut()
+        first.abort()
         _, again = server.connect()
         feed(again, KEY)
         assert [a.status for a in split_responses(again.sent)] == [429]
 
     with_server(
-        ring_with(held_key()), test, limits=Limits(answers_per_second_per_uid=1)
+        ring_with(held_key()), test, limits=Limits(requests_per_second_per_uid=1)
     )
 
 
@@ -149,10 +149,10 @@ def test_users_who_are_gone_are_forgotten() -> None:
     def test(server: InMemoryServer) -> None:
         for uid in range(5):
             connection, _ = server.connect(peer=Peer(uid=uid, gid=0, pid=1))
-            connection.cut()
-        assert len(server.listener.pool.quotas) == 5
+            connection.abort()
+        assert len(server.listener.admission.quotas) == 5
         server.pass_seconds(1)
-        assert len(server.listener.pool.quotas) == 0
+        assert len(server.listener.admission.quotas) == 0
 
     with_server(ring_with(), test)
 
@@ -197,7 +197,7 @@ def test_a_long_poll_that_ends_makes_room_for_another() -> None:
     def test(server: InMemoryServer) -> None:
         first, _ = server.connect()
         feed(server._sockets[0], WAITING)
-        first.cut()
+        first.abort()
         _, second = server.connect()
         feed(second, WAITING)
         assert second.sent == b""

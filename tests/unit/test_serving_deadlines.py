@@ -91,7 +91,7 @@ def test_seconds_are_counted_no_more_when_nobody_is_connected() -> None:
         connection, _ = server.connect()
         server.pass_seconds(1)
         assert len(server.loop.timers) == 1
-        connection.cut()
+        connection.abort()
         server.pass_seconds(1)
         assert server.loop.timers == []
         server.connect()

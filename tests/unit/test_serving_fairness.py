@@ -9,13 +9,13 @@ from support.serving_in_memory import FullSocket, InMemoryServer, with_server
 from skragent.keyring import Keyring
 from skragent.serving import Access, Limits
 from skragent.serving.access import Rule
+from skragent.serving.admission import QUANTUM, UNCACHED_COST
 from skragent.serving.peers import Peer
-from skragent.serving.quotas import OTHERS_COST, TURN
 
 KEY = get(f"/v1/keys/{ALIAS}")
 SHORT = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 WAITING = get("/v1/keys/later?wait=60")
-SLOW = TURN // OTHERS_COST  # answers of a turn that are not the same as before
+SLOW = QUANTUM // UNCACHED_COST  # answers of a turn that are not the same as before
 OTHER = Peer(uid=MYSELF.uid + 1, gid=1, pid=1)
 THIRD = Peer(uid=MYSELF.uid + 2, gid=1, pid=1)
 
@@ -73,14 +73,14 @@ def test_a_turn_is_a_users_and_not_a_connections() -> None:
 def test_the_same_request_again_and_again_has_turns_as_well() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
-        for _ in range(TURN + 10):
+        for _ in range(QUANTUM + 10):
             arrive(server, sock, KEY)
         assert (
-            len(answers(sock)) == TURN - OTHERS_COST + 1
+            len(answers(sock)) == QUANTUM - UNCACHED_COST + 1
         )  # the first one was not the same
         server.loop.turn()
         arrive(server, sock, b"")
-        assert len(answers(sock)) == TURN + 10
+        assert len(answers(sock)) == QUANTUM + 10
 
     with_server(ring_with(held_key()), test)
 
@@ -88,15 +88,15 @@ def test_the_same_request_again_and_again_has_turns_as_well() -> None:
 def test_the_same_request_that_waited_for_its_turn_takes_no_more_of_it() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
-        in_a_turn = TURN - OTHERS_COST + 1  # the first one was not the same
+        in_a_turn = QUANTUM - UNCACHED_COST + 1  # the first one was not the same
         for _ in range(in_a_turn + 1):
             arrive(server, sock, KEY)
         assert len(answers(sock)) == in_a_turn
         server.loop.turn()
         arrive(server, sock, b"")
-        for _ in range(TURN - 1):
+        for _ in range(QUANTUM - 1):
             arrive(server, sock, KEY)
-        assert len(answers(sock)) == in_a_turn + TURN
+        assert len(answers(sock)) == in_a_turn + QUANTUM
 
     with_server(ring_with(held_key()), test)
 
@@ -122,7 +122,7 @@ def test_what_is_left_of_a_turn_is_not_lost() -> None:
         sock.arrive(SHORT * 300)
         assert answers(sock) == [200] * 200 + [429]
 
-    with_server(ring_with(), test, limits=Limits(answers_per_second_per_uid=200))
+    with_server(ring_with(), test, limits=Limits(requests_per_second_per_uid=200))
 
 
 def test_who_asked_too_much_is_told_once_and_not_read_before_the_next_second() -> None:
@@ -139,18 +139,18 @@ def test_who_asked_too_much_is_told_once_and_not_read_before_the_next_second() -
         server.pass_seconds(1)
         assert sock.reads
 
-    with_server(ring_with(), test, limits=Limits(answers_per_second_per_uid=2))
+    with_server(ring_with(), test, limits=Limits(requests_per_second_per_uid=2))
 
 
 def test_who_is_not_read_may_go() -> None:
     def test(server: InMemoryServer) -> None:
         connection, sock = server.connect()
         sock.arrive(SHORT * 5)
-        connection.cut()
+        connection.abort()
         server.pass_seconds(1)
         assert sock.closed
 
-    with_server(ring_with(), test, limits=Limits(answers_per_second_per_uid=2))
+    with_server(ring_with(), test, limits=Limits(requests_per_second_per_uid=2))
 
 
 def test_a_user_who_has_all_connections_gives_one_to_another() -> None:

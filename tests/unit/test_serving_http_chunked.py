@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from skragent.errors import RequestError
 from skragent.serving.http.chunked import MAX_LINE_BYTES, ChunkedBody
+from skragent.serving.http.interfaces import HttpError
 
 MAX_BYTES = 40
 MAX_FRAMING_BYTES = 1000
@@ -18,8 +18,8 @@ def body_of(data: bytes, **bounds: int) -> bytes:
     return bytes(chunks.body)
 
 
-def refusal(data: bytes, **bounds: int) -> RequestError:
-    with pytest.raises(RequestError) as caught:
+def refusal(data: bytes, **bounds: int) -> HttpError:
+    with pytest.raises(HttpError) as caught:
         a_body(**bounds).take(bytearray(data))
     return caught.value
 

@@ -230,7 +230,7 @@ def test_an_unexpected_error_is_one_connections_own() -> None:
         feed(takes, KEY)
         _, transport = server.connect()
         server.listener._handle = broken
-        feed(transport, KEY)
+        feed(transport, PEM)
         (answer,) = split_responses(transport.sent)
         assert (answer.status, answer.code) == (500, "internal")
         assert transport.closed
@@ -346,7 +346,7 @@ def test_connections_of_one_uid_are_bounded() -> None:
         assert (answer.status, answer.code) == (503, "serve.connections")
         assert third.closed
         assert server.counters.denied["connections"] == 1
-        first.cut()
+        first.abort()
         _, fourth = server.connect()
         assert not fourth.closed
 
@@ -368,8 +368,8 @@ def test_the_end_lets_an_answer_under_way_be_taken() -> None:
         idle, idle_transport = server.connect()
         taking, transport = server.connect(room=10)
         feed(transport, KEY + PEM)
-        idle.end()
-        taking.end()
+        idle.close()
+        taking.close()
         assert idle_transport.closed
         assert not transport.closed
         transport.make_room()
@@ -396,12 +396,16 @@ def test_the_age_of_a_key_grows() -> None:
 def test_what_head_was_answered_with_does_not_last() -> None:
     def test(server: InMemoryServer) -> None:
         cell = server.counters.requests_cell("api", "get", "ok")
-        kept = Response(HTTPStatus.OK, {"ETag": "1"}, b"1", cell=cell, is_lasting=True)
+        kept = Response(
+            HTTPStatus.OK, {"ETag": "1"}, b"1", counter=cell, is_cacheable=True
+        )
         server.listener._handle = lambda _request, _peer: kept
         _, sock = server.connect()
         feed(sock, HEAD)
-        kept.retire()
-        kept = Response(HTTPStatus.OK, {"ETag": "2"}, b"2", cell=cell, is_lasting=True)
+        kept.invalidate()
+        kept = Response(
+            HTTPStatus.OK, {"ETag": "2"}, b"2", counter=cell, is_cacheable=True
+        )
         feed(sock, HEAD)
         assert re.findall(rb"ETag: (.)", sock.sent) == [b"1", b"2"]
 
@@ -417,8 +421,8 @@ def test_a_question_that_fails_while_it_waits_ends_its_connection_alone() -> Non
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         feed(sock, get(f"/v1/keys/{ALIAS}?wait=10"))
-        (long_poll,) = server.api._lots._lots[ALIAS]
-        long_poll._ask = broken
+        (long_poll,) = server.api._long_polls._groups[ALIAS]
+        long_poll._respond = broken
         ring.put(held_key())
         assert sock.closed
         assert server.counters.in_flight["api"] == 0

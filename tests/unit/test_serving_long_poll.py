@@ -159,7 +159,7 @@ def test_a_connection_that_is_cut_waits_no_longer() -> None:
     def test(server: InMemoryServer) -> None:
         connection, sock = server.connect()
         feed(sock, SOON)
-        connection.cut()
+        connection.abort()
         ring.put(held_key())
         assert sock.sent == b""
         assert server.counters.in_flight["api"] == 0
@@ -182,7 +182,7 @@ def test_who_waits_is_answered_at_the_end_of_the_agent() -> None:
     def test(server: InMemoryServer) -> None:
         connection, sock = server.connect()
         feed(sock, SOON)
-        connection.end()
+        connection.close()
         (answer,) = split_responses(sock.sent)
         assert (answer.status, answer.headers["Connection"]) == (503, "close")
         assert sock.closed
@@ -252,10 +252,10 @@ class Waiter:
         assert answer
         self.answers += 1
         for long_poll in self._everybody:
-            long_poll.forget()
+            long_poll.cancel()
 
-    def cut(self) -> None:
-        raise AssertionError
+    def fail(self, error: Exception) -> None:
+        raise AssertionError from error
 
 
 def test_who_waits_no_longer_since_another_was_answered_is_not_answered() -> None:
@@ -264,12 +264,14 @@ def test_who_waits_no_longer_since_another_was_answered_is_not_answered() -> Non
     everybody: list[LongPoll] = []
     waiters = [Waiter(everybody) for _ in range(3)]
     for waiter in waiters:
-        long_poll = lots.now_or_later("db", 10, lambda _must: news[0] if news else None)
+        long_poll = lots.respond_or_wait(
+            "db", 10, lambda _must: news[0] if news else None
+        )
         assert isinstance(long_poll, LongPoll)
-        long_poll.park(waiter, tick=0)
+        long_poll.start(waiter, tick=0)
         everybody.append(long_poll)
-    news.append(json_response({}, cell=Counters().requests_cell("api", "get", "ok")))
-    lots.look("db")
+    news.append(json_response({}, counter=Counters().requests_cell("api", "get", "ok")))
+    lots.notify("db")
     assert sum(waiter.answers for waiter in waiters) == 1
 
 

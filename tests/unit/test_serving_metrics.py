@@ -21,7 +21,7 @@ from skragent.observe import Counters
 from skragent.serving import Access, ApiServer, MetricsServer
 from skragent.serving.access import Rule
 from skragent.serving.http.request import parse_head
-from skragent.serving.peers import NOBODY, Peer
+from skragent.serving.peers import UNIDENTIFIED, Peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,8 +70,8 @@ def test_who_was_refused_is_written_down_at_the_next_tick(
 ) -> None:
     assert ask(server, f"/v1/keys/{ALIAS}", STRANGER).status == 404
     assert caplog.messages == []
-    server._listener._tick()
-    assert caplog.messages == ["uid 54321 asked for key db, and no rule allows it"]
+    server._listener._begin_tick()
+    assert caplog.messages == ["uid 54321 was denied key db: no rule allows it"]
 
 
 def test_who_was_refused_just_before_the_end_is_written_down(
@@ -79,17 +79,17 @@ def test_who_was_refused_just_before_the_end_is_written_down(
 ) -> None:
     ask(server, f"/v1/keys/{ALIAS}", STRANGER)
     asyncio.run(server.close(0))
-    assert caplog.messages == ["uid 54321 asked for key db, and no rule allows it"]
+    assert caplog.messages == ["uid 54321 was denied key db: no rule allows it"]
 
 
 def test_the_numbers_are_new_at_each_tick(sock: socket.socket) -> None:
     ring, counters = ring_with(held_key()), Counters()
     server = MetricsServer(sock, ring, counters)
-    ask(server, "/metrics", NOBODY)
+    ask(server, "/metrics", UNIDENTIFIED)
     counters.connections["api"] = 33
-    server._listener._tick()
+    server._listener._begin_tick()
     assert b'skragent_socket_connections{socket="api"} 33.0' in (
-        ask(server, "/metrics", NOBODY).body
+        ask(server, "/metrics", UNIDENTIFIED).body
     )
 
 
@@ -97,17 +97,17 @@ def test_the_numbers_are_new_at_each_tick(sock: socket.socket) -> None:
 def test_head_is_what_get_is_for_scrapers(sock: socket.socket, path: str) -> None:
     server = MetricsServer(sock, ring_with(held_key()), Counters())
     by_get, by_head = (
-        server._listener._handle(parse_head(request), NOBODY)
+        server._listener._handle(parse_head(request), UNIDENTIFIED)
         for request in (get(path), get(path).replace(b"GET", b"HEAD", 1))
     )
     assert by_get.parts[0] == by_head.parts[0]
-    assert by_get.cell is by_head.cell
+    assert by_get.counter is by_head.counter
 
 
 def test_scrapers_may_not_post(sock: socket.socket) -> None:
     server = MetricsServer(sock, ring_with(held_key()), Counters())
     request = get("/metrics").replace(b"GET", b"POST", 1)
-    answer = server._listener._handle(parse_head(request), NOBODY)
+    answer = server._listener._handle(parse_head(request), UNIDENTIFIED)
     (answered,) = split_responses(b"".join(answer.parts))
     assert (answered.status, answered.code) == (405, "serve.method")
     assert answered.headers["Allow"] == "GET, HEAD"
@@ -117,6 +117,6 @@ def test_scrapers_send_no_body(sock: socket.socket) -> None:
     server = MetricsServer(sock, ring_with(held_key()), Counters())
     head = parse_head(get("/metrics", "Content-Length: 1"))
     (answered,) = split_responses(
-        b"".join(server._listener._handle(head, NOBODY).parts)
+        b"".join(server._listener._handle(head, UNIDENTIFIED).parts)
     )
     assert (answered.status, answered.code) == (400, "serve.body")

@@ -81,7 +81,7 @@ def test_what_was_answered_before_is_not_answered_so_to_another_caller() -> None
             dataclasses.replace(MYSELF, groups=frozenset({54321})),
             dataclasses.replace(MYSELF, unit="other.service"),
         ):
-            assert server.listener._remembered.get((other.identity, LAST_KEY)) is None
+            assert server.listener.responses.get((other.identity, LAST_KEY)) is None
         sock = server.visit(LAST_KEY, dataclasses.replace(MYSELF, uid=MYSELF.uid + 1))
         assert [a.status for a in split_responses(sock.sent)] == [404]
 
@@ -105,7 +105,7 @@ def test_requests_that_come_with_their_connections_are_bounded_too() -> None:
         assert statuses == [200, 200, 429]
 
     with_server(
-        ring_with(held_key()), test, limits=Limits(answers_per_second_per_uid=2)
+        ring_with(held_key()), test, limits=Limits(requests_per_second_per_uid=2)
     )
 
 
@@ -136,11 +136,11 @@ def test_the_same_request_of_the_same_caller_is_decided_once_a_second() -> None:
     with_server(ring_with(), test)
 
 
-def test_no_more_than_so_many_requests_are_remembered() -> None:
+def test_no_more_than_so_many_requests_are_cached() -> None:
     def test(server: InMemoryServer) -> None:
         for number in range(300):
             server.visit(get(f"/v1/keys/{ALIAS}", f"X: {number}", "Connection: close"))
-        assert len(server.listener._remembered) == 256
+        assert len(server.listener.responses) == 256
 
     with_server(ring_with(held_key()), test)
 

@@ -150,7 +150,7 @@ class Proc:
 
 def forget_what_was_read() -> None:
     peers._hierarchy.cache_clear()
-    peers._parse_remembered.cache_clear()
+    peers._parse_cached.cache_clear()
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def test_what_strangers_can_make_us_remember_is_short(
     text = IN_UNIT.rstrip() + b"/"
     proc.files[7] = text + b"x" * (size - len(text))
     assert unit_of(7).unit == "app.service"
-    assert peers._parse_remembered.cache_info().currsize == count
+    assert peers._parse_cached.cache_info().currsize == count
 
 
 def test_a_caller_whose_groups_the_kernel_does_not_tell_is_an_error(

@@ -61,10 +61,10 @@ class Waiter:
     def deliver(self, answer: Response) -> None:
         self.told += split_responses(b"".join(answer.parts))
         assert self.long_poll is not None
-        self.long_poll.forget()
+        self.long_poll.cancel()
 
-    def cut(self) -> None:
-        raise AssertionError
+    def fail(self, error: Exception) -> None:
+        raise AssertionError from error
 
 
 @dataclass
@@ -83,7 +83,7 @@ def admin() -> Admin:
     long_poll = api.handle(parse_head(RELOAD), ROOT)
     assert isinstance(long_poll, LongPoll)
     waiter.long_poll = long_poll
-    long_poll.park(waiter, 0)
+    long_poll.start(waiter, 0)
     return Admin(control, waiter, long_poll)
 
 
@@ -108,7 +108,7 @@ def test_it_tells_every_problem_of_a_file_that_was_refused(admin: Admin) -> None
 
 
 def test_one_that_takes_too_long_is_answered_all_the_same(admin: Admin) -> None:
-    admin.long_poll.answer_now()
+    admin.long_poll.finish()
     (answered,) = admin.waiter.told
     problem = json.loads(answered.body)
     assert (answered.status, problem["code"]) == (503, "serve.not_ready")

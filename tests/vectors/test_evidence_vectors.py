@@ -17,7 +17,7 @@ from skragent.evidence.endorsements import (
     chip_generation,
     order_chain,
     parse_roots,
-    parse_thim_answer,
+    parse_thim_response,
     verify_endorsements,
 )
 from skragent.evidence.hcl import (
@@ -53,7 +53,9 @@ def read_chain(vectors: Path, name: str) -> Endorsements:
 def read_aci(vectors: Path) -> tuple[SnpReport, Endorsements]:
     folder = vectors / "aci-snp-milan"
     report = parse_snp_report((folder / "snp-report.bin").read_bytes())
-    return report, parse_thim_answer((folder / "thim-certification.json").read_bytes())
+    return report, parse_thim_response(
+        (folder / "thim-certification.json").read_bytes()
+    )
 
 
 @pytest.mark.parametrize("name", AZURE)

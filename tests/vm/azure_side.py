@@ -62,8 +62,8 @@ class Hardware:
     def ark_pem(self) -> str:
         return self.chip.ark_pem
 
-    def thim_answer(self) -> dict[str, str]:
-        return self.chip.thim_answer()
+    def thim_certification(self) -> dict[str, str]:
+        return self.chip.thim_certification()
 
     def renew_ak_certificate(
         self, certificate: x509.Certificate

@@ -67,7 +67,7 @@ mkdir -p "$root/etc/systemd/system/qemu-guest-agent.service.d"
 printf '[Service]\nLogLevelMax=warning\nTimeoutStopSec=1\n' \
   >"$root/etc/systemd/system/qemu-guest-agent.service.d/quiet.conf"
 
-# The only network: link-local, to Azure's addresses.
+# The only network: link-local, with Azure's addresses.
 cat >"$root/etc/systemd/system/vm-network.service" <<'END'
 [Unit]
 Description=The network to the emulated Azure

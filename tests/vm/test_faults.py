@@ -25,7 +25,7 @@ def wait_for_another_process(agent: Agent, pid: str) -> None:
     )
 
 
-def test_the_next_agent_serves_keys_after_sigkill_while_azure_is_absent(
+def test_the_next_agent_serves_keys_after_sigkill_during_an_outage_of_azure(
     agent: Agent,
 ) -> None:
     pid = agent.property("MainPID")

@@ -24,7 +24,7 @@ def test_a_user_without_a_rule_is_refused(agent: Agent) -> None:
     assert "serve.denied" in refused.body
 
 
-def test_agent_and_releaser_are_confined_and_the_unit_is_judged_safe(
+def test_agent_and_releaser_are_confined_and_systemd_rates_the_unit_safe(
     agent: Agent,
 ) -> None:
     guest = agent.guest

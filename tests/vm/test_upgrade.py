@@ -21,7 +21,7 @@ print(answered, failed)
 """
 
 
-def test_every_new_connection_is_answered_while_the_package_is_upgraded(
+def test_every_new_connection_is_served_during_an_upgrade(
     agent: Agent,
 ) -> None:
     guest = agent.guest

@@ -1,4 +1,4 @@
-"""A supervisor with a clock that the test moves and jobs that the test decides."""
+"""A scheduler with a clock that the test moves and jobs that the test decides."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from support.agent import (
     TOKEN_LIFE_SECONDS,
     FakeClock,
     attestation,
-    held_token,
     in_parts,
     make_config,
     released_key,
     run,
     settle,
+    token_of,
 )
 
 from skragent.agent.job_runner import Release
 from skragent.agent.jobs import key_requests
-from skragent.agent.key_records import Terms
-from skragent.agent.scheduler import Supervisor
+from skragent.agent.key_records import KeyLifetimePolicy
+from skragent.agent.scheduler import Scheduler
 from skragent.errors import AgentError, ReleaserError
 from skragent.job import AkCertificate, FailedKey, Failure, Result
 from skragent.secretmem import create_arena
@@ -33,8 +33,9 @@ from skragent.secretmem import create_arena
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-    from skragent.agent.cached_token import HeldToken
-    from skragent.agent.key_records import Admission, KeyRecord
+    from skragent.agent.cached_token import CachedToken
+    from skragent.agent.interfaces import NextAttempt
+    from skragent.agent.key_records import KeyRecord, Validity
     from skragent.agent.releaser_process import Launch
     from skragent.job import Attestation, KeyRequest, ReleasedKey
     from skragent.keyring import KeyState
@@ -72,7 +73,7 @@ class Jobs:
         keys: Sequence[KeyRequest],
         *,
         launched: Launch | None = None,
-        token: HeldToken | None = None,
+        token: CachedToken | None = None,
         deliver: Callable[[Release], None] = lambda _part: None,
     ) -> Release:
         del launched
@@ -86,7 +87,7 @@ class Jobs:
         result, boot = self._result(keys), self.clock.boot
         if token is not None:
             result = msgspec.structs.replace(result, attestation=None)
-        kept = held_token(result, boot)
+        kept = token_of(result, boot)
         first, last = in_parts(result)
         deliver(Release(first, self.arena, boot))
         if self.crashes_after in [key.alias for key in keys]:
@@ -135,7 +136,7 @@ class Jobs:
 
 
 @dataclass
-class Holder:
+class Reporter:
     """Remembers what it was told, and so what would be served."""
 
     held: dict[str, ReleasedKey] = field(default_factory=dict)
@@ -174,12 +175,12 @@ class Holder:
         arena: Arena,
         *,
         request: KeyRequest,
-        life: KeyRecord,
+        record: KeyRecord,
         began_at: float,
     ) -> None:
         del arena, request, began_at
         before = self.held.get(key.alias)
-        if life.has_previous and before is not None and before.version != key.version:
+        if record.has_previous and before is not None and before.version != key.version:
             self.previous[key.alias] = before
         self.held[key.alias] = key
 
@@ -189,43 +190,44 @@ class Holder:
     def repeat_notifications(self) -> None:
         self.repetitions += 1
 
-    def not_admitted(self, key: ReleasedKey, admission: Admission) -> None:
+    def not_valid(self, key: ReleasedKey, admission: Validity) -> None:
         del key
         self.codes.append(admission.value)
 
     def cannot_check(self, alias: str) -> None:
         self.unchecked.append(alias)
 
-    def changed(self, alias: str, life: KeyRecord) -> None:
-        self.states[alias] = life.state
-        if not life.is_held:
+    def state_changed(self, alias: str, record: KeyRecord) -> None:
+        self.states[alias] = record.state
+        if not record.is_held:
             self.held.pop(alias, None)
             self.previous.pop(alias, None)
 
     def attempt_ended(self, alias: str) -> None:
         self.attempts.append(alias)
 
-    def key_failed(
-        self, alias: str, error: AgentError, seconds: float, *, wiped_in: float
-    ) -> None:
-        self.wiped_in[alias] = wiped_in
+    def key_failed(self, alias: str, error: AgentError, following: NextAttempt) -> None:
+        self.wiped_in[alias] = following.wiped_in
         self.codes.append(error.code)
-        self.waits.append(seconds)
+        self.waits.append(following.seconds)
 
     def job_failed(
-        self, wiped_in: Mapping[str, float], error: AgentError, seconds: float
+        self, following: Mapping[str, NextAttempt], error: AgentError
     ) -> None:
-        self.wiped_in.update(wiped_in)
+        self.wiped_in.update((a, one.wiped_in) for a, one in following.items())
         self.codes.append(error.code)
-        self.waits.append(seconds)
+        self.waits.append(min((one.seconds for one in following.values()), default=0.0))
+
+    def job_ended(self, result: Result) -> None:
+        del result
 
 
 @dataclass
 class World:
     clock: FakeClock
     jobs: Jobs
-    holder: Holder
-    supervisor: Supervisor
+    reporter: Reporter
+    scheduler: Scheduler
     task: asyncio.Task[None]
 
     @property
@@ -234,33 +236,33 @@ class World:
         return [moment - self.jobs.asked[0][0] for moment, _ in self.jobs.asked]
 
 
-def supervise(
+def run_scheduler(
     test: Callable[[World], Coroutine[Any, Any, None]],
     *aliases: str,
-    chance: float | Callable[[], float] = MID_JITTER,
-    terms: Terms = Terms(),  # noqa: B008 - frozen
+    random: float | Callable[[], float] = MID_JITTER,
+    policy: KeyLifetimePolicy = KeyLifetimePolicy(),  # noqa: B008 - frozen
     **jobs: Any,  # noqa: ANN401 - the fields of Jobs
 ) -> World:
-    """Run `test` beside a supervisor of these keys."""
+    """Run `test` beside a scheduler of these keys."""
 
     async def both() -> World:
-        clock, holder = FakeClock(), Holder()
+        clock, reporter = FakeClock(), Reporter()
         world = Jobs(clock, create_arena(4096), **jobs)
-        supervisor = Supervisor(
+        scheduler = Scheduler(
             key_requests(make_config(*aliases or ("disk",))),
             jobs=world,
-            holder=holder,
+            reporter=reporter,
             clock=clock,
-            chance=chance if callable(chance) else lambda: chance,
-            terms=defaultdict(lambda: terms),
+            random=random if callable(random) else lambda: random,
+            policies=defaultdict(lambda: policy),
         )
-        task = asyncio.create_task(supervisor.run())
+        task = asyncio.create_task(scheduler.run())
         await settle()
-        together = World(clock, world, holder, supervisor, task)
+        together = World(clock, world, reporter, scheduler, task)
         try:
             await test(together)
         finally:
-            supervisor.stop()
+            scheduler.stop()
             await settle()
             task.cancel()  # a job that hangs, as the daemon's end does
             await asyncio.gather(task, return_exceptions=True)
