@@ -21,6 +21,7 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
+from support.azure import bind_unix
 
 from skragent.emulator import addresses
 from skragent.emulator.amd.chip import Chip
@@ -93,7 +94,7 @@ class AzureSide:
         seconds.
         """
         hardware = await _provision(directory / "tpm", kept)
-        imds, tls = (addresses.bind_unix(path) for path in _socket_paths(directory))
+        imds, tls = (bind_unix(path) for path in _socket_paths(directory))
         settings = Settings(real_names=True, sockets=(imds, tls), vaults=(VAULT,))
         return cls(
             directory, await Azure.start(directory, hardware, settings), hardware

@@ -35,13 +35,12 @@ _FAILED: set[str] = set()
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
-    items.sort(key=_position)
+    items.sort(key=_place)
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.qemu)
-            item.add_marker(
-                pytest.mark.timeout(1800)
-            )  # the first scenario builds the image
+            # The first scenario builds the image.
+            item.add_marker(pytest.mark.timeout(1800))
 
 
 def _place(item: pytest.Item) -> int:

@@ -37,7 +37,7 @@ def test_the_next_agent_serves_keys_after_sigkill_during_an_outage_of_azure(
         assert "is held again" in agent.journal("-u skragent -n 50")
 
 
-def test_a_restart_while_azure_is_absent_keeps_the_keys(agent: Agent) -> None:
+def test_a_restart_during_an_outage_of_azure_keeps_the_keys(agent: Agent) -> None:
     with agent.azure.outage():
         agent.guest.check("systemctl restart skragent", timeout=120)
         assert serves(agent)

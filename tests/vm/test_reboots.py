@@ -1,4 +1,4 @@
-"""Reboots: changed measurements, a new wrapping key, an absent Azure."""
+"""Reboots: changed measurements, a new wrapping key, an outage of Azure."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_pcr_without_log_entry_is_refused_and_keys_stay_until_confirmation(
     assert agent.get("db").status == "200"
 
 
-def test_a_reboot_while_azure_is_absent_releases_the_keys_with_a_new_wrapping_key(
+def test_a_reboot_during_an_outage_of_azure_releases_the_keys_with_a_new_wrapping_key(
     installed: Agent, machine: Machine
 ) -> None:
     agent, guest = installed, installed.guest

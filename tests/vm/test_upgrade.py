@@ -1,4 +1,4 @@
-"""An upgrade of the package while clients use it and Azure is absent."""
+"""An upgrade of the package under load, during an outage of Azure."""
 
 from __future__ import annotations
 
