@@ -126,7 +126,7 @@ def test_a_directory_service_that_does_not_answer(config: Path) -> None:
     code, said = end(start(1, "check-config", "--config", config, code=HANGING_NAMES))
     assert code == exit_codes.TEMPFAIL
     assert "skragent: command.timeout: `skragent check-config` " in said
-    assert "it was looking up users and groups" in said
+    assert "the command was looking up users and groups" in said
 
 
 def test_an_agent_that_is_stopped(tmp_path: Path) -> None:
