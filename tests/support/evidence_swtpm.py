@@ -1,6 +1,6 @@
 """A real TPM 2.0 (swtpm) on a unix socket, with an AK where Azure has one.
 
-Used by the tests of skragent.evidence.tpm; whatever a test needs beyond the AK, it
+Used by the tests of skragent.evidence.tpm; what a test needs beyond the AK, it
 defines itself through `esys`.
 """
 

@@ -1,4 +1,4 @@
-"""Captures of real machines: all of them verify, and no bit of them can be changed."""
+"""Captures of real machines: they verify, and a flipped bit is noticed."""
 
 from __future__ import annotations
 
@@ -77,14 +77,16 @@ def test_thims_tcbm_is_the_reported_tcb(vectors: Path) -> None:
     assert bytes.fromhex(chain.tcbm) == report.reported_tcb[::-1]
 
 
-def test_what_the_verifier_gets_is_thims_own_text(vectors: Path) -> None:
+def test_the_verifier_receives_thims_own_text(vectors: Path) -> None:
     path = vectors / "aci-snp-milan" / "thim-certification.json"
     answer = json.loads(path.read_text())
     text = answer["vcekCert"] + answer["certificateChain"]
     assert read_aci(vectors)[1].pem.decode() == text
 
 
-def test_the_captured_version_2_is_told_by_its_certificate(vectors: Path) -> None:
+def test_the_certificate_shows_the_generation_of_the_captured_version_2(
+    vectors: Path,
+) -> None:
     report = read_hcl(vectors, AZURE[0]).snp_report
     assert report.version == 2
     assert report.generation is None
