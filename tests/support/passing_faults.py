@@ -40,7 +40,7 @@ PASSING_FAULTS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("maa.status=302", "maa.flood"),
     ),
     "transport.oversized": (("vault.flood",), ("maa.oversize",)),
-    # IMDS is no authority.
+    # IMDS is not an authority.
     "identity.not_found": (
         ("imds.identity.removed",),
         ("imds.status=400,path=/metadata/identity,code=invalid_request,message=x",),

@@ -20,6 +20,7 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
+from support.azure import bind_unix
 
 from skragent.emulator import addresses
 from skragent.emulator.amd.chip import Chip
@@ -30,16 +31,13 @@ from skragent.emulator.keyvault.key_material import create_material, kind_of
 from skragent.emulator.keyvault.key_specs import parse_key_spec
 from skragent.emulator.keyvault.key_store import KeyVersion
 from skragent.emulator.keyvault.vault import Vault
+from skragent.emulator.paravisor import provisioning
 from skragent.emulator.paravisor.hcl_report import (
     RuntimeData,
     encode_hcl_report,
     report_data,
 )
-from skragent.emulator.paravisor.paravisor import (
-    NV_AK_CERTIFICATE,
-    NV_REPORT,
-    provisioning,
-)
+from skragent.emulator.paravisor.paravisor import NV_AK_CERTIFICATE, NV_REPORT
 from skragent.emulator.paravisor.tpm_ca import VirtualTpmCa
 from skragent.emulator.thread import LoopThread
 from skragent.emulator.tpm.swtpm import SwtpmProcess
@@ -91,7 +89,7 @@ class AzureSide:
         `kept` outlives the run: minting AMD's keys takes seconds.
         """
         hardware = await _provision(directory / "tpm", kept)
-        imds, tls = (addresses.bind_unix(path) for path in _socket_paths(directory))
+        imds, tls = (bind_unix(path) for path in _socket_paths(directory))
         settings = Settings(real_names=True, sockets=(imds, tls), vaults=(VAULT,))
         return cls(
             directory, await Azure.start(directory, hardware, settings), hardware
