@@ -244,55 +244,16 @@ class ServingConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     connections: Annotated[
         int,
         Setting(
-            "Open connections. systemd's `LimitNOFILE=` must allow twice as many"
+            "Open connections. One user may have half of them, five sixths may have a"
+            " request under way, and two thirds may wait for a change (`?wait=`)."
+            "\n\n"
+            "systemd's `LimitNOFILE=` must allow twice as many"
             " descriptors, and about 1200 more. Else the journal has"
             " `FEW_DESCRIPTORS`.",
             1,
             65_536,
         ),
     ] = 768
-    connections_per_uid: Annotated[
-        int, Setting("Open connections of one user.", 1, 65_536)
-    ] = 384
-    requests_in_flight: Annotated[
-        int,
-        Setting(
-            "Requests whose response the caller has not read completely, including"
-            " pending ones.",
-            1,
-            65_536,
-        ),
-    ] = 640
-    long_polls: Annotated[
-        int,
-        Setting(
-            "Requests that wait for a key or its next version (`?wait=`).", 0, 65_536
-        ),
-    ] = 512
-    answers_per_second_per_uid: Annotated[
-        int, Setting("Responses to one user within one second.", 1, 10_000_000)
-    ] = 10_000
-    head_bytes: Annotated[
-        int, Setting("The maximum size of a request's head.", 256, 65_536)
-    ] = 8192
-    body_bytes: Annotated[
-        int,
-        Setting(
-            "The maximum size of a request's body. The sizes, extensions and trailers"
-            " of a chunked body may have `head_bytes` in addition.",
-            0,
-            1_048_576,
-        ),
-    ] = 16_384
-    head_timeout_seconds: Annotated[
-        int, Setting("The time for a complete request, including its body.", 1, 300)
-    ] = 5
-    idle_timeout_seconds: Annotated[
-        int, Setting("The time between two requests of a connection.", 1, 86_400)
-    ] = 75
-    send_timeout_seconds: Annotated[
-        int, Setting("The time for the caller to read a response.", 1, 300)
-    ] = 10
     credential_wait_seconds: Annotated[
         int,
         Setting(

@@ -47,6 +47,17 @@ REMOVED: Final[Mapping[str, str]] = MappingProxyType(
         " keys.NAME.refresh_seconds sets a shorter interval",
         "limits.job_timeout_seconds": "a job may take twelve times"
         " limits.request_timeout_seconds",
+        "serving.connections_per_uid": "one user may have half of serving.connections",
+        "serving.requests_in_flight": "five sixths of serving.connections may have a"
+        " request under way",
+        "serving.long_polls": "two thirds of serving.connections may wait",
+        "serving.answers_per_second_per_uid": "one user may get 10000 responses per"
+        " second",
+        "serving.head_bytes": "the head of a request may have 8192 bytes",
+        "serving.body_bytes": "the body of a request may have 16384 bytes",
+        "serving.head_timeout_seconds": "a request must be complete within 5 s",
+        "serving.idle_timeout_seconds": "a connection may be idle for 75 s",
+        "serving.send_timeout_seconds": "a caller must read a response within 10 s",
     }
 )
 

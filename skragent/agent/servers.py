@@ -12,8 +12,8 @@ from skragent.serving import (
     AdminServer,
     ApiServer,
     CredentialServer,
+    Limits,
     MetricsServer,
-    limits_of,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Servers:
         self, world: World, keyring: Keyring, counters: Counters, control: Control
     ) -> None:
         config = world.config
-        limits = limits_of(config.serving)
+        limits = Limits.for_connections(config.serving.connections)
         self._api = ApiServer(
             world.sockets.api,
             keyring,
@@ -104,7 +104,7 @@ class Servers:
 
     def configure(self, config: Config, access: Access) -> None:
         """Serve by another configuration, connections that are open included."""
-        limits = limits_of(config.serving)
+        limits = Limits.for_connections(config.serving.connections)
         self._api.change_access(access)
         self._api.change_limits(limits)
         if self._credentials is not None:

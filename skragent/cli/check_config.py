@@ -113,11 +113,6 @@ def _warnings(config: Config) -> list[str]:
         if rule.unit is not None and not rule.unit.strip("*?")
     ]
     warnings += _warnings_of_credentials(config)
-    if config.serving.connections_per_uid > config.serving.connections:
-        warnings.append(
-            "serving.connections_per_uid: more than serving.connections, which all"
-            " users together have"
-        )
     return warnings + _warnings_of_files(config)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skragent.serving.access import Access, UnitRules, resolve_access
-from skragent.serving.admission import Limits, limits_of
+from skragent.serving.admission import Limits
 from skragent.serving.credential_protocol import judge_name_lengths
 from skragent.serving.metrics import MetricsServer
 from skragent.serving.peers import probe_pidfd
@@ -19,7 +19,6 @@ __all__ = [
     "MetricsServer",
     "UnitRules",
     "judge_name_lengths",
-    "limits_of",
     "probe_pidfd",
     "resolve_access",
 ]

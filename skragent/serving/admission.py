@@ -26,7 +26,7 @@ thousands of user ids (subuid(5)).
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -36,7 +36,6 @@ from skragent.serving.http.interfaces import HttpError, HttpLimits
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
 
-    from skragent.config import ServingConfig
     from skragent.observe import Counters
     from skragent.serving.http.connection import Connection
     from skragent.serving.http.interfaces import EventLoop
@@ -75,17 +74,6 @@ class Limits(HttpLimits):
             requests_in_flight=max(1, connections * 5 // 6),
             long_polls=connections * 2 // 3,
         )
-
-
-def limits_of(settings: ServingConfig) -> Limits:
-    """Return the limits of the configuration."""
-    rest = {
-        f.name: getattr(settings, f.name)
-        for f in fields(Limits)
-        if f.name != "requests_per_second_per_uid"
-    }
-    rate = settings.answers_per_second_per_uid
-    return Limits(requests_per_second_per_uid=rate, **rest)
 
 
 class Quota:

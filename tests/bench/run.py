@@ -40,6 +40,16 @@ REST_SECONDS = 3.0
 DEADLINE_SECONDS = 60.0
 
 SKRAGENT = [sys.executable, "-I", "-m", "skragent.cli.main"]
+# One user makes all the load, so the agent runs without the limit of one user.
+WITHOUT_LIMIT = """
+import dataclasses, sys
+from skragent.cli.main import main
+from skragent.serving import Limits
+limits = dataclasses.replace(Limits(), requests_per_second_per_uid=10_000_000)
+Limits.for_connections = lambda _: limits
+sys.exit(main(sys.argv[1:]))
+"""
+UNLIMITED = (sys.executable, "-I", "-c", WITHOUT_LIMIT)
 NGINX_CONF = """
 worker_processes 1; daemon off; pid {dir}/pid; error_log {dir}/error.log;
 events {{ worker_connections 1024; }}
@@ -101,12 +111,13 @@ def fetch(path: Path, name: str) -> bytes | None:
 
 
 @contextlib.contextmanager
-def agent(config: Path, sock: Path) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
-    """Run the agent; give it with the seconds from exec to its first key."""
+def agent(
+    config: Path, sock: Path, *launcher: str
+) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
+    """Run the agent; yield it with the seconds from exec to its first key."""
     started = time.perf_counter()
-    with running(
-        [*SKRAGENT, "run", "--config", str(config)], config.parent / "agent.log"
-    ) as process:
+    command = [*(launcher or SKRAGENT), "run", "--config", str(config)]
+    with running(command, config.parent / "agent.log") as process:
         while fetch(sock, "demo") is None:
             if time.perf_counter() - started > DEADLINE_SECONDS:
                 sys.exit(f"bench: no key; see {config.parent}/agent.log")
@@ -279,13 +290,6 @@ def name_a_unit(config: Path) -> None:
     config.write_text(text.replace("allow = [", "allow = [" + UNIT_RULE + ", ", 1))
 
 
-def raise_limits(config: Path) -> None:
-    """Let one user, who is all users here, ask as much as it can."""
-    text = config.read_text()
-    config.write_text(text + "\n[serving]\nanswers_per_second_per_uid = 10000000\n")
-    print("serving.answers_per_second_per_uid is raised: all load is one user's here")
-
-
 def main() -> None:
     """Run everything in a directory of its own."""
     for tool in ("gcc", "nginx", "swtpm"):
@@ -296,10 +300,10 @@ def main() -> None:
         work = Path(name)
         with emulator(work / "near", 0.0) as config:
             sock = config.parent / "api.sock"
-            raise_limits(config)
+            print("the limit of responses per user is raised: all load is one user's")
             print("cold start, emulator beside it:")
             outcome["cold_start_s"] = round(cold_starts(config, sock), 3)
-            with agent(config, sock) as (process, _):
+            with agent(config, sock, *UNLIMITED) as (process, _):
                 time.sleep(REST_SECONDS)
                 outcome["agent_rss_mib"] = round(resident_mib(process.pid), 1)
                 print("a workload in Python:")
@@ -307,7 +311,7 @@ def main() -> None:
                 print("fetches over Unix sockets, agent and nginx in turn:")
                 found = throughput(work / "users", sock, process.pid, EVERYTHING)
             name_a_unit(config)
-            with agent(config, sock) as (process, _):
+            with agent(config, sock, *UNLIMITED) as (process, _):
                 print("the same where a rule names a unit:")
                 what = [("new", 16)]
                 found_with_units = throughput(work / "units", sock, process.pid, what)

@@ -14,10 +14,11 @@ from skragent import exit_codes
 from skragent.agent.job_runner import TERMINATE_SECONDS
 from skragent.agent.process_control import LINGER_SECONDS
 from skragent.agent.socket_activation import ADMIN, API, CREDENTIALS, SocketKind
-from skragent.agent.socket_activation import REJECT_SECONDS as ORPHAN_SECONDS
+from skragent.agent.socket_activation import REFUSE_SECONDS as ORPHAN_SECONDS
 from skragent.client import SkragentClient
-from skragent.config import AgentConfig, ImdsConfig, ServingConfig, VtpmConfig
+from skragent.config import AgentConfig, ImdsConfig, VtpmConfig
 from skragent.job import ARENA_BYTES_PER_KEY, MAX_KEYS
+from skragent.serving import Limits
 from skragent.serving.servers import CLOSE_SECONDS
 from skragent.serving.systemd_credentials import MAX_CONNECTIONS, REJECT_SECONDS
 
@@ -117,7 +118,7 @@ def test_the_memory_that_may_be_locked_suffices_for_three_jobs_of_all_keys() -> 
 
 
 def test_no_socket_can_take_the_descriptors_of_the_others() -> None:
-    limits = ServingConfig()
+    limits = Limits()
     most = 2 * limits.connections  # api and admin
     most += limits.connections_per_uid + MAX_CONNECTIONS  # metrics, credentials
     assert int(read("skragent.service")["Service"]["LimitNOFILE"]) > most + 100
@@ -184,7 +185,7 @@ def test_the_metadata_service_is_all_of_the_local_link() -> None:
 def test_memory_suffices_for_all_keys_and_connections() -> None:
     # Measured (2026-12): 32 MiB of the agent; 60 MiB of a releaser of 100 keys, and 100
     # MiB of one whose 255 other keys are in as many vaults that hang.
-    limits = ServingConfig()
+    limits = Limits()
     callers = 2 * limits.connections + limits.connections_per_uid + MAX_CONNECTIONS
     each = limits.head_bytes + limits.body_bytes + 32 * 1024  # with the kernel's part
     keys = 3 * MAX_KEYS * ARENA_BYTES_PER_KEY
@@ -200,7 +201,7 @@ def test_a_releaser_without_memory_does_not_take_the_agent_with_it() -> None:
 
 
 def test_there_are_threads_for_every_caller_that_is_slow_to_go() -> None:
-    limits = ServingConfig()
+    limits = Limits()
     assert int(read("skragent.service")["Service"]["TasksMax"]) > (
         limits.connections + 5 * MAX_KEYS + 100  # a releaser's
     )

@@ -101,14 +101,14 @@ def test_settings_and_names_are_told_in_one_run(
 ) -> None:
     file = tmp_path / "skragent.toml"
     file.write_text(
-        "[serving]\nhead_bytes = 1\n"
+        "[serving]\nconnections = 0\n"
         '[keys.db]\nvault = "https://v.vault.azure.net"\n'
         'allow = [{ user = "no-such-user" }, { unit = "web" }]\n'
     )
     assert main(["check-config", "--config", str(file)]) == exit_codes.CONFIG
     places = [line.partition(": ")[0] for line in problems(capsys)]
     assert places == [
-        "serving.head_bytes",
+        "serving.connections",
         "keys.db.allow[1].unit",
         "keys.db.allow[0].user",
     ]
@@ -119,7 +119,6 @@ def test_settings_and_names_are_told_in_one_run(
     [
         ('[agent]\napi_socket = "/nowhere/s"', "agent.api_socket: /nowhere"),
         ('[agent]\nadmin_socket = "/etc/passwd"', "agent.admin_socket: /etc/passwd"),
-        ("[serving]\nconnections = 5", "serving.connections_per_uid"),
         ('[keys.a]\nvault = "https://v.vault.azure.net"', "keys.a.allow: empty"),
     ],
 )
@@ -257,7 +256,7 @@ def test_a_units_name_that_is_too_long_for_load_credential_is_a_warning(
     config: Path, capsys: pytest.CaptureFixture[str], unit: str
 ) -> None:
     (warning,) = unit_warnings(config, capsys, f'unit = "{unit}"')
-    assert warning.startswith("warning: keys.disk.allow[0].unit: the unit's name and")
+    assert warning.startswith("warning: keys.disk.allow[0].unit: the name")
     assert "works up to 83: shorten one of them" in warning
 
 

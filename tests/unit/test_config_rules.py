@@ -96,15 +96,6 @@ def test_a_value_beyond_the_limit_is_named_with_its_place(
 
 SERVING_RANGES = [
     ("connections", 1, 65536),
-    ("connections_per_uid", 1, 65536),
-    ("requests_in_flight", 1, 65536),
-    ("long_polls", 0, 65536),
-    ("answers_per_second_per_uid", 1, 10_000_000),
-    ("head_bytes", 256, 65536),
-    ("body_bytes", 0, 1048576),
-    ("head_timeout_seconds", 1, 300),
-    ("idle_timeout_seconds", 1, 86400),
-    ("send_timeout_seconds", 1, 300),
     ("credential_wait_seconds", 0, 86400),
 ]
 
