@@ -206,6 +206,6 @@ def test_invalid_fault_prevents_the_start(tmp_path: Path) -> None:
     directory = tmp_path / "emu"
     outcome = run("--dir", str(directory), "--fault", "maa.slow")
     assert outcome.returncode == 2
-    assert "argument --fault: there is no fault `maa.slow`" in outcome.stderr
+    assert "argument --fault: the fault `maa.slow` does not exist" in outcome.stderr
     assert "--list-faults" in outcome.stderr
     assert not directory.exists()
