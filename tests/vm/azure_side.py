@@ -32,16 +32,13 @@ from skragent.emulator.keyvault.key_material import create_material, kind_of
 from skragent.emulator.keyvault.key_specs import parse_key_spec
 from skragent.emulator.keyvault.key_store import KeyVersion
 from skragent.emulator.keyvault.vault import Vault
+from skragent.emulator.paravisor import provisioning
 from skragent.emulator.paravisor.hcl_report import (
     RuntimeData,
     encode_hcl_report,
     report_data,
 )
-from skragent.emulator.paravisor.paravisor import (
-    NV_AK_CERTIFICATE,
-    NV_REPORT,
-    provisioning,
-)
+from skragent.emulator.paravisor.paravisor import NV_AK_CERTIFICATE, NV_REPORT
 from skragent.emulator.paravisor.tpm_ca import VirtualTpmCa
 from skragent.emulator.thread import LoopThread
 from skragent.emulator.tpm.swtpm import SwtpmProcess
