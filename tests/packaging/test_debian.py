@@ -1,4 +1,4 @@
-"""The packages in a separate Debian: installed, run, upgraded, removed, purged."""
+"""Installation, use, upgrade, removal and purge of the packages in a Debian chroot."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ ONE_KEY = (
 )
 
 
-def test_the_agent_and_the_emulator_run_after_the_installation(
-    debian: Chroot, deb: Built
-) -> None:
+def test_the_installed_agent_and_emulator_run(debian: Chroot, deb: Built) -> None:
     said = debian.install(deb.file("skragent"))
     assert "skragent check-config" in said  # the next step
     assert debian.must("skragent", "--version").strip() == "0.2.0"
@@ -35,13 +33,15 @@ def test_the_agent_and_the_emulator_run_after_the_installation(
     assert missing.returncode != 0
     assert "skragent-emulator" in missing.stdout
     debian.install(deb.file("skragent-emulator"))
-    # The demo starts an agent, and the agent starts a releaser.
+    # The demo starts the agent and releasers: both ways to start a process.
     assert "demo: ok" in debian.must("skragent", "demo")
     files = ("find", "/usr/lib/skragent", "-type", "f")
-    assert debian.must(*files, "-newer", "/usr/bin/skragent") == ""
+    assert (
+        debian.must(*files, "-newer", "/usr/bin/skragent") == ""
+    )  # written by Python after the installation
 
 
-def test_the_package_creates_its_user_and_protects_its_configuration(
+def test_the_package_creates_its_user_and_only_that_user_reads_the_configuration(
     installed: Chroot,
 ) -> None:
     assert "skragent" in installed.must("id", "-gn", "skragent")
@@ -52,12 +52,12 @@ def test_the_package_creates_its_user_and_protects_its_configuration(
     installed.must("runuser", "-u", "skragent", "--", "cat", CONFIG)
 
 
-def test_the_systems_python_finds_the_client(installed: Chroot) -> None:
+def test_the_systems_python_imports_the_client(installed: Chroot) -> None:
     code = "from skragent.client import SkragentClient, AsyncSkragentClient"
     installed.must("/usr/bin/python3", "-I", "-c", code)
 
 
-def test_the_configuration_of_the_package_has_no_key(
+def test_the_initial_configuration_has_no_key(
     installed: Chroot,
 ) -> None:
     refused = installed.run("skragent", "check-config", "--config", CONFIG)
@@ -73,7 +73,7 @@ def test_the_configuration_of_the_package_has_no_key(
     assert "ok: 1 key" in installed.must("skragent", "check-config", "--config", CONFIG)
 
 
-def test_nothing_is_started_without_a_configured_key(
+def test_no_unit_is_started_before_a_key_is_configured(
     debian: Chroot, deb: Built
 ) -> None:
     debian.pretend_systemd()
@@ -82,15 +82,15 @@ def test_nothing_is_started_without_a_configured_key(
     assert not list((debian.root / "etc/systemd/system").rglob("skragent*"))
 
 
-def test_the_package_starts_the_agent_if_the_configuration_exists(
+def test_the_units_start_if_the_configuration_existed_before(
     debian: Chroot, deb: Built
 ) -> None:
     debian.pretend_systemd()
     config = debian.root / CONFIG[1:]
     config.parent.mkdir()
     config.write_text(ONE_KEY)
-    shutil.copy(deb.file("skragent"), debian.root / "root/it.deb")
-    debian.must("dpkg", "--force-confold", "--install", "/root/it.deb")
+    shutil.copy(deb.file("skragent"), debian.root / "root/skragent.deb")
+    debian.must("dpkg", "--force-confold", "--install", "/root/skragent.deb")
     assert any("start" in t and "skragent.socket" in t for t in debian.told_systemd())
     assert config.read_text() == ONE_KEY
     for wants in (
@@ -119,7 +119,7 @@ def test_an_upgrade_keeps_the_configuration_and_the_sockets(
     assert f"systemctl stop skragent.service {SOCKETS}" in said
 
 
-def test_an_upgrade_with_the_same_sockets_does_not_mention_them(
+def test_an_upgrade_without_changed_sockets_does_not_mention_them(
     installed: Chroot, deb: Built
 ) -> None:
     installed.pretend_systemd()
@@ -127,7 +127,7 @@ def test_an_upgrade_with_the_same_sockets_does_not_mention_them(
 
 
 @pytest.mark.parametrize("is_enabled", [True, False])
-def test_a_removed_package_runs_as_before_after_its_installation(
+def test_a_package_that_is_installed_again_starts_only_enabled_units(
     installed: Chroot, deb: Built, *, is_enabled: bool
 ) -> None:
     (installed.root / CONFIG[1:]).write_text(ONE_KEY)
@@ -146,7 +146,7 @@ def test_a_removed_package_runs_as_before_after_its_installation(
     assert not (installed.root / "etc/systemd/system/skragent.service").exists()
 
 
-def test_purge_leaves_nothing(debian: Chroot, deb: Built) -> None:
+def test_purge_leaves_no_file_and_no_account(debian: Chroot, deb: Built) -> None:
     accounts = ("etc/passwd", "etc/group", "etc/shadow", "etc/gshadow")
     debian.pretend_systemd()
     before = debian.files()
@@ -159,7 +159,7 @@ def test_purge_leaves_nothing(debian: Chroot, deb: Built) -> None:
     (debian.root / "var/lib/skragent/ak-certificate.pem").touch()
     (debian.root / "agent-runs").touch()
     compiled = debian.root / "usr/lib/skragent/skragent/client/__pycache__"
-    (compiled / "exchange.cpython-399.pyc").touch()  # by another Python
+    (compiled / "exchange.cpython-399.pyc").touch()  # of another Python version
     assert b"SKRAGENT_" in catalog.read_bytes()
     debian.must("dpkg", "--remove", "skragent-emulator", "skragent")
     told = debian.told_systemd()
@@ -176,7 +176,9 @@ def test_purge_leaves_nothing(debian: Chroot, deb: Built) -> None:
     assert "skragent" not in listing
 
 
-def test_the_profile_is_loaded_if_apparmor_runs(debian: Chroot, deb: Built) -> None:
+def test_the_apparmor_profile_is_loaded_if_apparmor_is_enabled(
+    debian: Chroot, deb: Built
+) -> None:
     for name, does in (
         ("aa-enabled", "test ! -e /apparmor-is-off"),
         ("apparmor_parser", 'echo "$*" >>/parser.log; exit 1'),
@@ -202,7 +204,7 @@ def test_the_profile_is_loaded_if_apparmor_runs(debian: Chroot, deb: Built) -> N
     assert len(told.read_text().splitlines()) == 2
 
 
-def test_the_agent_imports_no_module_of_the_system(
+def test_the_packages_agent_imports_no_module_of_the_system(
     installed: Chroot,
 ) -> None:
     code = (
@@ -219,7 +221,7 @@ def test_the_agent_imports_no_module_of_the_system(
     assert sum(p.startswith("/usr/lib/skragent/") for p in places) > 100
 
 
-def test_the_metrics_page_has_the_version(debian: Chroot, deb: Built) -> None:
+def test_the_packages_metrics_page_has_the_version(debian: Chroot, deb: Built) -> None:
     debian.install(deb.file("skragent"))
     code = (
         "import sys; sys.path.append('/usr/lib/skragent');"

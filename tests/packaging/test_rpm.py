@@ -1,6 +1,6 @@
-"""The RPMs in a separate Debian, because no distribution with RPMs is available.
+"""Installation, upgrade and erasure of the RPMs in a Debian chroot, with Debian's rpm.
 
-Their dependencies have other names in Debian, so rpm does not check dependencies.
+Dependencies have other names in Debian, so rpm runs with --nodeps.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ ONE_KEY = (
 )
 
 
-def test_the_agent_and_the_emulator_run_after_the_installation(
-    debian: Chroot, rpm: Built
-) -> None:
+def test_the_installed_rpms_run_and_verify(debian: Chroot, rpm: Built) -> None:
     packages = [rpm.file(name) for name in ("skragent", "skragent-emulator")]
     said = debian.rpm("--install", "--nodeps", *packages)
     assert not re.search("warning|error|fail", said)
@@ -42,7 +40,7 @@ def test_the_agent_and_the_emulator_run_after_the_installation(
         "755 root:root",
         "755 root:root",
     ]
-    # Also after a run, the installed files are those of the package.
+    # A run has changed no file of the packages.
     assert debian.rpm("--verify", "--nodeps", "skragent", "skragent-emulator") == ""
     wants = "etc/systemd/system/multi-user.target.wants/skragent.service"
     assert not (debian.root / wants).exists()
@@ -69,7 +67,7 @@ def test_an_upgrade_keeps_the_configuration_and_the_sockets(
     assert "skragent" in debian.must("id", "-gn", "skragent")
 
 
-def test_erase_leaves_the_user_and_the_changed_configuration(
+def test_erasing_leaves_only_the_changed_configuration_and_the_user(
     debian: Chroot, rpm: Built
 ) -> None:
     debian.pretend_systemd()
@@ -84,7 +82,7 @@ def test_erase_leaves_the_user_and_the_changed_configuration(
     debian.rpm("--erase", "--nodeps", "skragent-emulator", "skragent")
     told = debian.told_systemd()
     assert any("disable --now" in t and SOCKETS in t for t in told)
-    # Folders of other packages, such as zsh's, are not in this Debian.
+    # The RPMs own shared folders, such as zsh's, that this Debian does not have.
     left = {
         p
         for p in debian.files() - before
@@ -95,5 +93,5 @@ def test_erase_leaves_the_user_and_the_changed_configuration(
         "etc/skragent/skragent.toml.rpmsave",
     }
     assert b"SKRAGENT_" not in catalog.read_bytes()
-    # The user stays, as with every RPM, because files of the user may exist.
+    # RPMs keep their user, because files of that user may be anywhere.
     assert "skragent" in debian.must("id", "-gn", "skragent")

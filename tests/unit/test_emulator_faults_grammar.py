@@ -1,4 +1,4 @@
-"""How faults are written, and that the catalogue holds together."""
+"""The syntax of faults, and the completeness of their list."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ INTEGRATION = Path(__file__).resolve().parents[1] / "integration"
         ("vault.key.disabled", "", "", {}),
     ],
 )
-def test_fault_is_read(
+def test_fault_is_parsed(
     text: str, member: str, value: object, options: dict[str, Any]
 ) -> None:
     _, asked = parse(text)
@@ -82,7 +82,7 @@ def test_fault_is_read(
         ("vault.role.revoked=sign", "one of all, "),
     ],
 )
-def test_what_is_no_fault_is_refused_with_a_sentence(text: str, says: str) -> None:
+def test_invalid_fault_is_refused_with_a_reason(text: str, says: str) -> None:
     with pytest.raises(FaultError) as caught:
         parse(text)
     assert caught.value.code == "emulator.fault"
@@ -103,7 +103,7 @@ def test_every_fault_has_a_name_of_its_own() -> None:
     }
 
 
-def test_every_fault_says_in_one_sentence_what_it_does() -> None:
+def test_every_fault_has_a_description_of_one_sentence() -> None:
     for fault in all_faults():
         assert re.fullmatch(r"[A-Z][^\n]{20,80}\.", fault.summary), fault.pattern
 

@@ -1,4 +1,4 @@
-"""Keys as `skragent emulator --key` takes them."""
+"""The key specifications of `skragent emulator --key`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_store_name_and_kind_are_read(
 
 
 @pytest.mark.parametrize("head", ["k", "k:EC", "hsm/k:EC"])
-def test_policy_is_the_files(policy: Path, head: str) -> None:
+def test_policy_is_read_from_the_file(policy: Path, head: str) -> None:
     spec = parse_key_spec(f"{head},policy={policy}")
     assert json.loads(spec.policy) == POLICY
     assert spec.name == "k"
@@ -63,7 +63,7 @@ def test_policy_is_the_files(policy: Path, head: str) -> None:
         ("k,policy=/", "/ cannot be read: this is a directory"),
     ],
 )
-def test_what_is_no_key_is_refused_with_a_reason(text: str, why: str) -> None:
+def test_invalid_key_is_refused_with_a_reason(text: str, why: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - compared below
         parse_key_spec(text)
     assert why in str(caught.value)
@@ -77,7 +77,7 @@ def test_what_is_no_key_is_refused_with_a_reason(text: str, why: str) -> None:
         (b'{"version": "1.0.0"}', "it must be an object of `version` and `anyOf`"),
     ],
 )
-def test_file_that_is_no_policy_is_refused_with_a_reason(
+def test_invalid_policy_file_is_refused_with_a_reason(
     policy: Path, content: bytes, why: str
 ) -> None:
     policy.write_bytes(content)

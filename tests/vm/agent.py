@@ -1,4 +1,4 @@
-"""The agent in the guest: install it, configure it, send requests from outside."""
+"""The agent in the guest: installation, configuration and requests."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ STATUS = "curl -sS --unix-socket /run/skragent/admin.sock http://localhost/v1/st
 CREDENTIALS = "/run/skragent/credentials.sock"
 _HELD_SECONDS = 120
 WATCHDOG_SECONDS = 15
-# fsync(2) is slow in the VM, and its disk is deleted with it.
+# fsync is slow in this VM, and the disk is deleted with the VM.
 DPKG = "dpkg --force-unsafe-io"
 KEYS = ("db", "mac")
-# The only difference from the real Azure: the trusted roots.
+# The emulated Azure differs from the real Azure only in its certificate authorities.
 TRUST = """\
 [trust]
 amd_roots = "/etc/skragent/amd-roots.pem"
@@ -53,7 +53,7 @@ allow = [{{ user = "alice" }}, {{ unit = "uses-mac@*.service" }}]
 
 
 class Fetched(NamedTuple):
-    """A response: the HTTP status, or the error of curl, and the body."""
+    """The result of a request: the HTTP status or curl's error, and the body."""
 
     status: str
     body: str
@@ -67,7 +67,7 @@ class Agent:
     azure: AzureThread
 
     def install(self) -> None:
-        """Install the package as docs/administration.md describes."""
+        """Install the package by the steps of the README."""
         guest = self.guest
         guest.check("tar -C /root -xf /dev/nvme1n1", timeout=120)
         guest.check(f"{DPKG} -i /root/skragent.deb", timeout=240)
@@ -79,8 +79,8 @@ class Agent:
         guest.write("/etc/skragent/azure-ca.pem", root)
         guest.write("/etc/skragent/amd-roots.pem", azure.hardware.ark_pem)
         self.configure(CONFIG)
-        # The differences from the package's unit: the emulated services have link-local
-        # addresses, and the watchdog's minute is too long for a test.
+        # Two differences from the package's unit: the web services have a link-local
+        # address here, and the watchdog's minute is too long for a test.
         guest.write(
             "/etc/systemd/system/skragent.service.d/vm.conf",
             f"[Service]\nIPAddressAllow={TLS_ADDRESS}\n"
@@ -90,18 +90,18 @@ class Agent:
         guest.check("systemctl enable --now skragent", timeout=120)
 
     def configure(self, text: str) -> None:
-        """Write the configuration and keep the owner and mode of the package's file."""
+        """Write the configuration; keep the owner and mode of the package's file."""
         self.guest.check(f"cat >{CONFIG_PATH}", stdin=text.encode())
 
-    def settle(self) -> None:
-        """Wait until the service runs and holds all keys."""
-        # Not with `skragent wait`, because Python takes seconds to start here.
+    def wait_until_current(self) -> None:
+        """Wait until the service runs and all keys are current."""
+        # `skragent wait` is not used, because Python takes seconds to start here.
         held = f"""{STATUS} | grep -o '"state": "current"' | wc -l"""
         self.guest.check("systemctl start skragent", timeout=120)
         self.guest.until(f'test "$({held})" = {len(KEYS)}', timeout=_HELD_SECONDS)
 
     def releases(self) -> int:
-        """Return the number of releases of the vault."""
+        """Count the releases of the vault so far."""
         return sum(
             "/release" in request.target and request.status == HTTPStatus.OK
             for request in self.azure.instance.azure.requests
@@ -135,7 +135,7 @@ class Agent:
     ) -> Fetched:
         """Request a key as a user of the guest, with curl.
 
-        Only one scenario uses `skragent get`, because Python takes seconds to start.
+        Python takes seconds to start here, so only one scenario uses `skragent get`.
         """
         url = f"http://localhost/v1/keys/{name}?wait={wait}"
         done = self.guest.run(

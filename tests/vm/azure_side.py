@@ -1,8 +1,9 @@
-"""The host's side of the VM: the emulated hardware and Azure.
+"""The host's side of the VM: its hardware, and the emulated Azure.
 
-The VM's TPM is swtpm without a front end. swtpm limits an NV index to 2048 bytes, so
-the HCL report has the AK only, and is written once, before the first boot. The web
-services listen on two Unix sockets. QEMU connects the guest to them (`machine.py`).
+The VM's TPM is a plain swtpm, which supports no index above 2048 bytes. So its HCL
+report has version 1, with the AK alone, and is written once, before the VM's first
+boot. The web services listen on two Unix sockets; QEMU forwards the guest's connections
+to them (`machine.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
+from support.azure import bind_unix
 
 from skragent.emulator import addresses
 from skragent.emulator.amd.chip import Chip
@@ -30,16 +32,13 @@ from skragent.emulator.keyvault.key_material import create_material, kind_of
 from skragent.emulator.keyvault.key_specs import parse_key_spec
 from skragent.emulator.keyvault.key_store import KeyVersion
 from skragent.emulator.keyvault.vault import Vault
+from skragent.emulator.paravisor import provisioning
 from skragent.emulator.paravisor.hcl_report import (
     RuntimeData,
     encode_hcl_report,
     report_data,
 )
-from skragent.emulator.paravisor.paravisor import (
-    NV_AK_CERTIFICATE,
-    NV_REPORT,
-    provisioning,
-)
+from skragent.emulator.paravisor.paravisor import NV_AK_CERTIFICATE, NV_REPORT
 from skragent.emulator.paravisor.tpm_ca import VirtualTpmCa
 from skragent.emulator.thread import LoopThread
 from skragent.emulator.tpm.swtpm import SwtpmProcess
@@ -50,7 +49,7 @@ VAULT = addresses.VaultPlan("skragent-demo")
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """The data that Azure has about this VM."""
+    """The chip, the identity and the vTPM CA of this VM."""
 
     vm_id: str
     chip: Chip
@@ -77,7 +76,7 @@ class Hardware:
 
 
 class AzureSide:
-    """The services that the guest can reach, in a separate event loop."""
+    """All services that the guest reaches, in an event loop of their own."""
 
     def __init__(self, directory: Path, azure: Azure, hardware: Hardware) -> None:
         self.azure = azure
@@ -88,10 +87,11 @@ class AzureSide:
     async def start(cls, directory: Path, kept: Path) -> AzureSide:
         """Make the VM's TPM state in `directory / "tpm"`, and start the services.
 
-        `kept` outlives the run: minting AMD's keys takes seconds.
+        Later runs use the keys in `kept` again, because minting AMD's keys takes
+        seconds.
         """
         hardware = await _provision(directory / "tpm", kept)
-        imds, tls = (addresses.bind_unix(path) for path in _socket_paths(directory))
+        imds, tls = (bind_unix(path) for path in _socket_paths(directory))
         settings = Settings(real_names=True, sockets=(imds, tls), vaults=(VAULT,))
         return cls(
             directory, await Azure.start(directory, hardware, settings), hardware
@@ -105,7 +105,7 @@ class AzureSide:
         return self.azure.vaults[VAULT.name]
 
     def latest(self, name: str) -> KeyVersion:
-        """Return the key that the vault would release."""
+        """Return the key version that the vault would release."""
         return self.versions(name)[-1]
 
     def versions(self, name: str) -> list[KeyVersion]:
@@ -122,7 +122,7 @@ class AzureSide:
         self._add(wanted.name, body, material)
 
     async def rotate(self, name: str) -> None:
-        """Create a new version of the key, of the same kind."""
+        """Add a version of the same kind to the key."""
         kind = kind_of(self.latest(name).material)
         self._add(name, {}, await asyncio.to_thread(create_material, kind))
 
@@ -140,7 +140,7 @@ class AzureSide:
         store.save(key)
 
     def log(self) -> str:
-        """Return one line per request, to find out why a scenario failed."""
+        """List all requests, as a help to find out why a scenario failed."""
         return "".join(
             f"{r.began:.3f} {r.ended - r.began:.3f}s {r.service} {r.method}"
             f" {r.target.partition('?')[0]} {r.status}\n"
@@ -149,7 +149,7 @@ class AzureSide:
 
 
 class AzureThread(LoopThread[AzureSide]):
-    """The same services for tests without an event loop."""
+    """An `AzureSide` in a thread, for tests without an event loop."""
 
     def __init__(self, directory: Path, kept: Path) -> None:
         kept.mkdir(parents=True, exist_ok=True)
@@ -159,7 +159,7 @@ class AzureThread(LoopThread[AzureSide]):
 
     @contextmanager
     def outage(self) -> Iterator[None]:
-        """Close each connection of the guest at once."""
+        """Make Azure unreachable for the guest: connections are closed at once."""
         paths = (self.instance.imds_socket, self.instance.tls_socket)
         for path in paths:
             path.rename(path.with_suffix(".gone"))
@@ -186,7 +186,7 @@ def _socket_paths(directory: Path) -> tuple[Path, Path]:
 
 
 async def _provision(state: Path, kept: Path) -> Hardware:
-    """Make a TPM like Azure's: the keys, the HCL report, the AK certificate."""
+    """Make a TPM like Azure's: its keys, their HCL report, the AK certificate."""
     chip = await Chip.load_or_mint(kept / "chip", "milan", now=_now())
     ca = await asyncio.to_thread(VirtualTpmCa.load_or_mint, kept / "vtpm-ca-key.pem")
     vm_id = str(uuid.uuid4()).upper()
@@ -219,4 +219,4 @@ async def _provision(state: Path, kept: Path) -> Hardware:
 
 
 def _now() -> dt.datetime:
-    return dt.datetime.now(dt.UTC)  # noqa: TID251 - the VM uses the real time
+    return dt.datetime.now(dt.UTC)  # noqa: TID251 - the VM and its certificates use the real time

@@ -1,7 +1,8 @@
-"""One VM for all scenarios: each begins with an agent that holds its keys.
+"""One VM for all scenarios. Each scenario begins with an agent that holds its keys.
 
-Scenarios share one boot, because a boot takes minutes. build/vm/last has the guest's
-console and journal, and the requests to the emulated Azure.
+Scenarios share one VM, because a boot takes most of the time. After a run,
+build/vm/last has the guest's console and journal and the requests to the emulated
+Azure.
 """
 
 from __future__ import annotations
@@ -34,17 +35,16 @@ _FAILED: set[str] = set()
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
-    items.sort(key=_position)
+    items.sort(key=_place)
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.qemu)
-            item.add_marker(
-                pytest.mark.timeout(1800)
-            )  # the first scenario builds the image
+            # The first scenario builds the image.
+            item.add_marker(pytest.mark.timeout(1800))
 
 
-def _position(item: pytest.Item) -> int:
-    """Return the position of a scenario; other tests keep their order."""
+def _place(item: pytest.Item) -> int:
+    """Return the place of a scenario in a run; other tests keep their order."""
     name = item.path.stem if item.path.parent == Path(__file__).parent else ""
     return _ORDER.index(name) if name in _ORDER else 0
 
@@ -55,8 +55,9 @@ def azure_and_machine() -> Iterator[tuple[AzureThread, Machine]]:
     LAST.mkdir(parents=True, exist_ok=True)
     image = image_for(deb, BUILD / "vm")
     with contextlib.ExitStack() as stack:
-        # Not in the build directory: the path of a Unix socket has at most 107 bytes.
-        _remove_leftovers()
+        # Not in the build directory: the path of a Unix socket has at most 107 bytes
+        # (unix(7)).
+        _remove_directories_of_killed_runs()
         prefix = f"{_PREFIX}{os.getpid()}-"
         directory = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix))
@@ -83,8 +84,8 @@ def azure_and_machine() -> Iterator[tuple[AzureThread, Machine]]:
         yield azure, machine
 
 
-def _remove_leftovers() -> None:
-    """Remove the directories of killed runs; their processes ended with them."""
+def _remove_directories_of_killed_runs() -> None:
+    """Remove the directories of runs that were killed; their processes have ended."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
         pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
         if not Path("/proc", pid).exists():
@@ -111,23 +112,23 @@ def installed(azure: AzureThread, machine: Machine) -> Agent:
 
 @pytest.fixture
 def agent(installed: Agent, machine: Machine) -> Iterator[Agent]:
-    """The agent, which holds all keys and has no failures."""
+    """The running agent, which holds all keys."""
     if machine.needs_reboot:
         machine.reboot()
-    installed.settle()
+    installed.wait_until_current()
     yield installed
     installed.azure.instance.azure.clear_hooks()
 
 
 @pytest.fixture
 def agent_after_purge(installed: Agent) -> Agent:
-    """The same machine after the purge of the package."""
+    """The same machine after the package was purged."""
     assert installed.guest.run("dpkg-query -s skragent").code
     return installed
 
 
 def _keep_journal(machine: Machine) -> None:
-    """Copy the journal out of the guest if the guest runs."""
+    """Copy the journal from the guest, if the guest still answers."""
     with contextlib.suppress(AssertionError):
         machine.guest.check("journalctl -o short-precise --no-pager >/run/journal.txt")
         (LAST / "journal.txt").write_bytes(machine.guest.read("/run/journal.txt"))
@@ -151,8 +152,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"vm: {seconds:6.1f} s  {outcome:6}  {words}")
     if _FAILED:
         terminalreporter.write_line(
-            f"vm: the logs of the guest and of Azure: {LAST}/console.log, journal.txt,"
-            " azure.log"
+            f"vm: logs of the guest and of the emulated Azure: {LAST}/console.log,"
+            " journal.txt, azure.log"
         )
 
 

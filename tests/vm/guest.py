@@ -1,7 +1,8 @@
 """Commands in the guest, through QEMU's guest agent: exit code and bounded output.
 
-The protocol is JSON lines over a virtio port, which QEMU offers as a Unix socket, with
-one client at a time. `guest-sync-delimited` synchronises both sides after a boot.
+The agent's protocol is JSON lines over a virtio port, which QEMU shows as a Unix
+socket. The port carries one session at a time. After a boot, `guest-sync-delimited`
+finds the beginning of the session.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ from pathlib import Path
 from typing import Any
 
 _MAX_LINE_BYTES = 32 * 1024 * 1024
-# The times are for an idle machine. On a busy machine QEMU's emulated processor is
+# Timeouts in this package are for an idle host. On a busy host QEMU's emulated CPU is
 # several times slower, and the scenarios must pass there, too.
 BUSY_FACTOR = 5
-_REPLY_SECONDS = 60.0  # the response of the guest agent
+_REPLY_SECONDS = 60.0  # of QEMU's guest agent
 _CHUNK_BYTES = 256 * 1024
 _ENVIRONMENT = ("PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "HOME=/root")
 
 
 class GuestError(AssertionError):
-    """The guest did not run a command as expected; the scenario fails."""
+    """A command failed in the guest, or the guest did not answer in time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The exit code and output of a command in the guest."""
+    """The exit code and the output of a command in the guest."""
 
     code: int
     out: str
@@ -55,12 +56,12 @@ class Guest:
         self._socket: socket.socket | None = None
         self._buffer = b""
 
-    def connect(self, timeout: float, reply_seconds: float = _REPLY_SECONDS) -> None:
-        """Wait until the guest agent responds.
+    def connect(self, timeout: float, reply_timeout: float = _REPLY_SECONDS) -> None:
+        """Wait until the agent in the guest answers.
 
         Args:
-            timeout: the time limit, in seconds.
-            reply_seconds: the time limit of each later response.
+            timeout: seconds until the first reply.
+            reply_timeout: seconds until each later reply.
         """
         timeout *= BUSY_FACTOR
         deadline = time.monotonic() + timeout
@@ -74,7 +75,7 @@ class Guest:
                 _pause(0.1)
             else:
                 assert self._socket is not None
-                self._socket.settimeout(reply_seconds * BUSY_FACTOR)
+                self._socket.settimeout(reply_timeout * BUSY_FACTOR)
                 return
 
     def close(self) -> None:
@@ -83,11 +84,11 @@ class Guest:
         self._socket, self._buffer = None, b""
 
     def run(self, script: str, *, timeout: float = 60.0, stdin: bytes = b"") -> Done:
-        """Run a shell script to its end, with any exit code."""
+        """Run a shell script to its end; a failure of the script raises nothing."""
         return self.wait(self.start(script, stdin=stdin), timeout=timeout)
 
     def check(self, script: str, *, timeout: float = 60.0, stdin: bytes = b"") -> str:
-        """Run a shell script that must succeed; return its output."""
+        """Run a shell script that must succeed, and return its output."""
         done = self.run(script, timeout=timeout, stdin=stdin)
         if done.code:
             raise GuestError(f"$ {script}\n{done.out}{done.err}[exit {done.code}]")
@@ -105,7 +106,7 @@ class Guest:
             )
 
     def wait_for(self, happened: Callable[[], bool], what: str, timeout: float) -> None:
-        """Wait on the host for an effect of the guest."""
+        """Wait for an event on the host that the guest causes."""
         timeout *= BUSY_FACTOR
         deadline = time.monotonic() + timeout
         while not happened():
@@ -114,7 +115,7 @@ class Guest:
             _pause(0.1)
 
     def start(self, script: str, *, stdin: bytes = b"") -> Job:
-        """Start a script."""
+        """Start a script in the background."""
         arguments: dict[str, Any] = {
             "path": "/bin/sh",
             "arg": ["-c", script],
@@ -126,7 +127,7 @@ class Guest:
         return Job(self._call("guest-exec", arguments)["pid"], script)
 
     def wait(self, job: Job, *, timeout: float = 60.0) -> Done:
-        """Wait for a script's end."""
+        """Wait for the end of a script."""
         timeout *= BUSY_FACTOR
         deadline, pause = time.monotonic() + timeout, 0.02
         while True:
@@ -170,7 +171,7 @@ class Guest:
         self._socket.settimeout(1.0)
         self._socket.connect(str(self._path))
         identity = secrets.randbelow(1 << 30)
-        # 0xff ends a partial command in the agent's input. The response begins with it.
+        # 0xff makes the agent discard an unfinished command; its reply begins with it.
         self._send("guest-sync-delimited", {"id": identity}, prefix=b"\xff")
         for _ in range(100):
             answer = json.loads(self._line().lstrip(b"\xff"))
@@ -207,4 +208,4 @@ class Guest:
 
 
 def _pause(seconds: float) -> None:
-    time.sleep(seconds)  # noqa: TID251 - another machine sends no event
+    time.sleep(seconds)  # noqa: TID251 - no event of the guest can be awaited

@@ -1,7 +1,7 @@
-"""The VM's disk and kernel, made of Debian's packages by mmdebstrap and cached.
+"""The VM's disk and kernel: mmdebstrap makes them of Debian's packages.
 
-The name of the cached image is a hash of the package list, the script and the release.
-mmdebstrap runs `image.sh`.
+Later runs use the image again. Its name is a digest of the package list, the script
+and the Debian release. mmdebstrap runs `image.sh` as its hook.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _BUILD_SECONDS = 900
 def image_for(deb: Path, cache: Path) -> Path:
     """Return the directory of an image in which the package can be installed.
 
-    The dependencies are in the image, because the guest has no network.
+    The image has the package's dependencies, because the guest has no network to
+    download them.
     """
     packages = sorted({*_PACKAGES, *_dependencies(deb)})
     made_of = "\n".join([_SUITE, *packages, _SCRIPT.read_text()])
@@ -45,7 +46,7 @@ def image_for(deb: Path, cache: Path) -> Path:
 
 
 def _build(packages: list[str], out: Path) -> None:
-    # mmdebstrap writes to it as another user, in its own namespace.
+    # mmdebstrap writes this file as another user, in its user namespace.
     out.chmod(0o777)
     command = [
         "mmdebstrap", "--variant=minbase", "--format=null",
@@ -68,9 +69,9 @@ def _build(packages: list[str], out: Path) -> None:
 
 
 def _sources() -> list[str]:
-    """Return the apt sources of this machine if they are for the same release.
+    """Return this machine's package sources if they are of the same release.
 
-    Otherwise mmdebstrap uses its default, which is Debian's.
+    Otherwise mmdebstrap uses its default, which is Debian's mirror.
     """
     release = Path("/etc/os-release").read_text()
     if f"VERSION_CODENAME={_SUITE}\n" not in release:
@@ -80,7 +81,7 @@ def _sources() -> list[str]:
 
 
 def _dependencies(deb: Path) -> list[str]:
-    """Return the dependencies of a package: the first of each alternative."""
+    """List the packages that a package depends on: the first of each alternative."""
     fields = "".join(
         subprocess.run(
             ["dpkg-deb", "--field", deb, field],

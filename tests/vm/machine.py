@@ -1,8 +1,9 @@
-"""The machine: QEMU without KVM, swtpm as its TPM, and the connections to the host.
+"""The VM: QEMU without KVM, swtpm as its TPM, and the connections to the host.
 
-All files are in one directory, and all processes end with this process. QEMU keeps the
-guest's writes in a temporary file. Connections to IMDS's address, and to the address of
-Azure's names in /etc/hosts, go to Unix sockets. The guest has no other network.
+One directory holds all files, and all processes end with the process of the tests.
+QEMU writes changes of the disk to a temporary file. Connections of the guest to the
+address of IMDS, and to the address that its /etc/hosts has for Azure's names, go to
+Unix sockets. There is no other network.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ TLS_ADDRESS = "169.254.169.253"
 _NETWORK = "169.254.169.0/24"
 _KERNEL_LINE = (
     "root=/dev/nvme0n1 rootfstype=ext4 rw console=ttyS0 panic=-1 net.ifnames=0"
-    # Before Linux 6.5 secret memory needs this parameter.
+    # Before Linux 6.5 secret memory is disabled by default.
     " secretmem.enable=1 quiet loglevel=4 systemd.show_status=0"
-    # Without these an emulated CPU takes half as long again: for another clock source,
-    # mitigations for real CPUs, and page tables of five levels.
+    # Avoid what is slow on an emulated CPU: other clocks than the TSC, mitigations of
+    # CPU vulnerabilities, five-level page tables. They took a third of the time.
     " clocksource=tsc tsc=reliable mitigations=off no5lvl nosmap nosmep nopku"
     " rcupdate.rcu_expedited=1"
 )
@@ -48,11 +49,11 @@ class Machine:
         """Describe the machine.
 
         Args:
-            directory: the directory of the TPM's state (`tpm`); its path must be short.
-            image: the directory with `root.ext4` and `vmlinuz`.
-            payload: the contents of the second disk.
+            directory: has the TPM's state in `tpm`; its path must be short.
+            image: a directory with `root.ext4` and `vmlinuz`.
+            payload: the content of the second disk.
             imds: the Unix socket of IMDS.
-            tls: the Unix socket of all names with TLS.
+            tls: the Unix socket of all services with TLS.
             console: the file for the output of the guest's console.
         """
         self.directory = directory
@@ -61,7 +62,7 @@ class Machine:
         self._imds, self._tls = imds, tls
         self._console = console
         self._processes: list[subprocess.Popen[bytes]] = []
-        # A scenario changed this boot, and only a reboot can undo the change.
+        # A scenario sets this after a change that only a reboot undoes.
         self.needs_reboot = False
 
     def __enter__(self) -> Self:
@@ -87,7 +88,7 @@ class Machine:
     def reboot(self) -> None:
         """Reboot the guest, and its TPM with it."""
         before = self._boot_id()
-        # Do not wait for it: the guest agent may end before it can respond.
+        # Do not wait: the guest agent may stop before it reports the result.
         self.guest.start("systemctl reboot --no-block")
         self.needs_reboot = False
         deadline = time.monotonic() + BOOT_SECONDS * BUSY_FACTOR
@@ -97,10 +98,10 @@ class Machine:
         self.guest.connect(BOOT_SECONDS)
 
     def _boot_id(self) -> str:
-        """Return the id of this boot; empty if the guest does not respond."""
+        """Return the boot ID, or an empty string if the guest does not answer."""
         try:
-            # A request during the shutdown gets no response.
-            self.guest.connect(1.0, reply_seconds=1.0)
+            # During a shutdown the guest agent answers nothing.
+            self.guest.connect(1.0, reply_timeout=1.0)
             return self.guest.check("cat /proc/sys/kernel/random/boot_id", timeout=10)
         except GuestError:
             return ""
@@ -112,7 +113,7 @@ class Machine:
                 self.guest.connect(1.0)
             except GuestError:
                 if self._processes[-1].poll() is not None:
-                    raise GuestError(self._said("qemu")) from None
+                    raise GuestError(self._failure_to_start("qemu")) from None
                 if time.monotonic() > deadline:
                     raise
             else:
@@ -132,8 +133,8 @@ class Machine:
         deadline = time.monotonic() + 10 * BUSY_FACTOR
         while not control.exists():
             if self._processes[0].poll() is not None or time.monotonic() > deadline:
-                raise GuestError(self._said("swtpm"))
-            time.sleep(0.01)  # noqa: TID251 - another process sends no event
+                raise GuestError(self._failure_to_start("swtpm"))
+            time.sleep(0.01)  # noqa: TID251 - swtpm sends no event
 
     def _qemu(self) -> list[str]:
         directory, agent = self.directory, self.directory / "qga.sock"
@@ -146,7 +147,7 @@ class Machine:
         )
         return [
             "qemu-system-x86_64", "-nodefaults", "-no-user-config",
-            # No KVM: nested KVM can hang. So all machines behave the same.
+            # Never KVM: nested KVM may hang, and without KVM all hosts behave alike.
             "-accel", "tcg,thread=multi",
             "-machine", "pc", "-cpu", "max", "-smp", "2", "-m", "1024",
             "-display", "none", "-serial", f"file:{self._console}",
@@ -164,7 +165,7 @@ class Machine:
         ]  # fmt: skip
 
     def _start(self, name: str, command: list[str]) -> None:
-        # The kernel kills the processes when this process ends.
+        # The kernel kills the process when this process ends in any way.
         guard = ["setpriv", "--pdeathsig", signal.Signals.SIGKILL.name[3:]]
         with (self.directory / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
@@ -176,9 +177,9 @@ class Machine:
             )
         self._processes.append(process)
 
-    def _said(self, name: str) -> str:
-        said = (self.directory / f"{name}.log").read_text(errors="replace")
-        return f"{name} did not start: {said.strip()}"
+    def _failure_to_start(self, name: str) -> str:
+        log = (self.directory / f"{name}.log").read_text(errors="replace")
+        return f"{name} did not start: {log.strip()}"
 
 
 def _disk(name: str, path: Path, options: str) -> list[str]:

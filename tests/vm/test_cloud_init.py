@@ -1,7 +1,7 @@
 """packaging/azure: the first boot of a VM of the template, with cloud-init.
 
-The commands are those of cloud-init's four services, in their order. The user data is
-the template's custom data.
+The test runs the commands of cloud-init's four services in their order, with the user
+data of the template.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from vm.azure_side import VAULT
 from vm.keys import pem_of
 
 _SEED = "/var/lib/cloud/seed/nocloud"
-# Only the modules of cloud-init that the template needs. The others take minutes here.
+# Only the modules that the template needs: the other modules prepare Debian for its
+# first user, which takes minutes here.
 _SETTINGS = """\
 datasource_list: [NoCloud]
 cloud_init_modules: [write-files]
@@ -27,7 +28,7 @@ _STAGES = ("init --local", "init", "modules --mode=config", "modules --mode=fina
 
 
 def user_data() -> str:
-    """Return the custom data of the template, with the roots of the emulator."""
+    """Return the template's user data with the emulated Azure's authorities."""
     template = json.loads((AZURE / "main.json").read_text())
     deployment = Deployment(
         template,
@@ -49,7 +50,7 @@ def running(agent: Agent) -> str:
     return agent.guest.run("pgrep -a -f '[/]skragent'").out
 
 
-def test_a_purged_package_leaves_nothing_that_runs(agent: Agent) -> None:
+def test_a_purge_leaves_no_process_and_no_file(agent: Agent) -> None:
     guest = agent.guest
     roots = "/etc/skragent/azure-ca.pem /etc/skragent/amd-roots.pem"
     guest.check(f"cp -p {roots} /root/")
@@ -66,7 +67,9 @@ def test_a_purged_package_leaves_nothing_that_runs(agent: Agent) -> None:
     assert guest.run(f"ls -d {left}").out == ""
 
 
-def test_the_templates_first_boot_serves_the_key(agent_after_purge: Agent) -> None:
+def test_the_first_boot_of_the_template_serves_the_key(
+    agent_after_purge: Agent,
+) -> None:
     agent, guest = agent_after_purge, agent_after_purge.guest
     guest.write(f"{_SEED}/user-data", user_data())
     guest.write(

@@ -1,4 +1,4 @@
-"""Faults of one machine: killed and hanging processes, full disks, wrong clocks."""
+"""Faults of one machine: killed processes, hanging processes, disks, clocks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from skragent.emulator.service import Request, Response
 
 
 def serves(agent: Agent) -> bool:
-    """Return whether the agent serves the key of the vault."""
+    """Return whether the agent serves the latest version of the key."""
     return agent.get("db", wait=60).body == pem_of(agent.azure.instance.latest("db"))
 
 
@@ -31,13 +31,13 @@ def test_the_next_agent_serves_keys_after_sigkill_during_an_outage_of_azure(
     pid = agent.property("MainPID")
     with agent.azure.outage():
         agent.guest.check(f"kill -9 {pid}")
-        # systemd has the sockets, so no connection is refused in the meantime.
+        # systemd holds the sockets, so that no connection is refused in the meantime.
         assert serves(agent)
         assert agent.property("MainPID") != pid
         assert "is held again" in agent.journal("-u skragent -n 50")
 
 
-def test_a_restart_during_an_outage_of_azure_ends_no_key(agent: Agent) -> None:
+def test_a_restart_during_an_outage_of_azure_keeps_the_keys(agent: Agent) -> None:
     with agent.azure.outage():
         agent.guest.check("systemctl restart skragent", timeout=120)
         assert serves(agent)
@@ -49,7 +49,7 @@ def configuration(agent: Agent) -> Iterator[Agent]:
     agent.configure(CONFIG)
 
 
-def test_a_typo_and_a_restart_during_an_outage_of_azure_end_no_key(
+def test_a_failed_start_with_a_bad_configuration_keeps_the_keys(
     configuration: Agent,
 ) -> None:
     agent = configuration
@@ -59,7 +59,7 @@ def test_a_typo_and_a_restart_during_an_outage_of_azure_end_no_key(
         assert agent.guest.run("systemctl restart skragent", timeout=120).code
         assert agent.property("ExecMainStatus") == "75"
         assert "systemd keeps the held keys" in agent.journal("-u skragent -n 20")
-        # systemd starts it again, and it fails again.
+        # systemd starts the agent again, and each start fails.
         agent.guest.until(
             'test "$(systemctl show --value -p NRestarts skragent)" -ge 2', timeout=120
         )
@@ -68,7 +68,7 @@ def test_a_typo_and_a_restart_during_an_outage_of_azure_end_no_key(
         assert serves(agent)
 
 
-def test_a_sigterm_from_another_process_ends_no_key(agent: Agent) -> None:
+def test_a_sigterm_of_another_process_keeps_the_keys(agent: Agent) -> None:
     pid = agent.property("MainPID")
     with agent.azure.outage():
         agent.guest.check(f"kill -TERM {pid}")
@@ -76,13 +76,13 @@ def test_a_sigterm_from_another_process_ends_no_key(agent: Agent) -> None:
         assert serves(agent)
 
 
-def test_a_stop_ends_the_keys(agent: Agent) -> None:
+def test_systemctl_stop_drops_the_keys(agent: Agent) -> None:
     with agent.azure.outage():
         agent.guest.check("systemctl stop skragent", timeout=120)
         assert agent.property("NFileDescriptorStore") == "0"
-        # A request starts the agent again, without held keys.
+        # A request starts the agent again, and the agent holds no key.
         assert agent.get("db", wait=5).status == "503"
-    agent.settle()
+    agent.wait_until_current()
     assert serves(agent)
 
 
@@ -118,7 +118,7 @@ async def _set(event: asyncio.Event) -> None:
     event.set()
 
 
-def test_the_watchdog_ends_a_hanging_agent(agent: Agent) -> None:
+def test_the_watchdog_ends_an_agent_that_hangs(agent: Agent) -> None:
     pid = agent.property("MainPID")
     with agent.azure.outage():
         agent.guest.check(f"kill -STOP {pid}")
@@ -134,11 +134,11 @@ def clock(agent: Agent) -> Iterator[Agent]:
     agent.guest.check(f"date -s @{seconds:.0f}")
 
 
-def test_a_clock_that_is_set_back_ends_no_key(clock: Agent) -> None:
+def test_a_clock_that_is_set_back_keeps_the_keys(clock: Agent) -> None:
     pid = clock.property("MainPID")
     clock.guest.check("date -s '3 hours ago'")
     assert serves(clock)
-    # The token's `iat` is in the future, so the agent refuses it.
+    # By the guest's clock the token is from the future, so the releaser rejects it.
     clock.guest.check("skragent refresh")
     clock.guest.until(f"{STATUS} | grep -q token.expired", timeout=90)
     assert serves(clock)
@@ -150,14 +150,14 @@ def test_a_clock_that_is_set_back_ends_no_key(clock: Agent) -> None:
 
 @pytest.fixture
 def full_disk(agent: Agent) -> Iterator[Agent]:
-    """A disk that a user has filled; the part reserved for root is free."""
+    """A disk that a user has filled; the blocks reserved for root are free."""
     agent.guest.run("runuser -u alice -- sh -c 'head -c 4G /dev/zero >~/filler'")
-    assert not has_room(agent, "alice")
+    assert not has_space(agent, "alice")
     yield agent
     agent.guest.check("rm -f /home/alice/filler /filler")
 
 
-def has_room(agent: Agent, user: str) -> bool:
+def has_space(agent: Agent, user: str) -> bool:
     """Return whether a user can write another block."""
     script = "f=$(mktemp /tmp/XXXXXX) && head -c 8192 /dev/zero >$f"
     can = agent.guest.run(f"runuser -u {user} -- sh -c '{script}'").code == 0
@@ -165,15 +165,15 @@ def has_room(agent: Agent, user: str) -> bool:
     return can
 
 
-def test_a_full_disk_ends_no_key(full_disk: Agent) -> None:
+def test_a_full_disk_keeps_the_keys(full_disk: Agent) -> None:
     agent, azure = full_disk, full_disk.azure
     agent.guest.check("systemctl restart skragent", timeout=120)
     assert serves(agent)
     agent.guest.run("head -c 4G /dev/zero >/filler")
-    assert not has_room(agent, "root")
+    assert not has_space(agent, "root")
     azure.call(azure.instance.rotate("db"))
     agent.guest.check("skragent refresh db")
     version = azure.instance.latest("db").version
     agent.guest.until(f"{STATUS} | grep -q {version}", timeout=90)
     assert serves(agent)
-    assert not has_room(agent, "alice")
+    assert not has_space(agent, "alice")

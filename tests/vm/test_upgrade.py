@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vm.agent import DPKG, Agent
 
-# Open connections one after another until the end; each must get a response.
+# Opens one connection after the other until /tmp/stop exists; each must be answered.
 _CLIENT = """\
 import os, sys, time
 from skragent.client import SkragentClient, SkragentError
@@ -33,7 +33,7 @@ def test_every_new_connection_is_served_during_an_upgrade(
     ]
     with agent.azure.outage():
         guest.check(f"{DPKG} -i /root/skragent-next.deb", timeout=240)
-        agent.settle()
+        agent.wait_until_current()
     guest.check("touch /tmp/stop")
     for client in clients:
         done = guest.wait(client)
