@@ -52,7 +52,7 @@ def judge_identity_certificate(data: bytes) -> x509.Certificate:
     if certificate is None:
         raise CertificateError("there is a private key, and no certificate")
     if not isinstance(key, rsa.RSAPrivateKey):
-        kind = "an EC" if isinstance(key, ec.EllipticCurvePrivateKey) else "no RSA"
+        kind = "an EC" if isinstance(key, ec.EllipticCurvePrivateKey) else "not an RSA"
         raise CertificateError(
             f"this is {kind} certificate; only an RSA certificate can be used"
         )

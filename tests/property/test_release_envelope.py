@@ -1,4 +1,4 @@
-"""No bit of a release can change unnoticed; whatever was wrapped opens as it was."""
+"""No bit of a release can change unnoticed, and every wrapped key unwraps."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_any_text_is_a_release_or_refused(text: str) -> None:
 
 
 @given(st.binary(min_size=1, max_size=4096), st.integers(0, 16))
-def test_whatever_was_wrapped_opens_as_it_was(key: bytes, zeros: int) -> None:
+def test_every_wrapped_key_unwraps_unchanged(key: bytes, zeros: int) -> None:
     # Also keys that end in zero bytes, which a C++ client once lost.
     key = (key + bytes(zeros))[-4096:]
     wrapped = aes_key_wrap_with_padding(TRANSFER_KEY, key)
