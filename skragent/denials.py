@@ -39,9 +39,9 @@ class Authority(enum.Enum):
 class Confirmation(enum.Enum):
     """The condition under which a denial ends a held key."""
 
-    # The vault's words are clear: a second denial, with a fresh attestation token.
+    # An unambiguous text: a second denial, with a fresh attestation token, confirms it.
     FRESH_TOKEN = "fresh_token"  # noqa: S105 - not a password
-    # The words can also describe a passing state, such as a firewall that is being
+    # The text can also describe a temporary state, such as a firewall that is being
     # changed: the denial must be repeated `REPEATED_AFTER_SECONDS` after the first.
     REPEATED = "repeated"
 
