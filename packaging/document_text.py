@@ -114,6 +114,8 @@ def _macro_of_name(name: str) -> str:
 
 
 def _quote(argument: str) -> str:
+    if argument in {*_OPENING, *_CLOSING, "|"}:
+        return rf"\&{argument}"  # not a delimiter of the macro's line
     escaped = _escape(argument).replace('"', r"\(dq")
     return f'"{escaped}"' if " " in escaped else escaped
 

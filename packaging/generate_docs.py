@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import document_text
+import settings_text as settings
 from document_text import mdoc
 
 from skragent.error_catalog import ACTIONS, CODES, GROUPS
@@ -69,6 +70,10 @@ def documents() -> Iterator[tuple[Path, str]]:
     text = _replace(_read(page), "events", "\n".join(_events_in_manual()))
     yield page, _replace(text, "metrics", "\n".join(_metrics_in_manual()))
     yield DOCS / "metrics.md", metrics_in_markdown()
+    page = MANUAL / "skragent.toml.5"
+    yield page, _replace(_read(page), "settings", "\n".join(settings.in_manual()))
+    yield DOCS / "configuration.md", settings.in_markdown(_NOTE)
+    yield ROOT / "config.example.toml", settings.in_example()
     yield DOCS / "journal.md", events_in_markdown()
     yield ROOT / "packaging" / "journal" / "skragent.catalog", catalog()
 
@@ -272,6 +277,7 @@ def _catalog_entry(event: Event) -> str:
 
 document_text.ERROR_CODES |= CODES.keys()
 document_text.EVENTS |= {event.name for event in Event}
+document_text.SETTINGS |= settings.paths()
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""The one boundary of the library `cryptography`: what it raises leaves as one error.
+"""The boundary to the library `cryptography`: every exception becomes one error.
 
 Certificates and keys come from services, files and a TPM, and the library has many
 exceptions for bytes that it cannot use: ValueError, TypeError (a passphrase is needed),
@@ -6,9 +6,7 @@ UnsupportedAlgorithm, InvalidVersion, DuplicateExtension, UnsupportedGeneralName
 warnings that a filter turns into exceptions, and `pyo3_runtime.PanicException`, which
 derives from BaseException. It also parses lazily: the names, the key and the extensions
 of a certificate may fail at their first use. So every load, and every use of a loaded
-object that may fail, is inside `reading`.
-
-Not here: trust, and which of several certificates is needed.
+object that may fail, is inside `reading`. Callers decide on trust.
 """
 
 from __future__ import annotations
@@ -50,12 +48,12 @@ class CertificateError(ValueError):
 
 @contextlib.contextmanager
 def reading(what: str, *, quotes_reason: bool = True) -> Iterator[None]:
-    """Turn every exception of the library into a CertificateError.
+    """Raise a CertificateError for every exception of the library.
 
-    Errors of ours, MemoryError, and what ends a process or a thread pass unchanged.
+    AgentError, MemoryError and exceptions that end a process or a thread pass.
 
     Args:
-        what: the object that is read, for the error's text.
+        what: the name of the object, for the message.
         quotes_reason: False for private keys: the library's text may quote its input.
     """
     try:
@@ -77,29 +75,29 @@ def reading(what: str, *, quotes_reason: bool = True) -> Iterator[None]:
 def load_der(der: bytes) -> x509.Certificate:
     """Load one certificate in DER.
 
-    A serial number that RFC 5280 forbids is no error here: AMD gives VCEKs number 0.
+    A serial number that RFC 5280 forbids is accepted: AMD gives VCEKs number 0.
 
     Raises:
-        CertificateError: the library refuses it.
+        CertificateError: the library rejects it.
     """
     with reading("the certificate"), _without_warnings():
         return x509.load_der_x509_certificate(der)
 
 
 def load_pem(pem: bytes) -> tuple[x509.Certificate, ...]:
-    """Load every certificate of a PEM text; one that cannot be read fails them all.
+    """Load every certificate of a PEM text; fail if one of them cannot be read.
 
     Raises:
-        CertificateError: there is none, or the library refuses one.
+        CertificateError: there is none, or the library rejects one.
     """
     with reading("the PEM text"), _without_warnings():
         return tuple(x509.load_pem_x509_certificates(pem))
 
 
 def require_names(certificate: x509.Certificate) -> None:
-    """Require a subject and an issuer, each with values that X.520 has room for.
+    """Require a subject and an issuer whose values have a length that X.520 allows.
 
-    The library only warns of a value that is too long or too short, at every use.
+    The library only warns of a wrong length, at every use.
 
     Raises:
         CertificateError: a name is missing or does not fit.
@@ -115,13 +113,13 @@ def require_names(certificate: x509.Certificate) -> None:
 
 
 def load_private_key(der: bytes | bytearray) -> PrivateKeyTypes:
-    """Load a private key in DER (PKCS#8), without a check that its numbers fit.
+    """Load a private key in DER (PKCS#8), without checking its numbers.
 
-    The caller compares the key with a public key, so OpenSSL's search for the
-    primality of p and q would only take time.
+    The caller compares the key with a public key, so OpenSSL's primality test of p and
+    q would only take time.
 
     Raises:
-        CertificateError: no such key. The text never has the library's own words.
+        CertificateError: not such a key. The message never quotes the library.
     """
     with reading("the private key", quotes_reason=False):
         return load_der_private_key(der, None, unsafe_skip_rsa_key_validation=True)
@@ -132,7 +130,7 @@ def load_pem_pair(data: bytes) -> tuple[PrivateKeyTypes, x509.Certificate]:
 
     Raises:
         CertificateError: one of them is missing, cannot be read or has a passphrase.
-            The text never has the library's own words.
+            The message never quotes the library.
     """
     with reading(_PAIR, quotes_reason=False):
         return load_pem_private_key(data, None), x509.load_pem_x509_certificate(data)
@@ -144,8 +142,8 @@ def load_pfx_pair(
     """Load the private key and its certificate from a PFX file without a password.
 
     Raises:
-        CertificateError: it cannot be read, or has a password. The text never has the
-            library's own words.
+        CertificateError: it cannot be read, or has a password. The message never quotes
+            the library.
     """
     with reading(_PAIR, quotes_reason=False):
         key, certificate, _ = pkcs12.load_key_and_certificates(data, None)

@@ -1,4 +1,4 @@
-"""Azure's clouds: where vaults live and who issues access tokens.
+"""Azure's clouds: the domains of vaults, and the issuer of access tokens.
 
 Source: Azure's own list of clouds (azure-cli cloud.py), and azure-identity's
 AzureAuthorityHosts. Names of private endpoints: Microsoft, "Azure Private Endpoint
@@ -33,13 +33,13 @@ CLOUDS: Final = {
 }
 
 
-# In the DNS zones of private endpoints, Key Vault has another name than in its URL.
+# Key Vault's DNS zones of private endpoints differ from the domain of its URLs.
 _PRIVATE_LABEL: Final = "privatelink"
 _PRIVATE_VAULT: Final = "vaultcore."
 
 
 def cloud_of(vault: str) -> str:
-    """Name the cloud that a vault is of; empty where its host is nobody's here.
+    """Return the name of a vault's cloud; empty if no cloud has its domain.
 
     Args:
         vault: https://HOST[:PORT]
@@ -54,7 +54,7 @@ def cloud_of(vault: str) -> str:
 def judge_vault_host(vault: str, *, cloud: str, path: str = "") -> str:
     """Return a warning about a vault's host with the remedy; empty: nothing is odd.
 
-    An IP address and a name without a dot are an emulator's, which is not odd.
+    An IP address or a name without a dot belongs to an emulator: no warning.
 
     Args:
         vault: https://HOST[:PORT]

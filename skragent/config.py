@@ -1,148 +1,427 @@
-"""TOML -> one frozen, validated value.
+"""The configuration: TOML text to one frozen, validated value.
 
-`parse_config` is pure: text in, `Config` out, or one `ConfigError` that lists every
-problem with its key path. Whether files, users and sockets named here exist is asked
-by who uses them (`skragent check-config` asks all of them).
+`parse_config` is pure: it takes a text and returns a `Config`, or raises one
+`ConfigError` with every problem and its path. It does not check that files, users and
+sockets exist: `skragent check-config` does.
 
-The field docs below and `config.example.toml` are the reference; a test holds the
-two together. Durations end in `_seconds`.
+The docstrings of the tables and the `Setting` of each field are the reference from
+which `make docs` generates skragent.toml(5), docs/configuration.md and
+config.example.toml. Durations end in `_seconds`, sizes in `_bytes`.
 """
 
 from __future__ import annotations
 
 import tomllib
-from typing import Any, Final, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Final, TypeVar, get_args, get_origin
 
 import msgspec
 
 from skragent.config_rules import OPERATIONS, judge, meant, shown, split_key_id
+from skragent.config_settings import REMOVED, Setting, types_of
 from skragent.errors import ConfigError
 
 MAX_CONFIG_BYTES: Final = 1024 * 1024
-_MAX_PROBLEMS: Final = 100  # more helps nobody
-_OF_ID: Final = ("vault", "name", "version")  # what a key's id says, in its order
+_MAX_PROBLEMS: Final = 100
+_OF_ID: Final = ("vault", "name", "version")  # the parts of a key's id, in its order
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One TOML table: what is not named here is an error."""
+    """A TOML table. A setting that its class does not have is a problem."""
 
 
 class AgentConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """[agent]: where the daemon listens."""
+    """The sockets of the agent. Changes need a restart."""
 
-    api_socket: str = "/run/skragent/api.sock"
-    credentials_socket: str = "/run/skragent/credentials.sock"  # empty: none
-    admin_socket: str = "/run/skragent/admin.sock"  # empty: none
-    unit_rules_without_pidfd: bool = False  # Linux before 6.5: believe units anyway
-    metrics_listen: str = "127.0.0.1:9469"  # HOST:PORT; empty switches it off
+    api_socket: Annotated[
+        str,
+        Setting(
+            "The Unix socket for workloads: an absolute path of at most 107 bytes. The"
+            " socket has mode 0660 and the group `skragent`. Under systemd,"
+            " skragent.socket sets the path."
+        ),
+    ] = "/run/skragent/api.sock"
+    credentials_socket: Annotated[
+        str,
+        Setting(
+            "The Unix socket (mode 0600) from which systemd fetches credentials for"
+            " units with `LoadCredential=NAME:/run/skragent/credentials.sock`. Empty:"
+            " no such socket."
+        ),
+    ] = "/run/skragent/credentials.sock"
+    admin_socket: Annotated[
+        str,
+        Setting(
+            "The Unix socket (mode 0600) for `skragent status`, `skragent refresh`,"
+            " `skragent drop`, `skragent reload` and `skragent wait --all`. Empty: no"
+            " such socket."
+        ),
+    ] = "/run/skragent/admin.sock"
+    unit_rules_without_pidfd: Annotated[
+        bool,
+        Setting(
+            "Only for Linux before 6.5. Such a kernel cannot prove that a caller is"
+            " still the process that connected, so that rules on units match no caller"
+            " of api.sock. If this is true, the agent uses the unit of the process that"
+            " has the caller's number now. Then a local attacker gets the key if a"
+            " process of that unit takes over the attacker's process number. The log"
+            " and `skragent status` show which of the two is in force. Rules on users"
+            " and groups, and `LoadCredential=`, are not affected."
+        ),
+    ] = False
+    metrics_listen: Annotated[
+        str,
+        Setting(
+            "HOST:PORT for Prometheus (`/metrics`), an IPv6 address as `[::1]:9469`."
+            " The page has no secret, but every user of the machine can read the names"
+            " and states of the keys. Empty: no metrics port."
+        ),
+    ] = "127.0.0.1:9469"
 
 
 class AttestationConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """[attestation]: the verifier."""
+    """The verifier."""
 
-    endpoint: str = "auto"  # https://…attest.azure.net, or the region's shared one
+    endpoint: Annotated[
+        str,
+        Setting(
+            "`auto` is Microsoft's shared provider of the VM's region. Else the"
+            " attestation URI of your own provider,"
+            " `https://NAME.REGION.attest.azure.net`. The release policies of the keys"
+            " must name the same URI as their `authority`."
+        ),
+    ] = "auto"
 
 
 class IdentityConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """[identity], [identities.NAME]: who we are to the vaults.
+    """The agent's identity for the vaults.
 
-    A user-assigned identity by one of its names; none: the system-assigned one. With a
-    tenant: an application of Entra ID, by its client id and one of the files.
+    For a user-assigned managed identity, set one of `client_id`, `object_id` and
+    `resource_id`. Without any of them, the agent uses the VM's system-assigned
+    identity. For an application of Microsoft Entra ID, set `tenant_id`, `client_id` and
+    one of `certificate`, `secret_file` and `token_file`.
+
+    `[identities.NAME]` has the same settings, for keys with `keys.NAME.identity`. NAME
+    has 1 to 64 letters, digits, `-` and `_`, and begins with a letter or digit.
     """
 
-    client_id: str = ""
-    object_id: str = ""
-    resource_id: str = ""
-    tenant_id: str = ""
-    certificate: str = ""
-    secret_file: str = ""
-    token_file: str = ""
-
-
-class RefreshConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """[refresh]: how keys are kept fresh."""
-
-    token_fraction: float = 0.8  # of a token's life, after which it is renewed
+    client_id: Annotated[
+        str, Setting("A UUID: the client id of the identity or the application.")
+    ] = ""
+    object_id: Annotated[
+        str, Setting("A UUID: the object id (principal id) of the identity.")
+    ] = ""
+    resource_id: Annotated[
+        str,
+        Setting(
+            "The resource id of the identity,"
+            " `/subscriptions/.../userAssignedIdentities/NAME`."
+        ),
+    ] = ""
+    tenant_id: Annotated[
+        str, Setting("The tenant of the application: a UUID or a domain.")
+    ] = ""
+    certificate: Annotated[
+        str,
+        Setting(
+            "An absolute path: a PEM or PFX file with an RSA certificate and its"
+            " private key, without a passphrase. Set owner `skragent` and mode 0400."
+            " AppArmor allows this file and the next two in `/etc/skragent`; other"
+            " directories need a line each: see skragent.service(8)."
+        ),
+    ] = ""
+    secret_file: Annotated[
+        str, Setting("An absolute path: a file with only a client secret.")
+    ] = ""
+    token_file: Annotated[
+        str,
+        Setting(
+            "An absolute path: the token file that the platform of a workload identity"
+            " keeps current."
+        ),
+    ] = ""
 
 
 class VtpmConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """[vtpm]: where the evidence comes from."""
+    """The sources of the evidence."""
 
-    tcti: str = "device:/dev/tpmrm0"
-    tcg_log: str = "/sys/kernel/security/tpm0/binary_bios_measurements"
+    tcti: Annotated[
+        str,
+        Setting(
+            "The TPM, as a TCTI string of tpm2-tss, such as `device:PATH` or"
+            " `swtpm:path=SOCKET`. The unit allows only `/dev/tpmrm0`. Another device"
+            " needs a drop-in with `BindPaths=` and `DeviceAllow=`, and a line for"
+            " AppArmor: see skragent.service(8)."
+        ),
+    ] = "device:/dev/tpmrm0"
+    tcg_log: Annotated[
+        str,
+        Setting(
+            "An absolute path: the TCG event log, which is part of the evidence. Only"
+            " root can read the kernel's file. So the unit passes a copy"
+            " (`LoadCredential=tcglog:...`), and the agent uses the copy if this"
+            " setting has its default. Empty: the evidence has no log."
+        ),
+    ] = "/sys/kernel/security/tpm0/binary_bios_measurements"
 
 
 class ImdsConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """[imds]: the instance metadata service."""
+    """The instance metadata service."""
 
-    endpoint: str = "http://169.254.169.254"
+    endpoint: Annotated[
+        str,
+        Setting(
+            "The address, always with http. The agent never uses a proxy for it. Only"
+            " an emulator has another address."
+        ),
+    ] = "http://169.254.169.254"
 
 
 class TrustConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """[trust]: roots other than the built-in and the system's. Paths of PEM files."""
+    """PEM files with root certificates, for emulators and private clouds.
 
-    amd_roots: str = ""  # ARKs; empty: AMD's own, pinned by fingerprint
-    tls_roots: str = ""  # for TLS to MAA and the vaults
-    release_roots: str = ""  # for the certificate that signs a release
+    On Azure all three are empty. The agent reads the files whenever it attests: a
+    corrected file needs neither a reload nor a restart.
+
+    The agent skips a certificate that it cannot read, also in the system's bundle. The
+    journal (`NOTE`) and `skragent check-config` name it. A file without any readable
+    certificate is an error (`config.invalid`): two failed attempts in a row at a start
+    end the agent. At a refresh the agent repeats the attempt and keeps held keys.
+    """
+
+    amd_roots: Annotated[
+        str,
+        Setting(
+            "An absolute path: AMD's root keys (ARK). Empty: AMD's own, pinned by"
+            " fingerprint."
+        ),
+    ] = ""
+    tls_roots: Annotated[
+        str,
+        Setting(
+            "An absolute path: roots for TLS to the verifier and the vaults. Empty: the"
+            " system's."
+        ),
+    ] = ""
+    release_roots: Annotated[
+        str,
+        Setting(
+            "An absolute path: roots for the certificate that signs a release. Empty:"
+            " the system's."
+        ),
+    ] = ""
 
 
 class LimitsConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """[limits]: bounds in time."""
+    """Time limits."""
 
-    request_timeout_seconds: float = 10.0  # one network exchange, whole
-    job_timeout_seconds: float = 120.0  # the releaser is killed then
+    request_timeout_seconds: Annotated[
+        float,
+        Setting(
+            "The maximum duration of one request to a service, from name resolution to"
+            " the last byte of the response. A whole job (attestation, releases,"
+            " unwrapping) may take twelve times as long: then the agent kills the"
+            " releaser (`releaser.timeout`) and repeats the job later.",
+            0.1,
+            300,
+        ),
+    ] = 10.0
+
+    @property
+    def job_timeout_seconds(self) -> float:
+        """The maximum duration of one job of the releaser."""
+        return 12 * self.request_timeout_seconds
 
 
 class ServingConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """[serving]: bounds of each socket. Whole seconds; `serving.limits` says why."""
+    """Limits of each socket.
 
-    connections: int = 768
-    connections_per_uid: int = 384
-    requests_in_flight: int = 640
-    long_polls: int = 512
-    answers_per_second_per_uid: int = 10_000
-    head_bytes: int = 8192
-    body_bytes: int = 16384
-    head_timeout_seconds: int = 5
-    idle_timeout_seconds: int = 75
-    send_timeout_seconds: int = 10
-    credential_wait_seconds: int = 60  # of a unit that starts before its key is here
+    No caller can take a socket from all other callers. The agent refuses a request
+    beyond a limit with a code (`serve.connections`, `serve.busy`, `serve.rate`) and a
+    Retry-After. At a limit, the user with the largest share yields. All users that no
+    rule names share the quota of one user.
+    """
+
+    connections: Annotated[
+        int,
+        Setting(
+            "Open connections. One user may have half of them, five sixths may have a"
+            " request under way, and two thirds may wait for a change (`?wait=`)."
+            "\n\n"
+            "systemd's `LimitNOFILE=` must allow twice as many"
+            " descriptors, and about 1200 more. Else the journal has"
+            " `FEW_DESCRIPTORS`.",
+            1,
+            65_536,
+        ),
+    ] = 768
+    credential_wait_seconds: Annotated[
+        int,
+        Setting(
+            "How long a unit with `LoadCredential=` waits for a key that is not held"
+            " yet. Use less than the unit's `TimeoutStartSec=` (default: 90 s): after a"
+            " rejection the journal has a reason, after a timeout it has none.",
+            0,
+            86_400,
+        ),
+    ] = 60
 
 
 class AllowRule(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One entry of `allow`: a caller must match every member that is given."""
+    """One rule of `allow`.
 
-    user: str | int | None = None  # name or uid
-    group: str | int | None = None  # name or gid; supplementary groups count
-    unit: str | None = None  # systemd unit: a name, a template for instances, a glob
-    operations: tuple[str, ...] = OPERATIONS  # get: the key; public: its public half
+    A caller must match all given members. At least one of `user`, `group` and `unit`
+    must be given.
+    """
+
+    user: Annotated[
+        str | int | None, Setting("A user of this machine, by name or uid.")
+    ] = None
+    group: Annotated[
+        str | int | None,
+        Setting(
+            "A group of this machine, by name or gid. Supplementary groups of the"
+            " caller count."
+        ),
+    ] = None
+    unit: Annotated[
+        str | None,
+        Setting(
+            "The systemd unit of the caller: a name, a template (`app@.service`, which"
+            " matches each of its instances), or a glob with `*`, `?` and `[...]`. The"
+            " unit of a container is its scope, and the unit of a user's own units is"
+            " `user@UID.service`."
+            "\n\n"
+            "Only rules with a unit and neither user nor group count for"
+            " `LoadCredential=`. The names of unit (with its instance and `.service`)"
+            " and credential (with `.pem`, if given) may have at most 83 characters"
+            " together: systemd sends both in an address of at most 107 bytes, and does"
+            " not start a unit with longer names."
+        ),
+    ] = None
+    operations: Annotated[
+        tuple[str, ...],
+        Setting("`get` allows the key itself, `public` its public half."),
+    ] = OPERATIONS
 
 
 class KeyConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """[keys.NAME]: one key, by the name that workloads ask for."""
+    """One table for each key; at least one is needed.
 
-    id: str = ""  # https://…/keys/NAME[/VERSION], in place of the next three
-    vault: str = ""  # required, without an id
-    name: str = ""  # the vault's name; empty: NAME
-    version: str = ""  # 32 hex digits; empty: the latest
-    identity: str = ""  # of [identities]; empty: [identity]
-    refresh_seconds: int = 0  # 0: once in a token's life
-    version_check_seconds: int = 3600  # a look for a new version; 0: none
-    max_stale_seconds: int = 86400  # served so long after its refresh is overdue
-    overlap_seconds: int = 0  # a version is served so long after its successor came
-    on_denial: str = "drop"  # or keep: until max_stale_seconds is over
-    allow: tuple[AllowRule, ...] = ()  # empty: nobody
+    Workloads use NAME: 1 to 64 letters, digits, `-` and `_`, beginning with a letter or
+    digit.
+    """
+
+    vault: Annotated[
+        str,
+        Setting(
+            "Required, unless `id` is given. The vault or Managed HSM,"
+            " `https://NAME.vault.azure.net` or `https://NAME.managedhsm.azure.net`."
+            " Use this name also for a vault with a private endpoint: in the endpoint's"
+            " network the name resolves to the endpoint."
+        ),
+    ] = ""
+    name: Annotated[
+        str,
+        Setting(
+            "The key's name in the vault: 1 to 127 letters, digits, `-`. Empty: NAME."
+        ),
+    ] = ""
+    version: Annotated[
+        str,
+        Setting(
+            "One version: 32 hexadecimal digits in lower case. Empty: the latest"
+            " version."
+        ),
+    ] = ""
+    id: Annotated[
+        str,
+        Setting(
+            "Instead of `vault`, `name` and `version`: the key's id as Azure shows it,"
+            " `https://NAME.vault.azure.net/keys/KEY[/VERSION]`."
+        ),
+    ] = ""
+    identity: Annotated[
+        str,
+        Setting(
+            "The identity that requests the key: a name of `[identities.NAME]`. Empty:"
+            " `[identity]`."
+        ),
+    ] = ""
+    refresh_seconds: Annotated[
+        int,
+        Setting(
+            "The interval between two releases of the key.",
+            300,
+            604_800,
+            "once per token lifetime",
+        ),
+    ] = 0
+    version_check_seconds: Annotated[
+        int,
+        Setting(
+            "The interval between two checks for a new version, each of which is a GET"
+            " request to the vault. The agent checks only if the identity has the"
+            " permission `get` and `version` is empty. Else it finds a new version at"
+            " the next refresh.",
+            60,
+            604_800,
+            "never",
+        ),
+    ] = 3600
+    max_stale_seconds: Annotated[
+        int,
+        Setting(
+            "How long the agent serves the key after its refresh is overdue, after any"
+            " fault. The maximum is 30 days. The key's state is `stale` in this time."
+            " A refresh is overdue when the lifetime of an attestation token (eight"
+            " hours) has passed since the last release, or with `refresh_seconds` when"
+            " five fourths of that interval have passed.",
+            0,
+            2_592_000,
+        ),
+    ] = 86_400
+    overlap_seconds: Annotated[
+        int,
+        Setting(
+            "How long after a rotation the agent serves the previous version to callers"
+            " that request it (`?version=`).",
+            0,
+            2_592_000,
+        ),
+    ] = 0
+    on_denial: Annotated[
+        str,
+        Setting(
+            "What the agent does after a confirmed denial of an authority (see"
+            " skragent-errors(7)): `drop` wipes the key. `keep` continues to serve it,"
+            " as after a fault: choose it if availability matters more than prompt"
+            " revocation."
+        ),
+    ] = "drop"
+    allow: Annotated[
+        tuple[AllowRule, ...],
+        Setting(
+            "The callers that may use the key. One matching rule is enough. Without a"
+            " rule no caller may use it."
+        ),
+    ] = ()
 
 
 class Config(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole file."""
 
-    cloud: str = "public"  # Azure's: public, usgovernment, china
+    cloud: Annotated[
+        str,
+        Setting(
+            "Azure's cloud: `public`, `usgovernment` or `china`. The agent rejects"
+            " vaults of other clouds, and requests access tokens for applications from"
+            " this cloud."
+        ),
+    ] = "public"
     agent: AgentConfig = AgentConfig()
     attestation: AttestationConfig = AttestationConfig()
     identity: IdentityConfig = IdentityConfig()
     identities: dict[str, IdentityConfig] = {}
-    refresh: RefreshConfig = RefreshConfig()
     vtpm: VtpmConfig = VtpmConfig()
     imds: ImdsConfig = ImdsConfig()
     trust: TrustConfig = TrustConfig()
@@ -155,10 +434,10 @@ _T = TypeVar("_T", bound=_Table)
 
 
 def parse_config(text: str) -> Config:
-    """Read a configuration file's text.
+    """Parse a configuration file's text.
 
     Raises:
-        ConfigError: with every problem that the text has.
+        ConfigError: the text has problems; the error lists all of them.
     """
     config, problems = examine_config(text)
     if problems:
@@ -167,13 +446,13 @@ def parse_config(text: str) -> Config:
 
 
 def examine_config(text: str) -> tuple[Config, list[str]]:
-    """Read what can be read of a configuration file's text, and find every problem.
+    """Parse a configuration file's text as far as possible, and find every problem.
 
-    For who has more to ask of the rest. What has a problem has its default instead, or
-    is still what the text says: it is fit for looking at, and not for use.
+    A setting with a problem has its default or the value of the text. So the returned
+    configuration is for further checks only.
 
     Raises:
-        ConfigError: it is no TOML, or too long.
+        ConfigError: the text is not TOML, or too long.
     """
     if len(text) > MAX_CONFIG_BYTES:
         raise too_long()
@@ -187,22 +466,22 @@ def examine_config(text: str) -> tuple[Config, list[str]]:
 
 
 def merge(problems: list[str], more: list[str]) -> list[str]:
-    """Add what is not told of yet: one problem for each place, and each list entry."""
-    told = {problem.partition(": ")[0] for problem in problems}
-    told |= {p for path in told if (p := path.rpartition(".")[0]).endswith("]")}
-    return problems + [p for p in more if p.partition(": ")[0] not in told]
+    """Add problems of other places: one problem for each setting and list entry."""
+    listed = {problem.partition(": ")[0] for problem in problems}
+    listed |= {p for path in listed if (p := path.rpartition(".")[0]).endswith("]")}
+    return problems + [p for p in more if p.partition(": ")[0] not in listed]
 
 
 def in_short(problems: list[str]) -> list[str]:
-    """Leave out what nobody would read to the end."""
+    """Shorten a long list of problems."""
     if len(problems) <= _MAX_PROBLEMS:
         return problems
     more = len(problems) - _MAX_PROBLEMS
-    return [*problems[:_MAX_PROBLEMS], f"and {more} problems more"]
+    return [*problems[:_MAX_PROBLEMS], f"and {more} more problems"]
 
 
 def too_long() -> ConfigError:
-    """Refuse a file for its length alone."""
+    """Return the error for a file that is too long."""
     return ConfigError([f"the file is longer than {MAX_CONFIG_BYTES} bytes"])
 
 
@@ -245,7 +524,7 @@ def _resolve_ids(config: Config, problems: list[str]) -> Config:
 def _convert(value: Any, kind: Any, path: str, problems: list[str]) -> Any:  # noqa: ANN401 - any TOML value
     """Convert one TOML value to its type, collecting problems instead of stopping.
 
-    Gives None where there is nothing to go on with.
+    Return None if the value cannot be converted.
     """
     if isinstance(kind, type) and issubclass(kind, _Table):
         return _convert_table(value, kind, path, problems)
@@ -260,7 +539,7 @@ def _convert(value: Any, kind: Any, path: str, problems: list[str]) -> Any:  # n
         entries = [
             _convert(v, inner, f"{path}[{i}]", problems) for i, v in enumerate(value)
         ]
-        # What is no entry leaves an empty one: the others keep their places.
+        # An invalid entry becomes an empty one, so that the others keep their index.
         return tuple(inner() if entry is None else entry for entry in entries)
     try:
         return msgspec.convert(value, kind)
@@ -270,7 +549,7 @@ def _convert(value: Any, kind: Any, path: str, problems: list[str]) -> Any:  # n
 
 
 def _in_toml_words(message: str) -> str:
-    """Say what msgspec says of JSON, in the words of who writes TOML."""
+    """Replace the names of JSON types in a message of msgspec by those of TOML."""
     words = {" | null": "", "`int | str`": "a whole number or a string"}
     words |= {"`object`": "a table", "`array`": "a list", "`str`": "a string"}
     words |= {"`int`": "a whole number", "`bool`": "true or false"}
@@ -286,18 +565,23 @@ def _convert_table(
     path: str,
     problems: list[str],
 ) -> _T | None:
-    """Convert a table; what is wrong in it has its default."""
+    """Convert a table; a setting with a problem gets its default."""
     if not isinstance(value, dict):
         problems.append(f"{path}: expected a table, got {type(value).__name__}")
         return None
-    fields = {field.name: field for field in msgspec.structs.fields(kind)}
-    problems += [
-        f"{_join(path, name)}: no such setting{meant(name, fields)}"
-        for name in sorted(value.keys() - fields.keys())
-    ]
+    types = types_of(kind)
+    for name in sorted(value.keys() - types.keys()):
+        setting = _join(path, name)
+        removed = REMOVED.get(setting)
+        problem = (
+            f"removed in version 0.2: {removed}"
+            if removed
+            else f"no such setting{meant(name, types)}"
+        )
+        problems.append(f"{setting}: {problem}")
     converted = {
-        name: _convert(value[name], field.type, _join(path, name), problems)
-        for name, field in fields.items()
+        name: _convert(value[name], inner, _join(path, name), problems)
+        for name, inner in types.items()
         if name in value
     }
     return kind(**{k: v for k, v in converted.items() if v is not None})

@@ -679,8 +679,9 @@ _AGENT: Final = ErrorGroup(
         ErrorCode(
             "releaser.timeout",
             RETRY,
-            "A job took longer than `limits.job_timeout_seconds`, and the agent killed"
-            " the releaser. The usual reason is a TPM that does not respond.",
+            "A job took longer than twelve times `limits.request_timeout_seconds`, and"
+            " the agent killed the releaser. The usual reason is a TPM that does not"
+            " respond.",
             "Check that `tpm2_pcrread` responds.",
         ),
         ErrorCode(
@@ -799,21 +800,21 @@ _RESPONSES: Final = ErrorGroup(
         ErrorCode(
             "serve.rate",
             REFUSED,
-            "429: the user exceeds `serving.answers_per_second_per_uid`.",
+            "429: the user has got 10000 responses within a second.",
             "Repeat the request after the time in Retry-After.",
         ),
         ErrorCode(
             "serve.busy",
             REFUSED,
-            "503: the requests exceed `serving.requests_in_flight` or"
-            " `serving.long_polls`.",
+            "503: too many requests are under way or wait for a change. The limits"
+            " follow from `serving.connections`.",
             "Repeat the request after the time in Retry-After.",
         ),
         ErrorCode(
             "serve.connections",
             REFUSED,
-            "503: the connections exceed `serving.connections` or"
-            " `serving.connections_per_uid`.",
+            "503: the connections exceed `serving.connections`, or those of the user"
+            " exceed half of it.",
             "Find the user in the journal (`CONNECTIONS_REFUSED`).",
         ),
         ErrorCode(
@@ -839,21 +840,21 @@ _RESPONSES: Final = ErrorGroup(
             "serve.body",
             REFUSED,
             "400, 413, 417 or 501: the request has a body where none is allowed, a body"
-            " longer than `serving.body_bytes`, an expectation other than 100-continue,"
+            " longer than 16384 bytes, an expectation other than 100-continue,"
             " or a transfer coding other than chunked. The framing of a chunked body"
-            " (sizes, extensions, trailers) may have at most `serving.head_bytes`.",
+            " (sizes, extensions, trailers) may have at most 8192 bytes.",
             "Correct the client.",
         ),
         ErrorCode(
             "serve.head_too_large",
             REFUSED,
-            "431: the head of the request is longer than `serving.head_bytes`.",
+            "431: the head of the request is longer than 8192 bytes.",
             "Correct the client.",
         ),
         ErrorCode(
             "serve.timeout",
             REFUSED,
-            "408: the request was not complete within `serving.head_timeout_seconds`.",
+            "408: the request was not complete within 5 seconds.",
             "Send the whole request at once.",
         ),
         ErrorCode(
@@ -1007,6 +1008,14 @@ GROUPS: Final = (
 CODES: Final[Mapping[str, ErrorCode]] = MappingProxyType(
     {entry.code: entry for group in GROUPS for entry in group.codes}
 )
+
+
+def remedy_of(code: str) -> str:
+    """Return the first paragraph of a code's remedy; an unknown code is looked up."""
+    entry = CODES.get(code)
+    if entry is None:
+        return f"See {code} in skragent-errors(7)."
+    return " ".join(entry.remedy.partition("\n\n")[0].split())
 
 
 def disposition_of(code: str) -> Disposition | None:

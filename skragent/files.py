@@ -1,8 +1,8 @@
 """Read files that the configuration or a command line names: regular, and bounded.
 
 open(2) of a FIFO waits until another process opens the other end, and a read of a FIFO
-or a device may wait or never end. Files that the configuration or a command line names
-are therefore read with these functions alone. securityfs and procfs have regular files.
+or a device may wait or never end. So such files are read with these functions only.
+securityfs and procfs have regular files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _KINDS: Final = (
 
 
 class NotRegularError(OSError):
-    """The path is not a regular file's."""
+    """The path does not name a regular file."""
 
 
 def open_regular(path: str) -> BinaryIO:
@@ -36,8 +36,8 @@ def open_regular(path: str) -> BinaryIO:
         OSError: it cannot be opened. `strerror` is always set.
     """
     try:
-        # Opening some devices has an effect, so the path is looked at first. It may
-        # be another file by the time that it is opened: so it is looked at again.
+        # Opening some devices has an effect, so the path is checked first. The open
+        # file is checked again, because the path may name another file by then.
         _require_regular(os.stat(path).st_mode)  # noqa: PTH116 - as os.open
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except ValueError as error:  # a NUL, or half a surrogate pair
@@ -51,7 +51,7 @@ def open_regular(path: str) -> BinaryIO:
 
 
 def read_regular(path: str, *, max_bytes: int) -> bytes:
-    """Read a regular file whole.
+    """Read a complete regular file.
 
     Raises:
         NotRegularError: see `open_regular`.
@@ -68,7 +68,7 @@ def read_whole(file: BinaryIO, *, max_bytes: int) -> bytes:
         OSError: see `read_regular`; EAGAIN: there is nothing to read yet.
     """
     data: bytes | None = file.read(max_bytes + 1)
-    if data is None:  # a file of the kernel's, such as /proc/kmsg
+    if data is None:  # a kernel's file, such as /proc/kmsg
         raise OSError(errno.EAGAIN, "there is nothing to read yet")
     if len(data) > max_bytes:
         raise OSError(errno.EFBIG, f"the file is longer than {max_bytes} bytes")

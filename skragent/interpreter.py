@@ -1,8 +1,8 @@
-"""How to start one of our modules in a process of its own.
+"""The command that runs one of skragent's modules in a process of its own.
 
-It imports what this process imports, by the same rules. In a virtual environment
-`-I -m` finds it; the packages' launcher runs without `site`, from a folder that only
-it knows, so that folder is handed on.
+The new process imports the same files as this one. In a virtual environment `-I -m`
+finds the module. The launcher of the Debian and RPM packages runs Python without
+`site`, from a directory that only the launcher knows, so the command names it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 
 _HOME: Final = str(Path(__file__).parents[1])
 
-# As -m does it; behind the standard library, which no module of ours may replace.
+# The same as -m. The directory comes last: no module may replace the standard library.
 _IN_HOME: Final = (
     f"import sys; sys.path.append({_HOME!r}); import runpy;"
     " runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
@@ -21,9 +21,9 @@ _IN_HOME: Final = (
 
 
 def module_command(module: str) -> tuple[str, ...]:
-    """Give the command that runs a module; its arguments may follow.
+    """Return the command that runs a module; arguments may follow.
 
-    -I: neither the environment nor the working directory chooses what is imported.
+    With -I neither the environment nor the working directory affects imports.
     """
     if sys.flags.no_site:
         return (sys.executable, "-I", "-S", "-c", _IN_HOME, module)

@@ -1,13 +1,12 @@
-"""The contract between the agent and the releaser; nothing else is shared.
+"""The contract between the agent and the releaser: `Job` and `Result`.
 
-One `Job` goes in on stdin as JSON. The result comes out on stdout in parts, one
-`Result` in JSON on each line: a key that was released is in the agent's hands at once,
-whatever the others wait for. Key bytes travel in neither: the releaser writes them into
-the secret memory whose descriptor it inherits (`arena_fd`), and the result says where
-(`Slice`).
+The releaser reads one `Job` from stdin as JSON. It writes the result to stdout in
+parts, one `Result` in JSON on each line, so that the agent gets each key as soon as it
+is released. Neither has key bytes. The releaser writes them into the secret memory
+whose descriptor it inherits (`arena_fd`), and the result has their positions (`Slice`).
 
-Both sides refuse a message that is longer than the limit, of another `protocol`,
-or that has a field the other does not know: they are always of one installation.
+Both sides reject a message that is too long, that has another `protocol`, or that has
+an unknown field, because they are always of one installation.
 """
 
 from __future__ import annotations
@@ -36,19 +35,19 @@ MAX_NOTE_CHARACTERS = 600
 # Arena space for one key. The largest is RSA-4096: DER 2.4 kB, PEM 3.3 kB, JWK 3.2 kB.
 ARENA_BYTES_PER_KEY = 16 * 1024
 
-# What makes the wrapping key of a token one of its own: the template's `unique` field,
-# as long as the modulus whose place it takes. It lies in the arena, after the keys: who
-# knows it can make the wrapping key again on this TPM.
+# The template's `unique` field, which determines the wrapping key of a token. It is as
+# long as the modulus. It is secret, in the arena after the keys, because it is enough
+# to make the wrapping key again on this TPM.
 UNIQUE_BYTES = 256
 
 
 def unique_offset(keys: int) -> int:
-    """Tell where in the arena of a job for so many keys the `unique` field lies."""
+    """Return the offset of the `unique` field in the arena of a job of so many keys."""
     return ARENA_BYTES_PER_KEY * keys
 
 
 def arena_bytes(keys: int) -> int:
-    """Tell how much secret memory a job for so many keys needs."""
+    """Return the size of the arena of a job of so many keys, in bytes."""
     return unique_offset(keys) + UNIQUE_BYTES
 
 
@@ -59,9 +58,11 @@ Purpose = Literal["release", "check", "renew"]
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A managed identity of the VM, by one of its names; none: the system-assigned.
+    """An identity for access tokens.
 
-    With a tenant: an application of Entra ID, by its client id and one of the files.
+    Without `tenant_id`: a managed identity of the VM, by one of its names; without a
+    name the system-assigned one. With `tenant_id`: an application of Entra ID, by
+    `client_id` and one of the files.
     """
 
     client_id: str = ""  # a UUID
@@ -74,51 +75,53 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One key to release: where it lives and the name that workloads know it by."""
+    """One key to release: its vault and name, and its name for workloads."""
 
     alias: str
     vault: str  # https://NAME.vault.azure.net or https://NAME.managedhsm.azure.net
-    name: str  # the vault's name for it
+    name: str  # the name in the vault
     version: str = ""  # 32 hex digits, or empty for the latest
-    identity: Identity = Identity()  # who asks for it
+    identity: Identity = Identity()  # for the vault's access token
 
 
 class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """All that the releaser needs to know of the world.
+    """The complete input of a releaser.
 
     Times are seconds since 1970 (UTC) or durations in seconds. `now` is the agent's
-    wall clock when it wrote the job: the releaser has no clock of its own.
+    wall time when it wrote the job: the releaser does not read the wall clock.
     """
 
     protocol: int = PROTOCOL
-    # check: nothing is attested and released; what are the keys' latest versions?
-    # renew: no keys; have the AK certificate renewed, or fetch it by its query id.
+    # check: return the keys' latest versions, without attestation and release.
+    # renew: without keys; renew the AK certificate, or fetch it by its query id.
     purpose: Purpose = "release"
     ak_query_id: str = ""
-    # Of an earlier job, with its `unique` field in the arena; empty: attest.
+    # The token of an earlier job, with `unique` in the arena; empty: attest.
     token: str = ""
     now: float
-    timeout_seconds: float  # one network exchange; the job as a whole is the agent's
+    timeout_seconds: (
+        float  # for one network exchange; the agent limits the job as a whole
+    )
     keys: tuple[KeyRequest, ...]
     arena_fd: int
     arena_bytes: int
-    # room 1
+    # evidence
     tcti: str
     tcg_log: str  # a path; empty or unreadable means that no log is sent
     imds_endpoint: str
     amd_roots: str  # a PEM file of ARKs to trust instead of AMD's; empty for AMD's
-    # room 2
+    # attestation
     attestation_endpoint: str  # "auto" for the region's shared provider
-    # room 3
+    # release
     authority: str  # of Entra ID, for applications: https://login.microsoftonline.com
     tls_roots: str  # a PEM file for TLS to MAA and vaults; empty for the system's
     release_roots: str  # a PEM file for the release signature; empty for the system's
-    # For copies of the AK certificate while it is renewed; empty: there is none.
+    # For copies of the AK certificate during a renewal; empty: no directory.
     state_directory: str = ""
 
 
 class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A `AgentError`, as it crosses the pipe."""
+    """An `AgentError` in the form of the contract."""
 
     code: str
     disposition: Literal["retry", "reattest", "retry_slowly", "denied", "fatal"]
@@ -128,7 +131,7 @@ class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Slice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where in the arena one form of a key lies, in bytes."""
+    """The position of one form of a key in the arena, in bytes."""
 
     offset: int
     length: int
@@ -137,7 +140,7 @@ class Slice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ReleasedKey(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 ):
-    """One key that was released: its public facts, and where its bytes are."""
+    """One released key: its public attributes, and the positions of its forms."""
 
     alias: str
     kid: str  # the vault's own versioned identifier, a URL
@@ -154,7 +157,7 @@ class ReleasedKey(
 
 
 class FailedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One key that was not released, and why."""
+    """One key that was not released, with the reason."""
 
     alias: str
     failure: Failure
@@ -163,23 +166,23 @@ class FailedKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 class Attestation(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 ):
-    """What is worth telling of the token that the keys were released under."""
+    """A summary of the attestation token, for people."""
 
     issuer: str
     issued_at: Timestamp
     expires_at: Timestamp
-    token_sha256: str  # of the token's text, to find it again in the vault's logs
+    token_sha256: str  # of the token's text, to find it in the vault's logs
     compliance_status: str
     vm_id: str
     chip_generation: str
     report_version: int
-    verified: tuple[str, ...]  # one sentence for each thing that was checked
+    verified: tuple[str, ...]  # one sentence for each verified fact
 
 
 class AkCertificate(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 ):
-    """How long the AK certificate holds, and whether it is ours to have renewed now."""
+    """The end of the AK certificate's life, and whether the guest should renew it."""
 
     expires_at: Timestamp
     is_renewal_due: bool = False
@@ -188,13 +191,13 @@ class AkCertificate(
 class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One part of a job's outcome; the last part ends it.
 
-    The last part either has a `failure` of the job as a whole, and then no key was
-    answered, or every key that was asked for is in exactly one part. The attestation,
-    if there was one, is in the first part that has keys or in one before it.
+    If the last part has a `failure` of the job as a whole, no part has keys. Otherwise
+    each requested key is in exactly one part. The attestation, if there was one, is in
+    the first part that has keys or in a part before it.
 
-    Of a check, `versions` has the latest version of each key; empty where the identity
-    has no permission to look (`keys/get`). Of a renewal, `ak_query_id` asks for what
-    THIM has not made yet.
+    After a version check, `versions` has the latest version of each key; empty if the
+    identity lacks the permission `keys/get`. After a renewal, `ak_query_id` identifies
+    a certificate that THIM has not made yet.
 
     `timings` are milliseconds by step, for people and for metrics.
     """
@@ -203,13 +206,13 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     is_last: bool = True
     failure: Failure | None = None
     attestation: Attestation | None = None
-    token: str = ""  # of the attestation: for jobs to come
-    ak_certificate: AkCertificate | None = None  # also of a failure, once it was read
+    token: str = ""  # the attestation token, for later jobs
+    ak_certificate: AkCertificate | None = None  # also with a failure, if it was read
     ak_query_id: str = ""
     released: tuple[ReleasedKey, ...] = ()
     failed: tuple[FailedKey, ...] = ()
     versions: dict[str, str] = {}
     timings: dict[str, float] = {}
-    # For people: findings that did not stop the job, such as a root that is skipped.
+    # For people: findings that did not stop the job, such as a skipped root.
     notes: tuple[str, ...] = ()
-    ak_restored: bool = False  # the AK certificate, after an interrupted renewal
+    ak_restored: bool = False  # a copy of the AK certificate was written back

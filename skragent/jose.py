@@ -1,12 +1,11 @@
-"""Unpadded base64url and compact JWS (RFC 7515), as strictly as they can be read.
+"""Strict parsers of unpadded base64url and compact JWS (RFC 7515), and of JSON.
 
-What this is not: a JOSE library. It knows one serialisation and one algorithm, RS256,
-because both the verifier and the vault use that one and nothing else, and a token must
-not choose its own algorithm. It is strict where libraries are kind: a second spelling
-of the same bytes is refused, so that no bit of a signed text can change unnoticed.
+Only one serialisation and one algorithm are supported, RS256: MAA and the vaults use no
+other, and a token must not choose its own algorithm. A second spelling of the same
+bytes is rejected, so that no bit of a signed text can change unnoticed.
 
-Everything here is pure and total: a value, or `ValueError` with a plain reason, which
-the two callers turn into their own error.
+Pure. Each function returns a value or raises `ValueError` with a reason, which the
+callers turn into their own error.
 """
 
 from __future__ import annotations
@@ -34,21 +33,21 @@ _is_building: Final = threading.Lock()
 
 _BASE64URL = re.compile(rb"[A-Za-z0-9_-]*")
 
-# Below this a signature proves nothing (NIST SP 800-131A).
+# Shorter keys are not secure (NIST SP 800-131A).
 MIN_RSA_BITS = 2048
 
 
 def encode_base64url(data: bytes) -> str:
-    """Encode as RFC 7515 §2 does: the URL-safe alphabet, no padding."""
+    """Encode with the URL-safe alphabet and without padding (RFC 7515 §2)."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
 def load_certificate(der: bytes) -> x509.Certificate:
-    """Read one certificate of an `x5c` chain.
+    """Load one certificate of an `x5c` chain.
 
     Raises:
-        CertificateError: the library refuses it, or its serial number is one that
-            RFC 5280 §4.1.2.2 forbids, of which the library only warns.
+        CertificateError: the library rejects it, or RFC 5280 §4.1.2.2 forbids its
+            serial number, for which the library only warns.
     """
     certificate = load_der(der)
     with reading("the serial number of the certificate"):
@@ -59,10 +58,10 @@ def load_certificate(der: bytes) -> x509.Certificate:
 
 
 def decode_base64url(text: str) -> bytes:
-    """Decode unpadded base64url that has exactly one spelling.
+    """Decode unpadded base64url; only one spelling is accepted.
 
     Raises:
-        ValueError: another alphabet, padding, or bits that do not belong.
+        ValueError: another alphabet, padding, or unused bits that are set.
     """
     try:
         raw = text.encode("ascii")
@@ -74,18 +73,18 @@ def decode_base64url(text: str) -> bytes:
         data = base64.urlsafe_b64decode(raw + b"=" * (-len(raw) % 4))
     except binascii.Error:
         raise ValueError("not base64url: impossible length") from None
-    # The last character carries bits that decoders drop (RFC 4648 §3.5): a second
-    # spelling of the same bytes, and a change that no signature would notice.
+    # The last character has bits that decoders ignore (RFC 4648 §3.5). They would
+    # allow a second spelling, a change that no signature covers.
     if base64.urlsafe_b64encode(data).rstrip(b"=") != raw:
-        raise ValueError("not base64url: bits that do not belong")
+        raise ValueError("not base64url: unused bits are set")
     return data
 
 
 def decode_base64(text: str) -> bytes:
-    """Decode padded base64 of the standard alphabet that has exactly one spelling.
+    """Decode padded base64 of the standard alphabet; only one spelling is accepted.
 
     Raises:
-        ValueError: anything else.
+        ValueError: the text is not such base64.
     """
     try:
         raw = text.encode("ascii")
@@ -93,12 +92,12 @@ def decode_base64(text: str) -> bytes:
     except (UnicodeEncodeError, binascii.Error):
         raise ValueError("not base64") from None
     if base64.b64encode(data) != raw:
-        raise ValueError("not base64: bits that do not belong")
+        raise ValueError("not base64: unused bits are set")
     return data
 
 
 class _Header(msgspec.Struct):
-    """The members of a JWS header that decide something; others are ignored."""
+    """The used members of a JWS header; others are ignored."""
 
     alg: str
     kid: str = ""
@@ -109,7 +108,7 @@ class _Header(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class CompactJws:
-    """A JWS taken apart. Nothing in it is verified yet."""
+    """The parts of a JWS, not verified yet."""
 
     kid: str
     jku: str | None
@@ -120,10 +119,10 @@ class CompactJws:
 
 
 def parse_compact_jws(text: str, *, max_chars: int) -> CompactJws:
-    """Take a compact JWS apart; the algorithm is RS256 or it is refused.
+    """Split a compact JWS, whose algorithm must be RS256.
 
     Raises:
-        ValueError: not a compact JWS, or one that asks for anything else.
+        ValueError: not a compact JWS, another algorithm, or critical extensions.
     """
     if len(text) > max_chars:
         raise ValueError(f"longer than {max_chars} characters")
@@ -147,7 +146,7 @@ def parse_compact_jws(text: str, *, max_chars: int) -> CompactJws:
 
 
 def is_signed_by(jws: CompactJws, key: rsa.RSAPublicKey) -> bool:
-    """Tell whether this key made the RS256 signature (RFC 7518 §3.3)."""
+    """Return whether this key made the RS256 signature (RFC 7518 §3.3)."""
     if key.key_size < MIN_RSA_BITS:
         return False
     try:
@@ -161,7 +160,7 @@ def is_signed_by(jws: CompactJws, key: rsa.RSAPublicKey) -> bool:
 
 
 def decode_json(data: bytes, kind: type[_Shape]) -> _Shape:
-    """Decode JSON into a typed value; members that the type has not are ignored.
+    """Decode JSON into a typed value; members that the type lacks are ignored.
 
     Raises:
         ValueError: not JSON, not UTF-8, too deep, or not of this shape.
@@ -171,15 +170,15 @@ def decode_json(data: bytes, kind: type[_Shape]) -> _Shape:
         return decoder.decode(data)
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001 - msgspec's boundary: whatever it raises
+    except Exception as error:  # noqa: BLE001 - the boundary to msgspec
         raise ValueError(f"unexpected JSON: {error}") from None
 
 
 def _decoder_of(kind: type[_Shape]) -> msgspec.json.Decoder[_Shape]:
-    """Give the type's decoder, built once and by one thread.
+    """Return the type's decoder, which is built once and by one thread.
 
-    msgspec 0.22 looks into a type when it is first used, and dies of SIGSEGV where two
-    threads do so at once, as those of a release do.
+    msgspec 0.22 examines a type at its first use, and fails with SIGSEGV if two threads
+    do so at once, as the threads of a job would.
     """
     with _is_building:
         if kind not in _decoders:

@@ -6,7 +6,8 @@ the other certificates are used. The one certificate is skipped and named by pos
 subject and fingerprint, so that a person can find it. A bundle without a certificate
 that can be read is an error.
 
-For trusted roots only: in a chain that a service sends, every certificate counts.
+This is for trusted roots only: of a chain that a service sends, every certificate is
+needed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 MAX_BUNDLE_BYTES: Final = 4 * 1024 * 1024  # Debian's has 220 kB
 MAX_CERTIFICATES: Final = 4096
-MAX_NAMED: Final = 10  # that are skipped; the rest is counted
+MAX_NAMED: Final = 10  # of skipped certificates; the rest is counted
 
 # Both labels are read by OpenSSL and by `cryptography` (RFC 7468 §5.1).
 _BEGIN: Final = re.compile(rb"-----BEGIN (?:X509 )?CERTIFICATE-----")
@@ -35,7 +36,7 @@ _DASHES: Final = b"-----"
 _MAX_SUBJECT_CHARACTERS: Final = 100
 
 _Root = TypeVar("_Root")
-# How Python's ssl gives a name: relative names, each of pairs (kind, value).
+# A name in Python's ssl: relative names, each of pairs (kind, value).
 _Names = tuple[tuple[tuple[str, str], ...], ...]
 
 
@@ -44,7 +45,7 @@ class Bundle(Generic[_Root]):
     """The certificates of a bundle that can be read, and those that are skipped."""
 
     roots: tuple[_Root, ...]
-    skipped: tuple[str, ...] = ()  # for people: which one, and why
+    skipped: tuple[str, ...] = ()  # for people: the certificate and the reason
 
 
 def load_bundle(pem: bytes, load: Callable[[bytes], _Root]) -> Bundle[_Root]:
@@ -52,7 +53,7 @@ def load_bundle(pem: bytes, load: Callable[[bytes], _Root]) -> Bundle[_Root]:
 
     Args:
         pem: the text. Lines outside of its blocks are ignored.
-        load: makes a root from DER; raises ValueError or OSError (ssl.SSLError is one).
+        load: makes a root from DER; raises ValueError or OSError (as ssl.SSLError).
 
     Raises:
         CertificateError: there are too many certificates, or none can be read.
@@ -65,7 +66,7 @@ def load_bundle(pem: bytes, load: Callable[[bytes], _Root]) -> Bundle[_Root]:
     for number, der in enumerate(blocks, 1):
         try:
             if der is None:
-                raise CertificateError("its block is no PEM")
+                raise CertificateError("its block is not PEM")
             roots.append(load(der))
         except (ValueError, OSError) as error:
             name = f"certificate {number} of {len(blocks)}{_describe(der)}"
@@ -77,7 +78,7 @@ def load_bundle(pem: bytes, load: Callable[[bytes], _Root]) -> Bundle[_Root]:
 
 
 def _split(pem: bytes) -> Iterator[bytes | None]:
-    """Give the DER of each block; None for one that does not decode."""
+    """Yield the DER of each block; None for a block that does not decode."""
     for begin in _BEGIN.finditer(pem):
         end = pem.find(_DASHES, begin.end())
         is_closed = end >= 0 and pem.startswith(b"-----END", end)
@@ -89,10 +90,10 @@ def _split(pem: bytes) -> Iterator[bytes | None]:
 
 
 def _describe(der: bytes | None) -> str:
-    """Name a certificate that cannot be read, as far as that goes."""
+    """Return the fingerprint and, if OpenSSL reads it, the subject."""
     if der is None:
         return ""
-    # As `openssl x509 -fingerprint -sha256` writes it.
+    # In the form of `openssl x509 -fingerprint -sha256`.
     fingerprint = hashlib.sha256(der).digest().hex(":").upper()
     subject = _subject(der)
     return f" ({subject + ', ' if subject else ''}SHA-256 {fingerprint})"

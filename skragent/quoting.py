@@ -1,4 +1,4 @@
-"""The words of a service, a library or a file in a message of ours: short, one line."""
+"""Quote texts of services, libraries and files in messages: short, on one line."""
 
 from __future__ import annotations
 

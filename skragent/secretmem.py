@@ -1,15 +1,15 @@
-"""Memory for keys: shared by the two processes, readable by nobody else.
+"""Memory for keys that only the agent and the releaser can read.
 
-An arena is a mapping of memfd_secret(2): outside the kernel's direct map, so that not
-even root reads it through /proc/PID/mem; never swapped, dumped or inherited by fork.
-Kernels without it (before 5.14, or without `secretmem.enable=1` before 6.5) and
-sandboxes that forbid it get a locked memfd that stays out of core dumps; `kind` says
-which of the two it is, and whoever creates an arena reports it.
+An arena is a mapping of memfd_secret(2). It is outside of the kernel's direct map, so
+even root cannot read it through /proc/PID/mem. It is never swapped, dumped or inherited
+by fork. Kernels without it (before 5.14, or without `secretmem.enable=1` before 6.5)
+and sandboxes that forbid it use a locked memfd that is left out of core dumps. `kind`
+tells the two apart, and the creator of an arena reports it.
 
-Mapped by ctypes and not by `mmap.mmap`, which keeps a duplicate of the descriptor for
-life: through pidfd_getfd(2) root could map that and read every key.
+ctypes maps the memory, because `mmap.mmap` keeps a duplicate of the descriptor: through
+pidfd_getfd(2) root could map that descriptor and read every key.
 
-Not here: what lies where in an arena (`skragent.job.Slice`), and who holds it.
+`skragent.job.Slice` describes the positions of keys in an arena.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from skragent.errors import SecretMemoryError
 
 Kind = Literal["memfd_secret", "mlock"]
 
-# The code of an error that no other attempt changes: what is handed over is no key.
+# The code of an error that a retry cannot change: the descriptor has another content.
 CONTENT: Final = "memory.content"
 
-# A job of MAX_KEYS keys needs 4 MiB; more is a mistake or an attack on our limits.
+# A job of MAX_KEYS keys needs 4 MiB.
 MAX_ARENA_BYTES: Final = 64 * 1024 * 1024
 
 _SYS_MEMFD_SECRET: Final = 447  # the same number on every architecture
 _PR_SET_DUMPABLE: Final = 4
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
-# What a kernel without memfd_secret says, and what a seccomp filter says.
+# The errno of a kernel without memfd_secret, and that of a seccomp filter.
 _NOT_AVAILABLE: Final = (errno.ENOSYS, errno.EPERM)
 _FIRST_WITH_SECRET: Final = (5, 14)
 _FIRST_BY_DEFAULT: Final = (6, 5)  # without secretmem.enable=1
-# RLIMIT_MEMLOCK: mmap(2) of a locked mapping says EAGAIN, mlock(2) the other two.
+# RLIMIT_MEMLOCK: mmap(2) of a locked mapping fails with EAGAIN, mlock(2) with the rest.
 _LOCKED_LIMIT: Final = (errno.EAGAIN, errno.ENOMEM, errno.EPERM)
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -66,19 +66,19 @@ _libc.explicit_bzero.restype = None
 class Arena:
     """One mapping of secret memory. Made by `create_arena` and `attach_arena`.
 
-    The mapping lives as long as the arena or any view of it does: a reader that
-    stalls keeps what it reads. With the last of them it is wiped and unmapped, unless
-    the content is preserved.
+    The mapping exists as long as the arena or any view of it. So a slow reader keeps
+    its data. After the last of them it is wiped and unmapped, unless the content is
+    preserved.
     """
 
     def __init__(self, fd: int, size: int, kind: Kind) -> None:
-        self.fd = fd  # -1 once it is closed
+        self.fd = fd  # -1 after close_fd
         self.size = size
         self.kind: Kind = kind
         self._address = _map(fd, size, kind)
         whole = (ctypes.c_ubyte * size).from_address(self._address)
-        # Views hold the array, so this runs when the last of them is gone. Not at exit:
-        # what still holds a view then must not find its memory unmapped.
+        # Views refer to the array, so this runs after the last view is gone. It does
+        # not run at exit, when a view in use must stay mapped.
         self._wipes_at_end = [True]
         end = weakref.finalize(whole, _end, self._address, size, self._wipes_at_end)
         end.atexit = False
@@ -86,7 +86,7 @@ class Arena:
 
     @property
     def is_secret(self) -> bool:
-        """Tell whether the kernel hides it even from root (memfd_secret)."""
+        """Whether the kernel hides the memory even from root (memfd_secret)."""
         return self.kind == "memfd_secret"
 
     def view(self, offset: int, length: int) -> memoryview:
@@ -96,30 +96,30 @@ class Arena:
         return self._whole[offset : offset + length]
 
     def wipe(self) -> None:
-        """Zero everything at once, also under the eyes of whoever has a view."""
+        """Zero the whole arena at once, also for existing views."""
         _libc.explicit_bzero(self._address, self.size)
 
     def preserve(self, *, is_preserved: bool) -> None:
-        """Say whether the content outlives this mapping, through another descriptor.
+        """Set whether the content outlives this mapping, through another descriptor.
 
-        Then the mapping's end does not wipe it. `wipe` does so in any case.
+        Then the end of the mapping does not wipe it. `wipe` always does.
         """
         self._wipes_at_end[0] = not is_preserved
 
     def close_fd(self) -> None:
-        """Close the descriptor; the mapping stays. Do it once the child has it."""
+        """Close the descriptor after the child has inherited it; the mapping stays."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
 
 def create_arena(size: int) -> Arena:
-    """Make an arena of at least `size` bytes (whole pages, all zero).
+    """Create an arena of at least `size` bytes (whole pages, all zero).
 
     Its `fd` is close-on-exec and stays open for the hand-over until `close_fd`.
 
     Raises:
-        SecretMemoryError: memory.locked_limit where RLIMIT_MEMLOCK is too small.
+        SecretMemoryError: memory.locked_limit if RLIMIT_MEMLOCK is too small.
     """
     if not 0 < size <= MAX_ARENA_BYTES:
         raise ValueError(f"an arena has 1 to {MAX_ARENA_BYTES} bytes, not {size}")
@@ -128,7 +128,7 @@ def create_arena(size: int) -> Arena:
     try:
         os.ftruncate(fd, size)
         if kind == "mlock":
-            # Nobody who has the descriptor may shrink it under a mapping (SIGBUS).
+            # Shrinking it under a mapping would cause SIGBUS.
             seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
         return Arena(fd, size, kind)
@@ -141,7 +141,7 @@ def create_arena(size: int) -> Arena:
 
 
 def attach_arena(fd: int, size: int) -> Arena:
-    """Map an arena that another process made, and close the inherited descriptor."""
+    """Map an arena that another process created, and close the inherited descriptor."""
     try:
         _require_size(fd, size)
         arena = Arena(fd, size, _kind_of(fd))
@@ -154,9 +154,9 @@ def attach_arena(fd: int, size: int) -> Arena:
 
 
 def adopt_arena(fd: int) -> Arena:
-    """Map an arena that an earlier process of ours made, and close the descriptor.
+    """Map an arena that an earlier agent created, and close the descriptor.
 
-    Only memfd_secret: another kind of memory can be read and swapped while no process
+    Only memfd_secret is accepted: other memory can be read and swapped while no process
     has it mapped and locked.
     """
     try:
@@ -165,17 +165,19 @@ def adopt_arena(fd: int) -> Arena:
     except OSError as error:
         with contextlib.suppress(OSError):
             os.close(fd)
-        raise _failure("a descriptor of the agent before", error.errno or 0) from error
+        raise _failure(
+            "a descriptor of the previous agent", error.errno or 0
+        ) from error
     if is_ours:
         return attach_arena(fd, size)
     os.close(fd)
     raise SecretMemoryError(
-        "a descriptor that was handed over is no secret memory of ours", code=CONTENT
+        "an inherited descriptor is not secret memory of skragent", code=CONTENT
     )
 
 
 def forbid_core_dumps() -> None:
-    """Keep this process out of core files and away from ptrace by its own user."""
+    """Forbid core dumps of this process, and ptrace(2) by its own user."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         raise _failure("PR_SET_DUMPABLE", ctypes.get_errno())
@@ -193,7 +195,7 @@ def _open_descriptor() -> tuple[int, Kind]:
 
 
 def explain_fallback() -> str:
-    """Say why this process has no memfd_secret(2), and what to do; empty if it has."""
+    """Return why memfd_secret(2) is unavailable, with the remedy; else empty."""
     fd: int = _libc.syscall(
         ctypes.c_long(_SYS_MEMFD_SECRET), ctypes.c_uint(os.O_CLOEXEC)
     )
@@ -214,9 +216,9 @@ def explain_refusal(number: int, release: str, *, is_filtered: bool) -> str:
     """Distinguish a seccomp filter from a kernel without memfd_secret(2). Pure.
 
     Args:
-        number: errno of the call. The kernel itself never says EPERM (memfd_secret(2)).
-        release: of the kernel, such as 6.1.0-30-amd64.
-        is_filtered: whether this process has a seccomp filter, which may say ENOSYS.
+        number: errno of the call. The kernel itself never sets EPERM (memfd_secret(2)).
+        release: the kernel's release, such as 6.1.0-30-amd64.
+        is_filtered: whether this process has a seccomp filter, which may set ENOSYS.
     """
     filtered = (
         "a seccomp filter forbids memfd_secret: admit it (SystemCallFilter= of the"
@@ -249,12 +251,12 @@ def _open_locked_descriptor() -> int:
 
 
 def _require_size(fd: int, size: int) -> None:
-    """Refuse what is not what was announced: beyond its end, access is SIGBUS."""
+    """Require the announced size: access beyond the end would cause SIGBUS."""
     try:
         actual = os.fstat(fd).st_size
     except OSError as error:
         number = error.errno or 0
-        raise _failure("no secret memory was handed over", number) from error
+        raise _failure("no secret memory was inherited", number) from error
     if size <= 0 or actual != size:
         raise SecretMemoryError(
             f"the secret memory has {actual} bytes, not the {size} announced"
@@ -262,17 +264,19 @@ def _require_size(fd: int, size: int) -> None:
 
 
 def _kind_of(fd: int) -> Kind:
-    """Ask the descriptor itself; keys are written into nothing else than these two.
+    """Return the kind of a descriptor; keys are written only into these two kinds.
 
     Raises:
-        SecretMemoryError: it is neither.
+        SecretMemoryError: it is of another kind.
     """
     if is_secret_memory(fd):
         return "memfd_secret"
     try:
         fcntl.fcntl(fd, fcntl.F_GET_SEALS)  # only a memfd has seals
     except OSError:
-        raise SecretMemoryError("what was handed over is no secret memory") from None
+        raise SecretMemoryError(
+            "the inherited descriptor is not secret memory"
+        ) from None
     return "mlock"
 
 

@@ -1,6 +1,6 @@
-"""Which roots TLS trusts: a file's, or the system's, read by OpenSSL.
+"""Make a TLS context with the roots of a file or of the system, read by OpenSSL.
 
-OpenSSL reads some certificates that `cryptography` refuses. If one block of a file is
+OpenSSL reads some certificates that `cryptography` rejects. If one block of a file is
 broken, OpenSSL uses no certificate of the file. Such a file is loaded certificate by
 certificate.
 """
@@ -16,18 +16,18 @@ from skragent.pem_bundle import MAX_BUNDLE_BYTES, load_bundle
 
 
 def make_tls_context(path: str) -> tuple[ssl.SSLContext, tuple[str, ...]]:
-    """Make a context for TLS clients; gives the certificates that are skipped, too.
+    """Return a context for TLS clients, and descriptions of skipped certificates.
 
     Args:
         path: a PEM file of roots; empty for the system's.
 
     Raises:
-        ConfigError: the file cannot be read, or no certificate of it can be.
+        ConfigError: the file cannot be read, or none of its certificates can.
     """
     if not path:
         return _make_context_of_system()
     try:
-        # OpenSSL opens the file itself, and would wait at a FIFO.
+        # Read it first: OpenSSL opens the file itself, and would wait at a FIFO.
         pem = read_regular(path, max_bytes=MAX_BUNDLE_BYTES)
     except OSError as error:
         raise _unusable(path, error.strerror or str(error)) from error
@@ -44,10 +44,10 @@ def make_tls_context(path: str) -> tuple[ssl.SSLContext, tuple[str, ...]]:
 
 
 def _make_context_of_system() -> tuple[ssl.SSLContext, tuple[str, ...]]:
-    """Use the system's roots, also if their one file has a broken block.
+    """Use the system's roots, also if a block of their file is broken.
 
-    OpenSSL ignores such a file without an error. Debian has no such file: its roots
-    are in a directory, in a file each.
+    OpenSSL ignores such a file without an error. Debian has no such file: each root is
+    a file of a directory.
     """
     context = ssl.create_default_context()
     path = ssl.get_default_verify_paths().cafile
@@ -63,7 +63,7 @@ def _make_context_of_system() -> tuple[ssl.SSLContext, tuple[str, ...]]:
 
 
 def _require_openssl_reads(der: bytes) -> bytes:
-    """Raise what Python's ssl raises, or give the certificate back."""
+    """Return the certificate; raise the error of Python's ssl if OpenSSL rejects it."""
     ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=der)
     return der
 

@@ -1,8 +1,8 @@
-"""A traceback, short enough for a journal whatever failed.
+"""Render a traceback that is always short enough for the journal.
 
 An endless recursion has a thousand frames, and an exception can have a long chain of
-earlier ones. The first frames say where the work began and the last ones where it
-failed, so only these are kept.
+causes. The first frames show where the work began and the last frames where it failed.
+Only these are kept.
 """
 
 from __future__ import annotations
@@ -19,20 +19,19 @@ MAX_EXCEPTIONS: Final = 4
 
 
 def describe(error: BaseException, *, with_messages: bool) -> str:
-    """Describe an exception and what led to it, the earliest first.
+    """Render an exception and its causes, the earliest first.
 
     Args:
-        error: what was caught.
-        with_messages: False leaves only types and lines of code: a message may quote
-            what it is about, and that may be secret.
+        error: the exception.
+        with_messages: False leaves out messages, which may quote secrets.
     """
     return "".join(_describe(error, with_messages=with_messages))
 
 
 def place_of(error: BaseException) -> str:
-    """Name the line where an exception was raised, the same for each time.
+    """Return the file and line where an exception was raised.
 
-    Where an endless recursion ends depends on what called it: its first line counts.
+    An endless recursion ends at a varying line, so its first line is returned.
     """
     frames = list(traceback.walk_tb(error.__traceback__))
     if not frames:
@@ -53,7 +52,7 @@ def _describe(error: BaseException, *, with_messages: bool) -> Iterator[str]:
 
 
 def _chain(error: BaseException) -> tuple[list[BaseException], bool]:
-    """Collect an exception and those before it; tell whether there are more."""
+    """Return an exception and its causes, and whether there are more causes."""
     chain: list[BaseException] = []
     found: BaseException | None = error
     while found is not None and len(chain) < MAX_EXCEPTIONS and found not in chain:

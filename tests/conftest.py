@@ -1,7 +1,7 @@
-"""Layers whose tool is missing skip with a reason, and fail where that is demanded.
+"""Tests whose tool is missing skip with a reason, or fail if SKRAGENT_REQUIRE is set.
 
-SKRAGENT_REQUIRE is a comma-separated list of markers (those below) that this machine
-must be able to run, as CI sets it.
+SKRAGENT_REQUIRE is a comma-separated list of markers (see `_MISSING`). A test with one
+of these markers fails if its tool is missing. CI sets it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, settings
 
 from skragent.observe import INTERNAL_ERRORS
 
-# The one profile of all property tests. What an example may take depends on the
-# machine, so there is no deadline, nor a health check that measures time. Examples are
-# random: each run looks further than the last one, and an example that fails is a
-# fault of the code; `print_blob` says how to run it again. A test keeps only its own
-# number of examples or steps.
+# The profile of all property tests. The time of an example depends on the machine, so
+# there is no deadline and no health check that measures time. Examples are random, so
+# that each run tries new examples. An example that fails is a fault of the code;
+# `print_blob` prints how to run the example again. A test sets only its own number of
+# examples or steps.
 settings.register_profile(
     "suite",
     deadline=None,
@@ -31,7 +31,7 @@ settings.register_profile(
 settings.load_profile("suite")
 
 VECTORS = Path(__file__).resolve().parents[2] / "shared" / "vectors"
-# Where .ci/setup keeps a copy, and where Debian's package has it.
+# The copy of .ci/setup, and the file of Debian's package.
 _CLOUD_INIT_SCHEMAS = (
     Path(__file__).resolve().parents[1] / ".venv/share/cloud-init-schema.json",
     Path(
@@ -40,7 +40,7 @@ _CLOUD_INIT_SCHEMAS = (
     ),
 )
 
-# Where .ci/setup keeps a copy of what Debian's package has.
+# .ci/setup unpacks Debian's apparmor package here.
 _APPARMOR = Path(__file__).resolve().parents[1] / ".venv/share/apparmor"
 APPARMOR_PARSER = shutil.which("apparmor_parser") or shutil.which(
     "apparmor_parser", path=str(_APPARMOR / "sbin")
@@ -61,7 +61,7 @@ _MISSING = {
     "apparmor": "" if APPARMOR_PARSER else "apparmor_parser (Debian: apparmor)",
     "packages": ""
     if all(map(shutil.which, ("lintian", "rpmbuild", "mmdebstrap", "dpkg-shlibdeps")))
-    else "what `make package-tools` installs",
+    else "the tools that `make package-tools` installs",
     "root": "" if os.geteuid() == 0 else "root",
     "cloud_init": ""
     if any(path.exists() for path in _CLOUD_INIT_SCHEMAS)
@@ -80,7 +80,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_runtest_teardown(item: pytest.Item) -> None:
-    """No test may leave signals blocked: what later tests start would inherit it."""
+    """Fail if a test leaves signals blocked, because later processes inherit that."""
     blocked = signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if blocked:
         names = ", ".join(sorted(signal.Signals(number).name for number in blocked))
@@ -89,19 +89,19 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_internal_errors_yet() -> None:
-    """Let a test begin as a process does: no traceback was logged in it."""
+    """Reset the process's record of internal errors before a test."""
     INTERNAL_ERRORS.clear()
 
 
 @pytest.fixture
 def vectors() -> Path:
-    """The captures of real machines; the test must carry the `vectors` marker."""
+    """The captures of real machines; the test must have the `vectors` marker."""
     return VECTORS
 
 
 @pytest.fixture
 def apparmor_parser() -> list[str]:
-    """The parser with what it needs; the test must carry the `apparmor` marker."""
+    """The parser with its options; the test must have the `apparmor` marker."""
     parser = str(APPARMOR_PARSER)
     ours = [f"--base={_APPARMOR}/etc/apparmor.d", "--config-file=/dev/null"]
     return [parser, *(ours if parser.startswith(str(_APPARMOR)) else [])]
@@ -109,5 +109,5 @@ def apparmor_parser() -> list[str]:
 
 @pytest.fixture
 def cloud_init_schema() -> Path:
-    """cloud-init's own schema; the test must carry the `cloud_init` marker."""
+    """cloud-init's own schema; the test must have the `cloud_init` marker."""
     return next(path for path in _CLOUD_INIT_SCHEMAS if path.exists())

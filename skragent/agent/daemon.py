@@ -129,7 +129,6 @@ class _Daemon:
             clock=inputs.clock,
             random=_random,
             policies=policies,
-            token_fraction=config.refresh.token_fraction,
             spread=inputs.spread,
             restored=restored,
         )
@@ -209,7 +208,6 @@ class _Daemon:
         self._scheduler.configure(
             key_requests(config),
             lifetime_policies(config),
-            token_fraction=config.refresh.token_fraction,
         )
         self._counters.configure(tuple(config.keys))
         self._keyring.add(config.keys)

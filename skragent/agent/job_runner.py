@@ -215,7 +215,7 @@ class Runner:
             raise ReleaserError(
                 f"the releaser was killed after {timeout:g} s",
                 code="releaser.timeout",
-                hint="limits.job_timeout_seconds says how long a job may take.",
+                hint="A job may take twelve times limits.request_timeout_seconds.",
             )
         if watcher.status != 0:
             raise ReleaserError(

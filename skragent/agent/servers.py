@@ -19,8 +19,8 @@ from skragent.serving import (
     AdminServer,
     ApiServer,
     CredentialServer,
+    Limits,
     MetricsServer,
-    limits_of,
 )
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Servers:
         control: Control,
     ) -> None:
         config = inputs.config
-        limits = limits_of(config.serving)
+        limits = Limits.for_connections(config.serving.connections)
         self._api = ApiServer(
             inputs.sockets.api,
             keyring,
@@ -118,7 +118,7 @@ class Servers:
 
     def configure(self, config: Config, access: Access) -> None:
         """Apply another configuration, to open connections, too."""
-        limits = limits_of(config.serving)
+        limits = Limits.for_connections(config.serving.connections)
         self._api.change_access(access)
         self._api.change_limits(limits)
         if self._credentials is not None:

@@ -284,7 +284,7 @@ def _failure(what: str, error: OSError) -> ListenError:
 
 def reject_connections(connections: Iterable[socket.socket], clock: Clock) -> None:
     """Reject all connections, and wait until the rejections are read."""
-    from skragent.serving.rejection import Rejection, end  # noqa: PLC0415 - rare
+    from skragent.serving.credential_protocol import Rejection, end  # noqa: PLC0415 - rare
 
     deadline = clock.boottime() + REJECT_SECONDS
     connected = [sock for sock in connections if sock.fileno() >= 0]

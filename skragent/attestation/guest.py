@@ -1,14 +1,14 @@
-"""The AzureGuest exchange: evidence into a request, the answer into a token's text.
+"""The AzureGuest exchange: encode the request, decode the encrypted response.
 
-The request is Microsoft's C++ reference client's, member by member and encoding by
-encoding (AttestationParameters.cpp and TpmInfo.cpp of
-confidential-computing-cvm-guest-attestation): AttestationInfo is unpadded base64url of
-a JSON in which everything is padded standard base64, but for SnpReport and the
-integers. The answer is sealed to the wrapping key that the AK certified: who can open
-it is the guest that the evidence is about, and that is all the freshness there is.
+The request has the members and encodings of Microsoft's C++ client
+(github.com/Azure/confidential-computing-cvm-guest-attestation,
+AttestationParameters.cpp and TpmInfo.cpp). AttestationInfo is unpadded base64url of a
+JSON whose texts are padded standard base64, except SnpReport. The response is encrypted
+to the wrapping key that the AK certified, so only the guest of the evidence can read
+it.
 
-Not here: whether the token is any good (`token`), the TPM that opens the inner key,
-and the network (`maa`).
+`token` verifies the token, `maa` sends the request, and the TPM decrypts the inner key.
+docs/protocols/attestation.md lists the members.
 """
 
 from __future__ import annotations
@@ -35,13 +35,11 @@ from skragent.jose import (
 if TYPE_CHECKING:
     from skragent.evidence.model import Evidence
 
-# The sealed answers seen are 12 kB; a token's claims grow by lines, not by magnitudes.
-
 _PROTOCOL_VERSION = "2.0"
-_OS_BUILD = "NotApplication"  # sic: what the C++ client says on Linux
+_OS_BUILD = "NotApplication"  # sic: the C++ client sends this on Linux
 
 _ASSOCIATED_DATA = b"Transport Key"
-_IV_BYTES = 12  # SP 800-38D §5.2.1.1, and what the service sends
+_IV_BYTES = 12  # SP 800-38D §5.2.1.1; observed
 _TAG_BYTES = 16
 _INNER_KEY_BYTES = (16, 24, 32)
 
@@ -50,7 +48,7 @@ _MAX_VERSION_DIGITS = 9
 
 @dataclass(frozen=True, slots=True)
 class OsInfo:
-    """What the request says of the operating system: for people, nothing proves it."""
+    """The operating system, for people: no evidence proves it."""
 
     distribution: str
     version_major: int
@@ -58,7 +56,7 @@ class OsInfo:
 
 
 def parse_os_release(text: str) -> OsInfo:
-    """Read os-release(5); what is missing or odd becomes what the C++ client says."""
+    """Parse os-release(5); missing or malformed values become the C++ client's."""
     values: dict[str, str] = {}
     for line in text.splitlines():
         name, equals, value = line.strip().partition("=")
@@ -88,9 +86,9 @@ def encode_guest_request(evidence: Evidence, os_info: OsInfo, nonce: str) -> byt
     """Encode the body of POST /attest/AzureGuest.
 
     Args:
-        evidence: what is claimed, and its proof.
-        os_info: for people.
-        nonce: comes back in the token, base64-encoded, as proof that it is for us.
+        evidence: the complete evidence.
+        os_info: the operating system, for people.
+        nonce: the token repeats it in base64, which ties the token to this request.
     """
     info = {
         "AttestationProtocolVersion": _PROTOCOL_VERSION,
@@ -108,7 +106,7 @@ def encode_guest_request(evidence: Evidence, os_info: OsInfo, nonce: str) -> byt
 
 
 def encode_nonce(nonce: str) -> str:
-    """Encode a nonce as ClientPayload has it and as the token brings it back."""
+    """Encode a nonce as ClientPayload and the token contain it."""
     return _base64(nonce.encode())
 
 
@@ -154,7 +152,7 @@ def _json(value: object) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class SealedToken:
-    """The verifier's answer, still closed."""
+    """The provider's response, still encrypted."""
 
     ciphertext: bytes = field(repr=False)
     encrypted_inner_key: bytes = field(repr=False)  # RSAES-PKCS1-v1_5, wrapping key
@@ -162,12 +160,12 @@ class SealedToken:
     tag: bytes
 
 
-class _Answer(msgspec.Struct):
+class _Response(msgspec.Struct):
     token: str
 
 
 class _EncryptionParams(msgspec.Struct, rename="pascal"):
-    """Block mode, padding, cipher and key size are there too, and decide nothing."""
+    """Only the IV is used; block mode, padding, cipher and key size are fixed."""
 
     iv: str
 
@@ -180,7 +178,7 @@ class _Sealed(msgspec.Struct, rename="pascal"):
 
 
 def parse_guest_response(body: bytes) -> SealedToken:
-    """Read the verifier's answer.
+    """Parse the provider's response.
 
     Raises:
         InvalidTokenError: token.sealed
@@ -188,8 +186,8 @@ def parse_guest_response(body: bytes) -> SealedToken:
     if len(body) > MAX_RESPONSE_BYTES:
         raise _broken(f"longer than {MAX_RESPONSE_BYTES} bytes")
     try:
-        # Clients strip the padding of the outer layer or require none: both are read.
-        outer = decode_json(body, _Answer).token.rstrip("=")
+        # Accept padding of the outer layer, as other clients do.
+        outer = decode_json(body, _Response).token.rstrip("=")
         sealed = decode_json(decode_base64url(outer), _Sealed)
         token = SealedToken(
             ciphertext=decode_base64(sealed.jwt),
@@ -207,10 +205,10 @@ def parse_guest_response(body: bytes) -> SealedToken:
 
 
 def open_sealed_token(sealed: SealedToken, inner_key: bytes | bytearray) -> str:
-    """Open the answer with the inner key that the TPM decrypted.
+    """Decrypt the token with the inner key that the TPM has decrypted.
 
     Returns:
-        the token's text, unverified.
+        The token's text, unverified.
 
     Raises:
         InvalidTokenError: token.sealed
@@ -223,14 +221,14 @@ def open_sealed_token(sealed: SealedToken, inner_key: bytes | bytearray) -> str:
                 sealed.iv, sealed.ciphertext + sealed.tag, _ASSOCIATED_DATA
             )
     except CertificateError as error:
-        raise _broken("it does not open") from error
+        raise _broken("it does not decrypt") from error
     try:
         return text.decode("ascii")
     except UnicodeDecodeError as error:
-        raise _broken("no token is in it") from error
+        raise _broken("its content is not ASCII") from error
 
 
 def _broken(reason: str) -> InvalidTokenError:
     return InvalidTokenError(
-        f"the verifier's sealed answer cannot be used: {reason}", code="token.sealed"
+        f"the provider's sealed response cannot be used: {reason}", code="token.sealed"
     )

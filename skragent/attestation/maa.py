@@ -1,6 +1,6 @@
-"""Microsoft Azure Attestation over HTTPS: asks, once, and names what went wrong.
+"""The HTTP client of Microsoft Azure Attestation: each request once, errors by cause.
 
-Not here: what is in the request (`guest`) and whether the answer is any good (`token`).
+`guest` encodes the request and decodes the response, and `token` verifies the token.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from skragent.transport import raise_for_status
 if TYPE_CHECKING:
     from skragent.transport import HttpClient, HttpResponse
 
-# What every public client of AzureGuest sends.
+# Every public client of AzureGuest sends this version.
 _API_VERSION = "2020-10-01"
 _FOREIGN_HINT = (
     "Only HTTP 400 in the provider's own error format is a refusal of the evidence. A"
@@ -41,11 +41,11 @@ _EVIDENCE_HINT = (
 
 
 class MaaClient:
-    """One provider, asked over the connections of one HTTP client.
+    """A client of one provider, over the connections of one HTTP client.
 
     Args:
         endpoint: the provider's URL, such as https://sharedweu.weu.attest.azure.net
-        http: bounds time, trusts the configured roots.
+        http: has the time limit and the trusted roots.
     """
 
     def __init__(self, endpoint: str, http: HttpClient) -> None:
@@ -53,7 +53,7 @@ class MaaClient:
         self._http = http
 
     def connect(self) -> None:
-        """Open TCP and TLS ahead of the request that will need them.
+        """Open TCP and TLS before the first request needs them.
 
         Raises:
             TransportError: transport.timeout
@@ -61,11 +61,11 @@ class MaaClient:
         self._http.connect(self.endpoint)
 
     def attest_guest(self, body: bytes) -> bytes:
-        """Send the evidence; gives the sealed answer.
+        """Send the evidence; return the encrypted response.
 
         Raises:
-            AttestationRefusedError: the provider said no.
-            TransportError: it could not be asked, or cannot answer now.
+            AttestationRefusedError: the provider refused the evidence.
+            TransportError: there was no usable response.
         """
         response = self._http.request(
             "POST",
@@ -89,10 +89,10 @@ class MaaClient:
         return self._accept(response)
 
     def signing_keys(self) -> bytes:
-        """Ask for the keys that the provider signs tokens with.
+        """Return the provider's signing keys, a JWK set.
 
         Raises:
-            TransportError: it could not be asked, or cannot answer now.
+            TransportError: there was no usable response.
         """
         response = self._http.request(
             "GET", f"{self.endpoint}/certs", max_bytes=MAX_KEY_SET_BYTES
@@ -122,17 +122,17 @@ class _UpperReason(msgspec.Struct, rename="pascal"):
 
 
 class _Envelope(msgspec.Struct):
-    """Both spellings: answers with a 5xx status have been seen in CamelCase."""
+    """Both spellings: some responses with status 5xx are in CamelCase (observed)."""
 
     error: _Reason | None = None
     upper: _UpperReason | None = msgspec.field(name="Error", default=None)
 
 
 def parse_reason(body: bytes) -> str:
-    """Read why the provider refused: trimmed, on one line.
+    """Return the provider's reason for a refusal: short, on one line.
 
-    Empty where the body is not in the provider's own error format: JSON with a code and
-    a message.
+    Empty if the body is not in the provider's error format, JSON with a code and a
+    message (Azure Attestation REST API, "CloudError").
     """
     try:
         envelope = decode_json(body, _Envelope)

@@ -1,8 +1,8 @@
-"""Which shared provider of Microsoft Azure Attestation serves which Azure region.
+"""The shared provider of Microsoft Azure Attestation for each Azure region.
 
-A provider's URL is the `iss` of its tokens and the `authority` of a release policy, so
-an unknown region is an error: guessing a neighbour's would get a token that no policy
-names. The names are those of `shared<code>.<code>.attest.azure.net` in Microsoft's
+A provider's URL is the `iss` of its tokens and the `authority` of a release policy. So
+an unknown region is an error: no policy would name the provider of another region. The
+names are those of `shared<code>.<code>.attest.azure.net` in Microsoft's
 documentation (learn.microsoft.com: azure/attestation, "Basic concepts").
 """
 
@@ -82,7 +82,10 @@ _US_GOVERNMENT_CODES = {
 
 
 def shared_endpoint(location: str) -> str:
-    """Name the shared provider of a region, as IMDS or a person spells the region.
+    """Return the URL of a region's shared provider.
+
+    Args:
+        location: the region in the spelling of IMDS or of the portal.
 
     Raises:
         AttestationError: token.endpoint, for a region that is not in the table.

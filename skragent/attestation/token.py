@@ -1,12 +1,11 @@
-"""The attestation token: verified before it is used, and a value only afterwards.
+"""Verify an attestation token; only a verified token becomes an `AttestationToken`.
 
-What is verified: the signature by a key of the pinned provider's own key set, never
-one that the token points to; issuer, times and lifetime; our nonce, exactly as it was
-sent; and that our wrapping key is the first suitable one, because the vault wraps to
-the first suitable one.
+The checks: a key of the configured provider's own key set signed it, never a key that
+the token refers to; issuer, times and lifetime; our nonce; and that our wrapping key
+is the first suitable key, because the vault wraps to the first suitable key.
 
-This is a sanity check that fails early, not the security decision: that is the
-vault's, by release policy. Claims on the guest are not appraised here.
+These are early sanity checks. The security decision is the vault's, by release policy,
+so claims on the guest are not appraised here.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ if TYPE_CHECKING:
     from skragent.evidence.tpm_public import RsaPublic
 
 _MAX_SIGNING_KEYS = 64
-_MAX_CLAIM_CHARS = 100  # of one that is shown
+_MAX_CLAIM_CHARS = 100  # of a claim that is shown
 
-# How far the provider's clock may be ahead of ours; the vault judges by its own.
+# The provider's clock may be ahead of this VM's by this much.
 CLOCK_SKEW = timedelta(minutes=5)
-# 8 hours were always seen, one day is an older document's default.
+# Observed: 8 hours. learn.microsoft.com, azure/attestation/claim-sets: one day.
 MAX_LIFETIME = timedelta(days=1)
 
 _MADE_HERE = object()
@@ -50,16 +49,16 @@ _MADE_HERE = object()
 
 @dataclass(frozen=True, slots=True, repr=False)
 class AttestationToken:
-    """A token that `verify_token` has verified, in this job or in an earlier one.
+    """A token that `verify_token` has verified, in this job or in an earlier job.
 
-    `resume_token` makes it again from the text that the agent kept since then.
+    In the second case `resume_token` made it from the text that the agent kept.
     """
 
-    raw: str  # what goes to the vault is what was verified
+    raw: str  # the verified text; the vault receives it unchanged
     issuer: str
     issued_at: datetime
     expires_at: datetime
-    wrapping_key_id: str  # the `kid` that it gives our wrapping key
+    wrapping_key_id: str  # the token's `kid` of our wrapping key
     claims: Mapping[str, Any]
     _maker: object = field(compare=False)
 
@@ -73,11 +72,11 @@ class AttestationToken:
 
     @property
     def sha256(self) -> str:
-        """The hash of its text, to find it again in others' logs."""
+        """The hash of its text, to find the token in logs of other services."""
         return hashlib.sha256(self.raw.encode()).hexdigest()
 
     def text_claim(self, *path: str) -> str:
-        """Look up a short printable text among the claims; else empty."""
+        """Return a claim that is a short printable text; else empty."""
         found: object = self.claims
         for name in path:
             found = found.get(name) if isinstance(found, Mapping) else None
@@ -93,11 +92,14 @@ class SigningKeys:
     keys: tuple[tuple[str, rsa.RSAPublicKey], ...]
 
     def has(self, kid: str) -> bool:
-        """Tell whether a key of that very name is published."""
+        """Return whether a key of this id is published."""
         return any(kid == name for name, _ in self.keys)
 
     def candidates(self, kid: str) -> tuple[rsa.RSAPublicKey, ...]:
-        """Give the keys of that name or, as Microsoft advises, all if there is none."""
+        """Return the keys of this id or, if there is none, all keys.
+
+        Microsoft advises that: learn.microsoft.com, azure/attestation/faq.
+        """
         named = tuple(key for name, key in self.keys if name == kid)
         return named or tuple(key for _, key in self.keys)
 
@@ -107,13 +109,14 @@ class _KeySet(msgspec.Struct):
 
 
 def parse_signing_keys(body: bytes) -> SigningKeys:
-    """Read the answer of GET /certs; each key comes from its entry's `x5c`.
+    """Parse the response to GET /certs; each key comes from its entry's `x5c`.
 
-    An entry that cannot be used is skipped, as RFC 7517 §5 advises: another entry may
-    be the one that signed the token.
+    An entry that cannot be used is skipped (RFC 7517 §5): another entry may have signed
+    the token.
 
     Raises:
-        InvalidTokenError: token.signing_keys: this is no JWK set, or no entry is left.
+        InvalidTokenError: token.signing_keys: this is not a JWK set, or no entry can be
+            used.
     """
     try:
         entries = decode_json(body, _KeySet).keys[:_MAX_SIGNING_KEYS]
@@ -126,7 +129,7 @@ def parse_signing_keys(body: bytes) -> SigningKeys:
     for entry in entries:
         try:
             keys.append(_read_signing_key(entry))
-        except ValueError as error:  # CertificateError, or no base64
+        except ValueError as error:  # CertificateError, or not base64
             reasons.append(str(error))
     if not keys:
         why = f"; the first of {len(reasons)}: {reasons[0]}" if reasons else ""
@@ -138,45 +141,45 @@ def parse_signing_keys(body: bytes) -> SigningKeys:
 
 
 def _read_signing_key(entry: object) -> tuple[str, rsa.RSAPublicKey]:
-    """Read one entry of a JWK set, whatever JSON it is.
+    """Read one entry of a JWK set, which may be any JSON.
 
     Raises:
-        ValueError: it has no RSA key in a certificate.
+        ValueError: the entry has no certificate with an RSA key.
     """
     if not isinstance(entry, dict):
-        raise CertificateError("the entry is no JSON object")
+        raise CertificateError("the entry is not a JSON object")
     kid, x5c = entry.get("kid", ""), entry.get("x5c")
     if not isinstance(kid, str):
-        raise CertificateError("its `kid` is no text")
+        raise CertificateError("its `kid` is not a text")
     if not (isinstance(x5c, list) and x5c and isinstance(x5c[0], str)):
         raise CertificateError("it has no certificate in `x5c`")
     certificate = load_certificate(decode_base64(x5c[0]))
     with reading("the key of its certificate"):
         key = certificate.public_key()
     if not isinstance(key, rsa.RSAPublicKey):
-        raise CertificateError("the key of its certificate is no RSA key")
+        raise CertificateError("the key of its certificate is not an RSA key")
     return kid, key
 
 
 class _RuntimeKey(msgspec.Struct):
-    """A member of x-ms-runtime.keys, as the vault's rules look at it."""
+    """A member of x-ms-runtime.keys, with what the vault's rules examine."""
 
     kty: str = ""
     kid: str = ""
     use: str = ""
-    key_use: str = ""  # the documents' spelling of `use`
-    key_ops: list[str] | str = []  # some send it as one string
+    key_use: str = ""  # the documentation's spelling of `use`
+    key_ops: list[str] | str = []  # some tokens have one string
     n: str = ""
     e: str = ""
 
     def may_wrap(self) -> bool:
-        """Tell whether the vault may choose it: an RSA key for encryption."""
+        """Return whether the vault may choose it: an RSA key for encryption."""
         ops = [self.key_ops] if isinstance(self.key_ops, str) else self.key_ops
         for_encryption = "enc" in (self.use, self.key_use) or "encrypt" in ops
         return self.kty == "RSA" and for_encryption
 
     def is_key(self, key: RsaPublic) -> bool:
-        """Tell whether this is that key."""
+        """Return whether the numbers are those of the key."""
         n = int.from_bytes(decode_base64url(self.n), "big")
         e = int.from_bytes(decode_base64url(self.e), "big")
         return (n, e) == (key.modulus, key.exponent)
@@ -198,7 +201,7 @@ class _Claims(msgspec.Struct):
 
 
 def token_key_id(raw: str) -> str:
-    """Read which signing key a token names, before anything is verified.
+    """Return the id of the signing key that an unverified token names.
 
     Raises:
         InvalidTokenError: token.invalid
@@ -215,34 +218,34 @@ def verify_token(
     nonce: str,
     wrapping_key: RsaPublic,
 ) -> AttestationToken:
-    """Verify a token that the provider gave us.
+    """Verify a token of the provider.
 
     Args:
-        raw: its text, a compact JWS.
-        signing_keys: of the provider that was asked.
-        issuer: that provider's URL.
+        raw: the token's text, a compact JWS.
+        signing_keys: the provider's keys.
+        issuer: the provider's URL.
         now: aware.
-        nonce: as `encode_guest_request` got it.
-        wrapping_key: of our vTPM.
+        nonce: the argument of `encode_guest_request`.
+        wrapping_key: the public key of the vTPM's wrapping key.
 
     Raises:
         InvalidTokenError: token.invalid, .signature, .issuer, .lifetime, .nonce,
             .wrapping_key
-        TokenExpiredError: its time is over or has not begun.
+        TokenExpiredError: the token has expired or is not valid yet.
     """
     jws = _parse(raw)
     issuer = issuer.rstrip("/")
-    # Never followed; but a token that points elsewhere is nobody's we know.
+    # `jku` is never followed, but another provider's key set means another issuer.
     if jws.jku is not None and not jws.jku.startswith(f"{issuer}/"):
-        raise _invalid("its key set is not its provider's", "issuer")
+        raise _invalid("its `jku` is not its provider's", "issuer")
     if not any(is_signed_by(jws, key) for key in signing_keys.candidates(jws.kid)):
-        raise _invalid("no key of the provider made its signature", "signature")
+        raise _invalid("no key of the provider verifies its signature", "signature")
     claims, everything = _read_claims(jws.payload)
     if claims.iss != issuer:
         raise _invalid(f"its issuer is {claims.iss[:200]!r}, not {issuer}", "issuer")
     issued_at, expires_at = _verify_times(claims, now)
     if claims.runtime.client_payload.get("nonce") != encode_nonce(nonce):
-        raise _invalid("it does not bring back our nonce", "nonce")
+        raise _invalid("it does not repeat the nonce of the request", "nonce")
     return AttestationToken(
         raw=raw,
         issuer=issuer,
@@ -257,17 +260,17 @@ def verify_token(
 def resume_token(
     raw: str, *, now: datetime, wrapping_key: RsaPublic
 ) -> AttestationToken:
-    """Go on with a token that an earlier job verified, and the agent kept since.
+    """Return a token that an earlier job verified and the agent kept.
 
     Args:
-        raw: its text, a compact JWS.
+        raw: the token's text, a compact JWS.
         now: aware.
-        wrapping_key: as the vTPM made it again.
+        wrapping_key: the wrapping key that the vTPM has made again.
 
     Raises:
-        InvalidTokenError: token.invalid, .lifetime; .wrapping_key: PCRs changed since,
-            and the key with them.
-        TokenExpiredError: its time is over.
+        InvalidTokenError: token.invalid, .lifetime; .wrapping_key if the PCRs have
+            changed, and the key with them.
+        TokenExpiredError: the token has expired.
     """
     claims, everything = _read_claims(_parse(raw).payload)
     issued_at, expires_at = _verify_times(claims, now)
@@ -275,7 +278,7 @@ def resume_token(
         key_id = _find_wrapping_key(claims.runtime.keys, wrapping_key)
     except InvalidTokenError as error:
         raise _invalid(
-            "it is for a wrapping key that this vTPM does not make any more",
+            "it is for a wrapping key that this vTPM can no longer make",
             "wrapping_key",
         ) from error
     return AttestationToken(
@@ -293,7 +296,7 @@ def _parse(raw: str) -> CompactJws:
     try:
         return parse_compact_jws(raw, max_chars=MAX_TOKEN_CHARACTERS)
     except ValueError as error:
-        raise _invalid(f"it is no token: {error}") from error
+        raise _invalid(f"it is not a token: {error}") from error
 
 
 def _read_claims(payload: bytes) -> tuple[_Claims, dict[str, Any]]:
@@ -311,15 +314,14 @@ def _verify_times(claims: _Claims, now: datetime) -> tuple[datetime, datetime]:
             claims.iat if claims.nbf is None else claims.nbf, UTC
         )
     except (OverflowError, OSError, ValueError) as error:
-        raise _invalid("its times are no times", "lifetime") from error
+        raise _invalid("`iat`, `nbf` or `exp` is out of range", "lifetime") from error
     if not timedelta(0) < expires_at - issued_at <= MAX_LIFETIME:
-        raise _invalid("its lifetime is none or more than a day", "lifetime")
+        raise _invalid("its lifetime is not between 0 and 24 hours", "lifetime")
     here = f"this VM's clock says {now:%Y-%m-%dT%H:%M:%SZ}"
     if expires_at <= now:
         raise TokenExpiredError(
-            f"the token was good until {expires_at:%Y-%m-%dT%H:%M:%SZ}, and {here}",
-            hint="If that is ahead of the time elsewhere, set it: `timedatectl` shows"
-            " it.",
+            f"the token expired at {expires_at:%Y-%m-%dT%H:%M:%SZ}, and {here}",
+            hint="If that clock is ahead, set it: `timedatectl` shows it.",
         )
     begins_at = max(issued_at, begins_at)
     if begins_at > now + CLOCK_SKEW:
@@ -336,7 +338,7 @@ def _find_wrapping_key(keys: list[_RuntimeKey], ours: RsaPublic) -> str:
     try:
         if first is not None and first.is_key(ours):
             return first.kid
-    except ValueError:  # not base64url: nobody's key
+    except ValueError:  # not base64url: not our key
         pass
     raise _invalid(
         "the first key in it that a vault may wrap to is not this vTPM's",

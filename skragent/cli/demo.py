@@ -1,8 +1,8 @@
-"""`skragent demo`: the whole way of a key, on the embedded emulator, for a person.
+"""`skragent demo`: show how a key is released and served, with the emulator.
 
-Three ordinary commands in processes of their own, as anybody would start them:
-`skragent emulator`, `skragent run`, `skragent get`. Nothing here knows more than they
-print. It ends with `demo: ok`, or says what went wrong and exits 1.
+The demonstration runs three ordinary commands as processes: `skragent emulator`,
+`skragent run` and `skragent get`. It prints `demo: ok` at the end, or the failure and
+exits with status 1.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SKRAGENT = module_command("skragent.cli.main")
 
 
 class DemoError(Exception):
-    """Something in the demonstration did not go as it should."""
+    """A step of the demonstration failed."""
 
 
 def add_parser(
@@ -40,11 +40,11 @@ def add_parser(
     """Add the command to the main parser."""
     parser = commands.add_parser(
         "demo",
-        help="show a key being released and served, on the embedded emulator",
-        description="Start the emulator and the agent in a temporary directory, fetch"
-        " a key over the socket, show what was verified, and clean up.",
+        help="show how a key is released and served, with the emulator",
+        description="Start the emulator and the agent in a temporary directory, get a"
+        " key over the socket, show the verified evidence, and clean up.",
     )
-    # Each of its steps has a deadline.
+    # Each step has its own deadline.
     parser.set_defaults(run=run, deadline=deadline.NONE)
 
 
@@ -61,11 +61,11 @@ def run(_: argparse.Namespace) -> int:
 
 
 def _demonstrate(work: Path) -> None:
-    print("A confidential VM and a small Azure, in processes of their own")
-    print("  (swtpm is the vTPM; the emulator plays IMDS, MAA and Key Vault)")
+    print("A confidential VM and the Azure services, emulated in one process")
+    print("  (swtpm is the vTPM; the emulator serves IMDS, MAA and Key Vault)")
     with _Command("emulator", "--dir", str(work)) as emulator:
         emulator.show_until("READY")
-        print("\nThe agent, as systemd would start it")
+        print("\nThe agent, as systemd starts it")
         config = work / "skragent.toml"
         began = time.perf_counter()
         with _Command("run", "--config", str(config)) as agent:
@@ -76,7 +76,7 @@ def _demonstrate(work: Path) -> None:
 
 
 class _Command:
-    """One of our commands, running; what it says is kept until somebody shows it."""
+    """A running skragent command; its output is kept until it is shown."""
 
     def __init__(self, *arguments: str) -> None:
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
@@ -94,7 +94,7 @@ class _Command:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it; it ends whatever it started."""
+        """Terminate the command; it ends the processes that it started."""
         self._process.terminate()
         try:
             self._process.wait(_STOP_SECONDS)
@@ -104,15 +104,15 @@ class _Command:
         self._reader.join()
 
     def show_until(self, mark: str) -> None:
-        """Print what it says until a line has `mark` in it."""
+        """Print the output up to a line that contains `mark`."""
         deadline = time.monotonic() + _DEADLINE_SECONDS
         while True:
             try:
                 line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                raise DemoError(f"waited in vain for `{mark}`") from None
+                raise DemoError(f"no line with `{mark}` arrived in time") from None
             if not line:
-                raise DemoError("it ended early; its last words stand above")
+                raise DemoError("the command ended early; see its output above")
             print(f"  {line.rstrip()}", flush=True)
             if mark in line:
                 return
@@ -125,7 +125,7 @@ class _Command:
 
 
 def _first_key(sock: Path, began: float) -> tuple[dict[str, str], float]:
-    """Fetch the key as a workload would; tell how long the agent took for it."""
+    """Get the key as a workload does; return it and the seconds since `began`."""
     answer = _skragent("get", _KEY, "--socket", str(sock), "--wait", "60")
     return json.loads(answer), time.perf_counter() - began
 
@@ -143,18 +143,18 @@ def _skragent(*arguments: str) -> bytes:
 
 
 def _show_key(jwk: dict[str, str], seconds: float) -> None:
-    print("\nA workload asks for it: skragent get demo")
+    print("\nA workload gets the key: skragent get demo")
     private = {"d", "p", "q", "dp", "dq", "qi", "k"}
     for member, value in jwk.items():
         shown = f"({len(value)} characters)" if member in private else value
         print(f"  {member:4} {shown[:100]}")
-    print(f"  from the agent's start to the key in hand: {seconds:.2f} s")
+    print(f"  from the agent's start to the workload's key: {seconds:.2f} s")
 
 
 def _show_listing(sock: Path, jwk: dict[str, str]) -> None:
-    """Show what a workload may see of the key, and that it is the same key."""
+    """Show the key's public facts, and check that PEM holds the same key."""
     pem = _skragent("get", _KEY, "--socket", str(sock), "--format", "pem")
-    # Imported here: the other commands have no use for it.
+    # Imported here because no other command needs it.
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
 
     public = serialization.load_pem_private_key(pem, None).public_key()

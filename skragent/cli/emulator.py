@@ -1,8 +1,8 @@
-"""`skragent emulator`: a confidential VM and the Azure around it, on this machine.
+"""`skragent emulator`: a confidential VM and the Azure services, on this machine.
 
-Starts everything in one directory, writes a configuration for the agent there, says
-where everything is, and runs until Ctrl-C or SIGTERM. The emulator's own library is an
-extra of the installation; this module imports without it.
+The command starts everything in one directory, writes a configuration for the agent,
+prints addresses and files, and runs until Ctrl-C or SIGTERM. The emulator's library is
+an optional extra, and this module can be imported without it.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 _DEFAULT_KEY = "demo:RSA"
 
 _DESCRIPTION = """\
-Run a TPM, an AMD chip, IMDS, Entra ID, Microsoft Azure Attestation, Key Vault and
-Managed HSM, all emulated, until Ctrl-C. Prints READY when all of them answer, and
-writes DIR/skragent.toml for `skragent run`."""
+Run an emulator of a TPM, an AMD chip, IMDS, Entra ID, Microsoft Azure Attestation,
+Key Vault and Managed HSM until Ctrl-C. Print READY when all of them answer, and write
+DIR/skragent.toml for `skragent run`."""
 
 _EPILOG = """\
 exit status:
   0    stopped by SIGTERM or SIGINT
-  2    the command line is wrong: a --fault that does not exist, or a --key whose
+  2    the command line is invalid: a --fault that does not exist, or a --key whose
        store, kind or policy file cannot be used
-  69   it cannot start, and the message says why"""
+  69   the emulator cannot start; the message has the reason"""
 
 
 def add_parser(
@@ -47,7 +47,7 @@ def add_parser(
     """Add the command to the main parser."""
     parser = commands.add_parser(
         "emulator",
-        help="run a confidential VM and a small Azure on this machine",
+        help="run an emulated confidential VM and Azure services on this machine",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -57,64 +57,66 @@ def add_parser(
         type=Path,
         required=True,
         metavar="DIR",
-        help="where keys, state and sockets are; made if missing, kept afterwards",
+        help="the directory of keys, state and sockets; created if missing, and kept",
     )
     parser.add_argument(
         "--key",
         action="append",
         default=[],
         metavar="[STORE/]NAME[:KIND][,policy=FILE]",
-        help="a key to create if STORE (vault, the default, or hsm) has none of that"
-        " name; KIND is RSA[-2048|3072|4096], EC, P-256|384|521|256K,"
-        " oct[-128|192|256]; FILE is its release policy, by default one that this VM"
-        " meets (default: one RSA key `demo`, if there are no keys); may be repeated",
+        help="create this key unless STORE (vault, the default, or hsm) has a key of"
+        " that name; KIND is RSA[-2048|3072|4096], EC, P-256|384|521|256K,"
+        " oct[-128|192|256]; FILE is a release policy (default: a policy that this VM"
+        " satisfies); may be repeated (default: one RSA key `demo`, if there are no"
+        " keys)",
     )
     parser.add_argument(
         "--latency",
         type=_seconds,
         default=0.0,
         metavar="SECONDS",
-        help="add this to every round trip to IMDS, Entra ID, attestation and the"
-        " vaults",
+        help="the time to add to every round trip to IMDS, Entra ID, attestation and"
+        " the vaults",
     )
     parser.add_argument(
         "--real-names",
         action="store_true",
-        help="listen where Azure does (169.254.169.254:80, the attestation providers of"
-        " all regions, …) for clients that hard-code it; says what root must prepare"
-        " for that, and how to trust its CA system-wide",
+        help="listen at Azure's addresses (169.254.169.254:80, the attestation"
+        " providers of all regions, …) for clients that hard-code them; print the"
+        " commands for root that this requires, and those that trust the emulator's CA"
+        " system-wide",
     )
     parser.add_argument(
         "--fault",
         action="append",
         default=[],
         metavar="FAULT",
-        help="start with this broken, such as maa.status=503,retry_after=5 or"
-        " vault.throttle; may be repeated. While it runs, DIR/faults.sock breaks and"
-        " mends: GET, POST and DELETE /faults",
+        help="apply a fault at the start, such as maa.status=503,retry_after=5 or"
+        " vault.throttle; may be repeated. DIR/faults.sock applies and resets faults"
+        " later: GET, POST and DELETE /faults",
     )
     parser.add_argument(
         "--list-faults",
         action=_ListFaults,
         nargs=0,
-        help="print every fault there is, and what it does",
+        help="print all faults and their effects",
     )
-    # It runs until it is stopped.
+    # It runs until a signal stops it.
     parser.set_defaults(run=run, refuse=parser.error, deadline=deadline.NONE)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the emulator until it is told to stop.
+    """Run the emulator until a signal stops it.
 
     Raises:
-        EmulatorError: it cannot start; the text says why.
+        EmulatorError: the emulator cannot start.
     """
     with _installed():
         from skragent.emulator import addresses, azure  # noqa: PLC0415 - an extra
         from skragent.emulator.faults import catalogue  # noqa: PLC0415 - an extra
         from skragent.emulator.keyvault import key_specs  # noqa: PLC0415 - an extra
     refuse: Callable[[str], NoReturn] = args.refuse
-    try:  # before anything is started
+    try:  # refuse invalid arguments before anything starts
         for fault in args.fault:
             catalogue.parse(fault)
         specs = [key_specs.parse_key_spec(text) for text in args.key]
@@ -126,9 +128,9 @@ def run(args: argparse.Namespace) -> int:
         commands = addresses.commands_for_real_names(azure.DEFAULT_VAULTS)
         if commands:
             raise EmulatorError(
-                "Azure's names and addresses are not this machine's yet",
+                "Azure's names and addresses do not lead to this machine yet",
                 code="emulator.address",
-                hint="As root, type:\n  " + "\n  ".join(commands),
+                hint="As root, run:\n  " + "\n  ".join(commands),
             )
     asyncio.run(_run(args, specs))
     return 0
@@ -165,7 +167,7 @@ async def _run(args: argparse.Namespace, specs: list[KeySpec]) -> None:
 
 
 class _ListFaults(argparse.Action):
-    """Print the catalogue and end, as --help does."""
+    """Print the list of faults and exit, as --help does."""
 
     @override
     def __call__(self, *_: object, **__: object) -> None:
@@ -178,19 +180,19 @@ class _ListFaults(argparse.Action):
 
 @contextlib.contextmanager
 def _installed() -> Iterator[None]:
-    """Import the emulator's modules in here: they are an extra of the installation."""
+    """Report a failed import of the emulator's modules, which are an optional extra."""
     try:
         yield
     except ImportError as error:
         raise EmulatorError(
-            f"the emulator is not installed: no module {error.name}",
+            f"the emulator is not installed: module {error.name} is missing",
             code="emulator.not_installed",
             hint="apt install skragent-emulator, or pip install 'skragent[emulator]'",
         ) from error
 
 
 def _prepare(emulator: Emulator, specs: list[KeySpec]) -> Path:
-    """Create the keys that are missing and write the agent's configuration."""
+    """Create missing keys and write the agent's configuration."""
     from skragent.emulator.keyvault.key_specs import parse_key_spec  # noqa: PLC0415 - an extra
 
     stores = [vault.store for vault in emulator.vaults.values()]
@@ -198,7 +200,7 @@ def _prepare(emulator: Emulator, specs: list[KeySpec]) -> Path:
         specs = [parse_key_spec(_DEFAULT_KEY)]
     for spec in specs:
         store = emulator.store(spec.store).store
-        # A deleted key keeps its name, here as in Azure.
+        # A deleted key still occupies its name, as in Azure.
         if store.find(spec.name) is None and store.find_deleted(spec.name) is None:
             emulator.create_key(spec)
             _warn_of_authorities(emulator, spec)
@@ -226,7 +228,7 @@ def _warn_of_authorities(emulator: Emulator, spec: KeySpec) -> None:
 
 
 def _directions(emulator: Emulator, config: Path) -> str:
-    """Say where everything is and what to type next."""
+    """Return the addresses and files, and the next commands to run."""
     from skragent.emulator.imds.identities import TENANT_ID  # noqa: PLC0415 - an extra
 
     azure, vm = emulator.azure, emulator.vm
@@ -240,7 +242,10 @@ def _directions(emulator: Emulator, config: Path) -> str:
         ("attestation", azure.maa.issuer),
         *((f"vault {name}", vault.url) for name, vault in azure.vaults.items()),
         ("identity", f"{azure.vm_identity.client_id} (system-assigned: everything)"),
-        ("identity", f"{azure.stranger.client_id} (user-assigned: nothing)"),
+        (
+            "identity",
+            f"{azure.unprivileged_identity.client_id} (user-assigned: nothing)",
+        ),
         ("Entra ID", azure.entra_id.origin),
         ("tenant", TENANT_ID),
         ("application", f"{azure.application.client_id} (everything)"),
@@ -274,7 +279,7 @@ def _directions(emulator: Emulator, config: Path) -> str:
 
 
 def _trust_directions(emulator: Emulator) -> str:
-    """Say how root makes the whole system trust the CA."""
+    """Return the commands with which root makes the system trust the CA."""
     from skragent.emulator.addresses import commands_for_system_trust  # noqa: PLC0415 - an extra
 
     commands = commands_for_system_trust(emulator.azure.ca_path.resolve())
@@ -290,6 +295,6 @@ def _trust_directions(emulator: Emulator) -> str:
 
 def _seconds(text: str) -> float:
     value = float(text)
-    if not 0 <= value <= 10:  # noqa: PLR2004 - more than any network's round trip
+    if not 0 <= value <= 10:  # noqa: PLR2004 - longer than any network's round trip
         raise argparse.ArgumentTypeError("must be from 0 to 10")
     return value

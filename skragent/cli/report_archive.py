@@ -55,7 +55,9 @@ def save_archive(directory: str, subject: Subject, now: datetime) -> str:
     files = " ".join(
         f"{options[name]} {shlex.quote(f'{directory}/{name}')}" for name in contents
     )
-    return f"skragent report {files} --at {now:%Y-%m-%dT%H:%M:%SZ}"
+    # An emulator's root stays where the configuration names it.
+    roots = f" --roots {shlex.quote(subject.roots_path)}" if subject.roots_path else ""
+    return f"skragent report {files}{roots} --at {now:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def encode_quote(quote: QuotedPcrs) -> bytes:

@@ -1,1 +1,1 @@
-"""A small Azure and a confidential VM on a laptop."""
+"""An emulator of a confidential VM and of the Azure services around it."""

@@ -1,12 +1,13 @@
-"""Where the emulated services listen, and under which names clients know them.
+"""The addresses and host names of the emulated services.
 
-By default each service has a port of its own on 127.0.0.1, kept in the directory so
-that issuers and key identifiers survive a restart. An IP address, because no name that
-Azure's SDK would accept resolves to loopback everywhere: it demands that the host have
-at least two labels, and plain Debian resolves `localhost` alone and nothing below it.
+By default each service has its own port on 127.0.0.1. The ports are kept in the
+directory, so that issuers and key identifiers stay the same after a restart. The
+services use an IP address because Azure's SDKs require a host name with at least two
+labels, and Debian resolves to loopback only `localhost`, not the names below it.
 
-With real names, the services stand where clients that hard-code Azure look for them;
-or behind two Unix sockets, for who carries a virtual machine's connections there.
+With real names, the services listen at the addresses that clients expect in Azure, or
+at two sockets that the caller gives, such as sockets that a virtual machine's network
+is connected to.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 IMDS_ADDRESS = "169.254.169.254"
-TLS_ADDRESS = "127.0.0.2"  # loopback as well: nobody else's port 443
+TLS_ADDRESS = "127.0.0.2"  # loopback, and port 443 is usually free there
 MAA_HOST = "sharedeus2.eus2.attest.azure.net"
 ENTRA_HOST = "login.microsoftonline.com"
 LOCATION = "eastus2"
@@ -39,20 +40,20 @@ _CA_NAME = "skragent-emulator"
 
 @dataclass(frozen=True, slots=True)
 class VaultPlan:
-    """A vault to be emulated."""
+    """The name and kind of a vault to emulate."""
 
     name: str
     kind: Literal["vault", "hsm"] = "vault"
 
     @property
     def host(self) -> str:
-        """Its name in Azure."""
+        """The vault's host name in Azure."""
         suffix = "managedhsm" if self.kind == "hsm" else "vault"
         return f"{self.name}.{suffix}.azure.net"
 
     @property
     def certificate_names(self) -> list[str]:
-        """The names on its certificate: Azure's, and the local ones."""
+        """The names on the vault's certificate: Azure's and the local names."""
         if self.kind == "hsm":
             names = [self.host, f"*.{self.host}"]
         else:
@@ -61,12 +62,12 @@ class VaultPlan:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Bind a TCP socket; port 0 takes a free one.
+    """Bind a TCP socket; port 0 means a free port.
 
     Raises:
         EmulatorError: emulator.address.
     """
-    # asyncio switches Nagle's delay off only where a socket says that it is TCP.
+    # asyncio disables Nagle's algorithm only on sockets created with IPPROTO_TCP.
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -77,15 +78,16 @@ def bind(host: str, port: int) -> socket.socket:
         raise EmulatorError(
             f"cannot listen on {host}:{port}: {error.strerror}",
             code="emulator.address",
-            hint="Stop what listens there, or remove ports.json from the directory to"
-            " take other ports (policies of existing keys name the old ones).",
+            hint="Stop the program that listens there. Or remove ports.json from the"
+            " directory to choose other ports; release policies of existing keys then"
+            " name the wrong issuer.",
         ) from error
-    sock.settimeout(0)  # asyncio's sockets never block
+    sock.settimeout(0)  # asyncio requires non-blocking sockets
     return sock
 
 
 def port_of(sock: socket.socket) -> int:
-    """Give the port that a socket is bound to."""
+    """Return the port that a socket is bound to."""
     port: int = sock.getsockname()[1]
     return port
 
@@ -93,12 +95,13 @@ def port_of(sock: socket.socket) -> int:
 def bind_services(
     labels: Iterable[str], file: Path, ports: Mapping[str, int]
 ) -> dict[str, socket.socket]:
-    """Bind a local port for each service: the one asked for, or the one of last time.
+    """Bind a local port for each service.
 
     Args:
-        labels: the services.
-        file: where the ports are kept.
-        ports: by label; a missing one or 0 means the kept one, or a free one.
+        labels: the names of the services.
+        file: the file that keeps the ports.
+        ports: ports by label. A missing port or 0 means the port of the last start,
+            or a free port.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     kept: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
@@ -114,7 +117,7 @@ def bind_services(
 
 
 def bind_real() -> tuple[socket.socket, socket.socket]:
-    """Bind the addresses of IMDS and of everything with TLS."""
+    """Bind the address of IMDS and the address of all services with TLS."""
     imds = bind(IMDS_ADDRESS, _HTTP)
     try:
         return imds, bind(TLS_ADDRESS, _HTTPS)
@@ -123,43 +126,28 @@ def bind_real() -> tuple[socket.socket, socket.socket]:
         raise
 
 
-def bind_unix(path: Path) -> socket.socket:
-    """Bind a Unix socket at a path that is free."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.bind(str(path))
-        sock.listen(128)
-    except OSError as error:
-        sock.close()
-        raise EmulatorError(
-            f"cannot listen at {path}: {error.strerror or error}",
-            code="emulator.address",
-        ) from error
-    sock.settimeout(0)
-    return sock
-
-
 def commands_for_real_names(vaults: Iterable[VaultPlan]) -> list[str]:
-    """Tell what root must type before real names work here; nothing if they do."""
+    """Return the commands that root must run before real names work on this machine."""
     commands = []
-    if not _is_ours(IMDS_ADDRESS):
+    if not _is_local(IMDS_ADDRESS):
         commands.append(f"ip addr add {IMDS_ADDRESS}/32 dev lo")
     hosts = [*ATTESTATION_HOSTS, ENTRA_HOST, *(plan.host for plan in vaults)]
-    # All at once: without a network, each look-up waits until its resolver gives up.
+    # In parallel: without a network, each look-up waits for the resolver's timeout.
     with ThreadPoolExecutor(max_workers=len(hosts)) as pool:
         found = dict(zip(hosts, pool.map(_address_of, hosts), strict=True))
     missing = [host for host, address in found.items() if address != TLS_ADDRESS]
     if missing:
-        # A line for each name: musl reads at most 511 bytes of a line of /etc/hosts.
+        # One name per line: musl reads at most 511 bytes of a line of /etc/hosts.
         line = f"{TLS_ADDRESS} %s\\n"
         commands.append(f"printf '{line}' {' '.join(missing)} >> /etc/hosts")
     return commands
 
 
 def commands_for_system_trust(ca: Path) -> list[tuple[str, str]]:
-    """Print the commands that add the CA to the system's trust store, by distribution.
+    """Return the commands that add the CA to the system's trust store.
 
-    C++ and Go clients read that store's bundle, and have no variable of Azure's SDKs.
+    Clients in C++ and Go read only that store; they ignore the variables of Azure's
+    SDKs. Each command comes with the names of its distributions.
     """
     path = shlex.quote(str(ca))
     return [
@@ -180,7 +168,7 @@ def commands_for_system_trust(ca: Path) -> list[tuple[str, str]]:
     ]
 
 
-def _is_ours(address: str) -> bool:
+def _is_local(address: str) -> bool:
     with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
         try:
             probe.bind((address, 0))

@@ -1,7 +1,7 @@
-"""The emulated Azure around a VM: IMDS, attestation, Entra ID and the vaults.
+"""The emulated Azure services around a VM: IMDS, attestation, Entra ID and the vaults.
 
-It needs to know of the VM only what the cloud knows: its id, its chip's endorsements,
-and the root that vouches for the chip. `world.py` puts it together with a whole VM.
+Azure knows three things about the VM: its id, the endorsements of its chip, and the
+root of these endorsements. `emulator.py` combines the services with a whole VM.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from skragent.emulator import addresses
 from skragent.emulator.addresses import LOOPBACK, VaultPlan
 from skragent.emulator.clock import Clock
 from skragent.emulator.delay_relay import DelayRelay
-from skragent.emulator.entra.access_tokens import Entra
+from skragent.emulator.entra.access_tokens import AccessTokenIssuer
 from skragent.emulator.entra.applications import ApplicationFiles, register_application
 from skragent.emulator.entra.service import EntraId
-from skragent.emulator.http_server import Front, RequestLog
-from skragent.emulator.imds.identities import identity
+from skragent.emulator.http_server import HttpServer, RequestLog
+from skragent.emulator.imds.identities import make_identity
 from skragent.emulator.imds.service import Imds
 from skragent.emulator.keyvault.attestation_authorities import AttestationAuthorities
 from skragent.emulator.keyvault.dialect import Dialect
@@ -47,44 +47,49 @@ DEFAULT_VAULTS = (VaultPlan("skragent-demo"), VaultPlan("skragent-hsm", "hsm"))
 
 
 class Relay(Protocol):
-    """Carries connections from a socket to a service that listens elsewhere."""
+    """An object that relays connections from a socket to a service."""
 
     async def listen(self, sock: socket.socket) -> None:
-        """Carry what connects to a bound socket until `close`."""
+        """Relay connections to a bound socket until `close` is called."""
 
     async def close(self) -> None:
-        """Stop listening and cut all connections."""
+        """Stop listening and close all connections."""
 
 
 class Hardware(Protocol):
-    """What the cloud knows of a VM."""
+    """The facts about a VM that Azure knows."""
 
     @property
     def vm_id(self) -> str:
-        """Its GUID."""
+        """The VM's GUID."""
 
     @property
     def ark_pem(self) -> str:
-        """The root of its chip's endorsements."""
+        """The root certificate of the chip's endorsements (ARK)."""
 
-    def thim_answer(self) -> dict[str, str]:
-        """Give the endorsements, as THIM has them."""
+    def thim_certification(self) -> dict[str, str]:
+        """Return the endorsements as THIM returns them."""
 
     def renew_ak_certificate(
         self, certificate: x509.Certificate
     ) -> x509.Certificate | None:
-        """Certify its AK anew; None where that certificate is not of its AK."""
+        """Certify the AK again; None if the certificate is for another key."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How an emulated Azure differs from the default one.
+    """Settings of an emulated Azure.
 
-    `ports` are by label (`imds`, `maa`, `entra`, or a vault's name); 0 is a free one.
-    `latency_seconds` is added to every round trip, as `delay_relay` tells; `relay`
-    makes another relay, of what opens a connection to a service.
-    `sockets` are where real names are answered instead of at their addresses: IMDS,
-    and everything with TLS.
+    Attributes:
+        ports: ports by label (`imds`, `maa`, `entra`, or a vault's name); 0 means a
+            free port.
+        latency_seconds: added to every round trip (`delay_relay`).
+        relay: makes a relay from a function that connects to a service.
+        real_names: listen at Azure's own names and addresses (`addresses`).
+        sockets: with real names, the sockets to use in place of Azure's addresses: one
+            for IMDS, one for all services with TLS.
+        vaults: the vaults to emulate.
+        clock: the services' clock.
     """
 
     ports: Mapping[str, int] = field(default_factory=dict)
@@ -96,7 +101,7 @@ class Settings:
     clock: Clock = field(default_factory=Clock)
 
     def make_relay(self, connect: Connect) -> Relay:
-        """Make the relay in front of a service."""
+        """Make the relay for a service."""
         if self.relay is not None:
             return self.relay(connect)
         return DelayRelay(connect, self.latency_seconds)
@@ -104,7 +109,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Urls:
-    """Where clients find each service."""
+    """The URL of each service."""
 
     imds: str
     maa: str
@@ -113,7 +118,7 @@ class Urls:
 
 
 class Azure:
-    """The services, running."""
+    """The running services."""
 
     def __init__(
         self, directory: Path, hardware: Hardware, settings: Settings, urls: Urls
@@ -121,14 +126,14 @@ class Azure:
         self.clock = settings.clock
         now = dt.datetime.fromtimestamp(self.clock.now(), dt.UTC)
         state = directory / "azure"
-        self.entra = Entra(state)
+        self.entra = AccessTokenIssuer(state)
         self.pki = Pki(state / "pki", now)
         self.ca_path = directory / "ca.pem"
         self.ca_path.write_bytes(self.pki.root.public_bytes(Encoding.PEM))
-        # The VM's own identity and the application may do everything; the other one has
-        # no permission, to see what a vault says then.
-        self.vm_identity = identity("vm", is_system_assigned=True)
-        self.stranger = identity("stranger")
+        # The VM's own identity and the application have every permission. The other
+        # identity has no permissions, so that users can see a vault's denial.
+        self.vm_identity = make_identity("vm", is_system_assigned=True)
+        self.unprivileged_identity = make_identity("unprivileged")
         self.application_files = ApplicationFiles(directory)
         self.application = register_application(self.application_files, state, now)
         ark = x509.load_pem_x509_certificate(hardware.ark_pem.encode())
@@ -143,10 +148,10 @@ class Azure:
             self.authorities.add(issuer, lambda: self.maa.keys.jwks)
         self.imds = Imds(
             vm_id=hardware.vm_id,
-            thim=hardware.thim_answer,
+            thim=hardware.thim_certification,
             renew=hardware.renew_ak_certificate,
             entra=self.entra,
-            identities=[self.vm_identity, self.stranger],
+            identities=[self.vm_identity, self.unprivileged_identity],
             clock=self.clock,
             location=addresses.LOCATION,
         )
@@ -157,16 +162,16 @@ class Azure:
         self._keys_directory = directory / "keys" / naming
         self.vaults = {p.name: self._vault(p, urls) for p in settings.vaults}
         self.requests = RequestLog()
-        self._listening: list[Front | Relay] = []
+        self._listening: list[HttpServer | Relay] = []
 
     @classmethod
     async def start(
         cls, directory: Path, hardware: Hardware, settings: Settings | None = None
     ) -> Self:
-        """Start all services in a directory that keeps their keys.
+        """Start all services; the directory keeps their keys.
 
         Raises:
-            EmulatorError: emulator.address: something else listens there.
+            EmulatorError: emulator.address: another program listens at the address.
         """
         settings = settings or Settings()
         if settings.real_names:
@@ -191,7 +196,7 @@ class Azure:
         }
         for label, service in services.items():
             tls = {} if label == "imds" else {"": azure.server_identity(label)}
-            front = azure._front({"": service}, tls)
+            front = azure._http_server({"": service}, tls)
             await azure._listen(front, bound[label], settings)
         return azure
 
@@ -211,7 +216,7 @@ class Azure:
             **dict.fromkeys((addresses.MAA_HOST, *ATTESTATION_HOSTS), azure.maa),
             addresses.ENTRA_HOST: azure.entra_id,
         }
-        # The first one is also for names that have none of their own.
+        # The first certificate also serves host names without a certificate.
         tls = {
             addresses.MAA_HOST: azure.server_identity("maa"),
             addresses.ENTRA_HOST: azure.server_identity("entra"),
@@ -219,8 +224,10 @@ class Azure:
         for plan in settings.vaults:
             hosts[plan.host] = azure.vaults[plan.name]
             tls[plan.host] = azure.vaults[plan.name].signer
-        await azure._listen(azure._front({"": azure.imds}, {}), imds_socket, settings)
-        await azure._listen(azure._front(hosts, tls), tls_socket, settings)
+        await azure._listen(
+            azure._http_server({"": azure.imds}, {}), imds_socket, settings
+        )
+        await azure._listen(azure._http_server(hosts, tls), tls_socket, settings)
         return azure
 
     async def close(self) -> None:
@@ -230,13 +237,13 @@ class Azure:
         self._listening.clear()
 
     def clear_hooks(self) -> None:
-        """Make every service answer as it should again."""
+        """Remove all hooks, mutations and guards, and reset the clock's skew."""
         for service in (self.imds, self.maa, self.entra_id, *self.vaults.values()):
             service.clear_hooks()
         self.clock.skew_seconds = 0.0
 
     def server_identity(self, label: str) -> ServerIdentity:
-        """Give the TLS identity of a service that is not IMDS."""
+        """Return the TLS identity of a service other than IMDS."""
         if label in self.vaults:
             return self.vaults[label].signer
         names = {
@@ -247,7 +254,7 @@ class Azure:
         return self.pki.server(label, [*names[label], "localhost", LOOPBACK])
 
     def cvm_policy(self) -> dict[str, Any]:
-        """Give the release policy that a CVM attested by this provider meets."""
+        """Return a release policy that CVMs attested by this provider satisfy."""
         claims = {
             "x-ms-isolation-tee.x-ms-attestation-type": "sevsnpvm",
             "x-ms-isolation-tee.x-ms-compliance-status": "azure-compliant-cvm",
@@ -273,15 +280,15 @@ class Azure:
         self.imds.resources.add(vault.resource)
         return vault
 
-    def _front(
+    def _http_server(
         self, services: dict[str, Service], tls: dict[str, ServerIdentity]
-    ) -> Front:
-        return Front(services, log=self.requests, clock=self.clock, identities=tls)
+    ) -> HttpServer:
+        return HttpServer(services, log=self.requests, clock=self.clock, identities=tls)
 
     async def _listen(
-        self, front: Front, sock: socket.socket, settings: Settings
+        self, front: HttpServer, sock: socket.socket, settings: Settings
     ) -> None:
-        """Let a front listen on a socket, or behind a relay that does."""
+        """Make a server listen on a socket, behind a relay if the settings ask."""
         self._listening.append(front)
         if settings.relay is None and not settings.latency_seconds:
             await front.listen(sock)

@@ -1,4 +1,4 @@
-"""The one clock of the emulated services, so that a test can set it wrong."""
+"""The clock of the emulated services, which tests and faults can set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Clock:
     """Wall-clock time, plus a skew.
 
     Args:
-        start: seconds since 1970 at which the clock stands still; `None` to follow
+        start: seconds since 1970 (UTC) at which the clock stands still; `None` follows
             the machine's clock.
     """
 
@@ -19,15 +19,15 @@ class Clock:
         self.skew_seconds = 0.0
 
     def now(self) -> float:
-        """Give seconds since 1970 (UTC)."""
+        """Return seconds since 1970 (UTC)."""
         time_now = time.time() if self._start is None else self._start  # noqa: TID251 - this is the emulator's clock module
         return time_now + self.skew_seconds
 
     def utc(self) -> dt.datetime:
-        """Give the same as an aware UTC time."""
+        """Return the same time as an aware datetime in UTC."""
         return dt.datetime.fromtimestamp(self.now(), dt.UTC)
 
     @staticmethod
     def monotonic() -> float:
-        """Give seconds that only ever grow: for the request log and rate limits."""
+        """Return monotonic seconds, for the request log and rate limits."""
         return time.monotonic()

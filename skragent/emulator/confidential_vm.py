@@ -1,8 +1,8 @@
-"""A confidential VM's hardware side, whole: chip, paravisor and vTPM in one object.
+"""The hardware of a confidential VM: chip, paravisor and vTPM in one object.
 
-What the guest of an Azure SEV-SNP VM can reach: a TPM (`tcti`), the TCG log
-(`tcg_log_path`) and, through IMDS, the endorsements of its chip (`thim_answer`). It
-knows nothing of the web services around it.
+This is the part of an Azure SEV-SNP VM that its guest can reach: a TPM (`tcti`), the
+TCG log (`tcg_log_path`) and, through IMDS, the endorsements of the chip. The module
+does not depend on the emulated services.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ Clock = Callable[[], datetime]
 
 
 def _wall_clock() -> datetime:
-    return datetime.now(UTC)  # noqa: TID251 - the emulated world's clock: who wants another gives it
+    return datetime.now(UTC)  # noqa: TID251 - the default clock; callers can pass their own
 
 
 class ConfidentialVm:
-    """One running VM. Everything that must survive its end lies in its directory."""
+    """A running VM. Its directory keeps everything that must outlive it."""
 
     def __init__(
         self, *, paravisor: Paravisor, vtpm: Vtpm, sockets: VtpmSockets, now: Clock
@@ -55,19 +55,19 @@ class ConfidentialVm:
         now: Clock = _wall_clock,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> Self:
-        """Power the VM on; the first time in a directory also builds it.
+        """Power on the VM; the first start in a directory also creates its keys.
 
         Args:
-            directory: where its keys, its TPM's state and its sockets are. Made if
-                missing. The path must be short enough for a Unix socket's address.
-            generation: the AMD product that the report and its chain are of.
-            vm_id: a GUID; by default the one of the last start, or a new one.
-            secure_boot: what the TCG log and the runtime data say.
-            now: for the certificates' lifetimes.
-            monotonic: for the age of the HCL report, in seconds.
+            directory: holds the keys, the TPM's state and the sockets. It is created if
+                missing. Its path must be short enough for a Unix socket's address.
+            generation: the AMD product of the chip.
+            vm_id: a GUID; the default is the GUID of the last start, or a new GUID.
+            secure_boot: the Secure Boot state in the TCG log and the runtime data.
+            now: the clock for lifetimes of certificates.
+            monotonic: the clock for the age of the HCL report, in seconds.
 
         Raises:
-            VtpmError: there is no swtpm, or it does not start, or the path is too long.
+            VtpmError: swtpm is missing or does not start, or the path is too long.
         """
         directory, identity = _prepare(directory, vm_id)
         vtpm = Vtpm(directory / "swtpm")
@@ -86,7 +86,7 @@ class ConfidentialVm:
         return vm
 
     async def close(self) -> None:
-        """Power off: the TPM's process has ended and the sockets are gone."""
+        """Power off: end the TPM's process and remove the sockets."""
         await self._sockets.close()
         await self.vtpm.power_off()
 
@@ -102,49 +102,49 @@ class ConfidentialVm:
 
     @property
     def vm_id(self) -> str:
-        """The GUID in upper case, as the runtime data and IMDS have it."""
+        """The GUID in upper case, as in the runtime data and in IMDS."""
         return self.paravisor.vm_id
 
     @property
     def ark_pem(self) -> str:
-        """The root that vouches for the chip, to be trusted in AMD's place."""
+        """The root certificate of the chip, to be trusted in place of AMD's root."""
         return self.chip.ark_pem
 
     @property
     def tcg_log_path(self) -> Path:
-        """The log that replays to the PCRs as they are after a boot."""
+        """The TCG log, which replays to the PCR values after a boot."""
         return self.paravisor.tcg_log_path
 
-    def thim_answer(self) -> dict[str, str]:
-        """Give the members of IMDS's `/metadata/THIM/amd/certification`."""
-        return self.chip.thim_answer()
+    def thim_certification(self) -> dict[str, str]:
+        """Return the members of IMDS's `/metadata/THIM/amd/certification`."""
+        return self.chip.thim_certification()
 
     def renew_ak_certificate(
         self, certificate: x509.Certificate
     ) -> x509.Certificate | None:
-        """Certify the AK anew; None where that certificate is not of this VM's AK."""
+        """Certify the AK again; None if the certificate is for another key."""
         if not self.paravisor.is_of_ak(certificate):
             return None
         der = self.paravisor.certify_ak(self._now())
         return x509.load_der_x509_certificate(der)
 
     async def extend_pcr(self, index: int, data: bytes) -> None:
-        """Measure `data` into a PCR, as software after the boot does: unlogged."""
+        """Extend a PCR without a log entry, as software after the boot can."""
         digests = provisioning.digests_of(data)
         await provisioning.extend(self.vtpm.transmit, index, digests)
 
     async def reboot(self) -> None:
-        """Reset: clients are cut, PCRs replayed, the NULL hierarchy has a new seed."""
+        """Reset the VM: disconnect clients, replay PCRs, renew the NULL hierarchy."""
         await self._sockets.close()
         await self.vtpm.power_off()
         await self.vtpm.power_on()
         await self._boot()
 
     async def _boot(self) -> None:
-        """Boot, and only then let clients in; a failure leaves no process behind."""
+        """Boot, then accept clients; a failed boot leaves no process running."""
         try:
             if await provisioning.allocate_banks(self.vtpm.transmit):
-                await self.vtpm.power_off()  # a new allocation begins at a reset
+                await self.vtpm.power_off()  # a new allocation takes effect at a reset
                 await self.vtpm.power_on()
             await self.paravisor.boot(self._now())
             await self._sockets.listen()
@@ -156,7 +156,7 @@ class ConfidentialVm:
 async def _power_on(
     vtpm: Vtpm, directory: Path, generation: Generation, now: Clock
 ) -> Chip:
-    """Start the TPM, whose lock on its state is the whole directory's, and the chip."""
+    """Start the TPM and load the chip. The TPM locks its state directory."""
     await vtpm.power_on()
     try:
         home = directory / f"chip-{generation}"
@@ -167,7 +167,7 @@ async def _power_on(
 
 
 def _prepare(directory: Path, vm_id: str | None) -> tuple[Path, str]:
-    """Make the directory, by a path that holds anywhere; settle which VM this is."""
+    """Create the directory and return its absolute path and the VM's GUID."""
     directory = directory.absolute()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = directory / "vm-id"

@@ -1,15 +1,15 @@
-"""A relay that makes a loopback connection as slow as a distant one.
+"""A relay that gives a loopback connection the delay of a distant connection.
 
-For benchmarks, where netem is not to be had. It models, and delays, exactly this:
+Benchmarks use the relay on machines without netem. It delays:
 
-- connecting: the kernel accepts at once, so the client's first bytes are held for a
-  whole round trip more, as the handshake of TCP would have;
-- each direction: bytes arrive half a round trip after they were sent, in order;
-- slow start: at most ten segments are on the way until the first are acknowledged,
-  a round trip later; then the window grows by what was acknowledged.
+- connecting: the kernel accepts at once, so the relay holds the client's first bytes
+  for one more round trip, the time of a TCP handshake;
+- each direction: bytes arrive in order, half a round trip after they were sent;
+- slow start: at most ten segments are in flight until the first acknowledgement, one
+  round trip later; then the window grows by the acknowledged bytes.
 
-So every round trip of TLS and of HTTP costs what it costs on a wire. Loss, bandwidth
-and the packets of a closing connection are not modelled.
+So each round trip of TLS and HTTP takes as long as on a network. The relay does not
+model loss, bandwidth or the packets that close a connection.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _READ_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class _Way:
-    """One direction of a connection, and what is on the way in it."""
+    """One direction of a connection, and the bytes in flight."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -41,16 +41,16 @@ class _Way:
     pieces: asyncio.Queue[tuple[float, bytes]] = field(default_factory=asyncio.Queue)
 
     def put(self, due: float, piece: bytes) -> None:
-        """Let a piece arrive at a time."""
+        """Deliver a piece at a time."""
         self.pieces.put_nowait((due, piece))
 
 
 class DelayRelay:
-    """Listens on a socket and relays every connection to a service, delayed.
+    """Listens on a socket and relays every connection to a service with a delay.
 
     Args:
         connect: opens a connection to the service.
-        round_trip_seconds: how long a round trip takes.
+        round_trip_seconds: the duration of a round trip.
     """
 
     def __init__(self, connect: Connect, round_trip_seconds: float) -> None:
@@ -60,11 +60,11 @@ class DelayRelay:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def listen(self, sock: socket.socket) -> None:
-        """Relay what connects to a bound socket until `close`."""
+        """Relay connections to a bound socket until `close` is called."""
         self._server = await asyncio.start_server(self._accept, sock=sock)
 
     async def close(self) -> None:
-        """Stop listening and cut all connections."""
+        """Stop listening and close all connections."""
         if self._server is not None:
             self._server.close()
         for task in list(self._tasks):
@@ -94,17 +94,17 @@ class DelayRelay:
                 )
 
     async def _both_ways(self, there: _Way, back: _Way) -> None:
-        """Carry both directions until both have ended or one breaks."""
+        """Relay both directions until both end or one fails."""
         try:
             async with asyncio.TaskGroup() as group:
                 for way in (there, back):
                     group.create_task(self._send(way))
                     group.create_task(_deliver(way))
         except* OSError:
-            pass  # a peer is gone, and so is the connection
+            pass  # one peer closed its connection, so the relay closes both
 
     async def _send(self, way: _Way) -> None:
-        """Put what arrives on its way, within the window."""
+        """Send received bytes within the window."""
         loop = asyncio.get_running_loop()
         acknowledgements: deque[tuple[float, int]] = deque()
         window, in_flight = _INITIAL_WINDOW_BYTES, 0
@@ -129,7 +129,7 @@ class DelayRelay:
 
 
 async def _deliver(way: _Way) -> None:
-    """Hand over what is due; an empty piece is the end of the stream."""
+    """Deliver pieces when they are due; an empty piece ends the stream."""
     while True:
         due, piece = await way.pieces.get()
         await _sleep_until(due)

@@ -1,7 +1,7 @@
-"""The whole emulator: a confidential VM and the Azure around it, in one directory.
+"""The whole emulator: a confidential VM and the Azure services, in one directory.
 
-What `skragent emulator` runs and what tests start (`thread.py` for those that are not
-asynchronous). One emulator owns its directory: a second one is refused.
+`skragent emulator` runs it, and tests start it (`thread.py` for synchronous callers).
+An emulator locks its directory: starting a second emulator there fails.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from skragent.emulator.azure import DEFAULT_VAULTS, Azure, Settings
 from skragent.emulator.clock import Clock
 from skragent.emulator.confidential_vm import ConfidentialVm
 from skragent.emulator.encoding import base64url, dump_json
-from skragent.emulator.faults.control_socket import FaultsSocket
+from skragent.emulator.faults.control_socket import FaultControlSocket
 from skragent.emulator.faults.faults import Faults
 from skragent.emulator.keyvault.key_changes import add_version
 from skragent.emulator.keyvault.key_material import create_material
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 
 class Emulator:
-    """One running emulator.
+    """A running emulator.
 
-    `faults` breaks it on demand, by name; hooks and mutations of its services do
-    what has no name.
+    `faults` applies faults by name. Hooks and mutations of the services can cause
+    failures that have no name.
     """
 
     def __init__(self, directory: Path, vm: ConfidentialVm, azure: Azure) -> None:
@@ -68,21 +68,21 @@ class Emulator:
         """Start the VM and the services; the directory is made if it is missing.
 
         Args:
-            directory: everything that outlives a stop lies here.
+            directory: keeps everything that must outlive the emulator.
             latency_seconds: added to every round trip (`delay_relay`).
-            relay: makes another relay, of what opens a connection to a service.
+            relay: makes a relay from a function that connects to a service.
             real_names: listen at Azure's own names and addresses (`addresses`).
-            ports: by `imds`, `maa`, `entra` or a vault's name; 0 is the last one or a
-                free one.
-            vaults: the vaults there are; most methods mean the first.
-            clock: the services' clock; by default the machine's.
+            ports: ports by `imds`, `maa`, `entra` or a vault's name; 0 means the port
+                of the last start, or a free port.
+            vaults: the vaults to emulate; most methods use the first.
+            clock: the services' clock; the default is the machine's clock.
             generation: the AMD product of the VM's chip.
-            vm_id: a GUID; by default the one of the last start, or a new one.
-            secure_boot: whether the VM boots with it.
+            vm_id: a GUID; the default is the GUID of the last start, or a new GUID.
+            secure_boot: whether the VM boots with Secure Boot.
 
         Raises:
             EmulatorError: emulator.in_use, emulator.address, emulator.application
-            VtpmError: there is no swtpm, or it does not start.
+            VtpmError: swtpm is missing or does not start.
         """
         settings = Settings(
             ports=ports or {},
@@ -106,19 +106,19 @@ class Emulator:
             (directory / "amd-roots.pem").write_text(vm.ark_pem)
             emulator = cls(directory, vm, azure)
             undo.push_async_callback(emulator.faults.reset)
-            control = FaultsSocket(emulator.faults, directory / "faults.sock")
+            control = FaultControlSocket(emulator.faults, directory / "faults.sock")
             undo.push_async_callback(control.close)
             await control.listen()
             emulator._cleanup = undo.pop_all()
         return emulator
 
     async def close(self) -> None:
-        """Stop everything; no process and no socket is left."""
+        """Stop all processes and close all sockets."""
         await self._cleanup.aclose()
 
     @property
     def imds(self) -> Imds:
-        """The metadata service."""
+        """The Instance Metadata Service."""
         return self.azure.imds
 
     @property
@@ -133,26 +133,26 @@ class Emulator:
 
     @property
     def vault(self) -> Vault:
-        """The first vault, whose keys the configuration names first."""
+        """The first vault; the configuration names its keys first."""
         return next(iter(self.azure.vaults.values()))
 
     @property
     def requests(self) -> RequestLog:
-        """All requests so far."""
+        """All requests received so far."""
         return self.azure.requests
 
     def store(self, kind: Literal["vault", "hsm"]) -> Vault:
-        """Give the vault that the configuration names first, or a Managed HSM."""
+        """Return the first vault, or the first Managed HSM."""
         if kind == "vault":
             return self.vault
         return next(v for v in self.vaults.values() if v.dialect.is_hsm)
 
     def create_key(self, spec: KeySpec, vault: Vault | None = None) -> None:
-        """Create an exportable key; without a policy, one that this VM meets.
+        """Create an exportable key; its default policy is satisfied by this VM.
 
         Args:
             spec: the key.
-            vault: where it is created; by default in the store of `spec`.
+            vault: where to create the key; the default is the store in `spec`.
         """
         vault = vault or self.store(spec.store)
         policy = spec.policy or dump_json(self.azure.cvm_policy())
@@ -171,7 +171,7 @@ class Emulator:
         vault.store.save(key)
 
     def aliases(self) -> dict[str, tuple[Vault, str]]:
-        """Name all keys for an agent; equal names of later vaults get `-hsm`."""
+        """Return an alias for each key; a repeated name gets a suffix (`-hsm`)."""
         found: dict[str, tuple[Vault, str]] = {}
         for vault in self.vaults.values():
             for name in vault.store.names:
@@ -184,11 +184,11 @@ class Emulator:
     def config_text(
         self, keys: Iterable[str] = (), *, api_socket: Path | None = None
     ) -> str:
-        """Write a configuration for an agent in this VM, for the current user.
+        """Return an agent configuration for this VM and the current user.
 
         Args:
-            keys: names of keys in the first vault; none means all keys of all vaults.
-            api_socket: where the agent listens; by default in the directory.
+            keys: names of keys in the first vault; empty means all keys of all vaults.
+            api_socket: the agent's API socket; the default is in the directory.
         """
         aliases = {name: (self.vault, name) for name in keys} or self.aliases()
         directory = self.directory.resolve()
@@ -212,7 +212,7 @@ class Emulator:
                 "release_roots": str(directory / "ca.pem"),
             },
         }
-        lines = ["# Written by skragent emulator; it is written anew at every start."]
+        lines = ["# Written by skragent emulator at every start."]
         for table, settings in tables.items():
             lines += ["", f"[{table}]"]
             lines += [f"{name} = {_toml(value)}" for name, value in settings.items()]
@@ -224,13 +224,13 @@ class Emulator:
 
 
 def _toml(text: str) -> str:
-    """Quote a basic string."""
+    """Quote a TOML basic string."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 @contextlib.contextmanager
 def _owned(directory: Path) -> Iterator[None]:
-    """Own a directory until the end, or refuse."""
+    """Lock a directory, or raise if another emulator has locked it."""
     directory.mkdir(parents=True, exist_ok=True)
     with Path(directory / "lock").open("wb") as lock:
         try:
@@ -239,6 +239,6 @@ def _owned(directory: Path) -> Iterator[None]:
             raise EmulatorError(
                 f"another emulator runs in {directory}",
                 code="emulator.in_use",
-                hint="Stop it, or give another --dir.",
+                hint="Stop the other emulator, or choose another directory with --dir.",
             ) from error
         yield

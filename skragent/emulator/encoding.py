@@ -1,7 +1,4 @@
-"""Base64 in all the spellings that clients use, and JSON as the services write it.
-
-Not a codec for keys or certificates: bytes and text only.
-"""
+"""Base64 in the variants that clients use, JSON, and compact JWS."""
 
 from __future__ import annotations
 
@@ -20,21 +17,21 @@ if TYPE_CHECKING:
 _STANDARD = re.compile(r"[A-Za-z0-9+/]*")
 _TO_STANDARD = str.maketrans("-_", "+/")
 
-# With ASCII alone, base64url has `-` or `_` only where one of these is the third of
-# three bytes: `>` `?` `~` and DEL end in 62 or 63. The C++ client (AzureAttestSKR)
-# decodes claims with the standard alphabet and dies of either character.
+# In base64url of ASCII text, `-` and `_` occur only if the third of three bytes is `>`,
+# `?`, `~` or DEL, whose low six bits are 62 or 63. The C++ client (AzureAttestSKR)
+# decodes claims with the standard alphabet and crashes at either character.
 _ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in ">?~\x7f"}
 
 
 class NotBase64Error(ValueError):
-    """A value that is base64 in neither alphabet."""
+    """A value that is not base64 in either alphabet."""
 
 
 def decode_base64(text: object) -> bytes:
-    """Decode either alphabet, padded or not: clients mix all four.
+    """Decode either alphabet, with or without padding; clients use all four forms.
 
     Raises:
-        NotBase64Error: for anything else, `None` and numbers too.
+        NotBase64Error: the value is not base64, or not a string.
     """
     if not isinstance(text, str):
         raise NotBase64Error("not a string")
@@ -45,7 +42,7 @@ def decode_base64(text: object) -> bytes:
 
 
 def base64url(data: bytes) -> str:
-    """Encode for JOSE: the URL alphabet without padding."""
+    """Encode with the URL alphabet and without padding, as JOSE requires."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
@@ -55,20 +52,20 @@ def base64std(data: bytes) -> str:
 
 
 def base64url_uint(number: int, size: int = 0) -> str:
-    """Encode an integer as JWK does (RFC 7518 §2), at least `size` bytes long."""
+    """Encode an integer as JWK does (RFC 7518 §2), in at least `size` bytes."""
     length = max(size, (number.bit_length() + 7) // 8, 1)
     return base64url(number.to_bytes(length, "big"))
 
 
 def dump_json(value: Any, *, sort: bool = False) -> bytes:  # noqa: ANN401 - any JSON
-    """Write JSON without spaces."""
+    """Encode JSON without spaces."""
     return json.dumps(value, separators=(",", ":"), sort_keys=sort).encode()
 
 
 def dump_plain_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON
-    """Write JSON, sorted, whose base64url has neither `-` nor `_`.
+    """Encode sorted JSON whose base64url contains neither `-` nor `_`.
 
-    Only strings can hold the four characters, so an escape keeps the value the same.
+    Only strings can contain the four escaped characters, so the value stays the same.
     """
     text = json.dumps(value, separators=(",", ":"), sort_keys=True)
     return text.translate(_ESCAPES).encode()

@@ -1,8 +1,8 @@
-"""Answers that never end, or that are larger than any client may read.
+"""Responses that never end or that exceed every client's size limit.
 
-Written to the connection as bytes, past the HTTP server: what they send is no good
-HTTP. Each ends when the client closes the connection, or after the bytes that were
-asked for.
+The functions write bytes to the connection without the HTTP server, because the bytes
+are not valid HTTP. Each function ends when the client closes the connection, or after
+the requested number of bytes.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
     from skragent.emulator.service import Response
 
-# The parts of an answer that can be sent one byte at a time.
+# The parts of a response that can be sent one byte at a time.
 DRIPS: Final = (
     *("status", "headers", "body", "chunks", "extension", "trailers", "continue"),
 )
 DRIP_SECONDS: Final = 0.1
 _BLOCK_BYTES: Final = 1 << 20
-# What waits to be sent may not fill the emulator's own memory.
+# The limit of unsent bytes, so that a slow client does not fill the emulator's memory.
 _HIGH_WATER_BYTES: Final = 4 << 20
 
 
 async def drip(
     transport: asyncio.WriteTransport, response: Response, part: str
 ) -> None:
-    """Send an answer up to a part of it, and that part one byte at a time, for ever."""
+    """Send a response up to a part, then that part without end, byte by byte."""
     before, endless = _parts(response)[part]
     transport.write(before)
     for byte in endless:
@@ -44,7 +44,7 @@ async def drip(
 async def flood(
     transport: asyncio.WriteTransport, response: Response, size: int
 ) -> None:
-    """Send an answer with a body of `size` bytes, in chunks as its head says."""
+    """Send a response with a chunked body of `size` bytes."""
     block = b" " * _BLOCK_BYTES
     await _send(
         transport, response, {}, itertools.repeat(block, size // _BLOCK_BYTES + 1)
@@ -54,7 +54,7 @@ async def flood(
 async def bomb(
     transport: asyncio.WriteTransport, response: Response, size: int
 ) -> None:
-    """Send an answer whose body, in gzip, has `size` bytes once it is unpacked."""
+    """Send a response whose gzip body expands to `size` bytes."""
     headers = {"Content-Encoding": "gzip"}
     await _send(transport, response, headers, _deflated(size))
 
@@ -80,7 +80,7 @@ async def _send(
         transport.write(b"%x\r\n%b\r\n" % (len(block), block))
         await asyncio.sleep(0)
         while True:
-            # First: a closed transport of TLS has no buffer to ask about.
+            # Check first: a closed TLS transport has no write buffer to measure.
             if transport.is_closing():
                 return
             if transport.get_write_buffer_size() <= _HIGH_WATER_BYTES:
@@ -107,7 +107,7 @@ def _lines(response: Response, headers: dict[str, str]) -> bytes:
 
 
 def _parts(response: Response) -> dict[str, tuple[bytes, Iterable[bytes]]]:
-    """Give what comes before each part, and the part's bytes without an end."""
+    """Return, for each part, the bytes before it and its bytes without end."""
     status = _status_line(response)
     chunked = _head(response, {"Transfer-Encoding": "chunked"})
     sized = _head(response, {"Content-Length": "100000"})

@@ -1,7 +1,7 @@
-"""The sockets before the services: HTTP over aiohttp, TLS, hosts, and the request log.
+"""The HTTP servers in front of the services: aiohttp, TLS, host names, request log.
 
-One front listens at one address. It chooses the service by the Host header, where it
-has several, and the certificate by the name that the client's TLS asked for.
+A server listens at one address. If it has several services, the Host header selects
+the service, and the TLS server name selects the certificate.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from skragent.emulator.clock import Clock
     from skragent.emulator.pki import ServerIdentity
 
-_MAX_BODY_BYTES = 4 * 1024 * 1024  # an event log of some megabytes is not unheard of
+_MAX_BODY_BYTES = 4 * 1024 * 1024  # event logs of some megabytes exist
 _SHUTDOWN_SECONDS = 0.5
 
 _HOSTILE: dict[str, Callable[..., Awaitable[None]]] = {
@@ -39,32 +39,34 @@ _HOSTILE: dict[str, Callable[..., Awaitable[None]]] = {
 
 @dataclass(frozen=True, slots=True)
 class RequestRecord:
-    """One request that was answered. Times are of one monotonic clock, in seconds."""
+    """An answered request. Times are monotonic seconds of one clock."""
 
     service: str
     method: str
     target: str
     connection: int
-    began: float  # its body had arrived
-    ended: float  # its answer was about to be sent; a hostile one: the client had gone
+    began: float  # the time when the body had arrived
+    # The time before the response was sent; for a hostile response, the time when the
+    # client had closed the connection.
+    ended: float
     status: int
 
 
 class RequestLog(list[RequestRecord]):
-    """All requests to an emulator, in the order of their answers."""
+    """All requests to an emulator, in the order of their responses."""
 
     def __init__(self) -> None:
         super().__init__()
         self._last_connection = 0
 
     def next_connection(self) -> int:
-        """Number a connection, across all services."""
+        """Return the next connection number; all services share the numbering."""
         self._last_connection += 1
         return self._last_connection
 
 
-class Front:
-    """One listening address with one or more services behind it."""
+class HttpServer:
+    """A server at one address for one or more services."""
 
     def __init__(
         self,
@@ -74,14 +76,14 @@ class Front:
         clock: Clock,
         identities: Mapping[str, ServerIdentity] | None = None,
     ) -> None:
-        """Build a front.
+        """Create a server.
 
         Args:
-            services: by host name in lower case; the first one is for all others.
-            log: where its requests are recorded.
-            clock: of the log, and of `Date` in each answer.
-            identities: by host name; the first one is for clients without SNI. None
-                at all means plain HTTP.
+            services: by host name in lower case; the first also serves other hosts.
+            log: records the requests.
+            clock: for the log and for the Date header.
+            identities: by host name; the first also serves clients without SNI. Without
+                identities, the server speaks plain HTTP.
         """
         self._services = dict(services)
         self._identities = dict(identities or {})
@@ -94,7 +96,7 @@ class Front:
         self._runner: web.ServerRunner | None = None
 
     async def listen(self, sock: socket.socket) -> None:
-        """Serve on a bound socket until `close`."""
+        """Serve a bound socket until `close` is called."""
         server = web.Server(self._handle, access_log=None)
         self._runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_SECONDS)
         await self._runner.setup()
@@ -102,21 +104,21 @@ class Front:
         await site.start()
 
     async def close(self) -> None:
-        """Stop listening and end all connections."""
+        """Stop listening and close all connections."""
         if self._runner is None:
             return
         server = self._runner.server
         for connection in server.connections if server else []:
             if connection.transport is not None:
-                # TLS's goodbye would wait for clients that do not answer it. Before
-                # aiohttp closes them: early 3.11 aborts no transport that is closed.
+                # A TLS shutdown would wait for clients that do not answer it. Abort
+                # before aiohttp closes: early 3.11 cannot abort a closed transport.
                 connection.transport.abort()
         await self._runner.cleanup()
         self._runner = None
         await asyncio.sleep(0)  # lets the transports close their sockets
 
     def _tls_context(self) -> ssl.SSLContext | None:
-        """Build a context that presents the certificate of the name asked for."""
+        """Build a context that presents the certificate of the requested name."""
         if not self._identities:
             return None
         contexts = {h: i.tls_context for h, i in self._identities.items()}
@@ -136,7 +138,7 @@ class Front:
     async def _handle(self, incoming: web.BaseRequest) -> web.StreamResponse:
         try:
             return await self._answer(incoming)
-        except ConnectionError:  # the client has gone, and nobody is to blame
+        except ConnectionError:  # the client closed the connection
             raise asyncio.CancelledError from None
 
     async def _answer(self, incoming: web.BaseRequest) -> web.StreamResponse:
@@ -159,7 +161,7 @@ class Front:
             response = await service.serve(request)
         is_hostile = response.delivery in _HOSTILE
         if is_hostile and not transport.is_closing():
-            with contextlib.suppress(ConnectionError):  # the client has gone
+            with contextlib.suppress(ConnectionError):  # the client closed it
                 await _HOSTILE[response.delivery](transport, response, response.measure)
         self._log.append(
             RequestRecord(
@@ -173,7 +175,7 @@ class Front:
             )
         )
         if is_hostile:
-            transport.close()  # once the client has all that was sent
+            transport.close()  # after the sent bytes have reached the client
             raise asyncio.CancelledError
         if response.delivery != "whole":
             return await _deliver_half(incoming, response)
@@ -186,7 +188,7 @@ class Front:
 
 
 async def _read(incoming: web.BaseRequest) -> bytes | None:
-    """Read a body up to the limit; `None` when there is more."""
+    """Read a body up to the size limit; `None` if it is longer."""
     chunks = bytearray()
     with contextlib.suppress(web.HTTPRequestEntityTooLarge):
         async for chunk in incoming.content.iter_any():
@@ -199,8 +201,8 @@ async def _read(incoming: web.BaseRequest) -> bytes | None:
 async def _deliver_half(
     incoming: web.BaseRequest, response: Response
 ) -> web.StreamResponse:
-    """Promise the whole body, send half of it, and end the connection."""
-    length = max(len(response.body), 1)  # an empty body could not be cut
+    """Announce the whole body, send half of it, and end the connection."""
+    length = max(len(response.body), 1)  # an empty body has no half
     headers = response.headers | {"Content-Length": str(length)}
     stream = web.StreamResponse(status=response.status, headers=headers)
     await stream.prepare(incoming)
@@ -219,7 +221,7 @@ def _reset(transport: asyncio.WriteTransport) -> None:
     """Close a connection with RST, as a crash or a firewall does."""
     sock: socket.socket | None = transport.get_extra_info("socket")
     if sock is not None:
-        # A socket that does not linger is closed with RST (socket(7), SO_LINGER).
+        # With SO_LINGER and a timeout of 0, close() sends RST (socket(7)).
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
 

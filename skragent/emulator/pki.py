@@ -1,11 +1,11 @@
 """The emulated web PKI: a root, an intermediate and the services' TLS certificates.
 
-The profile is the one of RFC 5280 that both OpenSSL and `cryptography`'s strict
-verifier accept. A vault signs its releases with the very certificate it serves TLS
-with, so `ServerIdentity.chain` ends with the root: the Go client throws the last
-certificate of an `x5c` away.
+The certificates follow a profile of RFC 5280 that both OpenSSL and the strict verifier
+of `cryptography` accept. A vault signs its releases with its TLS certificate.
+`ServerIdentity.chain` ends with the root, because the Go client discards the last
+certificate of an `x5c` header.
 
-Everything lies in one directory and survives restarts; keys are 0600.
+One directory keeps all keys (mode 0600) and certificates.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class ServerIdentity:
 
     key: rsa.RSAPrivateKey
     chain: tuple[x509.Certificate, ...]
-    pem_path: Path  # leaf, intermediate and the key, as `ssl` wants them
+    pem_path: Path  # leaf, intermediate and key, in the order that `ssl` requires
 
     @property
     def leaf(self) -> x509.Certificate:
@@ -64,14 +64,14 @@ class ServerIdentity:
 
     @cached_property
     def tls_context(self) -> ssl.SSLContext:
-        """A context that serves TLS as this identity."""
+        """A TLS server context with this identity's certificate."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.pem_path)
         return context
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a file that only its owner can read, whole or not at all."""
+    """Write a file atomically, readable only by its owner."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     part = path.with_name(path.name + ".part")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -90,7 +90,7 @@ def key_pem(key: rsa.RSAPrivateKey) -> bytes:
 
 
 def load_or_make_key(path: Path) -> rsa.RSAPrivateKey:
-    """Load an RSA-2048 key, or make it the first time."""
+    """Load an RSA-2048 key; create it first if the file is missing."""
     if path.exists():
         key = serialization.load_pem_private_key(path.read_bytes(), None)
         if isinstance(key, rsa.RSAPrivateKey):
@@ -101,7 +101,7 @@ def load_or_make_key(path: Path) -> rsa.RSAPrivateKey:
 
 
 def common_name(name: str) -> x509.Name:
-    """Build a distinguished name of a common name alone."""
+    """Build a distinguished name that consists of a common name."""
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
@@ -117,7 +117,7 @@ def alternative_names(names: Sequence[str]) -> x509.SubjectAlternativeName:
 
 
 class Pki:
-    """The certificate authority, and the servers that it vouches for."""
+    """The certificate authority and the server certificates that it issues."""
 
     def __init__(self, directory: Path, now: dt.datetime) -> None:
         self._directory = directory
@@ -131,7 +131,7 @@ class Pki:
 
     @property
     def ca_path(self) -> Path:
-        """The root as PEM: what clients must trust."""
+        """The root certificate as PEM, which clients must trust."""
         return self._directory / "root.pem"
 
     def server(self, name: str, names: Sequence[str]) -> ServerIdentity:
@@ -151,7 +151,7 @@ class Pki:
         return ServerIdentity(key, (leaf, self.intermediate, self.root), path)
 
     def _load(self, path: Path, key: rsa.RSAPrivateKey) -> x509.Certificate | None:
-        """Load a certificate of ours that is still good."""
+        """Load a certificate that matches the key and is not due for renewal."""
         if not path.exists():
             return None
         cert = x509.load_pem_x509_certificates(path.read_bytes())[0]
@@ -209,10 +209,10 @@ class Pki:
         issuer: x509.Certificate | None,
         days: int,
     ) -> x509.CertificateBuilder:
-        """Begin a certificate; the issuer's key is the root's or the intermediate's."""
+        """Start a certificate builder; without an issuer, it is self-signed."""
         name = common_name(subject)
         issuer_key = issuer.public_key() if issuer else key.public_key()
-        assert isinstance(issuer_key, rsa.RSAPublicKey)  # both CAs are ours
+        assert isinstance(issuer_key, rsa.RSAPublicKey)  # the type of both CA keys
         return (
             x509.CertificateBuilder()
             .subject_name(name)

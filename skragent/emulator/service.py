@@ -1,7 +1,7 @@
-"""What every emulated service is: a request in, an answer out, and ways to spoil it.
+"""The base of every emulated service: request, response, refusal, and hooks.
 
-Services know nothing of sockets: `front.py` carries requests to them. So a test can
-ask one directly, and every answer passes through one place where it can be changed.
+Services do not use sockets; `http_server.py` passes requests to them. So tests can
+call a service directly, and every response passes through one place with hooks.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ class Request:
     """One HTTP request. Header names are in lower case."""
 
     method: str
-    target: str  # path and query as they stood on the request line
+    target: str  # path and query, as on the request line
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
 
     @property
     def path(self) -> str:
-        """The path, decoded; repeated slashes are kept."""
+        """The decoded path; repeated slashes are kept."""
         return urllib.parse.unquote(self.target.partition("?")[0])
 
     @property
     def query(self) -> list[tuple[str, str]]:
-        """The parameters in their order, repeated ones too."""
+        """The query parameters in order, with repeated parameters."""
         text = self.target.partition("?")[2]
         return urllib.parse.parse_qsl(text, keep_blank_values=True)
 
     def parameter(self, name: str) -> str:
-        """Give a parameter's first value, or an empty string."""
+        """Return a parameter's first value, or an empty string."""
         return next((value for key, value in self.query if key == name), "")
 
     def json_object(self, code: str) -> dict[str, Any]:
-        """Parse the body.
+        """Parse the body as a JSON object.
 
         Raises:
-            RefusalError: 400 with `code` when it is not a JSON object.
+            RefusalError: 400 with `code` if the body is not a JSON object.
         """
         try:
             value = json.loads(self.body)
@@ -60,29 +60,29 @@ class Request:
 
 @dataclass(slots=True)
 class Response:
-    """One HTTP answer; a hook may change any member of it."""
+    """An HTTP response; a hook may change its members."""
 
     status: int
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
-    # What becomes of the body: `cut` sends half of it and closes the connection as
-    # usual, `reset` sends half of it and breaks the connection. For the others, which
-    # `measure` completes, see `hostile_delivery`.
+    # How the body is sent: `cut` sends half of it and closes the connection; `reset`
+    # sends half of it and resets the connection. `hostile_responses` implements the
+    # other values, with `measure` as their argument.
     delivery: Literal["whole", "cut", "reset", "drip", "flood", "bomb"] = "whole"
-    measure: str | int = ""  # the part that drips, or the bytes
+    measure: str | int = ""  # for `drip` the part, otherwise the number of bytes
 
     @classmethod
     def of_json(
         cls, status: int, value: object, headers: dict[str, str] | None = None
     ) -> Response:
-        """Answer with a JSON document."""
+        """Return a response with a JSON document."""
         return cls(
             status, dump_json(value), {"Content-Type": JSON_TYPE} | (headers or {})
         )
 
     @classmethod
     def of_text(cls, text: str) -> Response:
-        """Answer 200 with plain text."""
+        """Return a response with status 200 and plain text."""
         return cls(200, text.encode(), {"Content-Type": "text/plain; charset=utf-8"})
 
 
@@ -92,14 +92,14 @@ Guard = Callable[[Request], None]  # raises RefusalError
 
 
 class RefusalError(Exception):
-    """A request that is answered with an error.
+    """A request that is answered with an error response.
 
     Args:
         status: the HTTP status.
         code: the service's own code, such as `InvalidParameter`.
-        message: what it tells the client.
-        inner: the code of Key Vault's `innererror`, where there is one.
-        headers: extra headers of the answer.
+        message: the text for the client.
+        inner: the code of Key Vault's `innererror`, if there is one.
+        headers: additional headers of the response.
     """
 
     def __init__(
@@ -122,16 +122,16 @@ class RefusalError(Exception):
 class Service(ABC):
     """One emulated service.
 
-    `before_response` sees every answer and may change it, replace it, wait or raise.
-    `mutate` changes one inner value on its way into an answer, such as a token's
-    claims before they are signed; `steps` names what a service lets one change.
-    `guard` and `hook` are for faults, of which several hold at once: each has a name,
-    and takes the place of the one before it that had the same.
+    `before_response` receives every response and may change it, replace it, wait or
+    raise. `mutate` changes one inner value of a response, such as a token's claims
+    before the token is signed; `steps` lists the values that a service lets callers
+    change. Faults use `guard` and `hook`. Several can be active at once: each has a
+    name and replaces the previous one with the same name.
     """
 
     name: str
     steps: tuple[str, ...] = ()
-    # The code and the message of a status, where they are not HTTP's own phrase.
+    # The code and message for a status; the default is the reason phrase of HTTP.
     words: Mapping[int, tuple[str, str]] = {}
 
     def __init__(self) -> None:
@@ -141,28 +141,28 @@ class Service(ABC):
         self._hooks: dict[str, ResponseHook] = {}
 
     def mutate(self, step: str, mutation: Mutation, name: str = "") -> None:
-        """Put every value of `step` through `mutation` from now on."""
+        """Apply `mutation` to every later value of `step`."""
         if step not in self.steps:
             raise ValueError(f"{self.name} has no step {step!r}; it has {self.steps}")
         self._mutations.setdefault(step, {})[name] = mutation
 
     def guard(self, name: str, guard: Guard) -> None:
-        """Have each request judged before anything else is done about it."""
+        """Call `guard` with each request before the service handles it."""
         self._guards[name] = guard
 
     def hook(self, name: str, hook: ResponseHook) -> None:
-        """Have each answer changed, or waited for, on its way out."""
+        """Call `hook` with each response; it may change or delay the response."""
         self._hooks[name] = hook
 
     def clear_hooks(self) -> None:
-        """Forget all mutations, guards and hooks."""
+        """Remove all mutations, guards and hooks."""
         self._mutations.clear()
         self._guards.clear()
         self._hooks.clear()
         self.before_response = None
 
     async def serve(self, request: Request) -> Response:
-        """Answer a request, refusals and hooks included."""
+        """Return the response to a request, after refusals and hooks."""
         try:
             for guard in self._guards.values():
                 guard(request)
@@ -177,16 +177,16 @@ class Service(ABC):
             response = await hook(request, response)
         return response
 
-    def common_headers(self, request: Request) -> dict[str, str]:  # noqa: ARG002 - for who overrides it
-        """Give the headers that every answer to this request carries."""
+    def common_headers(self, request: Request) -> dict[str, str]:  # noqa: ARG002 - for subclasses
+        """Return the headers of every response to this request."""
         return {}
 
     @abstractmethod
     def respond(self, request: Request) -> Response:
-        """Answer a request or raise `RefusalError`."""
+        """Return the response to a request, or raise `RefusalError`."""
 
-    def refusal_of(self, request: Request, status: int) -> RefusalError:  # noqa: ARG002 - for who overrides it
-        """Give what this service says with a status, whatever the request was."""
+    def refusal_of(self, request: Request, status: int) -> RefusalError:  # noqa: ARG002 - for subclasses
+        """Return this service's refusal with a given status."""
         try:
             phrase = HTTPStatus(status).phrase
         except ValueError:
@@ -196,9 +196,9 @@ class Service(ABC):
 
     @abstractmethod
     def refuse(self, refusal: RefusalError) -> Response:
-        """Put a refusal into this service's envelope."""
+        """Encode a refusal in this service's error format."""
 
-    def _through(self, step: str, value: Any) -> Any:  # noqa: ANN401 - any value of a step
+    def _mutated(self, step: str, value: Any) -> Any:  # noqa: ANN401 - any value of a step
         for mutation in self._mutations.get(step, {}).values():
             value = mutation(value)
         return value

@@ -1,4 +1,4 @@
-"""An emulator in a thread with a loop of its own, for callers that have none.
+"""Run an emulator in a background thread, for synchronous callers.
 
 For tests and for experiments in a Python prompt:
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _W = TypeVar("_W")
-# What hangs ends with an error; a busy machine must not.
+# Long enough for a slow machine; a call that hangs ends with an error.
 _CALL_SECONDS = 180.0
 
 
 class LoopThread(Generic[_W]):
-    """A thread that runs a loop around one asynchronous thing."""
+    """A thread with an event loop that runs one asynchronous object."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class LoopThread(Generic[_W]):
     ) -> None:
         self._start = start
         self._close = close
-        # It ends a loop's tasks, generators and threads before the loop.
+        # asyncio.Runner ends the loop's tasks, generators and threads before the loop.
         self._runner = asyncio.Runner()
         self._loop = self._runner.get_loop()
         self._stopped = asyncio.Event()
@@ -59,7 +59,7 @@ class LoopThread(Generic[_W]):
     def call(
         self, coroutine: Coroutine[Any, Any, _T], timeout: float = _CALL_SECONDS
     ) -> _T:
-        """Run a coroutine in the thread's loop and give its result."""
+        """Run a coroutine in the thread's loop and return its result."""
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         return future.result(timeout)
 
@@ -76,9 +76,9 @@ class LoopThread(Generic[_W]):
 
 
 class EmulatorThread(LoopThread[Emulator]):
-    """A whole emulator; takes what `Emulator.start` takes."""
+    """A thread that runs an emulator; takes the arguments of `Emulator.start`."""
 
-    def __init__(self, directory: Path, **options: Any) -> None:  # noqa: ANN401 - handed on as they are
+    def __init__(self, directory: Path, **options: Any) -> None:  # noqa: ANN401 - passed to Emulator.start
         super().__init__(
             lambda: Emulator.start(directory, **options), lambda e: e.close()
         )

@@ -1,4 +1,4 @@
-"""Two ways to count requests: a bucket that refills, and a window that slides."""
+"""Rate limits: a token bucket and a sliding window."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 class TokenBucket:
-    """Holds at most `burst` tokens and gains `per_second` of them each second.
+    """A bucket with at most `burst` tokens that gains `per_second` tokens per second.
 
-    The services publish "N a second" and not their algorithm. A bucket of N lets a
-    client spend its N at once, as they allow, and no more than 2 N in any second.
+    The services publish "N per second" without their algorithm. With a bucket of N, a
+    client can use N tokens at once, as the services allow, and at most 2 N per second.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class TokenBucket:
         self._filled_at = monotonic()
 
     def take(self) -> bool:
-        """Spend one token if there is one."""
+        """Take a token; return whether there was one."""
         now = self._monotonic()
         gained = (now - self._filled_at) * self._per_second
         self._tokens = min(self._burst, self._tokens + gained)
@@ -38,10 +38,10 @@ class TokenBucket:
 
 
 class SlidingWindow:
-    """Lets no more than `most` requests through in any `seconds`.
+    """A window that admits at most `most` requests in any `seconds`.
 
-    For a limit that is published as "N in 10 seconds": a bucket of N would let nearly
-    2 N through in the first ten. What was refused does not count.
+    For limits published as "N in 10 seconds": a bucket of N would admit nearly 2 N in
+    the first ten seconds. Refused requests do not count.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class SlidingWindow:
     ) -> None:
         self._seconds = seconds
         self._monotonic = monotonic
-        self._last: deque[float] = deque(maxlen=most)  # that were let through
+        self._last: deque[float] = deque(maxlen=most)  # times of admitted requests
 
     def take(self) -> bool:
-        """Let a request through if there is room."""
+        """Admit a request; return whether the limit allows it."""
         now = self._monotonic()
         is_full = len(self._last) == self._last.maxlen
         if is_full and now - self._last[0] < self._seconds:
             return False
-        self._last.append(now)  # the oldest one makes room
+        self._last.append(now)  # a full deque drops its oldest time
         return True

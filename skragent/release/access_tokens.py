@@ -1,9 +1,9 @@
-"""Who we are to the vaults: an identity's access tokens, each asked for once.
+"""The access tokens of an identity: one request for each scope, errors by cause.
 
-azure-identity asks. This makes it ask one time for each scope, whoever wants the token
-first, and makes its failures ours.
+azure-identity sends the request. `AccessTokens` sends one for each scope, even if
+several threads need the token, and turns failures into IdentityError.
 
-Not here: what is asked (`credentials`), and the vault that wants the token (`vault`).
+`credentials` chooses the credential, and `vault` uses the token.
 """
 
 from __future__ import annotations
@@ -47,11 +47,12 @@ _NO_IDENTITY = re.compile(
     re.IGNORECASE,
 )
 
-# It becomes part of a header. RFC 6750, section 2.1; Azure's have some 2000 characters.
+# A token becomes part of a header: RFC 6750, section 2.1. Azure's have 2000 characters.
 _ACCESS_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,32768}=*")
 
 # A refusal of Entra ID has a code; 50196 (a loop), 90033 (a temporary fault) and 90055
-# (throttling) are not about us (learn.microsoft.com: reference-error-codes).
+# (throttling) are not about the application (learn.microsoft.com, entra,
+# identity-platform/reference-error-codes).
 _REFUSED = re.compile(r"AADSTS(?!(50196|90033|90055)\b)[0-9]+")
 
 _ENTRA_IS_BUSY = (
@@ -69,16 +70,16 @@ class AccessTokens:
 
     Args:
         credential: of azure-identity.
-        session: over which it asks, and nobody else.
+        session: the credential's session, used by it alone.
 
-    Safe to use from several threads: the first asks, the others wait for its outcome.
+    Safe for several threads: one sends the request, the others wait for its outcome.
     """
 
     def __init__(
         self, credential: SupportsTokenInfo, session: requests.Session
     ) -> None:
         self._credential = credential
-        # By its last answer, which the library's errors do not tell.
+        # Of the last response: the library's errors do not have them.
         self._retry_after: float | None = None
         self._status = 0
         session.hooks["response"].append(self._see)
@@ -86,7 +87,7 @@ class AccessTokens:
         self._outcomes: dict[str, AccessTokenInfo | IdentityError] = {}
 
     def prefetch(self, scope: str) -> None:
-        """Fetch a token ahead of its use; a failure is told to who uses it."""
+        """Fetch a token before its use; `get_token_info` raises a failure."""
         with self._lock:
             if scope not in self._outcomes:
                 try:
@@ -97,13 +98,15 @@ class AccessTokens:
     def get_token_info(
         self, *scopes: str, options: TokenRequestOptions | None = None
     ) -> AccessTokenInfo:
-        """Give a token: what azure-keyvault-keys calls (SupportsTokenInfo).
+        """Return a token; azure-keyvault-keys calls this (SupportsTokenInfo).
 
         Raises:
             IdentityError: identity.unavailable, .not_found, .denied
         """
         (scope,) = scopes
-        if options and options.get("claims"):  # the vault wants a newer one (CAE)
+        if options and options.get(
+            "claims"
+        ):  # continuous access evaluation: a newer token
             return self._ask(scope, options)
         self.prefetch(scope)
         outcome = self._outcomes[scope]
@@ -112,7 +115,7 @@ class AccessTokens:
         return outcome
 
     def get_token(self, *scopes: str, **_kwargs: Any) -> AccessToken:  # noqa: ANN401 - TokenCredential's signature
-        """Give a token in the older shape (TokenCredential)."""
+        """Return a token in the older form (TokenCredential)."""
         from azure.core.credentials import AccessToken  # noqa: PLC0415 - rarely used
 
         info = self.get_token_info(*scopes)
@@ -132,7 +135,7 @@ class AccessTokens:
         token: object = found.token
         if not isinstance(token, str) or not _ACCESS_TOKEN.fullmatch(token):
             raise IdentityError(
-                "no access token for the vault: what was answered is no token"
+                "no access token for the vault: the response has an invalid token"
                 " (RFC 6750, section 2.1)",
                 code="identity.unavailable",
             )
@@ -150,16 +153,17 @@ def judge_identity_failure(
     status: int = 0,
     is_managed: bool,
 ) -> AgentError:
-    """Turn azure-identity's failure into ours.
+    """Return the error for a failure of azure-identity.
+
+    The library raises one class for all failures of IMDS, and another class for Entra
+    ID. Only the text shows whether the failure is temporary.
 
     Args:
-        error: what it raised.
-        retry_after: seconds that the service asked us to wait.
-        status: of the service's last answer; 0 if it did not answer.
-        is_managed: whether IMDS was asked for the VM's identity, and not Entra ID.
-
-    Of IMDS it raises one class for everything, and of Entra ID another one: only the
-    text tells what will pass (throttling, timeouts) from what will not.
+        error: the library's exception.
+        retry_after: seconds that the service asks to wait.
+        status: HTTP status of the service's last response; 0 if there was none.
+        is_managed: whether the request went to IMDS for the VM's identity, and not to
+            Entra ID.
     """
     if isinstance(error, ConfigError):
         return error
@@ -205,7 +209,7 @@ def _describe_imds(error: Exception, text: str, status: int) -> str:
 
 
 def _hint(status: int, *, is_permanent: bool, of_entra: bool) -> str:
-    """Say what to do; empty for the class's own hint, which is about assignments."""
+    """Return the remedy; empty for the default hint of the class."""
     if is_permanent:
         return _OF_APPLICATION if of_entra else ""
     if of_entra:

@@ -1,10 +1,11 @@
-"""Which of azure-identity's credentials an identity is. Nothing is asked here.
+"""Make the credential of azure-identity for an identity. No request is sent here.
 
-A managed identity is the VM's, by IMDS. For machines that have none, Microsoft Entra ID
-is asked: a service principal by its certificate or its secret, or a workload identity
-by the token that its platform put into a file. Files are read by this process alone.
+A managed identity belongs to the VM and is served by IMDS. An application is known to
+Microsoft Entra ID by a certificate or a secret, or as a workload identity by the token
+that its platform writes into a file. Only the releaser reads these files.
 
-Its endpoints come from the process's environment, which `environment` has settled.
+The library takes its endpoints from the environment, which
+`releaser.job_io.clean_environment` prepares.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ MAX_TOKEN_BYTES: Final = 65536
 
 
 def is_managed(identity: Identity) -> bool:
-    """Tell whether the VM's metadata service is asked, and not Entra ID."""
+    """Return whether IMDS serves the identity, and not Entra ID."""
     return not identity.tenant_id
 
 
@@ -58,8 +59,8 @@ def make_credential(
 
     Args:
         identity: the identity.
-        authority: of the cloud: https://login.microsoftonline.com
-        session: to the service that is asked; it bounds each exchange.
+        authority: Entra ID of the cloud, such as https://login.microsoftonline.com
+        session: a session to IMDS or Entra ID; it bounds each exchange.
 
     Raises:
         IdentityError: identity.unreadable: a file cannot be used.
@@ -87,13 +88,13 @@ def make_credential(
 
 
 def judge_file(identity: Identity, now: datetime) -> str:
-    """Judge the file of an application as `make_credential` does; nothing is asked.
+    """Check the file of an application as `make_credential` does; send no request.
 
     Returns:
         a warning about a certificate that is not valid now, or an empty text.
 
     Raises:
-        IdentityError: identity.unreadable; its cause is the OSError if there is one.
+        IdentityError: identity.unreadable; an OSError is its cause.
     """
     with _naming_file(identity):
         if identity.certificate:
@@ -131,21 +132,22 @@ def _managed(identity: Identity, common: dict[str, Any]) -> SupportsTokenInfo:
 def _of_entra(identity: Identity, common: dict[str, Any]) -> SupportsTokenInfo:
     """Make the credential of an application.
 
-    The library would open files itself: also one that is a FIFO, and at its first use.
+    Files are read here: the library would read them at the first request, and would
+    wait at a FIFO.
     """
     if identity.certificate:
         return _of_certificate(identity.certificate, common)
     if identity.secret_file:
         secret = _read_secret(identity.secret_file)
         return ClientSecretCredential(client_secret=secret, **common)
-    # WorkloadIdentityCredential is this one, with its own reading of the file.
+    # WorkloadIdentityCredential is this credential, but reads the file itself.
     token = _read_token(identity.token_file)
     return ClientAssertionCredential(func=lambda: token, **common)
 
 
 def _of_certificate(path: str, common: dict[str, Any]) -> SupportsTokenInfo:
     data = _read_certificate(path)
-    # The library's own words stay here: they may quote the private key.
+    # The library's message may quote the private key.
     with reading("the certificate or its private key", quotes_reason=False):
         return CertificateCredential(certificate_data=data, **common)
 

@@ -1,13 +1,13 @@
-"""The release: a JWS by the vault, verified, and the wrapped key that is in it.
+"""Verify a release, a JWS signed by the vault, and read the wrapped key in it.
 
-The vault signs with its own TLS certificate (KeyReleaseResult of Azure's REST
-specification; pkg/common/akv.go of confidential-sidecar-containers). Whoever can answer
-HTTPS in the vault's stead could wrap a key of his own to our wrapping key: so the
-signature, the chain to trusted roots and the vault's name in it are verified before a
-byte is believed, and the answer must be to what was asked. Vaults and Managed HSMs
-write it differently (order, `-HSM`, leading zeros, missing members); both parse.
+The vault signs with the key of its TLS certificate (KeyReleaseResult of Azure's REST
+specification; github.com/microsoft/confidential-sidecar-containers, pkg/common/akv.go).
+Any party that can answer HTTPS in place of the vault could wrap a key of its own to our
+wrapping key. So the signature, the chain to trusted roots and the vault's host name are
+verified first, and then that the release is for this request. Vaults and Managed HSMs
+differ in the order of members, `-HSM`, leading zeros and absent members; both parse.
 
-Not here: opening the wrapped key (`keywrap`), and what the key is (`formats`).
+`keywrap` unwraps the key, and `formats` compares it with the signed public part.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
 
     from cryptography.x509.verification import ServerVerifier
 
-MAX_RELEASE_CHARS = 512 * 1024  # releases seen have 9 kB; policies can grow them
+MAX_RELEASE_CHARS = 512 * 1024  # observed: 9 kB, more with a long release policy
 _MAX_CHAIN = 8
 _MAX_CIPHERTEXT_BYTES = 64 * 1024
-_MAX_INTEGER_BYTES = 1024  # RSA-4096 has 512, and some write leading zeros
+_MAX_INTEGER_BYTES = 1024  # RSA-4096 has 512, and leading zeros occur
 
 Enc = Literal["CKM_RSA_AES_KEY_WRAP", "RSA_AES_KEY_WRAP_256", "RSA_AES_KEY_WRAP_384"]
 KeyType = Literal["RSA", "EC", "oct"]
@@ -63,8 +63,8 @@ _CURVES: dict[str, type[ec.EllipticCurve]] = {
 # A key version of Key Vault and Managed HSM: 32 hexadecimal digits. It becomes an ETag.
 _VERSION = re.compile(r"[0-9a-f]{32}")
 
-# The id of a key in printable ASCII without blanks: it is served and logged as it is.
-# The longest of Azure has 24 characters of vault, 127 of name and 32 of version.
+# The id of a key in printable ASCII without blanks: it is served and logged unchanged.
+# The longest id in Azure has 24 characters of vault, 127 of name and 32 of version.
 _KID = re.compile(r"[!-~]{1,512}")
 
 
@@ -74,20 +74,20 @@ def is_version(text: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What the vault was asked for."""
+class ReleaseRequest:
+    """The request that a release must be for."""
 
     vault: str  # https://HOST[:PORT]
     name: str
     version: str  # empty for the latest
     enc: Enc
     nonce: str
-    wrapping_key_id: str  # the kid that the token gives our wrapping key
+    wrapping_key_id: str  # the token's kid of our wrapping key
 
 
 @dataclass(frozen=True, slots=True)
 class WrappedKey:
-    """A released key, still encrypted; everything else about it is verified."""
+    """A released key, still encrypted; its other members are verified."""
 
     kid: str
     version: str
@@ -95,7 +95,7 @@ class WrappedKey:
     public: PublicNumbers | None  # None for oct
     enc: Enc
     ciphertext: bytes = field(repr=False)
-    repeats_nonce: bool  # the signed request repeats our nonce; else it has none
+    repeats_nonce: bool  # whether the signed request has our nonce; else it has none
     enabled: bool = True
     not_before: float | None = None
     expires: float | None = None
@@ -118,9 +118,9 @@ class _Jwk(msgspec.Struct):
     y: str = ""
 
 
-# Optional by Azure's specification (KeyBundle), although every release seen has them.
-# The vault has said yes without being asked for them, and it releases beyond `exp`: so
-# they only ever take away, and what is not said takes nothing.
+# Optional by Azure's specification (KeyBundle), although every observed release has
+# them. A vault also releases outside of `nbf` and `exp`, so the agent enforces them. A
+# missing attribute imposes no restriction.
 class _Attributes(msgspec.Struct):
     enabled: bool = True
     nbf: float | None = None
@@ -152,15 +152,19 @@ class _KeyHsm(msgspec.Struct):
 
 
 def verify_release(
-    raw: str, question: Question, *, now: datetime, roots: Sequence[x509.Certificate]
+    raw: str,
+    request: ReleaseRequest,
+    *,
+    now: datetime,
+    roots: Sequence[x509.Certificate],
 ) -> WrappedKey:
-    """Verify a vault's answer and read the wrapped key.
+    """Verify a vault's response and read the wrapped key.
 
     Args:
-        raw: the compact JWS that the vault answered.
-        question: what it was asked.
+        raw: the compact JWS of the response.
+        request: the request.
         now: aware; the vault's certificates must be valid then.
-        roots: that the vault's certificate must chain to.
+        roots: the vault's certificate must chain to one of them.
 
     Raises:
         MalformedReleaseError: release.malformed, .chain, .host, .signature, .mismatch
@@ -169,17 +173,17 @@ def verify_release(
         jws = parse_compact_jws(raw, max_chars=MAX_RELEASE_CHARS)
         chain = _parse_chain(jws)
     except ValueError as error:
-        raise _broken(f"it is no signed release: {error}") from error
-    _verify_chain(chain, question, now, roots)
+        raise _broken(f"it is not a signed release: {error}") from error
+    _verify_chain(chain, request, now, roots)
     signer = _public_key(chain[0])
     if not isinstance(signer, rsa.RSAPublicKey) or not is_signed_by(jws, signer):
         raise _broken("its certificate's key did not sign it", "signature")
     try:
         payload = decode_json(jws.payload, _Payload)
-        _verify_answers(payload, question)
-        return _read_key(payload, question)
+        _verify_request(payload, request)
+        return _read_key(payload, request)
     except ValueError as error:
-        raise _broken(f"what is signed cannot be read: {error}") from error
+        raise _broken(f"its signed content cannot be read: {error}") from error
 
 
 def _public_key(certificate: x509.Certificate) -> object:
@@ -198,23 +202,27 @@ def _parse_chain(jws: CompactJws) -> list[x509.Certificate]:
 
 def _verify_chain(
     chain: list[x509.Certificate],
-    question: Question,
+    request: ReleaseRequest,
     now: datetime,
     roots: Sequence[x509.Certificate],
 ) -> None:
-    """Verify as a browser would (RFC 5280 and the CA/B baseline), host included."""
-    host = _split(question.vault).hostname or ""
+    """Verify chain and host as a browser does (RFC 5280, CA/Browser Forum baseline)."""
+    host = _split(request.vault).hostname or ""
     try:
         with reading(f"the certificate chain of {host}"):
             _build_verifier(host, now, roots).verify(chain[0], chain[1:])
     except CertificateError as error:
         cause = error.__cause__
-        if not isinstance(cause, VerificationError):  # no DNS name, no root, no key
+        if not isinstance(
+            cause, VerificationError
+        ):  # such as a chain without a DNS name
             raise _broken(str(error), "chain") from error
         reason = " ".join(str(cause).split())[:300]
-        # The library tells the two apart in prose only, and nothing depends on it.
+        # Only the library's text distinguishes the two; no decision depends on it.
         kind = "host" if "subjectAltName" in reason else "chain"
-        raise _broken(f"{host} is not vouched for: {reason}", kind) from error
+        raise _broken(
+            f"the certificate chain does not prove {host}: {reason}", kind
+        ) from error
 
 
 def _build_verifier(
@@ -235,33 +243,33 @@ def _subject(host: str) -> x509.DNSName | x509.IPAddress:
         return x509.DNSName(host)
 
 
-def _verify_answers(payload: _Payload, question: Question) -> None:
-    """Verify that this is the answer to our question and to no other."""
-    request = payload.request
-    if request.enc != question.enc:
-        raise _mismatch(f"wrapped with {request.enc}, not {question.enc}")
-    if request.nonce is not None and request.nonce != question.nonce:
+def _verify_request(payload: _Payload, request: ReleaseRequest) -> None:
+    """Verify that this release is for our request."""
+    signed = payload.request
+    if signed.enc != request.enc:
+        raise _mismatch(f"wrapped with {signed.enc}, not {request.enc}")
+    if signed.nonce is not None and signed.nonce != request.nonce:
         raise _mismatch("it repeats another nonce")
-    _verify_kid(request.kid, question, may_lack_version=True)
-    _verify_kid(payload.response.key.key.kid, question, may_lack_version=False)
+    _verify_kid(signed.kid, request, may_lack_version=True)
+    _verify_kid(payload.response.key.key.kid, request, may_lack_version=False)
 
 
-def _verify_kid(kid: str, question: Question, *, may_lack_version: bool) -> str:
-    """Verify that an id is of our vault, key and version; gives the version."""
-    # urlsplit takes tabs and line ends out of a URL, and blanks off its start.
+def _verify_kid(kid: str, request: ReleaseRequest, *, may_lack_version: bool) -> str:
+    """Verify that an id is of our vault, key and version; return the version."""
+    # urlsplit removes tabs and line ends from a URL, and blanks from its start.
     if not _KID.fullmatch(kid):
-        raise ValueError("a key's id that is not printable ASCII, or too long")
-    asked, told = _split(question.vault), _split(kid)
-    if told.scheme != "https" or told.hostname != asked.hostname:
+        raise ValueError("a key's id is not printable ASCII, or too long")
+    expected, found = _split(request.vault), _split(kid)
+    if found.scheme != "https" or found.hostname != expected.hostname:
         raise _mismatch("the key is of another vault")
-    # Azure's ids have no port; where there is one, it is the vault's.
-    if told.port is not None and told.port != asked.port:
+    # Azure's ids have no port; if an id has one, it must be the vault's.
+    if found.port is not None and found.port != expected.port:
         raise _mismatch("the key is of another vault")
-    room, _, name_and_version = told.path.removeprefix("/").partition("/")
+    collection, _, name_and_version = found.path.removeprefix("/").partition("/")
     name, _, version = name_and_version.partition("/")
-    if room != "keys" or name.lower() != question.name.lower():
+    if collection != "keys" or name.lower() != request.name.lower():
         raise _mismatch("it is another key")
-    if question.version and version != question.version:
+    if request.version and version != request.version:
         lacks = may_lack_version and not version
         if not lacks:
             raise _mismatch("it is another version")
@@ -269,23 +277,23 @@ def _verify_kid(kid: str, question: Question, *, may_lack_version: bool) -> str:
         raise _mismatch("it has no version")
     if version and not is_version(version):
         raise ValueError("a version that is not 32 hexadecimal digits")
-    if told.query or told.fragment or told.username is not None:
+    if found.query or found.fragment or found.username is not None:
         raise ValueError("an id with more than vault, name and version")
     return version
 
 
 def _split(url: str) -> urllib.parse.SplitResult:
     parts = urllib.parse.urlsplit(url)
-    _ = parts.port  # raises ValueError for what is no number
+    _ = parts.port  # raises ValueError if the port is not a number
     return parts
 
 
-def _read_key(payload: _Payload, question: Question) -> WrappedKey:
+def _read_key(payload: _Payload, request: ReleaseRequest) -> WrappedKey:
     bundle = payload.response.key
     wrapped = decode_json(decode_base64url(bundle.key.key_hsm), _KeyHsm)
     if wrapped.header.enc not in ("", payload.request.enc):
         raise _mismatch("the wrapped key names another enc")
-    if wrapped.header.kid not in ("", question.wrapping_key_id):
+    if wrapped.header.kid not in ("", request.wrapping_key_id):
         raise _mismatch("it is wrapped to another key")
     ciphertext = decode_base64url(wrapped.ciphertext)
     if len(ciphertext) > _MAX_CIPHERTEXT_BYTES:
@@ -293,7 +301,7 @@ def _read_key(payload: _Payload, question: Question) -> WrappedKey:
     kty, public = _read_public(bundle.key)
     return WrappedKey(
         kid=bundle.key.kid,
-        version=_verify_kid(bundle.key.kid, question, may_lack_version=False),
+        version=_verify_kid(bundle.key.kid, request, may_lack_version=False),
         kty=kty,
         public=public,
         enc=payload.request.enc,
@@ -318,7 +326,7 @@ def _read_public(jwk: _Jwk) -> tuple[KeyType, PublicNumbers | None]:
 
 
 def _integer(text: str) -> int:
-    """Read an integer; vaults write leading zeros (`AAEAAQ`)."""
+    """Decode an integer; vaults write leading zeros (`AAEAAQ`)."""
     data = decode_base64url(text)
     if not 0 < len(data) <= _MAX_INTEGER_BYTES:
         raise ValueError(f"a public number of {len(data)} bytes")

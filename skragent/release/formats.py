@@ -1,11 +1,11 @@
-"""A released key: compared with its signed public part, and in every served form.
+"""Compare a released key with its signed public part, and render every served form.
 
 RSA and EC keys come as PKCS#8 PrivateKeyInfo, oct keys as their bare bytes
-(pkg/common/akv.go of confidential-sidecar-containers). What is served: JWK (RFC 7517,
-7518, 8812), PKCS#8 as DER and as PEM, and for oct the bytes themselves.
+(github.com/microsoft/confidential-sidecar-containers, pkg/common/akv.go). Served forms:
+JWK (RFC 7517, 7518, 8812), PKCS#8 as DER and PEM, and for oct the bytes themselves.
 
-The comparison is what makes the signature worth something: it is over the public
-part, while the private part comes from the ciphertext, which anybody can make.
+The vault signs only the public part. The private part comes from the ciphertext, which
+any party can make for our wrapping key. So the two parts must be compared.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from skragent.job import Form
     from skragent.release.envelope import PublicNumbers, WrappedKey
 
-# RFC 7518 §6.2.1.1 and RFC 8812 §3.1; Key Vault itself says P-256K for the last.
+# RFC 7518 §6.2.1.1 and RFC 8812 §3.1; Key Vault calls the last one P-256K.
 _CURVE_NAMES = {
     "secp256r1": "P-256",
     "secp384r1": "P-384",
@@ -41,7 +41,7 @@ _CURVE_NAMES = {
     "secp256k1": "secp256k1",
 }
 _RSA_BITS = (2048, 3072, 4096)
-MAX_OCT_BYTES = 4096  # Managed HSM has 16 to 32; more would not fit the arena
+MAX_OCT_BYTES = 4096  # Managed HSM has 16 to 32 bytes; the arena has no space for more
 
 _PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
@@ -56,27 +56,27 @@ class RenderedKey:
     fingerprint: str = ""  # SHA-256 of the SubjectPublicKeyInfo, hex
 
     def wipe(self) -> None:
-        """Zero the forms, once they are where they are served from."""
+        """Zero the forms, after they are in secret memory."""
         for data in self.forms.values():
             data[:] = bytes(len(data))
 
 
 def render_key(wrapped: WrappedKey, plaintext: bytes | bytearray) -> RenderedKey:
-    """Judge an unwrapped key and render its forms.
+    """Verify an unwrapped key and render its forms.
 
     Raises:
-        MalformedReleaseError: release.malformed, or release.key_mismatch where the
-            private key is not the one whose public part was signed.
+        MalformedReleaseError: release.malformed; release.key_mismatch if the private
+            key does not match the signed public part.
     """
     if wrapped.kty == "oct":
         return _render_oct(wrapped.kid, bytes(plaintext))
     try:
-        # No text of the library leaves: a parser's message may quote what it parsed.
+        # The library's message may quote the key.
         with reading("the private key", quotes_reason=False):
             key = _load_private_key(plaintext, wrapped.public)
             return _render_pair(wrapped.kid, key)
     except CertificateError:
-        raise _broken("no PKCS#8 private key is in it") from None
+        raise _broken("not a PKCS#8 private key") from None
 
 
 def _render_oct(kid: str, key: bytes) -> RenderedKey:
@@ -109,16 +109,16 @@ def _render_pair(kid: str, key: _PrivateKey) -> RenderedKey:
 def _load_private_key(
     der: bytes | bytearray, signed: PublicNumbers | None
 ) -> _PrivateKey:
-    """Load PKCS#8 whose public part is the signed one, in all that it says."""
-    key = load_private_key(der)  # its numbers are checked below
+    """Load PKCS#8 and require that every number matches the signed public part."""
+    key = load_private_key(der)  # the numbers are checked below
     if isinstance(key, rsa.RSAPrivateKey):
         if key.key_size not in _RSA_BITS:
             raise _broken(f"an RSA key of {key.key_size} bits")
         is_signed_one = _is_whole(key) and key.public_key().public_numbers() == signed
     elif isinstance(key, ec.EllipticCurvePrivateKey):
         if key.curve.name not in _CURVE_NAMES:
-            raise _broken("a curve that is not served")
-        # Derived anew: PKCS#8 may carry a public key that is not the private one's.
+            raise _broken("an unsupported curve")
+        # Derive the public key: PKCS#8 may contain a public key that does not match.
         scalar = key.private_numbers().private_value
         key = ec.derive_private_key(scalar, key.curve)
         is_signed_one = _same_point(key.public_key().public_numbers(), signed)
@@ -126,7 +126,7 @@ def _load_private_key(
         raise _broken("neither an RSA nor an EC key")
     if not is_signed_one:
         raise MalformedReleaseError(
-            "the released private key is not the one whose public part was signed",
+            "the released private key does not match the signed public part",
             code="release.key_mismatch",
         )
     return key
@@ -135,7 +135,7 @@ def _load_private_key(
 def _is_whole(key: rsa.RSAPrivateKey) -> bool:
     """Return whether the numbers belong to one key and are in range (RFC 8017 §3.2).
 
-    Beyond its range a number can be of any length, and still do its work.
+    A number beyond its range can have any length and still work.
     """
     numbers = key.private_numbers()
     n, e = numbers.public_numbers.n, numbers.public_numbers.e
@@ -185,7 +185,7 @@ def _ec_jwk(
 ) -> tuple[dict[str, str], dict[str, str]]:
     numbers = key.private_numbers()
     public = numbers.public_numbers
-    size = (key.curve.key_size + 7) // 8  # RFC 7518 §6.2: full length, always
+    size = (key.curve.key_size + 7) // 8  # RFC 7518 §6.2: always the full length
     return (
         {
             "crv": _CURVE_NAMES[key.curve.name],
@@ -212,5 +212,5 @@ def _json(value: dict[str, str]) -> bytearray:
 
 def _broken(reason: str) -> MalformedReleaseError:
     return MalformedReleaseError(
-        f"what was unwrapped is no key that is served: {reason}"
+        f"the unwrapped bytes are not a supported key: {reason}"
     )

@@ -1,4 +1,4 @@
-"""The file of an application's certificate, judged before azure-identity reads it.
+"""Check the file of an application's certificate before azure-identity reads it.
 
 The library has one text for most of what can be wrong with it, and may quote the
 private key. Pure: bytes in; nothing, or an error that names the trouble, out.
@@ -52,7 +52,7 @@ def judge_identity_certificate(data: bytes) -> x509.Certificate:
     if certificate is None:
         raise CertificateError("there is a private key, and no certificate")
     if not isinstance(key, rsa.RSAPrivateKey):
-        kind = "an EC" if isinstance(key, ec.EllipticCurvePrivateKey) else "no RSA"
+        kind = "an EC" if isinstance(key, ec.EllipticCurvePrivateKey) else "not an RSA"
         raise CertificateError(
             f"this is {kind} certificate; only an RSA certificate can be used"
         )

@@ -1,10 +1,11 @@
 """CKM_RSA_AES_KEY_WRAP: RSA-OAEP(transfer key) || AES-KWP(key).
 
 PKCS #11 v3.0 §2.1.21, RFC 5649. The first part is as long as the wrapping key's
-modulus and is opened in the vTPM; the rest is opened here. The hash of OAEP, and of
-its MGF1, follows from `enc` (pkg/common/akv.go of confidential-sidecar-containers).
+modulus and is decrypted in the vTPM; the rest is decrypted here. `enc` determines the
+hash of OAEP and of its MGF1 (github.com/microsoft/confidential-sidecar-containers,
+pkg/common/akv.go).
 
-One message for whatever goes wrong: which step failed helps only an attacker.
+Every failure has the same message: the failed step would only help an attacker.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def split_wrapped_key(ciphertext: bytes, modulus_bytes: int) -> tuple[bytes, byt
     """Split into the encrypted transfer key and the encrypted key.
 
     Raises:
-        UnwrapError: it is too short, or no multiple of AES-KWP's unit.
+        UnwrapError: the second part is too short, or not a multiple of 8 bytes.
     """
     head, tail = ciphertext[:modulus_bytes], ciphertext[modulus_bytes:]
     if len(tail) < _MIN_KWP_BYTES or len(tail) % _SEMIBLOCK_BYTES:
@@ -47,10 +48,10 @@ def split_wrapped_key(ciphertext: bytes, modulus_bytes: int) -> tuple[bytes, byt
 
 
 def unwrap_key(transfer_key: bytes | bytearray, encrypted_key: bytes) -> bytearray:
-    """Open the key with the transfer key; the caller wipes both.
+    """Decrypt the key with the transfer key; the caller wipes both.
 
     Raises:
-        UnwrapError: whatever the cause.
+        UnwrapError: for every cause.
     """
     if (
         len(transfer_key) != _TRANSFER_KEY_BYTES
@@ -64,10 +65,10 @@ def unwrap_key(transfer_key: bytes | bytearray, encrypted_key: bytes) -> bytearr
                 aes_key_unwrap_with_padding(bytes(transfer_key), encrypted_key)
             )
     except CertificateError:
-        # The cause is dropped: it would say which check failed.
+        # Without the cause, which would show the failed check.
         raise unwrap_error() from None
 
 
 def unwrap_error() -> UnwrapError:
-    """Make the one error of this step."""
-    return UnwrapError("the wrapped key does not open")
+    """Return the error of this step."""
+    return UnwrapError("the wrapped key cannot be unwrapped")

@@ -1,6 +1,6 @@
-"""Which roots a release's certificate must chain to: a file's, or the system's.
+"""Read the roots for the certificate of a release: from a file, or the system's.
 
-I/O, small: it finds and reads one PEM file. What is trusted for it is `envelope`'s.
+`envelope` verifies a release with these roots.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from skragent.pem_bundle import MAX_BUNDLE_BYTES, Bundle, load_bundle
 if TYPE_CHECKING:
     from cryptography import x509
 
-# Where distributions keep the bundle, should OpenSSL not say.
-_USUAL_PLACES = (
+# The bundle's path in distributions, if OpenSSL does not name it.
+_USUAL_PATHS = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/cert.pem",
@@ -29,7 +29,7 @@ def read_roots(path: str) -> Bundle[x509.Certificate]:
     """Read the certificates of a PEM file; an empty path means the system's bundle.
 
     Raises:
-        ConfigError: there is no file, or no certificate of it can be read.
+        ConfigError: the file cannot be read, or none of its certificates can.
     """
     path = path or find_system_bundle()
     try:
@@ -42,7 +42,7 @@ def read_roots(path: str) -> Bundle[x509.Certificate]:
 
 
 def _load(pem: bytes) -> Bundle[x509.Certificate]:
-    """Load all at once, which is faster, or one by one if that fails."""
+    """Load all certificates at once, which is faster, or one by one if that fails."""
     try:
         return Bundle(load_pem(pem))
     except CertificateError:
@@ -50,13 +50,13 @@ def _load(pem: bytes) -> Bundle[x509.Certificate]:
 
 
 def find_system_bundle() -> str:
-    """Find the system's bundle of roots.
+    """Return the path of the system's bundle of roots.
 
     Raises:
-        ConfigError: there is none where they are kept.
+        ConfigError: none of the known paths exists.
     """
-    said = ssl.get_default_verify_paths().cafile
-    for path in (said, *_USUAL_PLACES):
+    default = ssl.get_default_verify_paths().cafile
+    for path in (default, *_USUAL_PATHS):
         if path and Path(path).is_file():
             return path
     raise ConfigError(

@@ -1,7 +1,7 @@
-"""Key Vault and Managed HSM: asks for a release, once, and names what went wrong.
+"""The client of Key Vault and Managed HSM: each request once, errors by cause.
 
-Over azure-keyvault-keys, with its retries and redirects off and its times bounded.
-Not here: whether the answer is any good (`envelope`), and when to ask again.
+It uses azure-keyvault-keys without its retries and redirects, and with bounded times.
+`envelope` verifies the response, and the agent schedules the next attempt.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
     from skragent.attestation.token import AttestationToken
     from skragent.release.access_tokens import AccessTokens
-    from skragent.release.envelope import Question
+    from skragent.release.envelope import ReleaseRequest
 
 
 def vault_scope(vault: str) -> str:
-    """Guess the scope that the vault's challenge will name: its host's parent.
+    """Return the scope that the vault's challenge will probably name.
 
-    https://NAME.vault.azure.net -> https://vault.azure.net/.default, and alike in the
-    other clouds. Only to ask early: the challenge decides.
+    It is the parent of the host: https://vault.azure.net/.default for
+    https://NAME.vault.azure.net. It serves to get a token early; the challenge decides.
     """
     return f"https://{vault.partition('://')[2].partition('.')[2].rstrip('/')}/.default"
 
@@ -41,12 +41,12 @@ def _is_about_challenge(error: Exception) -> bool:
 
 
 class VaultClient:
-    """One connection's worth of a vault: for one thread at a time.
+    """A client of one vault with one connection, for one thread at a time.
 
     Args:
         url: https://HOST[:PORT]
-        tokens: one of which is sent.
-        session: of `transport.HttpClient`: for this client alone.
+        tokens: the access tokens of the identity.
+        session: a session of `transport.HttpClient`, used by this client alone.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class VaultClient:
             self.url,
             tokens,
             transport=self._transport,
-            retry_total=0,  # retries are the supervisor's
+            retry_total=0,  # the agent schedules retries
             permit_redirects=False,
         )
 
@@ -71,18 +71,18 @@ class VaultClient:
         self._client.close()
 
     def warm(self, name: str) -> None:
-        """Do all that comes ahead of a release and does not need the token.
+        """Do everything that a release needs before the attestation token.
 
-        TCP, TLS, the vault's challenge, the access token that it demands. An answer
-        that is no challenge is none of our business yet: the release will meet it.
+        That is TCP, TLS, the vault's challenge and the access token. A response other
+        than a challenge is ignored: the release will get it again.
 
         Raises:
             TransportError: the vault cannot be reached.
-            IdentityError: there is no access token for it.
+            IdentityError: there is no access token for the vault.
         """
         self._transport.is_warming = True
         try:
-            # `target` is not sent: the SDK sends nothing before it is authorised.
+            # The SDK sends no body before it is authorised, so `target` is not sent.
             with contextlib.suppress(WarmError):
                 self._client.release_key(name, "-")
         except AgentError:
@@ -94,36 +94,34 @@ class VaultClient:
         finally:
             self._transport.is_warming = False
 
-    def release(self, question: Question, token: AttestationToken) -> str:
+    def release(self, request: ReleaseRequest, token: AttestationToken) -> str:
         """Ask for the key, wrapped to the token's wrapping key.
 
         Returns:
-            the vault's JWS, unverified.
+            The vault's JWS, unverified.
 
         Raises:
             ReleaseDeniedError, IdentityError, TransportError, MalformedReleaseError
         """
         try:
             result = self._client.release_key(
-                question.name,
+                request.name,
                 token.raw,
-                version=question.version or None,
-                algorithm=question.enc,
-                nonce=question.nonce,
+                version=request.version or None,
+                algorithm=request.enc,
+                nonce=request.nonce,
             )
             value = cast("object", result.value)
         except AgentError:
             raise
         except Exception as error:
-            raise self._judge(error, question.name) from error
+            raise self._judge(error, request.name) from error
         if not isinstance(value, str):
-            raise MalformedReleaseError(f"{self._name(question.name)}: no release")
+            raise MalformedReleaseError(f"{self._name(request.name)}: no release")
         return value
 
     def latest_version(self, name: str) -> str:
-        """Ask for a key's latest version, which takes the permission `get`.
-
-        Gives an empty string where there is no such permission.
+        """Return a key's latest version; empty without the permission `keys/get`.
 
         Raises:
             ReleaseDeniedError, IdentityError, TransportError, MalformedReleaseError
@@ -145,9 +143,9 @@ class VaultClient:
         return f"{self.url}/keys/{key}"
 
     def _judge(self, error: Exception, key: str) -> AgentError:
-        """Turn whatever the SDK raises into ours: the one boundary to it.
+        """Return the error for any exception of the SDK.
 
-        An answer that arrived decides, and not what the SDK made of it.
+        A response that arrived decides, and not the SDK's exception.
         """
         if _is_about_challenge(error):
             return IdentityError(
@@ -166,6 +164,6 @@ class VaultClient:
         if answer is None:
             return translate(error, self.url)
         return MalformedReleaseError(
-            f"{self._name(key)}: the vault's answer cannot be read"
+            f"{self._name(key)}: the vault's response cannot be read"
             f" ({type(error).__name__})"
         )

@@ -1,9 +1,9 @@
-"""What a vault's answer other than 200 means, as the error that says what to do.
+"""Map a vault's response other than 200 to an error.
 
-Pure: status, headers and body in, an error out. Only an answer in the vault's own error
-format is a denial: JSON, `{"error": {"code": …, "message": …}}` (Key Vault REST API,
-"Error"), with a status that the vault denies with. A proxy's page is a transport fault.
-What each 403 means is in the table of `vault_refusals`.
+Pure. Only a response in the vault's own error format can be a denial: JSON,
+`{"error": {"code": …, "message": …}}` (Key Vault REST API, "Error"), with a status by
+which the vault denies. A proxy's page is a transport fault. The table in
+`vault_refusals` has the meaning of each 403.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class _Error(msgspec.Struct):
 
     @property
     def inner(self) -> str:
-        """The more precise code; empty where there is none."""
+        """The more precise code; empty if there is none."""
         return self.innererror.code if self.innererror else ""
 
 
@@ -80,13 +80,13 @@ class _Body(msgspec.Struct):
 def judge_refusal(
     status: int, headers: Mapping[str, str], body: bytes, *, what: str
 ) -> AgentError:
-    """Name what a vault's answer other than 200 means.
+    """Return the error for a vault's response other than 200.
 
     Args:
-        status: of HTTP.
-        headers: looked up in any case.
-        body: as it came.
-        what: the key that was asked for, for the error's prose.
+        status: the HTTP status.
+        headers: a mapping with case-insensitive names.
+        body: the unchanged body.
+        what: the URL of the requested key, for the message.
     """
     said = _read(headers, body)
     about = _describe(status, headers, said, what)
@@ -110,13 +110,13 @@ def judge_refusal(
     error = _judge_denial(status, about, said) if said else None
     if error is None:
         error = TransportError(about, code="transport.unexpected", hint=_FOREIGN_HINT)
-    if error.disposition is not Disposition.DENIED:  # which is confirmed soon
+    if error.disposition is not Disposition.DENIED:  # a denial has a fixed schedule
         error.retry_after = retry_after
     return error
 
 
 def _judge_denial(status: int, about: str, said: _Error) -> AgentError | None:
-    """Name what the vault's own error means; None if no denial has that status."""
+    """Return the error for the vault's own error; None if it has no such status."""
     if status == HTTPStatus.FORBIDDEN:
         return _judge_forbidden(about, said)
     is_deleted = not _IS_DELETED.isdisjoint((said.code, said.inner))
@@ -135,8 +135,8 @@ def _judge_denial(status: int, about: str, said: _Error) -> AgentError | None:
         return None
     return ReleaseDeniedError(
         about,
-        hint="The vault cannot release this key: it must be exportable, have a"
-        " release policy, and live in a Premium vault or a Managed HSM.",
+        hint="The vault cannot release this key. It must be exportable, have a release"
+        " policy, and be in a Premium vault or a Managed HSM.",
     )
 
 
@@ -155,7 +155,7 @@ def _judge_forbidden(about: str, said: _Error) -> AgentError:
 
 
 def _read(headers: Mapping[str, str], body: bytes) -> _Error | None:
-    """Read the vault's own error; None where the answer is not in its format."""
+    """Return the vault's own error; None if the response is not in its format."""
     media_type = headers.get("Content-Type", _JSON).partition(";")[0].strip().lower()
     if media_type != _JSON:
         return None

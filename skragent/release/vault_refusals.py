@@ -1,10 +1,9 @@
-"""The table of the vault's refusals with HTTP 403: what Azure says, and what it means.
+"""The table of the vault's refusals with HTTP 403, and the meaning of each.
 
-Two services, three models of permissions, and two kinds of network rules have words of
-their own. The same code stands for several refusals (`AccessDenied` is said of a token
-and of a permission), and some answers have no `innererror`: so the message decides
-first if it is one that only one refusal has. skragent-errors(7), "What Azure says",
-shows this table.
+Two services, three permission models and two kinds of network rules have their own
+texts. One code can stand for several refusals (`AccessDenied` is about a token or about
+a permission), and some responses have no `innererror`. So a text that only one refusal
+has decides first. skragent-errors(7), "What Azure says", shows this table.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Refusal(NamedTuple):
-    """A refusal, by any of its codes or any part of its message."""
+    """A refusal, recognised by any of its codes or any part of its message."""
 
     codes: tuple[str, ...]  # `error.code` or `error.innererror.code`
     words: tuple[str, ...]  # in the message, in lower case

@@ -1,14 +1,13 @@
-"""The Azure SDK's transport, bounded, and able to stop after the challenge.
+"""A bounded transport for the Azure SDK that can stop after the vault's challenge.
 
-The SDK learns how to authenticate by an empty request that the vault answers with 401
-(azure-keyvault-keys, ChallengeAuthPolicy): TCP, TLS, challenge and access token before
-the first request that says anything. None of that needs the attestation token, so it is
-done ahead: while `is_warming`, the request that would carry the access token is not
-sent, and `WarmError` unwinds through the SDK, which keeps connection, challenge and
-token for the next one.
+The SDK first sends an empty request, which the vault answers with 401 and a challenge
+(azure-keyvault-keys, ChallengeAuthPolicy). TCP, TLS, the challenge and the access token
+do not need the attestation token, so they are done in advance. While `is_warming`, the
+request with the access token is not sent. `WarmError` unwinds through the SDK, which
+keeps connection, challenge and token for the next request.
 
-Public extension points only: `transport=`, `session=` and `send`. The session's adapter
-bounds each exchange (`skragent.transport.adapter`).
+It uses public extension points only: `transport=`, `session=` and `send`. The session's
+adapter bounds each exchange (`skragent.transport.adapter`).
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ from azure.core.pipeline.transport import RequestsTransport
 
 
 class WarmError(Exception):
-    """Everything ahead of the release is done. No AzureError: nothing catches it."""
+    """The warm-up is complete. Not an AzureError, so that the SDK does not catch it."""
 
 
 class VaultTransport(RequestsTransport):  # type: ignore[misc]  # exported lazily: Any
-    """One vault's connections.
+    """The connections to one vault.
 
     Args:
-        session: of `transport.HttpClient`: its connections, its TLS roots, its bounds.
+        session: a session of `transport.HttpClient`, with TLS roots and bounds.
     """
 
     def __init__(self, session: requests.Session) -> None:
-        # To the last request: the SDK's own errors do not always tell of it.
+        # Of the last request: the SDK's errors do not always have it.
         self.answer: requests.Response | None = None
         session.hooks["response"].append(self._keep)
         super().__init__(
@@ -43,7 +42,7 @@ class VaultTransport(RequestsTransport):  # type: ignore[misc]  # exported lazil
         self.is_warming = False
 
     def send(self, request: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - two kinds of request, each with its answer
-        """Send, unless all that was wanted is to be ready to.
+        """Send a request, unless it is the first authorised one while warming.
 
         Raises:
             WarmError: while warming, in place of the first authorised request.
@@ -51,7 +50,7 @@ class VaultTransport(RequestsTransport):  # type: ignore[misc]  # exported lazil
         if self.is_warming and "Authorization" in request.headers:
             raise WarmError
         self.answer = None
-        # Proxies are the one thing that the environment may say.
+        # Only the proxies are taken from the environment.
         proxies = requests.utils.get_environ_proxies(request.url)
         return super().send(request, **{**kwargs, "proxies": proxies})
 

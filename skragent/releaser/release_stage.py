@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from skragent.errors import MalformedReleaseError
 from skragent.job import ARENA_BYTES_PER_KEY, FailedKey, ReleasedKey, Slice
-from skragent.release.envelope import Question, WrappedKey, verify_release
+from skragent.release.envelope import ReleaseRequest, WrappedKey, verify_release
 from skragent.release.formats import RenderedKey, render_key
 from skragent.release.keywrap import (
     OAEP_SCHEMES,
@@ -45,38 +45,38 @@ class ReleaseStage:
     now: datetime
     stopwatch: Stopwatch
 
-    def run(self, number: int, request: KeyRequest) -> ReleasedKey | FailedKey:
+    def run(self, number: int, key: KeyRequest) -> ReleasedKey | FailedKey:
         """Release one key. Its failure, even a bug, does not affect the other keys.
 
         Args:
             number: the key's place in the job and in the arena.
-            request: the key.
+            key: the key.
         """
         try:
-            return self._release(number, request)
+            return self._release(number, key)
         except Exception as error:  # noqa: BLE001 - the other keys of the job go on
-            return FailedKey(alias=request.alias, failure=describe_any_failure(error))
+            return FailedKey(alias=key.alias, failure=describe_any_failure(error))
 
-    def _release(self, number: int, request: KeyRequest) -> ReleasedKey:
-        question = Question(
-            vault=request.vault,
-            name=request.name,
-            version=request.version,
+    def _release(self, number: int, key: KeyRequest) -> ReleasedKey:
+        request = ReleaseRequest(
+            vault=key.vault,
+            name=key.name,
+            version=key.version,
             enc="RSA_AES_KEY_WRAP_256",
             nonce=secrets.token_hex(_NONCE_BYTES),
             wrapping_key_id=self.token.wrapping_key_id,
         )
-        raw = self.vaults.release(question, self.token, request.identity)
+        raw = self.vaults.release(request, self.token, key.identity)
         with self.stopwatch.step("release.verify"):
-            wrapped = verify_release(raw, question, now=self.now, roots=self.roots)
-        with self.stopwatch.step("release.open"):
+            wrapped = verify_release(raw, request, now=self.now, roots=self.roots)
+        with self.stopwatch.step("release.unwrap"):
             rendered = self._unwrap(wrapped)
         try:
             forms = self._store(number, rendered)
         finally:
             rendered.wipe()
         return ReleasedKey(
-            alias=request.alias,
+            alias=key.alias,
             kid=wrapped.kid,
             version=wrapped.version,
             kty=wrapped.kty,

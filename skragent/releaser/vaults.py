@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from skragent.attestation.token import AttestationToken
     from skragent.job import Identity, Job, KeyRequest
-    from skragent.release.envelope import Question
+    from skragent.release.envelope import ReleaseRequest
     from skragent.releaser.prefetch import Connections
     from skragent.releaser.stopwatch import Stopwatch
 
@@ -65,7 +65,7 @@ class Vaults:
         }
 
     def release(
-        self, question: Question, token: AttestationToken, identity: Identity
+        self, request: ReleaseRequest, token: AttestationToken, identity: Identity
     ) -> str:
         """Ask a vault for a key, with one identity; from any thread.
 
@@ -73,10 +73,10 @@ class Vaults:
             AgentError: the vault or the identity failed.
         """
         with (
-            self._client(_Access(question.vault, identity)) as client,
+            self._client(_Access(request.vault, identity)) as client,
             self._stopwatch.step("vault.release"),
         ):
-            return client.release(question, token)
+            return client.release(request, token)
 
     def latest_version(self, key: KeyRequest) -> str:
         """Return a key's latest version; from any thread.

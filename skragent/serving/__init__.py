@@ -1,12 +1,13 @@
-"""Room 5: what workloads get, and who may have it."""
+"""The servers for workloads, administrators, systemd and metrics scrapers."""
 
 from __future__ import annotations
 
 from skragent.serving.access import Access, UnitRules, resolve_access
-from skragent.serving.credential_address import judge_name_lengths
-from skragent.serving.limits import Limits, limits_of
+from skragent.serving.admission import Limits
+from skragent.serving.credential_protocol import judge_name_lengths
+from skragent.serving.metrics import MetricsServer
 from skragent.serving.peers import probe_pidfd
-from skragent.serving.servers import AdminServer, ApiServer, MetricsServer
+from skragent.serving.servers import AdminServer, ApiServer
 from skragent.serving.systemd_credentials import CredentialServer
 
 __all__ = [
@@ -18,7 +19,6 @@ __all__ = [
     "MetricsServer",
     "UnitRules",
     "judge_name_lengths",
-    "limits_of",
     "probe_pidfd",
     "resolve_access",
 ]

@@ -1,10 +1,10 @@
-"""Who may have what: deny by default, and a rule allows or it does not exist.
+"""Access rules: every operation is denied unless a rule of the key allows it.
 
-Pure but for the look-up of names, which is done once, when a configuration is loaded:
-who is renamed later keeps the number that the rule was resolved to.
+Pure, except for the look-up of user and group names. That happens once, when the agent
+loads a configuration. A user that is renamed later keeps the number of the rule.
 
-A rule on a unit holds for a caller whose unit is pinned (`peers` says what that is);
-for the others only where the configuration says so (`unit_rules_without_pidfd`).
+A rule with a unit applies to callers whose unit is pinned (see `peers`). It applies to
+other callers only if `unit_rules_without_pidfd` is set.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _TEMPLATE: Final = re.compile(rf"(.*@)(\.({'|'.join(UNIT_TYPES)}))", re.DOTALL)
 
 
 def compile_unit(pattern: str) -> re.Pattern[str]:
-    """Turn a unit's name, template or glob into an expression for `fullmatch`.
+    """Compile the name, template or glob of a unit for `fullmatch`.
 
-    A template (`app@.service`) stands for all its instances, and for nothing else.
+    A template (`app@.service`) matches all its instances, and not itself.
     """
     template = _TEMPLATE.fullmatch(pattern)
     if template is not None:
@@ -44,17 +44,17 @@ def compile_unit(pattern: str) -> re.Pattern[str]:
 
 
 class UnitRules(enum.StrEnum):
-    """How rules on units hold on this machine; the values are what `status` shows."""
+    """How rules with units apply on this machine. `status` shows the values."""
 
-    NONE = "none"  # no rule names a unit
+    NONE = "none"  # no rule has a unit
     PINNED = "pinned"
-    NOT_PINNED = "not pinned"  # by process ids, as the configuration says
-    IGNORED = "ignored"  # they match nobody on api.sock
+    NOT_PINNED = "not pinned"  # by process id, because the configuration allows it
+    IGNORED = "ignored"  # they match no caller on api.sock
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule in numbers. A caller must match every member that is given."""
+    """One rule in numbers. A caller must match every attribute that is set."""
 
     uid: int | None = None
     gid: int | None = None
@@ -67,11 +67,11 @@ class Rule:
         object.__setattr__(self, "_unit", unit)
 
     def allows(self, peer: Peer, *, unpinned: bool = False) -> bool:
-        """Tell whether the caller matches wholly. A rule on nobody does not.
+        """Return whether the caller matches. A rule without attributes matches none.
 
         Args:
             peer: the caller.
-            unpinned: believe its unit even where that is not pinned.
+            unpinned: also believe a unit that is not pinned.
         """
         if self.uid is None and self.gid is None and self._unit is None:
             return False
@@ -85,16 +85,16 @@ class Rule:
         )
 
     def names_unit(self, unit: str) -> bool:
-        """Tell whether the rule's unit is this one. A caller without one has none."""
+        """Return whether the rule names this unit; False for an empty name."""
         return bool(unit and self._unit and self._unit.fullmatch(unit))
 
 
 @dataclass(frozen=True, slots=True)
 class _Grants:
-    """The rules of one key for one operation, sorted by what it takes to match them."""
+    """The rules of one key for one operation, by the attributes that they have."""
 
-    uids: frozenset[int]  # allowed whatever else they are
-    gids: frozenset[int]
+    uids: frozenset[int]  # from rules with a user only
+    gids: frozenset[int]  # from rules with a group only
     others: tuple[Rule, ...]
 
     @classmethod
@@ -110,7 +110,7 @@ class _Grants:
         return cls(frozenset(uids), frozenset(gids), tuple(others))
 
     def allow(self, peer: Peer, *, unpinned: bool) -> bool:
-        """Tell whether one of the rules allows the caller."""
+        """Return whether one of the rules allows the caller."""
         if peer.uid in self.uids or peer.gid in self.gids:
             return True
         if self.gids and not self.gids.isdisjoint(peer.groups):
@@ -122,12 +122,12 @@ class _Grants:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The rules of every key, by alias. A key without rules is nobody's."""
+    """The rules of every key, by alias. Every caller is denied a key without rules."""
 
     rules: Mapping[str, tuple[Rule, ...]]
     unit_rules_without_pidfd: bool = False
-    wants_units: bool = field(init=False)  # whether a rule names a unit
-    gids: frozenset[int] = field(init=False)  # all that rules name
+    wants_units: bool = field(init=False)  # whether a rule has a unit
+    gids: frozenset[int] = field(init=False)  # of all rules
     _grants: Mapping[Operation, Mapping[str, _Grants]] = field(
         init=False, repr=False, compare=False
     )
@@ -151,18 +151,18 @@ class Access:
         object.__setattr__(self, "_all", _Grants.of(dict.fromkeys(every)))
 
     def allows(self, peer: Peer, alias: str, operation: Operation = "get") -> bool:
-        """Tell whether the caller may have the key, or its public half."""
+        """Return whether the caller may use the operation on the key."""
         grants = self._grants[operation].get(alias)
         return grants is not None and grants.allow(
             peer, unpinned=self.unit_rules_without_pidfd
         )
 
     def knows(self, peer: Peer) -> bool:
-        """Tell whether any rule of any key is for the caller."""
+        """Return whether any rule of any key matches the caller."""
         return self._all.allow(peer, unpinned=self.unit_rules_without_pidfd)
 
     def unit_rules(self, *, has_pidfd: bool) -> UnitRules:
-        """Tell how rules on units hold on a kernel with or without peer pidfds."""
+        """Return how rules with units apply on a kernel with or without peer pidfds."""
         if not self.wants_units:
             return UnitRules.NONE
         if has_pidfd:
@@ -172,9 +172,9 @@ class Access:
         return UnitRules.IGNORED
 
     def allows_unit(self, unit: str, alias: str) -> bool:
-        """Tell whether a unit may have the key, by systemd's own word for its name.
+        """Return whether a unit may get the key. systemd has vouched for the name.
 
-        Only rules on units alone: whom the unit will run as, nobody has said.
+        Only rules with a unit alone count, because the user of the unit is unknown.
         """
         return any(
             rule.uid is None and rule.gid is None and rule.names_unit(unit)
@@ -198,16 +198,16 @@ def resolve_access(
     uid_of: Callable[[str], int] = _uid_of,
     gid_of: Callable[[str], int] = _gid_of,
 ) -> Access:
-    """Turn the names in all rules into numbers.
+    """Resolve the names in all rules to numbers.
 
     Args:
         keys: the configured keys by alias.
-        unit_rules_without_pidfd: believe units that are not pinned.
-        uid_of: looks a user up; raises KeyError where there is none.
+        unit_rules_without_pidfd: also believe units that are not pinned.
+        uid_of: returns the number of a user; raises KeyError if there is none.
         gid_of: the same for groups.
 
     Raises:
-        ConfigError: with every name that this machine does not know.
+        ConfigError: this machine does not know a name; contains all of them.
     """
     problems: list[str] = []
     rules: dict[str, tuple[Rule, ...]] = {}
@@ -237,16 +237,16 @@ def _resolve(
 
 
 def _number(
-    who: str | int | None,
+    name: str | int | None,
     look_up: Callable[[str], int],
     path: str,
     problems: list[str],
 ) -> int | None:
-    if who is None or isinstance(who, int):
-        return who
+    if name is None or isinstance(name, int):
+        return name
     try:
-        return look_up(who)
-    except (KeyError, ValueError):  # no such name; nor can there be one
-        more = "; an id is written without quotes" if who.isdigit() else ""
-        problems.append(f"{path}: this machine does not know `{shown(who)}`{more}")
+        return look_up(name)
+    except (KeyError, ValueError):  # ValueError: the name has a NUL
+        more = "; write an id without quotes" if name.isdigit() else ""
+        problems.append(f"{path}: this machine does not know `{shown(name)}`{more}")
         return None

@@ -1,15 +1,15 @@
-"""admin.sock: what an administrator may ask and order. Root's, and the agent's own.
+"""admin.sock: the resources for administrators, root and the user of the agent.
 
-    GET /v1/status[?wait=]     everything that is known
+    GET /v1/status[?wait=]     the state of the agent and of all keys
     POST /v1/refresh           release now: all keys, or {"keys": [NAME...]}
     POST /v1/reload            read the configuration again
-    DELETE /v1/keys/NAME       wipe a key; it stays away until it is refreshed by name
-    GET /healthz               200 while we serve
+    DELETE /v1/keys/NAME       wipe a key, until it is refreshed by name
+    GET /healthz               200 while the agent serves
 
 HEAD is GET without the body.
 
-The socket's mode keeps others out; the peer's uid is looked at all the same, for a
-mode can be changed and a socket passed on.
+The mode of the socket keeps other users out. The agent checks the uid as well, because
+a mode can be changed and a socket can be passed on.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import json
 import os
 import urllib.parse
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from skragent import __version__
 from skragent.config_rules import shown
-from skragent.errors import AccessDeniedError, RequestError, ServeError
+from skragent.errors import AccessDeniedError, NotReadyError, RequestError, ServeError
 from skragent.keyring import KeyState
 from skragent.observe import Event, log, names
-from skragent.serving.documents import describe_key, overall_state
+from skragent.serving.documents import describe_key, overall_state, status_response
 from skragent.serving.http.long_poll import LongPolls
-from skragent.serving.http.response import Response, json_response, problem_response
-from skragent.serving.query import parse_query, parse_wait
-from skragent.serving.status import status_response
+from skragent.serving.http.response import json_response, problem_response
+from skragent.serving.negotiation import parse_query, parse_wait
+from skragent.serving.routes import READ, check_request, method_headers, not_found
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,133 +39,128 @@ if TYPE_CHECKING:
     from skragent.observe import Cell, Counters
     from skragent.serving.http.long_poll import LongPoll
     from skragent.serving.http.request import Request
+    from skragent.serving.http.response import Response
     from skragent.serving.peers import Peer
 
 SOCKET: Final = "admin"
-METHOD_NOT_ALLOWED: Final = 405
 
 _KEYS: Final = "/v1/keys/"
 _REFRESH: Final = "/v1/refresh"
-# The methods of a resource.
-_READ: Final = ("GET", "HEAD")  # RFC 9110 §9.3.2
-_ORDER: Final = ("POST",)
-_DELETE: Final = ("DELETE",)
-# What is waited for.
+# The resources of long polls.
 _STATUS: Final = "status"
 _RELOAD: Final = "reload"
-# Longer than a reload takes at most, for both the file and the names in it.
+# Longer than a reload, which has time limits for the file and for its names.
 _RELOAD_SECONDS: Final = 75.0
-
-UNPROCESSABLE: Final = 422
-SERVICE_UNAVAILABLE: Final = 503
 
 
 class ReloadOutcome(Protocol):
-    """What came of a reload."""
+    """The outcome of a reload."""
 
     @property
     def error(self) -> AgentError | None:
-        """Return why the file was refused."""
+        """Return why the new configuration is not in force."""
         ...
 
     @property
     def needs_restart(self) -> Sequence[str]:
-        """Return the settings that are in force after a restart only."""
+        """Return the settings that need a restart."""
         ...
 
 
 class Control(Protocol):
-    """What an administrator can order of the agent."""
+    """The operations of the agent for administrators."""
 
     def refresh(self, aliases: Sequence[str]) -> None:
-        """Have these keys released as soon as it can be."""
+        """Release these keys as soon as possible."""
         ...
 
     def reload(self, listener: Callable[[ReloadOutcome], None]) -> None:
-        """Have the configuration read again; `listener` hears what came of it."""
+        """Read the configuration again, and call `listener` with the outcome."""
         ...
 
     def drop(self, alias: str) -> None:
-        """Wipe a key and keep it away."""
+        """Wipe a key, and do not release it again by itself."""
         ...
 
     def describe(self) -> Mapping[str, object]:
-        """Tell of the agent as a whole: more members for the status."""
+        """Return more members for the status of the agent."""
         ...
 
     def describe_key(self, alias: str) -> Mapping[str, object]:
-        """Tell of one key what only the supervisor knows."""
+        """Return more members for the status of a key."""
         ...
 
 
+class _Route(NamedTuple):
+    op: str
+    methods: tuple[str, ...]
+    handler: Callable[[Request, Peer], Response | LongPoll]
+
+
 class AdminApi:
-    """Answers an administrator."""
+    """Handles the requests of administrators.
+
+    Args:
+        keyring: the held keys.
+        counters: the counters of the agent.
+        control: the operations of the agent.
+    """
 
     def __init__(self, keyring: Keyring, counters: Counters, control: Control) -> None:
         self._keyring = keyring
         self._counters = counters
         self._control = control
-        self._lots = LongPolls()
+        self._long_polls = LongPolls()
         self._trusted = frozenset({0, os.geteuid()})
-        keyring.observe(lambda: self._lots.look(_STATUS))
+        keyring.observe(lambda: self._long_polls.notify(_STATUS))
 
     def handle(self, request: Request, peer: Peer) -> Response | LongPoll:
-        """Answer one request, now or later; every refusal is an answer."""
-        op, methods, answer = self._route(request.path)
+        """Return the response to a request, or a long poll."""
+        op, methods, handler = self._route(request.path)
         try:
             if peer.uid not in self._trusted:
                 self._counters.denied[names.DENIED_NO_RULE] += 1
-                raise AccessDeniedError("only root may ask here")
-            if methods and request.method not in methods:
-                raise RequestError(
-                    f"the method must be {' or '.join(methods)}",
-                    code="serve.method",
-                    status=METHOD_NOT_ALLOWED,
-                )
-            if request.has_body and methods != _ORDER:
-                raise RequestError("this request has no body", code="serve.body")
-            return answer(request, peer)
+                raise AccessDeniedError("only root may use this socket")
+            check_request(request, methods, accepts_body=op == "refresh")
+            return handler(request, peer)
         except ServeError as error:
-            allow = {"Allow": ", ".join(methods)}
-            headers = allow if error.status == METHOD_NOT_ALLOWED else {}
-            cell = self._cell(op, error.code)
-            return problem_response(error, cell=cell, headers=headers)
+            counter = self._counter(op, error.code)
+            headers = method_headers(error, methods)
+            return problem_response(error, counter=counter, headers=headers)
 
-    def takes_body(self, request: Request, peer: Peer) -> bool:
-        """Return whether the body of a request is read, by its head."""
+    def accepts_body(self, request: Request, peer: Peer) -> bool:
+        """Return whether the handler wants the body of a request."""
         is_refresh = (request.method, request.path) == ("POST", _REFRESH)
         return is_refresh and peer.uid in self._trusted
 
-    def _route(
-        self, path: str
-    ) -> tuple[str, tuple[str, ...], Callable[[Request, Peer], Response | LongPoll]]:
+    def _route(self, path: str) -> _Route:
         if path.startswith(_KEYS):
-            return "drop", _DELETE, self._drop
+            return _Route("drop", ("DELETE",), self._drop)
         routes = {
-            "/v1/status": ("status", _READ, self._status),
-            _REFRESH: ("refresh", _ORDER, self._refresh),
-            "/v1/reload": ("reload", _ORDER, self._reload),
-            "/healthz": ("health", _READ, self._health),
+            "/v1/status": _Route("status", READ, self._status),
+            _REFRESH: _Route("refresh", ("POST",), self._refresh),
+            "/v1/reload": _Route("reload", ("POST",), self._reload),
+            "/healthz": _Route("health", READ, self._health),
         }
-        return routes.get(path, ("none", (), _nothing))
+        return routes.get(path, _Route("none", (), not_found))
 
     def _health(self, request: Request, peer: Peer) -> Response:  # noqa: ARG002 - a handler's
-        return json_response({"status": "ok"}, cell=self._cell("health", names.CODE_OK))
+        return self._ok("health", {"status": "ok"})
 
     def _status(self, request: Request, peer: Peer) -> Response | LongPoll:  # noqa: ARG002 - a handler's
         wait = parse_wait(parse_query(request, ("wait",)).get("wait"))
 
-        def ask(must: bool) -> Response | None:  # noqa: FBT001 - Parked's
+        def respond(is_final: bool) -> Response | None:  # noqa: FBT001 - LongPoll's
             return status_response(
-                self._document(),
+                self._status_document(),
                 request.headers.get("if-none-match", ""),
-                must=must,
-                cell_of=lambda code: self._cell("status", code),
+                is_final=is_final,
+                counter_of=lambda code: self._counter("status", code),
             )
 
-        return self._lots.now_or_later(_STATUS, wait, ask)
+        return self._long_polls.respond_or_wait(_STATUS, wait, respond)
 
-    def _document(self) -> dict[str, object]:
+    def _status_document(self) -> dict[str, object]:
         entries = list(self._keyring)
         keys = [
             describe_key(entry)
@@ -209,64 +204,60 @@ class AdminApi:
         named = _named_keys(request.body)
         for alias in named or ():
             self._require(alias)
-        # What was dropped comes back only by its name.
-        wanted = self._not_dropped() if named is None else named
-        _log(peer, f"refresh of {', '.join(wanted) or 'nothing'} was ordered")
-        self._control.refresh(wanted)
-        # Of a key whose `attempts` in the status is more, the result is there.
-        attempts = {e.alias: e.attempts for e in self._keyring if e.alias in wanted}
-        return json_response(
+        # A dropped key is refreshed only by its name.
+        aliases = self._not_dropped() if named is None else named
+        _log(peer, f"refresh of {', '.join(aliases) or 'no key'} requested")
+        self._control.refresh(aliases)
+        # The result is there when the status has a larger number of attempts.
+        attempts = {e.alias: e.attempts for e in self._keyring if e.alias in aliases}
+        return self._ok(
+            "refresh",
             {
-                "refreshing": list(wanted),
+                "refreshing": list(aliases),
                 "attempts": attempts,
-                # An agent that was restarted meanwhile counts from zero.
+                # An agent that restarts in between counts from zero again.
                 "started_at": self._control.describe().get("started_at"),
             },
-            cell=self._cell("refresh", names.CODE_OK),
-            status=HTTPStatus.ACCEPTED,
+            HTTPStatus.ACCEPTED,
         )
 
     def _reload(self, request: Request, peer: Peer) -> Response | LongPoll:
         parse_query(request, ())
-        if request.has_body:
-            raise RequestError("this request has no body", code="serve.body")
-        heard: list[ReloadOutcome] = []
+        outcomes: list[ReloadOutcome] = []
 
         def listen(outcome: ReloadOutcome) -> None:
-            heard.append(outcome)
-            self._lots.look(_RELOAD)
+            outcomes.append(outcome)
+            self._long_polls.notify(_RELOAD)
 
-        def ask(must: bool) -> Response | None:  # noqa: FBT001 - Parked's
-            if heard:
-                return self._reloaded(heard[0])
-            if not must:
+        def respond(is_final: bool) -> Response | None:  # noqa: FBT001 - LongPoll's
+            if outcomes:
+                return self._reloaded(outcomes[0])
+            if not is_final:
                 return None
-            error = ServeError("the reload goes on still", code="serve.not_ready")
-            error.status = SERVICE_UNAVAILABLE
-            return problem_response(error, cell=self._cell("reload", error.code))
+            error = NotReadyError("the reload is not finished yet")
+            return problem_response(error, counter=self._counter("reload", error.code))
 
-        _log(peer, "a reload was ordered")
+        _log(peer, "reload requested")
         self._control.reload(listen)
-        return self._lots.now_or_later(_RELOAD, _RELOAD_SECONDS, ask)
+        return self._long_polls.respond_or_wait(_RELOAD, _RELOAD_SECONDS, respond)
 
     def _reloaded(self, outcome: ReloadOutcome) -> Response:
-        if outcome.error is not None:
-            refused = RequestError(
-                outcome.error.message, code=outcome.error.code, status=UNPROCESSABLE
-            )
-            return problem_response(refused, cell=self._cell("reload", refused.code))
-        return json_response(
-            {"needs_restart": list(outcome.needs_restart)},
-            cell=self._cell("reload", names.CODE_OK),
+        if outcome.error is None:
+            return self._ok("reload", {"needs_restart": list(outcome.needs_restart)})
+        error = RequestError(
+            outcome.error.message,
+            code=outcome.error.code,
+            status=HTTPStatus.UNPROCESSABLE_ENTITY,
         )
+        return problem_response(error, counter=self._counter("reload", error.code))
 
     def _drop(self, request: Request, peer: Peer) -> Response:
         parse_query(request, ())
         alias = urllib.parse.unquote(request.path[len(_KEYS) :])
         self._require(alias)
-        _log(peer, f"key {alias} was ordered to be dropped", key=alias)
+        _log(peer, f"drop of key {alias} requested", key=alias)
         self._control.drop(alias)
-        return json_response({"dropped": alias}, cell=self._cell("drop", names.CODE_OK))
+        return self._ok("drop", {"dropped": alias})
 
     def _not_dropped(self) -> tuple[str, ...]:
         return tuple(
@@ -279,12 +270,18 @@ class AdminApi:
         if self._keyring.get(alias) is None:
             raise AccessDeniedError(f"there is no key `{shown(alias)}`")
 
-    def _cell(self, op: str, code: str) -> Cell:
+    def _ok(
+        self, op: str, document: object, status: HTTPStatus = HTTPStatus.OK
+    ) -> Response:
+        counter = self._counter(op, names.CODE_OK)
+        return json_response(document, counter=counter, status=status)
+
+    def _counter(self, op: str, code: str) -> Cell:
         return self._counters.requests_cell(SOCKET, op, code)
 
 
 def _named_keys(body: bytes) -> tuple[str, ...] | None:
-    """Read {"keys": [...]}; None where all are meant.
+    """Parse {"keys": [...]}; None without a body, for all keys.
 
     Raises:
         RequestError: serve.bad_request
@@ -298,15 +295,12 @@ def _named_keys(body: bytes) -> tuple[str, ...] | None:
     keys = document.get("keys") if isinstance(document, dict) else None
     is_known = isinstance(document, dict) and document.keys() == {"keys"}
     if not is_known or not isinstance(keys, list) or not keys:
-        raise RequestError('the body is {"keys": [NAME, ...]}, or none')
+        raise RequestError('the body must be {"keys": [NAME, ...]} or empty')
     if not all(isinstance(key, str) for key in keys):
-        raise RequestError("a key's name is a string")
+        raise RequestError("the name of a key must be a string")
     return tuple(dict.fromkeys(keys))
 
 
-def _nothing(request: Request, peer: Peer) -> Response:  # noqa: ARG001 - a handler's
-    raise RequestError("there is nothing here", code="serve.not_found", status=404)
-
-
-def _log(peer: Peer, what: str, key: str | None = None) -> None:
-    log(Event.ADMIN, f"{what} by uid {peer.uid}", key=key, uid=peer.uid, pid=peer.pid)
+def _log(peer: Peer, message: str, key: str | None = None) -> None:
+    message = f"{message} by uid {peer.uid}"
+    log(Event.ADMIN, message, key=key, uid=peer.uid, pid=peer.pid)

@@ -1,19 +1,19 @@
-"""api.sock: what workloads may ask, and the answers.
+"""api.sock: the resources for workloads.
 
-    GET /v1/keys                          the keys that this caller may have
+    GET /v1/keys                          the keys that the caller may use
     GET /v1/keys/NAME[?version=&wait=]    one key, in the form of Accept
     GET /v1/keys/NAME/public[?...]        its public half
-    GET /v1/status[?wait=]                the same keys, and who we think is asking
-    GET /v1/openapi.json                  all of this, for programs
-    GET /healthz                          200 while we serve
+    GET /v1/status[?wait=]                the same keys, and the identity of the caller
+    GET /v1/openapi.json                  a description for programs
+    GET /healthz                          200 while the agent serves
 
-HEAD is GET without the body, in all of this. It gives no key away, so that the journal
-does not say that a key was given; a refusal is written as GET's is.
+HEAD is GET without the body for every resource. HEAD gives no key away, so the journal
+has no line for it; a denied HEAD has one, as GET has.
 
-A key that does not exist and one that the caller may not have are the same answer.
-Answers with key bytes are made once per key and form, and retired when the keyring
-says that the key changed, or a second is over, for they tell the key's age; until
-then connections send them again (see `wire`).
+A key that does not exist and a key that the caller may not use get the same response.
+Responses with key bytes are rendered once per key and form. They are invalidated when
+the keyring reports a change of the key, and each second, because they contain the age
+of the key.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from skragent.serving.documents import (
     describe_key,
     key_headers,
     overall_state,
+    status_response,
 )
 from skragent.serving.http.long_poll import LongPolls
 from skragent.serving.http.response import (
@@ -41,9 +42,14 @@ from skragent.serving.http.response import (
     json_response,
     problem_response,
 )
-from skragent.serving.negotiation import MEDIA_TYPES, choose_form
-from skragent.serving.query import is_known_tag, parse_query, parse_wait
-from skragent.serving.status import status_response
+from skragent.serving.negotiation import (
+    MEDIA_TYPES,
+    choose_form,
+    matches_tag,
+    parse_query,
+    parse_wait,
+)
+from skragent.serving.routes import READ, check_request, method_headers, not_found
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -62,41 +68,36 @@ SOCKET: Final = "api"
 KEYS_PATH: Final = "/v1/keys"
 _ONE_KEY: Final = KEYS_PATH + "/"
 _PUBLIC: Final = "/public"
-_ANY_KEY: Final = ""  # what a request for the status waits for; no key has this name
+_ANY_KEY: Final = ""  # the resource of status long polls; no key has this name
 
-METHOD_NOT_ALLOWED: Final = 405
-READING: Final = ("GET", "HEAD")  # RFC 9110 §9.3.2
-
-# What a caller is asked to wait for a key: no less than a cold start takes, and no
-# more than it may wait for us (`?wait=`).
+# Retry-After for a key that is not held: at least the time of a cold start, at most
+# the longest `?wait=`.
 _MIN_RETRY_SECONDS: Final = 1
 _MAX_RETRY_SECONDS: Final = 300
 
-_PUBLIC_FORMS: Final[tuple[Form, ...]] = ("jwk", "pem")
 
-
-class _Wish(NamedTuple):
-    """What is asked of one key."""
+class _KeyRequest(NamedTuple):
+    """A request for one key."""
 
     alias: str
     operation: Operation
     version: str | None  # None: any
     accept: str
     if_none_match: str
-    gives_bytes: bool  # HEAD gives none
+    gives_bytes: bool  # False for HEAD
 
 
-_Name = tuple[str, Operation, "Choice", bool]  # version, and whether it is known
+_ResponseName = tuple[str, Operation, "Choice", bool]  # version; tag matches
 
 
 class KeyApi:
-    """Answers requests for keys. One for all connections; it has no state of theirs.
+    """Handles the requests of all connections.
 
     Args:
-        keyring: what is held.
-        access: who may have it.
-        counters: what is counted.
-        now: the wall time, for a key's age.
+        keyring: the held keys.
+        access: the access rules.
+        counters: the counters of the agent.
+        now: returns the wall time, for the age of a key.
     """
 
     def __init__(
@@ -112,82 +113,72 @@ class KeyApi:
         self._counters = counters
         self._now = now
         self._audit = Audit(counters)
-        self._lots = LongPolls()  # by key
-        self._lasting: dict[str, dict[_Name, Response]] = {}
+        self._long_polls = LongPolls()  # by key
+        self._key_responses: dict[str, dict[_ResponseName, Response]] = {}
         self._openapi: Response | None = None
         keyring.subscribe(self._on_change)
         for op, code in (("list", names.CODE_OK), ("get", names.CODE_OK)):
             counters.requests_cell(SOCKET, op, code)
 
     def change_access(self, access: Access) -> None:
-        """Use other rules from now on, also for connections that are open."""
+        """Use other rules from now on, also for open connections."""
         self._access = access
         self._audit.forget_denials()
         for entry in self._keyring:
             self._on_change(entry.alias)
 
     def tick(self) -> None:
-        """Let answers tell a new age, and the journal what was; called each second."""
+        """Write the audit log, and drop outdated responses; called each second."""
         self._audit.tick()
-        for alias in list(self._lasting):
-            self._retire(alias)
+        for alias in list(self._key_responses):
+            self._invalidate(alias)
 
     def handle(self, request: Request, peer: Peer) -> Response | LongPoll:
-        """Answer one request, now or later; every refusal is an answer."""
-        op, answer = self._route(request.path)
+        """Return the response to a request, or a long poll."""
+        op, handler = self._route(request.path)
         try:
-            if request.method not in READING:
-                raise RequestError(
-                    f"the method must be {' or '.join(READING)}",
-                    code="serve.method",
-                    status=METHOD_NOT_ALLOWED,
-                )
-            if request.has_body:
-                raise RequestError("this request has no body", code="serve.body")
-            return answer(request, peer)
+            check_request(request, READ)
+            return handler(request, peer)
         except ServeError as error:
-            headers = (
-                {"Allow": ", ".join(READING)}
-                if error.status == METHOD_NOT_ALLOWED
-                else {}
-            )
-            return self._problem(op, error, headers)
+            return self._problem(op, error, method_headers(error, READ))
 
     def _route(
         self, path: str
     ) -> tuple[str, Callable[[Request, Peer], Response | LongPoll]]:
         if path.startswith(_ONE_KEY):
-            # A key may be called `public`: /v1/keys/public is that key itself.
+            # A key may have the name `public`: /v1/keys/public is that key.
             if path.endswith(_PUBLIC) and len(path) > len(_ONE_KEY) + len(_PUBLIC) - 1:
                 return "public", self._public
             return "get", self._get
         routes = {
             KEYS_PATH: ("list", self._list),
             "/v1/status": ("status", self._status),
-            "/v1/openapi.json": ("openapi", self._describe_us),
+            "/v1/openapi.json": ("openapi", self._describe_api),
             "/healthz": ("health", self._health),
         }
-        return routes.get(path, ("none", _nothing))
+        return routes.get(path, ("none", not_found))
 
     def _health(self, request: Request, peer: Peer) -> Response:  # noqa: ARG002 - a handler's
-        return json_response({"status": "ok"}, cell=self._cell("health", names.CODE_OK))
+        counter = self._counter("health", names.CODE_OK)
+        return json_response({"status": "ok"}, counter=counter)
 
-    def _describe_us(self, request: Request, peer: Peer) -> Response:  # noqa: ARG002 - a handler's
+    def _describe_api(self, request: Request, peer: Peer) -> Response:  # noqa: ARG002 - a handler's
         if self._openapi is None:
             document = resources.files("skragent.serving").joinpath("openapi.json")
             self._openapi = Response(
                 HTTPStatus.OK,
                 {"Content-Type": JSON},
                 document.read_bytes(),
-                cell=self._cell("openapi", names.CODE_OK),
-                is_lasting=True,
+                counter=self._counter("openapi", names.CODE_OK),
+                is_cacheable=True,
             )
         return self._openapi
 
     def _list(self, request: Request, peer: Peer) -> Response:
         parse_query(request, ())
         keys = self._describe(self._visible_to(peer), peer)
-        return json_response({"keys": keys}, cell=self._cell("list", names.CODE_OK))
+        counter = self._counter("list", names.CODE_OK)
+        return json_response({"keys": keys}, counter=counter)
 
     def _status(self, request: Request, peer: Peer) -> Response | LongPoll:
         you = {
@@ -210,15 +201,15 @@ class KeyApi:
 
         wait = parse_wait(parse_query(request, ("wait",)).get("wait"))
 
-        def ask(must: bool) -> Response | None:  # noqa: FBT001 - Parked's
+        def respond(is_final: bool) -> Response | None:  # noqa: FBT001 - LongPoll's
             return status_response(
                 document(),
                 request.headers.get("if-none-match", ""),
-                must=must,
-                cell_of=lambda code: self._cell("status", code),
+                is_final=is_final,
+                counter_of=lambda code: self._counter("status", code),
             )
 
-        return self._later("status", _ANY_KEY, wait, ask)
+        return self._respond_or_wait("status", _ANY_KEY, wait, respond)
 
     def _get(self, request: Request, peer: Peer) -> Response | LongPoll:
         return self._one_key(request, peer, request.path[len(_ONE_KEY) :], "get")
@@ -231,10 +222,10 @@ class KeyApi:
         self, request: Request, peer: Peer, name: str, operation: Operation
     ) -> Response | LongPoll:
         alias = urllib.parse.unquote(name)
-        self._admit(peer, alias, operation)  # a stranger learns nothing from the query
+        self._authorize(peer, alias, operation)  # before errors in the query
         query = parse_query(request, ("version", "wait"))
         wait = parse_wait(query.get("wait"))
-        wish = _Wish(
+        key_request = _KeyRequest(
             alias=alias,
             operation=operation,
             version=query.get("version"),
@@ -243,87 +234,97 @@ class KeyApi:
             gives_bytes=request.method != "HEAD",
         )
 
-        def ask(must: bool) -> Response | None:  # noqa: FBT001 - Parked's
-            return self._key_answer(wish, peer, must=must)
+        def respond(is_final: bool) -> Response | None:  # noqa: FBT001 - LongPoll's
+            return self._respond_with_key(key_request, peer, is_final=is_final)
 
-        return self._later(operation, alias, wait, ask)
+        return self._respond_or_wait(operation, alias, wait, respond)
 
-    def _later(
-        self, op: str, what: str, seconds: float, ask: Callable[[bool], Response | None]
+    def _respond_or_wait(
+        self,
+        op: str,
+        resource: str,
+        seconds: float,
+        respond: Callable[[bool], Response | None],
     ) -> Response | LongPoll:
-        """Answer, or park the question; a refusal later is an answer as well."""
+        """Return a response or a long poll. Errors later become responses as well."""
 
-        def ask_safely(must: bool) -> Response | None:  # noqa: FBT001 - Parked's
+        def respond_safely(is_final: bool) -> Response | None:  # noqa: FBT001 - LongPoll's
             try:
-                return ask(must)
+                return respond(is_final)
             except ServeError as error:
                 return self._problem(op, error, {})
 
-        return self._lots.now_or_later(what, seconds, ask_safely)
+        return self._long_polls.respond_or_wait(resource, seconds, respond_safely)
 
-    def _admit(self, peer: Peer, alias: str, operation: Operation) -> Entry:
+    def _authorize(self, peer: Peer, alias: str, operation: Operation) -> Entry:
         entry = self._keyring.get(alias)
         if entry is None or not self._access.allows(peer, alias, operation):
             self._audit.denied(peer, alias, operation, is_configured=entry is not None)
-            raise AccessDeniedError("there is no such key for you")
+            raise AccessDeniedError("the key does not exist, or you may not use it")
         return entry
 
-    def _key_answer(self, wish: _Wish, peer: Peer, *, must: bool) -> Response | None:
-        """Answer what is asked of a key; None while it is worth waiting for."""
-        entry = self._admit(peer, wish.alias, wish.operation)
+    def _respond_with_key(
+        self, request: _KeyRequest, peer: Peer, *, is_final: bool
+    ) -> Response | None:
+        """Return the response for a key; None while the caller can wait."""
+        entry = self._authorize(peer, request.alias, request.operation)
         key = entry.key
         if key is None:
-            return self._not_ready(entry, wish.operation) if must else None
-        if entry.previous is not None and wish.version == entry.previous.version:
+            return self._not_ready(entry, request.operation) if is_final else None
+        if entry.previous is not None and request.version == entry.previous.version:
             key = entry.previous
-        if wish.version not in (None, key.version):
-            if not must:
+        if request.version not in (None, key.version):
+            if not is_final:
                 return None
             raise AccessDeniedError(
-                f"the key is held in version {key.version}, not in that one",
+                f"the agent holds version {key.version} of the key, not the requested"
+                " version",
                 code="serve.version",
             )
-        forms = _forms(key, wish.operation)
+        forms = _forms(key, request.operation)
         try:
-            choice = choose_form(wish.accept, forms)
+            choice = choose_form(request.accept, forms)
         except RequestError as error:
             formats = [media for form, media in MEDIA_TYPES.items() if form in forms]
-            return self._problem(wish.operation, error, {}, formats=formats)
-        is_known = is_known_tag(wish.if_none_match, key.version)
-        if is_known and not must:
+            return self._problem(request.operation, error, {}, formats=formats)
+        is_known = matches_tag(request.if_none_match, key.version)
+        if is_known and not is_final:
             return None
-        if wish.gives_bytes:
-            self._audit.served(peer, key, wish.operation)
-        return self._lasting_answer(entry, key, wish.operation, choice, is_known)
+        if request.gives_bytes:
+            self._audit.served(peer, key, request.operation)
+        return self._key_response(entry, key, request.operation, choice, is_known)
 
-    def _lasting_answer(
+    def _key_response(
         self,
         entry: Entry,
         key: HeldKey,
         operation: Operation,
         choice: Choice,
-        is_known: bool,  # noqa: FBT001 - a part of the answer's name
+        is_known: bool,  # noqa: FBT001 - a part of the name
     ) -> Response:
-        answers = self._lasting.setdefault(key.alias, {})
+        responses = self._key_responses.setdefault(key.alias, {})
         name = key.version, operation, choice, is_known
-        answer = answers.get(name)
-        if answer is None:
+        response = responses.get(name)
+        if response is None:
             code = names.CODE_NOT_MODIFIED if is_known else names.CODE_OK
             body = _forms(key, operation)[choice.form]
-            answer = answers[name] = Response(
+            response = responses[name] = Response(
                 HTTPStatus.NOT_MODIFIED if is_known else HTTPStatus.OK,
                 key_headers(entry, key, choice.media_type, self._now()),
                 b"" if is_known else body,
-                cell=self._cell(operation, code),
-                is_lasting=True,
+                counter=self._counter(operation, code),
+                is_cacheable=True,
             )
-        return answer
+        return response
 
     def _not_ready(self, entry: Entry, op: str) -> Response:
-        why = f"; the last attempt: {entry.failure_code}" if entry.failure_code else ""
-        error = NotReadyError(f"the key is not held: it is {entry.state}{why}")
+        why = f"; the last attempt failed: {entry.failure_code}"
+        error = NotReadyError(
+            f"the agent does not hold the key: its state is {entry.state}"
+            + (why if entry.failure_code else "")
+        )
         left = 0 if entry.retry_at is None else int(entry.retry_at - self._now()) + 1
-        if entry.state is KeyState.DROPPED:  # until somebody asks for it by name
+        if entry.state is KeyState.DROPPED:  # only an administrator can change that
             left = _MAX_RETRY_SECONDS
         retry_after = min(max(left, _MIN_RETRY_SECONDS), _MAX_RETRY_SECONDS)
         return self._problem(
@@ -345,7 +346,7 @@ class KeyApi:
         ]
 
     def _describe(self, entries: list[Entry], peer: Peer) -> list[dict[str, object]]:
-        """Tell of keys, and what the caller may do with each."""
+        """Describe keys, and the operations that the caller may use."""
         found = []
         for entry in entries:
             operations = self._operations(peer, entry.alias)
@@ -356,34 +357,32 @@ class KeyApi:
         return found
 
     def _on_change(self, alias: str) -> None:
-        self._retire(alias)
-        self._lots.look(alias)
-        self._lots.look(_ANY_KEY)
+        self._invalidate(alias)
+        self._long_polls.notify(alias)
+        self._long_polls.notify(_ANY_KEY)
 
-    def _retire(self, alias: str) -> None:
-        for answer in self._lasting.pop(alias, {}).values():
-            answer.retire()
+    def _invalidate(self, alias: str) -> None:
+        for response in self._key_responses.pop(alias, {}).values():
+            response.invalidate()
 
     def _problem(
         self, op: str, error: ServeError, headers: Mapping[str, str], **members: object
     ) -> Response:
-        cell = self._cell(op, error.code)
-        return problem_response(error, cell=cell, headers=headers, **members)
+        counter = self._counter(op, error.code)
+        return problem_response(error, counter=counter, headers=headers, **members)
 
-    def _cell(self, op: str, code: str) -> Cell:
+    def _counter(self, op: str, code: str) -> Cell:
         return self._counters.requests_cell(SOCKET, op, code)
 
 
-def _nothing(request: Request, peer: Peer) -> Response:  # noqa: ARG001 - a handler's
-    raise RequestError("there is nothing here", code="serve.not_found", status=404)
-
-
 def _forms(key: HeldKey, operation: Operation) -> Mapping[Form, bytes | memoryview]:
-    """Return what of a key an operation gives away."""
+    """Return the forms of a key that an operation gives away."""
     if operation == "get":
         return key.forms
     if not key.public_jwk:
         raise RequestError(
-            "a symmetric key has no public half", code="serve.not_found", status=404
+            "a symmetric key has no public half",
+            code="serve.not_found",
+            status=HTTPStatus.NOT_FOUND,
         )
     return {"jwk": key.public_jwk.encode(), "pem": key.public_pem.encode()}

@@ -1,10 +1,11 @@
-"""Who was given what, and who was refused: a line in the journal for each kind.
+"""The audit log: served and denied keys, in the journal.
 
-Not one for each request: a workload may ask thousands of times a second, and a
-hostile one would fill the journal. The numbers are in the metrics.
+There is one line for each pair of caller and key, and not for each request, because a
+workload may send thousands of requests per second and a hostile one would fill the
+journal. The metrics count requests.
 
-A refusal is written at the next tick and not before its answer: who is refused could
-tell by the time which names exist.
+A denial is logged at the next tick, after its response. Otherwise the time of the
+response would show whether the key exists.
 """
 
 from __future__ import annotations
@@ -21,55 +22,55 @@ if TYPE_CHECKING:
     from skragent.observe import Counters
     from skragent.serving.peers import Peer
 
-# So many pairs of caller and key are remembered; beyond it, something is said twice.
-_REMEMBERED: Final = 4096
-# What is written within a tick; beyond it, how much there was is said.
-_LINES: Final = 50
+# Pairs of caller and key that are not logged again. With more pairs, some lines repeat.
+_MAX_LOGGED: Final = 4096
+# Lines within a tick. The number of omitted lines is logged after them.
+_MAX_LINES: Final = 50
 
 
 class Audit:
-    """Remembers what was said already."""
+    """Logs each pair of caller and key once."""
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
         self._served: dict[tuple[int, str, str, str, str], None] = {}
         self._denied: set[tuple[int, str, str, bool]] = set()
-        self._to_say: list[Callable[[], None]] = []
+        self._pending: list[Callable[[], None]] = []
         self._lines = 0  # in this tick
-        self._unsaid = 0
+        self._omitted = 0
 
     def forget_denials(self) -> None:
-        """Say everything again: the rules changed."""
+        """Log denials again, because the rules have changed."""
         self._denied.clear()
 
     def tick(self) -> None:
-        """Write what is to be said; called each second, and at the end."""
-        to_say, self._to_say = self._to_say, []
-        for say in to_say:
-            say()
-        if self._unsaid:
+        """Write the pending lines; called each second, and at the end."""
+        pending, self._pending = self._pending, []
+        for write in pending:
+            write()
+        if self._omitted:
             log(
                 Event.ACCESS_UNSAID,
-                f"{self._unsaid} more callers were given keys or refused within a"
-                " second than are written down",
-                count=self._unsaid,
+                f"{self._omitted} more lines about served and denied keys were omitted"
+                " within one second",
+                count=self._omitted,
             )
-        self._lines = self._unsaid = 0
+        self._lines = self._omitted = 0
 
     def served(self, peer: Peer, key: HeldKey, operation: str) -> None:
-        """Note that a caller is given a key: once for each version."""
-        what = (peer.uid, peer.unit, key.alias, key.version, operation)
-        if what in self._served:
+        """Log that a caller gets a key: once for each version."""
+        pair = (peer.uid, peer.unit, key.alias, key.version, operation)
+        if pair in self._served:
             return
-        if len(self._served) >= _REMEMBERED:
-            del self._served[next(iter(self._served))]  # the one noted first
-        self._served[what] = None
+        if len(self._served) >= _MAX_LOGGED:
+            del self._served[next(iter(self._served))]  # the oldest
+        self._served[pair] = None
         if not self._has_room():
             return
         half = "the public half of key" if operation == "public" else "key"
         log(
             Event.KEY_SERVED,
-            f"{_who(peer)} was given {half} {key.alias}, version {key.version}",
+            f"{_caller(peer)} got {half} {key.alias}, version {key.version}",
             key=key.alias,
             version=key.version,
             operation=operation,
@@ -82,22 +83,22 @@ class Audit:
     def denied(
         self, peer: Peer, name: str, operation: str, *, is_configured: bool
     ) -> None:
-        """Note that a caller is refused: once for each key, and once for no key."""
+        """Log that a caller is denied: once for each key, and once for unknown keys."""
         self._counters.denied[names.DENIED_NO_RULE] += 1
-        who = (peer.uid, peer.unit, name if is_configured else "", is_configured)
-        if who in self._denied:
+        pair = (peer.uid, peer.unit, name if is_configured else "", is_configured)
+        if pair in self._denied:
             return
-        if len(self._denied) >= _REMEMBERED:
+        if len(self._denied) >= _MAX_LOGGED:
             self._denied.clear()
-        self._denied.add(who)
+        self._denied.add(pair)
         if not self._has_room():
             return
-        why = "no rule allows it" if is_configured else "there is no such key"
+        why = "no rule allows it" if is_configured else "no such key is configured"
 
-        def say() -> None:
+        def write() -> None:
             log(
                 Event.ACCESS_DENIED,
-                f"{_who(peer)} asked for key {shown(name)}, and {why}",
+                f"{_caller(peer)} was denied key {shown(name)}: {why}",
                 key=name if is_configured else None,
                 operation=operation,
                 uid=peer.uid,
@@ -106,15 +107,15 @@ class Audit:
                 unit=peer.unit or None,
             )
 
-        self._to_say.append(say)
+        self._pending.append(write)
 
     def _has_room(self) -> bool:
-        if self._lines >= _LINES:
-            self._unsaid += 1
+        if self._lines >= _MAX_LINES:
+            self._omitted += 1
             return False
         self._lines += 1
         return True
 
 
-def _who(peer: Peer) -> str:
+def _caller(peer: Peer) -> str:
     return f"uid {peer.uid}" + (f" in {peer.unit}" if peer.unit else "")

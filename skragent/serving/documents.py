@@ -1,20 +1,26 @@
-"""The JSON documents and headers that tell of keys; never a key byte. Pure."""
+"""Documents and headers that describe keys. They never contain key bytes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hashlib
+import json
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
 from skragent.keyring import KeyState
-from skragent.serving.negotiation import MEDIA_TYPES
+from skragent.observe import names
+from skragent.serving.http.response import JSON, Response
+from skragent.serving.negotiation import MEDIA_TYPES, matches_tag
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from skragent.keyring import Entry, HeldKey
+    from skragent.serving.http.interfaces import Counter
 
 
 def describe_key(entry: Entry) -> dict[str, object]:
-    """Tell of one key what whoever may have it may know."""
+    """Return the facts about a key that each of its callers may know."""
     key = entry.key
     return {
         "name": entry.alias,
@@ -30,12 +36,12 @@ def describe_key(entry: Entry) -> dict[str, object]:
 
 
 def media_types(key: HeldKey) -> list[str]:
-    """List the forms that a key is held in."""
+    """Return the media types of the forms that a key has."""
     return [media for form, media in MEDIA_TYPES.items() if form in key.forms]
 
 
 def overall_state(entries: Collection[Entry]) -> str:
-    """Say in one word how these keys are: `ready` where all of them are current."""
+    """Return `ready` if all keys are current, else `degraded`; `none` without keys."""
     if not entries:
         return "none"
     is_ready = all(entry.state is KeyState.CURRENT for entry in entries)
@@ -45,9 +51,9 @@ def overall_state(entries: Collection[Entry]) -> str:
 def key_headers(
     entry: Entry, key: HeldKey, media_type: str, now: float
 ) -> dict[str, str]:
-    """Tell version, age and staleness of what is sent.
+    """Return the headers with version, age and state of a key.
 
-    `Age` is RFC 9111 §5.1's, counted from the release.
+    `Age` is that of RFC 9111 §5.1, counted from the release.
     """
     return {
         "Content-Type": media_type,
@@ -58,3 +64,32 @@ def key_headers(
         "Skragent-State": entry.state.value,
         "Skragent-Released-At": str(int(key.released_at)),
     }
+
+
+def status_response(
+    document: Mapping[str, Any],
+    if_none_match: str,
+    *,
+    is_final: bool,
+    counter_of: Callable[[str], Counter],
+) -> Response | None:
+    """Return the response to GET /v1/status; None while the caller can wait.
+
+    The entity tag is a digest of `state` and `keys`. So facts that the caller must not
+    see do not change it, and neither does `due_at`, which is computed anew each time.
+    """
+    tag = _digest(document["state"], document["keys"])
+    is_known = matches_tag(if_none_match, tag)
+    if is_known and not is_final:
+        return None
+    return Response(
+        HTTPStatus.NOT_MODIFIED if is_known else HTTPStatus.OK,
+        {"Content-Type": JSON, "Cache-Control": "no-store", "ETag": f'"{tag}"'},
+        b"" if is_known else json.dumps(document).encode(),
+        counter=counter_of(names.CODE_NOT_MODIFIED if is_known else names.CODE_OK),
+    )
+
+
+def _digest(state: str, keys: Sequence[Mapping[str, object]]) -> str:
+    stable = [{k: v for k, v in key.items() if k != "due_at"} for key in keys]
+    return hashlib.sha256(json.dumps([state, stable]).encode()).hexdigest()[:32]

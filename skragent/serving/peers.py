@@ -1,14 +1,14 @@
-"""Who connected, by the kernel's word.
+"""The identity of a peer, from the kernel.
 
-The credentials are those of the process that called connect(2), at that time: a
-socket that was inherited or passed on keeps them. Asked for once, at accept.
+The credentials are those of the process that called connect(2), at that time. A socket
+that is inherited or passed on keeps them. The server reads them once, after accept.
 
-The unit is that process's, read from /proc/PID/cgroup. A process id alone is no proof:
-its process may have ended, and the number have gone to another. A peer pidfd
-(SO_PEERPIDFD, Linux 6.5) holds on to the very process that SO_PEERCRED numbers; while
-it has not ended, that number is its own. So the order is: pidfd, cgroup, and only then
-the question whether it still lives. Such a unit is *pinned*. Without peer pidfds the
-unit is a guess, and said to be.
+The unit is that of the process, from /proc/PID/cgroup. A process id alone proves
+nothing: the process may have ended, and another process may have the number. A peer
+pidfd (SO_PEERPIDFD, Linux 6.5) refers to the process itself. While that process has not
+ended, the number is its own. So the order is: open the pidfd, read the cgroup, check
+that the process has not ended. Such a unit is *pinned*. Without peer pidfds the unit is
+a guess, and is marked as not pinned.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from skragent.serving.units import (
 _SO_PEERGROUPS: Final = 59
 _SO_PEERPIDFD: Final = 77
 _UCRED: Final = struct.Struct("iII")  # pid, uid, gid
-# socket.getsockopt takes at most this; it is 256 groups.
+# The limit of socket.getsockopt: 256 groups.
 _SMALL_BYTES: Final = 1024
-# More than any directory gives (Active Directory: 1015). The kernel has 65536, which
-# would cost megabytes for each connection: who is in more is in none here.
+# More than any directory service gives (Active Directory: 1015). The kernel's limit of
+# 65536 would cost megabytes for each connection. A caller in more groups has none here.
 MAX_GROUPS: Final = 4096
 _NO_GROUPS: Final[frozenset[int]] = frozenset()
-_MAX_CGROUP_BYTES: Final = 65536  # a dozen hierarchies of PATH_MAX each
-# Callers of one unit have the same text, so it is parsed once; longer ones are not
-# remembered: these are all that strangers can make us keep.
-_REMEMBERED: Final = 256
-_REMEMBERED_BYTES: Final = 2048
+_MAX_CGROUP_BYTES: Final = 65536  # a dozen hierarchies with PATH_MAX each
+# Callers of one unit have the same text, so it is parsed once. The limits bound the
+# memory that callers can use.
+_MAX_CACHED: Final = 256
+_MAX_CACHED_BYTES: Final = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +56,25 @@ class Peer:
     gid: int
     pid: int
     groups: frozenset[int] = frozenset()  # supplementary ones
-    unit: str = ""  # the systemd unit; empty: none, not known, or not asked for
-    is_pinned: bool = False  # whether the unit was read while the process was held
-    user_unit: str = ""  # inside `unit` user@UID.service, by that user's word
+    unit: str = ""  # the systemd unit; empty: none, unknown, or not needed
+    is_pinned: bool = False  # the unit is proved by a pidfd
+    user_unit: str = ""  # inside `unit` user@UID.service; that user controls it
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """What rules can look at: all but the process's number."""
+        """Return everything that rules can depend on: all but the process id."""
         return (
             *(self.uid, self.gid, self.groups),
             *(self.unit, self.is_pinned, self.user_unit),
         )
 
     def is_member(self, gid: int) -> bool:
-        """Tell whether a group is the caller's, primary or supplementary."""
+        """Return whether the caller is in a group, primary or supplementary."""
         return gid == self.gid or gid in self.groups
 
 
-# Whoever reached a TCP socket: no rule can match it.
-NOBODY: Final = Peer(uid=-1, gid=-1, pid=0)
+# The peer of a TCP connection: no rule can match it.
+UNIDENTIFIED: Final = Peer(uid=-1, gid=-1, pid=0)
 
 
 def identify(
@@ -83,16 +83,15 @@ def identify(
     wants_unit: bool = False,
     gids: frozenset[int] = _NO_GROUPS,
 ) -> Peer:
-    """Ask the kernel who is at the other end of a Unix socket.
+    """Return the peer of a Unix socket.
 
     Args:
         connection: a connected Unix socket.
         wants_unit: also find the unit, which costs several times the rest.
-        gids: those that rules name: of a caller in more than 256 groups, no others
-            are kept.
+        gids: the groups of all rules; the only ones kept of more than 256.
 
     Raises:
-        OSError: where the kernel does not tell; such a caller is not served.
+        OSError: the kernel does not identify the peer.
     """
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     pid, uid, gid = _UCRED.unpack(raw)
@@ -104,7 +103,7 @@ def identify(
 
 
 def probe_pidfd() -> bool:
-    """Tell whether this kernel has peer pidfds, by asking for our own."""
+    """Return whether this kernel has peer pidfds."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         try:
@@ -115,15 +114,15 @@ def probe_pidfd() -> bool:
 
 
 def _find_unit(connection: socket.socket, pid: int) -> tuple[CallerUnit, bool]:
-    """Find the caller's unit, and whether it is pinned.
+    """Return the unit of the caller, and whether it is pinned.
 
-    Whatever cannot be read is no unit: the caller has gone, or /proc does not show it.
+    A caller that has ended, or that /proc does not show, has no unit.
     """
     try:
         pidfd = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
     except OSError as error:
         if error.errno != errno.ENOPROTOOPT:
-            return NO_UNIT, False  # the caller has gone
+            return NO_UNIT, False  # the caller has ended
         return unit_of(pid), False
     try:
         return unit_behind(pidfd, pid)
@@ -132,11 +131,11 @@ def _find_unit(connection: socket.socket, pid: int) -> tuple[CallerUnit, bool]:
 
 
 def unit_behind(pidfd: int, pid: int) -> tuple[CallerUnit, bool]:
-    """Read the unit of the process that a pidfd holds; none of one that has ended.
+    """Return the unit of the process of a pidfd; no unit if it has ended.
 
     Args:
-        pidfd: holds the process.
-        pid: its number, or the one that it had when it lived; 0 outside our namespace.
+        pidfd: refers to the process.
+        pid: its process id; 0 if it is outside of our PID namespace.
     """
     found = unit_of(pid)
     if found == NO_UNIT or _has_ended(pidfd):
@@ -145,23 +144,23 @@ def unit_behind(pidfd: int, pid: int) -> tuple[CallerUnit, bool]:
 
 
 def unit_of(pid: int) -> CallerUnit:
-    """Read the unit of whichever process has this number now."""
+    """Return the unit of the process that has this process id now."""
     if pid <= 0:
         return NO_UNIT
     raw = _read_cgroup(pid)
-    return (_parse_remembered if len(raw) <= _REMEMBERED_BYTES else _parse)(raw)
+    return (_parse_cached if len(raw) <= _MAX_CACHED_BYTES else _parse)(raw)
 
 
 def _parse(raw: bytes) -> CallerUnit:
     return parse_cgroup(_text(raw), _hierarchy())
 
 
-_parse_remembered = functools.lru_cache(_REMEMBERED)(_parse)
+_parse_cached = functools.lru_cache(_MAX_CACHED)(_parse)
 
 
 @functools.cache
 def _hierarchy() -> Hierarchy | None:
-    """Find out once which hierarchy systemd keeps: it is the same until a boot."""
+    """Find the hierarchy of systemd, once: it is the same until the next boot."""
     return find_hierarchy(_text(_read_cgroup(1)))
 
 
@@ -173,13 +172,6 @@ def _text(raw: bytes) -> str:
     return raw.decode("ascii", "replace")
 
 
-def has_hung_up(fd: int) -> bool:
-    """Tell whether the other end of a connection has closed it wholly."""
-    poll = select.poll()
-    poll.register(fd, 0)  # POLLHUP comes unasked
-    return bool(poll.poll(0))
-
-
 def _has_ended(pidfd: int) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
@@ -187,9 +179,9 @@ def _has_ended(pidfd: int) -> bool:
 
 
 def _read(path: str, limit: int) -> bytes:
-    """Read a small file of /proc, which comes in one piece; nothing if it cannot be.
+    """Read a small file of /proc in one piece. Return nothing if that fails.
 
-    What is as long as the limit may have been cut, and is nothing as well.
+    A file as long as the limit may be incomplete, and counts as a failure.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -197,7 +189,7 @@ def _read(path: str, limit: int) -> bytes:
         return b""
     try:
         raw = os.read(fd, limit)
-    except OSError:  # ESRCH: it ended between the two
+    except OSError:  # ESRCH: the process ended after open(2)
         return b""
     finally:
         os.close(fd)
@@ -215,7 +207,7 @@ def _groups(connection: socket.socket, gids: frozenset[int]) -> frozenset[int]:
 
 
 def _many_groups(fd: int) -> bytes:
-    """Read the groups of a caller that is in many of them; none of too many."""
+    """Return the groups of a caller in more than 256 groups; none above the limit."""
     libc = ctypes.CDLL(None, use_errno=True)
     buffer = (ctypes.c_uint * MAX_GROUPS)()
     length = ctypes.c_uint(ctypes.sizeof(buffer))

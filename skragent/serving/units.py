@@ -1,13 +1,13 @@
-"""What /proc/PID/cgroup says of a caller's systemd unit. Pure: text in, names out.
+"""The systemd unit in the text of /proc/PID/cgroup. Pure.
 
-Not the reading of it, and not whether it may be believed: that is `peers`.
+The module `peers` reads the file and decides whether the result is proved.
 
-systemd gives every unit a control group below the groups of its slices, and makes all
-groups from the root down to the unit's own (systemd: CONTROL_GROUP_INTERFACE). Below
-that a unit that was delegated to (Delegate=, a user manager, a container) makes groups
-of any name. So the *first* component that is no slice is the unit, and what stands
-deeper is never looked at: the deepest would let a unit choose its name. Below a user
-manager the same holds once more, by the word of that user.
+systemd gives every unit a control group below the groups of its slices, and creates all
+groups from the root down to that of the unit (systemd: CONTROL_GROUP_INTERFACE). Below
+its own group, a unit with delegation (Delegate=, a user manager, a container) creates
+groups with any name. So the unit is the *first* component that is not a slice. Deeper
+components are ignored, because a unit could choose them. Below a user manager the same
+applies once more; that user controls the result.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Final, NamedTuple
 from skragent.config_rules import UNIT_TYPES
 
 _MAX_NAME: Final = 255  # systemd: UNIT_NAME_MAX
-_CHARACTERS: Final = r"[A-Za-z0-9:_.\\-]"  # systemd.unit(5); `@` divides
-# A template itself (`app@.service`) has no processes, only its instances have.
+_CHARACTERS: Final = r"[A-Za-z0-9:_.\\-]"  # systemd.unit(5); `@` separates
+# Only instances have processes, and a template (`app@.service`) has none.
 _UNIT: Final = re.compile(
     rf"{_CHARACTERS}+(@[A-Za-z0-9:_.\\@-]+)?\.({'|'.join(UNIT_TYPES)})"
 )
@@ -29,33 +29,32 @@ _USER_MANAGER: Final = re.compile(r"user@[0-9]+\.service")
 
 
 class CallerUnit(NamedTuple):
-    """The unit that a process is in. Empty: none, or none to be believed."""
+    """The unit of a process. Empty: no unit, or a malformed path."""
 
-    unit: str = ""  # of the system's manager
-    user_unit: str = ""  # of a user's manager, inside `unit` user@UID.service
+    unit: str = ""  # of the system manager
+    user_unit: str = ""  # of a user manager, inside `unit` user@UID.service
 
 
 NO_UNIT: Final = CallerUnit()
 
 
 def is_unit_name(name: str) -> bool:
-    """Tell whether a unit that has processes can be named so."""
+    """Return whether a unit with processes can have this name."""
     return len(name) <= _MAX_NAME and _UNIT.fullmatch(name) is not None
 
 
 class Hierarchy(enum.Enum):
-    """The hierarchies that systemd may keep its units in; the value is its marking."""
+    """The hierarchies that systemd may use; the value is the name of its controller."""
 
     NAMED = "name=systemd"  # version 1, and the hybrid of both
     UNIFIED = ""  # version 2
 
 
 def find_hierarchy(text: str) -> Hierarchy | None:
-    """Tell from PID 1's /proc/1/cgroup which hierarchy systemd keeps.
+    """Return the hierarchy of systemd, from /proc/1/cgroup; None without systemd.
 
-    systemd puts itself into `init.scope` there. The other one may exist all the same,
-    made by somebody else (containers of old images want it). None where PID 1 is not
-    systemd.
+    systemd puts itself into `init.scope` there. Another hierarchy may exist as well,
+    for example for containers with old images.
     """
     for hierarchy in Hierarchy:
         if any(path.endswith("/init.scope") for path in _paths(text, hierarchy)):
@@ -64,11 +63,11 @@ def find_hierarchy(text: str) -> Hierarchy | None:
 
 
 def parse_cgroup(text: str, hierarchy: Hierarchy | None = None) -> CallerUnit:
-    """Find the unit in the text of /proc/PID/cgroup; what is malformed has none.
+    """Return the unit in the text of /proc/PID/cgroup; no unit if it is malformed.
 
     Args:
         text: the file.
-        hierarchy: the one that systemd keeps. None: the named one, if there is one.
+        hierarchy: that of systemd. None: the named hierarchy if it exists.
     """
     if hierarchy is None:
         paths = _paths(text, Hierarchy.NAMED) or _paths(text, Hierarchy.UNIFIED)
@@ -83,22 +82,22 @@ def parse_cgroup(text: str, hierarchy: Hierarchy | None = None) -> CallerUnit:
 
 
 def _paths(text: str, hierarchy: Hierarchy) -> list[str]:
-    """Read the paths in one hierarchy: cgroups(7), /proc/[pid]/cgroup. One, or none."""
+    """Return the paths in one hierarchy: cgroups(7), /proc/[pid]/cgroup."""
     paths = []
     for line in text.split("\n"):
         number, _, rest = line.partition(":")
         controllers, colon, path = rest.partition(":")
         is_unified = number == "0" and not controllers
-        is_it = is_unified if hierarchy is Hierarchy.UNIFIED else bool(controllers)
-        if colon and is_it and controllers == hierarchy.value:
+        is_match = is_unified if hierarchy is Hierarchy.UNIFIED else bool(controllers)
+        if colon and is_match and controllers == hierarchy.value:
             paths.append(path)
     return paths
 
 
 def _components(path: str) -> list[str]:
-    """Split a path. None of one that leads out of what we see of the hierarchy.
+    """Split a path. Return nothing for a path outside of our cgroup namespace.
 
-    The kernel shows a process outside our cgroup namespace as `/../…`.
+    The kernel shows such a path as `/../…`.
     """
     root, *components = path.split("/")
     is_clean = not root and all(c not in ("", ".", "..") for c in components)
@@ -106,9 +105,9 @@ def _components(path: str) -> list[str]:
 
 
 def _first_unit(components: list[str]) -> tuple[str, list[str]]:
-    """Skip the slices; give the unit below them, and what is below the unit."""
+    """Return the unit below the slices, and the components below the unit."""
     for i, component in enumerate(components):
-        # systemd puts one `_` before a name that the kernel could mistake.
+        # systemd escapes names that the kernel reserves with one `_`.
         name = component.removeprefix("_")
         if _SLICE.fullmatch(name):
             continue

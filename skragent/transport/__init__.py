@@ -1,8 +1,7 @@
-"""Bounded HTTP: each exchange is tried once, with one deadline and one limit of bytes.
+"""Bounded HTTP: each exchange runs once, with one deadline and one limit of bytes.
 
-Every exchange of the releaser with the network goes through `adapter.BoundedAdapter`:
-that of our own client and those of azure-identity and azure-keyvault-keys. Retries
-belong to the agent's scheduler.
+Every exchange of the releaser with the network uses `adapter.BoundedAdapter`, including
+those of azure-identity and azure-keyvault-keys. The agent schedules retries.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""requests' adapter, bounded: the one boundary to requests, urllib3 and http.client.
+"""A bounded adapter for requests: the boundary to requests, urllib3 and http.client.
 
-What it gives back was received whole, within the exchange's time and bytes, or it
-raises `TransportError`: no exception of these libraries gets past it. A redirect is
-never followed and its body never read; a body in an encoding is never decoded.
+It returns a response that was received completely, within the exchange's limits of time
+and bytes, or raises `TransportError`. No exception of these libraries passes. Redirects
+are not followed, and their bodies are not read. Encoded bodies are not decoded.
 
-azure-core decodes a body as its Content-Type says, after the exchange: so what it sees
-is JSON or plain text in UTF-8, and JSON of few values.
+azure-core decodes a body later, by its Content-Type. So the adapter admits only JSON of
+few values, and plain text, both in UTF-8.
 
-Uses only what requests and urllib3 document for extension: an adapter, pool classes and
-connection classes; and ssl.SSLContext.sslsocket_class.
+It uses documented extension points of requests and urllib3 (adapter, pool classes,
+connection classes) and ssl.SSLContext.sslsocket_class.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ if TYPE_CHECKING:
     from urllib3 import PoolManager
     from urllib3.response import BaseHTTPResponse
 
-# Releases and sealed tokens seen have at most 12 kB.
+# Observed: releases and sealed tokens have at most 12 kB.
 MAX_BODY_BYTES: Final = 512 * 1024
-# azure-core makes several texts of a refusal, which can take forty times its bytes.
+# azure-core converts an error response to texts of up to forty times its bytes.
 MAX_REFUSAL_BYTES: Final = 128 * 1024
-# Entra ID's description of a tenant, the largest seen, has some 100. A decoder that
-# builds them takes up to 200 bytes of memory for each.
+# The largest observed response, Entra ID's metadata of a tenant, has some 100 values. A
+# decoder needs up to 200 bytes of memory for each.
 MAX_JSON_VALUES: Final = 10_000
 _JSON: Final = "application/json"
-# More than a job asks: urllib3 closes what another thread is about to use, otherwise.
+# More than a job uses. Beyond the limit urllib3 closes pools that other threads use.
 _MAX_ORIGINS: Final = 512
 _CHUNK_BYTES: Final = 64 * 1024
 _MAX_LENGTH_DIGITS: Final = 18
 
 
 class _BoundedConnection(HTTPConnection):
-    """A TCP connection that is made within its thread's exchange."""
+    """A TCP connection within its thread's exchange."""
 
     def _new_conn(self) -> Any:  # type: ignore[explicit-override] # noqa: ANN401 - a socket
         exchange = current_exchange()
@@ -70,23 +70,23 @@ class _BoundedConnection(HTTPConnection):
 
 
 class _BoundedTlsConnection(_BoundedConnection, HTTPSConnection):
-    """The same with TLS; it may have been silent since its handshake.
+    """A TLS connection that may have been idle since its handshake.
 
-    A TLS 1.3 server sends session tickets right after it. urllib3 takes any byte before
-    the first request for the end of the connection and would open another one.
+    A TLS 1.3 server sends session tickets after the handshake. urllib3 interprets any
+    byte before the first request as the end of the connection, and would open another.
     """
 
     @property
     def is_connected(self) -> bool:  # type: ignore[explicit-override]
-        """Whether the connection can still be used."""
+        """Whether a request can still be sent."""
         if self.sock is None or super().is_connected:
             return self.sock is not None
         if not isinstance(self.sock, ssl.SSLSocket):
-            return False  # TLS in the TLS of a proxy: it is not opened ahead
+            return False  # TLS inside a proxy's TLS is never opened in advance
         timeout = self.sock.gettimeout()
         self.sock.settimeout(0)
         try:
-            # Reads tickets on its way; not the bounded read, which would wait.
+            # This processes tickets. The bounded read would wait for data.
             ssl.SSLSocket.read(self.sock, 1)
         except ssl.SSLWantReadError:
             return True
@@ -94,7 +94,7 @@ class _BoundedTlsConnection(_BoundedConnection, HTTPSConnection):
             return False
         finally:
             self.sock.settimeout(timeout)
-        return False  # closed; or an answer to no request
+        return False  # closed, or a response without a request
 
 
 class _Pool(HTTPConnectionPool):
@@ -109,23 +109,23 @@ _POOLS: Final = {"http": _Pool, "https": _TlsPool}
 
 
 class BoundedAdapter(requests.adapters.HTTPAdapter):
-    """One TLS context, kept-alive connections, and bounds for each exchange.
+    """One TLS context, kept-alive connections, and limits for each exchange.
 
-    Building a context costs 25 ms, and requests would fill it from certifi's bundle:
-    ours comes from the given file or the system's store and is built once, when the
-    first https URL asks for it.
+    A context costs 25 ms, and requests would fill it from certifi's bundle. This one
+    has the roots of the given file or of the system, and is made once, for the first
+    https URL.
 
     Args:
         timeout_seconds: for each exchange, from name resolution to the last byte.
-        ca_file: PEM of the roots to trust for TLS; empty for the system's.
+        ca_file: PEM file of the trusted TLS roots; empty for the system's.
     """
 
     def __init__(self, *, timeout_seconds: float, ca_file: str) -> None:
         self._timeout_seconds = timeout_seconds
         self._ca_file = ca_file
-        # The `Date` of the last answer of each origin: its clock, as it says.
+        # The `Date` header of the latest response of each origin.
         self.dates: dict[str, str] = {}
-        # Certificates of the bundle that OpenSSL cannot read, once it was read.
+        # Certificates of the bundle that OpenSSL cannot read; set with the context.
         self.skipped_roots: tuple[str, ...] = ()
         super().__init__(max_retries=0, pool_connections=_MAX_ORIGINS, pool_maxsize=4)
 
@@ -136,19 +136,19 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
         return context
 
     def exchange(self, url: str, max_bytes: int = MAX_BODY_BYTES) -> Exchange:
-        """Begin an exchange with a URL's origin: its time runs from now on."""
+        """Return an exchange with a URL's origin; its time begins now."""
         return Exchange(
             origin_of(url), seconds=self._timeout_seconds, max_bytes=max_bytes
         )
 
     # typing.override is Python 3.12's.
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[explicit-override] # noqa: ANN401 - the overridden signature
-        """Have connections made by our classes."""
+        """Make pools use the bounded connections."""
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = _POOLS
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:  # type: ignore[explicit-override] # noqa: ANN401 - the overridden signature
-        """The same for connections to a proxy, and TLS to the proxy by our context."""
+        """Do the same for a proxy, and use the TLS context for TLS to the proxy."""
         if urllib.parse.urlsplit(proxy).scheme == "https":
             kwargs["proxy_ssl_context"] = self._tls
         manager: PoolManager = super().proxy_manager_for(proxy, **kwargs)
@@ -161,7 +161,7 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
         verify: object,  # noqa: ARG002 - the overridden signature
         cert: object = None,  # noqa: ARG002 - as above
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Say which pool serves a request: by origin, and with our TLS context."""
+        """Return the pool's key of a request: the origin, with the TLS context."""
         parts = urllib.parse.urlsplit(cast("str", request.url))
         host = {"scheme": parts.scheme, "host": parts.hostname, "port": parts.port}
         return host, {"ssl_context": self._tls} if parts.scheme == "https" else {}
@@ -169,7 +169,7 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
     def cert_verify(  # type: ignore[explicit-override]
         self, conn: object, url: object, verify: object, cert: object
     ) -> None:
-        """Add nothing: the TLS context has the roots and verifies."""
+        """Do nothing: the TLS context has the roots and verifies."""
 
     def send(  # type: ignore[explicit-override] # noqa: PLR0917 - the overridden signature
         self,
@@ -180,14 +180,14 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
         cert: Any = None,  # noqa: ANN401 - as above
         proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        """Ask once; return the answer, received whole.
+        """Send a request once; return its complete response.
 
         Raises:
             TransportError: transport.timeout, .refused, .dns, .tls, .reset, .oversized,
                 .unexpected
             ConfigError: the file of TLS roots cannot be used.
         """
-        # What is counted is what arrives, and nothing inflates.
+        # Without compression the counted bytes are those of the body.
         request.headers["Accept-Encoding"] = "identity"
         url = cast("str", request.url)
         with running(self.exchange(url)) as exchange:
@@ -216,34 +216,34 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
         response = super().send(request, True, seconds, verify, cert, proxies)  # noqa: FBT003 - as above
         self.dates[exchange.where] = response.headers.get("Date", "")
         try:
-            refuse_unasked(response.status_code, response.headers, exchange)
+            check_head(response.status_code, response.headers, exchange)
             content = read_body(response.raw, exchange)
         except BaseException:
             response.close()
             raise
-        settle_form(response, content, exchange)
-        # As requests keeps a body that was read.
+        restrict_content_type(response, content, exchange)
+        # requests keeps a body that was read in these attributes.
         response._content = content  # noqa: SLF001 - it has no public name
         response._content_consumed = True  # type: ignore[attr-defined] # noqa: SLF001 - as above
         return response
 
-    def open_ahead(self, url: str) -> None:
-        """Connect, handshake, and put the connection where the next request takes it.
+    def open_early(self, url: str) -> None:
+        """Open a connection and put it where the next request takes it.
 
-        `pool.pool` is a stack of connections, where None stands for one not yet made.
+        `pool.pool` is a stack of connections, with None for a connection to be made.
 
         Raises:
             TransportError, ConfigError: as `send`.
         """
         with running(self.exchange(url)) as exchange:
             try:
-                self._open_ahead(url, exchange)
+                self._open_early(url, exchange)
             except AgentError:
                 raise
             except Exception as error:
                 raise translate(error, exchange.where) from error
 
-    def _open_ahead(self, url: str, exchange: Exchange) -> None:
+    def _open_early(self, url: str, exchange: Exchange) -> None:
         request = requests.Request("GET", url).prepare()
         pool = cast(
             "HTTPConnectionPool",
@@ -259,8 +259,8 @@ class BoundedAdapter(requests.adapters.HTTPAdapter):
         _put_on_top(pool, connection)
 
 
-def refuse_unasked(status: int, headers: Mapping[str, str], exchange: Exchange) -> None:
-    """Refuse an answer by its head, before its body is read.
+def check_head(status: int, headers: Mapping[str, str], exchange: Exchange) -> None:
+    """Reject a response by its status and headers, before its body is read.
 
     Raises:
         TransportError: transport.unexpected, .oversized
@@ -279,7 +279,7 @@ def refuse_unasked(status: int, headers: Mapping[str, str], exchange: Exchange) 
 
 
 def read_body(raw: BaseHTTPResponse, exchange: Exchange) -> bytes:
-    """Read a body as it comes, up to the exchange's limits.
+    """Read a body up to the limits of the exchange.
 
     Raises:
         TransportError: transport.oversized
@@ -294,23 +294,23 @@ def read_body(raw: BaseHTTPResponse, exchange: Exchange) -> bytes:
     return bytes(content)
 
 
-def settle_form(
+def restrict_content_type(
     response: requests.Response, content: bytes, exchange: Exchange
 ) -> None:
-    """Leave a library nothing to decode but JSON of few values, or text; in UTF-8.
+    """Restrict what a library can decode to JSON of few values, or text, in UTF-8.
 
-    Some charsets of Python take quadratic time, and XML takes memory without a bound.
+    Some of Python's charsets take quadratic time, and XML takes unbounded memory.
 
     Raises:
         TransportError: transport.oversized
     """
-    # azure-core reads any refusal as JSON, whatever its type is, for its error.
+    # azure-core decodes every error response as JSON, regardless of its Content-Type.
     if sum(content.count(sign) for sign in (b",", b"[", b"{")) > MAX_JSON_VALUES:
         raise TransportError(
             f"{exchange.where} answered with more than {MAX_JSON_VALUES} values",
             code="transport.oversized",
         )
-    # Azure's services always say what they send; azure-core takes silence for JSON.
+    # Azure's services always send a Content-Type; azure-core's default is JSON.
     said = response.headers.get("Content-Type", _JSON)
     is_json = said.partition(";")[0].strip().lower() == _JSON
     form = _JSON if is_json else "text/plain"
@@ -326,10 +326,10 @@ def _put_on_top(pool: HTTPConnectionPool, connection: Any) -> None:  # noqa: ANN
     stack = cast("queue.LifoQueue[Any]", pool.pool)
     try:
         beneath = stack.get(block=False)
-    except queue.Empty:  # as many as the pool keeps are at work
+    except queue.Empty:  # the pool has no free place
         connection.close()
         return
-    if beneath is not None:  # an idle one is there already: keep that
+    if beneath is not None:  # keep a connection that is idle already
         connection.close()
         connection = beneath
     stack.put(connection, block=False)

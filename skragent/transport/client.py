@@ -1,7 +1,7 @@
-"""One request, tried once. Used for IMDS and MAA.
+"""An HTTP client that sends each request once, for IMDS and MAA.
 
-Follows no redirect, retries nothing, keeps no cookies, reads no netrc. What an answer
-means is the caller's to judge.
+It follows no redirect, retries nothing, keeps no cookies and reads no netrc. The caller
+interprets the response.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
-_MAX_RETRY_AFTER_DIGITS: Final = 9  # thirty years are enough
+_MAX_RETRY_AFTER_DIGITS: Final = 9  # thirty years
 
-# IMDS answers 410 while it is being updated; it is back within that time, says
-# Microsoft's guidance for its clients (learn.microsoft.com: how managed identities for
-# Azure resources work with VMs, "Retry guidance").
+# IMDS answers 410 while it is being updated, for at most this time
+# (learn.microsoft.com: entra, managed-identities-azure-resources/how-to-use-vm-token,
+# "Retry guidance").
 IMDS_UPDATE_SECONDS: Final = 70.0
 
 
-# What skragent-errors(7) says of HTTP 429 and of every 5xx.
+# The remedies in skragent-errors(7) for HTTP 429 and for every 5xx.
 THROTTLED_HINT: Final = (
     "Passes by itself: the service has too many requests now, and the agent waits"
     " longer after each one."
@@ -44,7 +44,7 @@ SERVER_HINT: Final = (
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """An answer, read whole. `headers` are looked up in any case."""
+    """A complete response. Names of `headers` are case-insensitive."""
 
     status: int
     headers: Mapping[str, str]
@@ -52,12 +52,13 @@ class HttpResponse:
 
 
 class HttpClient:
-    """Asks over kept-alive connections; a context manager that closes them.
+    """Sends requests over kept-alive connections; a context manager that closes them.
 
     Args:
         timeout_seconds: for each exchange, from name resolution to the last byte.
-        ca_file: PEM of the roots to trust for TLS; empty for the system's.
-        use_proxies: obey HTTPS_PROXY and friends. No other variable is obeyed.
+        ca_file: PEM file of the trusted TLS roots; empty for the system's.
+        use_proxies: whether to use HTTPS_PROXY and related variables. No other
+            variable has an effect.
     """
 
     def __init__(
@@ -80,12 +81,12 @@ class HttpClient:
 
     @property
     def skipped_roots(self) -> tuple[str, ...]:
-        """Tell which certificates of the TLS roots are skipped, so far as known."""
+        """Skipped certificates of the TLS roots; known after the first https URL."""
         return self._adapter.skipped_roots
 
     @property
     def dates(self) -> Mapping[str, str]:
-        """Return what each origin last said in `Date`, by origin."""
+        """The latest `Date` header of each origin."""
         return self._adapter.dates
 
     def close(self) -> None:
@@ -93,9 +94,9 @@ class HttpClient:
         self._session.close()
 
     def new_session(self) -> requests.Session:
-        """Give a library that works with requests a session over our connections."""
+        """Return a session over these connections, for a library that uses requests."""
         session = requests.Session()
-        # The environment has no say: neither netrc's passwords nor other TLS roots.
+        # Ignore the environment: passwords of netrc, and other TLS roots.
         session.trust_env = False
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         session.mount("http://", self._adapter)
@@ -103,11 +104,10 @@ class HttpClient:
         return session
 
     def connect(self, origin: str) -> None:
-        """Open a connection ahead of time, for the next request to `origin`.
+        """Open a connection early, for the next request to `origin`.
 
-        An error is none yet: the request will meet it again and say so; but for
-        silence, which would have to be waited for a second time. Does nothing where a
-        proxy stands between.
+        Only a timeout is raised, because a second wait would double it. The request
+        will report any other error. Nothing is opened through a proxy.
 
         Raises:
             TransportError: transport.timeout
@@ -115,7 +115,7 @@ class HttpClient:
         if self._proxies(origin):
             return
         try:
-            self._adapter.open_ahead(origin)
+            self._adapter.open_early(origin)
         except TransportError as error:
             if error.code == "transport.timeout":
                 raise
@@ -131,7 +131,7 @@ class HttpClient:
         body: bytes | None = None,
         max_bytes: int,
     ) -> HttpResponse:
-        """Ask once; gives the answer whatever its status, but for redirects.
+        """Send a request once; return the response of any status but a redirect.
 
         Raises:
             TransportError: transport.timeout, .refused, .dns, .tls, .reset,
@@ -150,7 +150,7 @@ class HttpClient:
                 )
             except AgentError:
                 raise
-            except Exception as error:  # of requests itself: a URL that is none, say
+            except Exception as error:  # of requests itself, such as an invalid URL
                 raise translate(error, exchange.where) from error
         return HttpResponse(response.status_code, response.headers, response.content)
 
@@ -159,15 +159,15 @@ class HttpClient:
 
 
 def raise_for_status(response: HttpResponse, what: str) -> None:
-    """Turn 429 and every 5xx into errors; gives back on any other status.
+    """Raise an error for 429 and every 5xx; return on any other status.
 
     Args:
-        response: the answer.
-        what: who answered, for the error's prose.
+        response: the response.
+        what: the service, for the message.
 
     Raises:
-        TransportError: transport.throttled or .server, with `retry_after` where the
-            answer says it in seconds. (An HTTP-date would need a clock.)
+        TransportError: transport.throttled or .server, with `retry_after` if the header
+            has seconds. (A date would need a clock.)
     """
     if response.status == HTTPStatus.TOO_MANY_REQUESTS:
         code, said = "transport.throttled", "asks us to slow down"
@@ -186,7 +186,7 @@ def raise_for_status(response: HttpResponse, what: str) -> None:
 
 
 def parse_retry_after(text: str) -> float | None:
-    """Read a Retry-After in seconds; None for anything else."""
+    """Return a Retry-After in seconds (RFC 9110 §10.2.3); None for any other form."""
     text = text.strip()
     if text.isascii() and text.isdigit() and len(text) <= _MAX_RETRY_AFTER_DIGITS:
         return float(text)
@@ -194,9 +194,9 @@ def parse_retry_after(text: str) -> float | None:
 
 
 def imds_hint(status: int) -> str:
-    """Say what to do about a refusal of IMDS that passes by itself; empty: it does not.
+    """Return the hint for a temporary failure of IMDS; empty if it is not temporary.
 
-    Statuses: Microsoft's guidance for its clients, as `IMDS_UPDATE_SECONDS`.
+    Microsoft's "Retry guidance" lists the statuses: see `IMDS_UPDATE_SECONDS`.
     """
     if status == HTTPStatus.GONE:
         return (
@@ -225,9 +225,9 @@ def imds_hint(status: int) -> str:
 
 
 def find_retry_after(status: int, headers: Mapping[str, str]) -> float | None:
-    """Tell when IMDS or Entra ID want to be asked again; None: they do not say.
+    """Return after how many seconds to repeat a request to IMDS or Entra ID.
 
-    Only IMDS ever answers 410, and by that says it too.
+    None if the response does not say so. Status 410 implies a time; only IMDS has it.
     """
-    said = parse_retry_after(headers.get("Retry-After", ""))
-    return said or (IMDS_UPDATE_SECONDS if status == HTTPStatus.GONE else said)
+    seconds = parse_retry_after(headers.get("Retry-After", ""))
+    return seconds or (IMDS_UPDATE_SECONDS if status == HTTPStatus.GONE else seconds)

@@ -1,9 +1,9 @@
-"""A TCP connection within an exchange's time: name resolution and Happy Eyeballs.
+"""Open a TCP connection within an exchange's time: resolution and Happy Eyeballs.
 
-getaddrinfo(3) has no timeout of its own, so it runs in a thread that is left behind
-when time is up. Of several addresses the next one is tried a quarter of a second after
-the one before, or as soon as that one failed (RFC 8305, section 5): an address whose
-packets are dropped, such as IPv6 without a route, does not cost the whole time.
+getaddrinfo(3) has no timeout, so it runs in a thread that is abandoned when time is up.
+Of several addresses, the next is tried a quarter of a second after the previous attempt
+began, or as soon as that attempt failed (RFC 8305, section 5). So an address whose
+packets are dropped, such as IPv6 without a route, does not use up the time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # RFC 8305, section 8: Connection Attempt Delay.
 ATTEMPT_DELAY_SECONDS: Final = 0.25
 
-# family, type, protocol, address: what getaddrinfo gives, without the canonical name.
+# family, type, protocol, address: an entry of getaddrinfo without the canonical name.
 Address = tuple[int, int, int, Any]
 
 
@@ -36,18 +36,18 @@ def connect(
     exchange: Exchange,
     options: Iterable[tuple[int, int, int | bytes]] = (),
 ) -> BoundedSocket:
-    """Connect to the first address of a host that takes the connection.
+    """Connect to the first address of a host that accepts the connection.
 
     Args:
         host: a name or an address.
-        port: of TCP.
-        exchange: whose time it takes.
+        port: the TCP port.
+        exchange: its time limits the call.
         options: for setsockopt.
 
     Raises:
         socket.gaierror: the name has no address.
         TimeoutError: the exchange's time is over.
-        OSError: no address took it; the error is the first one's.
+        OSError: no address accepted it; the error is that of the first address.
     """
     addresses = interleave(resolve(host, port, exchange))
     return connect_to_first(addresses, exchange, options)
@@ -58,11 +58,11 @@ def connect_to_first(
     exchange: Exchange,
     options: Iterable[tuple[int, int, int | bytes]] = (),
 ) -> BoundedSocket:
-    """Connect to the first of these addresses that takes the connection.
+    """Connect to the first of these addresses that accepts the connection.
 
     Raises:
         TimeoutError: the exchange's time is over.
-        OSError: no address took it; the error is the first one's.
+        OSError: no address accepted it; the error is that of the first address.
     """
     return _Race(addresses, exchange, tuple(options)).run()
 
@@ -77,8 +77,8 @@ def resolve(
 
     Args:
         host: a name or an address.
-        port: of TCP.
-        exchange: whose time it takes.
+        port: the TCP port.
+        exchange: its time limits the call.
         look_up: getaddrinfo, or a substitute.
 
     Raises:
@@ -87,14 +87,14 @@ def resolve(
     """
     outcomes: queue.SimpleQueue[list[Address] | BaseException] = queue.SimpleQueue()
 
-    def look_up_aside() -> None:
+    def look_up_in_thread() -> None:
         try:
             found = look_up(host, port, type=socket.SOCK_STREAM)
             outcomes.put([(f, t, p, address) for f, t, p, _, address in found])
         except BaseException as error:  # noqa: BLE001 - raised where it is waited for
             outcomes.put(error)
 
-    threading.Thread(target=look_up_aside, name="resolve", daemon=True).start()
+    threading.Thread(target=look_up_in_thread, name="resolve", daemon=True).start()
     try:
         outcome = outcomes.get(timeout=exchange.seconds_left())
     except queue.Empty:
@@ -113,7 +113,7 @@ def interleave(addresses: Sequence[Address]) -> list[Address]:
 
 
 class _Race:
-    """Attempts to connect, each of them begun a little later than the one before."""
+    """Attempts to connect, each begun a little later than the previous one."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class _Race:
         self._selector = selectors.DefaultSelector()
 
     def run(self) -> BoundedSocket:
-        """Return the first connection that is made; the others are closed."""
+        """Return the first established connection; close the others."""
         winner = None
         try:
             winner = self._run()
@@ -164,7 +164,7 @@ class _Race:
         family, kind, protocol, where = address
         try:
             sock = BoundedSocket(family, kind, protocol)
-        except OSError as error:  # this machine has no such family
+        except OSError as error:  # this machine lacks the address family
             self._fail(error)
             return
         try:
@@ -181,7 +181,7 @@ class _Race:
         self._fail(OSError(number, os.strerror(number)))
 
     def _ended(self, seconds: float) -> list[BoundedSocket]:
-        """Wait for attempts to end, well or not."""
+        """Wait for attempts that succeed or fail."""
         if not self._selector.get_map():
             return []
         return [

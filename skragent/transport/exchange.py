@@ -1,11 +1,10 @@
-"""One exchange: a request and its answer, with one deadline and one limit of bytes.
+"""One exchange: a request and its response, with one deadline and one limit of bytes.
 
-Timeouts of socket, http.client, urllib3 and requests count each wait for bytes anew: a
-server that sends one byte at a time is never late. So the sockets here take their
-timeout from the exchange that runs in their thread, at each call: name resolution,
-connecting, the TLS handshake, a proxy's answer, status lines, headers, chunk sizes,
-trailers and the body share the exchange's time, and all that is received counts against
-its bytes.
+Timeouts of socket, http.client, urllib3 and requests apply to each wait for bytes, so a
+server that sends one byte at a time never exceeds them. The sockets here take their
+timeout, at each call, from the exchange of their thread. Name resolution, connecting,
+the TLS handshake, a proxy's response, status lines, headers, chunk sizes, trailers and
+the body share the exchange's time, and every received byte counts.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ from skragent.errors import TransportError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# What status lines, headers, chunk sizes and trailers may add to a body.
+# Limit of status lines, headers, chunk sizes and trailers, in addition to the body.
 FRAMING_BYTES: Final = 256 * 1024
 
 _running: Final = threading.local()
 
 
 class Exchange:
-    """The bounds of one exchange.
+    """The limits of one exchange.
 
     Args:
-        where: the origin that is asked, for an error's message.
+        where: the origin, for messages.
         seconds: from name resolution to the last byte.
-        max_bytes: of the body.
+        max_bytes: the longest body.
     """
 
     def __init__(self, where: str, *, seconds: float, max_bytes: int) -> None:
@@ -44,10 +43,10 @@ class Exchange:
         self._bytes_left = max_bytes + FRAMING_BYTES
 
     def seconds_left(self) -> float:
-        """Return the time that is left.
+        """Return the remaining seconds.
 
         Raises:
-            TimeoutError: none is.
+            TimeoutError: the time is over.
         """
         left = self._deadline - time.monotonic()
         if left <= 0:
@@ -55,7 +54,7 @@ class Exchange:
         return left
 
     def count(self, received: int) -> None:
-        """Count bytes that were received.
+        """Count received bytes.
 
         Raises:
             TransportError: transport.oversized
@@ -65,7 +64,7 @@ class Exchange:
             raise self.oversized()
 
     def oversized(self) -> TransportError:
-        """Make the error of an answer with too many bytes."""
+        """Return the error of a response with too many bytes."""
         return TransportError(
             f"{self.where} answered with more than {self.max_bytes} bytes",
             code="transport.oversized",
@@ -73,13 +72,13 @@ class Exchange:
 
 
 def current_exchange() -> Exchange | None:
-    """Return the exchange that runs in this thread."""
+    """Return the exchange of this thread."""
     return getattr(_running, "exchange", None)
 
 
 @contextlib.contextmanager
 def running(exchange: Exchange) -> Iterator[Exchange]:
-    """Bound what this thread sends and receives; an outer exchange stays in force."""
+    """Limit what this thread sends and receives; an outer exchange has priority."""
     outer = current_exchange()
     if outer is not None:
         yield outer
@@ -92,7 +91,7 @@ def running(exchange: Exchange) -> Iterator[Exchange]:
 
 
 class _Bounded:
-    """What plain and TLS sockets have in common: bounds before and after each call."""
+    """The part that plain and TLS sockets share: limits for each call."""
 
     def _limit_time(self) -> Exchange | None:
         exchange = current_exchange()
@@ -114,7 +113,7 @@ class BoundedSocket(_Bounded, socket.socket):
         return data
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:  # type: ignore[explicit-override] # noqa: ANN401 - any buffer
-        """Receive into a buffer: what `makefile` does, and http.client reads from."""
+        """Receive into a buffer; `makefile` and so http.client use this."""
         exchange = self._limit_time()
         count = super().recv_into(buffer, nbytes, flags)
         if exchange is not None:
@@ -122,7 +121,7 @@ class BoundedSocket(_Bounded, socket.socket):
         return count
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:  # type: ignore[explicit-override] # noqa: ANN401 - any buffer
-        """Send everything: the timeout is for all of it (socket.sendall)."""
+        """Send everything; the timeout applies to the whole (socket.sendall)."""
         self._limit_time()
         super().sendall(data, flags)
 
@@ -131,7 +130,7 @@ class BoundedTlsSocket(_Bounded, ssl.SSLSocket):
     """A TLS socket that is bounded by its thread's exchange; see SSLContext."""
 
     def read(self, len: int = 1024, buffer: Any = None) -> Any:  # type: ignore[explicit-override] # noqa: A002, ANN401 - the overridden signature
-        """Receive: `recv` and `recv_into` end here."""
+        """Receive; `recv` and `recv_into` call this."""
         exchange = self._limit_time()
         result: Any = super().read(len, buffer)
         if exchange is not None:
@@ -139,11 +138,11 @@ class BoundedTlsSocket(_Bounded, ssl.SSLSocket):
         return result
 
     def send(self, data: Any, flags: int = 0) -> int:  # type: ignore[explicit-override] # noqa: ANN401 - any buffer
-        """Send a part: `sendall` ends here, once for each record."""
+        """Send a part; `sendall` calls this for each record."""
         self._limit_time()
         return super().send(data, flags)
 
     def do_handshake(self, block: bool = False) -> None:  # type: ignore[explicit-override] # noqa: FBT001, FBT002 - the overridden signature
-        """Shake hands: the timeout is for all of it."""
+        """Perform the handshake; the timeout applies to the whole."""
         self._limit_time()
         super().do_handshake(block)

@@ -1,6 +1,6 @@
-"""Every way in which requests and urllib3 fail, as a `TransportError` with its code.
+"""Map every failure of requests and urllib3 to a `TransportError` with its code.
 
-Pure: an exception in, an error out. Not here: answers that arrived (`transport`).
+Pure. `client` maps responses that arrived.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import urllib3.exceptions
 from skragent.errors import TransportError
 from skragent.quoting import quote
 
-# The most telling cause decides, wherever in the chain it stands.
+# The first kind in this list decides, anywhere in the chain of causes.
 _KINDS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
     (
         (urllib3.exceptions.NameResolutionError, socket.gaierror, UnicodeError),
@@ -26,9 +26,9 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
     (
         (ssl.SSLError, urllib3.exceptions.SSLError, requests.exceptions.SSLError),
         "tls",
-        "is not who it should be",
+        "did not prove its identity by TLS",
     ),
-    # urllib3's NewConnectionError is a ConnectTimeoutError, whatever its cause: no use.
+    # NewConnectionError of urllib3 is a ConnectTimeoutError for every cause: not here.
     ((ConnectionRefusedError,), "refused", "refuses connections"),
     (
         (requests.Timeout, TimeoutError, urllib3.exceptions.ReadTimeoutError),
@@ -52,23 +52,23 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
     ),
 )
 
-# OpenSSL of a certificate's lifetime (X509_verify_cert_error_string(3)).
+# OpenSSL's words for a certificate's lifetime (X509_verify_cert_error_string(3)).
 _BY_TIME: Final = ("not yet valid", "has expired")
 
 
 def origin_of(url: str) -> str:
-    """Name the origin of a URL, without path and query: those may hold ids."""
+    """Return the origin of a URL, without path and query, which may have ids."""
     try:
         parts = urllib.parse.urlsplit(url)
-    except ValueError:  # requests will say the same
+    except ValueError:  # requests will report it as well
         return "the URL"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def translate(error: Exception, where: str) -> TransportError:
-    """Name what went wrong with `where`, the origin that was asked.
+    """Return the error for an exception in an exchange with the origin `where`.
 
-    Total: an exception of a kind that is not known here is `transport.unexpected`.
+    An unknown exception becomes `transport.unexpected`.
     """
     causes = causes_of(error)
     for cause in causes:
@@ -76,21 +76,21 @@ def translate(error: Exception, where: str) -> TransportError:
             return cause
     # Invalid URLs and headers: requests makes ValueErrors of them.
     if isinstance(error, ValueError) and not isinstance(error, UnicodeError):
-        return _error(f"{where} cannot be asked", "unexpected")
+        return _error(f"a request to {where} cannot be sent", "unexpected")
     for kinds, kind, said in _KINDS:
         for cause in causes:
             if isinstance(cause, kinds):
                 reason = quote(str(cause))
                 detail = f": {reason}" if kind == "tls" else ""
                 return _error(f"{where} {said}{detail}", kind, _hint(kind, reason))
-    # Every RequestException is an OSError, too: those are not of the operating system.
+    # Every RequestException is an OSError, too, but without an errno.
     if any(isinstance(c, OSError) and c.errno is not None for c in causes):
         return _error(f"{where} cannot be reached", "refused")
-    return _error(f"{where} answered with what is no HTTP", "unexpected")
+    return _error(f"{where} answered with something other than HTTP", "unexpected")
 
 
 def _hint(kind: str, reason: str) -> str:
-    """Say what to do where the library's reason tells."""
+    """Return a remedy if the library's reason shows the cause; else empty."""
     if kind == "tls" and any(words in reason.lower() for words in _BY_TIME):
         return (
             "The certificate's time and this VM's clock differ. Compare the clock"
@@ -104,7 +104,7 @@ def _error(message: str, kind: str, hint: str = "") -> TransportError:
 
 
 def causes_of(error: BaseException) -> list[BaseException]:
-    """Collect an error and what it wraps, in all the ways of requests and urllib3."""
+    """Return an error and every error that it wraps, in the ways of these libraries."""
     found: list[BaseException] = []
     queue: list[object] = [error]
     while queue:

@@ -1,23 +1,23 @@
-"""Chaos: everything around the agent fails at random, and clients watch it.
+"""Random faults in all services around the agent, while clients check its responses.
 
     chaos.py [--seconds N] [--seed N] [--deadline N]
 
 Real processes and sockets: the emulator with its TPM, the agent, its releasers, and
-clients that ask all the time. What clients must see, whatever happens:
+clients that request keys without a pause. The clients check these rules:
 
-- bytes are those of the version that they are said to be;
-- what an agent has served it goes on serving, through every fault that passes, and so
-  does the next agent after SIGKILL, whatever is broken then;
-- a key that the vault denies, that expired or that was dropped is gone within seconds
-  of the refresh that finds out, and stays gone;
-- nobody waits longer than they said;
-- when all is well again, every key is current within a minute.
+- The bytes of a key are those of the version in the response.
+- An agent serves a key that it has served before through every transient fault. So does
+  the next agent after SIGKILL, during any fault.
+- A key that the vault denies, that has expired or that was dropped is not served any
+  more within seconds of the refresh that finds the reason.
+- No request takes longer than its `wait`.
+- After the last fault every key is current within a minute.
 
---deadline is for a machine with other work: everything that must happen may take so
-long, and so it is not held against the agent when an answer is late.
+--deadline is for a busy machine: it replaces every time limit, so that a late response
+is not a violation.
 
-Ends with `chaos: ok` and counts before it; anything else is a failure, with the seed
-that leads to it.
+The last line of the output is `chaos: ok`, after counts. Any other output is a failure,
+with the seed that reproduces it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from support.chaos_clients import Clients, Limits, Violation
 from support.e2e import SKRAGENT
 from support.fd_store import FdStore
-from support.passing_faults import PASSING_FAULTS
+from support.transient_faults import TRANSIENT_FAULTS
 
 from skragent.emulator.hostile_responses import DRIPS
 from skragent.emulator.keyvault.key_changes import add_version
@@ -52,13 +52,13 @@ from skragent.emulator.thread import EmulatorThread
 from skragent.secretmem import create_arena
 
 KEYS = {"alpha": "RSA", "beta": "P-256", "gamma": "P-384"}
-HEAL_SECONDS = 60.0  # after which every key is current
-DENY_SECONDS = 30.0  # after a refresh is ordered, until a denial holds
+RECOVERY_SECONDS = 60.0  # from the end of the faults until every key is current
+DENY_SECONDS = 30.0  # from a refresh until a denied key is not served any more
 START_SECONDS = 30.0
 COMMAND_SECONDS = 120.0
 
-# Faults that pass: no key may be lost to them. `times` keeps several of them apart.
-PASSING = (
+# Transient faults: no key may be lost to them. `times` makes a fault end by itself.
+TRANSIENT = (
     *(
         (f"{service}.{fault}",)
         for service in ("imds", "maa", "vault")
@@ -74,12 +74,12 @@ PASSING = (
     *(("imds.status=410",), ("imds.throttle=2",), ("vault.throttle=2",)),
     *(("vault.unverified,times=3",), ("maa.rotate",), ("vm.rc=0x922,times=20",)),
     *(("vm.reboot",), ("imds.compute.location=null",)),
-    *(faults for of_a_code in PASSING_FAULTS.values() for faults in of_a_code),
-    # Denials that count only if they are repeated five minutes later.
+    *(faults for of_a_code in TRANSIENT_FAULTS.values() for faults in of_a_code),
+    # Denials that drop a key only if a job five minutes later confirms them.
     *(("vm.pcr=7",), ("maa.status=400",), ("vault.status=409",)),
     ("vault.status=403,inner=ForbiddenByFirewall,message=Not from this address",),
 )
-# And those that are an answer: the vault has said no.
+# Faults that make the vault deny the release.
 DENYING = (
     *("vault.key.disabled={}", "vault.key.policy={}", "vault.key.deleted={}"),
     *("vault.key.expired={}", "vault.role.revoked=release"),
@@ -87,7 +87,7 @@ DENYING = (
 
 
 class Chaos:
-    """The world, and what befalls it."""
+    """The emulator, the agent and the clients, and the faults."""
 
     def __init__(
         self,
@@ -107,37 +107,37 @@ class Chaos:
         self._systemd = FdStore(directory)
         arena = create_arena(1)
         arena.close_fd()
-        self._keeps_keys = arena.is_secret  # elsewhere SIGKILL ends them
+        self._keeps_keys = arena.is_secret  # without secret memory SIGKILL ends them
 
     def prepare(self) -> None:
         """Create keys and the configuration; start the agent."""
         world = self._emulator.instance
-        world.imds.is_limited = False  # by faults only
+        world.imds.is_limited = False  # except by faults
         for name, kind in KEYS.items():
             world.create_key(parse_key_spec(f"{name}:{kind}"))
             stored = world.vault.store.find(name)
             assert stored is not None
             self._clients.know(name, stored.latest.version, stored.latest.target)
         text = world.config_text(KEYS)
-        for name in ("tls_roots", "release_roots"):  # each has a file of its own
+        for name in ("tls_roots", "release_roots"):  # faults change one file, not both
             roots = self.directory / f"{name}.pem"
             roots.write_bytes((self.directory / "ca.pem").read_bytes())
             text = re.sub(rf'(?m)^{name} = ".*"$', f'{name} = "{roots}"', text)
-        limits = "[limits]\nrequest_timeout_seconds = 2.0\njob_timeout_seconds = 8.0\n"
+        limits = "[limits]\nrequest_timeout_seconds = 2.0\n"
         (self.directory / "skragent.toml").write_text(f"{text}\n{limits}")
         self._start_agent()
-        self._until("all keys at first", self._all_current, START_SECONDS)
+        self._until("all keys after the start", self._all_current, START_SECONDS)
 
     def close(self) -> None:
-        """End everything."""
+        """Stop the clients and the agent."""
         self._clients.close()
         self._systemd.close()
 
     def run(self, seconds: float) -> None:
-        """Let it happen for so long; then let all be well again."""
+        """Inject faults for that time, then check that everything recovers."""
         self._clients.start()
         episodes: list[tuple[int, Callable[[], None]]] = [
-            (6, self._let_faults_pass),
+            (6, self._inject_transient_faults),
             (1, self._break_roots),
             (2, self._rotate),
             (2, self._deny),
@@ -154,28 +154,28 @@ class Chaos:
             self.counts[episode.__name__.strip("_")] += 1
             episode()
             self._check()
-        self._let_all_be_well()
+        self._recover()
         self._check()
 
     @property
-    def seen(self) -> collections.Counter[str]:
-        """Count what clients were told."""
-        return self._clients.asked
+    def responses(self) -> collections.Counter[str]:
+        """Return the counts of the clients' responses."""
+        return self._clients.responses
 
-    # What happens
+    # Faults and events
 
-    def _let_faults_pass(self) -> None:
-        for faults in self._dice.sample(PASSING, self._dice.randint(1, 3)):
+    def _inject_transient_faults(self) -> None:
+        for faults in self._dice.sample(TRANSIENT, self._dice.randint(1, 3)):
             for fault in faults:
-                self._spoil(fault)
+                self._inject(fault)
         for _ in range(self._dice.randint(1, 3)):
             self._refresh()
             self._sleep(0.2, 1.5)
-        if self._dice.random() < 0.5:  # else they go on, beside what comes next
-            self._heal()
+        if self._dice.random() < 0.5:  # otherwise they last into the next episode
+            self._remove_faults()
 
     def _break_roots(self) -> None:
-        """Have a file of roots missing or broken for some refreshes."""
+        """Remove or truncate a file of roots for some refreshes."""
         name = self._dice.choice(("tls_roots", "release_roots"))
         roots = self.directory / f"{name}.pem"
         good = roots.read_bytes()
@@ -204,12 +204,12 @@ class Chaos:
             world.vault.store.save(added)
             return latest.version
 
-        self._heal()
+        self._remove_faults()
         latest = self._emulator.call(add())
         self._until(
             f"the new version of {name}",
             lambda: self._clients.version_of(name) == latest,
-            HEAL_SECONDS,
+            RECOVERY_SECONDS,
             again=self._refresh,
         )
 
@@ -217,36 +217,38 @@ class Chaos:
         name = self._dice.choice(list(KEYS))
         fault = self._dice.choice(DENYING)
         gone = [name] if "{}" in fault else list(KEYS)
-        self._heal()
-        self._until("all keys", self._all_current, HEAL_SECONDS, again=self._refresh)
-        self._clients.expect_gone_some_time(gone)
-        self._spoil(fault.format(name))
+        self._remove_faults()
+        self._until(
+            "all keys", self._all_current, RECOVERY_SECONDS, again=self._refresh
+        )
+        self._clients.expect_nothing(gone)
+        self._inject(fault.format(name))
         self._refresh()
         self._until(
-            f"{', '.join(gone)} to be gone after {fault}",
+            f"{', '.join(gone)} not to be served after {fault}",
             lambda: not any(self._clients.is_served(alias) for alias in gone),
             DENY_SECONDS,
         )
         with self._clients.expecting_gone(gone):
             self._sleep(0.5, 1.0)
-        self._let_all_be_well()
+        self._recover()
 
     def _drop(self) -> None:
         name = self._dice.choice(list(KEYS))
-        self._clients.expect_gone_some_time([name])
-        if self._type("drop", name) != 0:
-            return  # the agent is being restarted
+        self._clients.expect_nothing([name])
+        if self._command("drop", name) != 0:
+            return  # the agent restarts
         with self._clients.expecting_gone([name]):
-            self._refresh()  # all but dropped ones
+            self._refresh()  # all keys except dropped keys
             self._sleep(0.2, 1.0)
-        self._heal()
+        self._remove_faults()
         self._until(
-            f"{name} to be back",
+            f"{name} to be served again",
             lambda: self._clients.is_served(name),
-            HEAL_SECONDS,
-            again=lambda: self._type("refresh", name),
+            RECOVERY_SECONDS,
+            again=lambda: self._command("refresh", name),
         )
-        self._let_all_be_well()
+        self._recover()
 
     def _kill_releaser(self) -> None:
         self._refresh()
@@ -261,13 +263,15 @@ class Chaos:
 
     def _kill_agent(self) -> None:
         assert self._agent is not None
-        with self._clients.nobody_there():
+        with self._clients.without_agent():
             self._agent.kill()
             self._agent.wait()
             self._start_agent()
             if not self._keeps_keys:
-                self._heal()
-                self._until("all keys after SIGKILL", self._all_current, HEAL_SECONDS)
+                self._remove_faults()
+                self._until(
+                    "all keys after SIGKILL", self._all_current, RECOVERY_SECONDS
+                )
         self._clients.expect_all()
 
     def _stop_tpm(self) -> None:
@@ -282,21 +286,24 @@ class Chaos:
         path = self.directory / "skragent.toml"
         good = path.read_text()
         path.write_text(good + '\n[keys.bad]\nvault = "nowhere"\n')
-        refused = self._type("reload")
+        rejected = self._command("reload")
         path.write_text(good)
-        taken = self._type("reload")
-        if (refused, taken) != (78, 0):
-            raise Violation(f"reload: {refused} for a bad file, {taken} for a good one")
+        accepted = self._command("reload")
+        if (rejected, accepted) != (78, 0):
+            raise Violation(
+                f"reload: exit status {rejected} for a bad file,"
+                f" {accepted} for a good file"
+            )
 
-    # Tools
+    # Helpers
 
-    def _let_all_be_well(self) -> None:
-        self._heal()
+    def _recover(self) -> None:
+        self._remove_faults()
         self._until(
             "every key to be current",
             self._all_current,
-            HEAL_SECONDS,
-            again=lambda: self._type("refresh", *KEYS),
+            RECOVERY_SECONDS,
+            again=lambda: self._command("refresh", *KEYS),
         )
         self._clients.expect_all()
 
@@ -320,9 +327,9 @@ class Chaos:
         )
 
     def _refresh(self) -> None:
-        self._type("refresh")
+        self._command("refresh")
 
-    def _type(self, *words: str) -> int:
+    def _command(self, *words: str) -> int:
         return self._skragent(*words).returncode
 
     def _skragent(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -334,12 +341,12 @@ class Chaos:
             check=False,
         )
 
-    def _spoil(self, fault: str) -> None:
+    def _inject(self, fault: str) -> None:
         world = self._emulator.instance
         self._emulator.call(world.faults.apply(fault.replace("VAULT", world.vault.url)))
         self.counts["faults"] += 1
 
-    def _heal(self) -> None:
+    def _remove_faults(self) -> None:
         self._emulator.call(self._emulator.instance.faults.reset())
 
     def _releasers(self) -> list[int]:
@@ -364,23 +371,23 @@ class Chaos:
         *,
         again: Callable[[], object] | None = None,
     ) -> None:
-        """Wait, and order `again` now and then: an order may have met a fault."""
+        """Wait for a condition; repeat `again`, because a fault may have hit it."""
         seconds = self._deadline_seconds or seconds
         deadline = time.monotonic() + seconds
-        ordered = -10.0
+        repeated = -10.0
         while not is_so():
             self._check()
             now = time.monotonic()
             if now > deadline:
                 raise Violation(f"waited {seconds:.0f} s in vain for {what}")
-            if again is not None and now - ordered > 5:
+            if again is not None and now - repeated > 5:
                 again()
-                ordered = now
+                repeated = now
             time.sleep(0.1)
 
 
 def children_of(pid: int) -> list[int]:
-    """List the children of a process, whichever thread made them."""
+    """List the children of all threads of a process."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
@@ -399,7 +406,7 @@ def world() -> Iterator[tuple[Path, EmulatorThread]]:
 
 
 def main() -> int:
-    """Run it; gives the exit code."""
+    """Run from the command line, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=180.0)
     parser.add_argument("--seed", type=int, default=None)
@@ -419,8 +426,8 @@ def main() -> int:
             return 1
         finally:
             chaos.close()
-        for what, count in sorted((chaos.counts + chaos.seen).items()):
-            print(f"  {count:7} {what}")
+        for name, count in sorted((chaos.counts + chaos.responses).items()):
+            print(f"  {count:7} {name}")
     print("chaos: ok")
     return 0
 

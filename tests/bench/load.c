@@ -1,11 +1,11 @@
 /* A closed-loop HTTP/1.1 load generator over a Unix socket: every connection has one
- * request under way. One thread, epoll; it costs a fraction of any server measured.
+ * request in progress. One thread, epoll; it uses a fraction of the CPU of any server.
  *
  *   load keep|new SOCKET CONNECTIONS SECONDS PATH BODY     one JSON object on stdout
  *
  * `keep` sends one request after the other on each connection, `new` makes a connection
- * for each. An answer that is not a 200 whose body is exactly the file BODY ends the
- * run. The first fifth of the time is warm-up and is not counted. */
+ * for each request. A response that is not 200 with exactly the bytes of the file BODY
+ * ends the run. The first fifth of the time is warm-up and is not counted. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -24,8 +24,8 @@ enum { MAX_ANSWER = 64 * 1024, MAX_SAMPLES = 1 << 24 };
 
 struct connection {
     int fd;
-    size_t have;          /* bytes of the answer so far */
-    size_t want;          /* its whole length, 0 until the head is complete */
+    size_t have;          /* bytes of the response so far */
+    size_t want;          /* length of the response, 0 until the head is complete */
     uint64_t started;
     char answer[MAX_ANSWER];
 };
@@ -73,7 +73,7 @@ static void send_request(struct connection *c, int epoll)
         die("write");
 }
 
-/* The length of the whole answer, 0 if the head is not complete, SIZE_MAX if it is bad. */
+/* The length of the response, 0 if the head is incomplete, SIZE_MAX if it is malformed. */
 static size_t answer_length(const struct connection *c)
 {
     const char *end = memmem(c->answer, c->have, "\r\n\r\n", 4);
@@ -162,7 +162,7 @@ int main(int argc, char **argv)
             if (!c->want || c->have < c->want)
                 continue;
             if (!is_right(c)) {
-                fprintf(stderr, "load: an answer with other bytes\n");
+                fprintf(stderr, "load: a response with other bytes\n");
                 return 1;
             }
             answered++;

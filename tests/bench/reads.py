@@ -1,11 +1,12 @@
-"""Count the reads without a bound: every outgoing path against a hostile answer.
+"""Count the reads without a limit: every outgoing path against a hostile response.
 
-A real releaser meets one hostile answer of the emulator in each run: a body of 300 MB,
-600 MB in gzip, or a part that drips for ever, as a redirect, a success or a refusal. A
-read is bounded where the releaser's memory grows by at most 32 MiB over a run with a
-small answer in the same place, and the exchange ends within its time plus a second.
+In each run a releaser gets one hostile response of the emulator: a body of 300 MB,
+600 MB in gzip, or a part that never ends and arrives byte by byte. The response is a
+redirect, a success or a refusal. A read is limited if two conditions hold. The
+releaser's memory grows by at most 32 MiB compared with a run with a small response in
+the same place. The exchange ends within its timeout plus one second.
 
-The same for a proxy that drips, spoken to in the clear and over TLS.
+The same for a proxy that sends byte by byte, with and without TLS.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ SIZES: Final[dict[Literal["flood", "bomb"], int]] = {
 }
 THIM: Final = "/metadata/THIM"
 OK: Final = b"HTTP/1.1 200 OK\r\n"
-# What a proxy answers to CONNECT, at once and then slowly.
+# A proxy's response to CONNECT: the part sent at once, and the parts sent slowly.
 PROXY_DRIPS: Final[dict[str, tuple[bytes, list[bytes]]]] = {
     "status": (OK[:9], [b"x"]),
     "headers": (OK, [b"X", b":", b"y", b"\r\n"]),
@@ -61,19 +62,19 @@ PROXY_DRIPS: Final[dict[str, tuple[bytes, list[bytes]]]] = {
 
 
 class Route(NamedTuple):
-    """One outgoing path: who answers it, and what job takes it."""
+    """One outgoing path: its service, and the job that uses it."""
 
     name: str
     service: str
-    path: str  # how it begins
+    path: str  # the beginning of the target
     purpose: Purpose = "release"
-    is_authorized: bool | None = None  # whether the request has a token; None: either
-    is_application: bool = False  # an application of Entra ID asks for the key
-    is_provider_found: bool = False  # by the VM's place
-    query_id: str = ""  # of a renewal that was ordered
+    is_authorized: bool | None = None  # whether the request has a token; None: both
+    is_application: bool = False  # an application of Entra ID requests the key
+    is_provider_found: bool = False  # from the VM's location
+    query_id: str = ""  # of a renewal that was requested before
 
     def takes(self, request: Request) -> bool:
-        """Tell whether a request is of this path."""
+        """Return whether a request belongs to this path."""
         return request.path.startswith(self.path) and self.is_authorized in {
             None,
             "authorization" in request.headers,
@@ -82,7 +83,7 @@ class Route(NamedTuple):
 
 ROUTES: Final = (
     Route(
-        *("the VM's place", "imds", "/metadata/instance/compute/location"),
+        *("the VM's location", "imds", "/metadata/instance/compute/location"),
         is_provider_found=True,
     ),
     Route("the AMD certificates", "imds", f"{THIM}/amd"),
@@ -93,7 +94,7 @@ ROUTES: Final = (
     Route("MAA's keys", "maa", "/certs"),
     Route("a vault's challenge", "vault", "/keys", is_authorized=False),
     Route("a vault's release", "vault", "/keys", is_authorized=True),
-    Route("a version's check", "vault", "/keys", "check", is_authorized=True),
+    Route("a version check", "vault", "/keys", "check", is_authorized=True),
     Route("the VM's id", "imds", "/metadata/instance/compute/vmId", "renew"),
     Route("a renewal", "imds", f"{THIM}/tvm/certificate/renew", "renew"),
     Route(
@@ -105,14 +106,14 @@ PROXIED: Final = next(route for route in ROUTES if route.name == "MAA's attestat
 
 
 class Seen(NamedTuple):
-    """What one run of a releaser cost."""
+    """Memory and time of one run of a releaser."""
 
     peak_kib: int  # resident memory
     seconds: tuple[float, ...]  # each exchange on the path, from request to its end
 
 
 class Bench:
-    """The emulator, and the runs against it."""
+    """The emulator and the runs of releasers."""
 
     def __init__(self, directory: Path, emulator: EmulatorThread) -> None:
         self._directory = directory
@@ -130,10 +131,10 @@ class Bench:
         }
 
     def run(self, route: Route, answer: Response) -> Seen:
-        """Run one job that meets this answer wherever it takes the path."""
+        """Run one job that gets this response to every request of the path."""
         world = self._emulator.instance
 
-        async def spoil() -> None:
+        async def replace_responses() -> None:
             for service in self._services.values():
                 service.clear_hooks()
 
@@ -142,7 +143,7 @@ class Bench:
 
             self._services[route.service].hook("bench", replace)
 
-        self._emulator.call(spoil())
+        self._emulator.call(replace_responses())
         before = len(world.requests)
         peak = _peak_of(self._releaser(route))
         deadline = time.monotonic() + SECONDS
@@ -155,10 +156,10 @@ class Bench:
             )
             if seconds or time.monotonic() > deadline:
                 return Seen(peak, seconds)
-            time.sleep(POLL_SECONDS)  # a drip ends with the next byte
+            time.sleep(POLL_SECONDS)  # the emulator ends the exchange at its next byte
 
     def peak_with_proxy(self, url: str, ca_file: str) -> int:
-        """Run one job whose every request to MAA meets this proxy."""
+        """Run one job with this proxy for its requests to MAA."""
         releaser = self._releaser(PROXIED)
         releaser.job = msgspec.structs.replace(releaser.job, tls_roots=ca_file)
         return _peak_of(releaser, {"HTTPS_PROXY": url})
@@ -182,7 +183,7 @@ class Bench:
             now=world.azure.clock.now(),
             authority=world.azure.entra_id.origin if route.is_application else "",
         )
-        if route.purpose == "renew":  # a job of its own, without keys
+        if route.purpose == "renew":  # a renewal is a separate job without keys
             releaser.job = msgspec.structs.replace(
                 releaser.job, keys=(), ak_query_id=route.query_id
             )
@@ -190,9 +191,10 @@ class Bench:
 
 
 def _peak_of(releaser: Releaser, environment: dict[str, str] | None = None) -> int:
-    """Run a releaser to its end; give its peak of resident memory, in KiB.
+    """Run a releaser to its end, and return its peak resident memory in KiB.
 
-    Read while it runs: what wait4(2) tells counts what the parent had at the fork.
+    The value of wait4(2) includes the parent's memory at the fork. So /proc is read
+    while the releaser runs.
     """
     peak = 0
     with subprocess.Popen(
@@ -219,7 +221,7 @@ def _peak_of(releaser: Releaser, environment: dict[str, str] | None = None) -> i
 
 
 def unbounded_reads() -> int:
-    """Try all of it, say what each path cost, and count what has no bound."""
+    """Try all paths, print their memory and time, and count reads without a limit."""
     count = 0
     drips = itertools.cycle(DRIPS)
     with (
@@ -246,7 +248,7 @@ def unbounded_reads() -> int:
                         count += 1
                         print(
                             f"  {route.name}: {status}, {answer.delivery}"
-                            f" {answer.measure}: no bound:"
+                            f" {answer.measure}: no limit:"
                             f" {grown / 1024:.0f} MiB, {longest:.1f} s"
                         )
                     growth, seconds = max(growth, grown), max(seconds, longest)
@@ -255,7 +257,7 @@ def unbounded_reads() -> int:
 
 
 def _timed(script: Script, exchanges: list[float]) -> Iterator[bytes]:
-    """Give a script's pieces; note how long the client wanted them."""
+    """Yield a script's pieces, and note the time until the client closed."""
     began = time.monotonic()
     try:
         yield from script()
@@ -264,7 +266,7 @@ def _timed(script: Script, exchanges: list[float]) -> Iterator[bytes]:
 
 
 def unbounded_proxies(bench: Bench, directory: Path) -> int:
-    """Try proxies that drip, and count what has no bound."""
+    """Try proxies that send byte by byte, and count reads without a limit."""
     count = 0
     usual = bench.run(PROXIED, Response(403, b"no"))
     tls, ca_file = make_tls(directory)
@@ -280,7 +282,7 @@ def unbounded_proxies(bench: Bench, directory: Path) -> int:
             longest = max(exchanges, default=math.inf)
             if grown > GROWTH_KIB or longest > SECONDS:
                 count += 1
-                print(f"  a proxy ({scheme}): drip {part}: no bound: {longest:.1f} s")
+                print(f"  a proxy ({scheme}): drip {part}: no limit: {longest:.1f} s")
             growth, seconds = max(growth, grown), max(seconds, longest)
         name = f"a proxy ({scheme})"
         print(f"  {name:28} {growth / 1024:5.1f} MiB  {seconds:.2f} s")

@@ -4,13 +4,14 @@
 
 Real processes: the emulator with its TPM, the agent and its releasers. Each round has
 an index and a certificate of one kind, which ends soon. An agent starts, releases a key
-and renews the certificate. SIGTERM or SIGKILL ends it, its releaser or both, at a
-random moment after THIM has answered. Then an agent starts that gets no new
-certificate. As soon as it holds its key the index must hold the old or the new
-certificate, byte for byte and then zeros, and there must be no copy left. SIGTERM must
-not interrupt a write at all.
+and renews the certificate. SIGTERM or SIGKILL ends the agent, its releaser or both, at
+a random time after THIM's response. Then an agent starts that gets no new certificate.
+As soon as that agent holds its key, the index must have the old or the new certificate,
+byte for byte and then zeros, and the copy must be deleted. SIGTERM must not interrupt a
+write.
 
-Ends with `renewal_kills: ok` and counts before it; anything else is a failure.
+The last line of the output is `renewal_kills: ok`, after counts. Any other output is a
+failure.
 """
 
 from __future__ import annotations
@@ -39,31 +40,32 @@ from skragent.client import SkragentClient, SkragentError
 from skragent.emulator.keyvault.key_specs import parse_key_spec
 from skragent.emulator.thread import EmulatorThread
 
-# Most of them where a kill can lose something.
+# Kinds of renewals that a kill can interrupt occur more often.
 KINDS = (AT_ONCE, IN_PIECES, IN_PIECES, ANEW, ANEW)
 VICTIMS = ("agent", "releaser", "both")  # both: as systemd's KillMode=control-group
 SIGNALS = (signal.SIGTERM, signal.SIGKILL)
 DEADLINE_SECONDS = 60.0
-# A vTPM is slower than the emulator's, and its commands are where a kill can hit.
+# Azure's vTPM is slower than the emulator's. This delay makes a kill during a command
+# as likely as on Azure.
 COMMAND_SECONDS = 0.004
 
 
 class Lost(Exception):  # noqa: N818 - a finding
-    """What must not be."""
+    """A certificate or a copy that a kill has lost."""
 
 
 @dataclass
 class Renewal:
-    """What the TPM and THIM saw of one renewal."""
+    """The requests to the TPM and to THIM in one renewal."""
 
     is_answered: bool = False  # by THIM
     answered_at: float = 0.0
-    commands: int = 0  # since then
-    first_change: int = 0  # the number of that command; 0: none
+    commands: int = 0  # TPM commands since then
+    first_change: int = 0  # number of the first command that changes the index; 0: none
     last_at: float = 0.0
 
     def note(self, code: int) -> None:
-        """Take note of a TPM command, before it runs."""
+        """Count a TPM command before it runs."""
         if self.is_answered:
             time.sleep(COMMAND_SECONDS)
             self.commands += 1
@@ -73,7 +75,7 @@ class Renewal:
 
 
 class Rounds:
-    """The world, and one kill after another."""
+    """The emulator, the agent, and rounds with one kill each."""
 
     def __init__(
         self, directory: Path, emulator: EmulatorThread, dice: random.Random
@@ -97,14 +99,14 @@ class Rounds:
         (self._directory / "skragent.toml").write_text(text)
 
     def close(self) -> None:
-        """End what runs."""
+        """Kill the agent."""
         if self._agent is not None:
             self._agent.kill()
             self._agent.wait()
         self._log.close()
 
     def run(self) -> None:
-        """Kill once, start again, and look."""
+        """Kill once, start again, and check the index and the copy."""
         kind = self._dice.choice(KINDS)
         victim, number = self._dice.choice(VICTIMS), self._dice.choice(SIGNALS)
         if kind.name not in self.seconds:
@@ -125,32 +127,32 @@ class Rounds:
         if left not in {"old", "new"}:
             self.counts[f"kills that left {left}"] += 1
             if not self._guest.copy.exists():
-                raise Lost(f"{what}: {left} is left, and no copy")
+                raise Lost(f"{what}: the index has {left}, and there is no copy")
         self._start_again()
         found = self._guest.holds()
         if found not in {"old", "new"}:
-            raise Lost(f"{what}: after the next start the index holds {found}")
+            raise Lost(f"{what}: after the next start the index has {found}")
         if self._guest.copy.exists():
             raise Lost(f"{what}: a copy is left after the next start")
         self.counts[f"rounds that ended with the {found} certificate"] += 1
 
     def _measure(self, kind: Kind) -> float:
-        """Have one renewal without a kill; tell how long its TPM commands take."""
+        """Run one renewal without a kill; return the time of its TPM commands."""
         self._prepare_round(kind, lambda: None)
-        said = self._renewals_said()
+        before = self._logged_renewals()
         self._start()
-        self._until(lambda: self._renewals_said() > said)
+        self._until(lambda: self._logged_renewals() > before)
         self._stop()
         return self._renewal.last_at - self._renewal.answered_at
 
-    def _renewals_said(self) -> int:
+    def _logged_renewals(self) -> int:
         log = (self._directory / "agent.log").read_text()
         return log.count("the AK certificate is renewed")
 
     def _kill(
         self, kind: Kind, victim: str, number: signal.Signals, delay: float
     ) -> bool:
-        """Let one renewal be interrupted; tell whether its write had begun."""
+        """Kill during one renewal; return whether its write had begun."""
         killed, hits = threading.Event(), []
 
         def kill() -> None:
@@ -233,7 +235,7 @@ class Rounds:
         deadline = time.monotonic() + DEADLINE_SECONDS
         while not is_so():
             if time.monotonic() > deadline:
-                raise Lost("it takes too long")
+                raise Lost(f"no change within {DEADLINE_SECONDS:.0f} s")
             time.sleep(0.02)
 
 
@@ -246,7 +248,7 @@ def _is_dead(pid: int) -> bool:
 
 
 def main() -> None:
-    """Run the rounds that the command line asks for."""
+    """Run the rounds of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)

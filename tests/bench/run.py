@@ -1,11 +1,11 @@
 """Measure the values of docs/operations.md, "Performance"; the last line is JSON.
 
-Start-up and memory are absolute, taken against the emulator on this machine.
-Throughput and CPU are ratios to nginx serving the same bytes over a Unix socket in the
-same run, the two measured in turn, because absolute numbers belong to a machine. nginx
-runs as Debian configures it (sendfile, tcp_nopush), with one worker and no access log;
-the agent with rules, metrics and audit, as in production. Rules on units cost a look
-into /proc for each new connection, so that is measured apart.
+Start-up and memory are absolute numbers, measured against the emulator on this machine.
+Throughput and CPU are ratios to nginx, because absolute numbers depend on the machine.
+nginx serves the same bytes over a Unix socket in the same run, and rounds of the agent
+and of nginx alternate. nginx runs with Debian's settings (sendfile, tcp_nopush), one
+worker and no access log. The agent runs with rules, metrics and audit. Rules on units
+read /proc for each new connection, so they are measured separately.
 """
 
 from __future__ import annotations
@@ -40,6 +40,16 @@ REST_SECONDS = 3.0
 DEADLINE_SECONDS = 60.0
 
 SKRAGENT = [sys.executable, "-I", "-m", "skragent.cli.main"]
+# One user sends all requests, so the agent runs without the limit per user.
+WITHOUT_LIMIT = """
+import dataclasses, sys
+from skragent.cli.main import main
+from skragent.serving import Limits
+limits = dataclasses.replace(Limits(), requests_per_second_per_uid=10_000_000)
+Limits.for_connections = lambda _: limits
+sys.exit(main(sys.argv[1:]))
+"""
+UNLIMITED = (sys.executable, "-I", "-c", WITHOUT_LIMIT)
 NGINX_CONF = """
 worker_processes 1; daemon off; pid {dir}/pid; error_log {dir}/error.log;
 events {{ worker_connections 1024; }}
@@ -55,7 +65,7 @@ http {{
 
 @contextlib.contextmanager
 def running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a command and see that it ends with the block."""
+    """Start a command, and end it after the block."""
     with log.open("ab") as sink:
         process = subprocess.Popen(command, stdout=sink, stderr=sink)
     try:
@@ -67,7 +77,7 @@ def running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 @contextlib.contextmanager
 def emulator(directory: Path, latency: float) -> Iterator[Path]:
-    """Run the emulator and give the configuration that it wrote."""
+    """Run the emulator, and yield the configuration that it wrote."""
     directory.mkdir()
     log = directory / "emulator.log"
     command = [*SKRAGENT, "emulator", "--dir", str(directory)]
@@ -83,7 +93,7 @@ def emulator(directory: Path, latency: float) -> Iterator[Path]:
 
 
 def fetch(path: Path, name: str) -> bytes | None:
-    """Ask once for a key; its bytes, or None where the agent has none yet."""
+    """Request a key once; return its bytes, or None if it is not held."""
     with socket.socket(socket.AF_UNIX) as connection:
         try:
             connection.connect(str(path))
@@ -101,12 +111,13 @@ def fetch(path: Path, name: str) -> bytes | None:
 
 
 @contextlib.contextmanager
-def agent(config: Path, sock: Path) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
-    """Run the agent; give it with the seconds from exec to its first key."""
+def agent(
+    config: Path, sock: Path, *launcher: str
+) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
+    """Run the agent; yield its process and the seconds from exec to its first key."""
     started = time.perf_counter()
-    with running(
-        [*SKRAGENT, "run", "--config", str(config)], config.parent / "agent.log"
-    ) as process:
+    command = [*(launcher or SKRAGENT), "run", "--config", str(config)]
+    with running(command, config.parent / "agent.log") as process:
         while fetch(sock, "demo") is None:
             if time.perf_counter() - started > DEADLINE_SECONDS:
                 sys.exit(f"bench: no key; see {config.parent}/agent.log")
@@ -115,7 +126,7 @@ def agent(config: Path, sock: Path) -> Iterator[tuple[subprocess.Popen[bytes], f
 
 
 def cold_starts(config: Path, sock: Path) -> float:
-    """Give the median of some starts; the first one warms the page cache."""
+    """Return the median of some starts; the first start fills the page cache."""
     seconds = []
     for _ in range(COLD_STARTS + 1):
         with agent(config, sock) as (_, taken):
@@ -134,7 +145,7 @@ def resident_mib(pid: int) -> float:
 def load(
     binary: Path, mode: str, connections: int, server: Server, body: Path
 ) -> dict[str, float]:
-    """Give what one round measured."""
+    """Run one round of load, and return its numbers."""
     command = [str(binary), mode, str(server.sock), str(connections)]
     command += [str(LOAD_SECONDS), server.path, str(body)]
     outcome = subprocess.run(command, check=True, capture_output=True, timeout=60)
@@ -144,7 +155,7 @@ def load(
 
 @contextlib.contextmanager
 def nginx(directory: Path, body: bytes) -> Iterator[tuple[Path, int]]:
-    """Serve the same bytes with nginx on a Unix socket; give it with its worker."""
+    """Serve the same bytes with nginx on a Unix socket; yield the socket and worker."""
     (directory / "root").mkdir(parents=True)
     (directory / "root" / "key").write_bytes(body)
     for parent in (directory, *directory.parents):
@@ -165,13 +176,13 @@ def nginx(directory: Path, body: bytes) -> Iterator[tuple[Path, int]]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Read what a process has used, in user and system mode."""
+    """Return the CPU time of a process, in user and system mode."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Server(NamedTuple):
-    """One of the two that are compared."""
+    """One of the two servers in a comparison."""
 
     name: str
     sock: Path
@@ -180,7 +191,7 @@ class Server(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """One server in one round; CPU is the server's own, for each request."""
+    """The numbers of one server in one round; CPU is the server's, per request."""
 
     per_second: float
     p50_us: float
@@ -201,7 +212,7 @@ def measure(
 def compare(
     binary: Path, mode: str, connections: int, servers: tuple[Server, ...], body: Path
 ) -> tuple[float, float]:
-    """Load both in turn; give the medians of the ratios of throughput and of CPU."""
+    """Load both servers alternately; return the median ratios of throughput and CPU."""
     rounds = [
         [measure(binary, mode, connections, server, body) for server in servers]
         for _ in range(LOAD_ROUNDS)
@@ -229,7 +240,7 @@ EVERYTHING = [(mode, count) for mode in ("keep", "new") for count in CONNECTIONS
 
 
 def throughput(work: Path, sock: Path, pid: int, what: list[tuple[str, int]]) -> Ratios:
-    """Compare the agent, as it runs in production, with nginx: (speed, CPU) ratios."""
+    """Compare the agent with nginx; return the ratios of throughput and CPU."""
     work.mkdir()
     binary, body = work / "load", work / "body"
     source = Path(__file__).with_name("load.c")
@@ -258,7 +269,7 @@ print(time.process_time())
 
 
 def client_cpu(sock: Path) -> float:
-    """Give the CPU, in ms, of a workload in Python that fetches once: all of it."""
+    """Return the CPU, in ms, of a whole Python process that fetches one key."""
     scripts = {"idle": "import time; print(time.process_time())"}
     scripts["fetch"] = CLIENT.format(socket=str(sock))
     seconds = {
@@ -274,16 +285,9 @@ def client_cpu(sock: Path) -> float:
 
 
 def name_a_unit(config: Path) -> None:
-    """Put a rule on units before the ones that are there."""
+    """Add a rule on units before the existing rules."""
     text = config.read_text()
     config.write_text(text.replace("allow = [", "allow = [" + UNIT_RULE + ", ", 1))
-
-
-def raise_limits(config: Path) -> None:
-    """Let one user, who is all users here, ask as much as it can."""
-    text = config.read_text()
-    config.write_text(text + "\n[serving]\nanswers_per_second_per_uid = 10000000\n")
-    print("serving.answers_per_second_per_uid is raised: all load is one user's here")
 
 
 def main() -> None:
@@ -296,19 +300,19 @@ def main() -> None:
         work = Path(name)
         with emulator(work / "near", 0.0) as config:
             sock = config.parent / "api.sock"
-            raise_limits(config)
+            print("the limit of responses per user is raised: all load is one user's")
             print("cold start, emulator beside it:")
             outcome["cold_start_s"] = round(cold_starts(config, sock), 3)
-            with agent(config, sock) as (process, _):
+            with agent(config, sock, *UNLIMITED) as (process, _):
                 time.sleep(REST_SECONDS)
                 outcome["agent_rss_mib"] = round(resident_mib(process.pid), 1)
                 print("a workload in Python:")
                 outcome["client_cpu_ms"] = round(client_cpu(sock), 1)
-                print("fetches over Unix sockets, agent and nginx in turn:")
+                print("fetches over Unix sockets, agent and nginx alternately:")
                 found = throughput(work / "users", sock, process.pid, EVERYTHING)
             name_a_unit(config)
-            with agent(config, sock) as (process, _):
-                print("the same where a rule names a unit:")
+            with agent(config, sock, *UNLIMITED) as (process, _):
+                print("the same with a rule on a unit:")
                 what = [("new", 16)]
                 found_with_units = throughput(work / "units", sock, process.pid, what)
         outcome |= {
@@ -322,7 +326,7 @@ def main() -> None:
             print(f"cold start, {LATENCY_SECONDS * 1000:.0f} ms on every round trip:")
             sock = config.parent / "api.sock"
             outcome["cold_start_50ms_s"] = round(cold_starts(config, sock), 3)
-    print("hostile answers on every path: growth of memory, longest exchange:")
+    print("hostile responses on every path: growth of memory, longest exchange:")
     outcome["unbounded_reads"] = unbounded_reads()
     print(f"on {os.cpu_count()} CPUs, Python {sys.version.split()[0]}")
     print(json.dumps(outcome))

@@ -2,9 +2,9 @@
 
     soak.py [--requests N] [--connections N]
 
-Every body is derived from its version, so that a wrong key and a torn answer are seen.
-Connections are kept, closed after each request, and long-polling, in turn. Ends with
-`soak: ok (…)`; anything else is a failure.
+Every body is derived from its version, so that a wrong key and a mixed response are
+detected. A third of the connections each are kept open, closed after each request, and
+long-polling. The last line of output is `soak: ok (…)`; anything else is a failure.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def body_of(version: str) -> bytes:
 
 
 def serve(path: str) -> None:
-    """Be the server; a child process."""
+    """Run the server; called in a child process."""
     number = 0
     ring = ring_with(
         held_key(ALIAS, version=version_of(0), forms={"jwk": body_of(version_of(0))})
@@ -66,7 +66,7 @@ def serve(path: str) -> None:
         nonlocal number
         sock = socket.socket(socket.AF_UNIX)
         sock.bind(path)
-        limits = Limits(answers_per_second_per_uid=10_000_000)
+        limits = Limits(requests_per_second_per_uid=10_000_000)
         server = ApiServer(
             sock, ring, everybody_in(ring), Counters(), now=time.time, limits=limits
         )
@@ -83,7 +83,7 @@ def serve(path: str) -> None:
 
 
 class Client:
-    """One connection after the other, or one for ever; one request at a time."""
+    """A client with one connection, or one connection per request."""
 
     def __init__(self, path: str, mode: str, selector: selectors.BaseSelector) -> None:
         self.path = path
@@ -113,7 +113,7 @@ class Client:
         self.sock.sendall(head.encode())
 
     def take(self) -> bool:
-        """Read; tell whether the answer is complete, and check it if it is."""
+        """Read; return whether the response is complete, and check a complete one."""
         assert self.sock is not None
         chunk = self.sock.recv(65536)
         if not chunk:
@@ -150,7 +150,7 @@ class Client:
 
 
 def resources_of(pid: int) -> tuple[int, int, int]:
-    """Read what may not grow: RSS in KiB, descriptors, mappings."""
+    """Return the resources that may not grow: RSS in KiB, descriptors, mappings."""
     status = Path(f"/proc/{pid}/status").read_text()
     rss = int(status.partition("VmRSS:")[2].split()[0])
     descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
@@ -178,7 +178,7 @@ def server(path: str) -> Iterator[int]:
 
 
 def load(path: str, connections: int, requests: int, clients: list[Client]) -> None:
-    """Have so many requests answered."""
+    """Run the clients until they have that many responses."""
     selector = clients[0].selector if clients else selectors.DefaultSelector()
     modes = ("keep", "new", "poll", "keep")
     clients.extend(
@@ -215,7 +215,7 @@ def main() -> None:
         f"{arguments.requests} requests, {rotations} rotations, RSS {rss:+} KiB,"
         f" descriptors {descriptors:+}, mappings {mappings:+}"
     )
-    # One connection may be between two at the moment of counting.
+    # A client may be between two connections when descriptors are counted.
     is_steady = (
         rss <= MAX_GROWTH_KIB
         and abs(descriptors) <= arguments.connections // 4

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from support.e2e import Agent, config_for, type_
-from support.passing_faults import PASSING_FAULTS
+from support.transient_faults import TRANSIENT_FAULTS
 
 from skragent.cli.main import main
 from skragent.emulator.thread import EmulatorThread
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.swtpm
 
 ATTEMPTS = 2  # as many as confirm a denial
 
-CASES = [(code, faults) for code, all_ in PASSING_FAULTS.items() for faults in all_]
+CASES = [(code, faults) for code, all_ in TRANSIENT_FAULTS.items() for faults in all_]
 
 
 class Surviving:

@@ -213,7 +213,7 @@ def test_a_report_of_another_chip_is_refused(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     vm = emulator.instance.vm
-    endorsements = vm.thim_answer()
+    endorsements = vm.thim_certification()
     emulator.instance.imds.mutate("thim", lambda _: endorsements)
     vm.paravisor.chip = another_chip(emulator)
     emulator.call(vm.paravisor.refresh())

@@ -11,7 +11,7 @@ from support.e2e import Agent, config_for, create_key
 from support.lock_step import RoundTrips
 from support.vtpm import vm_directory
 
-from skragent.emulator.http_server import Front
+from skragent.emulator.http_server import HttpServer
 from skragent.emulator.thread import EmulatorThread
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ RELEASE = {"vault": 1}
 TRIPS = (CONNECT, HELLO, ASK, EVIDENCE, RELEASE)
 
 # No request ends because it was held back.
-PATIENT = "[limits]\nrequest_timeout_seconds = 300\njob_timeout_seconds = 3600\n"
+PATIENT = "[limits]\nrequest_timeout_seconds = 300\n"
 
 
 def names_of(azure: Azure) -> dict[int, str]:
@@ -45,7 +45,7 @@ def names_of(azure: Azure) -> dict[int, str]:
 def forgo_session_tickets(azure: Azure) -> None:
     """Send what was asked for and nothing else; see support.lock_step."""
     for front in azure._listening:
-        if isinstance(front, Front):
+        if isinstance(front, HttpServer):
             for identity in front._identities.values():
                 identity.tls_context.num_tickets = 0
 

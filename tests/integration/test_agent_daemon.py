@@ -20,9 +20,17 @@ from support.serving_server import count_in_memory
 
 # Neither a caller that stalls nor a releaser that hangs ends before a test gives up.
 PATIENT = (
-    f"allow = [{{ user = {os.getuid()} }}]\n"
-    "[serving]\nhead_timeout_seconds = 300\n[limits]\njob_timeout_seconds = 3600\n"
+    f"allow = [{{ user = {os.getuid()} }}]\n[limits]\nrequest_timeout_seconds = 300\n"
 )
+# The daemon waits longer for a slow caller than a test waits for the daemon.
+PATIENT_DAEMON = """
+import dataclasses, runpy, sys
+from skragent.serving import Limits
+limits = dataclasses.replace(Limits(), head_timeout_seconds=300)
+Limits.for_connections = lambda _: limits
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 @pytest.fixture
@@ -35,6 +43,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
         systemd: bool = True,
         terminal: int | None = None,
         text: str = "",
+        before: tuple[str, ...] = (sys.executable,),
     ) -> Agent:
         directory = tmp_path / str(len(agents))
         directory.mkdir()
@@ -46,6 +55,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
                 systemd=systemd,
                 terminal=terminal,
                 text=text,
+                before=before,
             )
         )
         return agents[-1]
@@ -72,7 +82,8 @@ def test_a_released_key_is_served_and_systemd_is_told(
 def test_sigterm_is_obeyed_whatever_clients_and_releaser_do(
     start: Callable[..., Agent],
 ) -> None:
-    agent = start("hang", text=PATIENT)
+    before = (sys.executable, "-c", PATIENT_DAEMON)
+    agent = start("hang", text=PATIENT, before=before)
     agent.until_notified(b"READY=1")
     with socket.socket(socket.AF_UNIX) as stalled:
         stalled.connect(str(agent.socket))

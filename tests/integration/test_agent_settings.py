@@ -21,8 +21,9 @@ from skragent.agent.process_control import count_descriptors
 from skragent.cli.agent_requests import TIMEOUT_SECONDS
 from skragent.client.exchange import Request, exchange
 from skragent.config import ServingConfig
+from skragent.serving import Limits
 
-HEAD_BYTES = 300
+LIMITS = Limits()
 TOO_LONG = 431
 NO_METRICS = 'metrics_listen = ""'
 ALLOW_ME = f"allow = [{{ user = {os.getuid()} }}]\n"
@@ -99,42 +100,43 @@ def connected(path: Path) -> socket.socket:
 
 
 @pytest.mark.parametrize("name", ["api", "admin"])
-def test_a_head_may_be_as_long_as_configured_and_no_longer(
+def test_each_socket_limits_the_head_of_a_request(
     start: Callable[..., Agent], name: str
 ) -> None:
-    agent = ready(start(serving_with("head_bytes", HEAD_BYTES)))
+    agent = ready(start(ALLOW_ME))
     path = agent.socket.with_name(f"{name}.sock")
-    assert ask(connected(path), head_of(HEAD_BYTES)) == 200
-    assert ask(connected(path), head_of(HEAD_BYTES + 1)) == TOO_LONG
+    assert ask(connected(path), head_of(LIMITS.head_bytes)) == 200
+    assert ask(connected(path), head_of(LIMITS.head_bytes + 1)) == TOO_LONG
 
 
-def test_a_scrapers_head_may_be_as_long_as_configured_and_no_longer(
+def test_the_metrics_port_limits_the_head_of_a_request(
     start: Callable[..., Agent],
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    text = serving_with("head_bytes", HEAD_BYTES)
-    ready(start(text, setting=f'metrics_listen = "127.0.0.1:{port}"'))
-    where = ("127.0.0.1", port)
-    assert ask(socket.create_connection(where), head_of(HEAD_BYTES)) == 200
-    assert ask(socket.create_connection(where), head_of(HEAD_BYTES + 1)) == TOO_LONG
+    ready(start(ALLOW_ME, setting=f'metrics_listen = "127.0.0.1:{port}"'))
+    address = ("127.0.0.1", port)
+    head = head_of(LIMITS.head_bytes)
+    assert ask(socket.create_connection(address), head) == 200
+    head = head_of(LIMITS.head_bytes + 1)
+    assert ask(socket.create_connection(address), head) == TOO_LONG
 
 
-def test_a_body_may_be_as_long_as_configured_and_no_longer(
+def test_admin_sock_limits_the_body_of_a_request(
     start: Callable[..., Agent],
 ) -> None:
-    agent = ready(start(serving_with("body_bytes", 20)))
+    agent = ready(start(ALLOW_ME))
     path = agent.socket.with_name("admin.sock")
     head = b"POST /v1/refresh HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
-    body = b'{"keys": ["disk"]}  '
-    assert ask(connected(path), head % 20 + body) == 202
-    assert ask(connected(path), head % 21 + body + b" ") == 413
+    body = b'{"keys": ["disk"]}'.ljust(LIMITS.body_bytes)
+    assert ask(connected(path), head % len(body) + body) == 202
+    assert ask(connected(path), head % (len(body) + 1) + body + b" ") == 413
 
 
-def test_a_user_has_as_many_connections_as_configured_and_no_more(
+def test_a_user_may_have_half_of_the_configured_connections(
     start: Callable[..., Agent],
 ) -> None:
-    agent = ready(start(serving_with("connections_per_uid", 2)))
+    agent = ready(start(serving_with("connections", 4)))
     request = b"GET /v1/keys HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with connected(agent.socket) as first:
         first.sendall(request)
@@ -151,40 +153,12 @@ def test_a_user_has_as_many_connections_as_configured_and_no_more(
 WAITING = b"GET /v1/keys/disk?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-def test_no_more_may_wait_than_configured(start: Callable[..., Agent]) -> None:
-    agent = ready(start(serving_with("long_polls", 0)))
+def test_two_thirds_of_the_configured_connections_may_wait(
+    start: Callable[..., Agent],
+) -> None:
+    agent = ready(start(serving_with("connections", 1)))
     (answer,) = all_answers(connected(agent.socket), WAITING)
     assert (answer.status, answer.code) == (503, "serve.busy")
-
-
-def test_a_user_gets_as_many_answers_in_a_second_as_configured_and_no_more(
-    start: Callable[..., Agent],
-) -> None:
-    agent = ready(start(serving_with("answers_per_second_per_uid", 1)))
-    answers = all_answers(connected(agent.socket), head_of(100) * 3)
-    assert {answer.status for answer in answers} == {200, 429}
-
-
-def test_who_does_not_end_its_request_in_the_configured_time_is_told(
-    start: Callable[..., Agent],
-) -> None:
-    agent = ready(start(serving_with("head_timeout_seconds", 1)))
-    with connected(agent.socket) as slow:
-        slow.settimeout(DEADLINE_SECONDS)
-        slow.sendall(head_of(100)[:-1])
-        (answer,) = split_responses(read_all(slow))
-    assert (answer.status, answer.code) == (408, "serve.timeout")
-
-
-def test_who_asks_nothing_for_the_configured_time_is_let_go(
-    start: Callable[..., Agent],
-) -> None:
-    agent = ready(start(serving_with("idle_timeout_seconds", 1)))
-    with connected(agent.socket) as idle:
-        idle.settimeout(DEADLINE_SECONDS)
-        idle.sendall(head_of(100))
-        (answer,) = split_responses(read_all(idle))  # up to its end
-    assert answer.status == 200
 
 
 @pytest.mark.root

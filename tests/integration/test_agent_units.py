@@ -11,20 +11,16 @@ import pytest
 from support.units import UNITS, lay_out, verify
 
 from skragent import exit_codes
+from skragent.agent import socket_activation
 from skragent.agent.job_runner import TERMINATE_SECONDS
 from skragent.agent.process_control import EXIT_DELAY_SECONDS
-from skragent.agent.socket_activation import (
-    ADMIN,
-    API,
-    CREDENTIALS,
-    REJECT_SECONDS,
-    SocketKind,
-)
+from skragent.agent.socket_activation import ADMIN, API, CREDENTIALS, SocketKind
 from skragent.client import SkragentClient
-from skragent.config import AgentConfig, ImdsConfig, ServingConfig, VtpmConfig
+from skragent.config import AgentConfig, ImdsConfig, VtpmConfig
 from skragent.job import ARENA_BYTES_PER_KEY, MAX_KEYS
+from skragent.serving import Limits
 from skragent.serving.servers import CLOSE_SECONDS
-from skragent.serving.systemd_credentials import MAX_CONNECTIONS, REFUSE_SECONDS
+from skragent.serving.systemd_credentials import MAX_CONNECTIONS, REJECT_SECONDS
 
 
 def read(name: str) -> configparser.ConfigParser:
@@ -90,10 +86,10 @@ def test_names_in_rules_may_be_a_directorys() -> None:
 def test_who_lingers_is_still_within_the_times_of_the_unit() -> None:
     unit = read("skragent.service")["Service"]
     assert "TimeoutStartSec" not in unit  # systemd's: 90 s
-    assert REJECT_SECONDS + EXIT_DELAY_SECONDS < 90
+    assert socket_activation.REJECT_SECONDS + EXIT_DELAY_SECONDS < 90
     assert (
         int(unit["TimeoutStopSec"])
-        > EXIT_DELAY_SECONDS + REFUSE_SECONDS + CLOSE_SECONDS
+        > EXIT_DELAY_SECONDS + REJECT_SECONDS + CLOSE_SECONDS
     )
 
 
@@ -125,7 +121,7 @@ def test_the_memory_that_may_be_locked_suffices_for_three_jobs_of_all_keys() -> 
 
 
 def test_no_socket_can_take_the_descriptors_of_the_others() -> None:
-    limits = ServingConfig()
+    limits = Limits()
     most = 2 * limits.connections  # api and admin
     most += limits.connections_per_uid + MAX_CONNECTIONS  # metrics, credentials
     assert int(read("skragent.service")["Service"]["LimitNOFILE"]) > most + 100
@@ -138,12 +134,12 @@ def test_systemd_can_store_every_connection_that_waits_for_a_credential() -> Non
 
 def test_systemd_waits_until_refusals_are_taken() -> None:
     unit = read("skragent.service")["Service"]
-    assert int(unit["TimeoutStopSec"]) > REFUSE_SECONDS + CLOSE_SECONDS + 2
+    assert int(unit["TimeoutStopSec"]) > REJECT_SECONDS + CLOSE_SECONDS + 2
 
 
 def test_systemd_waits_until_the_ak_certificate_is_written() -> None:
     unit = read("skragent.service")["Service"]
-    others = REFUSE_SECONDS + CLOSE_SECONDS
+    others = REJECT_SECONDS + CLOSE_SECONDS
     assert int(unit["TimeoutStopSec"]) > others + TERMINATE_SECONDS + 2
     assert "at most five seconds" in (UNITS / "skragent.service").read_text()
     assert TERMINATE_SECONDS == 5
@@ -192,7 +188,7 @@ def test_the_metadata_service_is_all_of_the_local_link() -> None:
 def test_memory_suffices_for_all_keys_and_connections() -> None:
     # Measured (2026-12): 32 MiB of the agent; 60 MiB of a releaser of 100 keys, and 100
     # MiB of one whose 255 other keys are in as many vaults that hang.
-    limits = ServingConfig()
+    limits = Limits()
     callers = 2 * limits.connections + limits.connections_per_uid + MAX_CONNECTIONS
     each = limits.head_bytes + limits.body_bytes + 32 * 1024  # with the kernel's part
     keys = 3 * MAX_KEYS * ARENA_BYTES_PER_KEY
@@ -208,7 +204,7 @@ def test_a_releaser_without_memory_does_not_take_the_agent_with_it() -> None:
 
 
 def test_there_are_threads_for_every_caller_that_is_slow_to_go() -> None:
-    limits = ServingConfig()
+    limits = Limits()
     assert int(read("skragent.service")["Service"]["TasksMax"]) > (
         limits.connections + 5 * MAX_KEYS + 100  # a releaser's
     )

@@ -14,7 +14,7 @@ from support.commands import parser_of
 from support.units import UNITS, lay_out, verify
 
 from skragent.config import parse_config
-from skragent.serving.credential_address import parse_credential
+from skragent.serving.credential_protocol import parse_credential
 
 EXAMPLES = UNITS / "examples"
 # Where each example goes.

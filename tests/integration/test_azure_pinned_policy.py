@@ -1,7 +1,7 @@
-"""The policy of packaging/azure at the emulated vaults: it releases to one VM alone.
+"""The policy of packaging/azure at the emulated vaults: it releases to one VM only.
 
-The attack: any local user of a VM can have the identity's token from IMDS, and can use
-it from another VM. The clients here are plain HTTP and Azure's own SDK.
+The attack: any local user of a VM can get the identity's token from IMDS, and can use
+it from another VM. The clients here are plain HTTP and Azure's SDK.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azure]:
     with LoopThread(
         lambda: Azure.start(directory, SoftwareVm()), lambda azure: azure.close()
     ) as thread:
-        thread.instance.imds.is_limited = False  # each request asks it for a token
+        thread.instance.imds.is_limited = False  # each request needs a token of IMDS
         yield thread.instance
 
 
@@ -49,7 +49,7 @@ def vault(request: pytest.FixtureRequest, azure: Azure) -> Vault:
 
 
 def policy_of(azure: Azure, **parameters: Json) -> bytes:
-    """Give the policy that the template deploys for this provider and `VM_ID`."""
+    """Return the policy that the template deploys for this provider and `VM_ID`."""
     given = {
         "adminPublicKey": "ssh-ed25519 AAAA",
         "attestationAuthority": azure.maa.issuer,
@@ -60,7 +60,7 @@ def policy_of(azure: Azure, **parameters: Json) -> bytes:
 
 
 def identity_token(azure: Azure, vault: Vault) -> str:
-    """Ask IMDS for the identity's token, as any local user of the VM can."""
+    """Get the identity's token from IMDS, as any local user of the VM can."""
     answer = requests.get(
         f"{azure.imds_url}/metadata/identity/oauth2/token",
         params={"api-version": "2018-02-01", "resource": vault.resource},
@@ -86,7 +86,7 @@ def attestation_token(azure: Azure, vm_id: str) -> str:
 
 
 def ask(azure: Azure, vault: Vault, method: str, path: str, body: Json) -> Response:
-    """Ask a vault with the identity's token, by plain HTTP."""
+    """Send a request with the identity's token to a vault, by plain HTTP."""
     answer = requests.request(
         method,
         f"{vault.url}{path}?api-version=7.4",
@@ -129,7 +129,7 @@ def test_the_token_names_the_vm_in_upper_case(azure: Azure) -> None:
     assert claims["x-ms-azurevm-vmid"] == VM_ID == VM_ID.upper()
 
 
-def test_two_vms_differ_in_nothing_but_their_id(azure: Azure) -> None:
+def test_two_vms_differ_in_their_id_only(azure: Azure) -> None:
     (_, one), (_, other) = (
         jws_parts(attestation_token(azure, vm_id)) for vm_id in (VM_ID, OTHER_VM)
     )
@@ -161,9 +161,7 @@ def test_without_the_pin_the_stolen_token_opens_the_key_on_any_compliant_vm(
         assert release(azure, vault, "scale-set", vm_id).status == 200
 
 
-def test_a_list_of_ids_admits_these_vms_and_no_other(
-    azure: Azure, vault: Vault
-) -> None:
+def test_a_list_of_ids_admits_these_vms_only(azure: Azure, vault: Vault) -> None:
     policy = json.loads(policy_of(azure))
     *rest, pin = policy["anyOf"][0]["allOf"]
     pins = [pin, pin | {"equals": OTHER_VM}]
@@ -175,7 +173,7 @@ def test_a_list_of_ids_admits_these_vms_and_no_other(
     assert_denied(release(azure, vault, "several", third))
 
 
-def test_a_vm_that_was_created_again_has_the_key_after_a_change_by_rest(
+def test_a_vm_that_was_created_again_gets_the_key_after_a_change_by_rest(
     azure: Azure, vault: Vault
 ) -> None:
     create(azure, vault, "again", policy_of(azure))
@@ -187,10 +185,10 @@ def test_a_vm_that_was_created_again_has_the_key_after_a_change_by_rest(
     assert release(azure, vault, "again", OTHER_VM).status == 200
 
 
-def test_a_vm_that_was_created_again_has_the_key_after_a_change_by_the_sdk(
+def test_a_vm_that_was_created_again_gets_the_key_after_a_change_by_the_sdk(
     azure: Azure, vault: Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a version, as `az keyvault key set-attributes --policy` must be typed."""
+    """Name no version, as `az keyvault key set-attributes --policy` must not."""
     create(azure, vault, "sdk", policy_of(azure))
     changed = KeyReleasePolicy(with_vm(policy_of(azure), OTHER_VM))
     monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", azure.imds_url)
@@ -207,7 +205,7 @@ def test_a_vm_that_was_created_again_has_the_key_after_a_change_by_the_sdk(
     assert release(azure, vault, "sdk", OTHER_VM).status == 200
 
 
-def test_the_vm_before_has_no_key_after_the_change(azure: Azure, vault: Vault) -> None:
+def test_the_old_vm_gets_no_key_after_the_change(azure: Azure, vault: Vault) -> None:
     create(azure, vault, "before", policy_of(azure))
     changed = with_vm(policy_of(azure), OTHER_VM)
     body = {"release_policy": {"data": b64u(changed)}}

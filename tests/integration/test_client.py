@@ -95,7 +95,7 @@ def test_a_watcher_survives_a_restart_of_the_agent(tmp_path: Path) -> None:
     seen: list[Key] = []
     reader = threading.Thread(target=lambda: seen.extend(itertools.islice(watch, 2)))
     reader.start()  # there is no agent yet
-    limits = Limits(answers_per_second_per_uid=100)
+    limits = Limits(requests_per_second_per_uid=100)
     with serving(tmp_path, ring_with(held_key()), limits=limits) as first:
         while not seen:
             first.call(lambda: None)

@@ -1,4 +1,4 @@
-"""`skragent emulator`, as a person starts and stops it."""
+"""The command `skragent emulator`, from start to stop."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ APPLICATION_FILES = (".pem", "-secret", "-token")
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    # Short, for it holds sockets.
+    # Short, because it contains sockets.
     with tempfile.TemporaryDirectory(prefix="skr") as name:
         yield Path(name)
 
 
 class Running:
-    """The command in a process of its own, up to READY."""
+    """Run the command as a process until it prints READY."""
 
     def __init__(self, directory: Path, *arguments: str) -> None:
         self.process = subprocess.Popen(
@@ -66,7 +66,7 @@ class Running:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_says_where_everything_is_and_ends_cleanly(
+def test_command_prints_addresses_and_files_and_ends_cleanly(
     directory: Path, number: signal.Signals
 ) -> None:
     with Running(directory) as running:
@@ -86,7 +86,7 @@ def test_it_says_where_everything_is_and_ends_cleanly(
     assert not list(directory.rglob("*.sock"))
 
 
-def test_keys_that_are_asked_for_are_made_once(directory: Path) -> None:
+def test_requested_keys_are_created_once(directory: Path) -> None:
     for _ in range(2):
         with Running(directory, "--key", "a:P-384", "--key", "b:oct") as running:
             config = parse_config((directory / "skragent.toml").read_text())
@@ -96,7 +96,7 @@ def test_keys_that_are_asked_for_are_made_once(directory: Path) -> None:
     assert [file.name for file in files] == ["a.json", "b.json"]
 
 
-def test_keys_of_both_stores_and_their_policies_are_what_was_asked_for(
+def test_requested_keys_are_in_their_stores_with_their_policies(
     directory: Path,
 ) -> None:
     authority = {
@@ -174,7 +174,7 @@ def test_second_emulator_in_a_directory_is_refused(directory: Path) -> None:
 @pytest.mark.parametrize(
     "key", ["a:DSA", "no_such name", ":RSA", "disk/a", "a,policy=/none/at/all"]
 )
-def test_key_that_cannot_be_is_refused(directory: Path, key: str) -> None:
+def test_invalid_key_is_refused(directory: Path, key: str) -> None:
     outcome = subprocess.run(
         [*_COMMAND, str(directory), "--key", key],
         capture_output=True,
@@ -186,7 +186,7 @@ def test_key_that_cannot_be_is_refused(directory: Path, key: str) -> None:
     assert "argument --key: " in outcome.stderr
 
 
-def test_missing_extra_is_an_error_that_tells_the_remedy(directory: Path) -> None:
+def test_missing_extra_is_an_error_with_a_remedy(directory: Path) -> None:
     program = (
         "import sys; sys.modules['aiohttp'] = None;"
         "from skragent.cli.main import main;"

@@ -128,7 +128,7 @@ def test_both_paths_of_the_sdk_were_used(azure: Azure, client: KeyClient) -> Non
     assert any("/keys/k1//release" in target for target in targets)
 
 
-def test_imported_oct_key_is_released_as_it_was(
+def test_imported_oct_key_is_released_unchanged(
     azure: Azure, client: KeyClient, token: str
 ) -> None:
     client.import_key(
@@ -160,7 +160,7 @@ def _conflict(caught: pytest.ExceptionInfo[ResourceExistsError]) -> Json:
     return caught.value.error.innererror
 
 
-def test_deleted_key_is_gone_until_it_is_recovered(
+def test_deleted_key_is_not_found_until_it_is_recovered(
     azure: Azure, client: KeyClient, token: str
 ) -> None:
     created = _create(azure, client, "gone", tags={"a": "b"})
@@ -182,7 +182,7 @@ def test_deleted_key_is_gone_until_it_is_recovered(
     assert not [*client.list_deleted_keys()]
 
 
-def test_name_of_a_deleted_key_is_free_again_once_it_is_purged(
+def test_name_of_a_deleted_key_can_be_reused_after_purging(
     azure: Azure, client: KeyClient
 ) -> None:
     first = _create(azure, client, "name")
@@ -270,7 +270,7 @@ def test_backup_of_a_vault_is_not_restored_to_an_hsm(
             assert caught.value.status_code == 400
 
 
-def test_random_bytes_are_managed_hsms_alone(azure: Azure, client: KeyClient) -> None:
+def test_only_managed_hsm_returns_random_bytes(azure: Azure, client: KeyClient) -> None:
     if client.vault_url == azure.vaults[VAULTS[0]].url:
         with pytest.raises(HttpResponseError) as caught:
             client.get_random_bytes(16)
@@ -284,23 +284,25 @@ def test_random_bytes_are_managed_hsms_alone(azure: Azure, client: KeyClient) ->
     assert caught.value.status_code == 400
 
 
-def test_unknown_key_is_the_sdks_not_found(client: KeyClient) -> None:
+def test_unknown_key_raises_the_sdks_not_found_error(client: KeyClient) -> None:
     with pytest.raises(ResourceNotFoundError) as caught:
         client.get_key("none")
     assert caught.value.error
     assert caught.value.error.code == "KeyNotFound"
 
 
-def test_identity_without_permission_is_the_sdks_forbidden(
+def test_missing_permission_raises_the_sdks_forbidden_error(
     azure: Azure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", azure.imds_url)
     vault = azure.vaults[VAULTS[0]]
     with (
-        ManagedIdentityCredential(client_id=azure.stranger.client_id) as stranger,
+        ManagedIdentityCredential(
+            client_id=azure.unprivileged_identity.client_id
+        ) as unprivileged_identity,
         KeyClient(
             vault.url,
-            stranger,
+            unprivileged_identity,
             connection_verify=str(azure.ca_path),
             retry_total=0,
         ) as client,
@@ -312,7 +314,7 @@ def test_identity_without_permission_is_the_sdks_forbidden(
     assert caught.value.error.innererror == {"code": "AccessDenied"}
 
 
-def test_unknown_identity_is_the_sdks_unavailable_credential(
+def test_unknown_identity_raises_the_sdks_unavailable_credential_error(
     azure: Azure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", azure.imds_url)
@@ -326,7 +328,7 @@ def test_unknown_identity_is_the_sdks_unavailable_credential(
 def test_first_release_is_a_challenge_and_a_release_on_one_connection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str
 ) -> None:
-    # A vault of its own: the SDK remembers challenges for as long as the process lives.
+    # A separate vault: the SDK caches challenges until the process ends.
     with LoopThread(
         lambda: Azure.start(tmp_path, SoftwareVm()), lambda azure: azure.close()
     ) as thread:

@@ -1,4 +1,4 @@
-"""Azure's own credentials for applications, unmodified, at the emulated Entra ID."""
+"""Azure's own credentials for applications, unmodified, with the emulated Entra ID."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ KINDS = [by_secret, by_certificate, by_certificate_chain, by_assertion, by_token
 
 
 def common(azure: Azure, **changes: str) -> dict[str, Any]:
-    """Give what all credentials are made with."""
+    """Return the arguments that all credentials take."""
     return {
         "tenant_id": TENANT_ID,
         "client_id": azure.application.client_id,
@@ -119,7 +119,7 @@ def test_key_client_releases_a_key_with_it(
         (by_secret, {"client_secret": "wrong"}, "AADSTS7000215"),
     ],
 )
-def test_refusal_is_the_sdks_with_entras_number(
+def test_refusal_raises_the_sdks_error_with_entras_number(
     azure: Azure, make: Make, changes: dict[str, str], number: str
 ) -> None:
     with (
@@ -130,7 +130,9 @@ def test_refusal_is_the_sdks_with_entras_number(
 
 
 def test_certificate_that_is_not_registered_is_refused(azure: Azure) -> None:
-    server = azure.server_identity("entra").pem_path  # a certificate of somebody else
+    server = azure.server_identity(
+        "entra"
+    ).pem_path  # a certificate of another application
     with (
         CertificateCredential(certificate_path=str(server), **common(azure)) as other,
         pytest.raises(ClientAuthenticationError, match="AADSTS700027"),
@@ -138,7 +140,7 @@ def test_certificate_that_is_not_registered_is_refused(azure: Azure) -> None:
         other.get_token(SCOPE)
 
 
-def test_unknown_tenant_is_the_sdks_unknown_authority(azure: Azure) -> None:
+def test_unknown_tenant_raises_the_sdks_unknown_authority_error(azure: Azure) -> None:
     with (
         by_secret(azure, **common(azure, tenant_id=UNKNOWN)) as credential,
         pytest.raises(ClientAuthenticationError, match="double check your tenant"),
@@ -146,7 +148,7 @@ def test_unknown_tenant_is_the_sdks_unknown_authority(azure: Azure) -> None:
         credential.get_token(SCOPE)
 
 
-def test_msal_signs_with_pss_where_it_has_the_certificate(
+def test_msal_signs_with_pss_if_it_has_the_certificate(
     running: Broken, azure: Azure
 ) -> None:
     pem = azure.application_files.certificate.read_bytes()
@@ -163,7 +165,7 @@ def test_msal_signs_with_pss_where_it_has_the_certificate(
 
 
 @pytest.mark.parametrize("fault", ["entra.status=503", "entra.truncate", "entra.body"])
-def test_fault_is_the_sdks_failure(running: Broken, azure: Azure, fault: str) -> None:
+def test_fault_raises_the_sdks_error(running: Broken, azure: Azure, fault: str) -> None:
     running.break_(fault)
     with (
         by_secret(azure, **common(azure)) as credential,

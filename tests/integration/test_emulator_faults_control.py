@@ -36,7 +36,7 @@ def status_of_maa(emulator: EmulatorThread) -> int:
 
 
 @pytest.mark.swtpm
-def test_faults_are_applied_told_and_reset(
+def test_faults_are_applied_listed_and_reset(
     emulator: EmulatorThread, control: requests.Session
 ) -> None:
     answers = [
@@ -53,7 +53,7 @@ def test_faults_are_applied_told_and_reset(
 
 
 @pytest.mark.swtpm
-def test_catalogue_is_told_whole(control: requests.Session) -> None:
+def test_all_faults_are_listed(control: requests.Session) -> None:
     told = control.get(URL).json()["catalogue"]
     assert told == [{"fault": f.pattern, "effect": f.summary} for f in all_faults()]
 
@@ -84,7 +84,7 @@ def test_catalogue_is_told_whole(control: requests.Session) -> None:
         "value",
     ],
 )
-def test_what_is_no_fault_is_a_problem_document(
+def test_invalid_fault_is_answered_with_a_problem_document(
     control: requests.Session, body: bytes
 ) -> None:
     answer = control.post(URL, data=body)
@@ -100,7 +100,7 @@ def test_what_is_no_fault_is_a_problem_document(
     [("GET", "", 0, 404), ("PUT", "/faults", 0, 405), ("POST", "/faults", 65_537, 413)],
     ids=["path", "method", "size"],
 )
-def test_what_is_no_request_is_a_problem_document(
+def test_invalid_request_is_answered_with_a_problem_document(
     control: requests.Session, method: str, path: str, size: int, status: int
 ) -> None:
     answer = control.request(method, f"http://localhost{path}", data=bytes(size))
@@ -110,7 +110,9 @@ def test_what_is_no_request_is_a_problem_document(
 
 
 @pytest.mark.swtpm
-def test_method_that_is_none_is_told_which_there_are(control: requests.Session) -> None:
+def test_response_to_an_unknown_method_lists_the_allowed_methods(
+    control: requests.Session,
+) -> None:
     assert "DELETE" in control.put(URL).headers["Allow"]
 
 
@@ -123,7 +125,7 @@ def test_method_that_is_none_is_told_which_there_are(control: requests.Session) 
     ],
     ids=["malformed", "slow"],
 )
-def test_client_that_makes_no_request_is_in_nobodys_way(
+def test_silent_client_does_not_block_other_clients(
     emulator: EmulatorThread, control: requests.Session, sent: bytes
 ) -> None:
     with socket.socket(socket.AF_UNIX) as other:
@@ -133,7 +135,7 @@ def test_client_that_makes_no_request_is_in_nobodys_way(
 
 
 @pytest.mark.swtpm
-def test_client_that_goes_within_its_body_leaves_no_traceback(
+def test_client_that_disconnects_within_its_body_leaves_no_traceback(
     emulator: EmulatorThread,
     control: requests.Session,
     caplog: pytest.LogCaptureFixture,
@@ -147,13 +149,13 @@ def test_client_that_goes_within_its_body_leaves_no_traceback(
 
 
 @pytest.mark.swtpm
-def test_socket_is_its_owners(emulator: EmulatorThread) -> None:
+def test_only_the_owner_can_use_the_socket(emulator: EmulatorThread) -> None:
     path = emulator.instance.directory / "faults.sock"
     assert path.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.swtpm
-def test_command_starts_with_its_faults() -> None:
+def test_command_applies_its_faults_at_the_start() -> None:
     with vm_directory() as directory:
         faults = ["--fault", "imds.status=410", "--fault", "vm.rc=0x922"]
         with subprocess.Popen(
@@ -200,10 +202,10 @@ def test_command_lists_every_fault_without_a_directory() -> None:
     assert lines[1::2] == [f"    {fault.summary}" for fault in all_faults()]
 
 
-def test_fault_that_cannot_be_starts_nothing(tmp_path: Path) -> None:
+def test_invalid_fault_prevents_the_start(tmp_path: Path) -> None:
     directory = tmp_path / "emu"
     outcome = run("--dir", str(directory), "--fault", "maa.slow")
     assert outcome.returncode == 2
-    assert "argument --fault: there is no fault `maa.slow`" in outcome.stderr
+    assert "argument --fault: the fault `maa.slow` does not exist" in outcome.stderr
     assert "--list-faults" in outcome.stderr
     assert not directory.exists()

@@ -1,4 +1,4 @@
-"""Answers of the emulator that never end, or that are larger than a client may read."""
+"""Responses of the emulator that never end or exceed a size limit."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def body_of(answer: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("service", ["imds", "maa"])
-def test_a_flood_has_the_bytes_that_were_asked_for(
+def test_a_flood_has_the_requested_number_of_bytes(
     broken: Broken, service: str
 ) -> None:
     broken.break_(f"{service}.flood={8 * MIB}")
@@ -74,7 +74,7 @@ def test_a_bomb_is_small_until_it_is_unpacked(broken: Broken, service: str) -> N
     assert 32 * MIB <= len(body) <= 33 * MIB
 
 
-# What a client has read when the part begins that never ends.
+# The bytes before the part without end.
 BEFORE = {
     "status": b"HTTP/1.1 200 OK",
     "headers": b"HTTP/1.1 200 OK\r\n",
@@ -87,7 +87,7 @@ BEFORE = {
 
 
 @pytest.mark.parametrize("part", DRIPS)
-def test_the_part_that_drips_comes_byte_by_byte_without_an_end(
+def test_the_dripping_part_arrives_byte_by_byte_without_end(
     broken: Broken, part: str
 ) -> None:
     broken.break_(f"maa.drip={part}")
@@ -99,7 +99,7 @@ def test_the_part_that_drips_comes_byte_by_byte_without_an_end(
             assert 1 <= len(connection.recv(4096)) <= len(BEFORE["continue"])
 
 
-def test_a_redirect_that_is_hostile_leads_somewhere(broken: Broken) -> None:
+def test_a_hostile_redirect_has_a_location(broken: Broken) -> None:
     broken.break_("imds.status=302")
     broken.break_("imds.drip")
     with asking(broken, "imds") as connection:
@@ -112,7 +112,7 @@ def test_a_redirect_that_is_hostile_leads_somewhere(broken: Broken) -> None:
 
 @pytest.mark.parametrize("service", ["imds", "maa"])
 @pytest.mark.parametrize("fault", ["drip", "flood", "bomb"])
-def test_a_client_that_goes_ends_a_hostile_answer(
+def test_a_disconnect_ends_a_hostile_response(
     broken: Broken, caplog: pytest.LogCaptureFixture, service: str, fault: str
 ) -> None:
     broken.break_(f"{service}.{fault}")

@@ -1,4 +1,4 @@
-"""Each service of the emulator answers wrongly, late, in part or never, on demand."""
+"""Faults of every service: wrong, late, partial or missing responses."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ SERVICES = ["imds", "maa", "entra", "vault", "hsm"]
 @pytest.mark.parametrize(
     "status", [202, 302, 400, 403, 404, 410, 429, 500, 502, 503, 504]
 )
-def test_status_is_the_one_that_was_asked_for(
-    broken: Broken, service: str, status: int
-) -> None:
+def test_status_is_the_requested_one(broken: Broken, service: str, status: int) -> None:
     broken.break_(f"{service}.status={status}")
     answer = broken.ask_one(service)
     assert answer.status_code == status
@@ -40,7 +38,7 @@ def test_status_is_the_one_that_was_asked_for(
 
 @pytest.mark.parametrize("service", SERVICES)
 @pytest.mark.parametrize("after", ["5", "Wed, 21 Oct 2026 07:28:00 GMT"])
-def test_status_may_say_when_to_come_again(
+def test_status_may_have_a_retry_after(
     broken: Broken, service: str, after: str
 ) -> None:
     broken.break_(f"{service}.status=429,retry_after={after}")
@@ -58,7 +56,7 @@ def test_status_may_say_when_to_come_again(
         ),
     ],
 )
-def test_imds_says_no_in_the_words_of_each_endpoint(
+def test_imds_refuses_in_the_format_of_each_endpoint(
     broken: Broken, fault: str, path: str, body: object
 ) -> None:
     broken.break_(f"imds.{fault}")
@@ -80,7 +78,7 @@ def test_imds_says_no_in_the_words_of_each_endpoint(
         ),
     ],
 )
-def test_maa_spells_its_envelope_otherwise_from_500_on(
+def test_maa_uses_another_error_format_from_500_on(
     broken: Broken, status: int, body: object
 ) -> None:
     broken.break_(f"maa.status={status}")
@@ -97,7 +95,7 @@ def test_maa_spells_its_envelope_otherwise_from_500_on(
         (503, "temporarily_unavailable", [90033]),
     ],
 )
-def test_entra_says_no_with_a_number_of_its_own(
+def test_entra_refuses_with_its_error_number(
     broken: Broken, status: int, error: str, numbers: list[int]
 ) -> None:
     broken.break_(f"entra.status={status}")
@@ -106,7 +104,9 @@ def test_entra_says_no_with_a_number_of_its_own(
 
 
 @pytest.mark.parametrize("service", ["vault", "hsm"])
-def test_vaults_say_code_inner_code_and_message(broken: Broken, service: str) -> None:
+def test_vaults_refuse_with_code_inner_code_and_message(
+    broken: Broken, service: str
+) -> None:
     words = "code=Forbidden,inner=KeyDisabled,message=No, not now"
     broken.break_(f"{service}.status=403,{words}")
     assert broken.ask_one(service).json() == {
@@ -119,7 +119,7 @@ def test_vaults_say_code_inner_code_and_message(broken: Broken, service: str) ->
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_latency_passes_before_the_answer(broken: Broken, service: str) -> None:
+def test_latency_delays_the_response(broken: Broken, service: str) -> None:
     broken.break_(f"{service}.latency=0.2")
     with takes_at_least(0.2):
         assert broken.ask_one(service).status_code == 200
@@ -162,7 +162,7 @@ def test_reset_breaks_the_connection_within_the_body(
 
 
 def is_reset(broken: Broken, service: str) -> bool:
-    """Ask beneath HTTP and TLS; tell whether the connection ended with RST."""
+    """Send a request without an HTTP library; return whether RST ended it."""
     azure = broken.emulator.azure
     origin = azure.imds_url if service == "imds" else azure.maa.issuer
     address = ("127.0.0.1", int(origin.rpartition(":")[2]))
@@ -187,12 +187,12 @@ def is_reset(broken: Broken, service: str) -> bool:
 
 
 @pytest.mark.parametrize("service", ["imds", "maa"])
-def test_reset_is_one_on_the_wire(broken: Broken, service: str) -> None:
+def test_reset_sends_rst(broken: Broken, service: str) -> None:
     broken.break_(f"{service}.reset")
     assert is_reset(broken, service)
 
 
-def test_truncation_is_no_reset(broken: Broken) -> None:
+def test_truncation_does_not_reset_the_connection(broken: Broken) -> None:
     broken.break_("imds.truncate")
     assert not is_reset(broken, "imds")
 
@@ -205,7 +205,7 @@ def test_truncated_body_ends_before_its_length(broken: Broken, service: str) -> 
 
 
 @pytest.mark.parametrize("fault", ["truncate", "reset"])
-def test_body_of_no_bytes_is_broken_too(broken: Broken, fault: str) -> None:
+def test_empty_body_is_cut_too(broken: Broken, fault: str) -> None:
     broken.break_(f"hsm.{fault}")
     with pytest.raises(requests.RequestException):
         broken.session.get(
@@ -232,7 +232,7 @@ def test_oversized_body_is_still_json(
     ("fault", "media_type"),
     [("content_type", "text/html"), ("content_type=image/png", "image/png")],
 )
-def test_content_type_is_wrong_and_the_body_is_not(
+def test_only_the_content_type_is_wrong(
     broken: Broken, service: str, fault: str, media_type: str
 ) -> None:
     whole = broken.ask_one(service).json()
@@ -247,39 +247,37 @@ def test_content_type_is_wrong_and_the_body_is_not(
     ("fault", "body"),
     [("body", "<html>it works</html>"), ("body={", "{"), ("body=", "")],
 )
-def test_body_is_something_else(
-    broken: Broken, service: str, fault: str, body: str
-) -> None:
+def test_body_is_replaced(broken: Broken, service: str, fault: str, body: str) -> None:
     broken.break_(f"{service}.{fault}")
     answer = broken.ask_one(service)
     assert (answer.status_code, answer.text) == (200, body)
 
 
-def test_fault_with_a_path_spares_other_requests(broken: Broken) -> None:
+def test_fault_with_a_path_does_not_affect_other_requests(broken: Broken) -> None:
     broken.break_("imds.status=410,path=/metadata/identity")
     assert broken.ask_imds(IDENTITY + AZURE_VAULT).status_code == 410
     assert broken.ask_imds(THIM).status_code == 200
 
 
-def test_fault_with_a_number_of_times_ends_by_itself(broken: Broken) -> None:
+def test_fault_with_a_number_of_times_ends(broken: Broken) -> None:
     broken.break_("maa.status=503,times=2")
     assert [broken.ask_maa().status_code for _ in range(3)] == [503, 503, 200]
 
 
-def test_faults_of_two_kinds_hold_at_once(broken: Broken) -> None:
+def test_two_kinds_of_faults_are_active_at_once(broken: Broken) -> None:
     broken.break_("maa.status=503")
     broken.break_("maa.body=busy")
     answer = broken.ask_maa()
     assert (answer.status_code, answer.text) == (503, "busy")
 
 
-def test_same_fault_again_takes_the_place_of_the_first(broken: Broken) -> None:
+def test_repeated_fault_replaces_the_first(broken: Broken) -> None:
     broken.break_("maa.status=503")
     broken.break_("maa.status=429")
     assert broken.ask_maa().status_code == 429
 
 
-def test_faults_come_and_go_while_requests_are_under_way(broken: Broken) -> None:
+def test_faults_are_applied_and_reset_during_requests(broken: Broken) -> None:
     def ask_often() -> set[int]:
         return {
             requests.get(url, verify=ca, timeout=DEADLINE_SECONDS).status_code
@@ -304,7 +302,7 @@ def test_faults_come_and_go_while_requests_are_under_way(broken: Broken) -> None
     ],
     ids=["within its body", "before half an answer"],
 )
-def test_client_that_goes_leaves_no_traceback(
+def test_client_that_disconnects_leaves_no_traceback(
     broken: Broken, caplog: pytest.LogCaptureFixture, fault: str, sent: bytes
 ) -> None:
     broken.break_(fault)
@@ -320,7 +318,7 @@ def test_client_that_goes_leaves_no_traceback(
     assert caplog.records == []
 
 
-def test_fault_that_cannot_be_changes_nothing(broken: Broken) -> None:
+def test_invalid_fault_changes_nothing(broken: Broken) -> None:
     with pytest.raises(FaultError) as caught:
         broken.break_("maa.status=9000")
     assert caught.value.code == "emulator.fault"
@@ -328,14 +326,14 @@ def test_fault_that_cannot_be_changes_nothing(broken: Broken) -> None:
     assert broken.ask_maa().status_code == 200
 
 
-def test_request_that_is_refused_with_a_status_does_nothing(broken: Broken) -> None:
+def test_refused_request_has_no_effect(broken: Broken) -> None:
     broken.break_("vault.status=503")
     broken.ask_vault("vault", "POST", "/keys/new/create", {"kty": "oct"})
     broken.reset()
     assert broken.ask_vault("vault", "GET", "/keys/new").status_code == 404
 
 
-def test_refused_challenge_has_no_empty_message(broken: Broken) -> None:
+def test_refused_challenge_has_a_message(broken: Broken) -> None:
     broken.break_("vault.status=401")
     answer = broken.ask_one("vault")
     assert json.loads(answer.content)["error"]["message"] == "Unauthorized."

@@ -1,4 +1,4 @@
-"""The emulated metadata service tells wrong things, or not always, on demand."""
+"""Faults of the emulated metadata service."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMPUTE = "/metadata/instance/compute?api-version=2021-01-01"
 
 @pytest.mark.parametrize("path", [THIM, IDENTITY + AZURE_VAULT])
 @pytest.mark.parametrize("status", [404, 410, 429, 500])
-def test_endpoints_fail_alone_with_a_path(
+def test_path_limits_a_fault_to_an_endpoint(
     broken: Broken, path: str, status: int
 ) -> None:
     broken.break_(f"imds.status={status},path={path.partition('?')[0]}")
@@ -53,9 +53,7 @@ def test_identity_that_was_removed_is_not_found(broken: Broken) -> None:
 @pytest.mark.parametrize(
     ("fault", "token"), [("access_token", "not.a.token"), ("access_token=x", "x")]
 )
-def test_access_token_is_one_that_no_vault_takes(
-    broken: Broken, fault: str, token: str
-) -> None:
+def test_vaults_reject_the_access_token(broken: Broken, fault: str, token: str) -> None:
     broken.break_(f"imds.{fault}")
     vault = broken.vault("vault")
     given = broken.ask_imds(IDENTITY + vault.resource).json()["access_token"]
@@ -105,7 +103,7 @@ def test_member_of_the_endorsements_is_wrong(
 
 
 def renew(broken: Broken, version: str) -> requests.Response:
-    """Have the AK's certificate renewed, as the reference client does."""
+    """Renew the AK's certificate as the reference client does."""
     pem = ak_certificate("old").public_bytes(Encoding.PEM)
     query = f"api-version={version}&vmId={VM_ID}&requestId={uuid.uuid4()}"
     return broken.session.post(
@@ -133,7 +131,7 @@ def test_member_of_a_renewals_answer_is_wrong(
     assert uuid.UUID(answer["CertQueryId"])
 
 
-def test_renewals_are_by_order_only(broken: Broken) -> None:
+def test_renewals_need_an_order(broken: Broken) -> None:
     broken.break_("imds.renewal_later")
     assert renew(broken, "2023-07-01").status_code == 400
     assert uuid.UUID(renew(broken, "2021-12-01").text)

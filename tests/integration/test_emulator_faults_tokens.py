@@ -1,6 +1,6 @@
-"""The emulated attestation provider issues wrong tokens, on demand.
+"""Faults of the emulated attestation provider: wrong tokens.
 
-Each is judged from outside: by its text, by the published keys, and by a vault.
+The tests judge each token by its text, the published keys and a vault.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from skragent.emulator.service import Response
 
 
 def published(broken: Broken, token: str) -> bytes | None:
-    """Find the certificate that the provider publishes for a token's key."""
+    """Return the published certificate of a token's key."""
     kid = jws_parts(token)[0]["kid"]
     for jwk in broken.ask_maa("/certs").json()["keys"]:
         if jwk["kid"] == kid:
@@ -28,7 +28,7 @@ def published(broken: Broken, token: str) -> bytes | None:
 
 
 def is_signed(broken: Broken, token: str) -> bool:
-    """Tell whether the signature holds with what is published."""
+    """Return whether a published key verifies the signature."""
     certificate = published(broken, token)
     assert certificate is not None
     try:
@@ -125,7 +125,7 @@ def test_token_out_of_its_time_is_refused_by_the_vault(
 
 
 @pytest.mark.parametrize(("claim", "seconds"), [("exp", -60), ("nbf", 600)])
-def test_times_of_a_token_are_told_from_now(
+def test_times_of_a_token_are_relative_to_now(
     broken: Broken, claim: str, seconds: int
 ) -> None:
     broken.break_(f"maa.token.{claim}={seconds}")
@@ -134,7 +134,7 @@ def test_times_of_a_token_are_told_from_now(
 
 
 @pytest.mark.parametrize("value", [True, "soon", float("inf"), [1]])
-def test_time_that_is_no_number_is_taken_as_it_is(broken: Broken, value: Json) -> None:
+def test_time_of_another_type_is_used_unchanged(broken: Broken, value: Json) -> None:
     broken.break_(f"maa.token.exp={json.dumps(value)}")
     broken.break_("maa.clock=60")
     assert broken.claims()["exp"] == value
@@ -195,7 +195,7 @@ def test_signature_of_the_token_is_wrong(broken: Broken) -> None:
     assert verdict(broken.release("vault", token=token)) == UNVERIFIED
 
 
-def test_unsigned_token_says_so(broken: Broken) -> None:
+def test_unsigned_token_has_the_algorithm_none(broken: Broken) -> None:
     broken.break_("maa.unsigned")
     token = broken.token()
     assert jws_parts(token)[0]["alg"] == "none"
@@ -203,7 +203,7 @@ def test_unsigned_token_says_so(broken: Broken) -> None:
     assert verdict(broken.release("vault", token=token)) == UNVERIFIED
 
 
-def test_faults_that_meet_in_one_token_do_not_meet_in_an_error(
+def test_several_faults_of_one_token_do_not_fail(
     broken: Broken,
 ) -> None:
     for fault in ("unsigned", "signature", "tamper.exp", "token.exp", "clock=1"):
@@ -213,14 +213,14 @@ def test_faults_that_meet_in_one_token_do_not_meet_in_an_error(
     assert "exp" not in payload
 
 
-def test_unknown_key_is_published_nowhere(broken: Broken) -> None:
+def test_unknown_key_is_not_published(broken: Broken) -> None:
     broken.break_("maa.key=unknown")
     token = broken.token()
     assert published(broken, token) is None
     assert verdict(broken.release("vault", token=token)) == UNVERIFIED
 
 
-def test_forged_key_goes_by_a_published_name(broken: Broken) -> None:
+def test_forged_key_has_a_published_kid(broken: Broken) -> None:
     broken.break_("maa.key=forged")
     assert not is_signed(broken, broken.token())
 
@@ -250,14 +250,14 @@ def test_empty_key_set_has_no_key(broken: Broken) -> None:
 
 
 @pytest.mark.parametrize("member", ["Jwt", "Iv", "AuthenticationData"])
-def test_sealed_answer_does_not_open(broken: Broken, member: str) -> None:
+def test_sealed_response_cannot_be_decrypted(broken: Broken, member: str) -> None:
     broken.break_(f"maa.sealed={member}")
     answer = broken.attest()
     with pytest.raises(InvalidTag):
         open_sealed(Response(answer.status_code, answer.content))
 
 
-def test_inner_key_of_the_sealed_answer_is_another(broken: Broken) -> None:
+def test_inner_key_of_the_sealed_response_is_wrong(broken: Broken) -> None:
     broken.break_("maa.sealed=EncryptedInnerKey")
     answer = broken.attest()
     # OpenSSL answers bad padding with random bytes: InvalidTag, or another size.
@@ -265,7 +265,7 @@ def test_inner_key_of_the_sealed_answer_is_another(broken: Broken) -> None:
         open_sealed(Response(answer.status_code, answer.content))
 
 
-def test_first_token_alone_is_wrong_with_times(broken: Broken) -> None:
+def test_times_limits_the_fault_to_the_first_token(broken: Broken) -> None:
     broken.break_("maa.signature,times=1")
     assert [is_signed(broken, broken.token()) for _ in range(2)] == [False, True]
 
@@ -279,7 +279,7 @@ def test_reset_ends_every_fault_of_the_tokens(broken: Broken) -> None:
     assert broken.release("vault", token=token).status_code == 200
 
 
-def test_sealed_answer_keeps_its_other_members(broken: Broken) -> None:
+def test_sealed_response_keeps_its_other_members(broken: Broken) -> None:
     broken.break_("maa.sealed=Iv")
     members = json.loads(unb64u(broken.attest().json()["token"]))
     assert members["EncryptionParams"]["BlockMode"] == "ChainingModeGCM"

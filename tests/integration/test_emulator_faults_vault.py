@@ -1,4 +1,4 @@
-"""The emulated vaults refuse, throttle and release wrong keys, in both dialects."""
+"""Faults of the emulated vaults, in both dialects."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def refusal(answer: requests.Response) -> tuple[int, str, str]:
 DISABLED = (403, "Forbidden", "KeyDisabled")
 GONE = (404, "KeyNotFound", "")
 DENIED = (403, "Forbidden", "AccessDenied")
-NO_ROLE = (403, "no role", "")  # each service has words of its own
+NO_ROLE = (403, "no role", "")  # each service has its own text
 NO_ROLE_OF = {"vault": DENIED, "hsm": (403, "AccessDenied", "")}
 
 REFUSALS = [
@@ -65,7 +65,7 @@ REFUSALS = [
 
 @BOTH
 @pytest.mark.parametrize(("fault", "says"), REFUSALS)
-def test_release_is_answered_as_the_fault_has_it(
+def test_release_gets_the_response_of_the_fault(
     broken: Broken, service: str, fault: str, says: tuple[int, str, str]
 ) -> None:
     broken.break_(f"{service}.{fault}")
@@ -86,7 +86,7 @@ def test_reset_ends_the_fault(broken: Broken, service: str, fault: str) -> None:
 
 
 @BOTH
-def test_faults_of_two_keys_hold_at_once(broken: Broken, service: str) -> None:
+def test_faults_of_two_keys_are_active_at_once(broken: Broken, service: str) -> None:
     broken.break_(f"{service}.key.disabled=rsa")
     broken.break_(f"{service}.key.deleted=other")
     assert refusal(broken.release(service, "rsa")) == DISABLED
@@ -97,7 +97,7 @@ def test_faults_of_two_keys_hold_at_once(broken: Broken, service: str) -> None:
 @pytest.mark.parametrize(
     ("fault", "name", "side"), [("expired", "exp", -1), ("early", "nbf", 1)]
 )
-def test_times_of_a_key_are_in_what_is_released(
+def test_times_of_a_key_are_in_its_release(
     broken: Broken, service: str, fault: str, name: str, side: int
 ) -> None:
     broken.break_(f"{service}.key.{fault}=rsa")
@@ -107,7 +107,7 @@ def test_times_of_a_key_are_in_what_is_released(
 
 
 @BOTH
-def test_deleted_key_is_in_no_list(broken: Broken, service: str) -> None:
+def test_deleted_key_is_not_listed(broken: Broken, service: str) -> None:
     broken.break_(f"{service}.key.deleted=other")
     keys = broken.ask_vault(service, "GET", "/keys").json()["value"]
     assert [key["kid"].rpartition("/")[2] for key in keys] == ["rsa"]
@@ -147,13 +147,13 @@ def test_rotated_key_has_a_new_version_of_its_kind(
 @pytest.mark.parametrize(
     "effect", ["rotated", "disabled", "expired", "early", "deleted", "policy"]
 )
-def test_key_that_is_not_there_cannot_be_broken(broken: Broken, effect: str) -> None:
+def test_fault_of_a_missing_key_is_refused(broken: Broken, effect: str) -> None:
     with pytest.raises(FaultError, match="has no key `none`; it has other, rsa"):
         broken.break_(f"vault.key.{effect}=none")
     assert broken.emulator.faults.applied == []
 
 
-def test_rotation_keeps_what_is_changed_while_the_new_key_is_made(
+def test_rotation_keeps_changes_made_during_key_generation(
     broken: Broken,
 ) -> None:
     broken.emulator.create_key(parse_key_spec("busy:RSA"))
@@ -174,16 +174,16 @@ def test_rotation_keeps_what_is_changed_while_the_new_key_is_made(
     store.delete("busy")
 
 
-def test_vault_that_is_not_there_cannot_be_broken(tmp_path: Path) -> None:
+def test_fault_of_a_missing_vault_is_refused(tmp_path: Path) -> None:
     settings = Settings(vaults=(VaultPlan("only"),))
     with breakable(tmp_path, settings) as broken:
-        with pytest.raises(FaultError, match="has no hsm"):
+        with pytest.raises(FaultError, match="does not have the service hsm"):
             broken.break_("hsm.hang")
         assert broken.emulator.faults.applied == []
 
 
 @BOTH
-def test_update_keeps_nothing_of_a_fault(broken: Broken, service: str) -> None:
+def test_update_does_not_store_a_fault(broken: Broken, service: str) -> None:
     broken.break_(f"{service}.key.disabled=rsa")
     broken.ask_vault(service, "PATCH", "/keys/rsa", {"tags": {"a": "b"}})
     broken.reset()
@@ -200,20 +200,20 @@ def test_update_keeps_nothing_of_a_fault(broken: Broken, service: str) -> None:
         ("vault", "firewall", "caller is not a trusted service"),
     ],
 )
-def test_refusal_is_in_the_words_of_its_dialect(
+def test_refusal_has_the_text_of_its_dialect(
     broken: Broken, service: str, fault: str, words: str
 ) -> None:
     broken.break_(f"{service}.{fault}")
     assert words in broken.release(service).json()["error"]["message"]
 
 
-def test_rbac_says_no_in_its_own_words(broken: Broken) -> None:
+def test_rbac_denies_with_its_own_text(broken: Broken) -> None:
     broken.break_("vault.rbac")
     broken.break_("vault.role.revoked")
     assert refusal(broken.release("vault")) == (403, "Forbidden", "ForbiddenByRbac")
 
 
-def test_reset_brings_access_policies_back(broken: Broken) -> None:
+def test_reset_restores_access_policies(broken: Broken) -> None:
     broken.break_("vault.rbac")
     broken.reset()
     broken.break_("vault.role.revoked")
@@ -255,7 +255,7 @@ def test_throttle_counts_only_releases_and_creations(
 
 
 def target_of(jws: str) -> bytes:
-    """Unwrap what was released with the token's wrapping key."""
+    """Unwrap a released key with the token's wrapping key."""
     _, payload = jws_parts(jws)
     key_hsm = json.loads(unb64u(payload["response"]["key"]["key"]["key_hsm"]))
     ciphertext = unb64u(key_hsm["ciphertext"])
@@ -305,7 +305,7 @@ def test_release_wrapped_to_another_key_does_not_open(
 
 
 @BOTH
-def test_swapped_key_opens_and_is_not_the_signed_one(
+def test_swapped_key_unwraps_but_does_not_match_the_signed_key(
     broken: Broken, service: str
 ) -> None:
     broken.break_(f"{service}.release.swapped")
@@ -370,7 +370,7 @@ def test_member_of_key_hsm_is_wrong(
 
 
 @BOTH
-def test_release_is_whole_again_after_the_reset(broken: Broken, service: str) -> None:
+def test_release_is_valid_after_the_reset(broken: Broken, service: str) -> None:
     for fault in (
         "signature",
         "signer=another_host",

@@ -1,4 +1,4 @@
-"""The emulated VM reboots, drifts and refuses on demand; seen through its vTPM."""
+"""Faults of the emulated VM, as its vTPM shows them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BUSY = 0x922
 NO_AK_CERTIFICATE = 0x14A
 REPORT = 0x01400001
 AK_CERTIFICATE = 0x01C101D0
-GUARDED = 0x01800000  # an index that guesses can be made at
+GUARDED = 0x01800000  # an index with dictionary attack protection
 HW_REPORT = 0x20
 HOUR = timedelta(hours=1)
 
@@ -64,7 +64,7 @@ def pcr_of(emulator: EmulatorThread, index: int) -> bytes:
 
 
 def null_primary(emulator: EmulatorThread) -> bytes:
-    """Make the NULL hierarchy's primary key of a template; give its public point."""
+    """Create a primary key in the NULL hierarchy; return its public point."""
     template = struct.pack(
         ">HHIHHHHHH", 0x23, 0xB, 0x40472, 0, 0x10, 0x18, 0xB, 3, 0x10
     )
@@ -117,7 +117,7 @@ def ak_certificate(emulator: EmulatorThread) -> x509.Certificate:
 
 
 def guests_certificate(emulator: EmulatorThread) -> bytes:
-    """Read the index where it is the guest's, as long as it is."""
+    """Read the whole index that the guest owns."""
     size = int.from_bytes(nv_public(emulator, AK_CERTIFICATE)[-2:], "big")
     return ok(emulator, read_nv(AK_CERTIFICATE, size)).parameters[2:]
 
@@ -133,7 +133,7 @@ def endorsements(emulator: EmulatorThread) -> dict[str, str]:
 
 
 def is_vouched_for(emulator: EmulatorThread) -> bool:
-    """Tell whether THIM's VCEK is the signer of the report that is read."""
+    """Return whether THIM's VCEK verifies the current report."""
     report = read_report(emulator)[HW_REPORT:]
     pem = endorsements(emulator)["vcekCert"].encode()
     with pytest.warns(CryptographyDeprecationWarning, match="positive"):
@@ -156,7 +156,7 @@ def test_reboot_gives_the_null_hierarchy_a_new_seed(emulator: EmulatorThread) ->
 
 
 @pytest.mark.parametrize(("fault", "index"), [("pcr", 7), ("pcr=0", 0), ("pcr=4", 4)])
-def test_pcr_changes_and_the_reset_brings_it_back(
+def test_pcr_changes_and_the_reset_restores_it(
     emulator: EmulatorThread, fault: str, index: int
 ) -> None:
     before = pcr_of(emulator, index)
@@ -168,7 +168,7 @@ def test_pcr_changes_and_the_reset_brings_it_back(
 
 
 def guarded_read(emulator: EmulatorThread) -> int:
-    """Read an index, by its own secret, that the lockout guards; give the code."""
+    """Read an index that the lockout protects, with its secret; return the code."""
     # AUTHREAD, AUTHWRITE, and not NO_DA; written once.
     public = struct.pack(">IHIHH", GUARDED, tpm.ALG_SHA256, 0x00040004, 0, 8)
     define = tpm.Command(
@@ -183,7 +183,7 @@ def guarded_read(emulator: EmulatorThread) -> int:
         (tpm.PASSWORD,),
         tpm.sized(bytes(8)) + bytes(2),
     )
-    # The first use of what is guarded is TPM_RC_RETRY: the TPM notes it in its NV.
+    # The first use of a protected object is TPM_RC_RETRY: the TPM records it in NV.
     for command in (define, write, write):
         ask(emulator, command)
     parameters = struct.pack(">HH", 8, 0)
@@ -191,7 +191,9 @@ def guarded_read(emulator: EmulatorThread) -> int:
     return code_of(ask(emulator, read))
 
 
-def test_lockout_bars_what_can_be_guessed_at(emulator: EmulatorThread) -> None:
+def test_lockout_blocks_objects_with_dictionary_attack_protection(
+    emulator: EmulatorThread,
+) -> None:
     assert guarded_read(emulator) == tpm.RC_SUCCESS
     break_(emulator, "vm.lockout")
     break_(emulator, "vm.lockout")
@@ -210,7 +212,9 @@ def change_lockout_secret(old: bytes, new: bytes) -> tpm.Command:
     )
 
 
-def test_lockout_that_the_guest_owns_is_left_alone(emulator: EmulatorThread) -> None:
+def test_lockout_with_a_secret_of_the_guest_is_not_changed(
+    emulator: EmulatorThread,
+) -> None:
     ok(emulator, change_lockout_secret(b"", b"mine"))
     with pytest.raises(FaultError):
         break_(emulator, "vm.lockout")
@@ -228,7 +232,7 @@ def test_every_command_is_answered_with_the_code(emulator: EmulatorThread) -> No
     assert code_of(ask(emulator, GET_RANDOM)) == tpm.RC_SUCCESS
 
 
-def test_one_command_is_answered_with_the_code_so_often(
+def test_one_command_is_answered_with_the_code_a_number_of_times(
     emulator: EmulatorThread,
 ) -> None:
     break_(emulator, "vm.rc=0x921,command=0x14e,times=2")
@@ -261,7 +265,7 @@ def test_tpm_that_hangs_does_not_answer_until_the_reset(
         *("vm.ak_cert", "vm.ak_cert_days=30", "vm.ak_cert_guests"),
     ],
 )
-def test_fault_that_needs_the_tpm_does_not_wait_for_one_that_hangs(
+def test_fault_that_needs_the_tpm_does_not_wait_for_a_hanging_tpm(
     emulator: EmulatorThread, fault: str
 ) -> None:
     break_(emulator, "vm.hang")
@@ -274,7 +278,7 @@ def test_fault_that_needs_the_tpm_does_not_wait_for_one_that_hangs(
     assert is_vouched_for(emulator)
 
 
-def test_fault_that_needs_the_tpm_is_refused_where_it_is_dead(
+def test_fault_that_needs_the_tpm_is_refused_if_the_tpm_has_failed(
     emulator: EmulatorThread,
 ) -> None:
     pid = emulator.instance.vm.vtpm.process.pid
@@ -295,7 +299,7 @@ def test_ak_certificate_is_not_provisioned(emulator: EmulatorThread) -> None:
     assert ok(emulator, read).parameters == before
 
 
-def test_ak_certificate_ends_when_it_is_told_to(emulator: EmulatorThread) -> None:
+def test_ak_certificate_expires_in_the_given_days(emulator: EmulatorThread) -> None:
     now = emulator.instance.azure.clock.utc()
     for days in (30, -3):
         break_(emulator, f"vm.ak_cert_days={days}")
@@ -306,7 +310,7 @@ def test_ak_certificate_ends_when_it_is_told_to(emulator: EmulatorThread) -> Non
     assert end - now > timedelta(days=300)
 
 
-def test_ak_certificates_index_is_the_guests(emulator: EmulatorThread) -> None:
+def test_guest_owns_the_index_of_the_ak_certificate(emulator: EmulatorThread) -> None:
     undefine = tpm.Command(
         tpm.CC_NV_UNDEFINE_SPACE, (tpm.RH_OWNER, AK_CERTIFICATE), (tpm.PASSWORD,)
     )
@@ -319,7 +323,7 @@ def test_ak_certificates_index_is_the_guests(emulator: EmulatorThread) -> None:
     assert nv_public(emulator, AK_CERTIFICATE)[-2:] == (4096).to_bytes(2, "big")
 
 
-def test_guests_index_keeps_what_the_guest_left_through_a_reboot(
+def test_guests_index_keeps_its_contents_at_a_reboot(
     emulator: EmulatorThread,
 ) -> None:
     break_(emulator, "vm.ak_cert_guests")
@@ -373,7 +377,7 @@ def test_endorsements_lag_the_firmware(emulator: EmulatorThread) -> None:
     assert is_vouched_for(emulator)
 
 
-def test_endorsements_that_caught_up_vouch_for_the_new_firmware(
+def test_updated_endorsements_match_the_new_firmware(
     emulator: EmulatorThread,
 ) -> None:
     old = endorsements(emulator)

@@ -1,4 +1,4 @@
-"""The sockets of the emulated services: hosts, TLS names, limits, delays."""
+"""The HTTP servers of the emulated services: hosts, TLS names, limits, delays."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from support.azure import bind_unix
 from support.azure_vm import (
     SoftwareVm,
 )
@@ -54,7 +55,7 @@ def test_ports_are_the_same_after_a_restart(tmp_path: Path) -> None:
         assert (thread.instance.maa.issuer, thread.instance.imds_url) == first
 
 
-def test_taken_port_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_port_in_use_is_an_error_with_its_address(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         ports = {"maa": other.getsockname()[1]}
         with (
@@ -78,7 +79,7 @@ def test_body_beyond_the_limit_is_refused(tmp_path: Path) -> None:
         assert answer.status_code == 413
 
 
-def test_hook_can_replace_an_answer(tmp_path: Path) -> None:
+def test_hook_can_replace_a_response(tmp_path: Path) -> None:
     async def unavailable(_: Request, answer: Response) -> Response:
         answer.status = 503
         return answer
@@ -108,9 +109,9 @@ def test_each_round_trip_costs_the_latency(tmp_path: Path) -> None:
             session.post(url, data=b"x" * 30000, timeout=DEADLINE_SECONDS)
 
 
-def test_certificate_is_the_one_of_the_name_asked_for(tmp_path: Path) -> None:
+def test_certificate_matches_the_requested_name(tmp_path: Path) -> None:
     path = tmp_path / "tls"
-    sockets = addresses.bind_unix(tmp_path / "imds"), addresses.bind_unix(path)
+    sockets = bind_unix(tmp_path / "imds"), bind_unix(path)
     settings = Settings(real_names=True, sockets=sockets)
     with _running(tmp_path, settings) as thread:
         azure = thread.instance
@@ -132,18 +133,9 @@ def test_certificate_is_the_one_of_the_name_asked_for(tmp_path: Path) -> None:
         assert [r.service for r in azure.requests] == services
 
 
-def test_unix_socket_whose_path_is_taken_is_an_error_that_says_so(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "taken").touch()
-    with pytest.raises(AgentError, match="taken") as caught:
-        addresses.bind_unix(tmp_path / "taken")
-    assert caught.value.code == "emulator.address"
-
-
 def test_provider_of_every_region_attests_under_its_own_name(tmp_path: Path) -> None:
     path = tmp_path / "tls"
-    sockets = addresses.bind_unix(tmp_path / "imds"), addresses.bind_unix(path)
+    sockets = bind_unix(tmp_path / "imds"), bind_unix(path)
     settings = Settings(real_names=True, sockets=sockets)
     with _running(tmp_path, settings) as thread:
         context = ssl.create_default_context(cafile=str(thread.instance.ca_path))
@@ -162,7 +154,7 @@ def test_provider_of_every_region_attests_under_its_own_name(tmp_path: Path) -> 
             assert json.loads(body)["issuer"] == f"https://{host}"
 
 
-def test_missing_names_are_told_as_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_names_yield_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(addresses, "IMDS_ADDRESS", "192.0.2.1")
     first, second = addresses.commands_for_real_names(Settings().vaults)
     assert first == "ip addr add 192.0.2.1/32 dev lo"
@@ -178,7 +170,7 @@ def test_missing_names_are_told_as_commands(monkeypatch: pytest.MonkeyPatch) -> 
     assert {f"127.0.0.2 {host}" for host in ATTESTATION_HOSTS} <= {*lines}
 
 
-def test_trust_of_the_system_is_told_as_commands() -> None:
+def test_system_trust_yields_commands() -> None:
     told = dict(addresses.commands_for_system_trust(Path("/tmp/a b/ca.pem")))
     assert told == {
         "Debian, Ubuntu": "cp '/tmp/a b/ca.pem'"

@@ -1,4 +1,4 @@
-"""The VM's life: reports that age, reboots, ends, and TPMs that fail."""
+"""The emulated VM: age of reports, reboots, shutdown, and failed TPMs."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_reboot_after_a_guests_suspend_still_gives_another_null_seed(
     assert null_key(running) != before
 
 
-def test_reboot_undoes_what_was_extended(running: RunningVm) -> None:
+def test_reboot_resets_extended_pcrs(running: RunningVm) -> None:
     at_boot = pcr(running, 7)
     log = running.vm.tcg_log_path.read_bytes()
     running.call(lambda: running.vm.extend_pcr(7, b"something new"))
@@ -201,7 +201,7 @@ def test_reboot_undoes_what_was_extended(running: RunningVm) -> None:
     assert pcr(running, 7) == at_boot
 
 
-def test_clearing_the_tpm_takes_what_the_owner_had_and_not_the_identity(
+def test_clearing_the_tpm_removes_the_owners_objects_but_not_the_identity(
     running: RunningVm,
 ) -> None:
     keys = [make_primary(running, tpm.RH_OWNER).handle or 0 for _ in range(4)]
@@ -219,7 +219,7 @@ def test_clearing_the_tpm_takes_what_the_owner_had_and_not_the_identity(
     )
 
 
-def test_reboot_cuts_connections(running: RunningVm) -> None:
+def test_reboot_closes_connections(running: RunningVm) -> None:
     with running.connect() as connection:
         connection.sendall(GET_RANDOM)
         assert connection.recv(4096)
@@ -257,13 +257,13 @@ def test_path_too_long_for_a_socket_is_refused_by_name() -> None:
             RunningVm(deep).__enter__()
 
 
-def test_missing_swtpm_is_told_with_the_packages_name(
+def test_missing_swtpm_is_an_error_with_the_packages_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     with (
         vm_directory() as home,
-        pytest.raises(VtpmError, match="Debian package `swtpm`"),
+        pytest.raises(VtpmError, match="install the package `swtpm`"),
     ):
         RunningVm(home).__enter__()
 
@@ -338,7 +338,7 @@ def test_closed_vm_leaves_neither_process_nor_sockets() -> None:
         assert not (home / "tpm.sock.ctrl").exists()
 
 
-def test_keys_on_disk_are_their_owners_alone(running: RunningVm) -> None:
+def test_only_the_owner_can_read_keys_on_disk(running: RunningVm) -> None:
     keys = [*running.directory.rglob("*key.pem"), *running.directory.rglob("tpm2-*")]
     assert len(keys) == 4
     assert {one.stat().st_mode & 0o777 for one in keys} == {0o600}

@@ -1,4 +1,4 @@
-"""Arbitrary bytes as commands: each is answered, and the TPM serves on."""
+"""Arbitrary bytes as commands: each gets a response, and the TPM keeps serving."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_largest_command_reaches_the_tpm(running: RunningVm) -> None:
 
 
 @pytest.mark.parametrize("code", ["tpm.sock", "tpm.sock.ctrl"])
-def test_client_that_says_nothing_is_nobody(running: RunningVm, code: str) -> None:
-    """So does the TCTI begin: it connects and closes."""
+def test_client_without_commands_is_ignored(running: RunningVm, code: str) -> None:
+    """The TCTI begins in this way: it connects and closes."""
     running.connect(code).close()
     assert code_of(running.ask(GET_RANDOM)) == tpm.RC_SUCCESS

@@ -158,7 +158,7 @@ def test_report_read_through_the_tpm_is_bound_and_signed(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the serial number 0, as AMD's
         vcek = x509.load_pem_x509_certificate(
-            running.vm.thim_answer()["vcekCert"].encode()
+            running.vm.thim_certification()["vcekCert"].encode()
         )
     r, s = (
         int.from_bytes(hardware[at : at + 72], "little") for at in (0x2A0, 0x2A0 + 72)

@@ -1,4 +1,4 @@
-"""Several clients at one vTPM: each believes that it is alone."""
+"""Several clients of one vTPM: each sees only its own objects."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def end(client: subprocess.Popen[str]) -> None:
 
 
 def loaded_in_the_tpm(running: RunningVm, kind: int) -> list[int]:
-    """Ask swtpm itself, past the front, for the handles of a type."""
+    """Return swtpm's own handles of a type."""
     question = tpm.Command(
         tpm.CC_GET_CAPABILITY,
         parameters=struct.pack(">III", tpm.CAP_HANDLES, kind << 24, 64),
@@ -57,7 +57,7 @@ def loaded_in_the_tpm(running: RunningVm, kind: int) -> list[int]:
 
 
 @pytest.mark.parametrize("number", [2, 8])
-def test_clients_with_three_keys_and_a_session_each_do_not_meet(
+def test_clients_with_three_keys_and_a_session_do_not_interfere(
     running: RunningVm, number: int
 ) -> None:
     clients = [running.client() for _ in range(number)]
@@ -75,7 +75,7 @@ def test_clients_with_three_keys_and_a_session_each_do_not_meet(
             end(one)
 
 
-def test_what_a_killed_client_left_is_flushed(running: RunningVm) -> None:
+def test_objects_of_a_killed_client_are_flushed(running: RunningVm) -> None:
     client = running.client()
     assert tell(client) == "loaded"
     assert len(loaded_in_the_tpm(running, tpm.HT_TRANSIENT)) == 3
@@ -87,7 +87,7 @@ def test_what_a_killed_client_left_is_flushed(running: RunningVm) -> None:
         assert loaded_in_the_tpm(running, kind) == []
 
 
-def test_client_sees_its_own_objects_only(running: RunningVm) -> None:
+def test_client_sees_only_its_own_objects(running: RunningVm) -> None:
     other = running.client()
     try:
         assert tell(other) == "loaded"
@@ -132,7 +132,7 @@ def own_objects(running: RunningVm) -> list[int]:
     ]
 
 
-def test_handles_are_virtual_as_the_kernels_are(running: RunningVm) -> None:
+def test_handles_are_virtual_like_the_kernels(running: RunningVm) -> None:
     handles = [load_key(running, bytes([number])) for number in range(5)]
     assert handles == [0x80FFFFFF - number for number in range(5)]
     assert own_objects(running) == sorted(handles)
@@ -179,7 +179,7 @@ def test_session_of_another_is_refused(running: RunningVm) -> None:
         end(other)
 
 
-def test_objects_that_the_owner_cleared_away_are_refused(running: RunningVm) -> None:
+def test_objects_that_the_owner_cleared_are_refused(running: RunningVm) -> None:
     """TPM2_ChangeEPS and its like flush what others have: a handle must not dangle."""
     mine = load_key(running)
     physical = loaded_in_the_tpm(running, tpm.HT_TRANSIENT)

@@ -1,4 +1,4 @@
-"""Where the roots of a release's certificate are read from."""
+"""The roots for a release's certificate, from a file or from the system."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_system_without_a_bundle_says_what_to_configure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent")
-    monkeypatch.setattr("skragent.release.roots._USUAL_PLACES", ())
+    monkeypatch.setattr("skragent.release.roots._USUAL_PATHS", ())
     with pytest.raises(ConfigError, match="release_roots"):
         find_system_bundle()
 

@@ -1,4 +1,4 @@
-"""Whatever a service answers, its client gives a value or an error of ours."""
+"""Any response of a service gives a value or an AgentError."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from skragent.attestation.guest import parse_guest_response
 from skragent.attestation.maa import MaaClient
 from skragent.attestation.token import parse_signing_keys, verify_token
 from skragent.errors import AgentError, Disposition
-from skragent.evidence.ak_certificate import parse_answer
+from skragent.evidence.ak_certificate import parse_renewal_response
 from skragent.evidence.endorsements import parse_thim_response
 from skragent.evidence.imds import ImdsClient
 from skragent.evidence.tpm_public import RsaPublic
 from skragent.job import Identity
-from skragent.release.envelope import Question, verify_release
+from skragent.release.envelope import ReleaseRequest, verify_release
 from skragent.release.vault import VaultClient, vault_scope
 from skragent.transport import HttpClient
 
@@ -138,7 +138,7 @@ def release(vault: VaultClient) -> str:
         nonce=NONCE,
         wrapping_key=ours,
     )
-    question = Question(
+    request = ReleaseRequest(
         vault=vault.url,
         name="mykey",
         version="",
@@ -146,8 +146,8 @@ def release(vault: VaultClient) -> str:
         nonce="n",
         wrapping_key_id=WRAPPING_KID,
     )
-    jws = vault.release(question, token)
-    return verify_release(jws, question, roots=(), now=NOW).version
+    jws = vault.release(request, token)
+    return verify_release(jws, request, roots=(), now=NOW).version
 
 
 def ask_identity(who: Identity) -> Callable[[Cloud], object]:
@@ -174,7 +174,9 @@ SERVICES: dict[str, tuple[str, Callable[[Cloud], object]]] = {
     "THIM": (THIM, ask_imds(lambda imds: parse_thim_response(imds.endorsements()))),
     "a renewal": (
         THIM,
-        ask_imds(lambda imds: parse_answer(imds.renew_ak_certificate("pem", ID))),
+        ask_imds(
+            lambda imds: parse_renewal_response(imds.renew_ak_certificate("pem", ID))
+        ),
     ),
     "an order": (THIM, ask_imds(lambda imds: imds.order_ak_certificate("pem", ID))),
     "a managed identity": ("/metadata/identity", ask_identity(Identity())),
@@ -197,7 +199,7 @@ SERVICES: dict[str, tuple[str, Callable[[Cloud], object]]] = {
 }
 
 
-# In the service's own error format, whatever it says.
+# In the service's own error format.
 DENIALS = {
     (service, status, body)
     for service, statuses in (
@@ -260,7 +262,7 @@ def test_a_counterpart_chooses_no_decoder(
 
 @pytest.mark.parametrize("token", ACCESS_TOKENS)
 @pytest.mark.parametrize("service", ["a managed identity", "Entra ID's token"])
-def test_an_access_token_that_is_no_token_reaches_no_header(
+def test_a_malformed_access_token_reaches_no_header(
     cloud: Cloud, service: str, token: str
 ) -> None:
     cloud.path, ask = SERVICES[service]

@@ -1,7 +1,7 @@
-"""The packages, built once for all tests of this layer, and a Debian to have them in.
+"""The packages, built once for all tests of this layer, and a Debian to install them.
 
-What is made of the locks is kept in build/package, and the Debian in build/cache. What
-takes long and will be asked for is begun at once, beside the tests.
+build/package keeps the libraries that are built from the locks, and build/cache keeps
+the Debian. Slow builds that the selected tests need start at once, in threads.
 """
 
 from __future__ import annotations
@@ -18,17 +18,15 @@ from support.chroot import Chroot, a_copy_of, make_base
 from support.packages import ROOT, Built, build
 
 PACKAGES = ("skragent", "skragent-emulator")
+_Packages = dict[str, Built]
 
 
-_Builds = dict[str, Built]
-
-
-class Begun:
-    """What is made beside the tests: where nobody here asks for it, it is not."""
+class Builds:
+    """The builds in threads; a build that no selected test needs is not started."""
 
     def __init__(self, pool: ThreadPoolExecutor, wanted: set[str], place: Path) -> None:
         self.deb = pool.submit(build, "deb", place / "deb")
-        self.elsewhere: Future[_Builds] | None = None
+        self.elsewhere: Future[_Packages] | None = None
         self.base: Future[Chroot] | None = None
         if "elsewhere" in wanted:
             self.elsewhere = pool.submit(_build_elsewhere, place / "else where")
@@ -37,9 +35,9 @@ class Begun:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def begun(
+def builds(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Begun]:
+) -> Iterator[Builds]:
     wanted = {
         name
         for item in request.session.items
@@ -47,11 +45,11 @@ def begun(
         for name in item.fixturenames
     }
     with ThreadPoolExecutor(3) as pool:
-        yield Begun(pool, wanted, tmp_path_factory.mktemp("begun"))
+        yield Builds(pool, wanted, tmp_path_factory.mktemp("builds"))
 
 
-def _build_elsewhere(place: Path) -> _Builds:
-    """Build with nothing of the first build: all is fetched and compiled anew."""
+def _build_elsewhere(place: Path) -> _Packages:
+    """Build without the cache of the first build: fetch and compile everything."""
     return {
         form: build(form, place / form, work=place / "work", umask=0o027)
         for form in ("deb", "rpm")
@@ -70,15 +68,15 @@ def _make_base(deb: Built) -> Chroot:
 
 
 @pytest.fixture(scope="session")
-def deb(begun: Begun) -> Built:
-    return begun.deb.result()
+def deb(builds: Builds) -> Built:
+    return builds.deb.result()
 
 
 @pytest.fixture(scope="session")
-def elsewhere(begun: Begun) -> _Builds:
-    """What a second build made: another folder, another time, another umask."""
-    assert begun.elsewhere is not None
-    return begun.elsewhere.result()
+def elsewhere(builds: Builds) -> _Packages:
+    """The packages of a second build: another folder, another time, another umask."""
+    assert builds.elsewhere is not None
+    return builds.elsewhere.result()
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +86,7 @@ def rpm(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 @pytest.fixture(scope="session")
 def trees(deb: Built, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Each Debian package, unpacked for itself."""
+    """The Debian packages, each unpacked into a directory of its own."""
     found = {}
     for package in PACKAGES:
         found[package] = tmp_path_factory.mktemp(package)
@@ -99,7 +97,7 @@ def trees(deb: Built, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
 
 @pytest.fixture(scope="session")
 def newer_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The repository, with another configuration to start from and another socket."""
+    """The repository with another example configuration and another socket unit."""
     tree = tmp_path_factory.mktemp("newer") / "tree"
     parts = ("packaging", "systemd", "skragent", ".ci")
     files = ("pyproject.toml", "LICENSE", "CHANGELOG.md", "config.example.toml")
@@ -127,8 +125,8 @@ def newer_rpm(newer_tree: Path) -> Built:
 
 
 @pytest.fixture(scope="session")
-def base(begun: Begun) -> Chroot:
-    """A Debian with what the packages depend on; not to be written to."""
+def base(builds: Builds) -> Chroot:
+    """A Debian with the packages' dependencies; tests must not write to it."""
     allowed = subprocess.run(
         ["unshare", "--mount", "--pid", "--fork", "true"],
         capture_output=True,
@@ -136,12 +134,12 @@ def base(begun: Begun) -> Chroot:
         check=False,
     )
     if allowed.returncode:
-        why = f"root here may make no namespaces: {allowed.stderr.strip()}"
+        why = f"root cannot create namespaces here: {allowed.stderr.strip()}"
         if "root" in os.environ.get("SKRAGENT_REQUIRE", "").split(","):
             pytest.fail(f"SKRAGENT_REQUIRE names root: {why}")
         pytest.skip(why)
-    assert begun.base is not None
-    return begun.base.result()
+    assert builds.base is not None
+    return builds.base.result()
 
 
 @pytest.fixture
@@ -161,6 +159,6 @@ def first_installed(
 
 @pytest.fixture
 def installed(first_installed: Chroot, tmp_path: Path) -> Iterator[Chroot]:
-    """A Debian in which the agent's package is installed, and nothing done since."""
+    """A Debian right after the installation of the agent's package."""
     with a_copy_of(first_installed, tmp_path / "installed") as copy:
         yield copy

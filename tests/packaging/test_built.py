@@ -1,4 +1,4 @@
-"""What is in the packages, and what is not; that two builds give the same bytes."""
+"""The content of the packages, and reproducible builds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def field(file: Path, name: str) -> str:
     return subprocess.check_output(["dpkg-deb", "--field", file, name], text=True)
 
 
-def test_the_build_tells_what_it_built(deb: Built, rpm: Built) -> None:
+def test_the_build_lists_its_packages(deb: Built, rpm: Built) -> None:
     for built, pattern in ((deb, r"\.deb"), (rpm, r"\.rpm")):
         assert len(re.findall(rf"^/.*{pattern}$", built.said, re.MULTILINE)) == 2
         assert len(re.findall(r"sha256 +[0-9a-f]{64}$", built.said, re.MULTILINE)) == 2
@@ -46,7 +46,7 @@ def test_a_second_build_elsewhere_gives_the_same_bytes(
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_it_names_the_python_and_the_libraries_that_it_needs(
+def test_the_packages_depend_on_python_and_the_libraries(
     deb: Built, package: str
 ) -> None:
     depends = field(deb.file(package), "Depends")
@@ -61,7 +61,7 @@ def test_it_names_the_python_and_the_libraries_that_it_needs(
         assert "swtpm" in depends
 
 
-def test_the_emulator_is_in_its_own_package_alone(trees: dict[str, Path]) -> None:
+def test_only_the_emulators_package_has_the_emulator(trees: dict[str, Path]) -> None:
     for package, path in trees.items():
         has_it = (path / LIBRARY / "skragent/emulator").exists()
         assert has_it == (package == "skragent-emulator")
@@ -72,7 +72,7 @@ def test_the_emulator_is_in_its_own_package_alone(trees: dict[str, Path]) -> Non
     assert not listed[0] & listed[1]
 
 
-def test_every_module_is_compiled_and_never_looked_up_by_date(
+def test_every_module_is_compiled_and_not_checked_by_its_date(
     trees: dict[str, Path],
 ) -> None:
     for tree in trees.values():
@@ -80,11 +80,11 @@ def test_every_module_is_compiled_and_never_looked_up_by_date(
         assert len(modules) > 100
         for module in modules:
             (compiled,) = module.parent.glob(f"__pycache__/{module.stem}.cpython-*.pyc")
-            # PEP 552: hash-based, and not checked.
+            # PEP 552: a hash-based pyc that Python does not check.
             assert compiled.read_bytes()[4:8] == b"\x01\0\0\0", module
 
 
-def test_nothing_tells_of_the_machine_that_built_it(trees: dict[str, Path]) -> None:
+def test_no_file_names_paths_of_the_build_machine(trees: dict[str, Path]) -> None:
     places = [Path(__file__).parents[2], Path(sys.prefix), Path.home()]
     config = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"],
@@ -101,18 +101,18 @@ def test_nothing_tells_of_the_machine_that_built_it(trees: dict[str, Path]) -> N
             assert not found, file
 
 
-def test_nothing_belongs_to_anybody_but_root_or_can_be_written(deb: Built) -> None:
+def test_root_owns_every_file_and_only_root_can_write(deb: Built) -> None:
     for package in PACKAGES:
         command = ["dpkg-deb", "--contents", str(deb.file(package))]
         for line in subprocess.check_output(command, text=True).splitlines():
             mode, owner = line.split()[:2]
             assert owner == "root/root"
-            link = "l" + "rwx" * 3  # the mode of what it leads to counts
+            link = "l" + "rwx" * 3  # a link's own mode has no effect
             assert re.fullmatch(rf"{link}|[d-]rw[x-]r-[x-](r-[x-]|---)", mode), line
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_the_bill_of_materials_names_all_that_is_vendored(
+def test_the_bill_of_materials_names_all_vendored_libraries(
     trees: dict[str, Path], package: str
 ) -> None:
     tree = trees[package]
@@ -138,12 +138,12 @@ def test_the_bill_of_materials_names_all_that_is_vendored(
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_the_scripts_of_the_rpm_are_plain_ones_of_the_shell(
+def test_the_scripts_of_the_rpm_are_shell_scripts_without_macros(
     rpm: Built, package: str
 ) -> None:
     query = ["rpm", "--query", "--package", str(rpm.file(package)), "--queryformat"]
     for tag in ("PREIN", "POSTIN", "PREUN", "POSTUN", "PRETRANS", "POSTTRANS"):
         script = subprocess.check_output([*query, f"[%{{{tag}}}]"], text=True)
         assert "%{" not in script
-        assert not re.search(r"%[a-z]", script)  # a macro that nobody knew
+        assert not re.search(r"%[a-z]", script)  # a macro that rpm did not expand
         subprocess.run(["sh", "-n"], input=script, check=True, text=True)

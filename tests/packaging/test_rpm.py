@@ -1,6 +1,6 @@
-"""The RPMs, in a Debian of their own for want of another: rpm does there what it does.
+"""Installation, upgrade and erasure of the RPMs in a Debian chroot, with Debian's rpm.
 
-Only what they depend on goes by other names; so rpm is told not to ask for that.
+Dependencies have other names in Debian, so rpm runs with --nodeps.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ONE_KEY = (
 )
 
 
-def test_it_is_installed_as_it_says_and_runs(debian: Chroot, rpm: Built) -> None:
+def test_the_installed_rpms_run_and_verify(debian: Chroot, rpm: Built) -> None:
     packages = [rpm.file(name) for name in ("skragent", "skragent-emulator")]
     said = debian.rpm("--install", "--nodeps", *packages)
     assert not re.search("warning|error|fail", said)
@@ -40,7 +40,7 @@ def test_it_is_installed_as_it_says_and_runs(debian: Chroot, rpm: Built) -> None
         "755 root:root",
         "755 root:root",
     ]
-    # Also after it ran: what is in the package is what is in the folder.
+    # A run has changed no file of the packages.
     assert debian.rpm("--verify", "--nodeps", "skragent", "skragent-emulator") == ""
     wants = "etc/systemd/system/multi-user.target.wants/skragent.service"
     assert not (debian.root / wants).exists()
@@ -62,12 +62,14 @@ def test_an_upgrade_keeps_the_configuration_and_the_sockets(
     assert config.with_suffix(".toml.rpmnew").exists() == is_configured
     assert not [t for t in told if ".socket" in t and re.search("start|stop|able", t)]
     assert [t for t in told if "start" in t] == ["try-restart skragent.service"]
-    assert f"systemctl stop skragent.service {SOCKETS}" in said  # they are changed
+    assert f"systemctl stop skragent.service {SOCKETS}" in said
     assert debian.rpm("--query", "skragent").endswith("-2.x86_64\n")
     assert "skragent" in debian.must("id", "-gn", "skragent")
 
 
-def test_erasing_it_leaves_what_rpm_leaves(debian: Chroot, rpm: Built) -> None:
+def test_erasing_leaves_only_the_changed_configuration_and_the_user(
+    debian: Chroot, rpm: Built
+) -> None:
     debian.pretend_systemd()
     before = debian.files()
     catalog = debian.root / "var/lib/systemd/catalog/database"
@@ -80,7 +82,7 @@ def test_erasing_it_leaves_what_rpm_leaves(debian: Chroot, rpm: Built) -> None:
     debian.rpm("--erase", "--nodeps", "skragent-emulator", "skragent")
     told = debian.told_systemd()
     assert any("disable --now" in t and SOCKETS in t for t in told)
-    # Folders such as zsh's are other packages', and not in this Debian.
+    # The RPMs own shared folders, such as zsh's, that this Debian does not have.
     left = {
         p
         for p in debian.files() - before
@@ -91,5 +93,5 @@ def test_erasing_it_leaves_what_rpm_leaves(debian: Chroot, rpm: Built) -> None:
         "etc/skragent/skragent.toml.rpmsave",
     }
     assert b"SKRAGENT_" not in catalog.read_bytes()
-    # A user stays, as with every RPM: files of his may be anywhere.
+    # RPMs keep their user, because files of that user may be anywhere.
     assert "skragent" in debian.must("id", "-gn", "skragent")

@@ -1,4 +1,4 @@
-"""Bent certificates and keys: a value or our named error, from every user of them."""
+"""Malformed certificates and keys: every parser returns a value or a named error."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from skragent.evidence.endorsements import (
 )
 from skragent.evidence.snp import parse_snp_report
 from skragent.pem_bundle import load_bundle
-from skragent.release.envelope import Question, WrappedKey, verify_release
+from skragent.release.envelope import ReleaseRequest, WrappedKey, verify_release
 from skragent.release.formats import render_key
 
 CHAIN = mint_chain()
@@ -135,11 +135,11 @@ def test_a_bent_certificate_of_a_release(data: bytes, *, is_leaf: bool) -> None:
     release = Release(rsa_key("released"))
     chain = [data, der(INTERMEDIATE)] if is_leaf else [der(LEAF), data]
     release.header["x5c"] = [base64.b64encode(one).decode() for one in chain]
-    question = Question(
+    request = ReleaseRequest(
         "https://myvault.vault.azure.net", "mykey", "", "RSA_AES_KEY_WRAP_256", "n", "k"
     )
     with contextlib.suppress(MalformedReleaseError):
-        verify_release(release.encode(), question, now=NOW, roots=[root_certificate()])
+        verify_release(release.encode(), request, now=NOW, roots=[root_certificate()])
 
 
 @SETTINGS
@@ -148,19 +148,19 @@ def test_a_bent_root_does_not_spoil_another_root_of_a_release(data: bytes) -> No
     with contextlib.suppress(CertificateError):
         odd = load_der(data)
         release = Release(rsa_key("released"))
-        question = Question(
+        request = ReleaseRequest(
             *("https://myvault.vault.azure.net", "mykey", "", "RSA_AES_KEY_WRAP_256"),
             *("n", "k"),
         )
         try:
             verify_release(
                 release.encode(),
-                question,
+                request,
                 now=NOW,
                 roots=[odd, root_certificate()],
             )
         except MalformedReleaseError as error:
-            # It is the answer to another question; its chain holds.
+            # It is the answer to another request; its chain holds.
             assert error.code == "release.mismatch"  # noqa: PT017 - or it is accepted
 
 

@@ -13,7 +13,7 @@ VALUES = (
     *('""', '"x"', '"https://h"', '"/a"', "[]", "[1]", "[{user=1}]", "{}", "{a={}}"),
 )
 NAMES = (
-    *("agent.api_socket", "agent.x", "vtpm.tcti", "limits.job_timeout_seconds"),
+    *("agent.api_socket", "agent.x", "vtpm.tcti", "limits.request_timeout_seconds"),
     *("limits", "trust.x", "trust.amd_roots", "nothing", '"".""'),
     *("keys.disk.vault", "keys.disk.allow", "keys.a", "keys"),
 )

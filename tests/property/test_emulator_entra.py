@@ -1,4 +1,4 @@
-"""Whatever the emulated Entra ID is sent: it answers, and strangers get no token."""
+"""The emulated Entra ID answers every input, and refuses a token to unknown clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever bytes arrive as a command, they are cut or refused."""
+"""Every input is parsed as a TPM command or refused."""
 
 from __future__ import annotations
 

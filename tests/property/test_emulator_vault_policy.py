@@ -98,9 +98,9 @@ def test_policy_holds_exactly_when_a_naive_reading_says_so(
         for url, group in entries
     )
     policy = parse_policy(json.dumps(document).encode())
-    assert policy.is_met_by(claims) is expected
+    assert policy.is_satisfied_by(claims) is expected
     for stored in (policy.as_vault_stores_it(), policy.as_hsm_stores_it()):
-        assert parse_policy(stored).is_met_by(claims) is expected
+        assert parse_policy(stored).is_satisfied_by(claims) is expected
 
 
 JSON = st.recursive(

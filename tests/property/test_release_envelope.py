@@ -1,4 +1,4 @@
-"""No bit of a release can change unnoticed; whatever was wrapped opens as it was."""
+"""No bit of a release can change unnoticed, and every wrapped key unwraps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from skragent.jose import (
     encode_base64url,
     parse_compact_jws,
 )
-from skragent.release.envelope import Question, WrappedKey, verify_release
+from skragent.release.envelope import ReleaseRequest, WrappedKey, verify_release
 from skragent.release.formats import render_key
 from skragent.release.keywrap import split_wrapped_key, unwrap_key
 from skragent.release.vault_failures import judge_refusal
@@ -42,7 +42,7 @@ WRAPPED = aes_key_wrap_with_padding(TRANSFER_KEY, PKCS8)
 
 
 def verify(raw: str) -> WrappedKey:
-    question = Question(
+    request = ReleaseRequest(
         vault=VAULT,
         name="mykey",
         version="",
@@ -50,7 +50,7 @@ def verify(raw: str) -> WrappedKey:
         nonce="n",
         wrapping_key_id=WRAPPING_KID,
     )
-    return verify_release(raw, question, now=NOW, roots=[root_certificate()])
+    return verify_release(raw, request, now=NOW, roots=[root_certificate()])
 
 
 SIGNED = verify(TEXT)
@@ -76,7 +76,7 @@ def test_any_text_is_a_release_or_refused(text: str) -> None:
 
 
 @given(st.binary(min_size=1, max_size=4096), st.integers(0, 16))
-def test_whatever_was_wrapped_opens_as_it_was(key: bytes, zeros: int) -> None:
+def test_every_wrapped_key_unwraps_unchanged(key: bytes, zeros: int) -> None:
     # Also keys that end in zero bytes, which a C++ client once lost.
     key = (key + bytes(zeros))[-4096:]
     wrapped = aes_key_wrap_with_padding(TRANSFER_KEY, key)

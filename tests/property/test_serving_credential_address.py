@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skragent.serving.credential_address import (
+from skragent.serving.credential_protocol import (
     CredentialName,
     choose_credential_form,
     parse_address,

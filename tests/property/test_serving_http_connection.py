@@ -11,10 +11,11 @@ from support.serving import ALIAS, get, held_key, ring_with
 from support.serving_in_memory import FullSocket, InMemoryServer, feed, with_server
 
 from skragent.errors import RequestError
+from skragent.serving.admission import Limits
 from skragent.serving.http.chunked import ChunkedBody
+from skragent.serving.http.interfaces import HttpError
 from skragent.serving.http.reader import RequestReader
 from skragent.serving.http.request import parse_head
-from skragent.serving.limits import Limits
 from skragent.serving.negotiation import choose_form
 
 REQUESTS = (
@@ -181,7 +182,7 @@ def end_of_body(pieces: list[bytes], limits: Limits) -> tuple[object, ...]:
             data += piece
             is_complete = is_complete or chunks.take(data)
             assert len(chunks.body) <= limits.body_bytes
-    except RequestError as error:
+    except HttpError as error:
         return error.status, error.message
     return is_complete, bytes(chunks.body), bytes(data) if is_complete else b""
 
@@ -189,7 +190,7 @@ def end_of_body(pieces: list[bytes], limits: Limits) -> tuple[object, ...]:
 @given(st.lists(st.binary(max_size=300), max_size=4))
 def test_the_chunk_parser_is_total_and_bounded(pieces: list[bytes]) -> None:
     chunks, data = ChunkedBody(50, 100), bytearray()
-    with contextlib.suppress(RequestError):
+    with contextlib.suppress(HttpError):
         for piece in pieces:
             data += piece
             if chunks.take(data):
@@ -216,7 +217,7 @@ def test_requests_with_chunked_bodies_are_found_in_order(
 
 @given(st.binary(max_size=400))
 def test_the_parser_is_total(head: bytes) -> None:
-    with contextlib.suppress(RequestError):
+    with contextlib.suppress(HttpError):
         assert parse_head(head).method
 
 

@@ -1,4 +1,4 @@
-"""Hostile callers: whatever they send and do not take, the wire stays what it is."""
+"""Hostile callers: any sequence of sends, reads and closes keeps the invariants."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ LIMITS = Limits(
     connections_per_uid=8,
     requests_in_flight=3,
     long_polls=2,
-    answers_per_second_per_uid=20,
+    requests_per_second_per_uid=20,
     head_bytes=300,
     body_bytes=50,
     head_timeout_seconds=2,
@@ -94,7 +94,7 @@ class Play:
     def __init__(self, server: InMemoryServer, ring: Keyring) -> None:
         self.server = server
         self.ring = ring
-        server.listener.takes_body = lambda request, _peer: request.path == "/wanted"
+        server.listener._accepts_body = lambda request, _peer: request.path == "/wanted"
         self.socks = [self.connect() for _ in range(3)]
         self.ended: list[FullSocket] = []
 
@@ -126,9 +126,9 @@ class Play:
 
     def gone(self, i: int, _: None) -> None:
         sock = self.alive(i)
-        for connection in list(self.server.listener.pool._members):
+        for connection in list(self.server.listener.admission._connections):
             if connection._socket is sock:
-                connection.cut()
+                connection.abort()
 
     def pass_(self, seconds: int, _: None) -> None:
         self.server.pass_seconds(seconds)
@@ -137,7 +137,7 @@ class Play:
         self.ring.put(held_key(version=version))
 
     def mark(self, state: KeyState, _: None) -> None:
-        for sock in self.socks:  # ApiServer cuts who is taking before the wipe
+        for sock in self.socks:  # ApiServer aborts slow readers before the wipe
             self.forget_partly_taken(sock)
         self.ring.mark(ALIAS, state)
 
@@ -148,14 +148,14 @@ class Play:
             writers[sock.fileno()]()
 
     def forget_partly_taken(self, sock: FullSocket) -> None:
-        for connection in list(self.server.listener.pool._members):
-            if connection._socket is sock and connection.is_taking:
-                connection.cut()
+        for connection in list(self.server.listener.admission._connections):
+            if connection._socket is sock and connection.is_sending:
+                connection.abort()
 
 
 @settings(max_examples=1500)
 @given(st.lists(STEPS, max_size=30))
-def test_whatever_callers_do_the_wire_stays_what_it_is(
+def test_invariants_hold_after_any_steps_of_callers(
     steps: list[tuple[str, Any, Any]],
 ) -> None:
     ring = ring_with(held_key(), waiting=["later"])
@@ -165,13 +165,13 @@ def test_whatever_callers_do_the_wire_stays_what_it_is(
         for step in steps:
             play.do(*step)
             assert server.counters.in_flight["api"] <= 3 + len(play.socks)
-            assert len(server.listener.pool._members) <= 8
-            assert len(server.api._lots) <= 2
-            for connection in server.listener.pool._members:
+            assert len(server.listener.admission._connections) <= 8
+            assert len(server.api._long_polls) <= 2
+            for connection in server.listener.admission._connections:
                 assert len(connection._reader) <= 350 + 16384
-        for _ in range(20):  # nobody does anything any more
+        for _ in range(20):  # the callers do nothing more
             server.pass_seconds(1)
-        assert server.listener.pool._members == set()
+        assert server.listener.admission._connections == set()
         assert server.counters.connections["api"] == 0
         assert server.counters.in_flight["api"] == 0
         assert not server.loop.readers
@@ -183,7 +183,7 @@ def test_whatever_callers_do_the_wire_stays_what_it_is(
 
 
 def judge(sent: bytes) -> None:
-    """What was sent is answers, of which the last one may be cut; and no zeros."""
+    """Check that the bytes are responses without zeros; the last may be incomplete."""
     assert b"\0" not in sent
     while sent:
         head, end, rest = sent.partition(b"\r\n\r\n")

@@ -114,7 +114,7 @@ class Guest:
             self.emulator.call(self.instance.faults.apply(fault))
 
     def lift(self) -> None:
-        """Let the TPM answer again, whatever kept it from that."""
+        """Remove all guards, so that the TPM answers again."""
         self.instance.vm.vtpm.guards.clear()
 
     def index(self) -> AkIndex | None:
@@ -122,7 +122,7 @@ class Guest:
             return vtpm.read_ak_index()
 
     def holds(self) -> str:
-        """Tell which certificate the index holds, byte for byte and then zeros."""
+        """Return the certificate in the index, followed only by zeros."""
         index = self.index()
         if index is None or index.content is None:
             return "none"

@@ -1,8 +1,8 @@
 """Azure Resource Manager without Azure: a template and parameters in, resources out.
 
-It evaluates template expressions as their reference has them, only as many functions as
-packaging/azure uses; any other, and whatever is referred to and is not there, is an
-error. Nothing is sent anywhere.
+It evaluates template expressions as their reference describes them, with the functions
+of packaging/azure only. Another function and a missing reference are errors. It uses no
+network.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ USER_PRINCIPAL = "30000000-0000-4000-8000-000000000003"
 
 _SUBSCRIPTION = "/subscriptions/40000000-0000-4000-8000-000000000004"
 _GROUP = f"{_SUBSCRIPTION}/resourceGroups/skragent"
-# What deployed resources say of themselves: body, and properties alone.
+# The runtime state of deployed resources: the body, and the properties.
 _STATE: dict[str, tuple[Json, Json]] = {
     "Microsoft.Compute/virtualMachines": (
         {"identity": {"principalId": VM_PRINCIPAL}},
-        {"vmId": VM_ID.lower()},  # in lower case, as Azure Resource Manager has it
+        {"vmId": VM_ID.lower()},  # in lower case, as in Azure Resource Manager
     ),
     "Microsoft.ManagedIdentity/userAssignedIdentities": (
         {},
@@ -56,7 +56,7 @@ class DeploymentError(Exception):
 
 @dataclass(frozen=True)
 class _Expression:
-    """A literal, a call, a member or an index: what it is, and of what."""
+    """A literal, a call, a member or an index, with its operands."""
 
     kind: str
     head: Json
@@ -64,7 +64,7 @@ class _Expression:
 
 
 def expressions(value: Json) -> list[str]:
-    """Find all expressions of a template."""
+    """Return all expressions of a template."""
     if isinstance(value, dict):
         return [e for pair in value.items() for v in pair for e in expressions(v)]
     if isinstance(value, list):
@@ -73,7 +73,7 @@ def expressions(value: Json) -> list[str]:
 
 
 def calls(expression: str) -> list[tuple[str, tuple[Json, ...]]]:
-    """Find all functions that an expression calls, with their literal arguments."""
+    """Return all function calls of an expression, with their literal arguments."""
 
     def walk(node: _Expression) -> list[tuple[str, tuple[Json, ...]]]:
         literals = tuple(p.head for p in node.parts if p.kind == "literal")
@@ -84,9 +84,9 @@ def calls(expression: str) -> list[tuple[str, tuple[Json, ...]]]:
 
 
 class Deployment:
-    """A template, deployed in thought.
+    """The result of the deployment of a template.
 
-    `resources` are those whose condition holds, by type; there is one of each.
+    `resources` has the resources whose condition is true, by type: one of each type.
     """
 
     def __init__(self, template: Json, **parameters: Json) -> None:
@@ -104,11 +104,11 @@ class Deployment:
         }
 
     def properties(self, kind: str) -> Json:
-        """Give the properties of the resource of a type."""
+        """Return the properties of the resource of a type."""
         return self.resources[kind]["properties"]
 
     def dependencies(self) -> dict[str, list[str]]:
-        """Give what each resource waits for, by ids, whatever its condition."""
+        """Return the ids that each resource depends on, with any condition."""
         return {
             self._id_of(r): [self._value(d) for d in r.get("dependsOn", [])]
             for r in self._template["resources"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -33,6 +34,15 @@ ISSUER = "https://maa.test"
 ENTRA = "https://entra.test"
 VAULT = "https://skragent-demo.test"
 HSM = "https://skragent-hsm.test"
+
+
+def bind_unix(path: Path) -> socket.socket:
+    """Bind a Unix socket that asyncio can serve."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(path))
+    sock.listen()
+    sock.settimeout(0)
+    return sock
 
 
 def open_sealed(answer: Response, wrapping: str = "wrapping") -> str:

@@ -198,7 +198,7 @@ class SoftwareVm:
     def ark_pem(self) -> str:
         return ark_pem()
 
-    def thim_answer(self) -> dict[str, str]:
+    def thim_certification(self) -> dict[str, str]:
         return {
             "vcekCert": self.vcek,
             "tcbm": "db08000000000003",

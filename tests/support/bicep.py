@@ -1,11 +1,12 @@
-"""From Bicep to an ARM template, for what packaging/azure uses of the language.
+"""Compile Bicep to an ARM template: the part of the language in packaging/azure.
 
-Bicep's own compiler is in no registry that this project builds from, so this stands in
-for it: pycep parses, and what is made of it here is what Bicep's documentation says of
-its output. `python -m support.bicep`, in tests/, writes packaging/azure/main.json.
+No package registry has Bicep's compiler, so this module is a stand-in. pycep parses,
+and the output follows Bicep's documentation. `python -m support.bicep`, in tests/,
+writes packaging/azure/main.json.
 
-pycep gives a literal and a symbol as the same string. So a string is a symbol where one
-of that name is declared, and `ambiguous_literals` finds the texts that this gets wrong.
+pycep returns a literal and a symbol as the same string. This module takes a string
+for a symbol if the symbol is declared. `ambiguous_literals` finds literals for which
+this is wrong.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def parse(source: str) -> Json:
 
 
 def ambiguous_literals(source: str) -> set[str]:
-    """Name the literals that are also the name of something declared."""
+    """Return the literals that are equal to a declared name."""
     tree = parse(source)
     declared = {
         *tree.get("parameters", {}),
@@ -61,7 +62,7 @@ def ambiguous_literals(source: str) -> set[str]:
 
 
 def compile_file(path: Path, source: str | None = None) -> Json:
-    """Compile a file, or another text in its place, to its ARM template."""
+    """Compile a file, or a text in its place, to an ARM template."""
     tree = parse(path.read_text() if source is None else source)
     return _Compiler(tree, path.parent).template()
 
@@ -74,7 +75,7 @@ class _Compiler:
         self._resources: Json = tree.get("resources", {})
         self._outputs: Json = tree.get("outputs", {})
         self._files: dict[str, Json] = {}
-        # The resources that what is being compiled refers to.
+        # The resources that the present expression refers to.
         self._used: set[str] = set()
         self._known: dict[str, tuple[str, set[str]]] = {}
 
@@ -164,11 +165,11 @@ class _Compiler:
         return f"resourceId({', '.join([kind, *self._names(symbol)])})"
 
     def _is_runtime(self, variable: str) -> bool:
-        """Tell whether a value comes from resources: it is put in its place then."""
+        """Return whether a value depends on resources; such a value is inserted."""
         return "reference(" in self._variable(variable)[0]
 
     def _variable(self, name: str) -> tuple[str, set[str]]:
-        """Give a variable's expression and the resources that it refers to."""
+        """Return a variable's expression and the resources that it refers to."""
         if name not in self._known:
             used, self._used = self._used, set()
             expression = self._expression(self._variables[name]["value"])
@@ -177,7 +178,7 @@ class _Compiler:
         return self._known[name]
 
     def _value(self, value: Json) -> Json:
-        """Give JSON, with expressions in brackets where there are any."""
+        """Return a value as JSON, with expressions in brackets."""
         if isinstance(value, list):
             return [self._value(member) for member in value]
         if isinstance(value, dict) and not value.keys() & {"operator", "function"}:

@@ -1,4 +1,4 @@
-"""Clients that ask for keys all the time, and know what they must not see."""
+"""Clients that request keys without a pause and report forbidden responses."""
 
 from __future__ import annotations
 
@@ -26,89 +26,89 @@ _PAUSE_SECONDS = 0.01
 
 @dataclass(frozen=True)
 class Limits:
-    """How long an answer may take beyond the time that was said."""
+    """The time limits of a response."""
 
-    late_seconds: float = 4.0  # for a tick of the agent, and its other callers
-    answer_seconds: float = 10.0  # after which a client gives up
+    late_seconds: float = 4.0  # beyond the request's `wait`
+    response_seconds: float = 10.0  # the client's timeout
 
     @classmethod
     def of(cls, seconds: float) -> Self:
-        """Allow the same for everything."""
+        """Use the same time for both limits."""
         return cls(seconds, seconds)
 
 
-class Violation(Exception):  # noqa: N818 - not an error of the program's
-    """Something was seen that must not be."""
+class Violation(Exception):  # noqa: N818 - a finding
+    """A response or a state that the rules forbid."""
 
 
 class Clients:
-    """Threads that ask, and what they make of the answers.
+    """Threads that request keys and check the responses.
 
-    What is expected of a key is one of three: that it is served as before (by default),
-    that it may or may not be, or that it is not. An answer is judged only where nothing
-    was expected differently while it was waited for.
+    Each key has one of three expectations: it is served as before (the default), it may
+    or may not be served, or it is not served. A response is checked only if no
+    expectation changed during the request.
     """
 
     def __init__(self, path: str, aliases: list[str], limits: Limits) -> None:
         self._limits = limits
-        self.asked: collections.Counter[str] = collections.Counter()
+        self.responses: collections.Counter[str] = collections.Counter()
         self._path = path
         self._aliases = aliases
         self._known: dict[tuple[str, str], bytes] = {}
         self._lock = threading.Lock()
-        self._epoch = 0  # of expectations
-        self._served: set[str] = set()  # by this agent, and so for good
+        self._epoch = 0  # counts the changes of expectations
+        self._served: set[str] = set()  # keys that this agent must go on serving
         self._doubtful: set[str] = set()
         self._gone: set[str] = set()
-        self._is_nobody_there = False
+        self._is_without_agent = False
         self._violations: list[str] = []
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Begin to ask."""
+        """Start the clients."""
         self._threads = [
-            threading.Thread(target=self._ask_on, args=(i,)) for i in range(CLIENTS)
+            threading.Thread(target=self._run, args=(i,)) for i in range(CLIENTS)
         ]
         for thread in self._threads:
             thread.start()
 
     def close(self) -> None:
-        """Ask no more."""
+        """Stop the clients."""
         self._stopping.set()
         for thread in self._threads:
             thread.join()
 
     def check(self) -> None:
-        """Tell of what was seen and must not be.
+        """Raise the first violation.
 
         Raises:
-            Violation: the first of it.
+            Violation: a client got a forbidden response.
         """
         if self._violations:
             raise Violation(self._violations[0])
 
     def know(self, alias: str, version: str, der: bytes) -> None:
-        """Learn what a version of a key is."""
+        """Store the bytes of a version of a key."""
         self._known[alias, version] = der
 
-    # What is expected
+    # Expectations
 
     def expect_all(self) -> None:
-        """Every key is served, from now on."""
+        """Expect that every key is served from now on."""
         with self._expecting():
             self._served = set(self._aliases)
             self._doubtful.clear()
             self._gone.clear()
 
-    def expect_gone_some_time(self, aliases: Iterable[str]) -> None:
-        """These keys may or may not be served, from now on."""
+    def expect_nothing(self, aliases: Iterable[str]) -> None:
+        """From now on accept both: these keys are served, or they are not served."""
         with self._expecting():
             self._doubtful.update(aliases)
 
     @contextlib.contextmanager
     def expecting_gone(self, aliases: Iterable[str]) -> Iterator[None]:
-        """These keys are not served; afterwards they may be."""
+        """Expect in the block that these keys are not served; then accept both."""
         gone = set(aliases)
         with self._expecting():
             self._gone |= gone
@@ -117,13 +117,13 @@ class Clients:
             self._gone -= gone
 
     @contextlib.contextmanager
-    def nobody_there(self) -> Iterator[None]:
-        """No agent need answer, and afterwards a new one serves what it has."""
+    def without_agent(self) -> Iterator[None]:
+        """Check no response in the block; then expect that an agent serves all keys."""
         with self._expecting():
-            self._is_nobody_there = True
+            self._is_without_agent = True
         yield
         with self._expecting():
-            self._is_nobody_there = False
+            self._is_without_agent = False
             self._served = set(self._aliases)
 
     @contextlib.contextmanager
@@ -132,27 +132,27 @@ class Clients:
             self._epoch += 1
             yield
 
-    # What is seen
+    # Responses
 
     def is_served(self, alias: str) -> bool:
-        """Tell whether a key is served now."""
+        """Return whether a key is served now."""
         return bool(self.version_of(alias))
 
     def version_of(self, alias: str) -> str:
-        """Give the version that is served now; empty where none is."""
+        """Return the version that is served now, or an empty string."""
         with contextlib.suppress(SkragentError):
             return self._fetch(alias, 0)
         return ""
 
-    def _ask_on(self, number: int) -> None:
+    def _run(self, number: int) -> None:
         for i in itertools.count(number):
             if self._stopping.is_set():
                 return
             wait = WAIT_SECONDS if i % 5 == 0 else 0
-            self._ask(self._aliases[i % len(self._aliases)], wait)
-            time.sleep(_PAUSE_SECONDS)  # noqa: TID251 - other processes; nothing tells when
+            self._request(self._aliases[i % len(self._aliases)], wait)
+            time.sleep(_PAUSE_SECONDS)  # noqa: TID251 - limits the rate of requests
 
-    def _ask(self, alias: str, wait: float) -> None:
+    def _request(self, alias: str, wait: float) -> None:
         epoch, began = self._epoch, time.monotonic()
         try:
             self._fetch(alias, wait)
@@ -161,27 +161,27 @@ class Clients:
             code = error.code
         took = time.monotonic() - began
         with self._lock:
-            self.asked[f"answers: {code or 'the key'}"] += 1
+            self.responses[f"responses: {code or 'the key'}"] += 1
             if epoch == self._epoch:
                 self._judge(alias, code, late=took - wait)
 
     def _judge(self, alias: str, code: str, *, late: float) -> None:
-        if self._is_nobody_there:
+        if self._is_without_agent:
             return
         if late > self._limits.late_seconds:
-            self._violations.append(f"{alias} was waited for {late:.1f} s too long")
+            self._violations.append(f"{alias}: the response is {late:.1f} s late")
         if not code and alias in self._gone:
-            self._violations.append(f"{alias} is served, and must not be")
+            self._violations.append(f"{alias} is served, but must not be served")
         is_expected = alias in self._served - self._doubtful - self._gone
         if code and is_expected:
-            self._violations.append(f"{alias} was served, and is not: {code}")
+            self._violations.append(f"{alias} is not served any more: {code}")
 
     def _fetch(self, alias: str, wait: float) -> str:
-        """Fetch a key and look at its bytes; gives the version."""
+        """Fetch a key, check its bytes and return its version."""
         request = Request(key_target(alias), media_type("der"), wait=wait)
-        answer = exchange(self._path, request, self._limits.answer_seconds)
-        version = answer.headers.get("etag", "").strip('"')
+        response = exchange(self._path, request, self._limits.response_seconds)
+        version = response.headers.get("etag", "").strip('"')
         known = self._known.get((alias, version))
-        if answer.body != known:
-            self._violations.append(f"{alias}: version {version} with other bytes")
+        if response.body != known:
+            self._violations.append(f"{alias}: wrong bytes for version {version}")
         return version

@@ -1,7 +1,7 @@
-"""A Debian of its own in a folder, to install packages in: no systemd runs in it.
+"""A Debian in a folder, to install packages in. No systemd runs in it.
 
-Where one would be asked, a substitute writes down what it was told; what needs none,
-such as enabling units, the real systemctl does.
+A substitute for systemctl records the commands for systemd. The real systemctl runs the
+commands that need no systemd, such as `enable`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 CACHE = Path(__file__).resolve().parents[2] / "build" / "cache"
 
-# What nobody looks at here, and takes its time to be unpacked.
+# Files that no test needs and that take long to unpack.
 _UNWANTED = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/i18n/*")
 
 _SYSTEMCTL = """\
@@ -40,7 +40,7 @@ _STAY_OUTSIDE = _DEVICES + 'shift && exec "$@"'
 
 
 class Chroot:
-    """The folder; commands see nothing but what is in it."""
+    """The folder. Commands see only its contents."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -52,7 +52,7 @@ class Chroot:
         return _said(command, self.run(*command))
 
     def rpm(self, *arguments: str | Path) -> str:
-        """Have this machine's rpm work in the folder, as an installer would."""
+        """Run this machine's rpm on the folder, as an installer does."""
         command = ("rpm", f"--root={self.root}", "--dbpath=/var/lib/rpm")
         whole = (*command, *map(str, arguments))
         return _said(whole, self._run(_STAY_OUTSIDE, whole))
@@ -80,7 +80,7 @@ class Chroot:
         )
 
     def pretend_systemd(self) -> None:
-        """From here on systemd seems to run."""
+        """Pretend from now on that systemd runs."""
         (self.root / "run/systemd/system").mkdir(parents=True, exist_ok=True)
         systemctl = self.root / "usr/bin/systemctl"
         systemctl.rename(systemctl.with_suffix(".real"))
@@ -90,21 +90,21 @@ class Chroot:
         self.told_systemd()
 
     def told_systemd(self) -> list[str]:
-        """Take what it was told since the last time."""
+        """Return the commands for systemd since the last call."""
         log = self.root / "systemctl.log"
         lines = log.read_text().splitlines() if log.exists() else []
         log.unlink(missing_ok=True)
         return lines
 
     def files(self) -> set[str]:
-        """List everything but what is of the system's moment."""
+        """List all files except logs, caches and temporary files."""
         found = (p.relative_to(self.root) for p in self.root.rglob("*"))
         passing = ("proc", "dev", "var/log", "var/lib/dpkg", "var/cache", "root", "tmp")
         return {str(p) for p in found if not str(p).startswith(passing)}
 
 
 def make_base(depends: str) -> Chroot:
-    """Give a Debian that has what a package depends on, made once: to be copied."""
+    """Return a Debian with the dependencies of a package; it is cached."""
     names = sorted(set(re.findall(r"(?:^|, )([a-z0-9.+-]+)", depends)))
     names = [name for name in names if name != "skragent"]
     suite = platform.freedesktop_os_release()["VERSION_CODENAME"]
@@ -129,9 +129,9 @@ def make_base(depends: str) -> Chroot:
 
 @contextlib.contextmanager
 def a_copy_of(original: Chroot, folder: Path) -> Iterator[Chroot]:
-    """Give the same Debian in another folder: what is written there stays there.
+    """Return a copy of a Debian; changes do not affect the original.
 
-    An overlay where the kernel has that for this file system, else a true copy.
+    The copy is an overlay if the kernel supports it for this file system.
     """
     root, upper, work = (folder / name for name in ("root", "upper", "work"))
     for path in (root, upper, work):

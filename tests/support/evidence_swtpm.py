@@ -1,7 +1,6 @@
-"""A real TPM 2.0 (swtpm) on a unix socket, with an AK where Azure has one.
+"""A real TPM 2.0 (swtpm) on a Unix socket, with an AK at Azure's handle.
 
-Used by the tests of skragent.evidence.tpm; whatever a test needs beyond the AK, it
-defines itself through `esys`.
+The tests of skragent.evidence use it. They define other objects through `esys`.
 """
 
 from __future__ import annotations

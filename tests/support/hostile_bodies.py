@@ -35,7 +35,7 @@ BODIES: dict[str, bytes] = {
 # What would be part of a header, if it was believed.
 ACCESS_TOKENS = ("a\r\nX-Injected: y", "a b", "ä", "\x00", "", "\ud800", "x" * 200_000)
 
-# Whatever type or charset a counterpart claims, it chooses no decoder: XML and some of
+# The type or charset of a response must not select a decoder: XML and some of
 # Python's charsets take memory or time without a bound.
 TYPED_BODIES: dict[str, tuple[str, bytes]] = {
     "punycode": (

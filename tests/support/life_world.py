@@ -82,10 +82,10 @@ class Question:
     def deliver(self, answer: Response) -> None:
         (self.answered,) = split_responses(b"".join(answer.parts))
         if self.long_poll is not None:
-            self.long_poll.forget()
+            self.long_poll.cancel()
 
-    def cut(self) -> None:
-        raise AssertionError("the request failed unexpectedly")
+    def fail(self, error: Exception) -> None:
+        raise AssertionError("the request failed unexpectedly") from error
 
 
 class World:
@@ -188,7 +188,7 @@ class World:
             self.run(self.clock.advance(max(0.0, moment - self.clock.boot)))
             for question in self.waiting:
                 if question.deadline <= self.clock.boot and question.long_poll:
-                    question.long_poll.answer_now()
+                    question.long_poll.finish()
                     assert question.answered, "no answer at the end of the wait"
             if moment >= end:
                 break
@@ -211,7 +211,7 @@ class World:
         answer = self.api.handle(parse_head(get(path)), CALLER)
         if isinstance(answer, LongPoll):
             question.long_poll = answer
-            answer.park(question, 0)
+            answer.start(question, 0)
             self.waiting.append(question)
         else:
             question.deliver(answer)

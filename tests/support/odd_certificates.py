@@ -1,4 +1,4 @@
-"""Certificates that are not as `cryptography` wants them, and bundles of them."""
+"""Certificates that `cryptography` rejects or warns about, and bundles of them."""
 
 from __future__ import annotations
 

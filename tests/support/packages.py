@@ -1,4 +1,4 @@
-"""Runs the build of the packages as `make deb` and `make rpm` do."""
+"""Run the build of the packages as `make deb` and `make rpm` do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DATE = ("git", "log", "-1", "--format=%ct")
 
 @dataclass(frozen=True)
 class Built:
-    """What one run of the build made, and what it said."""
+    """The packages of one build, and its output."""
 
     directory: Path
     said: str
@@ -36,11 +36,11 @@ def build(
 
     Args:
         form: "deb" or "rpm".
-        directory: for the packages.
-        arguments: of the build, beside these.
-        tree: the repository, or a copy of it with changes, without its history.
-        work: for what is between; what others left there is not made again.
-        umask: of the build; -1 leaves it as it is.
+        directory: the directory for the packages.
+        arguments: further arguments of the build.
+        tree: the repository, or a changed copy of it without its history.
+        work: the directory of intermediate files, which the build uses again.
+        umask: the umask of the build; -1 is the umask of this process.
     """
     script = tree / "packaging/build.py"
     command = ["/usr/bin/python3", "-B", str(script), form, *arguments]

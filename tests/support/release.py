@@ -1,7 +1,7 @@
-"""A valid world for rooms 2 and 3: a provider, a vault, and the key of a vTPM.
+"""Valid values for attestation and release: a provider, a vault, a vTPM key.
 
-Everything here is made from the protocol's facts and not with the code under test.
-Tests take one of these values and break one thing of it.
+All values are built from the protocols, without the code under test.
+Tests change one detail of a value.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def flip_bit(text: str, bit: int) -> str:
     return data.decode("latin-1")
 
 
-# --- room 2: the provider
+# --- the provider
 
 
 @functools.cache
@@ -162,7 +162,7 @@ def encode_answer(sealed: dict[str, Any]) -> bytes:
     return json.dumps({"token": b64url(json.dumps(sealed).encode())}).encode()
 
 
-# --- room 3: the vault
+# --- the vault
 
 
 def wrap(plaintext: bytes, enc: str = "RSA_AES_KEY_WRAP_256") -> bytes:

@@ -1,4 +1,4 @@
-"""Keys and certificates for rooms 2 and 3, made once in a run, and their encodings.
+"""Keys and certificates for attestation and release, created once per run.
 
 The same name gives the same key for the whole run.
 """

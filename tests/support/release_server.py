@@ -78,7 +78,7 @@ ACCESS_TOKEN = {
 
 
 def challenge(resource: str) -> Answer:
-    """What a vault answers to who has not authorised himself."""
+    """Return a vault's response to a request without a token."""
     text = f'Bearer authorization="https://login.windows.net/t", resource="{resource}"'
     return Answer(401, headers={"WWW-Authenticate": text})
 

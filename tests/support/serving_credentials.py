@@ -14,7 +14,7 @@ import uvloop
 from support.deadlines import DEADLINE_SECONDS
 
 from skragent.observe import Counters
-from skragent.serving.systemd_credentials import REFUSE_SECONDS, CredentialServer
+from skragent.serving.systemd_credentials import REJECT_SECONDS, CredentialServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -98,7 +98,7 @@ class RunningCredentials:
         access: object,
         *,
         wait_seconds: float = DEADLINE_SECONDS,
-        refuse_seconds: float = REFUSE_SECONDS,
+        refuse_seconds: float = REJECT_SECONDS,
         systemd: Systemd | None = None,
         restored: Sequence[tuple[str, socket.socket]] = (),
     ) -> None:

@@ -1,4 +1,4 @@
-"""A root with systemd's own units, ours, and the commands that ours start."""
+"""A root with the units of systemd and skragent, and the commands of our units."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 UNITS = Path(__file__).resolve().parents[2] / "systemd"
 SYSTEM = "usr/lib/systemd/system"
 
-# Where the commands are that units name: all are there, whatever they do.
+# The commands of the units. Each exists and does nothing.
 _COMMANDS = ("skragent", "env", "test", "sleep")
 
 
 def lay_out(root: Path) -> Path:
-    """Install the units in an empty folder; gives the folder for more of them."""
+    """Install the units in an empty folder; return the folder for more units."""
     units = root / SYSTEM
     shutil.copytree(Path("/", SYSTEM), units, symlinks=True)
     for name in ("lib", "bin"):
@@ -35,9 +35,9 @@ def lay_out(root: Path) -> Path:
 
 
 def verify(root: Path, units: Iterable[str]) -> subprocess.CompletedProcess[str]:
-    """Have systemd load units from there and tell what it finds."""
+    """Let systemd load and check the units of a root."""
     return subprocess.run(
-        # The pages are not installed there; tests/unit/test_manual_*.py read them.
+        # Without manual pages: tests/unit/test_manual_*.py check them.
         ["systemd-analyze", "verify", f"--root={root}", "--man=no", *units],
         capture_output=True,
         text=True,

@@ -50,7 +50,7 @@ def main(tcti: str) -> None:
 
 
 def say(word: str) -> None:
-    """Tell the test."""
+    """Report to the test."""
     sys.stdout.write(f"{word}\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""packaging/azure/cloud-init.yaml: what a VM of the template does at its first boot."""
+"""packaging/azure/cloud-init.yaml: the first boot of a VM of the template."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from skragent.config import Config, parse_config
 TEMPLATE = json.loads((AZURE / "main.json").read_text())
 TEXT = (AZURE / "cloud-init.yaml").read_text()
 
-# As far as this file goes. Whole is cloud-init's own, below.
+# The schema of the members in this file. cloud-init's own schema, below, is complete.
 SCHEMA: Json = {
     "type": "object",
     "additionalProperties": False,
@@ -48,21 +48,21 @@ SCHEMA: Json = {
 
 
 def custom_data(**parameters: Json) -> str:
-    """Give what the template hands to the VM."""
+    """Return the custom data of the template."""
     given = {"adminPublicKey": "ssh-ed25519 AAAA", "keyStoreName": "store"} | parameters
     vm = Deployment(TEMPLATE, **given).properties("Microsoft.Compute/virtualMachines")
     return base64.b64decode(vm["osProfile"]["customData"]).decode()
 
 
 def configured(**parameters: Json) -> Config:
-    """Give the configuration that the agent finds then."""
+    """Return the configuration that cloud-init writes."""
     (file,) = yaml.safe_load(custom_data(**parameters))["write_files"]
     assert file["path"] == "/etc/skragent/skragent.toml"
     return parse_config(file["content"])
 
 
 def script(**parameters: Json) -> str:
-    """Give the commands of the first boot."""
+    """Return the commands of the first boot."""
     ((shell, flags, commands),) = yaml.safe_load(custom_data(**parameters))["runcmd"]
     assert (shell, flags) == ("sh", "-euc")
     return str(commands)
@@ -72,14 +72,14 @@ BOTH = pytest.mark.parametrize("text", [TEXT, custom_data()], ids=["file", "depl
 
 
 @BOTH
-def test_it_is_cloud_config(text: str) -> None:
+def test_the_file_is_a_cloud_config(text: str) -> None:
     assert text.startswith("#cloud-config\n")
     jsonschema.Draft7Validator(SCHEMA).validate(yaml.safe_load(text))
 
 
 @BOTH
 @pytest.mark.cloud_init
-def test_it_is_valid_by_cloud_inits_own_schema(
+def test_the_file_is_valid_by_cloud_inits_schema(
     text: str, cloud_init_schema: Path
 ) -> None:
     schema = json.loads(cloud_init_schema.read_text())
@@ -89,19 +89,19 @@ def test_it_is_valid_by_cloud_inits_own_schema(
         validator.validate({"write_files": [{"path": 1}]})
 
 
-def test_all_blanks_are_filled_in() -> None:
+def test_all_placeholders_are_replaced() -> None:
     assert "@" in TEXT
     assert "@" not in custom_data()
 
 
-def test_the_key_is_that_of_the_vault_for_the_administrator() -> None:
+def test_the_administrator_gets_the_key_of_the_vault() -> None:
     config = configured(keyName="disk", adminUsername="ada")
     assert list(config.keys) == ["disk"]
     assert config.keys["disk"].vault == "https://store.vault.azure.net"
     assert [rule.user for rule in config.keys["disk"].allow] == ["ada"]
 
 
-def test_another_user_can_have_the_key() -> None:
+def test_another_user_can_get_the_key() -> None:
     (rule,) = configured(keyUser="postgres").keys["db"].allow
     assert rule.user == "postgres"
 
@@ -123,7 +123,7 @@ def test_an_assigned_identity_is_named() -> None:
     )
 
 
-def test_the_provider_is_that_of_the_policy() -> None:
+def test_configuration_and_policy_name_the_same_provider() -> None:
     own = "https://mine.weu.attest.azure.net"
     assert configured().attestation.endpoint == "auto"
     assert configured(attestationAuthority=own).attestation.endpoint == own
@@ -137,16 +137,16 @@ def test_the_shell_can_read_the_commands() -> None:
 
 
 def first_boot(directory: Path, **parameters: Json) -> tuple[int, list[str], str]:
-    """Run the commands where those that would change the machine only say their names.
+    """Run the commands with substitutes for those that would change the machine.
 
-    Gives the exit code, what was called, and what was printed.
+    Return the exit code, the called commands, and the output.
     """
     tools = directory / "tools"
     tools.mkdir()
     calls = directory / "calls"
     for name in ("apt-get", "chown", "systemctl", "usermod", "curl"):
         stub = f'#!/bin/sh\necho "{name} $*" >>"{calls}"\n'
-        if name == "curl":  # what it brings
+        if name == "curl":  # writes the package
             stub += f'printf package >"{directory}/skragent.deb"\n'
         (tools / name).write_text(stub)
         (tools / name).chmod(0o755)
@@ -163,7 +163,7 @@ def first_boot(directory: Path, **parameters: Json) -> tuple[int, list[str], str
     return done.returncode, said, done.stdout + done.stderr
 
 
-def test_the_package_is_fetched_compared_and_installed(tmp_path: Path) -> None:
+def test_the_package_is_downloaded_compared_and_installed(tmp_path: Path) -> None:
     sha256 = hashlib.sha256(b"package").hexdigest()
     url = "https://blobs.test/skragent.deb"
     code, said, _ = first_boot(tmp_path, packageUrl=url, packageSha256=sha256)
@@ -187,7 +187,7 @@ def test_a_package_with_another_hash_is_not_installed(
     assert [call.split()[0] for call in said] == ["curl"]
 
 
-def test_a_package_that_is_there_is_installed(tmp_path: Path) -> None:
+def test_an_existing_package_is_installed(tmp_path: Path) -> None:
     (tmp_path / "skragent.deb").write_bytes(b"package")
     code, said, _ = first_boot(tmp_path)
     assert code == 0

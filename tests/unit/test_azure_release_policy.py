@@ -1,4 +1,4 @@
-"""The policy of packaging/azure, as the emulated vault sees it: who gets the key."""
+"""The policy of packaging/azure at the emulated vault: which tokens get the key."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ NO_VM = b"00000000-0000-0000-0000-000000000000"
 
 
 def key_of(**parameters: Json) -> Json:
-    """Give the key's properties, as the template has them for our provider."""
+    """Return the key's properties in the template, for our provider."""
     own = {"adminPublicKey": "ssh-ed25519 AAAA", "attestationAuthority": ISSUER}
     deployment = Deployment(TEMPLATE, **own | parameters)
     return deployment.properties("Microsoft.KeyVault/vaults/keys")
 
 
 def create(world: World, vault: Vault, name: str, key: Json) -> None:
-    """Create a key as Azure Resource Manager asks the vault for it."""
+    """Create a key with the request of Azure Resource Manager."""
     body = {
         "kty": key["kty"],
         "key_size": key["keySize"],
@@ -61,7 +61,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def token_with(world: World, change: Callable[[Json], object]) -> str:
-    """Have the provider issue a token with other claims."""
+    """Return a token of the provider with changed claims."""
 
     def changed(claims: Json) -> Json:
         change(claims)
@@ -75,7 +75,7 @@ def token_with(world: World, change: Callable[[Json], object]) -> str:
         world.azure.clear_hooks()
 
 
-def test_the_key_can_be_released_and_has_the_size_that_was_asked_for() -> None:
+def test_the_key_is_exportable_and_has_the_size_of_the_parameter() -> None:
     key = key_of(keySize=4096)
     assert (key["kty"], key["keySize"]) == ("RSA-HSM", 4096)
     assert key["attributes"] == {"enabled": True, "exportable": True}
@@ -93,12 +93,12 @@ def test_the_policy_in_the_template_is_the_file_for_this_provider_and_vm(
 
 
 @pytest.mark.parametrize("file", [FILE, SCALE_SET_FILE], ids=["vm", "scale-set"])
-def test_each_file_is_a_policy_as_it_is(file: bytes) -> None:
+def test_each_file_is_a_valid_policy(file: bytes) -> None:
     (authority,) = parse_policy(file).authorities
     assert authority[0] == "https://sharedweu.weu.attest.azure.net"
 
 
-def test_the_scale_sets_policy_is_the_other_one_without_the_vm() -> None:
+def test_the_scale_sets_policy_is_the_policy_without_the_vm() -> None:
     policy = json.loads(FILE)
     *rest, pin = policy["anyOf"][0]["allOf"]
     assert pin == {"claim": "x-ms-azurevm-vmid", "equals": NO_VM.decode()}
@@ -106,22 +106,23 @@ def test_the_scale_sets_policy_is_the_other_one_without_the_vm() -> None:
     assert json.loads(SCALE_SET_FILE) == policy
 
 
-def test_a_vm_whose_id_was_not_filled_in_gets_no_key(world: World) -> None:
+def test_the_policy_with_the_id_of_zeros_releases_no_key(world: World) -> None:
     here = FILE.replace(b"https://sharedweu.weu.attest.azure.net", ISSUER.encode())
     world.create(world.vault, "unfilled", json.loads(here))
     answer = world.release(world.vault, "/keys/unfilled/release")
     assert answer.status == 403, answer.body
 
 
-def test_claims_of_an_emulated_token_meet_the_policy(world: World) -> None:
+def test_claims_of_an_emulated_token_satisfy_the_policy(world: World) -> None:
     _, claims = jws_parts(world.token)
     policy = parse_policy(unb64u(key_of()["release_policy"]["data"]))
-    assert policy.is_met_by(claims)
-    assert not parse_policy(FILE).is_met_by(claims)  # its authority is another one
+    assert policy.is_satisfied_by(claims)
+    # It has another authority.
+    assert not parse_policy(FILE).is_satisfied_by(claims)
 
 
 @pytest.mark.parametrize("store", ["vault", "hsm"])
-def test_the_vault_takes_the_policy_and_releases_the_key(
+def test_the_vault_accepts_the_policy_and_releases_the_key(
     world: World, store: str
 ) -> None:
     _, payload = world.released(getattr(world, store), "/keys/db/release")
@@ -138,7 +139,7 @@ def _tee(name: str, value: str | None) -> Callable[[Json], object]:
             del tee[name]
         else:
             tee[name] = value
-            claims[name] = "azure-compliant-cvm"  # on top it does not count
+            claims[name] = "azure-compliant-cvm"  # at the top level it has no effect
 
     return change
 

@@ -1,4 +1,4 @@
-"""packaging/azure: the Bicep parses, the ARM template says the same, and is sound."""
+"""packaging/azure: the Bicep parses, and its ARM template is equal and valid."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ NETWORK = {
     "Microsoft.Network/networkInterfaces",
 }
 
-# As https://schema.management.azure.com/schemas/2019-04-01/deploymentTemplate.json has
-# it, as far as this template goes: the schema itself is in no package registry.
+# The part of https://schema.management.azure.com/schemas/2019-04-01/deploymentTemplate.json
+# that this template uses. No package registry has the schema itself.
 _EXPRESSION = {"type": "string", "pattern": r"^\[[^\[].*\]$"}
 _MEMBERS = {"type": "object", "minProperties": 1}
 SCHEMA: Json = {
@@ -156,11 +156,11 @@ def test_broken_bicep_does_not_parse() -> None:
         parse(BICEP.replace("resource keyVault", "resource keyVault keyVault", 1))
 
 
-def test_the_bicep_has_no_literal_that_its_parser_takes_for_a_symbol() -> None:
+def test_the_parser_takes_no_literal_of_the_bicep_for_a_symbol() -> None:
     assert not ambiguous_literals(BICEP)
 
 
-def test_the_arm_template_is_what_the_bicep_compiles_to() -> None:
+def test_the_arm_template_is_compiled_from_the_bicep() -> None:
     """After a change: `cd tests && ../.venv/bin/python -m support.bicep`."""
     assert compile_file(AZURE / "main.bicep") == TEMPLATE
 
@@ -178,13 +178,13 @@ def test_the_arm_template_is_what_the_bicep_compiles_to() -> None:
         ("output principalId", "output identity"),
     ],
 )
-def test_a_difference_between_bicep_and_arm_is_seen(of: str, instead: str) -> None:
+def test_a_difference_between_bicep_and_arm_is_found(of: str, instead: str) -> None:
     changed = AZURE / "main.bicep"
     assert BICEP.count(of) == 1
     assert compile_file(changed, BICEP.replace(of, instead)) != TEMPLATE
 
 
-def test_the_arm_template_has_the_members_that_azure_knows() -> None:
+def test_the_arm_template_has_only_members_that_azure_knows() -> None:
     jsonschema.Draft7Validator(SCHEMA).validate(TEMPLATE)
 
 
@@ -197,7 +197,7 @@ def test_every_parameter_variable_and_function_is_known_and_used() -> None:
     assert {name for name, _ in called} <= known
 
 
-def test_resources_wait_for_each_other_in_no_circle() -> None:
+def test_dependencies_of_resources_have_no_cycle() -> None:
     deployment = deploy()
     waits = deployment.dependencies()
     assert {d for on in waits.values() for d in on} <= deployment.ids.keys()
@@ -238,7 +238,7 @@ def test_the_vaults_access_model_does_not_depend_on_the_api_version(
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda c: "-".join(c.values()))
-def test_each_choice_deploys_what_it_says_and_nothing_else(
+def test_each_choice_deploys_its_resources_only(
     choice: dict[str, str],
 ) -> None:
     kinds = {VM, *NETWORK}
@@ -264,7 +264,7 @@ def test_each_choice_deploys_what_it_says_and_nothing_else(
         ({"location": "nowhere"}, "no property `nowhere`"),
     ],
 )
-def test_what_cannot_be_is_refused(parameters: Json, why: str) -> None:
+def test_invalid_parameters_are_refused(parameters: Json, why: str) -> None:
     with pytest.raises(DeploymentError, match=re.escape(why)):
         deploy(**parameters)
 
@@ -288,7 +288,7 @@ def test_the_hsm_has_administrators_and_cannot_be_purged() -> None:
     ("kind", "principal"),
     [("systemAssigned", VM_PRINCIPAL), ("userAssigned", USER_PRINCIPAL)],
 )
-def test_the_role_is_the_release_role_for_the_identity_on_the_key_alone(
+def test_the_identity_has_the_release_role_on_the_key_only(
     kind: str, principal: str
 ) -> None:
     deployment = deploy(identityKind=kind, keyStoreName="store")
@@ -307,7 +307,7 @@ def test_the_role_is_the_release_role_for_the_identity_on_the_key_alone(
     ("kind", "principal"),
     [("systemAssigned", VM_PRINCIPAL), ("userAssigned", USER_PRINCIPAL)],
 )
-def test_the_access_policy_gives_the_identity_release_alone(
+def test_the_access_policy_permits_the_identity_release_only(
     kind: str, principal: str
 ) -> None:
     deployment = deploy(permissionModel="accessPolicy", identityKind=kind)
@@ -321,7 +321,7 @@ def test_the_access_policy_gives_the_identity_release_alone(
     ]
 
 
-def test_the_vm_is_a_confidential_one() -> None:
+def test_the_vm_is_a_confidential_vm() -> None:
     vm = deploy().properties(VM)
     assert vm["securityProfile"] == {
         "securityType": "ConfidentialVM",
@@ -331,7 +331,7 @@ def test_the_vm_is_a_confidential_one() -> None:
     assert disk["securityProfile"] == {"securityEncryptionType": "DiskWithVMGuestState"}
 
 
-def test_the_vm_has_the_identity_that_was_chosen() -> None:
+def test_the_vm_has_the_chosen_identity() -> None:
     own = deploy().resources[VM]["identity"]
     assert own == {"type": "SystemAssigned"}
     deployment = deploy(identityKind="userAssigned")
@@ -341,7 +341,7 @@ def test_the_vm_has_the_identity_that_was_chosen() -> None:
     assert deployment.ids[named] == IDENTITY
 
 
-def test_nothing_comes_in_unless_a_source_is_named() -> None:
+def test_no_connection_is_admitted_without_ssh_source() -> None:
     group = "Microsoft.Network/networkSecurityGroups"
     assert deploy().properties(group)["securityRules"] == []
     (rule,) = deploy(sshSource="203.0.113.7/32").properties(group)["securityRules"]
@@ -350,7 +350,9 @@ def test_nothing_comes_in_unless_a_source_is_named() -> None:
     assert rule["properties"]["access"] == "Allow"
 
 
-def test_the_rules_are_those_of_the_vms_subnet_and_the_way_out_is_its_address() -> None:
+def test_the_vms_subnet_has_the_rules_and_its_address_is_for_outgoing_connections() -> (
+    None
+):
     deployment = deploy()
     network = deployment.resources["Microsoft.Network/virtualNetworks"]
     (subnet,) = network["properties"]["subnets"]
@@ -368,7 +370,7 @@ def test_the_rules_are_those_of_the_vms_subnet_and_the_way_out_is_its_address() 
 
 
 def conditions_of(deployment: Deployment) -> Json:
-    """Give the claims that the policy output asks for, and their values."""
+    """Return the claims of the policy output and their values."""
     (authority,) = json.loads(deployment.outputs["releasePolicy"])["anyOf"]
     return {c["claim"]: c["equals"] for c in authority["allOf"]}
 
@@ -381,7 +383,7 @@ def test_the_policy_pins_the_vm_by_its_id_in_upper_case(store: str) -> None:
 
 
 @pytest.mark.parametrize("store", ["premiumVault", "managedHsm"])
-def test_without_the_pin_the_policy_names_no_vm_and_asks_for_all_else(
+def test_without_the_pin_the_policy_has_all_claims_except_the_vms_id(
     store: str,
 ) -> None:
     pinned = conditions_of(deploy(keyStore=store))
@@ -400,7 +402,7 @@ def test_regions_have_the_providers_that_the_agent_knows() -> None:
         assert policy["anyOf"][0]["authority"] == shared_endpoint(location)
 
 
-def test_a_region_without_shared_provider_does_with_one_of_ones_own() -> None:
+def test_a_region_without_shared_provider_accepts_another_provider() -> None:
     own = "https://mine.weu.attest.azure.net"
     outputs = deploy(location="nowhere", attestationAuthority=own).outputs
     assert json.loads(outputs["releasePolicy"])["anyOf"][0]["authority"] == own

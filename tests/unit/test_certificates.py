@@ -1,4 +1,4 @@
-"""Whatever `cryptography` raises leaves its boundary as one error."""
+"""Every exception of `cryptography` becomes a CertificateError."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_every_exception_of_the_library_becomes_one(error: BaseException) -> Non
 @pytest.mark.parametrize(
     "error", [KeyboardInterrupt(), SystemExit(), MemoryError(), BindingError("b")]
 )
-def test_what_is_not_the_librarys_passes(error: BaseException) -> None:
+def test_other_exceptions_pass(error: BaseException) -> None:
     with pytest.raises(type(error)), reading("the thing"):
         raise error
 
@@ -99,7 +99,7 @@ def test_words_about_a_private_key_are_not_repeated() -> None:
         pem(der(GOOD)),
     ],
 )
-def test_what_is_no_der_certificate_is_refused(data: bytes) -> None:
+def test_bytes_that_are_not_a_der_certificate_are_refused(data: bytes) -> None:
     with pytest.raises(CertificateError):
         load_der(data)
 
@@ -115,7 +115,7 @@ def test_what_is_no_der_certificate_is_refused(data: bytes) -> None:
         der(GOOD),
     ],
 )
-def test_what_is_no_pem_of_certificates_is_refused(data: bytes) -> None:
+def test_text_without_pem_certificates_is_refused(data: bytes) -> None:
     with pytest.raises(CertificateError):
         load_pem(data)
 
@@ -145,7 +145,7 @@ def test_loading_does_not_change_the_warnings_of_the_process() -> None:
         ),
     ],
 )
-def test_what_is_no_private_key_is_refused(data: bytes) -> None:
+def test_bytes_that_are_not_a_private_key_are_refused(data: bytes) -> None:
     with pytest.raises(CertificateError) as caught:
         load_private_key(data)
     assert str(caught.value) == "the private key cannot be read"

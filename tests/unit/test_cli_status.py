@@ -148,11 +148,18 @@ def test_a_held_key_that_a_denial_can_wipe_has_a_warning(
     )
 
 
-def test_a_failure_without_a_remedy_is_one_to_look_up(
-    path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("release.conflict", "No action is needed. The error is temporary."),
+        ("of.a.newer.agent", "See of.a.newer.agent in skragent-errors(7)."),
+    ],
+)
+def test_a_failure_without_a_hint_has_the_remedy_of_its_code(
+    path: Path, capsys: pytest.CaptureFixture[str], code: str, expected: str
 ) -> None:
-    _, _, _, remedy, *_ = lines_of(path, capsys, for_root(last_failure="unwrap"))
-    assert remedy == "  remedy: See unwrap in skragent-errors(7)."
+    _, _, _, remedy, *_ = lines_of(path, capsys, for_root(last_failure=code))
+    assert remedy == f"  remedy: {expected}"
 
 
 def test_a_dropped_key_says_how_it_comes_back(

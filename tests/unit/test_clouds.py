@@ -1,4 +1,4 @@
-"""Azure's clouds, and what is of which."""
+"""Azure's clouds, and the cloud of a vault."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_authorities_are_those_that_azure_identity_knows() -> None:
 
 
 @pytest.mark.parametrize("cloud", CLOUDS)
-def test_one_setting_says_who_issues_access_tokens(cloud: str) -> None:
+def test_one_setting_chooses_the_issuer_of_access_tokens(cloud: str) -> None:
     host = CLOUDS[cloud].suffixes[0]
     config = parse_config(f'cloud = "{cloud}"\n[keys.a]\nvault = "https://a.{host}"')
     keys = list(key_requests(config).values())
@@ -56,7 +56,7 @@ def test_a_vault_of_another_cloud_is_refused_with_its_name() -> None:
     ]
 
 
-def test_a_cloud_that_is_none_is_refused_with_the_one_that_was_meant() -> None:
+def test_an_unknown_cloud_is_refused_with_a_suggestion() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config('cloud = "chine"\n[keys.a]\nvault = "https://a.vault.azure.net"')
     (problem,) = caught.value.problems
@@ -79,7 +79,7 @@ def test_a_cloud_that_is_none_is_refused_with_the_one_that_was_meant() -> None:
         ("https://a.privatelink.managedhsm.azure.net", "https://a.managedhsm.azure.ne"),
     ],
 )
-def test_a_host_that_no_cloud_has_is_odd_and_the_remedy_is_said(
+def test_a_host_of_no_cloud_has_a_warning_with_a_remedy(
     vault: str, remedy: str
 ) -> None:
     assert f": write {remedy}" in judge_vault_host(vault, cloud="public")

@@ -62,13 +62,13 @@ def test_the_agents_keys_are_offered(command: str, tmp_path: Path) -> None:
     assert complete(command, "w", path=path) == ["web-1"]
 
 
-def test_a_socket_that_was_typed_is_the_one_that_is_asked(tmp_path: Path) -> None:
+def test_the_socket_of_the_command_line_is_asked(tmp_path: Path) -> None:
     body = f'[ "$*" = "status --json --socket /s" ] && cat <<\'X\'\n{STATUS}X'
     path = put_command(tmp_path, body)
     assert complete("get", "--socket", "/s", "d", path=path) == ["db"]
 
 
-def test_the_configurations_keys_are_offered_where_no_agent_runs(
+def test_the_configurations_keys_are_offered_without_an_agent(
     tmp_path: Path,
 ) -> None:
     path = put_command(tmp_path, "exit 75")
@@ -77,18 +77,18 @@ def test_the_configurations_keys_are_offered_where_no_agent_runs(
         assert complete(*words, path=path) == ["database", "backup"]
 
 
-def test_a_name_that_no_key_can_have_is_not_run(tmp_path: Path) -> None:
+def test_an_invalid_name_of_a_key_is_not_executed(tmp_path: Path) -> None:
     hostile = STATUS.replace("db", "$(touch${IFS}ran)")
     path = put_command(tmp_path, f"cat <<'X'\n{hostile}X")
     assert complete("get", "", path=path, directory=tmp_path) == ["web-1"]
     assert not (tmp_path / "ran").exists()
 
 
-def test_files_are_offered_where_files_are_meant(tmp_path: Path) -> None:
+def test_files_are_offered_for_options_with_files(tmp_path: Path) -> None:
     (tmp_path / "a b.toml").touch()
     offered = complete("run", "--config", "a", directory=tmp_path)
     assert " ".join(offered) == "a b.toml"
 
 
-def test_nothing_is_offered_for_what_is_no_command() -> None:
+def test_nothing_is_offered_for_an_unknown_command() -> None:
     assert complete("xyzzy", "") == []

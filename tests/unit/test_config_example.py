@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from skragent.config import AllowRule, Config, KeyConfig, parse_config
+from skragent.config_settings import types_of
 
 EXAMPLE = (Path(__file__).resolve().parents[2] / "config.example.toml").read_text()
 
@@ -66,5 +67,5 @@ def test_what_the_example_shows_as_defaults_are_the_defaults() -> None:
 
 def test_every_table_of_the_example_is_in_force_without_its_comments() -> None:
     assert tomllib.loads(EXAMPLE).keys() == {
-        field.name for field in msgspec.structs.fields(Config) if field.type is not str
+        name for name, kind in types_of(Config).items() if kind is not str
     }

@@ -7,6 +7,7 @@ from skragent.config import (
     AllowRule,
     parse_config,
 )
+from skragent.config_settings import REMOVED
 from skragent.errors import ConfigError
 from skragent.job import MAX_KEYS
 
@@ -55,16 +56,23 @@ def test_a_file_that_is_too_long_is_refused() -> None:
 def test_all_problems_are_told_at_once() -> None:
     text = (
         '[agent]\napi_socket = "api.sock"\nmetrics_listen = 9469\n'
-        "[limits]\njob_timeout_seconds = 0\n"
+        "[limits]\nrequest_timeout_seconds = 0\n"
         '[keys.disk]\nvault = "v"\nversion = "1"\n'
     )
     assert [problem.partition(":")[0] for problem in problems_of(text)] == [
         "agent.metrics_listen",
         "agent.api_socket",
-        "limits.job_timeout_seconds",
+        "limits.request_timeout_seconds",
         "keys.disk.vault",
         "keys.disk.version",
     ]
+
+
+@pytest.mark.parametrize("setting", REMOVED)
+def test_a_removed_setting_is_named_with_its_replacement(setting: str) -> None:
+    value = " = 1" if "." in setting else ".token_fraction = 0.5"
+    problem = f"{setting}: removed in version 0.2: {REMOVED[setting]}"
+    assert problems_of(f"{setting}{value}\n{KEY}") == [problem]
 
 
 def test_a_misspelt_setting_is_refused_with_the_one_that_was_meant() -> None:
@@ -137,8 +145,7 @@ def test_more_keys_than_a_vault_would_release_are_refused() -> None:
         ("limits.request_timeout_seconds", "301"),
         ("limits.request_timeout_seconds", "nan"),
         ("limits.request_timeout_seconds", "true"),
-        ("limits.job_timeout_seconds", "0.5"),
-        ("limits.job_timeout_seconds", "inf"),
+        ("limits.request_timeout_seconds", "inf"),
     ],
 )
 def test_a_bad_value_is_named_with_its_place(setting: str, value: str) -> None:

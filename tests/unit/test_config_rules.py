@@ -46,8 +46,6 @@ def with_setting(setting: str, value: str) -> str:
         ("trust.amd_roots", '""'),
         ("limits.request_timeout_seconds", "0.1"),
         ("limits.request_timeout_seconds", "300"),
-        ("limits.job_timeout_seconds", "1"),
-        ("limits.job_timeout_seconds", "3600"),
     ],
 )
 def test_a_value_at_the_limit_is_accepted(setting: str, value: str) -> None:
@@ -87,8 +85,6 @@ def test_a_value_at_the_limit_is_accepted(setting: str, value: str) -> None:
         ("limits.request_timeout_seconds", "9" * 400),
         ("limits.request_timeout_seconds", "10:00:00"),
         ("limits.request_timeout_seconds", '"10"'),
-        ("limits.job_timeout_seconds", "0.99"),
-        ("limits.job_timeout_seconds", "3600.1"),
     ],
 )
 def test_a_value_beyond_the_limit_is_named_with_its_place(
@@ -100,15 +96,6 @@ def test_a_value_beyond_the_limit_is_named_with_its_place(
 
 SERVING_RANGES = [
     ("connections", 1, 65536),
-    ("connections_per_uid", 1, 65536),
-    ("requests_in_flight", 1, 65536),
-    ("long_polls", 0, 65536),
-    ("answers_per_second_per_uid", 1, 10_000_000),
-    ("head_bytes", 256, 65536),
-    ("body_bytes", 0, 1048576),
-    ("head_timeout_seconds", 1, 300),
-    ("idle_timeout_seconds", 1, 86400),
-    ("send_timeout_seconds", 1, 300),
     ("credential_wait_seconds", 0, 86400),
 ]
 
@@ -205,7 +192,7 @@ def test_what_the_toml_library_does_not_refuse_in_order_is_no_toml(text: str) ->
 def test_a_file_of_problems_is_told_in_a_hundred_lines() -> None:
     problems = problems_of("".join(f"x{i} = 1\n" for i in range(5000)) + KEY)
     assert len(problems) == 101
-    assert problems[-1] == "and 4900 problems more"
+    assert problems[-1] == "and 4900 more problems"
 
 
 def test_a_file_as_long_as_allowed_is_read() -> None:

@@ -1,4 +1,4 @@
-"""The minted chip: its chain and its reports, judged with plain cryptography."""
+"""The minted chip: its chain and reports, verified without the emulator's code."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ def test_the_two_tcb_layouts_differ() -> None:
     assert Tcb(1, 2, 3, 4, fmc=9).encode() == bytes([9, 1, 2, 3, 0, 0, 0, 4])
 
 
-def test_thim_answer_is_what_imds_serves(chip: Chip) -> None:
-    answer = chip.thim_answer()
+def test_thim_certification_has_the_members_of_imds(chip: Chip) -> None:
+    answer = chip.thim_certification()
     assert list(answer) == ["vcekCert", "tcbm", "certificateChain", "cacheControl"]
     assert answer["tcbm"] == "DB18000000000004"
     assert answer["vcekCert"].endswith("-----END CERTIFICATE-----\n")
@@ -170,12 +170,12 @@ def test_fields_can_be_set_otherwise(chip: Chip) -> None:
     verify(report, chip.vcek_der)
 
 
-def test_chip_is_kept_whole(chip: Chip, tmp_path: Path) -> None:
+def test_chip_is_saved_and_loaded(chip: Chip, tmp_path: Path) -> None:
     assert Chip.load(tmp_path / "chip", "milan") is None
     chip.save(tmp_path / "chip")
     again = Chip.load(tmp_path / "chip", "milan")
     assert again is not None
-    assert again.thim_answer() == chip.thim_answer()
+    assert again.thim_certification() == chip.thim_certification()
     verify(again.attest(DATA), chip.vcek_der)
     assert (tmp_path / "chip").stat().st_mode & 0o777 == 0o700
     assert {one.stat().st_mode & 0o777 for one in (tmp_path / "chip").iterdir()} == {

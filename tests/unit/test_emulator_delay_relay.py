@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.azure import bind_unix
 from support.virtual_time import VirtualTimeLoop
 
-from skragent.emulator import addresses
 from skragent.emulator.delay_relay import DelayRelay
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ async def trips_of(
     service = await asyncio.start_unix_server(serve, directory / "service")
     connect = partial(asyncio.open_unix_connection, directory / "service")
     relay = DelayRelay(connect, ROUND_TRIP_SECONDS)
-    await relay.listen(addresses.bind_unix(directory / "relay"))
+    await relay.listen(bind_unix(directory / "relay"))
     loop = asyncio.get_running_loop()
     took = []
     began = loop.time()
@@ -61,13 +61,19 @@ async def trips_of(
     [
         pytest.param([(100, 100), (100, 100)], [2, 1], id="connecting costs one"),
         pytest.param([(IN_FLIGHT, IN_FLIGHT)], [2], id="ten segments go at once"),
-        pytest.param([(IN_FLIGHT + 1, 1)], [3], id="more wait for the first of them"),
-        pytest.param([(1, IN_FLIGHT + 1)], [3], id="so do answers"),
         pytest.param(
-            [(IN_FLIGHT, 1), (2 * IN_FLIGHT, 1)], [2, 1], id="what arrived makes room"
+            [(IN_FLIGHT + 1, 1)], [3], id="later segments wait for an acknowledgement"
         ),
-        pytest.param([(7 * IN_FLIGHT, 1)], [4], id="room grows by what arrived"),
-        pytest.param([(7 * IN_FLIGHT + 1, 1)], [5], id="and by no more"),
+        pytest.param([(1, IN_FLIGHT + 1)], [3], id="responses wait as well"),
+        pytest.param(
+            [(IN_FLIGHT, 1), (2 * IN_FLIGHT, 1)],
+            [2, 1],
+            id="acknowledged bytes free the window",
+        ),
+        pytest.param(
+            [(7 * IN_FLIGHT, 1)], [4], id="the window grows by acknowledged bytes"
+        ),
+        pytest.param([(7 * IN_FLIGHT + 1, 1)], [5], id="and not by more"),
     ],
 )
 def test_a_connection_costs_the_round_trips_of_a_distant_one(

@@ -1,4 +1,4 @@
-"""The emulated Entra ID: its documents, its tokens, and the form of what it refuses."""
+"""The emulated Entra ID: documents, tokens, and the format of refusals."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _json(answer: Response) -> Json:
     return json.loads(answer.body)
 
 
-def test_answer_is_oauths_with_numbers_as_numbers(client: Client) -> None:
+def test_response_is_that_of_oauth_with_numbers_as_numbers(client: Client) -> None:
     answer = client.ask()
     assert answer.headers["Cache-Control"] == "no-store, no-cache"
     body = _json(answer)
@@ -112,7 +112,7 @@ def test_tenant_is_known_by_its_domain_as_well(azure: Azure, client: Client) -> 
     assert client.ask(tenant=domain).status == 200
 
 
-def test_metadata_of_another_tenant_is_not_to_be_had(azure: Azure) -> None:
+def test_metadata_of_another_tenant_is_refused(azure: Azure) -> None:
     status, body = _get(azure, "/other.example/v2.0/.well-known/openid-configuration")
     assert (status, body["error"]) == (400, "invalid_tenant")
     assert body["error_codes"] == [90002]
@@ -139,12 +139,12 @@ def test_older_discovery_tells_where_the_metadata_is(azure: Azure) -> None:
 @pytest.mark.parametrize(
     "endpoint", ["https://127.0.0.1:1/t/oauth2", "http:///", "https://[", ""]
 )
-def test_host_of_others_is_no_instance(azure: Azure, endpoint: str) -> None:
+def test_foreign_host_is_not_an_instance(azure: Azure, endpoint: str) -> None:
     status, body = _get(azure, DISCOVERY.format("1.0", endpoint))
     assert (status, body["error"]) == (400, "invalid_instance")
 
 
-def test_there_is_nothing_else(azure: Azure) -> None:
+def test_other_paths_are_not_found(azure: Azure) -> None:
     for path in ("/", "/common", f"/{TENANT_ID}/oauth2/token", "//oauth2/v2.0/token"):
         assert ask(azure.entra_id, "GET", path).status == 404
 
@@ -207,12 +207,12 @@ def test_request_that_is_wrong_in_one_point_is_refused(
     assert (body["error"], body["error_codes"]) == (error, [number])
 
 
-def test_token_is_posted_for(azure: Azure) -> None:
+def test_token_request_must_be_a_post(azure: Azure) -> None:
     status, body = _get(azure, f"/{TENANT_ID}/oauth2/v2.0/token")
     assert (status, body["error_codes"]) == (400, [900561])
 
 
-def test_files_of_the_application_are_their_owners_alone(azure: Azure) -> None:
+def test_only_the_owner_can_read_the_files_of_the_application(azure: Azure) -> None:
     files = azure.application_files
     for path in (files.certificate, files.secret, files.token):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -245,14 +245,16 @@ def test_users_own_secret_is_the_registered_one(tmp_path: Path) -> None:
     assert Client(azure).ask(client_secret="my-own-secret").status == 200
 
 
-def test_file_without_a_certificate_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_file_without_a_certificate_is_an_error_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "application.pem").write_text("nothing")
-    with pytest.raises(AgentError, match=r"application\.pem holds no") as caught:
+    with pytest.raises(
+        AgentError, match=r"application\.pem does not contain"
+    ) as caught:
         make_azure(tmp_path)
     assert caught.value.code == "emulator.application"
 
 
-def test_certificate_is_made_anew_a_month_before_its_end(tmp_path: Path) -> None:
+def test_certificate_is_renewed_a_month_before_its_end(tmp_path: Path) -> None:
     azure = make_azure(tmp_path)
     (old,) = azure.application.certificates
     (new,) = make_azure(tmp_path, days_later=380).application.certificates

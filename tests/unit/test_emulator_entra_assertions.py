@@ -52,7 +52,7 @@ def test_audience_is_the_endpoint_or_the_issuer(client: Client, audience: str) -
     assert client.ask_asserting(client.own(aud=audience)).status == 200
 
 
-def test_assertion_may_be_shown_again(client: Client) -> None:
+def test_assertion_may_be_used_again(client: Client) -> None:
     assertion = client.own()
     assert client.ask_asserting(assertion).status == 200
     assert client.ask_asserting(assertion).status == 200
@@ -115,11 +115,11 @@ def test_own_assertion_by_another_key_is_refused(client: Client) -> None:
 
 
 @pytest.mark.parametrize("text", ["x", "a.b", "a.b.c", "e30.W10.", "W10.e30.", "..."])
-def test_what_is_no_jwt_is_malformed(client: Client, text: str) -> None:
+def test_other_text_than_a_jwt_is_malformed(client: Client, text: str) -> None:
     assert _numbers(client.ask_asserting(text)) == (400, [50027])
 
 
-def test_thumbprint_that_is_no_base64_is_malformed(client: Client) -> None:
+def test_thumbprint_outside_base64_is_malformed(client: Client) -> None:
     answer = client.ask_asserting(client.own({"x5t": 7}))
     assert _numbers(answer) == (400, [50027])
 
@@ -171,6 +171,6 @@ def test_platforms_token_by_another_key_is_refused(client: Client) -> None:
     assert _numbers(answer) == (401, [700027])
 
 
-def test_platforms_token_is_rs256_alone(client: Client) -> None:
+def test_platforms_token_must_use_rs256(client: Client) -> None:
     answer = client.ask_asserting(client.platform({"alg": "PS256"}))
     assert _numbers(answer) == (401, [700027])

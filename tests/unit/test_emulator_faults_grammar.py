@@ -1,4 +1,4 @@
-"""How faults are written, and that the catalogue holds together."""
+"""The syntax of faults, and the completeness of their list."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ INTEGRATION = Path(__file__).resolve().parents[1] / "integration"
         ("vault.key.disabled", "", "", {}),
     ],
 )
-def test_fault_is_read(
+def test_fault_is_parsed(
     text: str, member: str, value: object, options: dict[str, Any]
 ) -> None:
     _, asked = parse(text)
@@ -56,19 +56,19 @@ def test_fault_is_read(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "there is no fault ``"),
-        ("maa", "there is no fault `maa`"),
-        ("maa.nothing", "there is no fault `maa.nothing`"),
-        ("maa.token.", "there is no fault `maa.token.`"),
-        ("maa.token..exp", "there is no fault `maa.token..exp`"),
-        ("imds.token.exp=1", "there is no fault"),
-        ("maa.status", "takes a value: maa.status=STATUS"),
+        ("", "the fault `` does not exist"),
+        ("maa", "the fault `maa` does not exist"),
+        ("maa.nothing", "the fault `maa.nothing` does not exist"),
+        ("maa.token.", "the fault `maa.token.` does not exist"),
+        ("maa.token..exp", "the fault `maa.token..exp` does not exist"),
+        ("imds.token.exp=1", "the fault `imds.token.exp` does not exist"),
+        ("maa.status", "requires a value: maa.status=STATUS"),
         ("maa.status=", "a whole number from 200 to 599"),
         ("maa.status=199", "a whole number from 200 to 599"),
         ("maa.status=600", "a whole number from 200 to 599"),
         ("maa.status=oops", "a whole number from 200 to 599"),
-        ("maa.hang=1", "takes no value: maa.hang"),
-        ("maa.hang,retry_after=1", "there is no option `retry_after`"),
+        ("maa.hang=1", "does not take a value: maa.hang"),
+        ("maa.hang,retry_after=1", "the option `retry_after` does not exist"),
         ("maa.hang,times=1,times=2", "the option `times` is given twice"),
         ("maa.hang,times=0", "`times` must be a whole number from 1"),
         ("maa.latency=-1", "seconds from 0"),
@@ -82,7 +82,7 @@ def test_fault_is_read(
         ("vault.role.revoked=sign", "one of all, "),
     ],
 )
-def test_what_is_no_fault_is_refused_with_a_sentence(text: str, says: str) -> None:
+def test_invalid_fault_is_refused_with_a_reason(text: str, says: str) -> None:
     with pytest.raises(FaultError) as caught:
         parse(text)
     assert caught.value.code == "emulator.fault"
@@ -103,7 +103,7 @@ def test_every_fault_has_a_name_of_its_own() -> None:
     }
 
 
-def test_every_fault_says_in_one_sentence_what_it_does() -> None:
+def test_every_fault_has_a_description_of_one_sentence() -> None:
     for fault in all_faults():
         assert re.fullmatch(r"[A-Z][^\n]{20,80}\.", fault.summary), fault.pattern
 

@@ -74,7 +74,7 @@ def test_an_order_is_made_after_a_while(azure: Azure) -> None:
     assert subject(fetch(azure, guid).body) == "CN=renewed"
 
 
-def test_an_order_that_nobody_gave_is_not_found(azure: Azure) -> None:
+def test_an_unknown_order_is_not_found(azure: Azure) -> None:
     assert fetch(azure, str(uuid.uuid4())).status == 404
 
 
@@ -88,7 +88,7 @@ def test_an_order_that_nobody_gave_is_not_found(azure: Azure) -> None:
     ],
     ids=["empty", "garbage", "of another AK", "two"],
 )
-def test_what_is_no_certificate_of_the_ak_is_refused(azure: Azure, pem: bytes) -> None:
+def test_other_certificates_than_the_aks_are_refused(azure: Azure, pem: bytes) -> None:
     assert renew(azure, pem=pem).status == 400
 
 
@@ -110,7 +110,7 @@ def test_the_header_rules_hold_for_renewals_too(azure: Azure) -> None:
     assert ask(azure.imds, "POST", target, b"x").status == 400
 
 
-def test_nothing_else_is_posted_to(azure: Azure) -> None:
+def test_other_paths_refuse_post(azure: Azure) -> None:
     target = "/metadata/THIM/amd/certification"
     answer = ask(azure.imds, "POST", target, b"x", {"metadata": "true"})
     assert answer.status == 405

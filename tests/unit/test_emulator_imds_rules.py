@@ -85,7 +85,7 @@ def test_duplicate_parameters_are_refused(azure: Azure) -> None:
 
 @pytest.mark.parametrize("selector", ["client_id", "object_id", "msi_res_id"])
 def test_identity_can_be_named_in_three_ways(azure: Azure, selector: str) -> None:
-    who = azure.stranger
+    who = azure.unprivileged_identity
     values = {
         "client_id": who.client_id,
         "object_id": who.object_id,
@@ -106,7 +106,7 @@ def test_unknown_identity_is_not_found(azure: Azure) -> None:
 
 def test_several_user_assigned_identities_must_be_named(tmp_path: Path) -> None:
     azure = make_azure(tmp_path)
-    azure.imds.identities = [azure.stranger, azure.stranger]
+    azure.imds.identities = [azure.unprivileged_identity, azure.unprivileged_identity]
     answer = _get(azure, _TOKEN)
     assert (answer.status, _json(answer)["error"]) == (400, "invalid_request")
 

@@ -1,4 +1,4 @@
-"""Keys as `skragent emulator --key` takes them."""
+"""The key specifications of `skragent emulator --key`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_store_name_and_kind_are_read(
 
 
 @pytest.mark.parametrize("head", ["k", "k:EC", "hsm/k:EC"])
-def test_policy_is_the_files(policy: Path, head: str) -> None:
+def test_policy_is_read_from_the_file(policy: Path, head: str) -> None:
     spec = parse_key_spec(f"{head},policy={policy}")
     assert json.loads(spec.policy) == POLICY
     assert spec.name == "k"
@@ -51,19 +51,19 @@ def test_policy_is_the_files(policy: Path, head: str) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("disk/k:EC", "`disk` is no store of keys; there are vault, hsm"),
-        ("/k:EC", "`` is no store of keys"),
-        ("hsm/:EC", "`` is no name of a key"),
-        ("a/hsm/k", "`a/hsm` is no store of keys"),
-        ("k:DSA", "`DSA` is no kind of key"),
-        ("k,", "`` is no option of a key; there is policy=FILE"),
-        ("k:EC,tag=1", "`tag=1` is no option of a key"),
+        ("disk/k:EC", "`disk` is not a key store; choose vault or hsm"),
+        ("/k:EC", "`` is not a key store"),
+        ("hsm/:EC", "`` is not a key name"),
+        ("a/hsm/k", "`a/hsm` is not a key store"),
+        ("k:DSA", "`DSA` is not a kind of key"),
+        ("k,", "`` is not an option of a key; use policy=FILE"),
+        ("k:EC,tag=1", "`tag=1` is not an option of a key"),
         ("k,policy=/none/at/all", "/none/at/all cannot be read: No such file"),
         ("k,policy=/dev/zero", "/dev/zero cannot be read: this is a character device"),
         ("k,policy=/", "/ cannot be read: this is a directory"),
     ],
 )
-def test_what_is_no_key_is_refused_with_a_reason(text: str, why: str) -> None:
+def test_invalid_key_is_refused_with_a_reason(text: str, why: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - compared below
         parse_key_spec(text)
     assert why in str(caught.value)
@@ -77,11 +77,11 @@ def test_what_is_no_key_is_refused_with_a_reason(text: str, why: str) -> None:
         (b'{"version": "1.0.0"}', "it must be an object of `version` and `anyOf`"),
     ],
 )
-def test_file_that_is_no_policy_is_refused_with_a_reason(
+def test_invalid_policy_file_is_refused_with_a_reason(
     policy: Path, content: bytes, why: str
 ) -> None:
     policy.write_bytes(content)
-    with pytest.raises(ValueError, match="is no release policy") as caught:
+    with pytest.raises(ValueError, match="is not a release policy") as caught:
         parse_key_spec(f"k,policy={policy}")
     assert why in str(caught.value)
     assert "AKV" not in str(caught.value)

@@ -144,12 +144,12 @@ def test_unknown_path_is_not_found(azure: Azure) -> None:
     assert ask(azure.maa, "GET", "/attest").status == 404
 
 
-def test_mutation_of_an_unknown_step_is_a_mistake_of_the_caller(azure: Azure) -> None:
+def test_mutation_of_an_unknown_step_raises(azure: Azure) -> None:
     with pytest.raises(ValueError, match="no step"):
         azure.maa.mutate("clams", lambda value: value)
 
 
-def test_mutated_claims_are_signed_and_healing_ends_it(azure: Azure) -> None:
+def test_mutated_claims_are_signed_until_hooks_are_cleared(azure: Azure) -> None:
     body = SoftwareVm().platform_request()
     azure.maa.mutate("claims", lambda claims: claims | {"iss": "https://evil.test"})
     assert _claims(ask(azure.maa, "POST", _PYTHON, body))["iss"] == "https://evil.test"
@@ -157,7 +157,7 @@ def test_mutated_claims_are_signed_and_healing_ends_it(azure: Azure) -> None:
     assert _claims(ask(azure.maa, "POST", _PYTHON, body))["iss"] == azure.maa.issuer
 
 
-def test_body_that_is_no_object_is_refused(azure: Azure) -> None:
+def test_body_other_than_an_object_is_refused(azure: Azure) -> None:
     answer = ask(azure.maa, "POST", _PYTHON, [b64(b"x")])
     assert (answer.status, answer.headers["x-ms-error-code"]) == (
         400,

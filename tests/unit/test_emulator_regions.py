@@ -32,7 +32,7 @@ def _token(azure: Azure, host: str) -> str:
 
 
 @pytest.mark.parametrize("region", [*TABLE, *US_GOVERNMENT])
-def test_provider_that_the_agent_takes_for_a_region_is_known(region: str) -> None:
+def test_provider_that_the_agent_uses_for_a_region_is_known(region: str) -> None:
     assert shared_endpoint(region).removeprefix("https://") in ATTESTATION_HOSTS
 
 
@@ -50,7 +50,7 @@ def test_unknown_host_is_the_provider_of_the_vms_region(
 
 
 @pytest.mark.parametrize(("host", "status"), [(OTHER, 200), ("", 403)])
-def test_policy_of_another_region_is_met_by_that_regions_token(
+def test_policy_of_another_region_is_satisfied_by_that_regions_token(
     azure: Azure, host: str, status: int
 ) -> None:
     vault = azure.vaults["skragent-demo"]

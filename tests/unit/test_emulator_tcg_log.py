@@ -64,7 +64,7 @@ def secure_boot_of(events: list[Event]) -> bytes:
     return found[-1:]
 
 
-def test_secure_boot_is_told_in_the_log() -> None:
+def test_secure_boot_is_in_the_log() -> None:
     assert secure_boot_of(boot_events(secure_boot=True)) == b"\1"
     assert secure_boot_of(boot_events(secure_boot=False)) == b"\0"
 

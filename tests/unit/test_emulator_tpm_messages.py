@@ -1,4 +1,4 @@
-"""Commands and responses are cut where the specification has its seams."""
+"""TPM commands and responses are encoded and parsed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_command_is_read_as_it_was_written() -> None:
     assert tpm.parse_command(READ.encode(), KNOWN) == READ
 
 
-def test_attributes_tell_where_handles_are() -> None:
+def test_attributes_have_the_number_of_handles() -> None:
     # TPMA_CC of TPM2_CreatePrimary, and of TPM2_SequenceComplete.
     assert tpm.CommandAttributes.parse(0x12000131) == tpm.CommandAttributes(
         1, returns_handle=True, flushes=False
@@ -75,6 +75,6 @@ def test_response_is_read_as_it_was_written() -> None:
     assert tpm.parse_response(response.encode(), has_handle=True) == response
 
 
-def test_refusals_say_whose_fault_it_is() -> None:
+def test_refusals_name_the_handle_session_or_parameter() -> None:
     assert tpm.at_parameter(tpm.RC_HANDLE, 1) == 0x1CB
     assert tpm.at_session(tpm.RC_BAD_AUTH, 1) == 0x9A2

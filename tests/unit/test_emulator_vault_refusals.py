@@ -1,4 +1,4 @@
-"""What the emulated vaults refuse to release, and in which words."""
+"""Releases that the emulated vaults refuse, and their texts."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_authority_with_a_trailing_slash_is_the_same(world: World) -> None:
     assert world.release(world.vault, "/keys/slash/release").status == 200
 
 
-def test_claims_that_do_not_meet_the_policy_are_refused(world: World) -> None:
+def test_claims_that_do_not_satisfy_the_policy_are_refused(world: World) -> None:
     policy = world.azure.cvm_policy()
     policy["anyOf"][0]["allOf"].append({"claim": "secureboot", "equals": False})
     world.create(world.vault, "no-match", policy)

@@ -82,7 +82,7 @@ def test_a_name_that_no_file_can_have_is_an_os_error(name: str) -> None:
         read_regular(f"/{name}", max_bytes=100)
 
 
-def test_a_missing_file_is_told_in_the_words_of_the_system() -> None:
+def test_a_missing_file_is_reported_in_the_words_of_the_system() -> None:
     with pytest.raises(FileNotFoundError, match="No such file"):
         read_regular("/nonexistent/file", max_bytes=100)
 

@@ -54,6 +54,8 @@ def test_every_import_contract_is_kept(copied_project: Path) -> None:
         ("keyring", "import skragent.agent", "Layers of the agent"),
         ("emulator", "import skragent.evidence", "The emulator imports no module"),
         ("serving", "import skragent.emulator", "No module of the product"),
+        ("serving/http", "import skragent.errors", "HTTP connections import nothing"),
+        ("serving/http", "import skragent.serving.peers", "HTTP connections import"),
     ],
 )
 def test_a_planted_import_breaks_its_contract(

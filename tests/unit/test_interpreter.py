@@ -1,4 +1,4 @@
-"""A module is started by the rules that this process was started by."""
+"""A module is started with the options of this process."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -20,6 +20,7 @@ from skragent.config import (
     KeyConfig,
     parse_config,
 )
+from skragent.config_settings import judge_bounds, settings_of, types_of
 from skragent.job import MAX_KEYS
 
 PAGE = "skragent.toml.5"
@@ -43,20 +44,33 @@ _TYPES = {
 }
 
 
-def settings() -> dict[tuple[str, str], msgspec.structs.FieldInfo]:
+class Field(NamedTuple):
+    """A setting's type and default."""
+
+    type: Any
+    default: Any
+
+
+def tables() -> dict[str, type[msgspec.Struct]]:
+    """Every table by the page's heading."""
+    found: dict[str, type[msgspec.Struct]] = dict(_HEADINGS)
+    for name, kind in types_of(Config).items():
+        is_table = isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+        if is_table and kind is not IdentityConfig:
+            found[f"[{name}]"] = kind
+    return found
+
+
+def settings() -> dict[tuple[str, str], Field]:
     """Every setting by the page's heading and its name."""
-    tables: dict[str, type[msgspec.Struct]] = dict(_HEADINGS)
-    found: dict[tuple[str, str], msgspec.structs.FieldInfo] = {}
-    for setting in msgspec.structs.fields(Config):
-        kind = setting.type
-        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-            if kind is not IdentityConfig:
-                tables[f"[{setting.name}]"] = kind
-        elif get_origin(kind) is not dict:
-            found[_OUTSIDE, setting.name] = setting
-    for heading, kind in tables.items():
-        for setting in msgspec.structs.fields(kind):
-            found[heading, setting.name] = setting
+    found = {
+        (_OUTSIDE, name): Field(kind, getattr(Config(), name))
+        for name, kind in types_of(Config).items()
+        if kind is str
+    }
+    for heading, table in TABLES.items():
+        for name, kind in types_of(table).items():
+            found[heading, name] = Field(kind, getattr(table(), name))
     return found
 
 
@@ -68,6 +82,7 @@ def described() -> dict[tuple[str, str], Item]:
     }
 
 
+TABLES = tables()
 SETTINGS = settings()
 DESCRIBED = described()
 NAMES = sorted(SETTINGS)
@@ -102,39 +117,34 @@ def test_a_setting_has_its_type(setting: tuple[str, str]) -> None:
     assert re.match(rf"{_TYPES[name]}[.,]", DESCRIBED[setting].text)
 
 
-def test_settings_have_their_bounds() -> None:
-    keys = "[keys.NAME]"
-    bounds = {("[serving]", name): of for name, of in config_rules._SERVING.items()}
-    bounds[keys, "refresh_seconds"] = config_rules._REFRESH
-    bounds[keys, "version_check_seconds"] = config_rules._CHECK
-    bounds[keys, "max_stale_seconds"] = config_rules._MAX_STALE
-    bounds[keys, "overlap_seconds"] = config_rules._MAX_STALE
-    for setting, (least, most) in bounds.items():
-        text = DESCRIBED[setting].text
-        assert f"Whole number, from {least} to {most}" in text, setting
+def with_value(table: type[msgspec.Struct], name: str, value: float) -> msgspec.Struct:
+    return msgspec.structs.replace(table(), **{name: value})
 
 
-@pytest.mark.parametrize(
-    ("setting", "least", "most"),
-    [
-        (("[refresh]", "token_fraction"), 0.1, 0.9),
-        (("[limits]", "request_timeout_seconds"), 0.1, 300),
-        (("[limits]", "job_timeout_seconds"), 1, 3600),
-    ],
-)
-def test_numbers_have_the_bounds_that_the_parser_has(
-    setting: tuple[str, str], least: float, most: float
+BOUNDED = [
+    (heading, kind, name)
+    for heading, kind in TABLES.items()
+    for name, setting in settings_of(kind).items()
+    if setting.bounds
+]
+
+
+@pytest.mark.parametrize(("heading", "kind", "name"), BOUNDED)
+def test_a_number_has_the_bounds_of_the_parser(
+    heading: str, kind: type[msgspec.Struct], name: str
 ) -> None:
-    def problems(value: float) -> list[str]:
-        table, name = setting[0].strip("[]"), setting[1]
-        changed = msgspec.structs.replace(getattr(Config(), table), **{name: value})
-        config = msgspec.structs.replace(Config(), **{table: changed})
-        return config_rules.judge(config)
+    setting = settings_of(kind)[name]
+    assert f"umber, {setting.bounds}." in DESCRIBED[heading, name].text
+    least, most = setting.least or 0, setting.most or 0
+    for value in (least, most, *([0] if setting.zero else [])):
+        assert not list(judge_bounds(with_value(kind, name, value), "t"))
+    for value in (least - 0.01, -1, most * 1.1):
+        assert list(judge_bounds(with_value(kind, name, value), "t"))
 
-    assert f"Number, from {least:g} to {most:g}." in DESCRIBED[setting].text
-    assert problems(least) == problems(most) == []
-    assert problems(least * 0.9)
-    assert problems(most * 1.1)
+
+def test_every_number_has_bounds() -> None:
+    numbers = {key for key, field in SETTINGS.items() if field.type in (int, float)}
+    assert numbers == {(heading, name) for heading, _, name in BOUNDED}
 
 
 @pytest.mark.parametrize("words", [config_rules.ON_DENIAL, config_rules.OPERATIONS])

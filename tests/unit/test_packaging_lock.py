@@ -1,4 +1,4 @@
-"""What the packages are built of: pinned, hashed, and what pyproject asks for."""
+"""The locks of the packages: pinned, hashed, and equal to pyproject.toml."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def pins(lock: str) -> dict[str, str]:
         ("emulator", PROJECT["optional-dependencies"]["emulator"]),
     ],
 )
-def test_the_lock_pins_what_the_project_asks_for(lock: str, wanted: list[str]) -> None:
+def test_the_lock_pins_the_dependencies_of_the_project(
+    lock: str, wanted: list[str]
+) -> None:
     pinned = pins(lock)
     for text in wanted:
         requirement = Requirement(text)
@@ -36,17 +38,17 @@ def test_the_lock_pins_what_the_project_asks_for(lock: str, wanted: list[str]) -
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_everything_has_a_hash_and_nothing_has_an_address(lock: str) -> None:
+def test_each_file_has_a_hash_and_no_address(lock: str) -> None:
     text = (ROOT / f"packaging/{lock}.lock").read_text()
     entry = r"[a-z0-9-]+==\S+( \\\n    --hash=sha256:[0-9a-f]{64})+\n"
     assert re.fullmatch(rf"# [^\n]+\n({entry})+", text)
 
 
-def test_the_emulator_package_repeats_nothing_of_the_agents() -> None:
+def test_the_emulator_package_repeats_no_library_of_the_agents() -> None:
     assert not pins("emulator").keys() & pins("requirements").keys()
 
 
-def test_what_compiles_is_what_is_shipped() -> None:
+def test_build_tools_have_the_versions_of_the_packages() -> None:
     agent, build = pins("requirements"), pins("build")
     shared = agent.keys() & build.keys()
     assert {name: agent[name] for name in shared} == {n: build[n] for n in shared}

@@ -1,4 +1,4 @@
-"""Bundles of roots: one certificate that cannot be read does not take the rest away."""
+"""Bundles of roots: an unreadable certificate does not affect the others."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_every_certificate_of_a_good_bundle_is_a_root() -> None:
     assert bundle.skipped == ()
 
 
-def test_one_that_cannot_be_read_is_skipped_and_named() -> None:
+def test_a_certificate_that_cannot_be_read_is_skipped_and_named() -> None:
     text = b"# roots\n" + pem(der(GOOD)) + pem(ODD) + b"\xff\xff\n" + pem(der(OTHER))
     bundle = load_bundle(text, load_der)
     assert bundle.roots == (GOOD, OTHER)

@@ -1,4 +1,4 @@
-"""What can be wrong with the file of an application's certificate, each by its name."""
+"""Faults of the file of an application's certificate, each named."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_certificate_with_its_rsa_key_is_used(data: bytes) -> None:
     [
         (key_pem(EC) + cert_pem(EC), "this is an EC certificate; only an RSA"),
         (pfx(EC), "this is an EC certificate; only an RSA"),
-        (key_pem(ED25519) + cert_pem(ED25519), "this is no RSA certificate"),
+        (key_pem(ED25519) + cert_pem(ED25519), "this is not an RSA certificate"),
         (cert_pem(), "there is a certificate, and no private key"),
         (pfx(None), "there is a certificate, and no private key"),
         (key_pem(), "there is a private key, and no certificate"),
@@ -108,7 +108,7 @@ def test_a_certificate_with_its_rsa_key_is_used(data: bytes) -> None:
         (certificate().public_bytes(Encoding.DER), "neither PEM nor a PFX file"),
     ],
 )
-def test_what_is_wrong_is_named(data: bytes, words: str) -> None:
+def test_each_fault_is_named(data: bytes, words: str) -> None:
     with pytest.raises(CertificateError) as caught:
         judge_identity_certificate(data)
     assert words in str(caught.value)

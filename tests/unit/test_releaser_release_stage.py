@@ -1,4 +1,4 @@
-"""One key on its way home: whatever happens to it happens to it alone."""
+"""The release of one key: its failure does not affect other keys."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from skragent.releaser.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from skragent.attestation.token import AttestationToken
-    from skragent.release.envelope import Question
+    from skragent.release.envelope import ReleaseRequest
     from skragent.releaser.tpm_worker import TpmWorker
     from skragent.releaser.vaults import Vaults
     from skragent.secretmem import Arena
@@ -69,22 +69,22 @@ class SoftwareTpmWorker:
 class FakeVaults:
     def __init__(self, release: Release | None) -> None:
         self.release_to_give = release
-        self.questions: list[Question] = []
+        self.requests: list[ReleaseRequest] = []
 
-    def release(self, question: Question, token: object, who: Identity) -> str:
+    def release(self, request: ReleaseRequest, token: object, who: Identity) -> str:
         assert token
         assert who == Identity()
-        self.questions.append(question)
+        self.requests.append(request)
         if self.release_to_give is None:
             raise ReleaseDeniedError("no", code="release.denied.policy")
         return self.release_to_give.encode()
 
 
 class BrokenVaults(FakeVaults):
-    """Whose library raises what nobody has thought of."""
+    """Vaults whose library raises an unexpected exception."""
 
     @override
-    def release(self, question: Question, token: object, who: Identity) -> str:
+    def release(self, request: ReleaseRequest, token: object, who: Identity) -> str:
         raise LookupError(SECRET)
 
 
@@ -121,7 +121,7 @@ def failure_code(release: Release | None) -> str:
     return result.failure.code
 
 
-def test_key_comes_home() -> None:
+def test_key_is_released_into_its_place_in_the_arena() -> None:
     step, vaults, arena = make_step(Release(rsa_key("released")))
     result = step.run(1, REQUEST)
     assert isinstance(result, ReleasedKey)
@@ -134,8 +134,8 @@ def test_key_comes_home() -> None:
     assert forms["pem"].startswith(b"-----BEGIN PRIVATE KEY-----")
     assert json.loads(forms["jwk"])["kid"] == KID
     assert min(part.offset for part in result.forms.values()) == ARENA_BYTES_PER_KEY
-    (question,) = vaults.questions
-    assert question.enc == "RSA_AES_KEY_WRAP_256"
+    (request,) = vaults.requests
+    assert request.enc == "RSA_AES_KEY_WRAP_256"
 
 
 def test_result_holds_nothing_of_the_private_part() -> None:
@@ -160,7 +160,7 @@ def test_every_release_has_its_own_nonce() -> None:
     step, vaults, _ = make_step(Release(bytes(32)))
     step.run(0, REQUEST)
     step.run(1, REQUEST)
-    assert len({question.nonce for question in vaults.questions}) == 2
+    assert len({request.nonce for request in vaults.requests}) == 2
 
 
 def test_denial_is_this_keys_own() -> None:
@@ -196,7 +196,7 @@ def _nothing_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_nothing_told")
-def test_a_bug_is_the_failure_of_its_key_and_told_once_without_its_message(
+def test_a_bug_is_the_failure_of_its_key_and_reported_once_without_its_message(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     step, _, _ = make_step(None)

@@ -1,4 +1,4 @@
-"""Who is taken in, as whom, and on whose account."""
+"""Admission of connections: identity and quota."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.serving_in_memory import InMemoryServer, with_server
 
 from skragent.serving import Access, Limits, listener
 from skragent.serving.access import Rule
-from skragent.serving.quotas import SHARED_QUOTA
+from skragent.serving.admission import SHARED
 
 if TYPE_CHECKING:
     import pytest
@@ -47,7 +47,7 @@ def accepted(server: InMemoryServer, request: bytes) -> bytes:
             return b""
 
 
-def test_a_caller_of_whom_the_kernel_tells_nothing_is_not_served(
+def test_an_unidentified_caller_is_not_served(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def tells_nothing(sock: socket.socket, **wanted: object) -> Peer:
@@ -84,7 +84,7 @@ def test_the_unit_of_a_caller_is_asked_for_where_a_rule_names_one(
 
 def test_callers_with_one_owner_share_what_one_user_may_have() -> None:
     def test(server: InMemoryServer) -> None:
-        server.listener.owner_of = lambda _peer: SHARED_QUOTA
+        server.listener.owner_of = lambda _peer: SHARED
         _, first = server.connect()
         _, second = server.connect(peer=OTHER)
         assert not first.closed
@@ -99,9 +99,9 @@ def test_a_request_that_was_answered_before_is_refused_on_a_connection_too_many(
     def test(server: InMemoryServer) -> None:
         assert split_responses(server.visit(LAST_KEY).sent)[0].status == 200
         server.connect()
-        (answer,) = split_responses(server.visit(LAST_KEY).sent)
-        assert answer.status == 503
-        assert answer.code == "serve.connections"
+        (response,) = split_responses(server.visit(LAST_KEY).sent)
+        assert response.status == 503
+        assert response.code == "serve.connections"
 
     with_server(ring_with(held_key()), test, limits=Limits(connections_per_uid=1))
 

@@ -1,4 +1,4 @@
-"""What the journal is told of who was given what, and who was refused."""
+"""The audit log: served and denied keys in the journal."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def caller(uid: int, unit: str = "") -> Peer:
     return Peer(uid=uid, gid=uid, pid=1, unit=unit)
 
 
-def test_a_caller_who_is_given_a_key_is_named_once_for_each_version(
+def test_a_served_caller_is_logged_once_for_each_version(
     journal: Journal,
 ) -> None:
     for version in (held_key(), held_key(), held_key(version=NEXT_VERSION)):
         journal.audit.served(caller(7, "app.service"), version, "get")
     assert [line.split(",")[0] for line in journal.lines()] == [
-        "uid 7 in app.service was given key db",
-        "uid 7 in app.service was given key db",
+        "uid 7 in app.service got key db",
+        "uid 7 in app.service got key db",
     ]
 
 
@@ -66,7 +66,7 @@ def test_a_refusal_is_written_when_it_is_answered_long_ago(journal: Journal) -> 
     journal.deny(7)
     assert journal.lines() == []
     journal.audit.tick()
-    assert journal.lines() == ["uid 7 asked for key db, and no rule allows it"]
+    assert journal.lines() == ["uid 7 was denied key db: no rule allows it"]
     assert journal.counters.denied["no_rule"] == 2
 
 
@@ -78,32 +78,32 @@ def test_names_that_do_not_exist_are_told_once_for_each_caller(
     journal.deny(8, "x\ny", is_configured=False)
     journal.audit.tick()
     assert journal.lines() == [
-        "uid 7 asked for key dbb, and there is no such key",
-        "uid 8 asked for key x\\ny, and there is no such key",
+        "uid 7 was denied key dbb: no such key is configured",
+        "uid 8 was denied key x\\ny: no such key is configured",
     ]
 
 
-def test_a_crowd_cannot_fill_the_journal(journal: Journal) -> None:
+def test_many_callers_cannot_fill_the_journal(journal: Journal) -> None:
     for uid in range(200):
         journal.deny(uid)
         journal.audit.served(caller(uid), held_key(), "get")
     journal.audit.tick()
     lines = journal.lines()
     assert len(lines) == 51
-    assert lines[-1].startswith("350 more callers")
+    assert lines[-1].startswith("350 more lines")
     journal.deny(1000)
     journal.audit.tick()
-    assert journal.lines() == ["uid 1000 asked for key db, and no rule allows it"]
+    assert journal.lines() == ["uid 1000 was denied key db: no rule allows it"]
 
 
-def test_a_crowd_cannot_silence_the_journal(journal: Journal) -> None:
+def test_many_callers_cannot_silence_the_journal(journal: Journal) -> None:
     for uid in range(10_000):
         journal.deny(uid)
     journal.audit.tick()
     journal.lines()
     journal.deny(20_000)
     journal.audit.tick()
-    assert journal.lines() == ["uid 20000 asked for key db, and no rule allows it"]
+    assert journal.lines() == ["uid 20000 was denied key db: no rule allows it"]
 
 
 def test_changed_rules_are_a_new_beginning(journal: Journal) -> None:
@@ -114,10 +114,10 @@ def test_changed_rules_are_a_new_beginning(journal: Journal) -> None:
     assert len(journal.lines()) == 2
 
 
-def test_who_is_remembered_is_bounded_and_the_first_is_said_again(
+def test_audit_cache_is_bounded_and_evicted_callers_are_logged_again(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "_REMEMBERED", 2)
+    monkeypatch.setattr(audit, "_MAX_LOGGED", 2)
     for uid in (7, 8, 9, 9, 8, 7):
         journal.audit.served(caller(uid), held_key(), "get")
     assert [line.split()[1] for line in journal.lines()] == ["7", "8", "9", "7"]
@@ -136,8 +136,8 @@ class AuditedApi:
         self, peer: Peer, path: str = f"/v1/keys/{ALIAS}", *, method: bytes = b"GET"
     ) -> ReceivedResponse:
         request = get(path).replace(b"GET", method, 1)
-        answer = self.api.handle(parse_head(request), peer)
-        return split_responses(b"".join(answer.parts))[0]
+        response = self.api.handle(parse_head(request), peer)
+        return split_responses(b"".join(response.parts))[0]
 
 
 @pytest.mark.parametrize(
@@ -147,42 +147,42 @@ class AuditedApi:
         (f"/v1/keys/{ALIAS}/public", "the public half of key db"),
     ],
 )
-def test_who_is_served_is_told(journal: Journal, path: str, what: str) -> None:
+def test_a_served_caller_is_logged(journal: Journal, path: str, what: str) -> None:
     uid = ME.uid or 0
     assert AuditedApi(journal).ask(caller(uid, "app.service"), path).status == 200
     (line,) = journal.lines()
-    assert line.startswith(f"uid {uid} in app.service was given {what}, version ")
+    assert line.startswith(f"uid {uid} in app.service got {what}, version ")
 
 
-def test_who_is_denied_is_told(journal: Journal) -> None:
+def test_a_denied_caller_is_logged(journal: Journal) -> None:
     api = AuditedApi(journal)
     assert api.ask(caller(54321)).code == "serve.denied"
     api.api.tick()
-    assert journal.lines() == ["uid 54321 asked for key db, and no rule allows it"]
+    assert journal.lines() == ["uid 54321 was denied key db: no rule allows it"]
 
 
-def test_who_asks_with_head_is_given_no_key(journal: Journal) -> None:
+def test_head_logs_no_served_key(journal: Journal) -> None:
     api = AuditedApi(journal)
     assert api.ask(caller(ME.uid or 0), method=b"HEAD").status == 200
     assert journal.lines() == []
 
 
-def test_who_asked_with_head_is_told_of_when_the_key_is_given(journal: Journal) -> None:
+def test_a_get_after_head_is_logged(journal: Journal) -> None:
     api = AuditedApi(journal)
     for method in (b"HEAD", b"GET"):
         api.ask(caller(ME.uid or 0), method=method)
     (line,) = journal.lines()
-    assert "was given key db" in line
+    assert "got key db" in line
 
 
-def test_who_is_denied_with_head_is_told(journal: Journal) -> None:
+def test_a_denied_head_is_logged(journal: Journal) -> None:
     api = AuditedApi(journal)
     assert api.ask(caller(54321), method=b"HEAD").code == "serve.denied"
     api.api.tick()
-    assert journal.lines() == ["uid 54321 asked for key db, and no rule allows it"]
+    assert journal.lines() == ["uid 54321 was denied key db: no rule allows it"]
 
 
-def test_who_is_denied_by_changed_rules_is_told_again(journal: Journal) -> None:
+def test_a_denial_by_changed_rules_is_logged_again(journal: Journal) -> None:
     api = AuditedApi(journal)
     for _ in range(2):
         api.ask(caller(54321))
@@ -196,10 +196,10 @@ def test_each_unit_and_each_half_is_told_of_one_user(journal: Journal) -> None:
         for operation in ("get", "public", "get"):
             journal.audit.served(caller(7, unit), held_key(), operation)
     assert [line.split(" key ")[0] for line in journal.lines()] == [
-        "uid 7 in a.service was given",
-        "uid 7 in a.service was given the public half of",
-        "uid 7 in b.service was given",
-        "uid 7 in b.service was given the public half of",
+        "uid 7 in a.service got",
+        "uid 7 in a.service got the public half of",
+        "uid 7 in b.service got",
+        "uid 7 in b.service got the public half of",
     ]
 
 
@@ -207,13 +207,13 @@ def test_each_unit_that_is_refused_is_told_of_one_user(journal: Journal) -> None
     for unit in ("a.service", "b.service", "a.service"):
         journal.audit.denied(caller(7, unit), ALIAS, "get", is_configured=True)
     journal.audit.tick()
-    assert [line.split(" asked")[0] for line in journal.lines()] == [
+    assert [line.split(" was")[0] for line in journal.lines()] == [
         "uid 7 in a.service",
         "uid 7 in b.service",
     ]
 
 
-def test_a_name_that_does_not_exist_is_no_key_to_search_for(
+def test_an_unknown_name_is_not_logged_as_a_key(
     journal: Journal, caplog: pytest.LogCaptureFixture
 ) -> None:
     journal.deny(7)
@@ -224,10 +224,10 @@ def test_a_name_that_does_not_exist_is_no_key_to_search_for(
     assert "SKRAGENT_KEY" not in unknown
 
 
-def test_who_was_refused_is_forgotten_where_there_are_very_many(
+def test_the_cache_of_denials_is_bounded(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "_REMEMBERED", 2)
+    monkeypatch.setattr(audit, "_MAX_LOGGED", 2)
     for uid in (7, 8, 9, 7):
         journal.deny(uid)
     journal.audit.tick()

@@ -53,10 +53,10 @@ def echoing(
 
         def echo(request: Request, peer: Peer) -> Response:  # noqa: ARG001 - a handler's
             document = {"body": request.body.decode("latin-1")}
-            return json_response(document, cell=cell)
+            return json_response(document, counter=cell)
 
         server.listener._handle = echo
-        server.listener.takes_body = lambda _request, _peer: takes
+        server.listener._accepts_body = lambda _request, _peer: takes
         _, sock = server.connect()
         test(server, sock)
 
@@ -64,7 +64,7 @@ def echoing(
 
 
 def bodies(sent: bytes) -> list[str]:
-    return [json.loads(answer.body)["body"] for answer in split_responses(sent)]
+    return [json.loads(response.body)["body"] for response in split_responses(sent)]
 
 
 # HTTP/1.0
@@ -74,9 +74,9 @@ def test_an_http_1_0_client_is_answered_and_its_connection_ends() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         feed(sock, OLD)
-        (answer,) = split_responses(sock.sent)
-        assert (answer.status, answer.body) == (200, FORMS["jwk"])
-        assert answer.headers["Connection"] == "close"
+        (response,) = split_responses(sock.sent)
+        assert (response.status, response.body) == (200, FORMS["jwk"])
+        assert response.headers["Connection"] == "close"
         assert sock.closed
 
     with_server(ring_with(held_key()), test)
@@ -193,7 +193,7 @@ def test_head_uses_up_what_a_user_may_ask_for() -> None:
         assert rest == b""
 
     with_server(
-        ring_with(held_key()), test, limits=Limits(answers_per_second_per_uid=1)
+        ring_with(held_key()), test, limits=Limits(requests_per_second_per_uid=1)
     )
 
 
@@ -291,7 +291,7 @@ def test_a_chunk_that_looks_like_a_request_is_not_one() -> None:
     echoing(test)
 
 
-def test_a_body_of_no_chunks_is_no_body() -> None:
+def test_a_chunked_body_without_chunks_counts_as_no_body() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         feed(sock, get(f"/v1/keys/{ALIAS}", "Transfer-Encoding: chunked"))
@@ -301,7 +301,7 @@ def test_a_body_of_no_chunks_is_no_body() -> None:
     with_server(ring_with(held_key()), test)
 
 
-def test_a_request_with_a_body_is_not_remembered() -> None:
+def test_a_request_with_a_body_is_not_cached() -> None:
     request = get(f"/v1/keys/{ALIAS}", "Transfer-Encoding: chunked")
 
     def test(server: InMemoryServer) -> None:
@@ -315,14 +315,14 @@ def test_a_request_with_a_body_is_not_remembered() -> None:
     with_server(ring_with(held_key()), test)
 
 
-def test_a_last_request_with_a_body_is_not_remembered() -> None:
+def test_a_last_request_with_a_body_is_not_cached() -> None:
     headers = ("Transfer-Encoding: chunked", "Connection: close")
     request = get(f"/v1/keys/{ALIAS}", *headers)
 
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         feed(sock, request + b"0\r\n\r\n")
-        assert server.listener._remembered == {}
+        assert len(server.listener.responses) == 0
 
     with_server(ring_with(held_key()), test)
 
@@ -354,8 +354,8 @@ def test_a_client_that_sends_no_more_does_not_get_the_answer_before_last() -> No
 def test_a_chunked_body_has_limits(data: bytes, status: int, code: str) -> None:
     def test(_: InMemoryServer, sock: FullSocket) -> None:
         feed(sock, CHUNKED + data)
-        answers = split_responses(sock.sent)
-        found = [(answer.status, answer.code) for answer in answers]
+        responses = split_responses(sock.sent)
+        found = [(response.status, response.code) for response in responses]
         assert found == ([(status, code)] if status else [])
         assert sock.closed == bool(status)
 
@@ -370,8 +370,8 @@ def test_a_chunked_body_that_drips_is_refused_at_the_deadline() -> None:
             assert not sock.closed
             feed(sock, bytes([byte]))
             server.pass_seconds(1)
-        (answer,) = split_responses(sock.sent)
-        assert (answer.status, answer.code) == (408, "serve.timeout")
+        (response,) = split_responses(sock.sent)
+        assert (response.status, response.code) == (408, "serve.timeout")
 
     echoing(test)
 
@@ -392,20 +392,20 @@ def test_nothing_is_kept_of_a_chunked_body_but_the_body() -> None:
         feed(sock, CHUNKED)
         for _ in range(30):
             feed(sock, b"1\r\nx\r\n")
-        (connection,) = server.listener.pool._members
+        (connection,) = server.listener.admission._connections
         assert len(connection._reader) == 30
 
     echoing(test)
 
 
-def test_a_body_in_parts_lets_others_have_their_turn() -> None:
+def test_a_body_in_parts_is_charged_to_the_round() -> None:
     def test(server: InMemoryServer, sock: FullSocket) -> None:
-        quota = next(iter(server.listener.pool._members)).quota
+        quota = next(iter(server.listener.admission._connections)).caller.quota
         feed(sock, CHUNKED)
-        before, allowance = quota.left, quota.allowance
+        before, reserve = quota.left, quota.reserve
         feed(sock, b"1\r\nx\r\n" * 30)
         assert quota.left < before
-        assert quota.left + quota.allowance == before + allowance
+        assert quota.left + quota.reserve == before + reserve
 
     echoing(test)
 
@@ -469,21 +469,21 @@ def test_a_body_that_is_not_wanted_is_not_asked_for_and_ends_the_connection(
         _, sock = server.connect()
         headers = ("Expect: 100-continue", "Content-Length: 5")
         feed(sock, get(f"/v1/keys/{ALIAS}", *headers) + body)
-        (answer,) = split_responses(sock.sent)
-        assert (answer.status, answer.code) == (400, "serve.body")
-        assert answer.headers["Connection"] == "close"
+        (response,) = split_responses(sock.sent)
+        assert (response.status, response.code) == (400, "serve.body")
+        assert response.headers["Connection"] == "close"
         assert sock.closed
 
     with_server(ring_with(held_key()), test)
 
 
-def test_who_asks_too_much_is_not_asked_for_a_body() -> None:
+def test_a_throttled_client_gets_no_100() -> None:
     def test(_: InMemoryServer, sock: FullSocket) -> None:
         feed(sock, post() + EXPECTING)
         assert [a.status for a in split_responses(sock.sent)] == [200, 429]
         assert sock.closed
 
-    echoing(test, limits=Limits(answers_per_second_per_uid=1))
+    echoing(test, limits=Limits(requests_per_second_per_uid=1))
 
 
 def test_a_100_waits_for_the_answer_before_it() -> None:
@@ -517,20 +517,20 @@ def test_a_body_that_was_asked_for_and_does_not_come_is_not_waited_for_long() ->
     def test(server: InMemoryServer, sock: FullSocket) -> None:
         feed(sock, EXPECTING)
         server.pass_seconds(6)
-        (answer,) = split_responses(sock.sent.removeprefix(CONTINUE))
-        assert (answer.status, answer.code) == (408, "serve.timeout")
+        (response,) = split_responses(sock.sent.removeprefix(CONTINUE))
+        assert (response.status, response.code) == (408, "serve.timeout")
 
     echoing(test)
 
 
-def test_a_lasting_answer_to_a_head_whose_body_is_not_read_is_not_remembered() -> None:
+def test_a_lasting_answer_to_a_head_whose_body_is_not_read_is_not_cached() -> None:
     def test(server: InMemoryServer, sock: FullSocket) -> None:
         cell = server.counters.requests_cell("api", "get", "ok")
-        kept = Response(HTTPStatus.OK, {}, b"1", cell=cell, is_lasting=True)
+        kept = Response(HTTPStatus.OK, {}, b"1", counter=cell, is_cacheable=True)
         server.listener._handle = lambda _request, _peer: kept
         feed(sock, EXPECTING)
         assert [a.status for a in split_responses(sock.sent)] == [200]
-        assert server.listener._remembered == {}
+        assert len(server.listener.responses) == 0
         assert sock.closed
 
     echoing(test, takes=False)

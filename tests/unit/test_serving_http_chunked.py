@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from skragent.errors import RequestError
 from skragent.serving.http.chunked import MAX_LINE_BYTES, ChunkedBody
+from skragent.serving.http.interfaces import HttpError
 
 MAX_BYTES = 40
 MAX_FRAMING_BYTES = 1000
@@ -18,8 +18,8 @@ def body_of(data: bytes, **bounds: int) -> bytes:
     return bytes(chunks.body)
 
 
-def refusal(data: bytes, **bounds: int) -> RequestError:
-    with pytest.raises(RequestError) as caught:
+def refusal(data: bytes, **bounds: int) -> HttpError:
+    with pytest.raises(HttpError) as caught:
         a_body(**bounds).take(bytearray(data))
     return caught.value
 
@@ -104,7 +104,7 @@ def test_the_bytes_of_the_body_and_its_framing_are_counted() -> None:
         b"0\r\nA: b\rC: d\r\n\r\n",
     ],
 )
-def test_what_is_no_chunk_is_refused(data: bytes) -> None:
+def test_malformed_chunks_are_rejected(data: bytes) -> None:
     error = refusal(data)
     assert (error.code, error.status) == ("serve.bad_request", 400)
 

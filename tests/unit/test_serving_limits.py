@@ -1,22 +1,46 @@
-"""Every bound is a setting, and has the same default there and here."""
+"""The limits of a socket that follow from `serving.connections`."""
 
 from __future__ import annotations
 
-from dataclasses import fields
+import pytest
 
-from skragent.config import ServingConfig, parse_config
-from skragent.serving import Limits, limits_of
-
-KEY = '[keys.db]\nvault = "https://v.vault.azure.net"\n'
-
-
-def test_the_defaults_of_the_configuration_are_the_bounds() -> None:
-    assert limits_of(ServingConfig()) == Limits()
+from skragent.config import ServingConfig
+from skragent.config_settings import REMOVED
+from skragent.serving import Limits
 
 
-def test_every_bound_can_be_set() -> None:
-    names = [field.name for field in fields(Limits)]
-    wanted = {name: 260 + i for i, name in enumerate(names)}  # within every range
-    settings = "".join(f"{name} = {value}\n" for name, value in wanted.items())
-    config = parse_config(f"[serving]\n{settings}{KEY}")
-    assert limits_of(config.serving) == Limits(**wanted)
+def test_the_default_limits_are_those_of_the_default_connections() -> None:
+    assert Limits.for_connections(ServingConfig().connections) == Limits()
+
+
+@pytest.mark.parametrize(
+    ("connections", "per_uid", "in_flight", "long_polls"),
+    [(1, 1, 1, 0), (2, 1, 1, 1), (4, 2, 3, 2), (65536, 32768, 54613, 43690)],
+)
+def test_limits_follow_the_connections(
+    connections: int, per_uid: int, in_flight: int, long_polls: int
+) -> None:
+    limits = Limits.for_connections(connections)
+    assert limits.connections == connections
+    assert limits.connections_per_uid == per_uid
+    assert limits.requests_in_flight == in_flight
+    assert limits.long_polls == long_polls
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "head_bytes",
+        "body_bytes",
+        "head_timeout_seconds",
+        "idle_timeout_seconds",
+        "send_timeout_seconds",
+    ],
+)
+def test_a_removed_setting_is_reported_with_the_limit(name: str) -> None:
+    assert f" {getattr(Limits(), name)} " in REMOVED[f"serving.{name}"] + " "
+
+
+def test_the_removed_rate_is_reported_with_the_limit() -> None:
+    limit = Limits().requests_per_second_per_uid
+    assert f" {limit} " in REMOVED["serving.answers_per_second_per_uid"]

@@ -1,4 +1,4 @@
-"""What the servers make of their parts: whose account a caller uses, and ticks."""
+"""The servers: quotas of callers, ticks, and the metrics port."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from skragent.observe import Counters
 from skragent.serving import Access, ApiServer, MetricsServer
 from skragent.serving.access import Rule
 from skragent.serving.http.request import parse_head
-from skragent.serving.peers import NOBODY, Peer
+from skragent.serving.peers import UNIDENTIFIED, Peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ACCESS = Access({ALIAS: (Rule(uid=7), Rule(uid=8))})
-STRANGER = Peer(uid=54321, gid=1, pid=1)
+UNKNOWN = Peer(uid=54321, gid=1, pid=1)
 
 
 @pytest.fixture
@@ -43,21 +43,21 @@ def server(sock: socket.socket) -> ApiServer:
 
 
 def ask(server: ApiServer | MetricsServer, path: str, peer: Peer) -> ReceivedResponse:
-    answer = server._listener._handle(parse_head(get(path)), peer)
-    return split_responses(b"".join(answer.parts))[0]
+    response = server._listener._handle(parse_head(get(path)), peer)
+    return split_responses(b"".join(response.parts))[0]
 
 
 def owner(server: ApiServer, uid: int) -> int:
     return server._listener.owner_of(Peer(uid=uid, gid=1, pid=1))
 
 
-def test_whom_no_rule_is_for_share_one_account(server: ApiServer) -> None:
-    """Else a host of them takes all connections, each no more than is one's."""
+def test_users_without_rules_share_one_quota(server: ApiServer) -> None:
+    """Otherwise many users could take all connections together."""
     assert owner(server, 100) == owner(server, 200)
     assert len({owner(server, uid) for uid in (7, 8, 100)}) == 3
 
 
-def test_whose_account_a_caller_uses_goes_by_the_newest_rules(
+def test_the_quota_of_a_caller_follows_the_newest_rules(
     server: ApiServer,
 ) -> None:
     server.change_access(Access({ALIAS: (Rule(uid=100),)}))
@@ -65,31 +65,31 @@ def test_whose_account_a_caller_uses_goes_by_the_newest_rules(
     assert owner(server, 7) == owner(server, 200)
 
 
-def test_who_was_refused_is_written_down_at_the_next_tick(
+def test_a_denial_is_logged_at_the_next_tick(
     server: ApiServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert ask(server, f"/v1/keys/{ALIAS}", STRANGER).status == 404
+    assert ask(server, f"/v1/keys/{ALIAS}", UNKNOWN).status == 404
     assert caplog.messages == []
-    server._listener._tick()
-    assert caplog.messages == ["uid 54321 asked for key db, and no rule allows it"]
+    server._listener._begin_tick()
+    assert caplog.messages == ["uid 54321 was denied key db: no rule allows it"]
 
 
-def test_who_was_refused_just_before_the_end_is_written_down(
+def test_a_denial_just_before_the_stop_is_logged(
     server: ApiServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ask(server, f"/v1/keys/{ALIAS}", STRANGER)
+    ask(server, f"/v1/keys/{ALIAS}", UNKNOWN)
     asyncio.run(server.close(0))
-    assert caplog.messages == ["uid 54321 asked for key db, and no rule allows it"]
+    assert caplog.messages == ["uid 54321 was denied key db: no rule allows it"]
 
 
 def test_the_numbers_are_new_at_each_tick(sock: socket.socket) -> None:
     ring, counters = ring_with(held_key()), Counters()
     server = MetricsServer(sock, ring, counters)
-    ask(server, "/metrics", NOBODY)
+    ask(server, "/metrics", UNIDENTIFIED)
     counters.connections["api"] = 33
-    server._listener._tick()
+    server._listener._begin_tick()
     assert b'skragent_socket_connections{socket="api"} 33.0' in (
-        ask(server, "/metrics", NOBODY).body
+        ask(server, "/metrics", UNIDENTIFIED).body
     )
 
 
@@ -97,18 +97,18 @@ def test_the_numbers_are_new_at_each_tick(sock: socket.socket) -> None:
 def test_head_is_what_get_is_for_scrapers(sock: socket.socket, path: str) -> None:
     server = MetricsServer(sock, ring_with(held_key()), Counters())
     by_get, by_head = (
-        server._listener._handle(parse_head(request), NOBODY)
+        server._listener._handle(parse_head(request), UNIDENTIFIED)
         for request in (get(path), get(path).replace(b"GET", b"HEAD", 1))
     )
     assert by_get.parts[0] == by_head.parts[0]
-    assert by_get.cell is by_head.cell
+    assert by_get.counter is by_head.counter
 
 
 def test_scrapers_may_not_post(sock: socket.socket) -> None:
     server = MetricsServer(sock, ring_with(held_key()), Counters())
     request = get("/metrics").replace(b"GET", b"POST", 1)
-    answer = server._listener._handle(parse_head(request), NOBODY)
-    (answered,) = split_responses(b"".join(answer.parts))
+    response = server._listener._handle(parse_head(request), UNIDENTIFIED)
+    (answered,) = split_responses(b"".join(response.parts))
     assert (answered.status, answered.code) == (405, "serve.method")
     assert answered.headers["Allow"] == "GET, HEAD"
 
@@ -117,6 +117,6 @@ def test_scrapers_send_no_body(sock: socket.socket) -> None:
     server = MetricsServer(sock, ring_with(held_key()), Counters())
     head = parse_head(get("/metrics", "Content-Length: 1"))
     (answered,) = split_responses(
-        b"".join(server._listener._handle(head, NOBODY).parts)
+        b"".join(server._listener._handle(head, UNIDENTIFIED).parts)
     )
     assert (answered.status, answered.code) == (400, "serve.body")

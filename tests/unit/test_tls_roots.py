@@ -1,4 +1,4 @@
-"""TLS trusts what OpenSSL can read of a bundle, and a person learns of the rest."""
+"""TLS trusts the readable certificates of a bundle; the others are described."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tracebacks are short whatever failed, and quote nothing if they must not."""
+"""Tracebacks are always short, and quote messages only if they may."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def other(depth: int) -> int:
     return recurse(depth + 1)
 
 
-def test_an_endless_recursion_is_told_in_a_few_lines() -> None:
+def test_an_endless_recursion_is_rendered_in_a_few_lines() -> None:
     error = caught(recurse)
     assert isinstance(error, RecursionError)
     text = describe(error, with_messages=False)

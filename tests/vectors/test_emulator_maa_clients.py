@@ -1,7 +1,8 @@
-"""The shapes of what the C++, Python and Go clients really send, with our own evidence.
+"""Requests as the C++, Python and Go clients send them, with evidence of the emulator.
 
-Members, their order, types and spellings are those of the samples beside the project;
-every signed or certified value is rebuilt, for the emulator trusts no other hardware.
+Members, their order, types and encodings come from the captured samples. The tests
+replace every signed or certified value, because the emulator trusts only its own
+hardware.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def azure(tmp_path_factory: pytest.TempPathFactory) -> Azure:
 
 
 def _attestations(vectors: Path, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Give the request lines' targets and bodies of a sample's attestations."""
+    """Yield the targets and bodies of the attestation requests in a sample."""
     path = vectors.parent / "protocols" / "samples" / name
     if not path.exists():
         pytest.skip(f"needs {path}")
@@ -48,8 +49,8 @@ def _attestations(vectors: Path, name: str) -> Iterator[tuple[str, dict[str, Any
             yield line.split()[1], exchange["request"]["body"]
 
 
-def _respell(data: bytes, like: str) -> str:
-    """Write bytes in the base64 of a sample's value."""
+def _encode_like(data: bytes, like: str) -> str:
+    """Encode bytes in the base64 variant of a sample's value."""
     urlsafe = set(like) & set("-_") or not set(like) & set("+/=")
     text = (base64.urlsafe_b64encode if urlsafe else base64.b64encode)(data).decode()
     return text if like.endswith("=") else text.rstrip("=")
@@ -60,24 +61,26 @@ def _decode(text: str) -> bytes:
 
 
 def _rebuilt_guest(body: dict[str, Any]) -> dict[str, Any]:
-    """Put our evidence in the place of a sample's, spelt as the sample's."""
+    """Replace a sample's evidence by the emulator's, in the sample's encoding."""
     (outer,) = body
     info = json.loads(_decode(body[outer]))
     vm = SoftwareVm(pcrs=dict.fromkeys(range(8), bytes(32)), tcg_log=b"")
     ours = vm.tpm_info()
     theirs = info["TpmInfo"]
-    extra = len(_decode(theirs["AikPub"])) - 2 - 280  # Python: two names follow it
+    extra = (
+        len(_decode(theirs["AikPub"])) - 2 - 280
+    )  # the Python client sends two names after it
     ours["AikPub"] += bytes(extra)
     for name, value in theirs.items():
         if isinstance(value, str):
-            theirs[name] = _respell(ours[name], value)
+            theirs[name] = _encode_like(ours[name], value)
     evidence = info["IsolationInfo"]["Evidence"]
     proof = json.loads(_decode(evidence["Proof"]))
-    proof["SnpReport"] = _respell(vm.report(vm.runtime_data), proof["SnpReport"])
-    proof["VcekCertChain"] = _respell(vm.chain, proof["VcekCertChain"])
-    evidence["Proof"] = _respell(json.dumps(proof).encode(), evidence["Proof"])
-    evidence["RunTimeData"] = _respell(vm.runtime_data, evidence["RunTimeData"])
-    return {outer: _respell(json.dumps(info, indent=1).encode(), body[outer])}
+    proof["SnpReport"] = _encode_like(vm.report(vm.runtime_data), proof["SnpReport"])
+    proof["VcekCertChain"] = _encode_like(vm.chain, proof["VcekCertChain"])
+    evidence["Proof"] = _encode_like(json.dumps(proof).encode(), evidence["Proof"])
+    evidence["RunTimeData"] = _encode_like(vm.runtime_data, evidence["RunTimeData"])
+    return {outer: _encode_like(json.dumps(info, indent=1).encode(), body[outer])}
 
 
 @pytest.mark.parametrize(
@@ -90,7 +93,7 @@ def _rebuilt_guest(body: dict[str, Any]) -> dict[str, Any]:
         ),
     ],
 )
-def test_guest_request_is_accepted_and_its_payload_comes_back(
+def test_a_guest_request_is_accepted_and_the_token_has_its_payload(
     azure: Azure, vectors: Path, sample: str, payload: dict[str, Any]
 ) -> None:
     ((target, body),) = _attestations(vectors, sample)
@@ -105,7 +108,7 @@ def test_guest_request_is_accepted_and_its_payload_comes_back(
 @pytest.mark.parametrize(
     "sample", ["python-attest-Platform.json", "go-skr-attest-and-release.json"]
 )
-def test_platform_request_is_accepted_and_its_nonce_comes_back(
+def test_a_platform_request_is_accepted_and_the_token_has_its_nonce(
     azure: Azure, vectors: Path, sample: str
 ) -> None:
     for target, body in _attestations(vectors, sample):
@@ -113,9 +116,9 @@ def test_platform_request_is_accepted_and_its_nonce_comes_back(
         host_data = hashlib.sha256(b"").digest()
         vm = SoftwareVm(report_fields={0x0C0: host_data})
         report = json.loads(_decode(body["report"]))
-        report["SnpReport"] = _respell(vm.report(runtime), report["SnpReport"])
-        report["VcekCertChain"] = _respell(vm.chain, report["VcekCertChain"])
-        body["report"] = _respell(json.dumps(report).encode(), body["report"])
+        report["SnpReport"] = _encode_like(vm.report(runtime), report["SnpReport"])
+        report["VcekCertChain"] = _encode_like(vm.chain, report["VcekCertChain"])
+        body["report"] = _encode_like(json.dumps(report).encode(), body["report"])
         answer = ask(azure.maa, "POST", target, body)
         assert answer.status == 200, answer.body
         _, claims = jws_parts(json.loads(answer.body)["token"])

@@ -1,4 +1,4 @@
-"""The emulated HCL report beside captured ones: same places, same sizes, same names."""
+"""The emulated HCL report has the offsets, sizes and names of captured reports."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def captured(request: pytest.FixtureRequest, vectors: Path) -> bytes:
     return report
 
 
-def test_header_and_request_data_are_laid_out_as_captured(captured: bytes) -> None:
+def test_header_and_request_data_have_the_captured_layout(captured: bytes) -> None:
     claims = RuntimeData(
         ak_modulus=1 << 2047,
         ek_modulus=1 << 2047,
@@ -39,8 +39,10 @@ def test_header_and_request_data_are_laid_out_as_captured(captured: bytes) -> No
     assert ours[0x4C0:0x4D4] == captured[0x4C0:0x4D4]
 
 
-def test_our_encoder_gives_a_captured_report_from_its_values(captured: bytes) -> None:
-    """Every byte but the signed hardware report, which is taken over."""
+def test_the_encoder_reproduces_a_captured_report_from_its_values(
+    captured: bytes,
+) -> None:
+    """Compare all bytes; the signed hardware report is copied."""
     (length,) = struct.unpack_from("<I", captured, 0x4D0)
     document = json.loads(captured[0x4D4 : 0x4D4 + length])
     ak, ek = (int.from_bytes(unpadded(key["n"])) for key in document["keys"])

@@ -1,4 +1,4 @@
-"""Captures of real machines: all of them verify, and no bit of them can be changed."""
+"""Captures of real machines: all verify, and no changed bit goes undetected."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ def test_a_captured_report_verifies_to_amds_root(vectors: Path, name: str) -> No
     verify_report_signature(hcl.snp_report, chain.signer)
 
 
-def test_the_captured_bare_report_verifies_with_thims_answer(vectors: Path) -> None:
+def test_the_captured_container_report_verifies_with_thims_response(
+    vectors: Path,
+) -> None:
     report, chain = read_aci(vectors)
     verify_endorsements(chain, report, now=NOW)
     verify_report_signature(report, chain.signer)
@@ -77,14 +79,16 @@ def test_thims_tcbm_is_the_reported_tcb(vectors: Path) -> None:
     assert bytes.fromhex(chain.tcbm) == report.reported_tcb[::-1]
 
 
-def test_what_the_verifier_gets_is_thims_own_text(vectors: Path) -> None:
+def test_the_verifier_gets_the_unchanged_text_of_thim(vectors: Path) -> None:
     path = vectors / "aci-snp-milan" / "thim-certification.json"
     answer = json.loads(path.read_text())
     text = answer["vcekCert"] + answer["certificateChain"]
     assert read_aci(vectors)[1].pem.decode() == text
 
 
-def test_the_captured_version_2_is_told_by_its_certificate(vectors: Path) -> None:
+def test_the_certificate_identifies_the_chip_of_a_version_2_report(
+    vectors: Path,
+) -> None:
     report = read_hcl(vectors, AZURE[0]).snp_report
     assert report.version == 2
     assert report.generation is None
@@ -92,7 +96,7 @@ def test_the_captured_version_2_is_told_by_its_certificate(vectors: Path) -> Non
     assert chip_generation(report, signer) == Generation.MILAN
 
 
-def test_the_captured_version_3_tells_its_cpuid(vectors: Path) -> None:
+def test_a_version_3_report_has_its_cpuid(vectors: Path) -> None:
     report = read_hcl(vectors, AZURE[1]).snp_report
     assert report.version == 3
     assert report.cpuid == Cpuid(0x19, 1, 1)
@@ -100,7 +104,7 @@ def test_the_captured_version_3_tells_its_cpuid(vectors: Path) -> None:
 
 
 @pytest.mark.parametrize("product", ["milan", "genoa", "turin"])
-def test_amds_roots_are_the_pinned_ones(vectors: Path, product: str) -> None:
+def test_amds_roots_are_pinned(vectors: Path, product: str) -> None:
     pem = (vectors / "amd-roots" / f"{product}-ark.pem").read_bytes()
     assert set(parse_roots(pem).roots) < AMD_ROOTS
 
@@ -117,7 +121,7 @@ def test_another_products_chain_does_not_verify(vectors: Path) -> None:
     assert caught.value.code == "endorsements.chain"
 
 
-def test_one_machines_certificate_is_not_the_others(vectors: Path) -> None:
+def test_a_certificate_of_another_machine_is_rejected(vectors: Path) -> None:
     report = read_hcl(vectors, AZURE[0]).snp_report
     with pytest.raises(EndorsementsError) as caught:
         verify_endorsements(read_chain(vectors, AZURE[1]), report, now=NOW)
@@ -157,7 +161,7 @@ def test_no_bit_of_the_captured_quote_can_be_changed(vectors: Path) -> None:
 
 
 def test_no_bit_of_the_captured_report_can_be_changed(vectors: Path) -> None:
-    """Every eighth bit of what is signed, and every bit of the signature's space."""
+    """Try every eighth bit of the signed part, and every bit of the signature field."""
     name = AZURE[1]
     data = read_hcl(vectors, name).snp_report.raw
     signer = read_chain(vectors, name).signer

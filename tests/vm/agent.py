@@ -1,4 +1,4 @@
-"""The agent as the guest has it: installed, configured and asked from outside."""
+"""The agent in the guest: installation, configuration and requests."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ STATUS = "curl -sS --unix-socket /run/skragent/admin.sock http://localhost/v1/st
 CREDENTIALS = "/run/skragent/credentials.sock"
 _HELD_SECONDS = 120
 WATCHDOG_SECONDS = 15
-# Each file's way to a disk is long here, and this disk is gone with the VM anyway.
+# fsync is slow in this VM, and the disk is deleted with the VM.
 DPKG = "dpkg --force-unsafe-io"
 KEYS = ("db", "mac")
-# All that the emulated Azure differs in from the real one: whom to trust.
+# The emulated Azure differs from the real Azure only in its certificate authorities.
 TRUST = """\
 [trust]
 amd_roots = "/etc/skragent/amd-roots.pem"
@@ -53,7 +53,7 @@ allow = [{{ user = "alice" }}, {{ unit = "uses-mac@*.service" }}]
 
 
 class Fetched(NamedTuple):
-    """What came back: the HTTP status, or curl's complaint, and the body."""
+    """The result of a request: the HTTP status or curl's error, and the body."""
 
     status: str
     body: str
@@ -67,7 +67,7 @@ class Agent:
     azure: AzureThread
 
     def install(self) -> None:
-        """Install the package as docs/administration.md describes."""
+        """Install the package by the steps of the README."""
         guest = self.guest
         guest.check("tar -C /root -xf /dev/nvme1n1", timeout=120)
         guest.check(f"{DPKG} -i /root/skragent.deb", timeout=240)
@@ -79,8 +79,8 @@ class Agent:
         guest.write("/etc/skragent/azure-ca.pem", root)
         guest.write("/etc/skragent/amd-roots.pem", azure.hardware.ark_pem)
         self.configure(CONFIG)
-        # All that differs from the package's unit: Azure's web services are not on the
-        # VM's link, as they must be here; and a minute is long for a test.
+        # Two differences from the package's unit: the web services have a link-local
+        # address here, and the watchdog's minute is too long for a test.
         guest.write(
             "/etc/systemd/system/skragent.service.d/vm.conf",
             f"[Service]\nIPAddressAllow={TLS_ADDRESS}\n"
@@ -90,32 +90,32 @@ class Agent:
         guest.check("systemctl enable --now skragent", timeout=120)
 
     def configure(self, text: str) -> None:
-        """Write the configuration; owner and mode stay those of the package's file."""
+        """Write the configuration; keep the owner and mode of the package's file."""
         self.guest.check(f"cat >{CONFIG_PATH}", stdin=text.encode())
 
-    def settle(self) -> None:
-        """Wait until the service runs and holds all keys."""
-        # Not by `skragent wait`: to start Python takes seconds here.
+    def wait_until_current(self) -> None:
+        """Wait until the service runs and all keys are current."""
+        # `skragent wait` is not used, because Python takes seconds to start here.
         held = f"""{STATUS} | grep -o '"state": "current"' | wc -l"""
         self.guest.check("systemctl start skragent", timeout=120)
         self.guest.until(f'test "$({held})" = {len(KEYS)}', timeout=_HELD_SECONDS)
 
     def releases(self) -> int:
-        """Count what the vault has released so far."""
+        """Count the releases of the vault so far."""
         return sum(
             "/release" in request.target and request.status == HTTPStatus.OK
             for request in self.azure.instance.azure.requests
         )
 
     def refresh(self, *, timeout: float = 90.0) -> None:
-        """Order all keys anew, and wait until the vault has released one."""
+        """Refresh all keys, and wait until the vault has released one."""
         before = self.releases()
         self.guest.check("skragent refresh")
         self.guest.wait_for(lambda: self.releases() > before, "a release", timeout)
 
     @contextmanager
     def evidence(self) -> Iterator[list[dict[str, Any]]]:
-        """Collect what the guest sends for its attestation meanwhile."""
+        """Collect the evidence that the guest sends in the meantime."""
         sent: list[dict[str, Any]] = []
 
         async def note(request: Request, answer: Response) -> Response:
@@ -133,9 +133,9 @@ class Agent:
     def get(
         self, name: str, *, user: str = "alice", form: str = PEM, wait: int = 0
     ) -> Fetched:
-        """Ask for a key as a user of the guest, with curl.
+        """Request a key as a user of the guest, with curl.
 
-        Python takes seconds to start here, so `skragent get` is for one scenario.
+        Python takes seconds to start here, so only one scenario uses `skragent get`.
         """
         url = f"http://localhost/v1/keys/{name}?wait={wait}"
         done = self.guest.run(
@@ -146,9 +146,9 @@ class Agent:
         return Fetched(done.err.strip(), done.out)
 
     def property(self, name: str, unit: str = "skragent.service") -> str:
-        """Give a property of a unit."""
+        """Return a property of a unit."""
         return self.guest.check(f"systemctl show --value -p {name} {unit}").strip()
 
     def journal(self, options: str = "-u skragent") -> str:
-        """Give messages of the journal."""
+        """Return messages of the journal."""
         return self.guest.check(f"journalctl --no-pager -o cat {options}")

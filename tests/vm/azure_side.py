@@ -1,9 +1,9 @@
-"""The host's side of the VM: its hardware, and the Azure around it.
+"""The host's side of the VM: its hardware, and the emulated Azure.
 
-The VM's TPM is a plain swtpm, which knows no index above 2048 bytes: so its HCL report
-is of the first kind, with the AK alone, and is written once, before the VM's first
-boot. The web services listen on two Unix sockets; QEMU carries the guest's connections
-there (`machine.py`).
+The VM's TPM is a plain swtpm, which supports no index above 2048 bytes. So its HCL
+report has version 1, with the AK alone, and is written once, before the VM's first
+boot. The web services listen on two Unix sockets; QEMU forwards the guest's connections
+to them (`machine.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
+from support.azure import bind_unix
 
 from skragent.emulator import addresses
 from skragent.emulator.amd.chip import Chip
@@ -31,16 +32,13 @@ from skragent.emulator.keyvault.key_material import create_material, kind_of
 from skragent.emulator.keyvault.key_specs import parse_key_spec
 from skragent.emulator.keyvault.key_store import KeyVersion
 from skragent.emulator.keyvault.vault import Vault
+from skragent.emulator.paravisor import provisioning
 from skragent.emulator.paravisor.hcl_report import (
     RuntimeData,
     encode_hcl_report,
     report_data,
 )
-from skragent.emulator.paravisor.paravisor import (
-    NV_AK_CERTIFICATE,
-    NV_REPORT,
-    provisioning,
-)
+from skragent.emulator.paravisor.paravisor import NV_AK_CERTIFICATE, NV_REPORT
 from skragent.emulator.paravisor.tpm_ca import VirtualTpmCa
 from skragent.emulator.thread import LoopThread
 from skragent.emulator.tpm.swtpm import SwtpmProcess
@@ -51,7 +49,7 @@ VAULT = addresses.VaultPlan("skragent-demo")
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What Azure knows of this VM."""
+    """The chip, the identity and the vTPM CA of this VM."""
 
     vm_id: str
     chip: Chip
@@ -62,8 +60,8 @@ class Hardware:
     def ark_pem(self) -> str:
         return self.chip.ark_pem
 
-    def thim_answer(self) -> dict[str, str]:
-        return self.chip.thim_answer()
+    def thim_certification(self) -> dict[str, str]:
+        return self.chip.thim_certification()
 
     def renew_ak_certificate(
         self, certificate: x509.Certificate
@@ -78,7 +76,7 @@ class Hardware:
 
 
 class AzureSide:
-    """Everything that the guest reaches, in a loop of its own."""
+    """All services that the guest reaches, in an event loop of their own."""
 
     def __init__(self, directory: Path, azure: Azure, hardware: Hardware) -> None:
         self.azure = azure
@@ -89,10 +87,11 @@ class AzureSide:
     async def start(cls, directory: Path, kept: Path) -> AzureSide:
         """Make the VM's TPM state in `directory / "tpm"`, and start the services.
 
-        `kept` outlives the run: minting AMD's keys takes seconds.
+        Later runs use the keys in `kept` again, because minting AMD's keys takes
+        seconds.
         """
         hardware = await _provision(directory / "tpm", kept)
-        imds, tls = (addresses.bind_unix(path) for path in _socket_paths(directory))
+        imds, tls = (bind_unix(path) for path in _socket_paths(directory))
         settings = Settings(real_names=True, sockets=(imds, tls), vaults=(VAULT,))
         return cls(
             directory, await Azure.start(directory, hardware, settings), hardware
@@ -106,7 +105,7 @@ class AzureSide:
         return self.azure.vaults[VAULT.name]
 
     def latest(self, name: str) -> KeyVersion:
-        """Give the key that the vault would release."""
+        """Return the key version that the vault would release."""
         return self.versions(name)[-1]
 
     def versions(self, name: str) -> list[KeyVersion]:
@@ -123,7 +122,7 @@ class AzureSide:
         self._add(wanted.name, body, material)
 
     async def rotate(self, name: str) -> None:
-        """Give the key a new version of its kind."""
+        """Add a version of the same kind to the key."""
         kind = kind_of(self.latest(name).material)
         self._add(name, {}, await asyncio.to_thread(create_material, kind))
 
@@ -141,7 +140,7 @@ class AzureSide:
         store.save(key)
 
     def log(self) -> str:
-        """Tell what was asked, for who has to find out why a scenario failed."""
+        """List all requests, as a help to find out why a scenario failed."""
         return "".join(
             f"{r.began:.3f} {r.ended - r.began:.3f}s {r.service} {r.method}"
             f" {r.target.partition('?')[0]} {r.status}\n"
@@ -150,7 +149,7 @@ class AzureSide:
 
 
 class AzureThread(LoopThread[AzureSide]):
-    """The same for who has no loop."""
+    """An `AzureSide` in a thread, for tests without an event loop."""
 
     def __init__(self, directory: Path, kept: Path) -> None:
         kept.mkdir(parents=True, exist_ok=True)
@@ -160,7 +159,7 @@ class AzureThread(LoopThread[AzureSide]):
 
     @contextmanager
     def outage(self) -> Iterator[None]:
-        """Have nothing answer the guest at all: connections are cut at once."""
+        """Make Azure unreachable for the guest: connections are closed at once."""
         paths = (self.instance.imds_socket, self.instance.tls_socket)
         for path in paths:
             path.rename(path.with_suffix(".gone"))
@@ -172,13 +171,13 @@ class AzureThread(LoopThread[AzureSide]):
 
 
 def attestation_info(body: bytes) -> dict[str, Any]:
-    """Give the AttestationInfo of a request to MAA."""
+    """Return the AttestationInfo of a request to MAA."""
     info: dict[str, Any] = json.loads(decoded(json.loads(body)["AttestationInfo"]))
     return info
 
 
 def decoded(text: str) -> bytes:
-    """Undo base64url without its padding."""
+    """Decode base64url without padding."""
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
@@ -187,7 +186,7 @@ def _socket_paths(directory: Path) -> tuple[Path, Path]:
 
 
 async def _provision(state: Path, kept: Path) -> Hardware:
-    """Make a TPM as Azure's: its keys, the report about them, the AK's certificate."""
+    """Make a TPM like Azure's: its keys, their HCL report, the AK certificate."""
     chip = await Chip.load_or_mint(kept / "chip", "milan", now=_now())
     ca = await asyncio.to_thread(VirtualTpmCa.load_or_mint, kept / "vtpm-ca-key.pem")
     vm_id = str(uuid.uuid4()).upper()
@@ -220,4 +219,4 @@ async def _provision(state: Path, kept: Path) -> Hardware:
 
 
 def _now() -> dt.datetime:
-    return dt.datetime.now(dt.UTC)  # noqa: TID251 - the VM lives now, with its certificates
+    return dt.datetime.now(dt.UTC)  # noqa: TID251 - the VM and its certificates use the real time

@@ -1,7 +1,8 @@
-"""One VM for all scenarios: each begins with an agent that holds its keys.
+"""One VM for all scenarios. Each scenario begins with an agent that holds its keys.
 
-Scenarios share the boot, for boots are what costs time here. What went on is left in
-build/vm/last: the guest's console and journal, and what the emulated Azure was asked.
+Scenarios share one VM, because a boot takes most of the time. After a run,
+build/vm/last has the guest's console and journal and the requests to the emulated
+Azure.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from vm.machine import Machine
 BUILD = Path(__file__).resolve().parents[2] / "build"
 LAST = BUILD / "vm" / "last"
 _PREFIX = "skr-vm-"
-_LIFE = (
+_ORDER = (
     *("", "test_first_use", "test_credentials", "test_operations"),
     *("test_faults", "test_reboots", "test_upgrade", "test_cloud_init", "test_journal"),
 )
@@ -38,13 +39,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.qemu)
-            item.add_marker(pytest.mark.timeout(1800))  # the first one builds the image
+            # The first scenario builds the image.
+            item.add_marker(pytest.mark.timeout(1800))
 
 
 def _place(item: pytest.Item) -> int:
-    """Order the scenarios as a machine's life; other tests stay where they are."""
+    """Return the place of a scenario in a run; other tests keep their order."""
     name = item.path.stem if item.path.parent == Path(__file__).parent else ""
-    return _LIFE.index(name) if name in _LIFE else 0
+    return _ORDER.index(name) if name in _ORDER else 0
 
 
 @pytest.fixture(scope="session")
@@ -53,8 +55,9 @@ def azure_and_machine() -> Iterator[tuple[AzureThread, Machine]]:
     LAST.mkdir(parents=True, exist_ok=True)
     image = image_for(deb, BUILD / "vm")
     with contextlib.ExitStack() as stack:
-        # Not in the build directory: a Unix socket's path is at most 107 bytes long.
-        _remove_what_died()
+        # Not in the build directory: the path of a Unix socket has at most 107 bytes
+        # (unix(7)).
+        _remove_directories_of_killed_runs()
         prefix = f"{_PREFIX}{os.getpid()}-"
         directory = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix))
@@ -81,8 +84,8 @@ def azure_and_machine() -> Iterator[tuple[AzureThread, Machine]]:
         yield azure, machine
 
 
-def _remove_what_died() -> None:
-    """Remove what runs left that were killed; their processes died with them."""
+def _remove_directories_of_killed_runs() -> None:
+    """Remove the directories of runs that were killed; their processes have ended."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
         pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
         if not Path("/proc", pid).exists():
@@ -109,23 +112,23 @@ def installed(azure: AzureThread, machine: Machine) -> Agent:
 
 @pytest.fixture
 def agent(installed: Agent, machine: Machine) -> Iterator[Agent]:
-    """The agent, which holds all keys and has not failed."""
+    """The running agent, which holds all keys."""
     if machine.needs_reboot:
         machine.reboot()
-    installed.settle()
+    installed.wait_until_current()
     yield installed
     installed.azure.instance.azure.clear_hooks()
 
 
 @pytest.fixture
 def agent_after_purge(installed: Agent) -> Agent:
-    """The same machine, where nothing of the package is left."""
+    """The same machine after the package was purged."""
     assert installed.guest.run("dpkg-query -s skragent").code
     return installed
 
 
 def _keep_journal(machine: Machine) -> None:
-    """Take the journal out of the guest while it runs; without one there is none."""
+    """Copy the journal from the guest, if the guest still answers."""
     with contextlib.suppress(AssertionError):
         machine.guest.check("journalctl -o short-precise --no-pager >/run/journal.txt")
         (LAST / "journal.txt").write_bytes(machine.guest.read("/run/journal.txt"))
@@ -149,8 +152,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"vm: {seconds:6.1f} s  {outcome:6}  {words}")
     if _FAILED:
         terminalreporter.write_line(
-            f"vm: what the guest and Azure said: {LAST}/console.log, journal.txt,"
-            " azure.log"
+            f"vm: logs of the guest and of the emulated Azure: {LAST}/console.log,"
+            " journal.txt, azure.log"
         )
 
 

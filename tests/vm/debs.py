@@ -11,10 +11,10 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 def package_of_this_tree(directory: Path) -> Path:
-    """Build the package of what is in the repository now, and nothing older.
+    """Build the package of this working tree.
 
-    Libraries that were compiled before, by whichever build, are not compiled again:
-    then it takes ten seconds at most.
+    Libraries that an earlier build compiled are not compiled again, so that this takes
+    at most ten seconds.
     """
     shutil.rmtree(directory, ignore_errors=True)
     arguments = f"ARGS=--package skragent --out '{directory}'"
@@ -35,14 +35,14 @@ def package_of_this_tree(directory: Path) -> Path:
 def next_version_of(deb: Path, directory: Path) -> Path:
     """Make the same package with a higher version.
 
-    Only its control file differs: what an upgrade does is the package's own doing.
+    Only its control file differs, so an upgrade runs the package's own scripts.
     """
     tree, upgrade = directory / "next", directory / "next.deb"
     _run("dpkg-deb", "--raw-extract", deb, tree)
     control = tree / "DEBIAN" / "control"
     text = re.sub(r"(?m)^(Version: .*)$", r"\1+next", control.read_text())
     control.write_text(text)
-    # Unpacked and packed by whoever runs the tests; owned by root in the package.
+    # The user of the tests unpacks and packs the files; in the package root owns them.
     _run("dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", tree, upgrade)
     shutil.rmtree(tree)
     return upgrade

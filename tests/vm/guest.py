@@ -1,8 +1,8 @@
 """Commands in the guest, through QEMU's guest agent: exit code and bounded output.
 
 The agent's protocol is JSON lines over a virtio port, which QEMU shows as a Unix
-socket; there is one conversation at a time. `guest-sync-delimited` finds its beginning
-after a boot.
+socket. The port carries one session at a time. After a boot, `guest-sync-delimited`
+finds the beginning of the session.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from pathlib import Path
 from typing import Any
 
 _MAX_LINE_BYTES = 32 * 1024 * 1024
-# Times here are those of a machine that does nothing else. Beside other work QEMU's
-# emulated processor is several times slower, and a scenario must pass there, too.
+# Timeouts in this package are for an idle host. On a busy host QEMU's emulated CPU is
+# several times slower, and the scenarios must pass there, too.
 BUSY_FACTOR = 5
-_ANSWER_SECONDS = 60.0  # the agent itself
+_REPLY_SECONDS = 60.0  # of QEMU's guest agent
 _CHUNK_BYTES = 256 * 1024
 _ENVIRONMENT = ("PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "HOME=/root")
 
 
 class GuestError(AssertionError):
-    """The guest did not do what it was told; a failure of the scenario."""
+    """A command failed in the guest, or the guest did not answer in time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How a command in the guest ended."""
+    """The exit code and the output of a command in the guest."""
 
     code: int
     out: str
@@ -42,7 +42,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A command that runs in the guest meanwhile."""
+    """A command that runs in the guest in the background."""
 
     pid: int
     script: str
@@ -56,12 +56,12 @@ class Guest:
         self._socket: socket.socket | None = None
         self._buffer = b""
 
-    def connect(self, timeout: float, patience: float = _ANSWER_SECONDS) -> None:
+    def connect(self, timeout: float, reply_timeout: float = _REPLY_SECONDS) -> None:
         """Wait until the agent in the guest answers.
 
         Args:
-            timeout: for that, in seconds.
-            patience: for each later answer.
+            timeout: seconds until the first reply.
+            reply_timeout: seconds until each later reply.
         """
         timeout *= BUSY_FACTOR
         deadline = time.monotonic() + timeout
@@ -75,7 +75,7 @@ class Guest:
                 _pause(0.1)
             else:
                 assert self._socket is not None
-                self._socket.settimeout(patience * BUSY_FACTOR)
+                self._socket.settimeout(reply_timeout * BUSY_FACTOR)
                 return
 
     def close(self) -> None:
@@ -84,11 +84,11 @@ class Guest:
         self._socket, self._buffer = None, b""
 
     def run(self, script: str, *, timeout: float = 60.0, stdin: bytes = b"") -> Done:
-        """Run a shell script to its end, whatever that is."""
+        """Run a shell script to its end; a failure of the script raises nothing."""
         return self.wait(self.start(script, stdin=stdin), timeout=timeout)
 
     def check(self, script: str, *, timeout: float = 60.0, stdin: bytes = b"") -> str:
-        """Run a shell script that must succeed; give its output."""
+        """Run a shell script that must succeed, and return its output."""
         done = self.run(script, timeout=timeout, stdin=stdin)
         if done.code:
             raise GuestError(f"$ {script}\n{done.out}{done.err}[exit {done.code}]")
@@ -106,7 +106,7 @@ class Guest:
             )
 
     def wait_for(self, happened: Callable[[], bool], what: str, timeout: float) -> None:
-        """Wait on the host for what the guest causes there."""
+        """Wait for an event on the host that the guest causes."""
         timeout *= BUSY_FACTOR
         deadline = time.monotonic() + timeout
         while not happened():
@@ -115,7 +115,7 @@ class Guest:
             _pause(0.1)
 
     def start(self, script: str, *, stdin: bytes = b"") -> Job:
-        """Begin a script."""
+        """Start a script in the background."""
         arguments: dict[str, Any] = {
             "path": "/bin/sh",
             "arg": ["-c", script],
@@ -127,7 +127,7 @@ class Guest:
         return Job(self._call("guest-exec", arguments)["pid"], script)
 
     def wait(self, job: Job, *, timeout: float = 60.0) -> Done:
-        """Wait for a script's end."""
+        """Wait for the end of a script."""
         timeout *= BUSY_FACTOR
         deadline, pause = time.monotonic() + timeout, 0.02
         while True:
@@ -145,7 +145,7 @@ class Guest:
         return Done(status.get("exitcode", -status.get("signal", 0)), out, err)
 
     def write(self, path: str, content: str | bytes, mode: int = 0o644) -> None:
-        """Put a file into the guest."""
+        """Write a file in the guest."""
         data = content.encode() if isinstance(content, str) else content
         target = shlex.quote(path)
         self.check(
@@ -154,7 +154,7 @@ class Guest:
         )
 
     def read(self, path: str) -> bytes:
-        """Get a file out of the guest."""
+        """Read a file of the guest."""
         handle = self._call("guest-file-open", {"path": path, "mode": "r"})
         content = b""
         while True:
@@ -171,7 +171,7 @@ class Guest:
         self._socket.settimeout(1.0)
         self._socket.connect(str(self._path))
         identity = secrets.randbelow(1 << 30)
-        # 0xff ends whatever the agent has half read; its answer begins with the same.
+        # 0xff makes the agent discard an unfinished command; its reply begins with it.
         self._send("guest-sync-delimited", {"id": identity}, prefix=b"\xff")
         for _ in range(100):
             answer = json.loads(self._line().lstrip(b"\xff"))
@@ -208,4 +208,4 @@ class Guest:
 
 
 def _pause(seconds: float) -> None:
-    time.sleep(seconds)  # noqa: TID251 - another machine; nothing tells when
+    time.sleep(seconds)  # noqa: TID251 - no event of the guest can be awaited

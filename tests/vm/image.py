@@ -1,7 +1,7 @@
-"""The VM's disk and kernel, made of Debian's packages by mmdebstrap, and kept.
+"""The VM's disk and kernel: mmdebstrap makes them of Debian's packages.
 
-What is kept is named by what went into it: the package list, the script, and the
-release. `image.sh` does the work within mmdebstrap.
+Later runs use the image again. Its name is a digest of the package list, the script
+and the Debian release. mmdebstrap runs `image.sh` as its hook.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ _BUILD_SECONDS = 900
 
 
 def image_for(deb: Path, cache: Path) -> Path:
-    """Give the directory of an image in which the package can be installed.
+    """Return the directory of an image in which the package can be installed.
 
-    Its dependencies are in the image: the guest has no network to fetch them by.
+    The image has the package's dependencies, because the guest has no network to
+    download them.
     """
     packages = sorted({*_PACKAGES, *_dependencies(deb)})
     made_of = "\n".join([_SUITE, *packages, _SCRIPT.read_text()])
@@ -45,7 +46,7 @@ def image_for(deb: Path, cache: Path) -> Path:
 
 
 def _build(packages: list[str], out: Path) -> None:
-    # A file to be filled by whoever mmdebstrap is within its namespace.
+    # mmdebstrap writes this file as another user, in its user namespace.
     out.chmod(0o777)
     command = [
         "mmdebstrap", "--variant=minbase", "--format=null",
@@ -68,9 +69,9 @@ def _build(packages: list[str], out: Path) -> None:
 
 
 def _sources() -> list[str]:
-    """Give this machine's own sources where they are of the same release.
+    """Return this machine's package sources if they are of the same release.
 
-    Otherwise mmdebstrap's default is taken, which is Debian's.
+    Otherwise mmdebstrap uses its default, which is Debian's mirror.
     """
     release = Path("/etc/os-release").read_text()
     if f"VERSION_CODENAME={_SUITE}\n" not in release:
@@ -80,7 +81,7 @@ def _sources() -> list[str]:
 
 
 def _dependencies(deb: Path) -> list[str]:
-    """Name the packages that a package depends on, by the first alternative."""
+    """List the packages that a package depends on: the first of each alternative."""
     fields = "".join(
         subprocess.run(
             ["dpkg-deb", "--field", deb, field],

@@ -1,13 +1,14 @@
 #!/bin/sh
-# Makes a fresh Debian tree the VM's disk; mmdebstrap runs it with the tree's path.
+# Makes the VM's disk of a new Debian tree; mmdebstrap runs this with the tree's path.
 #   image.sh OUT_DIRECTORY TREE
-# No loop device: mke2fs copies the tree.
+# mke2fs copies the tree, so no loop device is needed.
 set -eu
 out=$1 root=$2
 kernel=linux-image-cloud-amd64
 
-# The kernel: of its package only the image and the few modules that are not built in.
-# (ext4, NVMe, TPM TIS, securityfs and the serial console are.) So there is no initramfs.
+# Of the kernel package take only the image and the few modules that are not built in.
+# ext4, NVMe, TPM TIS, securityfs and the serial console are built in, so that the VM
+# needs no initramfs.
 stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
 export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
@@ -25,7 +26,7 @@ mkdir -p "$root/$modules"
 depmod -b "$root" "$release"
 cp "$stage/kernel/boot/vmlinuz-$release" "$out/vmlinuz"
 
-# What makes the boot slow, or has no place in a machine without a person.
+# Mask units that make the boot slow or that serve interactive users.
 for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
     e2scrub_all.timer e2scrub_reap.service fstrim.timer getty.target \
     getty@tty1.service serial-getty@ttyS0.service systemd-logind.service \
@@ -38,7 +39,8 @@ for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
     dev-hugepages.mount sys-kernel-debug.mount sys-kernel-tracing.mount; do
   ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
-# At each daemon-reload all generators run, for seconds; nothing here comes from them.
+# Mask all generators: they take seconds at each daemon-reload, and no unit here comes
+# from them.
 mkdir -p "$root/etc/systemd/system-generators"
 for generator in "$root"/lib/systemd/system-generators/*; do
   ln -sf /dev/null "$root/etc/systemd/system-generators/${generator##*/}"
@@ -50,7 +52,7 @@ mkdir -p "$root/var/lib/apt/lists/partial" "$root/var/cache/apt/archives/partial
 echo skragent-vm >"$root/etc/hostname"
 echo 0123456789abcdef0123456789abcdef >"$root/etc/machine-id"
 
-# A journal that outlives a reboot, and says whatever it is told.
+# Keep the journal across reboots, and do not limit its rate.
 mkdir -p "$root/var/log/journal" "$root/etc/systemd/journald.conf.d"
 cat >"$root/etc/systemd/journald.conf.d/vm.conf" <<'END'
 [Journal]
@@ -59,13 +61,13 @@ SystemMaxUse=64M
 RateLimitIntervalSec=0
 END
 
-# The guest agent says whatever it is asked to do, several times a second; and it ends
-# only when what it was told to do has ended, as a reboot never does.
+# The guest agent logs every command, several times a second. On SIGTERM it waits for its
+# last command, and a reboot command never ends.
 mkdir -p "$root/etc/systemd/system/qemu-guest-agent.service.d"
 printf '[Service]\nLogLevelMax=warning\nTimeoutStopSec=1\n' \
   >"$root/etc/systemd/system/qemu-guest-agent.service.d/quiet.conf"
 
-# The only network: link-local, to Azure's addresses.
+# The only network: link-local, with Azure's addresses.
 cat >"$root/etc/systemd/system/vm-network.service" <<'END'
 [Unit]
 Description=The network to the emulated Azure
@@ -87,14 +89,14 @@ for target in multi-user network-online; do
   mkdir -p "$root/etc/systemd/system/$target.target.wants"
   ln -sf ../vm-network.service "$root/etc/systemd/system/$target.target.wants/"
 done
-# What keeps services from starting while mmdebstrap makes the tree.
+# This file keeps services from starting while mmdebstrap makes the tree.
 rm -f "$root/usr/sbin/policy-rc.d"
 chroot "$root" useradd --create-home alice
 chroot "$root" useradd --create-home mallory
 
-# Room for a second version of the package and for a journal, and no more: one scenario
-# fills it. Some of it is root's alone, as by default. The tree is looked at through a bind mount, which does not show what
-# mmdebstrap has mounted in it.
+# The disk has space for a second version of the package and for a journal, and no more:
+# one scenario fills it. 5 % are reserved for root, as by default. The copy is made from
+# a bind mount, which does not include the mounts that mmdebstrap made in the tree.
 export out stage root
 mkdir "$stage/tree"
 unshare --mount sh -euc '

@@ -1,4 +1,4 @@
-"""Keys as the agent should serve them, and as no log may have them."""
+"""Keys in the forms that the agent serves, and their secrets in every encoding."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from cryptography.hazmat.primitives.serialization import (
 
 from skragent.emulator.keyvault.key_store import KeyVersion
 
-_PIECE = 24  # characters or bytes of a secret: long enough that chance makes none
+_PIECE = 24  # characters or bytes of a secret: too long to match by chance
 
 
 def pem_of(version: KeyVersion) -> str:
-    """Give an asymmetric key as PEM."""
+    """Return an asymmetric key as PEM."""
     material = version.material
     assert not isinstance(material, bytes)
     pem = material.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return pem.decode()
 
 
-def spellings(version: KeyVersion) -> dict[str, bytes]:
-    """Give pieces of a key's secret numbers, in every spelling there is."""
+def encodings(version: KeyVersion) -> dict[str, bytes]:
+    """Return pieces of a key's secret numbers in every encoding, by name."""
     found: dict[str, bytes] = {}
     for name, secret in _secrets(version).items():
         place = f"{version.version} {name}"
@@ -36,12 +36,12 @@ def spellings(version: KeyVersion) -> dict[str, bytes]:
             "HEX": secret.hex().upper().encode(),
             "raw": secret,
         }
-        for spelling, text in texts.items():
+        for encoding, text in texts.items():
             middle = max(0, len(text) // 2 - _PIECE)
-            found[f"{place} {spelling}"] = text[middle : middle + _PIECE]
+            found[f"{place} {encoding}"] = text[middle : middle + _PIECE]
     if not isinstance(version.material, bytes):
         lines = pem_of(version).splitlines()
-        # Behind the public part.
+        # The private part follows the public part.
         for number in range(9, len(lines) - 2, 3):
             found[f"{version.version} PEM line {number}"] = lines[number].encode()
     return found

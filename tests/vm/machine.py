@@ -1,9 +1,9 @@
-"""The machine: QEMU without KVM, swtpm as its TPM, and the wires to the host.
+"""The VM: QEMU without KVM, swtpm as its TPM, and the connections to the host.
 
-Everything lies in one directory, and every process dies with this one. The disk takes
-what the guest writes into a file of its own that is gone with QEMU. What the guest
-sends to IMDS's address, and to the one that its /etc/hosts gives for Azure's names,
-goes to Unix sockets; there is no other network.
+One directory holds all files, and all processes end with the process of the tests.
+QEMU writes changes of the disk to a temporary file. Connections of the guest to the
+address of IMDS, and to the address that its /etc/hosts has for Azure's names, go to
+Unix sockets. There is no other network.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ TLS_ADDRESS = "169.254.169.253"
 _NETWORK = "169.254.169.0/24"
 _KERNEL_LINE = (
     "root=/dev/nvme0n1 rootfstype=ext4 rw console=ttyS0 panic=-1 net.ifnames=0"
-    # Before Linux 6.5 secret memory has to be asked for.
+    # Before Linux 6.5 secret memory is disabled by default.
     " secretmem.enable=1 quiet loglevel=4 systemd.show_status=0"
-    # What an emulated CPU is slow at: another clock than its own, guards against
-    # attacks on real ones, page tables of five levels. That was a third of the time.
+    # Avoid what is slow on an emulated CPU: other clocks than the TSC, mitigations of
+    # CPU vulnerabilities, five-level page tables. They took a third of the time.
     " clocksource=tsc tsc=reliable mitigations=off no5lvl nosmap nosmep nopku"
     " rcupdate.rcu_expedited=1"
 )
@@ -49,12 +49,12 @@ class Machine:
         """Describe the machine.
 
         Args:
-            directory: holds the TPM's state in `tpm`; its path must be short.
-            image: has `root.ext4` and `vmlinuz`.
-            payload: becomes the second disk, as it is.
-            imds: a Unix socket that answers for IMDS.
-            tls: a Unix socket that answers for every name with TLS.
-            console: what the guest's console says goes there.
+            directory: has the TPM's state in `tpm`; its path must be short.
+            image: a directory with `root.ext4` and `vmlinuz`.
+            payload: the content of the second disk.
+            imds: the Unix socket of IMDS.
+            tls: the Unix socket of all services with TLS.
+            console: the file for the output of the guest's console.
         """
         self.directory = directory
         self.guest = Guest(directory / "qga.sock")
@@ -62,7 +62,7 @@ class Machine:
         self._imds, self._tls = imds, tls
         self._console = console
         self._processes: list[subprocess.Popen[bytes]] = []
-        # Something was done to this boot that only another one undoes.
+        # A scenario sets this after a change that only a reboot undoes.
         self.needs_reboot = False
 
     def __enter__(self) -> Self:
@@ -88,7 +88,7 @@ class Machine:
     def reboot(self) -> None:
         """Reboot the guest, and its TPM with it."""
         before = self._boot_id()
-        # Not waited for: the agent may be gone before it can tell how that ended.
+        # Do not wait: the guest agent may stop before it reports the result.
         self.guest.start("systemctl reboot --no-block")
         self.needs_reboot = False
         deadline = time.monotonic() + BOOT_SECONDS * BUSY_FACTOR
@@ -98,10 +98,10 @@ class Machine:
         self.guest.connect(BOOT_SECONDS)
 
     def _boot_id(self) -> str:
-        """Tell which boot this is; nothing while there is nobody to ask."""
+        """Return the boot ID, or an empty string if the guest does not answer."""
         try:
-            # What is asked when it goes down is never answered.
-            self.guest.connect(1.0, patience=1.0)
+            # During a shutdown the guest agent answers nothing.
+            self.guest.connect(1.0, reply_timeout=1.0)
             return self.guest.check("cat /proc/sys/kernel/random/boot_id", timeout=10)
         except GuestError:
             return ""
@@ -113,7 +113,7 @@ class Machine:
                 self.guest.connect(1.0)
             except GuestError:
                 if self._processes[-1].poll() is not None:
-                    raise GuestError(self._said("qemu")) from None
+                    raise GuestError(self._failure_to_start("qemu")) from None
                 if time.monotonic() > deadline:
                     raise
             else:
@@ -133,8 +133,8 @@ class Machine:
         deadline = time.monotonic() + 10 * BUSY_FACTOR
         while not control.exists():
             if self._processes[0].poll() is not None or time.monotonic() > deadline:
-                raise GuestError(self._said("swtpm"))
-            time.sleep(0.01)  # noqa: TID251 - another process; nothing tells when
+                raise GuestError(self._failure_to_start("swtpm"))
+            time.sleep(0.01)  # noqa: TID251 - swtpm sends no event
 
     def _qemu(self) -> list[str]:
         directory, agent = self.directory, self.directory / "qga.sock"
@@ -147,7 +147,7 @@ class Machine:
         )
         return [
             "qemu-system-x86_64", "-nodefaults", "-no-user-config",
-            # Never KVM: where it is nested it may hang; and so all machines are alike.
+            # Never KVM: nested KVM may hang, and without KVM all hosts behave alike.
             "-accel", "tcg,thread=multi",
             "-machine", "pc", "-cpu", "max", "-smp", "2", "-m", "1024",
             "-display", "none", "-serial", f"file:{self._console}",
@@ -165,7 +165,7 @@ class Machine:
         ]  # fmt: skip
 
     def _start(self, name: str, command: list[str]) -> None:
-        # The kernel ends them with us, however we end.
+        # The kernel kills the process when this process ends in any way.
         guard = ["setpriv", "--pdeathsig", signal.Signals.SIGKILL.name[3:]]
         with (self.directory / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
@@ -177,9 +177,9 @@ class Machine:
             )
         self._processes.append(process)
 
-    def _said(self, name: str) -> str:
-        said = (self.directory / f"{name}.log").read_text(errors="replace")
-        return f"{name} did not start: {said.strip()}"
+    def _failure_to_start(self, name: str) -> str:
+        log = (self.directory / f"{name}.log").read_text(errors="replace")
+        return f"{name} did not start: {log.strip()}"
 
 
 def _disk(name: str, path: Path, options: str) -> list[str]:

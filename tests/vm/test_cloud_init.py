@@ -1,7 +1,7 @@
-"""packaging/azure: what a VM of the template does at its first boot, by cloud-init.
+"""packaging/azure: the first boot of a VM of the template, with cloud-init.
 
-The commands are those of cloud-init's four services, in their order; the user data is
-what the template hands to the VM.
+The test runs the commands of cloud-init's four services in their order, with the user
+data of the template.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from vm.azure_side import VAULT
 from vm.keys import pem_of
 
 _SEED = "/var/lib/cloud/seed/nocloud"
-# Of cloud-init's many modules those that the template needs: the rest makes a Debian
-# ready for its first user, which takes minutes here.
+# Only the modules that the template needs: the other modules prepare Debian for its
+# first user, which takes minutes here.
 _SETTINGS = """\
 datasource_list: [NoCloud]
 cloud_init_modules: [write-files]
@@ -28,7 +28,7 @@ _STAGES = ("init --local", "init", "modules --mode=config", "modules --mode=fina
 
 
 def user_data() -> str:
-    """Give what the template hands to its VM, and whom to trust here."""
+    """Return the template's user data with the emulated Azure's authorities."""
     template = json.loads((AZURE / "main.json").read_text())
     deployment = Deployment(
         template,
@@ -46,11 +46,11 @@ def user_data() -> str:
 
 
 def running(agent: Agent) -> str:
-    """List the processes of the package's; the brackets keep the search itself out."""
+    """List the package's processes; the brackets exclude the search itself."""
     return agent.guest.run("pgrep -a -f '[/]skragent'").out
 
 
-def test_a_purged_package_leaves_nothing_that_runs(agent: Agent) -> None:
+def test_a_purge_leaves_no_process_and_no_file(agent: Agent) -> None:
     guest = agent.guest
     roots = "/etc/skragent/azure-ca.pem /etc/skragent/amd-roots.pem"
     guest.check(f"cp -p {roots} /root/")
@@ -67,7 +67,9 @@ def test_a_purged_package_leaves_nothing_that_runs(agent: Agent) -> None:
     assert guest.run(f"ls -d {left}").out == ""
 
 
-def test_the_templates_first_boot_serves_the_key(agent_after_purge: Agent) -> None:
+def test_the_first_boot_of_the_template_serves_the_key(
+    agent_after_purge: Agent,
+) -> None:
     agent, guest = agent_after_purge, agent_after_purge.guest
     guest.write(f"{_SEED}/user-data", user_data())
     guest.write(

@@ -1,4 +1,4 @@
-"""LoadCredential=: what a service's unit gets, and what it does not."""
+"""LoadCredential=: a unit gets the keys that it may have, and no other keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from vm.agent import CREDENTIALS, Agent
 from vm.keys import pem_of
 
-# What it got is told as a digest: the key itself belongs into no file and no journal.
+# The unit writes only a digest, so that no file and no journal has the key.
 UNIT = f"""\
 [Service]
 Type=oneshot
@@ -33,7 +33,7 @@ def units(agent: Agent) -> Iterator[Agent]:
 
 
 def digest(agent: Agent, unit: str) -> str:
-    """Give the SHA-256 of what the unit got."""
+    """Return the SHA-256 of the credential that the unit got."""
     return agent.guest.check(f"cat /run/{unit}/digest").split()[0]
 
 
@@ -56,7 +56,7 @@ def test_a_service_that_starts_before_the_agent_waits_for_its_key(
     assert digest(units, "uses-db-2") == expected(units)
 
 
-def test_a_service_that_may_not_have_the_key_fails_and_the_journal_says_why(
+def test_a_service_without_a_rule_for_the_key_fails_and_the_journal_has_the_reason(
     units: Agent,
 ) -> None:
     assert units.guest.run("systemctl start uses-not@1").code

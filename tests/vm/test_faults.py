@@ -1,4 +1,4 @@
-"""What breaks on one machine: processes that are killed or hang, disks, clocks."""
+"""Faults of one machine: killed processes, hanging processes, disks, clocks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from skragent.emulator.service import Request, Response
 
 
 def serves(agent: Agent) -> bool:
-    """Tell whether the key is served as the vault has it."""
+    """Return whether the agent serves the latest version of the key."""
     return agent.get("db", wait=60).body == pem_of(agent.azure.instance.latest("db"))
 
 
@@ -25,19 +25,19 @@ def wait_for_another_process(agent: Agent, pid: str) -> None:
     )
 
 
-def test_the_next_agent_serves_keys_after_sigkill_while_azure_is_absent(
+def test_the_next_agent_serves_keys_after_sigkill_during_an_outage_of_azure(
     agent: Agent,
 ) -> None:
     pid = agent.property("MainPID")
     with agent.azure.outage():
         agent.guest.check(f"kill -9 {pid}")
-        # The sockets are systemd's: nobody is turned away meanwhile.
+        # systemd holds the sockets, so that no connection is refused in the meantime.
         assert serves(agent)
         assert agent.property("MainPID") != pid
         assert "is held again" in agent.journal("-u skragent -n 50")
 
 
-def test_a_restart_while_azure_is_absent_takes_no_key(agent: Agent) -> None:
+def test_a_restart_during_an_outage_of_azure_keeps_the_keys(agent: Agent) -> None:
     with agent.azure.outage():
         agent.guest.check("systemctl restart skragent", timeout=120)
         assert serves(agent)
@@ -49,7 +49,7 @@ def configuration(agent: Agent) -> Iterator[Agent]:
     agent.configure(CONFIG)
 
 
-def test_a_typo_and_a_restart_while_azure_is_absent_take_no_key(
+def test_a_failed_start_with_a_bad_configuration_keeps_the_keys(
     configuration: Agent,
 ) -> None:
     agent = configuration
@@ -59,7 +59,7 @@ def test_a_typo_and_a_restart_while_azure_is_absent_take_no_key(
         assert agent.guest.run("systemctl restart skragent", timeout=120).code
         assert agent.property("ExecMainStatus") == "75"
         assert "systemd keeps the held keys" in agent.journal("-u skragent -n 20")
-        # systemd starts it again, and again in vain.
+        # systemd starts the agent again, and each start fails.
         agent.guest.until(
             'test "$(systemctl show --value -p NRestarts skragent)" -ge 2', timeout=120
         )
@@ -68,7 +68,7 @@ def test_a_typo_and_a_restart_while_azure_is_absent_take_no_key(
         assert serves(agent)
 
 
-def test_a_sigterm_that_is_not_of_systemd_takes_no_key(agent: Agent) -> None:
+def test_a_sigterm_of_another_process_keeps_the_keys(agent: Agent) -> None:
     pid = agent.property("MainPID")
     with agent.azure.outage():
         agent.guest.check(f"kill -TERM {pid}")
@@ -76,17 +76,17 @@ def test_a_sigterm_that_is_not_of_systemd_takes_no_key(agent: Agent) -> None:
         assert serves(agent)
 
 
-def test_a_stop_ends_the_keys(agent: Agent) -> None:
+def test_systemctl_stop_drops_the_keys(agent: Agent) -> None:
     with agent.azure.outage():
         agent.guest.check("systemctl stop skragent", timeout=120)
         assert agent.property("NFileDescriptorStore") == "0"
-        # Whoever asks starts it again, and it holds nothing.
+        # A request starts the agent again, and the agent holds no key.
         assert agent.get("db", wait=5).status == "503"
-    agent.settle()
+    agent.wait_until_current()
     assert serves(agent)
 
 
-def test_a_releaser_that_is_killed_is_started_again_and_keys_are_served(
+def test_a_killed_releaser_is_started_again_and_keys_are_served(
     agent: Agent,
 ) -> None:
     held = asyncio.Event()
@@ -118,7 +118,7 @@ async def _set(event: asyncio.Event) -> None:
     event.set()
 
 
-def test_an_agent_that_hangs_is_ended_by_the_watchdog(agent: Agent) -> None:
+def test_the_watchdog_ends_an_agent_that_hangs(agent: Agent) -> None:
     pid = agent.property("MainPID")
     with agent.azure.outage():
         agent.guest.check(f"kill -STOP {pid}")
@@ -134,11 +134,11 @@ def clock(agent: Agent) -> Iterator[Agent]:
     agent.guest.check(f"date -s @{seconds:.0f}")
 
 
-def test_a_clock_that_is_set_back_takes_no_key(clock: Agent) -> None:
+def test_a_clock_that_is_set_back_keeps_the_keys(clock: Agent) -> None:
     pid = clock.property("MainPID")
     clock.guest.check("date -s '3 hours ago'")
     assert serves(clock)
-    # Whose token is from the future has no business with it: refused here already.
+    # By the guest's clock the token is from the future, so the releaser rejects it.
     clock.guest.check("skragent refresh")
     clock.guest.until(f"{STATUS} | grep -q token.expired", timeout=90)
     assert serves(clock)
@@ -150,30 +150,30 @@ def test_a_clock_that_is_set_back_takes_no_key(clock: Agent) -> None:
 
 @pytest.fixture
 def full_disk(agent: Agent) -> Iterator[Agent]:
-    """A disk that a user has filled; what is kept for root is there."""
+    """A disk that a user has filled; the blocks reserved for root are free."""
     agent.guest.run("runuser -u alice -- sh -c 'head -c 4G /dev/zero >~/filler'")
-    assert not has_room(agent, "alice")
+    assert not has_space(agent, "alice")
     yield agent
     agent.guest.check("rm -f /home/alice/filler /filler")
 
 
-def has_room(agent: Agent, user: str) -> bool:
-    """Tell whether a user can write another block."""
+def has_space(agent: Agent, user: str) -> bool:
+    """Return whether a user can write another block."""
     script = "f=$(mktemp /tmp/XXXXXX) && head -c 8192 /dev/zero >$f"
     can = agent.guest.run(f"runuser -u {user} -- sh -c '{script}'").code == 0
     agent.guest.check(f"find /tmp -user {user} -type f -delete")
     return can
 
 
-def test_a_disk_that_is_full_takes_no_key(full_disk: Agent) -> None:
+def test_a_full_disk_keeps_the_keys(full_disk: Agent) -> None:
     agent, azure = full_disk, full_disk.azure
     agent.guest.check("systemctl restart skragent", timeout=120)
     assert serves(agent)
     agent.guest.run("head -c 4G /dev/zero >/filler")
-    assert not has_room(agent, "root")
+    assert not has_space(agent, "root")
     azure.call(azure.instance.rotate("db"))
     agent.guest.check("skragent refresh db")
     version = azure.instance.latest("db").version
     agent.guest.until(f"{STATUS} | grep -q {version}", timeout=90)
     assert serves(agent)
-    assert not has_room(agent, "alice")
+    assert not has_space(agent, "alice")

@@ -1,4 +1,4 @@
-"""From the package to a key: what an administrator does first."""
+"""The first steps of an administrator, from the package to a key."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def test_the_target_is_reached_when_all_keys_are_held(agent: Agent) -> None:
     assert agent.property("ActiveState", "skragent-online.target") == "active"
 
 
-def test_another_user_is_refused(agent: Agent) -> None:
+def test_a_user_without_a_rule_is_refused(agent: Agent) -> None:
     refused = agent.get("db", user="mallory")
     assert refused.status == "404"
     assert "serve.denied" in refused.body
 
 
-def test_agent_and_releaser_are_confined_and_the_unit_is_judged_safe(
+def test_agent_and_releaser_are_confined_and_systemd_rates_the_unit_safe(
     agent: Agent,
 ) -> None:
     guest = agent.guest

@@ -1,4 +1,4 @@
-"""What happens on a machine that runs: reload, rotation, refresh, and the evidence."""
+"""Operations on a running machine: reload, rotation, refresh, and the evidence."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_the_unprivileged_agent_sends_the_event_log(agent: Agent) -> None:
     with agent.evidence() as sent:
         agent.refresh()
     logs = [base64.b64decode(info["TcgLogs"]) for info in sent]
-    # Only what concerns PCR 0 to 7 goes out; MAA has replayed it to the quote.
+    # The agent sends only events of PCR 0 to 7; MAA replays them against the quote.
     measured = int(agent.guest.check(f"cat {path} | wc -c"))
     assert [len(log) for log in logs if measured / 5 < len(log) <= measured]
 
@@ -35,7 +35,7 @@ def configuration(agent: Agent) -> Iterator[Agent]:
     agent.guest.check("systemctl reload skragent")
 
 
-def test_reload_changes_who_may_have_a_key_and_asks_for_nothing(
+def test_reload_applies_changed_access_rules_without_a_release(
     configuration: Agent,
 ) -> None:
     agent = configuration
@@ -47,7 +47,7 @@ def test_reload_changes_who_may_have_a_key_and_asks_for_nothing(
     assert agent.releases() == before
 
 
-def test_reload_refuses_a_bad_configuration_and_the_old_one_stays(
+def test_reload_rejects_a_bad_configuration_and_keeps_the_old_configuration(
     configuration: Agent,
 ) -> None:
     agent = configuration

@@ -1,10 +1,10 @@
-"""Upgrading the package while it is used and Azure is absent."""
+"""An upgrade of the package under load, during an outage of Azure."""
 
 from __future__ import annotations
 
 from vm.agent import DPKG, Agent
 
-# One new connection after the other until told to stop; each must be answered.
+# Opens one connection after the other until /tmp/stop exists; each must be answered.
 _CLIENT = """\
 import os, sys, time
 from skragent.client import SkragentClient, SkragentError
@@ -13,7 +13,7 @@ while not os.path.exists("/tmp/stop"):
     try:
         SkragentClient().get_pem("db", wait=60)
         answered += 1
-        time.sleep(0.1)  # or there is no processor left for the upgrade
+        time.sleep(0.1)  # leaves processor time for the upgrade
     except SkragentError as error:
         failed += 1
         print(error, file=sys.stderr)
@@ -21,7 +21,7 @@ print(answered, failed)
 """
 
 
-def test_every_new_connection_is_answered_while_the_package_is_upgraded(
+def test_every_new_connection_is_served_during_an_upgrade(
     agent: Agent,
 ) -> None:
     guest = agent.guest
@@ -33,7 +33,7 @@ def test_every_new_connection_is_answered_while_the_package_is_upgraded(
     ]
     with agent.azure.outage():
         guest.check(f"{DPKG} -i /root/skragent-next.deb", timeout=240)
-        agent.settle()
+        agent.wait_until_current()
     guest.check("touch /tmp/stop")
     for client in clients:
         done = guest.wait(client)

@@ -1,1 +1,1 @@
-"""AMD's side of the VM: certificates and attestation reports."""
+"""The AMD parts of the VM: the chip, its certificates and attestation reports."""

@@ -1,8 +1,9 @@
-"""The certificates of AMD's chain: ARK (self-signed) -> ASK -> VCEK.
+"""AMD's certificate chain: ARK (self-signed), ASK, VCEK.
 
-Field for field as the real ones: names, serials (a VCEK's is 0), RSA-PSS with SHA-384
-and a salt of 48 bytes, and the extensions under 1.3.6.1.4.1.3704.1 that tie a VCEK to
-one chip at one TCB. "VCEK Certificate and KDS Interface Specification", table 8 on.
+The fields equal those of the real certificates: names, serial numbers (0 for a VCEK),
+RSA-PSS with SHA-384 and a 48-byte salt, and the extensions under 1.3.6.1.4.1.3704.1
+that bind a VCEK to one chip at one TCB ("VCEK Certificate and KDS Interface
+Specification", from table 8 on).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _RSA_SIGNATURE_BYTES: Final = 512
 
 
 def mint_ark(product: str, key: rsa.RSAPrivateKey, now: datetime) -> x509.Certificate:
-    """Make the root, which signs itself."""
+    """Issue the self-signed root."""
     name = _name(f"ARK-{product}")
     builder = _builder(name, name, key.public_key(), 0x10000, now, years=25)
     builder = builder.add_extension(_key_usage(crl=True), critical=True)
@@ -47,7 +48,7 @@ def mint_ask(
     ark_key: rsa.RSAPrivateKey,
     now: datetime,
 ) -> x509.Certificate:
-    """Make the intermediate that signs a product's chips."""
+    """Issue the intermediate that signs a product's chips."""
     subject = _name(f"SEV-{product}")
     builder = _builder(subject, ark.subject, public_key, 0x10001, now, years=25)
     builder = builder.add_extension(
@@ -73,7 +74,7 @@ def mint_vcek(
     *,
     now: datetime,
 ) -> bytes:
-    """Make the certificate of one chip at one TCB."""
+    """Issue the certificate of one chip at one TCB."""
     issuer = x509.load_der_x509_certificate(ask_der).subject
     builder = _builder(_name("SEV-VCEK"), issuer, public_key, 1, now, years=7)
     for suffix, value in _vcek_extensions(product, hardware_id):
@@ -85,7 +86,7 @@ def mint_vcek(
 
 
 def _vcek_extensions(product: Product, hardware_id: bytes) -> list[tuple[str, bytes]]:
-    """Give OID suffix and DER value, in the order of the real certificates."""
+    """Return OID suffixes and DER values, in the order of real certificates."""
     tcb = product.tcb
     name = product.product_name.encode("ascii")
     fmc = [] if tcb.fmc is None else [("3.9", _integer(tcb.fmc))]
@@ -98,21 +99,21 @@ def _vcek_extensions(product: Product, hardware_id: bytes) -> list[tuple[str, by
         ("3.3", _integer(tcb.snp)),
         ("3.8", _integer(tcb.microcode)),
         *fmc,
-        ("4", hardware_id),  # raw, not DER within
+        ("4", hardware_id),  # raw bytes, without a DER wrapper
     ]
 
 
 def _integer(value: int) -> bytes:
-    """Encode a DER INTEGER below 2**15: 0x80 and above take two bytes."""
+    """Encode a DER INTEGER below 2**15; values from 0x80 on take two bytes."""
     content = value.to_bytes(value.bit_length() // 8 + 1)
     return bytes([2, len(content)]) + content
 
 
 def _with_serial_zero(certificate: x509.Certificate, key: rsa.RSAPrivateKey) -> bytes:
-    """Give a certificate the serial number 0, which the library's builder refuses.
+    """Replace the serial number by 0, which the library's builder does not allow.
 
-    The library has made one with serial 1: in its DER that one byte becomes 0 (the
-    lengths stay) and the signature, the last 512 bytes, is made anew.
+    The certificate was built with serial number 1. The function sets that byte of the
+    DER to 0 and replaces the signature, which is the last 512 bytes.
     """
     der = certificate.public_bytes(serialization.Encoding.DER)
     old = certificate.tbs_certificate_bytes

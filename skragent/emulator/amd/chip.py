@@ -1,10 +1,10 @@
-"""AMD's side: mints ARK -> ASK -> VCEK and signs attestation reports as a chip does.
+"""An AMD chip: mint ARK, ASK and VCEK, and sign attestation reports.
 
-AMD's "VCEK Certificate and KDS Interface Specification" for the certificates. It
-vouches for nothing: whoever trusts this ARK trusts a file on this machine.
+The certificates follow AMD's "VCEK Certificate and KDS Interface Specification". They
+prove nothing about hardware: the emulator's ARK is a file on this machine.
 
-Keys are minted once and kept: two RSA-4096 keys cost a second or so, side by side
-in two threads (OpenSSL lets the interpreter go meanwhile).
+Keys are created once and kept. Two RSA-4096 keys take about a second in two threads;
+OpenSSL releases the interpreter lock while it generates a key.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from skragent.emulator.amd.snp_report import (
 if TYPE_CHECKING:
     from datetime import datetime
 
-# What this "host compatibility layer" measures as: made up, and the same everywhere.
+# Invented measurements of the host compatibility layer, the same in every emulator.
 MEASUREMENT: Final = hashlib.sha384(b"skragent emulator: the paravisor").digest()
 ID_KEY_DIGEST: Final = hashlib.sha384(b"skragent emulator: the id key").digest()
 
@@ -55,7 +55,7 @@ class AmdRoot:
 
     @classmethod
     async def mint(cls, generation: Generation, now: datetime) -> Self:
-        """Make both keys and certificates."""
+        """Create both keys and certificates."""
         product = PRODUCTS[generation]
         ark_key, ask_key = await asyncio.gather(
             asyncio.to_thread(rsa.generate_private_key, 65537, 4096),
@@ -68,10 +68,10 @@ class AmdRoot:
 
 
 class Chip:
-    """One chip: its secret, its firmware versions, and the chain that vouches for it.
+    """A chip: its secret, its firmware versions and its certificate chain.
 
-    `current`, `reported`, `committed` and `launch_tcb` may be set otherwise by a test:
-    the certificate is minted for the reported one at minting time.
+    Tests may change `tcb` and `report_version`. The VCEK certificate names the TCB at
+    the time of minting.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Chip:
         now: datetime,
         root: AmdRoot | None = None,
     ) -> Self:
-        """Make a chip, under a root of its own or under another chip's."""
+        """Create a chip, under a new root or under another chip's root."""
         root = root or await AmdRoot.mint(generation, now)
         product = root.product
         hardware_id = secrets.token_bytes(product.chip_id_bytes)
@@ -108,7 +108,7 @@ class Chip:
         return cls(root, hardware_id.ljust(64, b"\0"), key, vcek)
 
     def update_firmware(self, now: datetime) -> Self:
-        """Give this chip with newer microcode: another TCB, so another VCEK, too."""
+        """Return this chip with newer microcode, and so with another TCB and VCEK."""
         tcb = replace(self.tcb, microcode=self.tcb.microcode + 1)
         product = replace(self.root.product, tcb=tcb)
         root = replace(self.root, product=product)
@@ -126,7 +126,7 @@ class Chip:
     async def load_or_mint(
         cls, directory: Path, generation: Generation, *, now: datetime
     ) -> Self:
-        """Take the chip that lies in a directory; make and keep one if none does."""
+        """Load the chip from a directory; create and save it if it is missing."""
         chip = cls.load(directory, generation)
         if chip is None:
             chip = await cls.mint(generation, now=now)
@@ -135,11 +135,11 @@ class Chip:
 
     @classmethod
     def load(cls, directory: Path, generation: Generation) -> Self | None:
-        """Read what `save` wrote, if it ever did."""
+        """Load a chip that `save` wrote; None if the directory is missing."""
         if not directory.exists():
             return None
         read = {name: (directory / name).read_bytes() for name in _FILES}
-        # To validate an RSA-4096 key that we wrote ourselves takes a third of a second.
+        # Validating our own RSA-4096 key takes a third of a second.
         ask_key = serialization.load_pem_private_key(
             read["ask-key.pem"], None, unsafe_skip_rsa_key_validation=True
         )
@@ -147,12 +147,12 @@ class Chip:
         if not isinstance(ask_key, rsa.RSAPrivateKey) or not isinstance(
             key, ec.EllipticCurvePrivateKey
         ):
-            raise TypeError(f"{directory}: these are not a chip's keys")
+            raise TypeError(f"{directory}: the key files do not hold a chip's keys")
         root = AmdRoot(PRODUCTS[generation], read["ark.der"], read["ask.der"], ask_key)
         return cls(root, read["chip-id.bin"], key, read["vcek.der"])
 
     def save(self, directory: Path) -> None:
-        """Keep the chip, whole or not at all, for its owner's eyes only."""
+        """Save the chip atomically, readable only by its owner."""
         contents = {
             "ark.der": self.root.ark_der,
             "ask.der": self.root.ask_der,
@@ -161,7 +161,7 @@ class Chip:
             "vcek-key.pem": _private_pem(self._key),
             "chip-id.bin": self.chip_id,
         }
-        # mkdtemp makes it 0700.
+        # mkdtemp creates the directory with mode 0700.
         with tempfile.TemporaryDirectory(dir=directory.parent) as temporary:
             made = Path(temporary, "chip")
             made.mkdir(mode=0o700)
@@ -173,21 +173,21 @@ class Chip:
 
     @property
     def ark_pem(self) -> str:
-        """The root to trust."""
+        """The root certificate, which verifiers must trust."""
         return ssl.DER_cert_to_PEM_cert(self.root.ark_der)
 
     @property
     def vcek_pem(self) -> str:
-        """The chip's certificate."""
+        """The VCEK certificate."""
         return ssl.DER_cert_to_PEM_cert(self.vcek_der)
 
     @property
     def chain_pem(self) -> str:
-        """ASK, then ARK, as AMD's KDS and Azure's THIM give them."""
+        """ASK, then ARK, in the order of AMD's KDS and Azure's THIM."""
         return ssl.DER_cert_to_PEM_cert(self.root.ask_der) + self.ark_pem
 
-    def thim_answer(self) -> dict[str, str]:
-        """Give what IMDS's `/metadata/THIM/amd/certification` has for this chip.
+    def thim_certification(self) -> dict[str, str]:
+        """Return the members of IMDS's `/metadata/THIM/amd/certification`.
 
         `tcbm` is the reported TCB as one hex number, most significant byte first.
         """
@@ -199,7 +199,7 @@ class Chip:
         }
 
     def describe(self, report_data: bytes) -> SnpReport:
-        """Fill a report's fields in for this chip and VM."""
+        """Return the report fields of this chip and VM."""
         return SnpReport(
             report_data=report_data,
             measurement=MEASUREMENT,
@@ -222,7 +222,7 @@ class Chip:
         return signed + encode_signature(*decode_dss_signature(signature))
 
     def attest(self, report_data: bytes, **changes: object) -> bytes:
-        """Give the signed report for 64 bytes; `changes` are fields of `SnpReport`."""
+        """Return a signed report; `changes` replaces fields of `SnpReport`."""
         return self.sign(replace(self.describe(report_data), **changes))  # type: ignore[arg-type]
 
 

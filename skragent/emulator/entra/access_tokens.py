@@ -1,7 +1,7 @@
 """The access tokens that Microsoft Entra ID issues.
 
-One signing key stands for Entra: IMDS and the token endpoint (`entra.py`) hand its
-tokens out, vaults verify them.
+One key signs all tokens. IMDS and the token endpoint (`entra/service.py`) issue them,
+and vaults verify them.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
     from skragent.emulator.entra.applications import Application
 
-_MANAGED_SECONDS = 86399  # as the tokens of managed identities say: 24 h
-_APPLICATION_SECONDS = 3599  # as those of applications say, from 60 to 90 minutes
+_MANAGED_SECONDS = 86399  # the lifetime in tokens of managed identities: 24 h
+_APPLICATION_SECONDS = 3599  # in tokens of applications: from 60 to 90 minutes
 
 
 class InvalidAccessTokenError(ValueError):
-    """An access token that a vault cannot accept; the text is for its answer."""
+    """An access token that a vault rejects; the text is for the vault's response."""
 
 
-class Entra:
+class AccessTokenIssuer:
     """Issues and verifies access tokens."""
 
     issuer = f"https://sts.windows.net/{TENANT_ID}/"
@@ -53,33 +53,33 @@ class Entra:
 
     @property
     def jwks(self) -> dict[str, Any]:
-        """The key that signs, without the certificate that the real set has."""
+        """The signing key, without the certificate that Azure's key set has."""
         numbers = self._key.public_key().public_numbers()
         key = {"kty": "RSA", "use": "sig", "kid": self._kid, "x5t": self._kid}
         key |= {"n": base64url_uint(numbers.n), "e": base64url_uint(numbers.e)}
         return {"keys": [key]}
 
     def issue(
-        self, who: ManagedIdentity, audience: str, now: float
+        self, identity: ManagedIdentity, audience: str, now: float
     ) -> tuple[str, dict[str, Any]]:
-        """Issue a token to a managed identity; give it with its claims."""
+        """Issue a token to a managed identity; return it with its claims."""
         more = {
             "appidacr": "2",
             "xms_az_rid": VM_RESOURCE_ID,
-            "xms_mirid": who.resource_id,
+            "xms_mirid": identity.resource_id,
         }
-        return self._issue(who, audience, now, _MANAGED_SECONDS, more)
+        return self._issue(identity, audience, now, _MANAGED_SECONDS, more)
 
     def issue_to_application(
-        self, who: Application, audience: str, now: float, *, has_asserted: bool
+        self, identity: Application, audience: str, now: float, *, has_asserted: bool
     ) -> tuple[str, dict[str, Any]]:
-        """Issue a token to an application, by its assertion or by its secret."""
+        """Issue a token to an application that used an assertion or its secret."""
         more = {"appidacr": "2" if has_asserted else "1"}
-        return self._issue(who, audience, now, _APPLICATION_SECONDS, more)
+        return self._issue(identity, audience, now, _APPLICATION_SECONDS, more)
 
     def _issue(
         self,
-        who: ManagedIdentity | Application,
+        identity: ManagedIdentity | Application,
         audience: str,
         now: float,
         seconds: int,
@@ -91,11 +91,11 @@ class Entra:
             "iat": int(now),
             "nbf": int(now),
             "exp": int(now) + seconds,
-            "appid": who.client_id,
+            "appid": identity.client_id,
             "idp": self.issuer,
             "idtyp": "app",
-            "oid": who.object_id,
-            "sub": who.object_id,
+            "oid": identity.object_id,
+            "sub": identity.object_id,
             "tid": TENANT_ID,
             "ver": "1.0",
         } | more
@@ -106,7 +106,7 @@ class Entra:
         """Verify a token for an audience.
 
         Raises:
-            InvalidAccessTokenError: with the words that a vault answers.
+            InvalidAccessTokenError: the text is that of Azure's vaults.
         """
         signed, _, signature = token.rpartition(".")
         try:

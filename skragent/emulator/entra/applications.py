@@ -1,9 +1,9 @@
-"""Applications of Microsoft Entra ID: what it keeps of each to know it again.
+"""The application that the emulated Entra ID knows, and its credentials.
 
-An emulator has one from the start. What proves to be it lies in the emulator's
-directory, in the three shapes that clients take: a PEM file with certificate and
-private key, a secret, and a token of a platform that Entra trusts (workload identity
-federation). What is in the first two files is what is registered; a restart keeps them.
+The emulator's directory holds three kinds of credentials: a PEM file with certificate
+and private key, a client secret, and a token of a platform that Entra ID trusts
+(workload identity federation). Entra ID registers the contents of the first two files;
+they stay the same after a restart.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ PLATFORM_SUBJECT = "system:serviceaccount:default:skragent"
 
 _CERTIFICATE_DAYS = 397
 _RENEW_BEFORE = dt.timedelta(days=30)
-_TOKEN_SECONDS = 30 * 86400  # nobody refreshes the file while the emulator runs
+_TOKEN_SECONDS = 30 * 86400  # long, because no platform refreshes the file
 _SECRET_BYTES = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Federation:
-    """Whose tokens stand for an application. Entra would fetch the issuer's keys."""
+    """A trusted platform. Entra ID would fetch the keys of the issuer; here `key`."""
 
     issuer: str
     subject: str
@@ -55,11 +55,11 @@ class Federation:
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """One registered application and all that proves to be it."""
+    """A registered application and its credentials."""
 
     name: str
     client_id: str
-    object_id: str  # of its service principal: what vaults grant permissions to
+    object_id: str  # of the service principal, which vaults grant permissions to
     secrets: tuple[str, ...] = ()
     certificates: tuple[x509.Certificate, ...] = ()
     federations: tuple[Federation, ...] = ()
@@ -67,7 +67,7 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class ApplicationFiles:
-    """Where a user finds what an application proves itself with."""
+    """The files with the application's credentials."""
 
     directory: Path
 
@@ -78,27 +78,27 @@ class ApplicationFiles:
 
     @property
     def secret(self) -> Path:
-        """The client secret alone."""
+        """The client secret."""
         return self.directory / "application-secret"
 
     @property
     def token(self) -> Path:
-        """The platform's token; new at every start."""
+        """The platform's token, renewed at every start."""
         return self.directory / "application-token"
 
 
 def register_application(
     files: ApplicationFiles, state: Path, now: dt.datetime
 ) -> Application:
-    """Make the application that an emulator has, and write its files.
+    """Register the emulator's application and write its credential files.
 
     Args:
-        files: for the user, readable for the owner alone.
-        state: where the key of the platform lies, which no user needs.
+        files: the files for the user, readable only by their owner.
+        state: the directory of the platform's key, which users do not need.
         now: for lifetimes.
 
     Raises:
-        EmulatorError: emulator.application: a file is there and is not what it should.
+        EmulatorError: emulator.application: an existing file has invalid contents.
     """
     platform = load_or_make_key(state / "platform.key")
     public = platform.public_key()
@@ -119,7 +119,7 @@ def register_application(
 
 
 def issue_platform_token(trusted: Federation, key: rsa.RSAPrivateKey, now: int) -> str:
-    """Issue a token as Kubernetes does to a service account."""
+    """Issue a token like that of a Kubernetes service account."""
     claims = {
         "iss": trusted.issuer,
         "sub": trusted.subject,
@@ -144,15 +144,15 @@ def _load_or_make_secret(path: Path) -> str:
 def _load_or_make_certificate(
     path: Path, name: str, now: dt.datetime
 ) -> x509.Certificate:
-    """Load a certificate that is still good, or make one with a new key."""
+    """Load the certificate; create one with a new key if it is due for renewal."""
     if path.exists():
         try:
             cert = x509.load_pem_x509_certificate(path.read_bytes())
         except ValueError as error:
             raise EmulatorError(
-                f"{path} holds no certificate",
+                f"{path} does not contain a certificate",
                 code="emulator.application",
-                hint="Remove it, and the emulator makes another one.",
+                hint="Remove the file; the emulator then creates a new certificate.",
             ) from error
         if cert.not_valid_before_utc <= now < cert.not_valid_after_utc - _RENEW_BEFORE:
             return cert

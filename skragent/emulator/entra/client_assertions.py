@@ -1,8 +1,8 @@
 """Client assertions (RFC 7523 §2.2), as Microsoft Entra ID verifies them.
 
-A JWT in the place of a secret: signed by the application itself, with the key of a
-certificate that is registered for it, or by a platform that is trusted to speak for it.
-Which of them it is, the issuer tells: an application's id, or a URL.
+An assertion is a JWT in place of a client secret. Either the application signs it with
+the key of its registered certificate, or a trusted platform signs it. The issuer tells
+which: an application's id, or a URL.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from skragent.emulator.entra.applications import Application, Federation
     from skragent.emulator.service import RefusalError
 
-# How far Entra lets clocks differ is not documented; five minutes is what Microsoft's
-# own library for JWTs has by default (TokenValidationParameters.ClockSkew).
+# Microsoft does not document the clock skew that Entra ID allows. Five minutes is the
+# default of its own JWT library (TokenValidationParameters.ClockSkew).
 _SKEW_SECONDS = 300
 
 _PADDINGS: dict[str, padding.AsymmetricPadding] = {
@@ -55,7 +55,7 @@ class _Jws:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Take a compact JWS apart; nothing is verified."""
+        """Split a compact JWS without verifying it."""
         try:
             head, payload, signature = text.split(".")
             header = json.loads(decode_base64(head))
@@ -70,7 +70,7 @@ class _Jws:
         return parsed
 
     def text(self, claim: str) -> str:
-        """Give a claim that must be a string."""
+        """Return a claim that must be a non-empty string."""
         value = self.claims.get(claim)
         if not isinstance(value, str) or not value:
             raise _malformed()
@@ -89,40 +89,45 @@ class _Jws:
 
 
 def verify_assertion(
-    text: str, who: Application, audiences: Collection[str], now: dt.datetime
+    text: str, application: Application, audiences: Collection[str], now: dt.datetime
 ) -> None:
-    """Verify that an assertion is the application's own, or speaks for it.
+    """Verify that an assertion authenticates an application.
 
     Args:
         text: the assertion.
-        who: whom the request says that it is from.
-        audiences: the names of the endpoint that is asked.
+        application: the application that the request names.
+        audiences: the names of the endpoint.
         now: the endpoint's time.
 
     Raises:
-        RefusalError: in Entra's words.
+        RefusalError: with the text of Entra ID.
     """
     jws = _Jws.parse(text)
     if "://" in jws.text("iss"):
-        _verify_platform(jws, who)
+        _verify_platform(jws, application)
     else:
-        _verify_own(jws, who, audiences)
+        _verify_own(jws, application, audiences)
     _verify_times(jws, now)
 
 
-def _verify_own(jws: _Jws, who: Application, audiences: Collection[str]) -> None:
-    if jws.text("iss") != who.client_id or jws.text("sub") != who.client_id:
+def _verify_own(
+    jws: _Jws, application: Application, audiences: Collection[str]
+) -> None:
+    if (
+        jws.text("iss") != application.client_id
+        or jws.text("sub") != application.client_id
+    ):
         raise bad_client(
             "AADSTS700021: Client assertion application identifier doesn't match"
             f" 'client_id' parameter. {_HELP} ."
         )
-    cert = next((c for c in who.certificates if _is_named(jws, c)), None)
+    cert = next((c for c in application.certificates if _is_named(jws, c)), None)
     if cert is None:
         raise bad_client(
             "AADSTS700027: The certificate with identifier used to sign the client"
             " assertion is not registered on application. [Reason - The key was not"
             " found., Please visit the Azure Portal, Graph Explorer or directly use MS"
-            f" Graph to see configured keys for app Id '{who.client_id}']."
+            f" Graph to see configured keys for app Id '{application.client_id}']."
         )
     key = cert.public_key()
     if not isinstance(key, rsa.RSAPublicKey) or not jws.is_signed_by(key, *_PADDINGS):
@@ -132,15 +137,15 @@ def _verify_own(jws: _Jws, who: Application, audiences: Collection[str]) -> None
             "AADSTS700023: Client assertion audience claim does not match Realm"
             f" issuer. {_HELP}."
         )
-    # Each assertion has a `jti` of its own (RFC 7523 §3), and MSAL shows the same one
-    # for as long as it is good: so it must be there, and may come again. What Entra
-    # says where it is missing, nobody has seen.
+    # Each assertion has its own `jti` (RFC 7523 §3), but MSAL reuses an assertion while
+    # it is valid. So the claim is required, and may repeat. Azure's text for a missing
+    # `jti` is unknown.
     jws.text("jti")
 
 
 def _is_named(jws: _Jws, cert: x509.Certificate) -> bool:
-    """Tell whether the header names a certificate, by either fingerprint."""
-    # The SHA-1 one is a name, no proof (RFC 7515 §4.1.7); some clients have no other.
+    """Return whether the header names a certificate by either fingerprint."""
+    # SHA-1 only names it (RFC 7515 §4.1.7); some clients send no other fingerprint.
     algorithms = {"x5t": hashes.SHA1(), "x5t#S256": hashes.SHA256()}
     given = [name for name in algorithms if name in jws.header]
     try:
@@ -152,8 +157,8 @@ def _is_named(jws: _Jws, cert: x509.Certificate) -> bool:
     )
 
 
-def _verify_platform(jws: _Jws, who: Application) -> None:
-    trusted = _federation(jws, who)
+def _verify_platform(jws: _Jws, application: Application) -> None:
+    trusted = _federation(jws, application)
     if jws.header.get("kid") != trusted.kid:
         raise bad_client(
             f"AADSTS7000272: The certificate with identifier {jws.header.get('kid')}"
@@ -162,15 +167,15 @@ def _verify_platform(jws: _Jws, who: Application) -> None:
             " Identity Provider's metadata exposes the key used to sign the incoming"
             " token."
         )
-    # Of other issuers' tokens Entra takes RS256 alone. What it says of one whose
-    # signature does not hold, nobody has seen.
+    # Entra ID accepts only RS256 for tokens of other issuers. Its text for an invalid
+    # signature is unknown.
     if not jws.is_signed_by(trusted.key, "RS256"):
         raise _bad_signature(None)
 
 
-def _federation(jws: _Jws, who: Application) -> Federation:
-    """Find the trust that a token is for; every member is compared letter by letter."""
-    found = [f for f in who.federations if f.issuer == jws.text("iss")]
+def _federation(jws: _Jws, application: Application) -> Federation:
+    """Return the federation that matches a token; comparison is exact."""
+    found = [f for f in application.federations if f.issuer == jws.text("iss")]
     if not found:
         raise _no_match("AADSTS700211", "issuer", jws.text("iss"))
     found = [f for f in found if f.subject == jws.text("sub")]
@@ -206,7 +211,7 @@ def _malformed() -> RefusalError:
 def _bad_signature(cert: x509.Certificate | None) -> RefusalError:
     found = ""
     if cert is not None:
-        # Entra names a certificate by its SHA-1 fingerprint in hexadecimal.
+        # Entra ID names a certificate by its SHA-1 fingerprint in hexadecimal.
         name = cert.fingerprint(hashes.SHA1()).hex().upper()
         found = (
             f", Thumbprint of key used by client: '{name}', Found key"

@@ -1,4 +1,4 @@
-"""The documents by which clients find Entra ID's endpoints and know its hosts."""
+"""Entra ID's discovery documents, which tell clients its endpoints and hosts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from skragent.emulator.addresses import ENTRA_HOST
 from skragent.emulator.entra.errors import bad_request
 from skragent.emulator.imds.identities import TENANT_ID
 
-# Of the clouds that the real document lists, the public one is emulated.
+# The real document lists several clouds; the emulator has the public cloud only.
 _ALIASES = [ENTRA_HOST, "login.windows.net", "login.microsoft.com", "sts.windows.net"]
 
 
 def openid_configuration(origin: str) -> dict[str, Any]:
-    """Give the tenant's metadata (OpenID Connect Discovery 1.0 §3)."""
+    """Return the tenant's metadata (OpenID Connect Discovery 1.0 §3)."""
     start = f"{origin}/{TENANT_ID}"
     return {
         "token_endpoint": f"{start}/oauth2/v2.0/token",
@@ -36,16 +36,16 @@ def openid_configuration(origin: str) -> dict[str, Any]:
 
 
 def instance(authorization_endpoint: str, api_version: str) -> dict[str, Any]:
-    """Say what MSAL asks of a host: whether it is one of Microsoft's own.
+    """Return whether a host belongs to Microsoft, for MSAL's instance discovery.
 
-    It asks this of `login.microsoftonline.com`, whatever host it is about.
+    MSAL sends this request to `login.microsoftonline.com`, for any host.
 
     Raises:
         RefusalError: invalid_instance.
     """
     try:
         url = urllib.parse.urlsplit(authorization_endpoint)
-    except ValueError:  # a bracket that is none of an IPv6 address
+    except ValueError:  # a bracket outside an IPv6 address
         url = urllib.parse.urlsplit("")
     if url.scheme != "https" or url.hostname not in _ALIASES:
         raise bad_request(

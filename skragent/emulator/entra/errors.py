@@ -1,8 +1,8 @@
-"""How Microsoft Entra ID says no: OAuth 2.0 (RFC 6749 §5.2), and a number of its own.
+"""Entra ID's errors: OAuth 2.0 (RFC 6749 §5.2) with Microsoft's error numbers.
 
-The number stands in the text, as `AADSTS7000215: ...`, and clients read it there. The
-texts beside the checks are those that were seen in public reports of 2023 to 2026,
-unless a comment says that nobody has seen one.
+Clients read the number from the text, such as `AADSTS7000215: ...`. The texts beside
+the checks were seen in public reports of 2023 to 2026, except where a comment says
+that Azure's text is unknown.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ _NUMBER = re.compile(r"AADSTS(\d+):")
 
 
 def bad_request(error: str, text: str) -> RefusalError:
-    """Refuse a request as it stands, whoever sends it."""
+    """Refuse a malformed request, regardless of the client."""
     return RefusalError(400, error, text)
 
 
 def bad_client(text: str) -> RefusalError:
-    """Refuse what an application proves itself with."""
+    """Refuse an application's credentials."""
     return RefusalError(401, "invalid_client", text)
 
 
 def missing(parameter: str) -> RefusalError:
-    """Refuse a form that lacks a parameter."""
+    """Refuse a form without a required parameter."""
     return bad_request(
         "invalid_request",
         "AADSTS900144: The request body must contain the following parameter:"
@@ -41,7 +41,7 @@ def missing(parameter: str) -> RefusalError:
 def envelope(
     refusal: RefusalError, correlation_id: str, now: dt.datetime
 ) -> dict[str, Any]:
-    """Give the body of an error answer."""
+    """Return the body of an error response."""
     trace_id = str(uuid.uuid4())
     timestamp = f"{now:%Y-%m-%d %H:%M:%S}Z"
     body: dict[str, Any] = {

@@ -1,10 +1,10 @@
-"""Microsoft Entra ID, emulated: the endpoints at which applications get their tokens.
+"""Microsoft Entra ID, emulated: the endpoints that issue tokens to applications.
 
-One tenant, and of OAuth 2.0 the grant `client_credentials` at the v2.0 endpoint: with a
-client secret, or with a client assertion (`client_assertions.py`). Tokens are signed by
-the same key as the managed identities' (`identities.py`), so vaults verify them alike.
+There is one tenant. Of OAuth 2.0 it supports the grant `client_credentials` at the
+v2.0 endpoint, with a client secret or a client assertion (`client_assertions.py`). The
+key of `access_tokens.py` signs these tokens and those of managed identities.
 
-Not here: users, the v1.0 endpoint, secrets in an Authorization header.
+Users, the v1.0 endpoint and secrets in an Authorization header are not supported.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from skragent.emulator.clock import Clock
-    from skragent.emulator.entra.access_tokens import Entra
+    from skragent.emulator.entra.access_tokens import AccessTokenIssuer
     from skragent.emulator.entra.applications import Application
 
 TENANT_DOMAIN = "skragent.onmicrosoft.com"
@@ -42,9 +42,10 @@ _CORRELATION = "client-request-id"
 
 
 class EntraId(Service):
-    """The token endpoint of one tenant, and the documents that lead to it.
+    """The token endpoint of one tenant, and its discovery documents.
 
-    Steps that can be mutated: `access_token` (the JWT), `token_answer` (its envelope).
+    Steps that can be mutated: `access_token` (the JWT), `token_answer` (the response
+    with the token).
     """
 
     name = "entra"
@@ -67,14 +68,18 @@ class EntraId(Service):
     )
 
     def __init__(
-        self, origin: str, entra: Entra, resources: Collection[str], clock: Clock
+        self,
+        origin: str,
+        entra: AccessTokenIssuer,
+        resources: Collection[str],
+        clock: Clock,
     ) -> None:
-        """Build the service.
+        """Create the service.
 
         Args:
             origin: its URL without a path.
-            entra: who signs.
-            resources: what tokens can be had for; it may grow later.
+            entra: issues and signs the tokens.
+            resources: the resources that tokens may be for; the set may grow later.
             clock: for lifetimes.
         """
         super().__init__()
@@ -85,7 +90,7 @@ class EntraId(Service):
         self._applications: dict[str, Application] = {}
 
     def register(self, application: Application) -> None:
-        """Know an application, in the place of one that had its client id."""
+        """Add an application; it replaces one with the same client id."""
         self._applications[application.client_id] = application
 
     @override
@@ -120,7 +125,7 @@ class EntraId(Service):
 
     @override
     def refuse(self, refusal: RefusalError) -> Response:
-        """Put a refusal into the envelope, with the id that the client gave it."""
+        """Encode a refusal with the correlation id that the client sent."""
         headers = dict(refusal.headers)
         correlation = headers.pop(_CORRELATION, "") or str(uuid.uuid4())
         body = envelope(refusal, correlation, self._clock.utc())
@@ -129,7 +134,7 @@ class EntraId(Service):
     def _route(self, request: Request) -> Response:
         match = _PATH.fullmatch(request.path.rstrip("/"))
         tenant, rest = (match[1], match[2].lower()) if match else ("", "")
-        if rest == "discovery/instance":  # of `common`, or of any tenant
+        if rest == "discovery/instance":  # for `common` or any tenant
             endpoint = request.parameter("authorization_endpoint")
             found = instance(endpoint, request.parameter("api-version"))
             return Response.of_json(200, found)
@@ -170,9 +175,9 @@ class EntraId(Service):
             "token_type": "Bearer",
             "expires_in": seconds,
             "ext_expires_in": seconds,
-            "access_token": self._through("access_token", token),
+            "access_token": self._mutated("access_token", token),
         }
-        return Response.of_json(200, self._through("token_answer", response))
+        return Response.of_json(200, self._mutated("token_answer", response))
 
     def _application(self, client_id: str) -> Application:
         found = self._applications.get(client_id.lower())
@@ -196,11 +201,11 @@ class EntraId(Service):
             )
 
     def _authenticate(self, application: Application, form: Mapping[str, str]) -> bool:
-        """Verify who asks; tell whether it was by an assertion."""
+        """Authenticate the client; return whether it used an assertion."""
         assertion = form.get("client_assertion", "")
         if assertion:
             if form.get("client_assertion_type") != _JWT_BEARER:
-                # What it says of other types, nobody has seen.
+                # Azure's text for other types is unknown.
                 raise missing("client_assertion_type")
             audiences = self._audiences()
             verify_assertion(assertion, application, audiences, self._clock.utc())
@@ -221,9 +226,9 @@ class EntraId(Service):
         return False
 
     def _audiences(self) -> list[str]:
-        """Give the names of the endpoint: its own, and the issuer's.
+        """Return the accepted audiences: the endpoint's URL and the issuer.
 
-        Microsoft's documents have named either one as an assertion's audience.
+        Microsoft's documents have named both as an assertion's audience.
         """
         starts = [f"{self.origin}/{tenant}" for tenant in (TENANT_ID, TENANT_DOMAIN)]
         ends = ("/oauth2/v2.0/token", "/v2.0")
@@ -253,11 +258,11 @@ def _required(form: Mapping[str, str], name: str) -> str:
 
 
 def _resource_of(text: str) -> str:
-    """Give the one resource that a list of scopes names (RFC 6749 §3.3).
+    """Return the resource that a list of scopes names (RFC 6749 §3.3).
 
-    Space around a scope does not count: Microsoft's C++ client of confidential VMs
-    (Azure/confidential-computing-cvm-guest-attestation) sends one before it. The scopes
-    of OpenID Connect name no resource, and may stand beside the one that does.
+    White space around a scope is ignored: Microsoft's C++ client of confidential VMs
+    (Azure/confidential-computing-cvm-guest-attestation) sends a space before it. Scopes
+    of OpenID Connect do not name a resource and may accompany one that does.
     """
     scopes = [scope for scope in text.split() if scope.lower() not in _OIDC_SCOPES]
     if len(scopes) != 1:

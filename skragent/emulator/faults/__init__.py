@@ -1,6 +1,6 @@
-"""What can go wrong in the emulated world, on demand: one catalogue.
+"""Faults that the emulator can apply on demand.
 
-A fault has a name, such as `maa.status=503,retry_after=5`: `grammar` says how names are
-written, `catalogue` which there are, and the other modules what each does. `faults`
-applies and undoes them; `control` is the socket that calls it.
+A fault has a name, such as `maa.status=503,retry_after=5`. `grammar` parses names,
+`catalogue` lists the faults, and the modules of the services implement them. `faults`
+applies and resets them; `control_socket` lets other processes do so.
 """

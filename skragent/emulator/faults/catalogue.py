@@ -1,6 +1,6 @@
-"""Which faults there are. Each is a function beside others of its service.
+"""The list of all faults. Each fault is a function in the module of its service.
 
-The first line of its docstring is what the catalogue prints; `fault` puts it there.
+The first line of the function's docstring is the description in the list.
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from skragent.emulator.faults import grammar
-from skragent.emulator.faults.grammar import Asked, FaultError, Value
+from skragent.emulator.faults.grammar import FaultError, FaultSpec, Value
 
 if TYPE_CHECKING:
-    from skragent.emulator.faults.context import Site
+    from skragent.emulator.faults.context import FaultContext
 
-Apply = Callable[["Site", Asked], Awaitable[None]]
+Apply = Callable[["FaultContext", FaultSpec], Awaitable[None]]
 
-# Options of every fault that changes what a service answers.
-OF_ANSWERS = {"times": grammar.NUMBER}
-OF_REQUESTS = {"path": grammar.TEXT} | OF_ANSWERS
+# Options of faults that change the responses of a service.
+RESPONSE_OPTIONS = {"times": grammar.NUMBER}
+REQUEST_OPTIONS = {"path": grammar.TEXT} | RESPONSE_OPTIONS
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One entry of the catalogue."""
+    """An entry of the list."""
 
     service: str
-    effect: str  # of `token.*` the star is any member
+    effect: str  # in `token.*`, the star stands for any member
     apply: Apply
     value: Value | None
     options: Mapping[str, grammar.Kind]
 
     @property
     def pattern(self) -> str:
-        """How it is written, with everything that may be given."""
+        """The fault's syntax, with its value and options."""
         text = f"{self.service}.{self.effect.replace('*', 'NAME')}"
         if self.value is not None:
             given = f"={self.value.kind.name}"
@@ -46,11 +46,11 @@ class Fault:
 
     @property
     def summary(self) -> str:
-        """What it does, in one line."""
+        """The fault's effect, in one line."""
         return (inspect.getdoc(self.apply) or "").partition("\n")[0]
 
     def member_of(self, name: str) -> str | None:
-        """Give what a name has in the star's place; None where it is another fault."""
+        """Return the member in place of the star; None if the name does not match."""
         prefix, star, _ = f"{self.service}.{self.effect}".partition("*")
         if not star:
             return "" if name == prefix else None
@@ -68,7 +68,7 @@ def fault(
     value: Value | None = None,
     options: Mapping[str, grammar.Kind] | None = None,
 ) -> Callable[[Apply], Apply]:
-    """Put a function into the catalogue, once for each of these services."""
+    """Register a function as a fault of each of these services."""
 
     def put(apply: Apply) -> Apply:
         _FAULTS.extend(
@@ -81,9 +81,9 @@ def fault(
 
 
 def all_faults() -> list[Fault]:
-    """Give the whole catalogue, service by service."""
-    # They enter themselves when they are imported.
-    from skragent.emulator.faults import (  # noqa: F401, PLC0415 - they import this
+    """Return all faults, ordered by service."""
+    # Importing the modules registers their faults.
+    from skragent.emulator.faults import (  # noqa: F401, PLC0415 - they import this module
         http,
         imds,
         maa,
@@ -96,35 +96,35 @@ def all_faults() -> list[Fault]:
     return sorted(_FAULTS, key=lambda entry: order.index(entry.service))
 
 
-def parse(text: str) -> tuple[Fault, Asked]:
-    """Read what somebody asked for.
+def parse(text: str) -> tuple[Fault, FaultSpec]:
+    """Parse a fault.
 
     Raises:
-        FaultError: emulator.fault, with a sentence for a person.
+        FaultError: emulator.fault, with a message for the user.
     """
-    words = grammar.cut(text)
+    words = grammar.split(text)
     for entry in all_faults():
         member = entry.member_of(words.name)
         if member is not None:
             value = _value_of(entry, words)
             options = {n: _option(entry, n, v) for n, v in words.options.items()}
-            return entry, Asked(text, entry.service, member, value, options)
-    raise FaultError(f"there is no fault `{words.name}`")
+            return entry, FaultSpec(text, entry.service, member, value, options)
+    raise FaultError(f"the fault `{words.name}` does not exist")
 
 
-def _value_of(entry: Fault, words: grammar.Words) -> Any:  # noqa: ANN401 - of any kind
+def _value_of(entry: Fault, words: grammar.FaultParts) -> Any:  # noqa: ANN401 - of any kind
     if words.value is None:
         if entry.value is not None and entry.value.is_required:
-            raise FaultError(f"`{words.name}` takes a value: {entry.pattern}")
+            raise FaultError(f"`{words.name}` requires a value: {entry.pattern}")
         return entry.value and entry.value.default
     if entry.value is None:
-        raise FaultError(f"`{words.name}` takes no value: {entry.pattern}")
+        raise FaultError(f"`{words.name}` does not take a value: {entry.pattern}")
     return _read(words.name, entry.value.kind, words.value)
 
 
 def _option(entry: Fault, name: str, text: str) -> Any:  # noqa: ANN401 - of any kind
     if name not in entry.options:
-        raise FaultError(f"there is no option `{name}`: {entry.pattern}")
+        raise FaultError(f"the option `{name}` does not exist: {entry.pattern}")
     return _read(name, entry.options[name], text)
 
 

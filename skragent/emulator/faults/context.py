@@ -1,4 +1,4 @@
-"""Where faults are applied: the running emulator, and how what they do is undone."""
+"""The context of faults: the running emulator, and the steps that undo them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from skragent.emulator.confidential_vm import ConfidentialVm
     from skragent.emulator.emulator import Emulator
-    from skragent.emulator.faults.grammar import Asked
+    from skragent.emulator.faults.grammar import FaultSpec
     from skragent.emulator.keyvault.vault import Vault
     from skragent.emulator.service import (
         Guard,
@@ -23,97 +23,97 @@ if TYPE_CHECKING:
         Service,
     )
 
-TPM_HINT: Final = "The reset mends it, and so does vm.reboot."
+TPM_HINT: Final = "A reset of the faults, or the fault vm.reboot, restarts the TPM."
 
 
-class Site:
-    """One emulator, and the faults that it has."""
+class FaultContext:
+    """The emulator and its active faults."""
 
     def __init__(self, emulator: Emulator) -> None:
         self.emulator = emulator
-        self.stopped_pid = 0  # of a TPM that was made to hang
+        self.stopped_pid = 0  # the TPM's process that the fault vm.hang stopped
         self._undo = contextlib.AsyncExitStack()
         self._undone_once: set[str] = set()
 
-    def service(self, asked: Asked) -> Service:
-        """Find the service that a fault is for."""
-        if asked.service in ("vault", "hsm"):
-            return self.vault(asked)
+    def service(self, spec: FaultSpec) -> Service:
+        """Return the service that a fault concerns."""
+        if spec.service in ("vault", "hsm"):
+            return self.vault(spec)
         services = {
             "imds": self.emulator.imds,
             "maa": self.emulator.maa,
             "entra": self.emulator.azure.entra_id,
         }
-        return services[asked.service]
+        return services[spec.service]
 
-    def vault(self, asked: Asked) -> Vault:
-        """Find the first vault of the dialect that a fault is for."""
-        is_hsm = asked.service == "hsm"
+    def vault(self, spec: FaultSpec) -> Vault:
+        """Return the first vault of the dialect that a fault concerns."""
+        is_hsm = spec.service == "hsm"
         for vault in self.emulator.vaults.values():
             if vault.dialect.is_hsm is is_hsm:
                 return vault
-        raise FaultError(f"this emulator has no {asked.service}")
+        raise FaultError(f"this emulator does not have the service {spec.service}")
 
     def vm(self) -> ConfidentialVm:
-        """Give the VM, if its TPM can be asked.
+        """Return the VM; raise if its TPM hangs.
 
-        One that hangs would keep the fault waiting, and the reset behind it.
+        A TPM that hangs would block the fault, and the reset after it.
         """
         vm = self.emulator.vm
         if vm.vtpm.process.pid == self.stopped_pid:
             raise FaultError("the TPM hangs", hint=TPM_HINT)
         return vm
 
-    def guard(self, asked: Asked, guard: Guard) -> None:
-        """Judge the requests that a fault is for."""
-        concerns = _concerns(asked)
+    def guard(self, spec: FaultSpec, guard: Guard) -> None:
+        """Call a guard with the requests that a fault concerns."""
+        concerns = _concerns(spec)
 
         def judge(request: Request) -> None:
             if concerns(request):
                 guard(request)
 
-        self.service(asked).guard(asked.name, judge)
+        self.service(spec).guard(spec.name, judge)
 
-    def hook(self, asked: Asked, hook: ResponseHook) -> None:
-        """Change the answers that a fault is for."""
-        concerns = _concerns(asked)
+    def hook(self, spec: FaultSpec, hook: ResponseHook) -> None:
+        """Change the responses that a fault concerns."""
+        concerns = _concerns(spec)
 
         async def change(request: Request, response: Response) -> Response:
             return await hook(request, response) if concerns(request) else response
 
-        self.service(asked).hook(asked.name, change)
+        self.service(spec).hook(spec.name, change)
 
-    def mutate(self, asked: Asked, step: str, mutation: Mutation) -> None:
-        """Change a step's values, as many as a fault is for."""
-        is_left = counter(asked)
+    def mutate(self, spec: FaultSpec, step: str, mutation: Mutation) -> None:
+        """Change a step's values, as often as the fault's `times` allows."""
+        is_left = counter(spec)
 
         def change(value: Any) -> Any:  # noqa: ANN401 - any value of a step
             return mutation(value) if is_left() else value
 
-        self.service(asked).mutate(step, change, asked.name)
+        self.service(spec).mutate(step, change, spec.name)
 
     def on_reset(self, undo: Callable[[], Awaitable[None]], once: str = "") -> None:
-        """Undo this at the reset, before what was done earlier.
+        """Register a step to run at the reset; the last registered runs first.
 
         Args:
-            undo: brings back what was before.
-            once: of several with this name the first knows how it was; it is enough.
+            undo: restores the state from before the fault.
+            once: a name; only the first step with this name is registered.
         """
         if once not in self._undone_once:
             self._undo.push_async_callback(undo)
         self._undone_once |= {once} - {""}
 
     async def reset(self) -> None:
-        """Undo everything."""
+        """Undo all faults."""
         self.emulator.azure.clear_hooks()
         undo, self._undo = self._undo, contextlib.AsyncExitStack()
         self._undone_once.clear()
         await undo.aclose()
 
 
-def counter(asked: Asked) -> Callable[[], bool]:
-    """Count down from `times`; without it there is no end."""
-    left: int | None = asked.options.get("times")
+def counter(spec: FaultSpec) -> Callable[[], bool]:
+    """Return a function that counts down from `times`; without `times`, always true."""
+    left: int | None = spec.options.get("times")
 
     def is_left() -> bool:
         nonlocal left
@@ -125,8 +125,8 @@ def counter(asked: Asked) -> Callable[[], bool]:
     return is_left
 
 
-def _concerns(asked: Asked) -> Callable[[Request], bool]:
-    """Tell the requests that a fault is for: by `path`, then by `times`."""
-    path: str = asked.options.get("path", "")
-    is_left = counter(asked)
+def _concerns(spec: FaultSpec) -> Callable[[Request], bool]:
+    """Return a filter for the requests that a fault concerns: `path`, then `times`."""
+    path: str = spec.options.get("path", "")
+    is_left = counter(spec)
     return lambda request: path.lower() in request.path.lower() and is_left()

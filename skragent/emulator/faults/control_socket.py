@@ -1,11 +1,11 @@
-"""The control socket: DIR/faults.sock, HTTP/1.1 and JSON, for the emulator's owner.
+"""The control socket for faults: DIR/faults.sock, HTTP/1.1 and JSON.
 
-    GET    /faults    what is applied, and the catalogue
-    POST   /faults    {"fault": "maa.status=503"}: applies one
-    DELETE /faults    resets everything
+    GET    /faults    lists the applied faults and all faults
+    POST   /faults    {"fault": "maa.status=503"}: applies a fault
+    DELETE /faults    resets all faults
 
-Errors are problem documents (RFC 9457) with a stable code: emulator.fault, or
-emulator.request for what is no request of these.
+Only the emulator's user can connect. Errors are problem documents (RFC 9457) with a
+stable code: emulator.fault, or emulator.request for an invalid HTTP request.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _MAX_BODY_BYTES = 64 * 1024
 _SHUTDOWN_SECONDS = 0.5
 
 
-class FaultsSocket:
-    """Serves one emulator's faults."""
+class FaultControlSocket:
+    """Serves the faults of one emulator."""
 
     def __init__(self, faults: Faults, path: Path) -> None:
         self._faults = faults
@@ -39,9 +39,9 @@ class FaultsSocket:
         self._runner: web.AppRunner | None = None
 
     async def listen(self) -> None:
-        """Serve until `close`; a socket that a killed emulator left is replaced."""
+        """Serve until `close` is called; replace the socket of a killed emulator."""
         app = web.Application(
-            client_max_size=_MAX_BODY_BYTES, middlewares=[_tell_problems]
+            client_max_size=_MAX_BODY_BYTES, middlewares=[_report_problems]
         )
         app.router.add_get("/faults", self._list)
         app.router.add_post("/faults", self._apply)
@@ -53,11 +53,11 @@ class FaultsSocket:
         self._path.unlink(missing_ok=True)
         sock = socket.socket(socket.AF_UNIX)
         sock.bind(str(self._path))
-        self._path.chmod(0o600)  # nobody can connect before it listens
+        self._path.chmod(0o600)  # before listen(), so that no other user connects
         await web.SockSite(self._runner, sock).start()
 
     async def close(self) -> None:
-        """Stop, and leave no socket."""
+        """Stop serving and remove the socket."""
         if self._runner is not None:
             await self._runner.cleanup()
             self._path.unlink(missing_ok=True)
@@ -81,7 +81,7 @@ class FaultsSocket:
 
 
 @web.middleware
-async def _tell_problems(
+async def _report_problems(
     request: web.Request,
     handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
 ) -> web.StreamResponse:
@@ -90,13 +90,13 @@ async def _tell_problems(
     except FaultError as error:
         detail = f"{error.message}. {error.hint}"
         return _problem(HTTPStatus.BAD_REQUEST, error.code, detail)
-    except web.HTTPException as error:  # aiohttp's own: path, method, size
+    except web.HTTPException as error:  # raised by aiohttp: path, method, size
         status = HTTPStatus(error.status)
         response = _problem(status, "emulator.request", error.reason)
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
         return response
-    except ConnectionError:  # who asked has gone: nobody will read this
+    except ConnectionError:  # the client has disconnected
         return _problem(HTTPStatus.BAD_REQUEST, "emulator.request", "the body ends")
 
 

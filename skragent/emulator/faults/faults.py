@@ -1,4 +1,4 @@
-"""The faults of one running emulator: apply one, see which there are, reset all.
+"""Apply and reset the faults of a running emulator.
 
 await emulator.faults.apply("vault.status=503,retry_after=5,times=2")
 await emulator.faults.reset()
@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from skragent.emulator.faults.catalogue import parse
-from skragent.emulator.faults.context import TPM_HINT, Site
+from skragent.emulator.faults.context import TPM_HINT, FaultContext
 from skragent.emulator.faults.grammar import FaultError
 from skragent.emulator.tpm.swtpm import TpmFailureMode
 
@@ -19,40 +19,40 @@ if TYPE_CHECKING:
 
 
 class Faults:
-    """What is broken on purpose. Call it in the emulator's own loop."""
+    """The faults of an emulator. Call the methods in the emulator's loop."""
 
     def __init__(self, emulator: Emulator) -> None:
-        self._site = Site(emulator)
+        self._context = FaultContext(emulator)
         self._lock = asyncio.Lock()
         self._applied: list[str] = []
 
     @property
     def applied(self) -> list[str]:
-        """What was applied since the last reset, in order."""
+        """The faults applied since the last reset, in order."""
         return list(self._applied)
 
     async def apply(self, text: str) -> None:
-        """Apply one fault, beside those that there are.
+        """Apply a fault in addition to the active faults.
 
-        The same fault again, with another value, takes the earlier one's place.
+        The same fault with another value replaces the earlier one.
 
         Raises:
-            FaultError: emulator.fault: there is none of that name, its value is
-                wrong, or this emulator cannot have it. Nothing has changed then.
+            FaultError: emulator.fault: the fault does not exist, its value is invalid,
+                or this emulator does not support it. Nothing is changed.
         """
-        fault, asked = parse(text)
+        fault, spec = parse(text)
         async with self._lock:
             try:
-                await fault.apply(self._site, asked)
+                await fault.apply(self._context, spec)
             except TpmFailureMode as error:
                 raise FaultError("the TPM does not answer", hint=TPM_HINT) from error
             self._applied.append(text)
 
     async def reset(self) -> None:
-        """Make the world whole again: all faults, and whatever tests have put in.
+        """Undo all faults and remove all hooks, mutations and guards.
 
-        What has happened stays so: a VM that rebooted, a signing key that is new.
+        Past events stay, such as a reboot or a new signing key.
         """
         async with self._lock:
             self._applied.clear()
-            await self._site.reset()
+            await self._context.reset()

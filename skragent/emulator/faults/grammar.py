@@ -1,9 +1,9 @@
-"""How a fault is written: SERVICE.EFFECT[.MEMBER][=VALUE], then ,OPTION=VALUE.
+"""The syntax of faults: SERVICE.EFFECT[.MEMBER][=VALUE], then ,OPTION=VALUE.
 
     maa.status=503,retry_after=5    vault.hang,path=/release    maa.token.exp=-60
 
-Values and options are read here by their kind, so that a wrong one is refused before
-anything is broken.
+Each value and option has a kind, which parses it. So an invalid value is refused
+before the fault changes anything.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from skragent.errors import EmulatorError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-# A comma begins an option only before `word=`: JSON values have commas, too.
+# Commas in JSON values do not begin an option; only a comma before `word=` does.
 _OPTION = re.compile(r",(?=[a-z_]+=)")
-_HINT = "`skragent emulator --list-faults` prints all that there are."
+_HINT = "`skragent emulator --list-faults` lists all faults."
 
-# The value of a member that is to be left out; null is another one.
+# Stands for a member that is removed; null would be a value.
 MISSING: Final = object()
 
 
 class FaultError(EmulatorError):
-    """A fault that cannot be: there is none of that name, or its value is wrong."""
+    """A fault that does not exist, or whose value is invalid."""
 
     code = "emulator.fault"
     _default_hint = _HINT
@@ -37,11 +37,11 @@ class FaultError(EmulatorError):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a value may be.
+    """The kind of a value.
 
     Args:
-        name: what the catalogue prints in its place.
-        parse: gives the value, or raises `ValueError` with what it must be.
+        name: its placeholder in the list of faults.
+        parse: returns the value, or raises `ValueError` with the expected values.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """The value of a fault; without a default it must be given."""
+    """The value of a fault; required unless it has a default."""
 
     kind: Kind
     default: Any = None
@@ -58,33 +58,33 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A fault as somebody asked for it, with its values read."""
+class FaultSpec:
+    """A requested fault with its parsed values."""
 
     text: str
     service: str
-    member: str  # of `maa.token.exp`: `exp`
+    member: str  # `exp` in `maa.token.exp`
     value: Any = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """What two of them have in common of which the later one replaces the other."""
+        """The identity of a fault: a later fault with this name replaces it."""
         path = self.options.get("path")
-        return cut(self.text).name + (f",path={path}" if path else "")
+        return split(self.text).name + (f",path={path}" if path else "")
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """A fault's text, cut into its parts."""
+class FaultParts:
+    """The parts of a fault's text."""
 
     name: str
     value: str | None
     options: dict[str, str]
 
 
-def cut(text: str) -> Words:
-    """Cut a text at its commas and equals signs.
+def split(text: str) -> FaultParts:
+    """Split a text at its commas and equals signs.
 
     Raises:
         FaultError: emulator.fault: an option is given twice.
@@ -97,16 +97,16 @@ def cut(text: str) -> Words:
         if key in options:
             raise FaultError(f"the option `{key}` is given twice")
         options[key] = given
-    return Words(name, value if equals else None, options)
+    return FaultParts(name, value if equals else None, options)
 
 
 def optional(kind: Kind, default: Any) -> Value:  # noqa: ANN401 - of any kind
-    """Build a value that may be left out."""
+    """Return a value with a default."""
     return Value(kind, default, is_required=False)
 
 
 def choice(*words: str) -> Kind:
-    """Build a kind of a few words."""
+    """Return a kind that accepts only certain words."""
 
     def parse(text: str) -> str:
         if text not in words:
@@ -155,7 +155,7 @@ def _text(text: str) -> str:
 
 
 def _json(text: str) -> Any:  # noqa: ANN401 - any JSON
-    """Read JSON; what is none is a string, so that quotes can be left out."""
+    """Parse JSON; other text is a string, so that quotes are optional."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -175,6 +175,6 @@ COMMAND_CODE = _whole("CC", 0x11F, 0xFFFF)
 DURATION = _seconds(0, _DAY)
 SKEW = _seconds(-3660 * _DAY, 3660 * _DAY)
 TEXT = Kind("TEXT", _text)
-TEXT_OR_NONE = Kind("TEXT", _line)  # empty where nothing follows the equals sign
+TEXT_OR_NONE = Kind("TEXT", _line)  # may be empty
 KEY = Kind("KEY", _text)
 JSON = Kind("JSON", _json)

@@ -1,4 +1,4 @@
-"""Faults of every service that speaks HTTP: statuses, delays, broken bodies."""
+"""Faults of every HTTP service: statuses, delays, invalid bodies."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import contextlib
 from typing import TYPE_CHECKING, Literal
 
 from skragent.emulator.faults import grammar
-from skragent.emulator.faults.catalogue import OF_REQUESTS, fault
-from skragent.emulator.faults.grammar import Asked, Value, optional
+from skragent.emulator.faults.catalogue import REQUEST_OPTIONS, fault
+from skragent.emulator.faults.grammar import FaultSpec, Value, optional
 
 if TYPE_CHECKING:
-    from skragent.emulator.faults.context import Site
+    from skragent.emulator.faults.context import FaultContext
     from skragent.emulator.service import Request, Response
 
 _ALL = "imds maa entra vault hsm"
@@ -23,20 +23,20 @@ _WORDS = {
 }
 
 
-@fault("imds maa entra", "status", Value(grammar.STATUS), _WORDS | OF_REQUESTS)
+@fault("imds maa entra", "status", Value(grammar.STATUS), _WORDS | REQUEST_OPTIONS)
 @fault(
     "vault hsm",
     "status",
     Value(grammar.STATUS),
-    {"inner": grammar.TEXT} | _WORDS | OF_REQUESTS,
+    {"inner": grammar.TEXT} | _WORDS | REQUEST_OPTIONS,
 )
-async def status(site: Site, asked: Asked) -> None:
-    """Every request is refused with this status, in the service's own envelope."""
-    service = site.service(asked)
-    words = asked.options
+async def status(context: FaultContext, spec: FaultSpec) -> None:
+    """Every request gets this status, in the service's own error format."""
+    service = context.service(spec)
+    words = spec.options
 
     def refuse(request: Request) -> None:
-        refusal = service.refusal_of(request, asked.value)
+        refusal = service.refusal_of(request, spec.value)
         refusal.code = words.get("code", refusal.code)
         refusal.inner = words.get("inner", refusal.inner)
         refusal.message = words.get("message", refusal.message)
@@ -44,113 +44,118 @@ async def status(site: Site, asked: Asked) -> None:
             refusal.headers["Retry-After"] = words["retry_after"]
         raise refusal
 
-    site.guard(asked, refuse)
+    context.guard(spec, refuse)
 
 
-@fault(_ALL, "latency", Value(grammar.DURATION), OF_REQUESTS)
-async def latency(site: Site, asked: Asked) -> None:
-    """Every answer waits so long before its first byte, or until the reset."""
-    _hold_answers(site, asked, asked.value)
+@fault(_ALL, "latency", Value(grammar.DURATION), REQUEST_OPTIONS)
+async def latency(context: FaultContext, spec: FaultSpec) -> None:
+    """Every response is delayed by this time, or until the reset."""
+    _delay_responses(context, spec, spec.value)
 
 
-@fault(_ALL, "hang", None, OF_REQUESTS)
-async def hang(site: Site, asked: Asked) -> None:
-    """No answer comes, until the faults are reset."""
-    _hold_answers(site, asked)
+@fault(_ALL, "hang", None, REQUEST_OPTIONS)
+async def hang(context: FaultContext, spec: FaultSpec) -> None:
+    """The service does not respond until the faults are reset."""
+    _delay_responses(context, spec)
 
 
-@fault(_ALL, "reset", None, OF_REQUESTS)
-async def reset(site: Site, asked: Asked) -> None:
+@fault(_ALL, "reset", None, REQUEST_OPTIONS)
+async def reset(context: FaultContext, spec: FaultSpec) -> None:
     """The connection is reset (TCP RST) in the middle of the body.
 
-    Behind `--latency` it only ends there: the relay does not carry a reset.
+    With `--latency` it closes normally there: the relay does not pass on a reset.
     """
 
     async def break_off(_: Request, response: Response) -> Response:
         response.delivery = "reset"
         return response
 
-    site.hook(asked, break_off)
+    context.hook(spec, break_off)
 
 
-@fault(_ALL, "truncate", None, OF_REQUESTS)
-async def truncate(site: Site, asked: Asked) -> None:
-    """The connection ends after half of the body that Content-Length promised."""
+@fault(_ALL, "truncate", None, REQUEST_OPTIONS)
+async def truncate(context: FaultContext, spec: FaultSpec) -> None:
+    """The connection ends after half of the body that Content-Length announced."""
 
     async def cut(_: Request, response: Response) -> Response:
         response.delivery = "cut"
         return response
 
-    site.hook(asked, cut)
+    context.hook(spec, cut)
 
 
-@fault(_ALL, "oversize", optional(grammar.BYTES, 16 * _MIB), OF_REQUESTS)
-async def oversize(site: Site, asked: Asked) -> None:
-    """The body is filled up with spaces to so many bytes (16 MiB): still good JSON."""
+@fault(_ALL, "oversize", optional(grammar.BYTES, 16 * _MIB), REQUEST_OPTIONS)
+async def oversize(context: FaultContext, spec: FaultSpec) -> None:
+    """The body is padded with spaces to this size (16 MiB); it is still valid JSON."""
 
     async def fill(_: Request, response: Response) -> Response:
-        response.body = response.body.ljust(asked.value)
+        response.body = response.body.ljust(spec.value)
         return response
 
-    site.hook(asked, fill)
+    context.hook(spec, fill)
 
 
-@fault(_ALL, "drip", optional(grammar.DRIP, "body"), OF_REQUESTS)
-async def drip(site: Site, asked: Asked) -> None:
-    """This part of the answer comes one byte at a time, and never ends (body)."""
-    _deliver(site, asked, "drip")
+@fault(_ALL, "drip", optional(grammar.DRIP, "body"), REQUEST_OPTIONS)
+async def drip(context: FaultContext, spec: FaultSpec) -> None:
+    """This part of the response arrives one byte at a time, without end (body)."""
+    _deliver(context, spec, "drip")
 
 
-@fault(_ALL, "flood", optional(grammar.SIZE, 300 * _MIB), OF_REQUESTS)
-async def flood(site: Site, asked: Asked) -> None:
-    """The body has so many bytes (300 MiB), and no length is announced."""
-    _deliver(site, asked, "flood")
+@fault(_ALL, "flood", optional(grammar.SIZE, 300 * _MIB), REQUEST_OPTIONS)
+async def flood(context: FaultContext, spec: FaultSpec) -> None:
+    """The body has this size (300 MiB), without a Content-Length."""
+    _deliver(context, spec, "flood")
 
 
-@fault(_ALL, "bomb", optional(grammar.SIZE, 600 * _MIB), OF_REQUESTS)
-async def bomb(site: Site, asked: Asked) -> None:
-    """The body is in gzip, which nobody asked for: so many bytes unpacked (600 MiB)."""
-    _deliver(site, asked, "bomb")
+@fault(_ALL, "bomb", optional(grammar.SIZE, 600 * _MIB), REQUEST_OPTIONS)
+async def bomb(context: FaultContext, spec: FaultSpec) -> None:
+    """The body is gzip that the client did not accept; this size unpacked (600 MiB)."""
+    _deliver(context, spec, "bomb")
 
 
 def _deliver(
-    site: Site, asked: Asked, delivery: Literal["drip", "flood", "bomb"]
+    context: FaultContext, spec: FaultSpec, delivery: Literal["drip", "flood", "bomb"]
 ) -> None:
     async def mark(_: Request, response: Response) -> Response:
-        response.delivery, response.measure = delivery, asked.value
+        response.delivery, response.measure = delivery, spec.value
         if 300 <= response.status < 400:  # noqa: PLR2004 - RFC 9110 §15.4
             response.headers["Location"] = "/elsewhere"
         return response
 
-    site.hook(asked, mark)
+    context.hook(spec, mark)
 
 
-@fault(_ALL, "content_type", optional(grammar.TEXT, "text/html"), OF_REQUESTS)
-async def content_type(site: Site, asked: Asked) -> None:
-    """The body is called by another media type (text/html)."""
+@fault(_ALL, "content_type", optional(grammar.TEXT, "text/html"), REQUEST_OPTIONS)
+async def content_type(context: FaultContext, spec: FaultSpec) -> None:
+    """The response has another media type (text/html)."""
 
     async def call(_: Request, response: Response) -> Response:
-        response.headers["Content-Type"] = asked.value
+        response.headers["Content-Type"] = spec.value
         return response
 
-    site.hook(asked, call)
+    context.hook(spec, call)
 
 
 @fault(
-    _ALL, "body", optional(grammar.TEXT_OR_NONE, "<html>it works</html>"), OF_REQUESTS
+    _ALL,
+    "body",
+    optional(grammar.TEXT_OR_NONE, "<html>it works</html>"),
+    REQUEST_OPTIONS,
 )
-async def body(site: Site, asked: Asked) -> None:
-    """The body is this text instead (a page of HTML); status and headers stay."""
+async def body(context: FaultContext, spec: FaultSpec) -> None:
+    """The body is this text (an HTML page); status and headers stay the same."""
 
     async def replace(_: Request, response: Response) -> Response:
-        response.body = asked.value.encode()
+        response.body = spec.value.encode()
         return response
 
-    site.hook(asked, replace)
+    context.hook(spec, replace)
 
 
-def _hold_answers(site: Site, asked: Asked, seconds: float | None = None) -> None:
-    """Keep answers back; who waits is let go at the reset."""
+def _delay_responses(
+    context: FaultContext, spec: FaultSpec, seconds: float | None = None
+) -> None:
+    """Delay responses by a time or until the reset."""
     is_over = asyncio.Event()
 
     async def wait(_: Request, response: Response) -> Response:
@@ -159,8 +164,8 @@ def _hold_answers(site: Site, asked: Asked, seconds: float | None = None) -> Non
                 await is_over.wait()
         return response
 
-    async def let_go() -> None:
+    async def restore() -> None:
         is_over.set()
 
-    site.hook(asked, wait)
-    site.on_reset(let_go)
+    context.hook(spec, wait)
+    context.on_reset(restore)

@@ -1,7 +1,7 @@
-"""The TPM's protection against dictionary attacks: reading and setting it.
+"""Read and set the TPM's protection against dictionary attacks.
 
-TPM 2.0 Part 3, 25.3 (TPM2_DictionaryAttackParameters). With no tries at all a TPM is in
-lockout at once, by its own rules.
+TPM 2.0 Part 3, 25.3 (TPM2_DictionaryAttackParameters). A TPM that allows no failed
+tries is in lockout at once.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _RH_LOCKOUT: Final = 0x4000000A
 _CAP_TPM_PROPERTIES: Final = 6
 _PT_PERMANENT: Final = 0x200
 _LOCKOUT_AUTH_SET: Final = 1 << 2
-_PT_MAX_AUTH_FAIL: Final = 0x20F  # and the two after it, in the order below
+_PT_MAX_AUTH_FAIL: Final = 0x20F  # the first of three, in the order of Lockout
 
 
 @dataclass(frozen=True, slots=True)
 class Lockout:
-    """The three parameters; times in seconds."""
+    """The three parameters; times are in seconds."""
 
     max_tries: int
     recovery_time: int
@@ -36,22 +36,22 @@ class Lockout:
 
 
 async def read(transmit: Transmit) -> Lockout:
-    """Read what is set."""
+    """Return the current parameters."""
     return Lockout(*await _properties(transmit, _PT_MAX_AUTH_FAIL, 3))
 
 
 async def write(transmit: Transmit, lockout: Lockout) -> None:
-    """Set the parameters, and forget the failures so far.
+    """Set the parameters and reset the count of failures.
 
     Raises:
-        FaultError: the guest has given the lockout hierarchy a secret. It is not even
-            tried then: one wrong secret locks that hierarchy, for a quarter of an hour.
+        FaultError: the guest has set a secret for the lockout hierarchy. The emulator
+            does not try a secret: a wrong one locks the hierarchy for 15 minutes.
     """
     (permanent,) = await _properties(transmit, _PT_PERMANENT, 1)
     if permanent & _LOCKOUT_AUTH_SET:
         raise FaultError(
-            "the vTPM's lockout is the guest's: it has a secret",
-            hint="`tpm2_changeauth -c lockout -p SECRET` takes it away.",
+            "the guest has set a secret for the vTPM's lockout hierarchy",
+            hint="Remove the secret: `tpm2_changeauth -c lockout -p SECRET`.",
         )
     parameters = struct.pack(">III", *astuple(lockout))
     for code, body in ((_CC_PARAMETERS, parameters), (_CC_LOCK_RESET, b"")):
@@ -63,7 +63,7 @@ async def _properties(transmit: Transmit, first: int, count: int) -> tuple[int, 
     parameters = await _run(
         transmit, Command(tpm.CC_GET_CAPABILITY, parameters=question)
     )
-    # moreData, capability and count; then pairs of property and value.
+    # After moreData, capability and count: pairs of property and value.
     return struct.unpack_from(f">{2 * count}I", parameters, 9)[1::2]
 
 

@@ -1,4 +1,4 @@
-"""Faults of the attestation provider: its tokens, its keys, its clock."""
+"""Faults of the attestation provider: tokens, keys, clock."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from skragent.emulator.encoding import base64std, base64url, decode_base64, dump_json
 from skragent.emulator.faults import grammar
-from skragent.emulator.faults.catalogue import OF_ANSWERS, fault
-from skragent.emulator.faults.grammar import Asked, Value, choice, optional
+from skragent.emulator.faults.catalogue import RESPONSE_OPTIONS, fault
+from skragent.emulator.faults.grammar import FaultSpec, Value, choice, optional
 from skragent.emulator.faults.tampering import (
     HEADER,
     PAYLOAD,
@@ -22,134 +22,136 @@ from skragent.emulator.faults.tampering import (
 )
 
 if TYPE_CHECKING:
-    from skragent.emulator.faults.context import Site
+    from skragent.emulator.faults.context import FaultContext
 
 _TIMES = ("exp", "nbf", "iat")
 _Claims = dict[str, Any]
 
 
-def _change(site: Site, asked: Asked, document: _Claims) -> _Claims:
-    """Set or remove the member that a fault names; times are seconds from now."""
-    value = asked.value
-    if asked.member in _TIMES and _is_number(value):
-        value = int(site.emulator.azure.clock.now() + value)
-    return with_member(document, asked.member, value)
+def _change(context: FaultContext, spec: FaultSpec, document: _Claims) -> _Claims:
+    """Set or remove the member that a fault names; times are relative to now."""
+    value = spec.value
+    if spec.member in _TIMES and _is_number(value):
+        value = int(context.emulator.azure.clock.now() + value)
+    return with_member(document, spec.member, value)
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
-    """Tell seconds from true and false, and from 1e999, which JSON can say."""
+    """Return whether a value is a finite number; true and false are not numbers."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return math.isfinite(value)
 
 
-@fault("maa", "token.*", optional(grammar.JSON, grammar.MISSING), OF_ANSWERS)
-async def token(site: Site, asked: Asked) -> None:
-    """The token's claim has this value, or is missing; exp, nbf, iat: from now."""
-    site.mutate(asked, "claims", lambda claims: _change(site, asked, claims))
+@fault("maa", "token.*", optional(grammar.JSON, grammar.MISSING), RESPONSE_OPTIONS)
+async def token(context: FaultContext, spec: FaultSpec) -> None:
+    """This claim of the token is changed or missing; exp, nbf, iat: relative to now."""
+    context.mutate(spec, "claims", lambda claims: _change(context, spec, claims))
 
 
-@fault("maa", "header.*", optional(grammar.JSON, grammar.MISSING), OF_ANSWERS)
-async def header(site: Site, asked: Asked) -> None:
-    """The token's header member has this value, or is missing; it is signed so."""
-    site.mutate(asked, "header", lambda members: _change(site, asked, members))
+@fault("maa", "header.*", optional(grammar.JSON, grammar.MISSING), RESPONSE_OPTIONS)
+async def header(context: FaultContext, spec: FaultSpec) -> None:
+    """This header member of the token is changed or missing; the signature is valid."""
+    context.mutate(spec, "header", lambda members: _change(context, spec, members))
 
 
-@fault("maa", "tamper.*", optional(grammar.JSON, grammar.MISSING), OF_ANSWERS)
-async def tamper(site: Site, asked: Asked) -> None:
-    """As token.NAME, but after the token was signed: its signature does not hold."""
-    _tamper(site, asked, PAYLOAD)
+@fault("maa", "tamper.*", optional(grammar.JSON, grammar.MISSING), RESPONSE_OPTIONS)
+async def tamper(context: FaultContext, spec: FaultSpec) -> None:
+    """Like token.NAME, but changed after signing: the signature is invalid."""
+    _tamper(context, spec, PAYLOAD)
 
 
-@fault("maa", "tamper_header.*", optional(grammar.JSON, grammar.MISSING), OF_ANSWERS)
-async def tamper_header(site: Site, asked: Asked) -> None:
-    """As header.NAME, but after the token was signed: its signature does not hold."""
-    _tamper(site, asked, HEADER)
+@fault(
+    "maa", "tamper_header.*", optional(grammar.JSON, grammar.MISSING), RESPONSE_OPTIONS
+)
+async def tamper_header(context: FaultContext, spec: FaultSpec) -> None:
+    """Like header.NAME, but changed after signing: the signature is invalid."""
+    _tamper(context, spec, HEADER)
 
 
-def _tamper(site: Site, asked: Asked, part: int) -> None:
+def _tamper(context: FaultContext, spec: FaultSpec, part: int) -> None:
     def change(jws: str) -> str:
-        return change_part(jws, part, lambda members: _change(site, asked, members))
+        return change_part(jws, part, lambda members: _change(context, spec, members))
 
-    site.mutate(asked, "token", change)
-
-
-@fault("maa", "signature", None, OF_ANSWERS)
-async def signature(site: Site, asked: Asked) -> None:
-    """One bit of the token's signature is wrong."""
-    site.mutate(asked, "token", flip_signature)
+    context.mutate(spec, "token", change)
 
 
-@fault("maa", "unsigned", None, OF_ANSWERS)
-async def unsigned(site: Site, asked: Asked) -> None:
-    """The token says `alg: none` and has no signature."""
+@fault("maa", "signature", None, RESPONSE_OPTIONS)
+async def signature(context: FaultContext, spec: FaultSpec) -> None:
+    """One bit of the token's signature is flipped."""
+    context.mutate(spec, "token", flip_signature)
+
+
+@fault("maa", "unsigned", None, RESPONSE_OPTIONS)
+async def unsigned(context: FaultContext, spec: FaultSpec) -> None:
+    """The token has `alg: none` and no signature."""
 
     def strip(jws: str) -> str:
         head, payload, _ = jws.split(".")
         members = json.loads(decode_base64(head)) | {"alg": "none"}
         return f"{base64url(dump_json(members))}.{payload}."
 
-    site.mutate(asked, "token", strip)
+    context.mutate(spec, "token", strip)
 
 
-@fault("maa", "key", Value(choice("unknown", "forged")), OF_ANSWERS)
-async def key(site: Site, asked: Asked) -> None:
-    """Tokens are signed by a key that is not published, or that takes one's name."""
+@fault("maa", "key", Value(choice("unknown", "forged")), RESPONSE_OPTIONS)
+async def key(context: FaultContext, spec: FaultSpec) -> None:
+    """An unpublished key signs tokens, with an unknown kid or with a published one."""
     other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    kid = {"kid": base64std(bytes(32))} if asked.value == "unknown" else {}
-    site.mutate(asked, "signer", lambda _: other)
-    site.mutate(asked, "header", lambda members: members | kid)
+    kid = {"kid": base64std(bytes(32))} if spec.value == "unknown" else {}
+    context.mutate(spec, "signer", lambda _: other)
+    context.mutate(spec, "header", lambda members: members | kid)
 
 
 @fault("maa", "rotate", optional(choice("keep", "drop"), "keep"))
-async def rotate(site: Site, asked: Asked) -> None:
-    """A new key signs from now on; the old ones stay published, or not (event)."""
-    site.emulator.maa.keys.rotate(keep_old=asked.value == "keep")
+async def rotate(context: FaultContext, spec: FaultSpec) -> None:
+    """A new key signs from now on; old keys stay published or are dropped (event)."""
+    context.emulator.maa.keys.rotate(keep_old=spec.value == "keep")
 
 
-@fault("maa", "jwks", Value(choice("empty", "stale")), OF_ANSWERS)
-async def jwks(site: Site, asked: Asked) -> None:
-    """The key set at /certs is empty, or does not have the newest key yet."""
+@fault("maa", "jwks", Value(choice("empty", "stale")), RESPONSE_OPTIONS)
+async def jwks(context: FaultContext, spec: FaultSpec) -> None:
+    """The key set at /certs is empty, or lacks the newest key."""
 
     def shorten(document: dict[str, Any]) -> dict[str, Any]:
-        keys = document["keys"][:-1] if asked.value == "stale" else []
+        keys = document["keys"][:-1] if spec.value == "stale" else []
         return document | {"keys": keys}
 
-    site.mutate(asked, "jwks", shorten)
+    context.mutate(spec, "jwks", shorten)
 
 
-@fault("maa", "clock", Value(grammar.SKEW), OF_ANSWERS)
-async def clock(site: Site, asked: Asked) -> None:
-    """The provider's clock is off: all three times of its tokens are."""
+@fault("maa", "clock", Value(grammar.SKEW), RESPONSE_OPTIONS)
+async def clock(context: FaultContext, spec: FaultSpec) -> None:
+    """The provider's clock is off by this time: exp, nbf and iat are shifted."""
 
     def shift(claims: _Claims) -> _Claims:
-        # Another fault may have made something else of one of them.
+        # Another fault may have replaced a time by another type.
         times = {n: claims[n] for n in _TIMES if _is_number(claims.get(n))}
-        return claims | {name: int(at + asked.value) for name, at in times.items()}
+        return claims | {name: int(at + spec.value) for name, at in times.items()}
 
-    site.mutate(asked, "claims", shift)
+    context.mutate(spec, "claims", shift)
 
 
 @fault(
     "maa",
     "sealed",
     Value(choice("Jwt", "EncryptedInnerKey", "Iv", "AuthenticationData")),
-    OF_ANSWERS,
+    RESPONSE_OPTIONS,
 )
-async def sealed(site: Site, asked: Asked) -> None:
-    """One bit of this member of AzureGuest's sealed answer is wrong."""
+async def sealed(context: FaultContext, spec: FaultSpec) -> None:
+    """One bit of this member of AzureGuest's encrypted response is flipped."""
 
     def spoil(members: dict[str, Any]) -> dict[str, Any]:
-        if asked.value == "Iv":
+        if spec.value == "Iv":
             parameters = members["EncryptionParams"]
             wrong = parameters | {"Iv": flip_base64(parameters["Iv"])}
             return members | {"EncryptionParams": wrong}
-        return members | {asked.value: flip_base64(members[asked.value])}
+        return members | {spec.value: flip_base64(members[spec.value])}
 
-    site.mutate(asked, "sealed", spoil)
+    context.mutate(spec, "sealed", spoil)
 
 
 @fault("azure", "clock", Value(grammar.SKEW))
-async def azure_clock(site: Site, asked: Asked) -> None:
-    """The clock of all services is off by so much; negative: behind."""
-    site.emulator.azure.clock.skew_seconds = asked.value
+async def azure_clock(context: FaultContext, spec: FaultSpec) -> None:
+    """The clock of all services is off by this time; negative: in the past."""
+    context.emulator.azure.clock.skew_seconds = spec.value

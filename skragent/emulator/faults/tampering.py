@@ -1,4 +1,4 @@
-"""Spoiling signed things: one bit of a signature, a member after it was signed."""
+"""Change signed data: flip a bit of a signature, change a member after signing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAYLOAD: Final = 1
 
 
 def flip(data: bytes) -> bytes:
-    """Flip one bit in the middle; where there is none, there is nothing to flip."""
+    """Flip one bit in the middle; empty data stays empty."""
     if not data:
         return data
     middle = len(data) // 2
@@ -29,7 +29,7 @@ def flip(data: bytes) -> bytes:
 
 
 def flip_base64(text: str) -> str:
-    """Flip one bit of what standard base64 stands for."""
+    """Flip one bit of the bytes in a standard base64 text."""
     return base64std(flip(decode_base64(text)))
 
 
@@ -42,7 +42,7 @@ def flip_signature(token: str) -> str:
 def change_part(
     token: str, number: int, change: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> str:
-    """Change a compact JWS's HEADER or PAYLOAD and keep its signature."""
+    """Change a compact JWS's HEADER or PAYLOAD without a new signature."""
     parts = token.split(".")
     changed = change(json.loads(decode_base64(parts[number])))
     parts[number] = base64url(dump_plain_json(changed))
@@ -50,13 +50,13 @@ def change_part(
 
 
 def with_member(document: dict[str, Any], path: str, value: object) -> dict[str, Any]:
-    """Give a copy with a member set, or without it.
+    """Return a copy in which a member is set or removed.
 
     Args:
-        document: any JSON object.
-        path: names separated by dots, as release policies write claims; for a member
-            that a list has, its number from 0 on.
-        value: any JSON, or MISSING.
+        document: a JSON object.
+        path: names separated by dots, like claims in release policies; a list's
+            member is named by its number, from 0 on.
+        value: a JSON value, or MISSING to remove the member.
     """
     changed: dict[str, Any] = _with(document, path, value)
     return changed

@@ -1,4 +1,4 @@
-"""Faults of the vaults: keys, roles, policies, the throttle."""
+"""Faults of the vaults: keys, permissions, policies, rate limits."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from skragent.emulator.encoding import dump_json
 from skragent.emulator.faults import grammar
-from skragent.emulator.faults.catalogue import OF_REQUESTS, fault
+from skragent.emulator.faults.catalogue import REQUEST_OPTIONS, fault
 from skragent.emulator.faults.grammar import (
-    Asked,
     FaultError,
+    FaultSpec,
     Value,
     choice,
     optional,
@@ -25,15 +25,15 @@ from skragent.emulator.throttle import SlidingWindow
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from skragent.emulator.faults.context import Site
+    from skragent.emulator.faults.context import FaultContext
     from skragent.emulator.keyvault.key_store import KeyVersion, StoredKey
     from skragent.emulator.keyvault.vault import Vault
     from skragent.emulator.service import Request
 
 _BOTH = "vault hsm"
 _WINDOW_SECONDS = 10
-_RELEASES = 10  # HSM keys, a vault and region, in those seconds (July 2026)
-_KEY = optional(grammar.KEY, "")  # by default all keys
+_RELEASES = 10  # HSM keys, per vault and region, in those seconds (July 2026)
+_KEY = optional(grammar.KEY, "")  # default: all keys
 
 
 @fault(
@@ -42,69 +42,69 @@ _KEY = optional(grammar.KEY, "")  # by default all keys
     optional(grammar.NUMBER, _RELEASES),
     {"retry_after": grammar.TEXT},
 )
-async def throttle(site: Site, asked: Asked) -> None:
-    """Only so many (10) creations and releases in 10 s are allowed; then it is 429."""
-    vault = site.vault(asked)
-    monotonic = site.emulator.azure.clock.monotonic
-    window = SlidingWindow(asked.value, _WINDOW_SECONDS, monotonic)
+async def throttle(context: FaultContext, spec: FaultSpec) -> None:
+    """Only this many (10) creations and releases per 10 s are allowed; then 429."""
+    vault = context.vault(spec)
+    monotonic = context.emulator.azure.clock.monotonic
+    window = SlidingWindow(spec.value, _WINDOW_SECONDS, monotonic)
 
     def count(request: Request) -> None:
         is_counted = request.path.endswith(("/release", "/create"))
-        is_counted &= request.method == "POST"  # a key may be called `release`
-        # Whether the challenge counts, nobody says.
+        is_counted &= request.method == "POST"  # a key may have the name `release`
+        # Microsoft does not document whether the challenge counts; here it does not.
         if is_counted and "authorization" in request.headers and not window.take():
             refusal = vault.refusal_of(request, 429)
-            if "retry_after" in asked.options:
-                refusal.headers["Retry-After"] = asked.options["retry_after"]
+            if "retry_after" in spec.options:
+                refusal.headers["Retry-After"] = spec.options["retry_after"]
             raise refusal
 
-    site.guard(asked, count)
+    context.guard(spec, count)
 
 
 @fault(_BOTH, "key.disabled", _KEY)
-async def key_disabled(site: Site, asked: Asked) -> None:
-    """The key, or each one, is disabled in all its versions: 403 KeyDisabled."""
-    _change_versions(site, asked, lambda version: replace(version, enabled=False))
+async def key_disabled(context: FaultContext, spec: FaultSpec) -> None:
+    """The key, or every key, is disabled in all versions: 403 KeyDisabled."""
+    _change_versions(context, spec, lambda version: replace(version, enabled=False))
 
 
 @fault(_BOTH, "key.expired", _KEY)
-async def key_expired(site: Site, asked: Asked) -> None:
+async def key_expired(context: FaultContext, spec: FaultSpec) -> None:
     """The key's `exp` passed a minute ago; the vault still releases the key."""
-    expires = int(site.emulator.azure.clock.now()) - 60
-    _change_versions(site, asked, lambda version: replace(version, expires=expires))
+    expires = int(context.emulator.azure.clock.now()) - 60
+    _change_versions(context, spec, lambda version: replace(version, expires=expires))
 
 
 @fault(_BOTH, "key.early", _KEY)
-async def key_early(site: Site, asked: Asked) -> None:
-    """The key's `nbf` is an hour from now; it is released all the same."""
-    begins = int(site.emulator.azure.clock.now()) + 3600
-    _change_versions(site, asked, lambda version: replace(version, not_before=begins))
+async def key_early(context: FaultContext, spec: FaultSpec) -> None:
+    """The key becomes valid in an hour (`nbf`); it is still released."""
+    begins = int(context.emulator.azure.clock.now()) + 3600
+    _change_versions(context, spec, lambda version: replace(version, not_before=begins))
 
 
 @fault(_BOTH, "key.deleted", _KEY)
-async def key_deleted(site: Site, asked: Asked) -> None:
-    """The key, or each one, is gone: 404 KeyNotFound."""
-    _change_key(site, asked, lambda _: None)
+async def key_deleted(context: FaultContext, spec: FaultSpec) -> None:
+    """The key, or every key, is missing: 404 KeyNotFound."""
+    _change_key(context, spec, lambda _: None)
 
 
 @fault(_BOTH, "key.policy", _KEY)
-async def key_policy(site: Site, asked: Asked) -> None:
-    """The key's release policy was changed to one that no VM satisfies."""
+async def key_policy(context: FaultContext, spec: FaultSpec) -> None:
+    """The key's release policy cannot be satisfied by any VM."""
     claim = {"claim": "x-ms-compliance-status", "equals": "nothing-complies"}
-    authority = {"authority": site.emulator.maa.issuer, "allOf": [claim]}
+    authority = {"authority": context.emulator.maa.issuer, "allOf": [claim]}
     policy = dump_json({"version": "1.0.0", "anyOf": [authority]})
-    _change_key(site, asked, lambda key: replace(key, policy=policy))
+    _change_key(context, spec, lambda key: replace(key, policy=policy))
 
 
 @fault(_BOTH, "key.rotated", Value(grammar.KEY))
-async def key_rotated(site: Site, asked: Asked) -> None:
-    """The key has a new version of its kind; the old ones stay (event)."""
-    vault = site.vault(asked)
-    kind = kind_of(_find_key(vault, asked.value).latest.material)
-    # An RSA key may take a second, in which the services must go on.
+async def key_rotated(context: FaultContext, spec: FaultSpec) -> None:
+    """The key has a new version of its kind; old versions stay (event)."""
+    vault = context.vault(spec)
+    kind = kind_of(_find_key(vault, spec.value).latest.material)
+    # Generating an RSA key may take a second; the services must not wait for it.
     material = await asyncio.to_thread(create_material, kind)
-    key = _find_key(vault, asked.value)  # as it is by now
-    now = site.emulator.azure.clock.now()
+    key = _find_key(vault, spec.value)  # it may have changed
+    now = context.emulator.azure.clock.now()
     vault.store.save(add_version(key, key.name, {}, material, is_hsm_key=True, now=now))
 
 
@@ -113,43 +113,43 @@ async def key_rotated(site: Site, asked: Asked) -> None:
     "role.revoked",
     optional(choice("all", *sorted(ALL_PERMISSIONS)), "all"),
 )
-async def role_revoked(site: Site, asked: Asked) -> None:
-    """This permission (all of them) is taken from everybody: 403."""
-    revoked = {asked.value} if asked.value != "all" else ALL_PERMISSIONS
-    site.vault(asked).access.suspended |= frozenset(revoked)
+async def role_revoked(context: FaultContext, spec: FaultSpec) -> None:
+    """Every identity lacks this permission (all): 403."""
+    revoked = {spec.value} if spec.value != "all" else ALL_PERMISSIONS
+    context.vault(spec).access.suspended |= frozenset(revoked)
 
 
 @fault("vault", "rbac")
-async def rbac(site: Site, asked: Asked) -> None:
-    """The vault says no in the words of Azure RBAC, not of access policies."""
-    access = site.vault(asked).access
+async def rbac(context: FaultContext, spec: FaultSpec) -> None:
+    """The vault denies access with the texts of Azure RBAC."""
+    access = context.vault(spec).access
     before = access.model
 
     async def restore() -> None:
         access.model = before
 
-    site.on_reset(restore)
+    context.on_reset(restore)
     access.model = "rbac"
 
 
-@fault(_BOTH, "firewall", None, OF_REQUESTS)
-async def firewall(site: Site, asked: Asked) -> None:
-    """The vault's firewall does not know the client: 403 ForbiddenByFirewall."""
+@fault(_BOTH, "firewall", None, REQUEST_OPTIONS)
+async def firewall(context: FaultContext, spec: FaultSpec) -> None:
+    """The vault's firewall blocks the client: 403 ForbiddenByFirewall."""
     _forbid(
-        site,
-        asked,
+        context,
+        spec,
         "Client address (127.0.0.1) is not authorized and caller is not a trusted"
         " service",
         "ForbiddenByFirewall",
     )
 
 
-@fault(_BOTH, "private", None, OF_REQUESTS)
-async def private(site: Site, asked: Asked) -> None:
-    """The vault admits private endpoints only: 403 ForbiddenByConnection."""
+@fault(_BOTH, "private", None, REQUEST_OPTIONS)
+async def private(context: FaultContext, spec: FaultSpec) -> None:
+    """The vault allows only private endpoints: 403 ForbiddenByConnection."""
     _forbid(
-        site,
-        asked,
+        context,
+        spec,
         "Public network access is disabled and request is not from a trusted service"
         " nor via an approved private link.",
         "ForbiddenByConnection",
@@ -157,21 +157,21 @@ async def private(site: Site, asked: Asked) -> None:
 
 
 @fault(_BOTH, "unverified", None, {"times": grammar.NUMBER})
-async def unverified(site: Site, asked: Asked) -> None:
-    """Releases are 403: the token `cannot be verified`, as when MAA is out of reach."""
+async def unverified(context: FaultContext, spec: FaultSpec) -> None:
+    """Releases get 403 `cannot be verified`, as when the vault cannot reach MAA."""
     _forbid(
-        site,
-        replace(asked, options={"path": "/release"} | dict(asked.options)),
+        context,
+        replace(spec, options={"path": "/release"} | dict(spec.options)),
         "Target environment attestation statement cannot be verified.",
         "AccessDenied",
         is_authenticated=True,
     )
 
 
-@fault(_BOTH, "unauthorized", None, OF_REQUESTS)
-async def unauthorized(site: Site, asked: Asked) -> None:
-    """The vault takes no access token: 401 with the challenge."""
-    vault = site.vault(asked)
+@fault(_BOTH, "unauthorized", None, REQUEST_OPTIONS)
+async def unauthorized(context: FaultContext, spec: FaultSpec) -> None:
+    """The vault rejects access tokens: 401 with the challenge."""
+    vault = context.vault(spec)
 
     def refuse(request: Request) -> None:
         if "authorization" in request.headers:
@@ -182,12 +182,12 @@ async def unauthorized(site: Site, asked: Asked) -> None:
                 headers=vault.challenge,
             )
 
-    site.guard(asked, refuse)
+    context.guard(spec, refuse)
 
 
 def _forbid(
-    site: Site,
-    asked: Asked,
+    context: FaultContext,
+    spec: FaultSpec,
     message: str,
     inner: str,
     *,
@@ -197,25 +197,27 @@ def _forbid(
         if not is_authenticated or "authorization" in request.headers:
             raise RefusalError(403, "Forbidden", message, inner=inner)
 
-    site.guard(asked, refuse)
+    context.guard(spec, refuse)
 
 
 def _change_key(
-    site: Site, asked: Asked, change: Callable[[StoredKey], StoredKey | None]
+    context: FaultContext,
+    spec: FaultSpec,
+    change: Callable[[StoredKey], StoredKey | None],
 ) -> None:
-    """Show a key otherwise than it is kept."""
-    if asked.value:
-        _find_key(site.vault(asked), asked.value)
+    """Change a key when it is read; the store is not changed."""
+    if spec.value:
+        _find_key(context.vault(spec), spec.value)
 
     def of_key(key: StoredKey | None) -> Any:  # noqa: ANN401 - a key, or none
-        is_meant = not asked.value or (
-            key is not None and key.name.lower() == asked.value.lower()
+        is_meant = not spec.value or (
+            key is not None and key.name.lower() == spec.value.lower()
         )
         return change(key) if key is not None and is_meant else key
 
-    # The same fault of two keys is two faults.
-    named = replace(asked, text=f"{asked.name}:{asked.value}")
-    site.mutate(named, "key", of_key)
+    # The same fault for two keys counts as two faults.
+    named = replace(spec, text=f"{spec.name}:{spec.value}")
+    context.mutate(named, "key", of_key)
 
 
 def _find_key(vault: Vault, name: str) -> StoredKey:
@@ -227,8 +229,8 @@ def _find_key(vault: Vault, name: str) -> StoredKey:
 
 
 def _change_versions(
-    site: Site, asked: Asked, change: Callable[[KeyVersion], KeyVersion]
+    context: FaultContext, spec: FaultSpec, change: Callable[[KeyVersion], KeyVersion]
 ) -> None:
     _change_key(
-        site, asked, lambda k: replace(k, versions=[change(v) for v in k.versions])
+        context, spec, lambda k: replace(k, versions=[change(v) for v in k.versions])
     )

@@ -1,4 +1,4 @@
-"""Faults of the VM itself: reboots, PCRs, firmware, and what its vTPM says."""
+"""Faults of the VM: reboots, PCRs, firmware, vTPM."""
 
 from __future__ import annotations
 
@@ -12,47 +12,53 @@ from typing import TYPE_CHECKING, Final
 from skragent.emulator.faults import grammar, lockout
 from skragent.emulator.faults.catalogue import fault
 from skragent.emulator.faults.context import counter
-from skragent.emulator.faults.grammar import Asked, FaultError, Value, choice, optional
+from skragent.emulator.faults.grammar import (
+    FaultError,
+    FaultSpec,
+    Value,
+    choice,
+    optional,
+)
 from skragent.emulator.faults.tampering import flip
 from skragent.emulator.tpm.messages import TpmRefusal
 
 if TYPE_CHECKING:
-    from skragent.emulator.faults.context import Site
+    from skragent.emulator.faults.context import FaultContext
 
-# Where the parts of an HCL report lie: offset and size.
+# The parts of an HCL report: offset and size.
 _PARTS: Final = {
     "magic": (0x000, 4),
     "measurement": (0x020 + 0x090, 48),
-    "signature": (0x020 + 0x2A0, 48),  # R; the rest of its field is zeros
+    "signature": (0x020 + 0x2A0, 48),  # R; zeros follow
     "runtime_data": (0x4D4, 16),
 }
 
 
 @fault("vm", "reboot")
-async def reboot(site: Site, asked: Asked) -> None:  # noqa: ARG001 - as all faults
-    """The VM reboots: clients are cut, the NULL hierarchy has a new seed (event)."""
-    await _reboot(site)
+async def reboot(context: FaultContext, spec: FaultSpec) -> None:  # noqa: ARG001 - the signature of faults
+    """The VM reboots: clients are disconnected, the NULL hierarchy is new (event)."""
+    await _reboot(context)
 
 
 @fault("vm", "pcr", optional(grammar.PCR, 7))
-async def pcr(site: Site, asked: Asked) -> None:
-    """Something unlogged is measured into this PCR (7); the reset reboots the VM."""
-    vm = site.vm()
-    site.on_reset(vm.reboot, once="reboot")
-    await vm.extend_pcr(asked.value, asked.text.encode())
+async def pcr(context: FaultContext, spec: FaultSpec) -> None:
+    """An unlogged measurement extends this PCR (7); the reset reboots the VM."""
+    vm = context.vm()
+    context.on_reset(vm.reboot, once="reboot")
+    await vm.extend_pcr(spec.value, spec.text.encode())
 
 
 @fault("vm", "lockout")
-async def vm_lockout(site: Site, asked: Asked) -> None:  # noqa: ARG001 - as all faults
-    """The vTPM is in lockout: what dictionary attacks could be made on is barred."""
-    transmit = site.vm().vtpm.transmit
+async def vm_lockout(context: FaultContext, spec: FaultSpec) -> None:  # noqa: ARG001 - the signature of faults
+    """The vTPM is in lockout: objects with dictionary attack protection are blocked."""
+    transmit = context.vm().vtpm.transmit
     before = await lockout.read(transmit)
 
     async def restore() -> None:
         await lockout.write(transmit, before)
 
     await lockout.write(transmit, replace(before, max_tries=0))
-    site.on_reset(restore, once="lockout")
+    context.on_reset(restore, once="lockout")
 
 
 @fault(
@@ -61,94 +67,94 @@ async def vm_lockout(site: Site, asked: Asked) -> None:  # noqa: ARG001 - as all
     Value(grammar.RESPONSE_CODE),
     {"command": grammar.COMMAND_CODE, "times": grammar.NUMBER},
 )
-async def rc(site: Site, asked: Asked) -> None:
-    """The vTPM answers with this code, such as 0x922, every command or only one."""
-    guards = site.emulator.vm.vtpm.guards
-    is_left = counter(asked)
-    only = asked.options.get("command")
+async def rc(context: FaultContext, spec: FaultSpec) -> None:
+    """The vTPM answers every command, or one command, with this code, such as 0x922."""
+    guards = context.emulator.vm.vtpm.guards
+    is_left = counter(spec)
+    only = spec.options.get("command")
 
     def refuse(code: int) -> None:
         if only in (None, code) and is_left():
-            raise TpmRefusal(asked.value)
+            raise TpmRefusal(spec.value)
 
-    async def lift() -> None:
+    async def restore() -> None:
         guards.clear()
 
-    site.on_reset(lift, once="rc")
-    guards[f"{asked.name} {only}"] = refuse
+    context.on_reset(restore, once="rc")
+    guards[f"{spec.name} {only}"] = refuse
 
 
 @fault("vm", "hang")
-async def hang(site: Site, asked: Asked) -> None:  # noqa: ARG001 - as all faults
-    """The TPM does not answer, and gives up after 30 s; the reset reboots the VM."""
-    pid = site.emulator.vm.vtpm.process.pid
+async def hang(context: FaultContext, spec: FaultSpec) -> None:  # noqa: ARG001 - the signature of faults
+    """The TPM does not answer and fails after 30 s; the reset reboots the VM."""
+    pid = context.emulator.vm.vtpm.process.pid
     if pid is None:
         raise FaultError("the TPM is off")
 
-    async def go_on() -> None:
-        await _reboot(site)  # its failure mode would outlast the hang
+    async def restore() -> None:
+        await _reboot(context)  # otherwise the TPM would stay in failure mode
 
-    site.on_reset(go_on, once="hang")
-    site.stopped_pid = pid
+    context.on_reset(restore, once="hang")
+    context.stopped_pid = pid
     os.kill(pid, signal.SIGSTOP)
 
 
-async def _reboot(site: Site) -> None:
-    vm = site.emulator.vm
-    if vm.vtpm.process.pid == site.stopped_pid:  # it could not be ended in order
+async def _reboot(context: FaultContext) -> None:
+    vm = context.emulator.vm
+    if vm.vtpm.process.pid == context.stopped_pid:  # a stopped process cannot end
         with contextlib.suppress(ProcessLookupError):
-            os.kill(site.stopped_pid, signal.SIGCONT)
+            os.kill(context.stopped_pid, signal.SIGCONT)
     await vm.reboot()
 
 
 @fault("vm", "ak_cert")
-async def ak_cert(site: Site, asked: Asked) -> None:  # noqa: ARG001 - as all faults
-    """The AK's certificate is not provisioned: its NV index was never written."""
-    paravisor = site.vm().paravisor
-    _restore_ak_certificate(site)
+async def ak_cert(context: FaultContext, spec: FaultSpec) -> None:  # noqa: ARG001 - the signature of faults
+    """The AK certificate is not provisioned: its NV index was never written."""
+    paravisor = context.vm().paravisor
+    _restore_ak_certificate(context)
     await paravisor.set_ak_certificate(None)
 
 
 @fault("vm", "ak_cert_days", Value(grammar.DAYS))
-async def ak_cert_days(site: Site, asked: Asked) -> None:
-    """The AK's certificate ends in so many days; below 0, it ended then."""
-    paravisor = site.vm().paravisor
-    _restore_ak_certificate(site)
-    lifetime = timedelta(days=1 + asked.value)  # it begins yesterday
-    now = site.emulator.azure.clock.utc()
+async def ak_cert_days(context: FaultContext, spec: FaultSpec) -> None:
+    """The AK certificate expires in this many days; a negative number: it expired."""
+    paravisor = context.vm().paravisor
+    _restore_ak_certificate(context)
+    lifetime = timedelta(days=1 + spec.value)  # the lifetime starts yesterday
+    now = context.emulator.azure.clock.utc()
     await paravisor.set_ak_certificate(paravisor.certify_ak(now, lifetime))
 
 
 @fault("vm", "ak_cert_guests")
-async def ak_cert_guests(site: Site, asked: Asked) -> None:  # noqa: ARG001 - as all faults
-    """The AK certificate's NV index is the guest's, as on older VMs (it reboots)."""
-    vm = site.vm()
+async def ak_cert_guests(context: FaultContext, spec: FaultSpec) -> None:  # noqa: ARG001 - the signature of faults
+    """The guest owns the AK certificate's NV index, as on older VMs (reboots)."""
+    vm = context.vm()
 
     async def restore() -> None:
         vm.paravisor.owns_ak_certificate = True
         await vm.reboot()
 
-    site.on_reset(restore, once="ak_cert_guests")
+    context.on_reset(restore, once="ak_cert_guests")
     vm.paravisor.owns_ak_certificate = False
     await vm.reboot()
 
 
-def _restore_ak_certificate(site: Site) -> None:
-    """See to it that the reset brings back the certificate as it is now."""
-    paravisor = site.emulator.vm.paravisor
+def _restore_ak_certificate(context: FaultContext) -> None:
+    """Register a reset step that restores the current certificate."""
+    paravisor = context.emulator.vm.paravisor
     before = paravisor.ak_certificate.rstrip(b"\0")
 
     async def restore() -> None:
         await paravisor.set_ak_certificate(before)
 
-    site.on_reset(restore, once="ak_cert")
+    context.on_reset(restore, once="ak_cert")
 
 
 @fault("vm", "report", Value(choice(*_PARTS)))
-async def report(site: Site, asked: Asked) -> None:
-    """One bit of this part of the HCL report is wrong."""
-    paravisor = site.vm().paravisor
-    begin, size = _PARTS[asked.value]
+async def report(context: FaultContext, spec: FaultSpec) -> None:
+    """One bit of this part of the HCL report is flipped."""
+    paravisor = context.vm().paravisor
+    begin, size = _PARTS[spec.value]
 
     def spoil(whole: bytes) -> bytes:
         end = begin + size
@@ -158,25 +164,25 @@ async def report(site: Site, asked: Asked) -> None:
         paravisor.tamper = None
         await paravisor.refresh()
 
-    site.on_reset(restore, once="report")
+    context.on_reset(restore, once="report")
     paravisor.tamper = spoil
     await paravisor.refresh()
 
 
 @fault("imds", "thim_lags")
-async def thim_lags(site: Site, asked: Asked) -> None:
-    """The chip's firmware is updated; THIM still gives the endorsements of before."""
-    vm = site.vm()
+async def thim_lags(context: FaultContext, spec: FaultSpec) -> None:
+    """The chip's firmware is updated; THIM still returns the old endorsements."""
+    vm = context.vm()
     paravisor = vm.paravisor
     before = paravisor.chip
-    endorsements = vm.thim_answer()
+    endorsements = vm.thim_certification()
 
     async def restore() -> None:
         paravisor.chip = before
         await paravisor.refresh()
 
-    site.mutate(asked, "thim", lambda _: endorsements)
-    site.on_reset(restore)
-    now = site.emulator.azure.clock.utc()
+    context.mutate(spec, "thim", lambda _: endorsements)
+    context.on_reset(restore)
+    now = context.emulator.azure.clock.utc()
     paravisor.chip = before.update_firmware(now)
     await paravisor.refresh()

@@ -1,4 +1,4 @@
-"""Managed identities, and the names of the VM in Azure."""
+"""Managed identities, and the VM's names in Azure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VM_RESOURCE_ID = f"{_PROVIDERS}/Microsoft.Compute/virtualMachines/{VM_NAME}"
 
 @dataclass(frozen=True, slots=True)
 class ManagedIdentity:
-    """One identity that is assigned to the VM."""
+    """An identity that is assigned to the VM."""
 
     name: str
     client_id: str
@@ -26,7 +26,7 @@ class ManagedIdentity:
 
     @property
     def resource_id(self) -> str:
-        """The Azure resource: the VM itself for a system-assigned identity."""
+        """The id of the Azure resource; for a system-assigned identity, the VM."""
         if self.is_system_assigned:
             return VM_RESOURCE_ID
         return (
@@ -34,13 +34,13 @@ class ManagedIdentity:
         )
 
 
-def derive_id(name: str, what: str) -> str:
-    """Derive an id from a name, so that restarts keep it."""
-    return str(uuid.uuid5(uuid.UUID(TENANT_ID), f"{name}/{what}"))
+def derive_id(name: str, kind: str) -> str:
+    """Derive an id from a name; it is the same at every start."""
+    return str(uuid.uuid5(uuid.UUID(TENANT_ID), f"{name}/{kind}"))
 
 
-def identity(name: str, *, is_system_assigned: bool = False) -> ManagedIdentity:
-    """Make an identity whose ids follow from its name."""
+def make_identity(name: str, *, is_system_assigned: bool = False) -> ManagedIdentity:
+    """Make an identity whose ids are derived from its name."""
     return ManagedIdentity(
         name,
         client_id=derive_id(name, "client"),

@@ -1,9 +1,9 @@
 """The Azure Instance Metadata Service, emulated.
 
-Managed identity tokens, instance metadata and THIM, with the header rules and the
-rate limits of the real one: 5 requests a second, of identity tokens 20 a second and 5
-at once. A bucket of the same size (`throttle.py`) lets a client that needs three or
-four requests make them at once.
+It serves managed identity tokens, instance metadata and THIM, with the header rules
+and rate limits of Azure: 5 requests per second; for identity tokens 20 per second and
+5 at once. With a token bucket of that size (`throttle.py`), a client can send the
+three or four requests that it needs at once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from skragent.emulator.clock import Clock
-    from skragent.emulator.entra.access_tokens import Entra
+    from skragent.emulator.entra.access_tokens import AccessTokenIssuer
     from skragent.emulator.imds.thim import Renew
 
 _REQUESTS_PER_SECOND = 5
@@ -63,9 +63,9 @@ _WELL_KNOWN_RESOURCES = frozenset(
 class Imds(Service):
     """The metadata service of one VM.
 
-    Steps that can be mutated: `access_token` (the JWT), `token_answer` (its envelope),
-    `thim` (the members of the THIM answer), `renewal` (those of a renewal's answer),
-    `compute` (the instance metadata), `identities` (those that the VM has).
+    Steps that can be mutated: `access_token` (the JWT), `token_answer` (the response
+    with the token), `thim` (the THIM response), `renewal` (the renewal response),
+    `compute` (the instance metadata), `identities` (the VM's identities).
     """
 
     name = "imds"
@@ -80,7 +80,7 @@ class Imds(Service):
         vm_id: str,
         thim: Callable[[], dict[str, str]],
         renew: Renew,
-        entra: Entra,
+        entra: AccessTokenIssuer,
         identities: Sequence[ManagedIdentity],
         clock: Clock,
         location: str = "eastus2",
@@ -129,7 +129,7 @@ class Imds(Service):
         if is_for_identity:
             return self._token(request)
         if path == "/metadata/thim/amd/certification":
-            return Response.of_json(200, self._through("thim", self._thim()))
+            return Response.of_json(200, self._mutated("thim", self._thim()))
         if path == QUERY:
             return self._renewals.query(request)
         if path == "/metadata/instance" or path.startswith("/metadata/instance/"):
@@ -145,7 +145,7 @@ class Imds(Service):
 
     @override
     def refuse(self, refusal: RefusalError) -> Response:
-        if refusal.code:  # the identity endpoint speaks OAuth 2.0
+        if refusal.code:  # the identity endpoint uses OAuth 2.0's format
             body: dict[str, Any] = {
                 "error": refusal.code,
                 "error_description": refusal.message,
@@ -183,11 +183,11 @@ class Imds(Service):
                 f"AADSTS500011: The resource principal named {resource} was not found"
                 " in the tenant.",
             )
-        who = self._select(request)
-        token, claims = self._entra.issue(who, resource, self._clock.now())
+        identity = self._select(request)
+        token, claims = self._entra.issue(identity, resource, self._clock.now())
         response = {
-            "access_token": self._through("access_token", token),
-            "client_id": who.client_id,
+            "access_token": self._mutated("access_token", token),
+            "client_id": identity.client_id,
             "expires_in": str(claims["exp"] - claims["iat"]),
             "expires_on": str(claims["exp"]),
             "ext_expires_in": str(claims["exp"] - claims["iat"]),
@@ -195,25 +195,25 @@ class Imds(Service):
             "resource": resource,
             "token_type": "Bearer",
         }
-        return Response.of_json(200, self._through("token_answer", response))
+        return Response.of_json(200, self._mutated("token_answer", response))
 
     def _select(self, request: Request) -> ManagedIdentity:
-        """Find the identity that is meant, or the only one that can be."""
+        """Return the selected identity, or the only candidate."""
         selectors = {
             "client_id": lambda i: i.client_id,
             "object_id": lambda i: i.object_id,
             "msi_res_id": lambda i: i.resource_id,
         }
-        identities: list[ManagedIdentity] = self._through("identities", self.identities)
+        identities: list[ManagedIdentity] = self._mutated("identities", self.identities)
         given = {n: v for n in selectors if (v := request.parameter(n))}
         if len(given) > 1:
             raise RefusalError(
                 400, "invalid_request", "More than one identity selector is given"
             )
         for name, value in given.items():
-            for who in identities:
-                if selectors[name](who).lower() == value.lower():
-                    return who
+            for identity in identities:
+                if selectors[name](identity).lower() == value.lower():
+                    return identity
             raise RefusalError(400, "invalid_request", "Identity not found")
         system = [i for i in identities if i.is_system_assigned]
         candidates = system or identities
@@ -232,7 +232,7 @@ class Imds(Service):
         if request.parameter("api-version") == LATER:
             return self._renewals.order(request)
         members = self._renewals.renew(request)
-        return Response.of_json(200, self._through("renewal", members))
+        return Response.of_json(200, self._mutated("renewal", members))
 
     def _instance(self, request: Request) -> Response:
         version = request.parameter("api-version")
@@ -240,7 +240,7 @@ class Imds(Service):
             _OLDEST_INSTANCE_VERSION <= version <= _NEWEST_VERSIONS[0]
         ):
             raise bad_api_version()
-        node: Any = {"compute": self._through("compute", self._compute())}
+        node: Any = {"compute": self._mutated("compute", self._compute())}
         for part in request.path.split("/")[3:]:
             if part:
                 node = _child(node, part)
@@ -253,11 +253,11 @@ class Imds(Service):
                 return Response.of_text(names)
             return Response.of_json(200, node)
         if not is_text:
-            raise bad_request("A leaf can only be had with format=text")
+            raise bad_request("A leaf requires format=text")
         return Response.of_text(node)
 
     def _compute(self) -> dict[str, Any]:
-        """Give the instance metadata; every leaf is a string, as in Azure."""
+        """Return the instance metadata; every leaf is a string, as in Azure."""
         return {
             "azEnvironment": "AzurePublicCloud",
             "isHostCompatibilityLayerVm": "false",
@@ -289,7 +289,7 @@ def _is_for_identity(request: Request) -> bool:
 
 
 def _verify_headers(request: Request, *, is_for_identity: bool) -> None:
-    """Refuse what may come from outside the VM: browsers, proxies, redirected calls."""
+    """Refuse requests that may come from outside the VM, such as from a proxy."""
     if request.headers.get("metadata", "").lower() != "true":
         if is_for_identity:
             raise RefusalError(

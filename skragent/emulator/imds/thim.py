@@ -1,8 +1,9 @@
-"""Trusted Hardware Identity Management: renews the certificate of a VM's AK.
+"""Trusted Hardware Identity Management: renew the certificate of a VM's AK.
 
-Undocumented, so it is as Microsoft's own client asks for it (ImdsClient.cpp of
-cvm-guest-attestation): at once (2023-07-01), or by an order that is asked for later
-(2021-12-01). IMDS carries the requests here, by its rules.
+Microsoft does not document the interface. The requests are those of its own client
+(ImdsClient.cpp of cvm-guest-attestation): renewal at once (2023-07-01), or an order
+that the client queries later (2021-12-01). IMDS passes the requests on and applies its
+own rules first.
 """
 
 from __future__ import annotations
@@ -27,14 +28,13 @@ QUERY: Final = "/metadata/thim/tvm/certificate/query"
 AT_ONCE: Final = "2023-07-01"
 LATER: Final = "2021-12-01"
 
-# The client waits for 60 seconds before it asks.
+# The client waits 60 seconds before its query.
 _SECONDS_TO_MAKE: Final = 45.0
 _MAX_ORDERS: Final = 16
 _MAX_BODY_BYTES: Final = 16 * 1024
 _GUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
-# What cryptography raises over certificates of others: of no version that there is, for
-# a key that nobody knows.
+# The exceptions of `cryptography` for certificates with an unknown version or key type.
 _UNREADABLE: Final = (
     ValueError,
     TypeError,
@@ -46,11 +46,11 @@ Renew = Callable[[x509.Certificate], x509.Certificate | None]
 
 
 class Thim:
-    """Renews for one VM.
+    """Renews the AK certificates of one VM.
 
     Args:
-        vm_id: the VM that it is for.
-        renew: makes a certificate in another's place; None: that one is not the VM's.
+        vm_id: the VM's GUID.
+        renew: returns a new certificate; None if the given one is not for the VM's AK.
         clock: the services' clock.
     """
 
@@ -58,19 +58,19 @@ class Thim:
         self._vm_id = vm_id
         self._renew = renew
         self._clock = clock
-        self._orders: dict[str, tuple[float, str]] = {}  # GUID: ready at, PEM
+        self._orders: dict[str, tuple[float, str]] = {}  # by GUID: ready at, PEM
 
     def renew(self, request: Request) -> dict[str, str]:
-        """Answer a renewal at once: the members of the answer."""
+        """Return the members of the response to an immediate renewal."""
         pem = self._make(request)
         return {"AkCertPem": pem, "CertQueryId": self._order(pem)}
 
     def order(self, request: Request) -> Response:
-        """Answer a renewal that takes a while: by a GUID."""
+        """Return the response to a renewal order: its GUID."""
         return Response.of_text(self._order(self._make(request)))
 
     def query(self, request: Request) -> Response:
-        """Answer with what was ordered, once it is made."""
+        """Return the ordered certificate, after the time to make it."""
         self._judge(request, (LATER,))
         ready_at, pem = self._orders.get(request.parameter("guid"), (0.0, ""))
         if not pem or self._clock.now() < ready_at:
@@ -108,12 +108,12 @@ class Thim:
 
 
 def bad_request(message: str) -> RefusalError:
-    """Refuse as IMDS does."""
+    """Return IMDS's refusal of a bad request."""
     return RefusalError(400, "", f"Bad request. {message}")
 
 
 def bad_api_version() -> RefusalError:
-    """Refuse an api-version as IMDS does."""
+    """Return IMDS's refusal of an api-version."""
     return bad_request(
         "api-version is invalid or was not specified in the request. For more"
         " information refer to aka.ms/azureimds"

@@ -1,1 +1,1 @@
-"""Azure Key Vault and Managed HSM."""
+"""Azure Key Vault and Managed HSM: keys, permissions and release."""

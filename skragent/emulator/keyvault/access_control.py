@@ -1,6 +1,6 @@
-"""Who may do what in a vault, and the words in which it says no.
+"""Permissions in a vault, and the texts of denials.
 
-Two ways of Key Vault, access policies and RBAC, and the local roles of Managed HSM.
+Key Vault has two models, access policies and RBAC; Managed HSM has local roles.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _ACTIONS: dict[Permission, str] = {
     "restore": "restore/action",
     "rng": "rng/action",
 }
-# As the local roles of Managed HSM name them.
+# The names in Managed HSM's local roles.
 _HSM_ACTIONS: dict[Permission, str] = {
     "get": "read/action",
     "list": "read/action",
@@ -57,25 +57,21 @@ _HSM_ACTIONS: dict[Permission, str] = {
 
 @dataclass(slots=True)
 class AccessControl:
-    """The permissions of each identity, by its object id."""
+    """The permissions of each identity, by object id."""
 
     model: Literal["policies", "rbac", "hsm"] = "policies"
     grants: dict[str, frozenset[Permission]] = field(default_factory=dict)
-    # What nobody may do for now, whatever was granted.
+    # Permissions that every identity lacks for now, regardless of its grants.
     suspended: frozenset[Permission] = frozenset()
 
     def grant(self, object_id: str, *permissions: Permission) -> None:
-        """Give an identity these permissions and no others; all when none is named."""
+        """Grant an identity exactly these permissions; none listed means all."""
         self.grants[object_id] = frozenset(permissions or ALL_PERMISSIONS)
-
-    def revoke(self, object_id: str) -> None:
-        """Take everything from an identity."""
-        self.grants.pop(object_id, None)
 
     def authorize(
         self, caller: dict[str, Any], permission: Permission, vault: str, key: str
     ) -> None:
-        """Let the caller pass, or refuse in the words of this model."""
+        """Return if the caller has a permission; otherwise deny the request."""
         granted = self.grants.get(str(caller.get("oid")), frozenset())
         if permission in granted - self.suspended:
             return

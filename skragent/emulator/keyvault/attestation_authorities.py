@@ -1,7 +1,7 @@
-"""What a vault knows of attestation services: their keys, and how to verify a token.
+"""The attestation services that a vault trusts, and how it verifies their tokens.
 
-The real service fetches an issuer's metadata at release time. Here the services of
-one emulator ask each other in memory, which costs no request.
+Azure fetches an issuer's metadata at release time. Here, the vault reads the key set
+in memory, without a request.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Jwks = dict[str, Any]
 
 
 class AttestationAuthorities:
-    """Issuers by URL, each with the way to its key set."""
+    """Issuers by URL, each with a function that returns its key set."""
 
     def __init__(self) -> None:
         self._jwks: dict[str, Callable[[], Jwks]] = {}
 
     def add(self, issuer: str, jwks: Callable[[], Jwks]) -> None:
-        """Make an issuer known."""
+        """Add an issuer."""
         self._jwks[issuer.removesuffix("/")] = jwks
 
     def has(self, url: str) -> bool:
@@ -43,7 +43,7 @@ class AttestationAuthorities:
         """Verify an attestation token from one of a policy's authorities.
 
         Raises:
-            RefusalError: 403, without a word of what is wrong, as the service.
+            RefusalError: 403 without a reason, as in Azure.
         """
         try:
             claims = self._claims_of(token)
@@ -62,7 +62,7 @@ class AttestationAuthorities:
         return claims
 
     def _claims_of(self, token: str) -> dict[str, Any]:
-        """Verify the signature with the issuer's keys and give the claims."""
+        """Verify the signature with the issuer's keys and return the claims."""
         signed, _, signature = token.rpartition(".")
         head, _, payload = signed.partition(".")
         header = json.loads(decode_base64(head))

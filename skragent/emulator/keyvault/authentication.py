@@ -1,6 +1,6 @@
-"""The gate of an emulated vault: challenge, access token, api-version, headers.
+"""Checks of every request to a vault: bearer challenge, access token, api-version.
 
-What every request passes before its operation, and what every answer carries.
+The base class also adds the headers of every response.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from skragent.emulator.service import RefusalError, Request, Response, Service
 
 if TYPE_CHECKING:
     from skragent.emulator.clock import Clock
-    from skragent.emulator.entra.access_tokens import Entra
+    from skragent.emulator.entra.access_tokens import AccessTokenIssuer
     from skragent.emulator.keyvault.dialect import Dialect
 
-# The api-versions that Azure published, with and without release (azure-rest-api-specs,
+# Azure's published api-versions, without and with release (azure-rest-api-specs,
 # specification/keyvault/data-plane, and the enumerations of Azure's SDKs).
 _VERSIONS_WITHOUT_RELEASE = frozenset(
     (
@@ -71,13 +71,18 @@ _WORDS = MappingProxyType(
 )
 
 
-class VaultGate(Service):
+class VaultService(Service):
     """A vault without its operations."""
 
     words = _WORDS
 
     def __init__(
-        self, name: str, url: str, dialect: Dialect, entra: Entra, clock: Clock
+        self,
+        name: str,
+        url: str,
+        dialect: Dialect,
+        entra: AccessTokenIssuer,
+        clock: Clock,
     ) -> None:
         super().__init__()
         self.name = name
@@ -89,7 +94,7 @@ class VaultGate(Service):
 
     @override
     def clear_hooks(self) -> None:
-        """Forget all that was done to it, and give back what was suspended."""
+        """Remove hooks, mutations and guards, and restore suspended permissions."""
         super().clear_hooks()
         self.access.suspended = frozenset()
 
@@ -97,8 +102,8 @@ class VaultGate(Service):
     def resource(self) -> str:
         """The audience of its access tokens: its URL without the first label.
 
-        So it is in Azure (https://vault.azure.net for https://NAME.vault.azure.net),
-        and so the SDK demands it of any other host, an IP address included.
+        Azure has this rule (https://vault.azure.net for https://NAME.vault.azure.net),
+        and its SDKs apply it to every other host, including IP addresses.
         """
         return "https://" + urlsplit(self.url).netloc.partition(".")[2]
 
@@ -109,7 +114,7 @@ class VaultGate(Service):
             error["innererror"] = {"code": refusal.inner}
         body = {"error": error}
         response = Response.of_json(refusal.status, body, refusal.headers)
-        if not refusal.message:  # the challenge to a request without a token
+        if not refusal.message:  # the challenge after a request without a token
             response.body = self.dialect.unauthenticated_body
         return response
 
@@ -122,7 +127,7 @@ class VaultGate(Service):
 
     @property
     def challenge(self) -> dict[str, str]:
-        """The header of a 401: where to get a token, and for what."""
+        """The header of a 401: where to get a token, and for which resource."""
         return {
             "WWW-Authenticate": (
                 f'Bearer authorization="https://login.microsoftonline.com/{TENANT_ID}",'
@@ -143,13 +148,13 @@ class VaultGate(Service):
 
 
 def api_version_of(request: Request) -> str:
-    """Give the api-version: a published one that has release, 7.3 or later."""
+    """Return the api-version, which must be a published version from 7.3 on."""
     text = request.parameter("api-version")
     if text in _VERSIONS_WITH_RELEASE:
         return text
     if text in _VERSIONS_WITHOUT_RELEASE or not text:
         raise bad_parameter(f"The api-version {text!r} is not one of 7.3 and later.")
-    # The words are Key Vault's: Azure/azure-sdk-for-python#28595.
+    # The text of Key Vault: Azure/azure-sdk-for-python#28595.
     raise bad_parameter(
         f"The specified version ({text}) is not recognized. Consider using the latest"
         f" supported version ({_LATEST_VERSION})."

@@ -1,7 +1,7 @@
-"""Where Key Vault and Managed HSM differ on the wire: bundles, releases, challenges.
+"""The differences between Key Vault and Managed HSM in bundles, releases and headers.
 
-Orders of members, spellings and missing fields are those of recordings of the live
-services (2022) and of the clients' tests.
+The order of members, the spellings and the missing fields are those of recordings of
+the live services (2022) and of the clients' tests.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _UNAUTHENTICATED = {
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One of the two."""
+    """The dialect of Key Vault or of Managed HSM."""
 
     kind: Literal["vault", "hsm"]
 
     @property
     def is_hsm(self) -> bool:
-        """Managed HSM."""
+        """Whether this is Managed HSM's dialect."""
         return self.kind == "hsm"
 
     @property
@@ -51,7 +51,7 @@ class Dialect:
         return b"" if self.is_hsm else dump_json(_UNAUTHENTICATED)
 
     def bundle(self, base: str, key: StoredKey, version: KeyVersion) -> dict[str, Any]:
-        """Give a KeyBundle, as create, import and get answer."""
+        """Return a KeyBundle, the response to create, import and get."""
         bundle: dict[str, Any] = {
             "key": self._jwk(base, key, version, hsm_suffix=True),
             "attributes": self.attributes(key, version),
@@ -63,7 +63,7 @@ class Dialect:
         return bundle
 
     def deletion(self, base: str, key: StoredKey) -> dict[str, Any]:
-        """Give what a deleted key's bundle and list entry have beside the key's."""
+        """Return the additional members of a deleted key's bundle and list entry."""
         return {
             "recoveryId": f"{base}/deletedkeys/{key.name}",
             "deletedDate": key.deleted,
@@ -71,7 +71,7 @@ class Dialect:
         }
 
     def attributes(self, key: StoredKey, version: KeyVersion) -> dict[str, Any]:
-        """Give the attributes of a version."""
+        """Return the attributes of a version."""
         times = {"nbf": version.not_before, "exp": version.expires}
         return {
             "enabled": version.enabled,
@@ -85,7 +85,7 @@ class Dialect:
     def released(
         self, base: str, key: StoredKey, version: KeyVersion, key_hsm: dict[str, Any]
     ) -> dict[str, Any]:
-        """Give the released key of a release payload."""
+        """Return the released key of a release payload."""
         jwk = self._jwk(base, key, version, hsm_suffix=not self.is_hsm)
         jwk["key_hsm"] = base64url(dump_json(key_hsm, sort=self.is_hsm))
         released = {"key": jwk, "attributes": self.attributes(key, version)}
@@ -95,11 +95,11 @@ class Dialect:
         return released
 
     def encode_payload(self, payload: dict[str, Any]) -> bytes:
-        """Write a release payload; Managed HSM sorts members."""
+        """Encode a release payload; Managed HSM sorts its members."""
         return dump_json(payload, sort=self.is_hsm)
 
     def jws_header(self, signer: ServerIdentity) -> dict[str, Any]:
-        """Give the header of a release JWS, signed as the TLS server."""
+        """Return the header of a release JWS, signed with the TLS certificate."""
         sha1 = signer.leaf.fingerprint(hashes.SHA1())
         sha256 = base64url(signer.leaf.fingerprint(hashes.SHA256()))
         x5c = [base64std(c.public_bytes(Encoding.DER)) for c in signer.chain]
@@ -115,7 +115,7 @@ class Dialect:
         }
 
     def headers(self, latency_ms: int) -> dict[str, str]:
-        """Give the headers that say which service answered."""
+        """Return the headers that identify the service."""
         if self.is_hsm:
             return {
                 "x-ms-server-latency": str(latency_ms),
@@ -136,7 +136,7 @@ class Dialect:
     def _jwk(
         self, base: str, key: StoredKey, version: KeyVersion, *, hsm_suffix: bool
     ) -> dict[str, Any]:
-        """Give a public JWK; Managed HSM drops `-HSM` in releases alone."""
+        """Return a public JWK; in releases, Managed HSM omits the suffix `-HSM`."""
         return {
             "kid": f"{base}/keys/{key.name}/{version.version}",
             "kty": version.kty + ("-HSM" if hsm_suffix else ""),

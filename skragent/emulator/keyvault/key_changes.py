@@ -1,7 +1,7 @@
-"""Making and changing keys: what create, import and update bodies may say.
+"""Create and change keys from the bodies of create, import and update requests.
 
-The rules that tie exportable keys to release policies carry the service's own codes
-(`AKV.SKR.…`). Values in, a stored key out; saving is the vault's.
+The rules for exportable keys and release policies have the service's own codes
+(`AKV.SKR.…`). The functions change a stored key; the vault saves it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def add_version(
     is_hsm_key: bool,
     now: float,
 ) -> StoredKey:
-    """Add a version to a key, or make the key with its first version."""
+    """Add a version to a key; create the key if it does not exist."""
     attributes = _object(body, "attributes")
     exportable = _flag(attributes, "exportable", default=False)
     key = existing or StoredKey(name, exportable)
@@ -61,9 +61,9 @@ def add_version(
 
 
 def rotate_key(key: StoredKey, *, now: float) -> None:
-    """Add a version of the latest one's kind, with its operations and tags.
+    """Add a version of the same kind, operations and tags as the latest version.
 
-    The key's own rotation policy could set an end; no emulated key has such a policy.
+    A rotation policy could set an expiry time; emulated keys do not have one.
     """
     last = key.latest
     material = create_material(kind_of(last.material))

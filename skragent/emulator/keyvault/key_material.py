@@ -1,7 +1,7 @@
-"""Key material as Key Vault's create and import bodies describe it.
+"""Create and import key material as Key Vault's request bodies describe it.
 
-Creates RSA, EC and oct keys, and reads private JWKs. Every kind is taken with and
-without `-HSM`; this emulator's vaults are all premium or Managed HSM.
+RSA, EC and oct keys, and private JWKs. Every kind is accepted with and without the
+suffix `-HSM`: the emulated vaults are premium vaults or Managed HSMs.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ _DEFAULT_OPS = {
 
 
 def bad_parameter(message: str) -> RefusalError:
-    """Refuse a request's body."""
+    """Return the refusal of a request's body."""
     return RefusalError(400, "BadParameter", message)
 
 
 def default_operations(kty: str) -> list[str]:
-    """Give the operations of a key whose creator named none."""
+    """Return the default operations of a key type."""
     return list(_DEFAULT_OPS[kty])
 
 
 def create_material(body: dict[str, Any]) -> Material:
-    """Generate what a create request asks for."""
+    """Generate the key material of a create request."""
     kty = str(body.get("kty", "")).removesuffix("-HSM")
     size = body.get("key_size")
     if kty == "RSA":
@@ -62,7 +62,7 @@ def create_material(body: dict[str, Any]) -> Material:
 
 
 def kind_of(material: Material) -> dict[str, Any]:
-    """Give what a create request must ask for to have another key of this kind."""
+    """Return the create request's members for another key of the same kind."""
     if isinstance(material, bytes):
         return {"kty": "oct", "key_size": len(material) * 8}
     if isinstance(material, rsa.RSAPrivateKey):
@@ -71,7 +71,7 @@ def kind_of(material: Material) -> dict[str, Any]:
 
 
 def import_material(jwk: dict[str, Any]) -> Material:
-    """Read a private JWK (RFC 7518 §6)."""
+    """Import a private JWK (RFC 7518 §6)."""
     kty = str(jwk.get("kty", "")).removesuffix("-HSM")
     try:
         if kty == "RSA":
@@ -81,7 +81,7 @@ def import_material(jwk: dict[str, Any]) -> Material:
             key = ec.derive_private_key(_uint(jwk, "d"), curve)
             numbers = key.public_key().public_numbers()
             if (numbers.x, numbers.y) != (_uint(jwk, "x"), _uint(jwk, "y")):
-                raise bad_parameter("The EC key's two halves do not belong together.")
+                raise bad_parameter("The EC key's public and private part differ.")
             return key
         material = decode_base64(jwk.get("k"))
     except (NotBase64Error, ValueError) as error:
@@ -94,9 +94,9 @@ def import_material(jwk: dict[str, Any]) -> Material:
 
 
 def public_members(material: Material, *, pad_exponent: bool) -> dict[str, str]:
-    """Give the JWK members of the public part; none of an oct key.
+    """Return the JWK members of the public part; an oct key has none.
 
-    Key Vault writes the exponent of HSM keys with a leading zero: `AAEAAQ`.
+    Key Vault encodes the exponent of HSM keys with a leading zero: `AAEAAQ`.
     """
     if isinstance(material, bytes):
         return {}

@@ -1,4 +1,4 @@
-"""Keys as a person names them: `demo:RSA-3072`, `hsm/mac:oct-256,policy=mac.json`."""
+"""Parse key specifications: `demo:RSA-3072`, `hsm/mac:oct-256,policy=mac.json`."""
 
 from __future__ import annotations
 
@@ -35,38 +35,38 @@ _MAX_POLICY_BYTES = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class KeySpec:
-    """A key to create: in which store, under what name, in the words of Key Vault."""
+    """The store, name and Key Vault parameters of a key to create."""
 
     name: str
     parameters: dict[str, Any]
     store: Literal["vault", "hsm"] = "vault"
-    policy: bytes = b""  # the release policy's JSON; empty for the emulator's own
+    policy: bytes = b""  # the release policy as JSON; empty: the emulator's default
 
 
 def parse_key_spec(text: str) -> KeySpec:
-    """Read [STORE/]NAME[:KIND][,policy=FILE]; without a kind it is an RSA-2048 key.
+    """Parse [STORE/]NAME[:KIND][,policy=FILE]; the default kind is RSA-2048.
 
     Raises:
-        ValueError: with a sentence for a person.
+        ValueError: with a message for the user.
     """
-    head, comma, option = text.partition(",")  # a file's name may have any character
+    head, comma, option = text.partition(",")  # file names may contain any character
     head, _, kind = head.partition(":")
     store, slash, name = head.rpartition("/")
     if slash and store not in ("vault", "hsm"):
-        raise ValueError(f"`{store}` is no store of keys; there are vault, hsm")
+        raise ValueError(f"`{store}` is not a key store; choose vault or hsm")
     if not _NAME.fullmatch(name):
-        raise ValueError(f"`{name}` is no name of a key (letters, digits and `-`)")
+        raise ValueError(f"`{name}` is not a key name (letters, digits and `-`)")
     kind = (kind or "RSA").replace("-HSM", "")
     if kind not in _KINDS:
-        raise ValueError(f"`{kind}` is no kind of key; there are {', '.join(KINDS)}")
+        raise ValueError(f"`{kind}` is not a kind of key; choose {', '.join(KINDS)}")
     policy = _read_policy(option) if comma else b""
     return KeySpec(name, _KINDS[kind], "hsm" if store == "hsm" else "vault", policy)
 
 
 def _read_policy(option: str) -> bytes:
-    """Read the file of `policy=FILE`, as a vault would accept it."""
+    """Read the file of `policy=FILE`; it must be valid for a vault."""
     if not option.startswith(_POLICY):
-        raise ValueError(f"`{option}` is no option of a key; there is policy=FILE")
+        raise ValueError(f"`{option}` is not an option of a key; use policy=FILE")
     path = Path(option.removeprefix(_POLICY))
     try:
         policy = read_regular(str(path), max_bytes=_MAX_POLICY_BYTES)
@@ -76,5 +76,5 @@ def _read_policy(option: str) -> bytes:
         raise ValueError(f"the policy {path} cannot be read: {why}") from error
     except RefusalError as error:
         why = error.message.removeprefix(f"{MALFORMED}: ").removesuffix(".")
-        raise ValueError(f"{path} is no release policy: {why}") from error
+        raise ValueError(f"{path} is not a release policy: {why}") from error
     return policy

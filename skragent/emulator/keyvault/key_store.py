@@ -1,7 +1,7 @@
-"""The keys of an emulated vault: material, versions, attributes, and their file.
+"""The keys of a vault: material, versions and attributes, in files.
 
-One JSON file a key, 0600, so that a restart keeps them. What a caller may do is
-decided elsewhere.
+Each key has one JSON file (mode 0600), so that it outlives a restart. The store does
+not check permissions.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RECOVERABLE_DAYS = 7
-_DELETED = "deleted"  # the directory of deleted keys, in the one of the vault's
+_DELETED = "deleted"  # the directory of deleted keys
 
 Material = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | bytes
 
 
 @dataclass(slots=True)
 class KeyVersion:
-    """One version of a key: its material and its own attributes."""
+    """A version of a key: its material and its own attributes."""
 
     version: str
     material: Material
@@ -47,14 +47,14 @@ class KeyVersion:
 
     @property
     def kty(self) -> str:
-        """The type without `-HSM`."""
+        """The key type without the suffix `-HSM`."""
         if isinstance(self.material, bytes):
             return "oct"
         return "RSA" if isinstance(self.material, rsa.RSAPrivateKey) else "EC"
 
     @property
     def target(self) -> bytes:
-        """What is wrapped on release: PKCS #8, or the raw bytes of an oct key."""
+        """The bytes to wrap on release: PKCS #8, or the raw bytes of an oct key."""
         if isinstance(self.material, bytes):
             return self.material
         return self.material.private_bytes(
@@ -64,36 +64,36 @@ class KeyVersion:
 
 @dataclass(slots=True)
 class StoredKey:
-    """A key: what all versions share, and the versions, oldest first."""
+    """A key: the common attributes, and the versions from the oldest to the latest."""
 
     name: str
     exportable: bool
-    policy: bytes = b""  # the JSON as it was set; empty for none
+    policy: bytes = b""  # the release policy as it was set; empty: none
     policy_is_immutable: bool = False
     versions: list[KeyVersion] = field(default_factory=list)
-    deleted: int | None = None  # when; None for a key that is there
+    deleted: int | None = None  # the time of deletion; None: not deleted
 
     @property
     def purge_time(self) -> int | None:
-        """When a deleted key is purged by itself."""
+        """The time when a deleted key is purged."""
         if self.deleted is None:
             return None
         return self.deleted + RECOVERABLE_DAYS * 86400
 
     @property
     def latest(self) -> KeyVersion:
-        """The version that a request without a version means."""
+        """The version for requests without a version."""
         return self.versions[-1]
 
     def version(self, version: str) -> KeyVersion | None:
-        """Find a version; an empty string means the latest."""
+        """Return a version; an empty string means the latest."""
         if not version:
             return self.latest
         return next((v for v in self.versions if v.version == version), None)
 
 
 class KeyStore:
-    """The keys of one vault, and those that were deleted and can be recovered."""
+    """The keys of one vault, and its deleted, recoverable keys."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -114,28 +114,28 @@ class KeyStore:
         return sorted(self._deleted)
 
     def find(self, name: str) -> StoredKey | None:
-        """Find a key; names do not tell case apart.
+        """Return a copy of a key; names are not case-sensitive.
 
-        What it gives is the caller's: a change counts once it is saved.
+        `save` stores changes of the copy.
         """
         return _copy(self._keys.get(name.lower()))
 
     def find_deleted(self, name: str) -> StoredKey | None:
-        """Find a deleted key."""
+        """Return a copy of a deleted key."""
         return _copy(self._deleted.get(name.lower()))
 
     def save(self, key: StoredKey) -> None:
-        """Keep a key, new or changed."""
+        """Store a new or changed key."""
         self._keys[key.name.lower()] = key
         write_private(self._path(key.name), encode_key(key))
 
     def delete(self, name: str) -> None:
-        """Remove a key with all its versions, for good."""
+        """Remove a key with all its versions permanently."""
         del self._keys[name.lower()]
         self._path(name).unlink()
 
     def soft_delete(self, name: str, now: int) -> StoredKey:
-        """Move a key to the deleted ones."""
+        """Move a key to the deleted keys."""
         key = replace(self._keys[name.lower()], deleted=now)
         write_private(self._deleted_path(name), encode_key(key))
         self._deleted[name.lower()] = key
@@ -150,7 +150,7 @@ class KeyStore:
         return key
 
     def purge(self, name: str) -> None:
-        """Remove a deleted key for good."""
+        """Remove a deleted key permanently."""
         del self._deleted[name.lower()]
         self._deleted_path(name).unlink()
 
@@ -179,12 +179,12 @@ def _copy(key: StoredKey | None) -> StoredKey | None:
 
 
 def new_version_id() -> str:
-    """Make a version's identifier: 32 hex digits."""
+    """Return a new version id: 32 hexadecimal digits."""
     return secrets.token_hex(16)
 
 
 def encode_key(key: StoredKey) -> bytes:
-    """Write a key with all its versions, private parts included."""
+    """Encode a key with all its versions and private parts."""
     versions = [
         {
             "version": v.version,
@@ -213,7 +213,7 @@ def encode_key(key: StoredKey) -> bytes:
 
 
 def decode_key(data: bytes) -> StoredKey:
-    """Read what `encode_key` wrote."""
+    """Decode the output of `encode_key`."""
     document: dict[str, Any] = json.loads(data)
     versions = []
     for entry in document.pop("versions"):

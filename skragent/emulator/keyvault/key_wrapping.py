@@ -1,7 +1,7 @@
-"""Wrapping a key for release: PKCS #11's RSA_AES_KEY_WRAP with three hashes.
+"""Wrap a key for release: PKCS #11's RSA_AES_KEY_WRAP with three hashes.
 
-An AES-256 transfer key under RSA-OAEP, then the target under AES-KWP (RFC 5649). The
-hash of OAEP and of its MGF1 is what `enc` tells apart.
+RSA-OAEP encrypts an AES-256 transfer key, and AES-KWP (RFC 5649) wraps the target.
+`enc` selects the hash of OAEP and its MGF1.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _TRANSFER_KEY_BITS = 256
 
 @dataclass(frozen=True, slots=True)
 class WrappingKey:
-    """The public key that a token brings for the vault to wrap to."""
+    """The public key in a token that the vault wraps to."""
 
     kid: str
     key: rsa.RSAPublicKey
 
 
 def select_wrapping_key(claims: dict[str, Any]) -> WrappingKey:
-    """Take the first suitable key of the token's top-level `x-ms-runtime.keys`.
+    """Return the first suitable key of the token's top-level `x-ms-runtime.keys`.
 
-    Suitable: RSA, with a kid, and for encryption by `use` or by `key_ops` (which some
-    clients write as a string).
+    A suitable key is an RSA key with a kid and for encryption, by `use` or by
+    `key_ops` (a string in some clients' tokens).
     """
     runtime = claims.get("x-ms-runtime")
     keys = runtime.get("keys") if isinstance(runtime, dict) else None
@@ -72,7 +72,7 @@ def _load(jwk: dict[str, Any]) -> WrappingKey:
 
 
 def wrap_key(target: bytes, wrapping_key: rsa.RSAPublicKey, enc: str) -> bytes:
-    """Wrap PKCS #8 or raw key bytes."""
+    """Wrap PKCS #8 or raw key bytes to a key."""
     if enc not in _HASHES:
         raise RefusalError(400, "BadParameter", f"The enc {enc!r} is not supported.")
     digest = _HASHES[enc]
@@ -80,7 +80,7 @@ def wrap_key(target: bytes, wrapping_key: rsa.RSAPublicKey, enc: str) -> bytes:
     oaep = padding.OAEP(padding.MGF1(digest()), digest(), label=None)
     try:
         head = wrapping_key.encrypt(transfer_key, oaep)
-    except ValueError as error:  # a modulus that is too small for the padding
+    except ValueError as error:  # the modulus is too small for the padding
         raise RefusalError(
             400, "BadParameter", "The attestation token's key is too small."
         ) from error

@@ -1,8 +1,12 @@
-"""What becomes of keys in an emulated vault: deletion, recovery, purging, backups.
+"""Deletion, recovery, purging, backup and restore of keys; random bytes.
 
-Soft delete is on, as in every vault of Azure. A deleted key can be neither read nor
-released, and its name cannot be used again until it is recovered or purged. In Azure a
-deletion takes some seconds to be seen everywhere; here it is done at once.
+Soft delete is on, as in every vault in Azure. A deleted key cannot be read or
+released, and its name cannot be reused until it is recovered or purged. In Azure a
+deletion takes effect after some seconds, here at once.
+
+In Azure, a vault's backup can be restored to vaults of the same subscription and
+geography, and a Managed HSM's to HSMs of the same security domain. Here it can be
+restored to all emulated vaults, or all Managed HSMs, of one directory.
 """
 
 from __future__ import annotations
@@ -31,11 +35,11 @@ _NONCE_BYTES = 12
 
 
 class InvalidBackupError(ValueError):
-    """A blob that no vault of this kind made, or that was changed."""
+    """A blob that is not a backup of a vault of this kind, or that was changed."""
 
 
 class BackupSealer:
-    """Encrypts and decrypts backups with a secret that a file keeps."""
+    """Encrypts and decrypts backups with a secret in a file."""
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
@@ -51,17 +55,17 @@ class BackupSealer:
         """Decrypt a backup.
 
         Raises:
-            InvalidBackupError: it cannot be decrypted.
+            InvalidBackupError: the blob cannot be decrypted.
         """
         nonce, sealed = blob[:_NONCE_BYTES], blob[_NONCE_BYTES:]
         try:
             return self._cipher.decrypt(nonce, sealed, None)
         except (InvalidTag, ValueError) as error:
-            raise InvalidBackupError("not a backup of such a vault") from error
+            raise InvalidBackupError("not a backup of a vault of this kind") from error
 
 
 class KeyLifecycle:
-    """The deleted keys of a vault, and its backups. Answers are JSON documents."""
+    """The deleted keys and backups of a vault. Results are JSON documents."""
 
     def __init__(
         self, store: KeyStore, url: str, dialect: Dialect, sealer: BackupSealer
@@ -72,9 +76,9 @@ class KeyLifecycle:
         self._sealer = sealer
 
     def verify_name(self, name: str) -> None:
-        """Demand that a new key's name is not a deleted key's.
+        """Require that a new key's name does not belong to a deleted key.
 
-        The words are Key Vault's, as the tests of Azure's C++ SDK expect them.
+        The text is Key Vault's, as the tests of Azure's C++ SDK expect it.
         """
         if self._store.find_deleted(name) is not None:
             raise RefusalError(
@@ -91,11 +95,11 @@ class KeyLifecycle:
         return self._deleted_bundle(self._store.soft_delete(key.name, int(now)))
 
     def deleted(self, name: str) -> dict[str, Any]:
-        """Give a deleted key."""
+        """Return a deleted key."""
         return self._deleted_bundle(self._find(name))
 
     def list_deleted(self) -> dict[str, Any]:
-        """Give all deleted keys."""
+        """Return all deleted keys."""
         keys = [self._find(name) for name in self._store.deleted_names]
         value = [
             {
@@ -108,22 +112,22 @@ class KeyLifecycle:
         return {"value": value, "nextLink": None}
 
     def recover(self, name: str) -> dict[str, Any]:
-        """Make a deleted key usable again."""
+        """Recover a deleted key."""
         key = self._store.recover(self._find(name).name)
         return self._dialect.bundle(self._url, key, key.latest)
 
     def purge(self, name: str) -> None:
-        """Remove a deleted key for good."""
+        """Remove a deleted key permanently."""
         self._store.purge(self._find(name).name)
 
     def backup(self, key: StoredKey) -> dict[str, Any]:
-        """Give all versions of a key as a blob."""
+        """Return all versions of a key as an encrypted blob."""
         return {"value": base64url(self._sealer.seal(encode_key(key)))}
 
     def restore(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Keep a key of a backup, with all its versions as they were.
+        """Restore a key with all its versions from a backup.
 
-        Of these refusals the service's own words were not seen.
+        Azure's texts for these refusals are unknown.
         """
         try:
             key = decode_key(self._sealer.open(decode_base64(body.get("value"))))
@@ -151,7 +155,7 @@ class KeyLifecycle:
 
 
 def random_bytes(body: dict[str, Any]) -> dict[str, Any]:
-    """Give random bytes, which Managed HSM alone has."""
+    """Return random bytes, an operation of Managed HSM only."""
     count = body.get("count")
     if isinstance(count, bool) or not isinstance(count, int):
         raise bad_parameter("count must be a number.")

@@ -1,6 +1,6 @@
-"""Releasing a key: what a request asks, whether the policy is met, what is wrapped.
+"""Release a key: parse the request, check the policy, wrap the key.
 
-Values in, values out; signing and the envelope around it are the vault's.
+The vault signs the result.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ReleaseRequest:
 
 
 def parse_release_request(body: dict[str, Any]) -> ReleaseRequest:
-    """Read a body; without `enc` it is the one with SHA-1."""
+    """Parse a body; the default `enc` uses SHA-1."""
     token = body.get("target")
     enc = body.get("enc") or DEFAULT_ENC
     nonce = body.get("nonce")
@@ -47,8 +47,8 @@ def parse_release_request(body: dict[str, Any]) -> ReleaseRequest:
 
 
 def verify_policy(policy: Policy, claims: dict[str, Any]) -> None:
-    """Demand that a verified token's claims satisfy the policy."""
-    if not policy.is_met_by(claims):
+    """Require that a verified token's claims satisfy the policy."""
+    if not policy.is_satisfied_by(claims):
         raise RefusalError(
             403,
             "Forbidden",
@@ -64,7 +64,7 @@ def wrap_for_release(
     version: KeyVersion,
     through: Through,
 ) -> dict[str, Any]:
-    """Wrap a version to the key that the token brings; give the `key_hsm` members."""
+    """Wrap a version to the token's wrapping key; return the `key_hsm` members."""
     wrapping_key = select_wrapping_key(claims)
     ciphertext = wrap_key(
         through("target", version.target),

@@ -1,10 +1,9 @@
-"""Release policies: their grammar, how they are stored, and what they say of claims.
+"""Release policies: grammar, storage and evaluation.
 
 Azure Key Vault's policy grammar, version 1.0.0: `anyOf` of authorities, each with one
-`allOf` or `anyOf` of conditions that nest. `equals` is the only operator that the
-service's text allows; it compares the string forms of scalars, case and all. A claim is
-addressed by dots through objects; one that is missing or no scalar is not equal to
-anything.
+`allOf` or `anyOf` of nested conditions. `equals` is the only operator in the service's
+documentation. It compares the string forms of scalars, with case. Dots in a claim's
+name lead through objects. A claim that is missing or not a scalar equals nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _QUANTIFIERS = {"allOf": all, "anyOf": any}
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One claim and the value it must have, as text."""
+    """A claim and its required value, as text."""
 
     claim: str
     equals: str
@@ -33,7 +32,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Conditions of which all or any must hold."""
+    """Conditions, of which all or any must hold."""
 
     quantifier: str
     members: tuple[Condition | Group, ...]
@@ -41,17 +40,17 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A policy that parsed: a group for each authority, in their order."""
+    """A parsed policy: a group of conditions for each authority, in order."""
 
     authorities: tuple[tuple[str, Group], ...]
     document: dict[str, Any]
 
     def trusts(self, issuer: str) -> bool:
-        """Tell whether any authority is this issuer; one trailing slash is nothing."""
+        """Return whether an authority is this issuer; a trailing slash is ignored."""
         return any(_same_authority(url, issuer) for url, _ in self.authorities)
 
-    def is_met_by(self, claims: dict[str, Any]) -> bool:
-        """Tell whether a verified token's claims satisfy one of its authorities."""
+    def is_satisfied_by(self, claims: dict[str, Any]) -> bool:
+        """Return whether a verified token's claims satisfy one of the authorities."""
         issuer = str(claims.get("iss"))
         return any(
             _same_authority(url, issuer) and _holds(group, claims)
@@ -59,11 +58,11 @@ class Policy:
         )
 
     def as_vault_stores_it(self) -> bytes:
-        """Write it as Key Vault returns it: version first, booleans as strings."""
+        """Encode as Key Vault returns it: version first, booleans as strings."""
         return dump_json(_with_text_booleans(self.document))
 
     def as_hsm_stores_it(self) -> bytes:
-        """Write it as Managed HSM returns it: as it was sent, members sorted."""
+        """Encode as Managed HSM returns it: as it was sent, with sorted members."""
         return dump_json(self.document, sort=True)
 
 
@@ -71,12 +70,12 @@ def parse_policy(data: bytes) -> Policy:
     """Parse a policy.
 
     Raises:
-        RefusalError: 400 BadParameter, with the member that is wrong. The number
-            1010 is this emulator's own: the service's texts were not seen.
+        RefusalError: 400 BadParameter, with the invalid member. The number 1010 is
+            the emulator's own: Azure's texts are unknown.
     """
     try:
-        # JSON that systems exchange is UTF-8 (RFC 8259 §8.1); `json.loads` of bytes
-        # would take UTF-16 and UTF-32 as well.
+        # JSON between systems is UTF-8 (RFC 8259 §8.1); `json.loads` of bytes would
+        # also accept UTF-16 and UTF-32.
         text = data.decode("utf-8-sig")
         document = json.loads(text) if len(data) <= _MAX_BYTES else None
     except (ValueError, RecursionError) as error:
@@ -91,7 +90,7 @@ def parse_policy(data: bytes) -> Policy:
 
 
 def scalar_text(value: object) -> str | None:
-    """Give the string form in which scalars are compared; `None` for no scalar."""
+    """Return the string form in which scalars are compared; None for other values."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool | int | float):

@@ -1,9 +1,9 @@
-"""Azure Key Vault and Managed HSM, emulated: keys and their release.
+"""An emulated vault of Azure Key Vault or Managed HSM: routes, operations, release.
 
-One object is one vault. A request passes, in this order: the bearer challenge, the
-api-version, access by identity, and the operation. Release judges an attestation token
-against the key's release policy, wraps the key to the key that the token brings and
-signs the answer as the vault's TLS server.
+A request passes the bearer challenge, the api-version, the permission check and the
+operation, in this order. Release verifies an attestation token against the key's
+release policy, wraps the key to the token's wrapping key and signs the response with
+the vault's TLS certificate.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from skragent.emulator.encoding import sign_jws
-from skragent.emulator.keyvault.authentication import VaultGate, api_version_of
+from skragent.emulator.keyvault.authentication import VaultService, api_version_of
 from skragent.emulator.keyvault.key_changes import (
     add_version,
     rotate_key,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from skragent.emulator.clock import Clock
-    from skragent.emulator.entra.access_tokens import Entra
+    from skragent.emulator.entra.access_tokens import AccessTokenIssuer
     from skragent.emulator.keyvault.access_control import Permission
     from skragent.emulator.keyvault.attestation_authorities import (
         AttestationAuthorities,
@@ -49,21 +49,21 @@ if TYPE_CHECKING:
     from skragent.emulator.pki import ServerIdentity
 
 _KEY_NAME = re.compile(r"[0-9a-zA-Z-]{1,127}")
-_VERSION_OF_NONE = ""
+_LATEST = ""
 _OPERATIONS = ("create", "versions", "release", "rotate", "backup")
-# Operations on a key as it is kept: it is kept again, elsewhere, or in a backup.
+# Operations that store the key again or copy it: they use the key without mutations.
 _STORING = ("update", "rotate", "delete", "backup")
 # Azure's operations that are not emulated: their names are not versions.
 _NOT_EMULATED = ("rotationpolicy",)
 _ALLOWED_WHILE_DISABLED = ("update", "list", "delete", "backup")
 
 
-class Vault(VaultGate):
-    """One vault.
+class Vault(VaultService):
+    """A vault.
 
-    Steps that can be mutated: `wrapping_key` and `target` (what is wrapped to what),
+    Steps that can be mutated: `wrapping_key` and `target` (the bytes to wrap),
     `key_hsm`, `payload`, `header`, `signer` (the private key) and `jws` of a release;
-    `bundle` of a get; `key` (a stored key as it is read: None for one that is gone).
+    `bundle` of a get; `key` (a stored key that is read; None: not found).
     """
 
     steps = (
@@ -86,7 +86,7 @@ class Vault(VaultGate):
         store: KeyStore,
         sealer: BackupSealer,
         *,
-        entra: Entra,
+        entra: AccessTokenIssuer,
         authorities: AttestationAuthorities,
         signer: ServerIdentity,
         clock: Clock,
@@ -124,7 +124,7 @@ class Vault(VaultGate):
         if version in _NOT_EMULATED:
             raise _not_allowed()
         if version in _OPERATIONS and not operation:
-            version, operation = _VERSION_OF_NONE, version
+            version, operation = _LATEST, version
         return self._route_key(request, caller, (name, version, operation), api_version)
 
     def _route_key(
@@ -134,7 +134,7 @@ class Vault(VaultGate):
         parts: tuple[str, str, str],
         api_version: str,
     ) -> Response:
-        """Route a request about a key; the version may be the one of none."""
+        """Route a request about a key; the version may be empty."""
         name, version, operation = parts
         routes: dict[tuple[str, str], tuple[Permission, Callable[[], Response]]] = {
             ("POST", "release"): (
@@ -186,7 +186,7 @@ class Vault(VaultGate):
     def _find(
         self, name: str, version: str, operation: str
     ) -> tuple[StoredKey, KeyVersion]:
-        """Find a key's version, an enabled one unless it is to be changed or listed."""
+        """Return a key's version; most operations require an enabled version."""
         key = self._stored(name, operation)
         found = key.version(version) if key else None
         if key is None or found is None:
@@ -207,16 +207,16 @@ class Vault(VaultGate):
         return key, found
 
     def _stored(self, name: str, operation: str) -> StoredKey | None:
-        """Read a key; as it was kept where it is going to be kept again."""
+        """Return a key, without mutations if the operation stores or copies it."""
         key = self.store.find(name)
         if key is None or operation in _STORING:
             return key
-        changed: StoredKey | None = self._through("key", key)
+        changed: StoredKey | None = self._mutated("key", key)
         return changed
 
     def _bundle(self, key: StoredKey, version: KeyVersion) -> Response:
         bundle = self.dialect.bundle(self.url, key, version)
-        return Response.of_json(200, self._through("bundle", bundle))
+        return Response.of_json(200, self._mutated("bundle", bundle))
 
     def _create(self, request: Request, name: str) -> Response:
         body = request.json_object("BadParameter")
@@ -259,17 +259,17 @@ class Vault(VaultGate):
         return self._bundle(key, found)
 
     def _rotate(self, name: str) -> Response:
-        key, _ = self._find(name, _VERSION_OF_NONE, "rotate")
+        key, _ = self._find(name, _LATEST, "rotate")
         rotate_key(key, now=self._clock.now())
         self.store.save(key)
         return self._bundle(key, key.latest)
 
     def _delete(self, name: str) -> Response:
-        key, _ = self._find(name, _VERSION_OF_NONE, "delete")
+        key, _ = self._find(name, _LATEST, "delete")
         return Response.of_json(200, self._lifecycle.delete(key, self._clock.now()))
 
     def _backup(self, name: str) -> Response:
-        key, _ = self._find(name, _VERSION_OF_NONE, "backup")
+        key, _ = self._find(name, _LATEST, "backup")
         return Response.of_json(200, self._lifecycle.backup(key))
 
     def _random_bytes(self, request: Request, caller: dict[str, Any]) -> Response:
@@ -284,7 +284,7 @@ class Vault(VaultGate):
         return self._items([(key, key.latest, "") for key in keys if key])
 
     def _list_versions(self, name: str) -> Response:
-        key, _ = self._find(name, _VERSION_OF_NONE, "list")
+        key, _ = self._find(name, _LATEST, "list")
         return self._items([(key, v, f"/{v.version}") for v in key.versions])
 
     def _items(self, items: list[tuple[StoredKey, KeyVersion, str]]) -> Response:
@@ -300,7 +300,7 @@ class Vault(VaultGate):
     def _release(
         self, request: Request, name: str, version: str, api_version: str
     ) -> Response:
-        """Release a key to the holder of an attestation token."""
+        """Release a key to the bearer of an attestation token."""
         key, found = self._find(name, version, "release")
         asked = parse_release_request(request.json_object("BadParameter"))
         if not key.exportable:
@@ -308,9 +308,9 @@ class Vault(VaultGate):
         policy = parse_policy(key.policy)
         claims = self.authorities.verify(asked.token, policy, self._clock.now())
         verify_policy(policy, claims)
-        key_hsm = wrap_for_release(asked, claims, found, self._through)
+        key_hsm = wrap_for_release(asked, claims, found, self._mutated)
         released = self.dialect.released(
-            self.url, key, found, self._through("key_hsm", key_hsm)
+            self.url, key, found, self._mutated("key_hsm", key_hsm)
         )
         payload = {
             "request": {
@@ -321,10 +321,10 @@ class Vault(VaultGate):
             },
             "response": {"key": released},
         }
-        encoded = self.dialect.encode_payload(self._through("payload", payload))
-        header = self._through("header", self.dialect.jws_header(self.signer))
-        token = sign_jws(header, encoded, self._through("signer", self.signer.key))
-        return Response.of_json(200, {"value": self._through("jws", token)})
+        encoded = self.dialect.encode_payload(self._mutated("payload", payload))
+        header = self._mutated("header", self.dialect.jws_header(self.signer))
+        token = sign_jws(header, encoded, self._mutated("signer", self.signer.key))
+        return Response.of_json(200, {"value": self._mutated("jws", token)})
 
 
 def _not_found(message: str) -> RefusalError:

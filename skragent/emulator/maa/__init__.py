@@ -1,1 +1,1 @@
-"""Microsoft Azure Attestation."""
+"""Microsoft Azure Attestation: service, tokens and appraisal of evidence."""

@@ -1,8 +1,8 @@
-"""The shared attestation providers of all of Azure's regions, by host name.
+"""The host names of the shared attestation providers of all Azure regions.
 
-A client that finds its provider by the VM's region, or whose release policy names the
-provider of another region, must find that one here. The codes are Microsoft's
-(learn.microsoft.com: azure/attestation, "Basic concepts").
+Clients may choose the provider of the VM's region, and release policies may name the
+provider of another region. The region codes are Microsoft's (learn.microsoft.com:
+azure/attestation, "Basic concepts").
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Microsoft Azure Attestation, emulated: guest and platform attestation of SEV-SNP.
 
-Paths are matched without regard to case: the Go sidecar asks for `/attest/SevSnpVM`.
-No caller authenticates, as on the shared providers. What is judged is in `appraisal`;
-here are routes, tokens and envelopes.
+Paths are not case-sensitive: the Go sidecar requests `/attest/SevSnpVM`. Callers do
+not authenticate, as with the shared providers. `appraisal` judges the evidence; this
+module has the routes, tokens and error format.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from skragent.emulator.clock import Clock
 
-_LIFETIME_SECONDS = 28800  # 8 h in every token that was seen
-# The published ones that need no Entra ID token (azure-rest-api-specs,
-# specification/attestation/data-plane; Azure's own clients).
+_LIFETIME_SECONDS = 28800  # 8 h, as in every observed token
+# The published versions that do not require an Entra ID token (azure-rest-api-specs,
+# specification/attestation/data-plane, and Azure's clients).
 _API_VERSIONS = frozenset(
     (
         "2020-10-01",
@@ -43,11 +43,11 @@ _API_VERSIONS = frozenset(
 
 
 class Maa(Service):
-    """One attestation provider.
+    """An attestation provider.
 
     Steps that can be mutated: `claims` (before signing), `header`, `signer` (the
     private key), `token` (the compact JWS), `sealed` (the members of AzureGuest's
-    sealed answer), `jwks`.
+    encrypted response), `jwks`.
     """
 
     name = "maa"
@@ -63,15 +63,15 @@ class Maa(Service):
         *,
         hosts: Collection[str] = (),
     ) -> None:
-        """Build the service.
+        """Create the service.
 
         Args:
             issuer: its URL.
-            directory: where its signing keys are kept.
-            trust: whose evidence it accepts.
+            directory: keeps its signing keys.
+            trust: the roots of accepted evidence.
             clock: for lifetimes.
-            hosts: names of other regions' providers, which it is as well. Each is an
-                issuer of its own; unlike Azure's, all of them sign with the same keys.
+            hosts: names of the providers of other regions, which this service also
+                serves. Each is a separate issuer; unlike in Azure, all share the keys.
         """
         super().__init__()
         self.issuer = issuer
@@ -89,17 +89,17 @@ class Maa(Service):
         if route == ("POST", "/attest/sevsnpvm"):
             return self._attest_platform(request)
         if route == ("GET", "/certs"):
-            return Response.of_json(200, self._through("jwks", self.keys.jwks))
+            return Response.of_json(200, self._mutated("jwks", self.keys.jwks))
         if route == ("GET", "/.well-known/openid-configuration"):
             return Response.of_json(200, self._metadata(self._issuer_of(request)))
         raise RefusalError(404, "NotFound", f"There is nothing at {request.path}.")
 
     @override
     def refuse(self, refusal: RefusalError) -> Response:
-        """Put a refusal into MAA's envelope, which is another one from 500 on."""
+        """Encode a refusal in MAA's format, which differs for 5xx statuses."""
         headers = {"x-ms-error-code": refusal.code} | refusal.headers
         if refusal.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            # The C++ client's getErrorMessage has met both spellings.
+            # The C++ client's getErrorMessage accepts both spellings.
             failure = {"Code": refusal.code, "Message": refusal.message}
             return Response.of_json(refusal.status, {"Error": failure}, headers)
         error = {"code": refusal.code, "message": refusal.message}
@@ -110,7 +110,7 @@ class Maa(Service):
         body = request.json_object("InvalidParameter")
         appraisal = appraise_guest_request(body, self.trust, self._now())
         token = self._token(appraisal.claims, self._issuer_of(request))
-        sealed = self._through("sealed", seal_token(token, appraisal.wrapping_key))
+        sealed = self._mutated("sealed", seal_token(token, appraisal.wrapping_key))
         return Response.of_json(200, {"token": base64url(dump_json(sealed))})
 
     def _attest_platform(self, request: Request) -> Response:
@@ -121,7 +121,7 @@ class Maa(Service):
         return Response.of_json(200, {"token": token})
 
     def _issuer_of(self, request: Request) -> str:
-        """Give the provider that was asked: the one of the Host header."""
+        """Return the issuer for the Host header of a request."""
         host = request.headers.get("host", "").partition(":")[0].lower()
         return f"https://{host}" if host in self._hosts else self.issuer
 
@@ -141,10 +141,10 @@ class Maa(Service):
             "kid": signer.kid,
             "typ": "JWT",
         }
-        payload = dump_plain_json(self._through("claims", claims | issued))
-        key = self._through("signer", signer.key)
-        token = sign_jws(self._through("header", header), payload, key)
-        return str(self._through("token", token))
+        payload = dump_plain_json(self._mutated("claims", claims | issued))
+        key = self._mutated("signer", signer.key)
+        token = sign_jws(self._mutated("header", header), payload, key)
+        return str(self._mutated("token", token))
 
     def _metadata(self, issuer: str) -> dict[str, Any]:
         return {
@@ -161,10 +161,10 @@ class Maa(Service):
 
 
 def _verify_api_version(request: Request) -> None:
-    """Demand a published api-version.
+    """Require a published api-version.
 
-    The codes and words are those of ASP.NET's API versioning, which Azure services use
-    (dotnet/aspnet-api-versioning); the attestation service's own were not seen.
+    Codes and texts are those of ASP.NET's API versioning, which Azure services use
+    (dotnet/aspnet-api-versioning). Those of the attestation service are unknown.
     """
     version = request.parameter("api-version")
     if not version:

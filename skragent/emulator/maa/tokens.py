@@ -1,7 +1,7 @@
-"""The attestation service's signing keys: tokens as JWS, and the set at `/certs`.
+"""Attestation tokens: signing keys with the key set at `/certs`, and encryption.
 
-The set has one self-signed certificate a key and neither `n` nor `e`, as the real one.
-Several keys are published at once, and one of them signs.
+Like the real set, it has a self-signed certificate for each key and neither `n` nor
+`e`. It contains several keys, and one of them signs.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ _ASSOCIATED_DATA = b"Transport Key"
 
 @dataclass(frozen=True)
 class SigningKey:
-    """One key and its self-signed certificate."""
+    """A key and its self-signed certificate."""
 
     key: rsa.RSAPrivateKey
     certificate: x509.Certificate
 
     @cached_property
     def kid(self) -> str:
-        """The key's name: 32 bytes in standard base64, as observed."""
+        """The key's id: 32 bytes in standard base64, as observed."""
         der = self.certificate.public_bytes(Encoding.DER)
         return base64std(hashlib.sha256(der).digest())
 
     @cached_property
     def jwk(self) -> dict[str, Any]:
-        """The entry of `/certs`."""
+        """The key's entry in `/certs`."""
         der = self.certificate.public_bytes(Encoding.DER)
         return {
             "alg": "RS256",
@@ -60,7 +60,7 @@ class SigningKey:
 
 
 class SigningKeys:
-    """The keys that are published; the last one signs."""
+    """The published keys; the last one signs."""
 
     def __init__(self, directory: Path, issuer: str, now: dt.datetime) -> None:
         self._directory = directory
@@ -72,7 +72,7 @@ class SigningKeys:
 
     @property
     def current(self) -> SigningKey:
-        """The key that signs."""
+        """The signing key."""
         return self._keys[-1]
 
     @property
@@ -81,11 +81,11 @@ class SigningKeys:
         return {"keys": [key.jwk for key in self._keys]}
 
     def find(self, kid: object) -> SigningKey | None:
-        """Find a published key by its name."""
+        """Return the published key with an id."""
         return next((key for key in self._keys if key.kid == kid), None)
 
     def rotate(self, *, keep_old: bool = True) -> None:
-        """Sign with a new key from now on; the old ones stay published if kept."""
+        """Sign with a new key from now on; `keep_old` keeps the others published."""
         new = self._load(self._next)
         self._next += 1
         self._keys = [*(self._keys if keep_old else ()), new]
@@ -120,7 +120,12 @@ def _file_part(issuer: str) -> str:
 
 
 def seal_token(token: str, wrapping_key: rsa.RSAPublicKey) -> dict[str, Any]:
-    """Encrypt a token so that only the certified key opens it."""
+    """Encrypt a token to its wrapping key, as AzureGuest responses are.
+
+    The token is encrypted with AES-256-GCM under an inner key, and the inner key with
+    RSAES-PKCS1-v1_5 to the certified key of the vTPM. The values are in standard base64
+    with padding, because the C++ client aborts on other encodings.
+    """
     inner_key = AESGCM.generate_key(_KEY_BITS)
     iv = secrets.token_bytes(_IV_BYTES)
     sealed = AESGCM(inner_key).encrypt(iv, token.encode(), _ASSOCIATED_DATA)

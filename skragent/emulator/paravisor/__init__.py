@@ -1,1 +1,1 @@
-"""The paravisor: the vTPM's keys, the HCL report and the measured boot."""
+"""The paravisor (OpenHCL): the vTPM's keys, the HCL report and the measured boot."""

@@ -1,8 +1,8 @@
-"""The HCL report: header, hardware report and runtime data in one block of 2600 bytes.
+"""Encode the HCL report: header, hardware report and runtime data in 2600 bytes.
 
-Layout as OpenHCL writes it and captured reports have it (`IgvmAttestRequest…`, all
-little-endian). Only the runtime data is bound by hardware: SHA-256 of its JSON text is
-the first half of REPORT_DATA. Header and sizes are the host's word.
+The layout is that of OpenHCL (`IgvmAttestRequest…`) and of captured reports; all
+fields are little-endian. Hardware binds only the runtime data: the first half of
+REPORT_DATA is the SHA-256 of its JSON text. The host could change header and sizes.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ HeaderVersion = Literal[1, 2]
 
 @dataclass(frozen=True, slots=True)
 class RuntimeData:
-    """What the paravisor says of the VM, in the order of the captured reports.
+    """The paravisor's claims about the VM, in the order of captured reports.
 
-    The first reports, of 2022 and 2023, had neither the EK nor user data.
+    Reports of 2022 and 2023 had neither the EK nor user data.
     """
 
     ak_modulus: int
@@ -38,7 +38,7 @@ class RuntimeData:
     user_data: bytes | None
 
     def encode(self) -> bytes:
-        """Give the JSON text: compact, as it is hashed."""
+        """Return the compact JSON text, which is hashed."""
         keys = [_jwk("HCLAkPub", "sign", self.ak_modulus)]
         if self.ek_modulus is not None:
             keys.append(_jwk("HCLEkPub", "encrypt", self.ek_modulus))
@@ -57,7 +57,7 @@ class RuntimeData:
 
 
 def report_data(claims: bytes) -> bytes:
-    """Give the 64 bytes that bind runtime data to a hardware report."""
+    """Return the 64 bytes that bind runtime data to a hardware report."""
     return hashlib.sha256(claims).digest().ljust(64, b"\0")
 
 
@@ -68,7 +68,7 @@ def encode_hcl_report(
     version: HeaderVersion = 2,
     index_bytes: int = NV_REPORT_BYTES,
 ) -> bytes:
-    """Put the parts together and fill the index up with zeros."""
+    """Combine the parts and pad them with zeros to the size of the index."""
     data = struct.pack(
         "<IIIII", 20 + len(claims), 1, _REPORT_SNP, _HASH_SHA256, len(claims)
     )

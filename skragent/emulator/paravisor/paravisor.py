@@ -1,17 +1,17 @@
-"""OpenHCL's side: owns the vTPM's identity and tells the guest what the hardware says.
+"""OpenHCL's part: it sets up the vTPM and passes the hardware report to the guest.
 
-At boot it provisions the TPM, measures the boot and has the chip sign a report over
-its runtime data. When the guest reads NV 0x01400001 from offset 0, and the report is
-older than two seconds, it makes a new one, with what the guest's NV 0x01400002 holds.
-A younger one is handed out again, silently: a client that wrote its user data just
-now reads a stale report, as on Azure.
+At boot it provisions the TPM, measures the boot and lets the chip sign a report over
+its runtime data. When the guest reads NV 0x01400001 from offset 0 and the report is
+older than two seconds, it makes a new report with the contents of NV 0x01400002. It
+returns a younger report again, without an error: a client that wrote its user data a
+moment ago reads a stale report, as on Azure.
 
-The AK certificate's index is the paravisor's, or the guest's as on older VMs. The
-guest's index is given its certificate once: a certificate that the guest loses stays
-lost, through reboots too.
+The paravisor owns the index of the AK certificate, or the guest does, as on older VMs.
+A guest's index receives its certificate once. A certificate that the guest deletes is
+not restored by a reboot.
 
-`chip`, `header_version` and `tamper` may be set by a test, before a refresh;
-`owns_ak_certificate` before a boot; `ak_certificate_extra_bytes` at any time.
+Tests may set `chip`, `header_version` and `tamper` before a refresh,
+`owns_ak_certificate` before a boot, and `ak_certificate_extra_bytes` at any time.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 NV_REPORT: Final = 0x01400001
 NV_AK_CERTIFICATE: Final = 0x01C101D0
-_AK_CERTIFICATE_BYTES: Final = 4096  # the index's size: DER, then zeros
+_AK_CERTIFICATE_BYTES: Final = 4096  # the index: DER, padded with zeros
 _REPORT_TIMER_SECONDS: Final = 2.0  # OpenHCL: REPORT_TIMER_PERIOD
 
 Tamper = Callable[[bytes], bytes]
@@ -71,7 +71,7 @@ class Paravisor:
         self.header_version: HeaderVersion = 2
         self.tamper: Tamper | None = None  # applied to each new HCL report
         self.owns_ak_certificate = True
-        # Azure's certificates have more extensions than the emulator's, and more bytes.
+        # Azure's certificates have more extensions, and so are longer.
         self.ak_certificate_extra_bytes = 0
         self.vm_id = vm_id
         self.tcg_log_path = directory / "binary_bios_measurements"
@@ -90,14 +90,14 @@ class Paravisor:
         self._generated_at = 0.0
 
     async def boot(self, now: datetime) -> None:
-        """Do everything that happens before the guest's first instruction."""
+        """Do all steps before the guest's first instruction."""
         transmit = self._vtpm.transmit
         await self._vtpm.host(self._report)
         is_provisioned = False
         if self.owns_ak_certificate:
             await self._vtpm.host(self._ak_certificate)
         else:
-            is_given = await self._vtpm.give_up(NV_AK_CERTIFICATE)
+            is_given = await self._vtpm.leave_to_guest(NV_AK_CERTIFICATE)
             is_provisioned = self._ca is not None and not is_given
         self._keys = await provisioning.provision(transmit)
         await provisioning.replay(transmit, self._events)
@@ -110,12 +110,12 @@ class Paravisor:
 
     @property
     def hcl_report(self) -> bytes:
-        """The report as the guest would read it within its two seconds."""
+        """The current HCL report."""
         return self._report.data or b""
 
     @property
     def ak_certificate(self) -> bytes:
-        """What the AK certificate's index was given last: DER and zeros."""
+        """The last contents of the AK certificate's index: DER and zeros."""
         return self._ak_certificate.data or b""
 
     @property
@@ -124,7 +124,7 @@ class Paravisor:
         return self._provisioned.ak_public
 
     async def set_ak_certificate(self, der: bytes | None) -> None:
-        """Put a certificate into its index; None: not provisioned yet (0x14A)."""
+        """Write a certificate into its index; None: not provisioned yet (0x14A)."""
         padded = None if der is None else der.ljust(_AK_CERTIFICATE_BYTES, b"\0")
         self._ak_certificate.data = padded
         if not self.owns_ak_certificate:
@@ -132,7 +132,7 @@ class Paravisor:
             await provisioning.write_guests_index(transmit, index, der)
 
     def certify_ak(self, now: datetime, lifetime: timedelta = LIFETIME) -> bytes:
-        """Have the CA certify the AK, in DER."""
+        """Let the CA certify the AK; return the certificate in DER."""
         if self._ca is None:
             raise RuntimeError("the VM has not booted")
         return self._ca.certify(
@@ -143,7 +143,7 @@ class Paravisor:
         )
 
     def is_of_ak(self, certificate: x509.Certificate) -> bool:
-        """Tell whether a certificate is for this VM's AK."""
+        """Return whether a certificate is for this VM's AK."""
         key = certificate.public_key()
         return (
             isinstance(key, rsa.RSAPublicKey)
@@ -151,7 +151,7 @@ class Paravisor:
         )
 
     async def refresh(self) -> None:
-        """Make a new report now, whatever the age of the old one."""
+        """Make a new report now, regardless of the age of the last report."""
         await self._generate(self._vtpm.transmit)
 
     @property
@@ -162,7 +162,7 @@ class Paravisor:
 
     async def _refresh_on_read(self) -> None:
         if self._monotonic() - self._generated_at > _REPORT_TIMER_SECONDS:
-            # The guest's NV_Read is being answered: the TPM's lock is held for us.
+            # The emulator is answering NV_Read and holds the TPM's lock.
             await self._generate(self._vtpm.process.transmit)
 
     async def _generate(self, transmit: Transmit) -> None:
@@ -181,8 +181,8 @@ class Paravisor:
 
 
 def _write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file so that no reader ever sees a part of it."""
+    """Replace a file atomically."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
-    os.replace(temporary, path)  # noqa: PTH105 - the other end of mkstemp, which gives a string
+    os.replace(temporary, path)  # noqa: PTH105 - mkstemp returns a string

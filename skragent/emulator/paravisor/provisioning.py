@@ -1,8 +1,8 @@
-"""The TPM work of the paravisor: its keys, the boot's measurements, the user's data.
+"""The paravisor's TPM commands: create keys, extend PCRs, read the user data.
 
-Templates as OpenHCL has them (EK and SRK are TCG's "EK Credential Profile" L-1 and
-"Provisioning Guidance" templates). Commands are written here byte for byte: the
-emulator leans on no TSS.
+The templates are OpenHCL's. Those of EK and SRK are the L-1 template of TCG's "EK
+Credential Profile" and the template of its "Provisioning Guidance". The module encodes
+commands itself: the emulator does not use a TSS.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _BANKS: Final = bytes.fromhex(
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """A primary key that is made once and made persistent."""
+    """A primary key that is created once and made persistent."""
 
     handle: int
     hierarchy: int
@@ -66,7 +66,7 @@ class _Key:
 _AK: Final = _Key(
     AK_HANDLE,
     tpm.RH_ENDORSEMENT,
-    0x00050472,  # fixed, made here, userWithAuth, noDA, restricted, sign
+    0x00050472,  # fixedTPM, created in the TPM, userWithAuth, noDA, restricted, sign
     b"",
     _NO_SYMMETRIC + _RSASSA_SHA256 + _RSA_2048,
     b"",
@@ -74,7 +74,7 @@ _AK: Final = _Key(
 _SRK: Final = _Key(
     _SRK_HANDLE,
     tpm.RH_OWNER,
-    0x00030472,  # as the AK, but decrypt instead of sign
+    0x00030472,  # as the AK, with decrypt in place of sign
     b"",
     _AES_128_CFB + _NO_SCHEME + _RSA_2048,
     bytes(256),
@@ -82,7 +82,7 @@ _SRK: Final = _Key(
 _EK: Final = _Key(
     _EK_HANDLE,
     tpm.RH_ENDORSEMENT,
-    0x000300B2,  # fixed, made here, adminWithPolicy, restricted, decrypt
+    0x000300B2,  # fixedTPM, created in the TPM, adminWithPolicy, restricted, decrypt
     _EK_POLICY,
     _AES_128_CFB + _NO_SCHEME + _RSA_2048,
     bytes(256),
@@ -91,7 +91,7 @@ _EK: Final = _Key(
 
 @dataclass(frozen=True, slots=True)
 class TpmKeys:
-    """The public halves that go into the runtime data; AK as a TPM2B_PUBLIC too."""
+    """The public keys in the runtime data; `ak_public` is a TPM2B_PUBLIC."""
 
     ak_public: bytes
     ak_modulus: int
@@ -99,18 +99,18 @@ class TpmKeys:
 
 
 async def provision(transmit: Transmit) -> TpmKeys:
-    """See to it that EK, SRK and AK are there: at every boot, made at the first."""
+    """Return the public keys of EK and AK; create missing keys."""
     publics = [await _persist(transmit, key) for key in (_EK, _SRK, _AK)]
     ek, _, ak = publics
-    # In a TPMT_PUBLIC of RSA the modulus comes last.
+    # In an RSA TPMT_PUBLIC the modulus comes last.
     return TpmKeys(ak, int.from_bytes(ak[-256:]), int.from_bytes(ek[-256:]))
 
 
 async def allocate_banks(transmit: Transmit) -> bool:
-    """Have SHA-1 and SHA-256 PCRs only, which is what the log has.
+    """Allocate only SHA-1 and SHA-256 PCRs, the banks of the log.
 
     Returns:
-        Whether the TPM had others: then it has these from its next start on.
+        Whether the allocation changed; a change takes effect at the next start.
     """
     question = Command(
         tpm.CC_GET_CAPABILITY, parameters=struct.pack(">III", tpm.CAP_PCRS, 0, 16)
@@ -127,7 +127,7 @@ async def allocate_banks(transmit: Transmit) -> bool:
 
 
 async def lock_platform(transmit: Transmit) -> None:
-    """Give the platform hierarchy a secret for this boot, as firmware does."""
+    """Set a secret for the platform hierarchy until the next boot, as firmware does."""
     secret = tpm.sized(secrets.token_bytes(32))
     await _run(
         transmit,
@@ -140,20 +140,20 @@ async def lock_platform(transmit: Transmit) -> None:
 async def extend(
     transmit: Transmit, pcr: int, digests: tuple[tuple[int, bytes], ...]
 ) -> None:
-    """Extend one PCR in every bank."""
+    """Extend a PCR in every bank."""
     values = struct.pack(">I", len(digests))
     values += b"".join(struct.pack(">H", alg) + digest for alg, digest in digests)
     await _run(transmit, Command(tpm.CC_PCR_EXTEND, (pcr,), (tpm.PASSWORD,), values))
 
 
 async def replay(transmit: Transmit, events: list[Event]) -> None:
-    """Boot: extend what the log says."""
+    """Extend the PCRs with the events of the log."""
     for event in events:
         await extend(transmit, event.pcr, event.digests)
 
 
 def digests_of(data: bytes) -> tuple[tuple[int, bytes], ...]:
-    """Hash data for both banks."""
+    """Return the digests of data for both banks."""
     return (
         (tpm.ALG_SHA1, hashlib.sha1(data, usedforsecurity=False).digest()),
         (tpm.ALG_SHA256, hashlib.sha256(data).digest()),
@@ -161,7 +161,7 @@ def digests_of(data: bytes) -> tuple[tuple[int, bytes], ...]:
 
 
 async def read_user_data(transmit: Transmit) -> bytes:
-    """Read what the guest has put into its index; zeros where it has not."""
+    """Read the guest's user data; return zeros if it has written none."""
     read = Command(
         tpm.CC_NV_READ,
         (tpm.RH_OWNER, _USER_DATA_INDEX),
@@ -177,9 +177,9 @@ async def read_user_data(transmit: Transmit) -> bytes:
 async def write_guests_index(
     transmit: Transmit, index: int, data: bytes | None
 ) -> None:
-    """Define an NV index of the owner's, as long as the data; None: of one byte.
+    """Define an NV index of the owner with the size of the data; None: one byte.
 
-    Whatever was there is gone. The guest may read, write, undefine and define it.
+    An existing index is removed. The guest may read, write, undefine and define it.
     """
     undefine = Command(tpm.CC_NV_UNDEFINE_SPACE, (tpm.RH_OWNER, index), (tpm.PASSWORD,))
     await transmit(undefine.encode())
@@ -202,7 +202,7 @@ async def write_guests_index(
 
 
 async def _persist(transmit: Transmit, key: _Key) -> bytes:
-    """Give a key's TPM2B_PUBLIC, making the key persistent if it is not there."""
+    """Return a key's TPM2B_PUBLIC; create a missing key and make it persistent."""
     read = Command(tpm.CC_READ_PUBLIC, (key.handle,)).encode()
     response = tpm.parse_response(await transmit(read))
     if response.rc != tpm.RC_SUCCESS:
@@ -240,7 +240,7 @@ async def _run(
     response = tpm.parse_response(raw, has_handle=has_handle)
     if response.rc != tpm.RC_SUCCESS:
         raise VtpmError(
-            f"the vTPM refused what its paravisor does at every boot:"
+            "the vTPM refused a command that its paravisor sends at every boot:"
             f" command 0x{command.code:03x}, response 0x{response.rc:03x}"
         )
     return response

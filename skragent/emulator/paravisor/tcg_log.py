@@ -1,10 +1,10 @@
-"""The measured boot of this VM: the firmware's events, its log, and what it extends.
+"""The measured boot of the VM: the firmware's events, their log and their digests.
 
 TCG "PC Client Platform Firmware Profile", crypto-agile log: a TCG_PCR_EVENT with the
-Spec ID event, then TCG_PCR_EVENT2 with a SHA-1 and a SHA-256 digest each. All content
-is made up, and the same at every boot: so are the PCRs.
+Spec ID event, then TCG_PCR_EVENT2 entries with SHA-1 and SHA-256 digests. All content
+is invented and equal at every boot; so are the PCRs.
 
-Not here: extending the PCRs (`paravisor`) and judging a log (a verifier).
+`provisioning.py` extends the PCRs; a verifier judges the log.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ _EV_EFI_BOOT_SERVICES_APPLICATION: Final = 0x80000003
 _EV_EFI_ACTION: Final = 0x80000007
 _EV_EFI_VARIABLE_AUTHORITY: Final = 0x800000E0
 
-# UEFI specification, section 32: where the variables and signature types are named.
+# UEFI specification, section 32: the GUIDs of variables and signature types.
 _GLOBAL: Final = uuid.UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c")
 _IMAGE_SECURITY: Final = uuid.UUID("d719b2cb-3d3a-4596-a3bc-dad00e67656f")
 _CERT_X509: Final = uuid.UUID("a5c059a1-94e4-4aa7-87b5-ab155c2bf072")
 _CERT_SHA256: Final = uuid.UUID("c1c41626-504c-4092-aca9-41f936934328")
-_OWNER: Final = uuid.UUID("e0f6b1f4-0d4c-4d8e-9c0e-5b8a6f1d2c3a")  # made up
+_OWNER: Final = uuid.UUID("e0f6b1f4-0d4c-4d8e-9c0e-5b8a6f1d2c3a")  # invented
 
 _FIRMWARE_PCRS: Final = range(8)
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One measurement: `measured` is what the digests are of, `data` what is logged."""
+    """A measurement: the digests are of `measured`; the log contains `data`."""
 
     pcr: int
     kind: int
@@ -54,14 +54,14 @@ class Event:
 
     @property
     def digests(self) -> tuple[tuple[int, bytes], ...]:
-        """What is extended into each bank."""
+        """The digest for each bank."""
         return (
             (ALG_SHA1, hashlib.sha1(self.measured, usedforsecurity=False).digest()),
             (ALG_SHA256, hashlib.sha256(self.measured).digest()),
         )
 
     def encode(self) -> bytes:
-        """Give the TCG_PCR_EVENT2."""
+        """Return the TCG_PCR_EVENT2."""
         head = struct.pack("<III", self.pcr, self.kind, len(self.digests))
         for algorithm, digest in self.digests:
             head += struct.pack("<H", algorithm) + digest
@@ -69,7 +69,7 @@ class Event:
 
 
 def boot_events(*, secure_boot: bool) -> list[Event]:
-    """Give what firmware, shim and boot loader measure, in order."""
+    """Return the measurements of firmware, shim and boot loader, in order."""
     version = "Hyper-V UEFI Release v4.1 (skragent emulator)\0".encode("utf-16-le")
     db = _certificates("db")
     variables = (
@@ -80,7 +80,7 @@ def boot_events(*, secure_boot: bool) -> list[Event]:
         ("dbx", _IMAGE_SECURITY, _hashes("revoked boot loader")),
     )
     call = b"Calling EFI Application from Boot Option"
-    signature = db[28:]  # past EFI_SIGNATURE_LIST's header: the EFI_SIGNATURE_DATA
+    signature = db[28:]  # the EFI_SIGNATURE_DATA after the list's header
     events = [
         _plain(0, _EV_S_CRTM_VERSION, version),
         *(
@@ -107,7 +107,7 @@ def boot_events(*, secure_boot: bool) -> list[Event]:
 
 
 def encode_log(events: list[Event]) -> bytes:
-    """Give the whole log."""
+    """Return the whole log."""
     algorithms = ((ALG_SHA1, 20), (ALG_SHA256, 32))
     # TCG_EfiSpecIdEvent: platform class 0 (client), version 2.0, errata 0, UINT64s.
     spec_id = b"Spec ID Event03\0" + struct.pack("<IBBBB", 0, 0, 2, 0, 2)
@@ -118,23 +118,23 @@ def encode_log(events: list[Event]) -> bytes:
 
 
 def _plain(pcr: int, kind: int, data: bytes) -> Event:
-    """An event whose digests are of what is logged."""
+    """Return an event whose digests are of the logged data."""
     return Event(pcr, kind, data, data)
 
 
 def _grub_command(line: bytes) -> Event:
-    """GRUB logs a prefix and a NUL that it does not measure."""
+    """Return a GRUB event: GRUB logs a prefix and a NUL that it does not measure."""
     return Event(8, _EV_IPL, b"grub_cmd: " + line + b"\0", line)
 
 
 def _variable(name: str, vendor: uuid.UUID, data: bytes) -> bytes:
-    """Give a UEFI_VARIABLE_DATA."""
+    """Return a UEFI_VARIABLE_DATA."""
     head = vendor.bytes_le + struct.pack("<QQ", len(name), len(data))
     return head + name.encode("utf-16-le") + data
 
 
 def _application(path: str, address: int) -> Event:
-    """A loaded image: logged is a UEFI_IMAGE_LOAD_EVENT, measured is the image."""
+    """Return a loaded image: logs a UEFI_IMAGE_LOAD_EVENT and measures the image."""
     name = (path + "\0").encode("utf-16-le")
     # Media device path, file path; then the end of the path.
     device = struct.pack("<BBH", 4, 4, 4 + len(name)) + name + b"\x7f\xff\x04\0"
@@ -144,7 +144,7 @@ def _application(path: str, address: int) -> Event:
 
 
 def _hashes(*contents: str) -> bytes:
-    """Give an EFI_SIGNATURE_LIST of SHA-256 hashes."""
+    """Return an EFI_SIGNATURE_LIST of SHA-256 hashes."""
     data = [
         _OWNER.bytes_le + hashlib.sha256(content.encode()).digest()
         for content in contents
@@ -153,7 +153,7 @@ def _hashes(*contents: str) -> bytes:
 
 
 def _certificates(name: str) -> bytes:
-    """Give an EFI_SIGNATURE_LIST with one certificate."""
+    """Return an EFI_SIGNATURE_LIST with one certificate."""
     data = _OWNER.bytes_le + _certificate(f"skragent emulator {name}")
     return _signature_list(_CERT_X509, data, len(data))
 
@@ -163,7 +163,7 @@ def _signature_list(kind: uuid.UUID, data: bytes, size: int) -> bytes:
 
 
 def _certificate(common_name: str) -> bytes:
-    """Make a certificate that is the same every time: nobody signs anything with it."""
+    """Make a certificate that is always the same; its key signs nothing else."""
     seed = hashlib.sha256(common_name.encode()).digest()
     key = ed25519.Ed25519PrivateKey.from_private_bytes(seed)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])

@@ -1,7 +1,7 @@
 """The CA that certifies attestation keys, as Azure's "Global Virtual TPM CA" does.
 
-Its word is worth nothing here or there for SKR: what ties an AK to hardware is the
-runtime data. Clients send the certificate along, so there must be one.
+For secure key release the certificate proves nothing: the runtime data binds an AK to
+hardware. The emulator has the CA because clients send the certificate.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ISSUER: Final = "Global Virtual TPM CA - 01"
-# For documentation: RFC 5612.
+# An OID for documentation (RFC 5612).
 _EXTRA: Final = ObjectIdentifier("1.3.6.1.4.1.32473.1")
 _TCG_KP_AIK: Final = ObjectIdentifier("2.23.133.8.3")  # tcg-kp-AIKCertificate
 _DAY: Final = timedelta(days=1)
@@ -28,14 +28,14 @@ LIFETIME: Final = timedelta(days=365)  # the C++ client renews at 90 days or les
 
 
 class VirtualTpmCa:
-    """One CA; its key outlives the VM's power."""
+    """A CA; its key outlives the VM's power."""
 
     def __init__(self, key: rsa.RSAPrivateKey) -> None:
         self._key = key
 
     @classmethod
     def load_or_mint(cls, path: Path) -> Self:
-        """Take the key that lies at `path`, or make it and keep it there (0600)."""
+        """Load the key from `path`; create it (0600) if the file is missing."""
         if path.exists():
             key = serialization.load_pem_private_key(
                 path.read_bytes(), None, unsafe_skip_rsa_key_validation=True
@@ -49,7 +49,7 @@ class VirtualTpmCa:
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         )
-        # Whole or not at all: what a killed start left is written over.
+        # Atomic: the next start overwrites the file of an interrupted start.
         unfinished = path.with_suffix(".new")
         unfinished.touch(mode=0o600)
         unfinished.write_bytes(pem)
@@ -64,13 +64,13 @@ class VirtualTpmCa:
         *,
         extra_bytes: int = 0,
     ) -> bytes:
-        """Make an AK's certificate, in DER; it ends a lifetime after yesterday.
+        """Issue an AK's certificate in DER; its lifetime starts yesterday.
 
         Args:
-            ak_modulus: of the key that is certified.
-            now: aware.
-            lifetime: of the certificate.
-            extra_bytes: the length of one more extension, of no meaning.
+            ak_modulus: the modulus of the certified key.
+            now: an aware time.
+            lifetime: the lifetime of the certificate.
+            extra_bytes: the length of an additional, meaningless extension.
         """
         public_key = rsa.RSAPublicNumbers(65537, ak_modulus).public_key()
         subject = f"{os.urandom(6).hex()}.TrustedVM.Azure.Microsoft"

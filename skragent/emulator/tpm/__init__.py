@@ -1,1 +1,1 @@
-"""The virtual TPM: swtpm, and the functions that the paravisor of Azure adds."""
+"""The virtual TPM: swtpm behind the functions that Azure's paravisor adds."""

@@ -1,7 +1,7 @@
-"""TPM 2.0 commands and responses: bytes <-> values, no meaning beyond their frame.
+"""Encode and parse TPM 2.0 commands and responses.
 
-TPM 2.0 Part 1, "Command/Response Structure"; the numbers are Part 2's. Only what the
-front must understand has a name here: the rest goes to the TPM as it came.
+TPM 2.0 Part 1, "Command/Response Structure"; the numbers are from Part 2. The module
+names only the codes that the emulator handles. Other commands go to swtpm unchanged.
 """
 
 from __future__ import annotations
@@ -57,13 +57,12 @@ RC_NV_AUTHORIZATION: Final = 0x149
 RC_NV_UNINITIALIZED: Final = 0x14A
 RC_OBJECT_MEMORY: Final = 0x902
 RC_SESSION_MEMORY: Final = 0x903
-RC_REFERENCE_H0: Final = 0x910  # and the six after it: the handle's place
-RC_REFERENCE_S0: Final = 0x918  # and the six after it: the session's place
-# Format-one codes: the cause, and whose fault: handle, session or parameter N.
+RC_REFERENCE_H0: Final = 0x910  # to 0x916: the position of the handle
+RC_REFERENCE_S0: Final = 0x918  # to 0x91E: the position of the session
+# Format-one codes; the response adds the handle, session or parameter number.
 RC_ATTRIBUTES: Final = 0x082
 RC_HANDLE: Final = 0x08B
 RC_VALUE: Final = 0x084
-RC_SIZE: Final = 0x095
 RC_INSUFFICIENT: Final = 0x09A
 RC_BAD_AUTH: Final = 0x0A2
 
@@ -86,45 +85,40 @@ RH_ENDORSEMENT: Final = 0x4000000B
 RH_PLATFORM: Final = 0x4000000C
 
 SESSION_CONTINUE: Final = 0x01
-_MAX_HANDLES = 3  # no command has more
+_MAX_HANDLES = 3  # the maximum of all commands
 
 
-class TpmRefusal(Exception):  # noqa: N818 - an answer to the client, not an error of ours
-    """The command is answered with this response code."""
+class TpmRefusal(Exception):  # noqa: N818 - a response to the client, not a failure
+    """The response to a command is this response code."""
 
     def __init__(self, rc: int) -> None:
         super().__init__(f"0x{rc:03x}")
         self.rc = rc
 
 
-def at_handle(rc: int, number: int) -> int:
-    """Say in a format-one code which handle (from 1) is at fault."""
-    return rc | number << 8
-
-
 def at_session(rc: int, number: int) -> int:
-    """Say in a format-one code which session (from 1) is at fault."""
+    """Add a session's number (from 1) to a format-one code."""
     return rc | 0x800 | number << 8
 
 
 def at_parameter(rc: int, number: int) -> int:
-    """Say in a format-one code which parameter (from 1) is at fault."""
+    """Add a parameter's number (from 1) to a format-one code."""
     return rc | 0x40 | number << 8
 
 
 def handle_type(handle: int) -> int:
-    """Give the TPM_HT of a handle."""
+    """Return the TPM_HT of a handle."""
     return handle >> 24
 
 
 def is_session(handle: int) -> bool:
-    """Whether a handle is one of an HMAC or a policy session."""
+    """Return whether a handle belongs to an HMAC or policy session."""
     return handle_type(handle) in (HT_HMAC_SESSION, HT_POLICY_SESSION)
 
 
 @dataclass(frozen=True, slots=True)
 class CommandAttributes:
-    """TPMA_CC, the part of it that tells where handles are."""
+    """The bits of TPMA_CC that describe a command's handles."""
 
     handles: int
     returns_handle: bool
@@ -132,7 +126,7 @@ class CommandAttributes:
 
     @classmethod
     def parse(cls, tpma_cc: int) -> CommandAttributes:
-        """Read TPMA_CC (Part 2, 8.9)."""
+        """Parse a TPMA_CC (Part 2, 8.9)."""
         return cls(
             handles=min(tpma_cc >> 25 & 7, _MAX_HANDLES),
             returns_handle=bool(tpma_cc >> 28 & 1),
@@ -142,7 +136,7 @@ class CommandAttributes:
 
 @dataclass(frozen=True, slots=True)
 class Authorization:
-    """TPMS_AUTH_COMMAND, or TPMS_AUTH_RESPONSE with no handle (0)."""
+    """TPMS_AUTH_COMMAND, or TPMS_AUTH_RESPONSE if the handle is 0."""
 
     handle: int
     nonce: bytes
@@ -150,7 +144,7 @@ class Authorization:
     hmac: bytes
 
     def encode(self) -> bytes:
-        """Give its bytes in a command (with the handle) or a response (without)."""
+        """Encode for a command (with a handle) or for a response (without)."""
         head = struct.pack(">I", self.handle) if self.handle else b""
         return head + sized(self.nonce) + bytes([self.attributes]) + sized(self.hmac)
 
@@ -159,13 +153,13 @@ PASSWORD: Final = Authorization(RS_PW, b"", SESSION_CONTINUE, b"")
 
 
 def password(value: bytes) -> Authorization:
-    """Authorize by an authValue in the clear."""
+    """Return an authorization with an authValue in the clear."""
     return Authorization(RS_PW, b"", SESSION_CONTINUE, value)
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command, cut at its seams."""
+    """A command as handles, authorizations and parameters."""
 
     code: int
     handles: tuple[int, ...] = ()
@@ -173,7 +167,7 @@ class Command:
     parameters: bytes = b""
 
     def encode(self) -> bytes:
-        """Give the command's bytes."""
+        """Encode the command."""
         body = b"".join(struct.pack(">I", handle) for handle in self.handles)
         if self.authorizations:
             area = b"".join(one.encode() for one in self.authorizations)
@@ -185,7 +179,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response, cut at its seams."""
+    """A response as handle, parameters and authorizations."""
 
     rc: int
     handle: int | None = None
@@ -193,7 +187,7 @@ class Response:
     authorizations: tuple[Authorization, ...] = ()
 
     def encode(self) -> bytes:
-        """Give the response's bytes."""
+        """Encode the response."""
         body = b"" if self.handle is None else struct.pack(">I", self.handle)
         if self.authorizations:
             body += struct.pack(">I", len(self.parameters)) + self.parameters
@@ -205,7 +199,7 @@ class Response:
 
 
 class Reader:
-    """Takes values from the front of some bytes; short input is `rc`."""
+    """Reads values from bytes; raises `TpmRefusal(rc)` if the bytes end early."""
 
     def __init__(self, data: bytes, rc: int = RC_INSUFFICIENT) -> None:
         self._data = data
@@ -213,7 +207,7 @@ class Reader:
         self._rc = rc
 
     def take(self, length: int) -> bytes:
-        """Take `length` bytes."""
+        """Read `length` bytes."""
         end = self._offset + length
         if end > len(self._data):
             raise TpmRefusal(self._rc)
@@ -222,15 +216,15 @@ class Reader:
         return taken
 
     def number(self, length: int) -> int:
-        """Take a big-endian number."""
+        """Read a big-endian number."""
         return int.from_bytes(self.take(length))
 
     def sized(self) -> bytes:
-        """Take a TPM2B."""
+        """Read a TPM2B."""
         return self.take(self.number(2))
 
     def rest(self) -> bytes:
-        """Take what is left."""
+        """Read the remaining bytes."""
         return self.take(len(self._data) - self._offset)
 
 
@@ -240,7 +234,7 @@ def sized(data: bytes) -> bytes:
 
 
 def parse_command(raw: bytes, known: dict[int, CommandAttributes]) -> Command:
-    """Cut a whole command; total: a value, or the refusal that the TPM would give."""
+    """Parse a command; raise the `TpmRefusal` that the TPM would return."""
     reader = Reader(raw, RC_COMMAND_SIZE)
     tag, size, code = reader.number(2), reader.number(4), reader.number(4)
     if tag not in (ST_SESSIONS, ST_NO_SESSIONS):
@@ -269,7 +263,7 @@ def parse_command(raw: bytes, known: dict[int, CommandAttributes]) -> Command:
 
 
 def parse_response(raw: bytes, *, has_handle: bool = False) -> Response:
-    """Cut a response of the TPM, which is trusted to be well-formed."""
+    """Parse a response of swtpm, which is trusted to be well-formed."""
     tag, _, rc = struct.unpack_from(">HII", raw)
     if rc != RC_SUCCESS:
         return Response(rc)

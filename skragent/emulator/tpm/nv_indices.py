@@ -1,16 +1,17 @@
-"""NV indices that the front answers for, because libtpms caps an index at 2048 bytes.
+"""NV indices that the emulator serves itself: libtpms caps an index at 2048 bytes.
 
-Azure's HCL report has 2600 and its AK certificate 4096. In the real TPM each has a
-stand-in at the same handle, platform-created and a few bytes small: the TPM itself
-lists it, refuses to define or undefine or write it, and judges who may read it. The
-front replaces two things only: the public area and the data that is read.
+Azure's HCL report has 2600 bytes and the index of its AK certificate 4096. For each
+index, swtpm has a stand-in: a platform-created index of a few bytes at the same
+handle. swtpm lists it, protects it from being written, defined or undefined, and
+decides on read access. The emulator replaces only the public area and the data.
 
-Attributes and secret authValue as OpenHCL gives them: PLATFORMCREATE, AUTHREAD,
+Attributes and the secret authValue are those of OpenHCL: PLATFORMCREATE, AUTHREAD,
 AUTHWRITE, OWNERREAD, NO_DA. So only the owner can read, and no guest can write.
 
-Within HMAC sessions this works where the session is unsalted and unbound, the owner's
-authValue is empty and no parameter is encrypted, as with tpm2-tools. Others are
-refused (TPM_RC_AUTH_TYPE, TPM_RC_ATTRIBUTES). Passwords and policies work always.
+Within HMAC sessions, reading works if the session is unsalted and unbound, the owner's
+authValue is empty and no parameter is encrypted, as with tpm2-tools. Other HMAC
+sessions are refused (TPM_RC_AUTH_TYPE, TPM_RC_ATTRIBUTES). Passwords and policies
+always work.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from skragent.emulator.tpm import messages as tpm
 from skragent.emulator.tpm.messages import Command, Response, TpmRefusal
 from skragent.emulator.tpm.sessions import (
     OpenSession,
-    SessionLedger,
+    SessionTable,
     sign_command,
     sign_response,
 )
@@ -46,12 +47,12 @@ Run = Callable[[Command], Awaitable[Response]]
 
 @dataclass(slots=True)
 class HostedIndex:
-    """One index as the guest sees it."""
+    """A large index as the guest sees it."""
 
     index: int
     size: int
-    data: bytes | None = None  # None: never written
-    # Called when somebody who may has begun to read, at offset 0.
+    data: bytes | None = None  # None: not written yet
+    # Called when an authorized client begins to read, at offset 0.
     refresh: Callable[[], Awaitable[None]] | None = None
 
     @property
@@ -62,23 +63,23 @@ class HostedIndex:
 
 
 class HostedIndices:
-    """All of them, and the commands that are answered for them."""
+    """The large indices, and the responses to commands about them."""
 
-    def __init__(self, ledger: SessionLedger) -> None:
+    def __init__(self, ledger: SessionTable) -> None:
         self._indices: dict[int, HostedIndex] = {}
-        self._ledger = ledger
+        self._sessions_table = ledger
 
     def __contains__(self, handle: int) -> bool:
         return handle in self._indices
 
     async def host(self, hosted: HostedIndex, transmit: Transmit) -> None:
-        """Answer for an index from now on; platformAuth must be empty still."""
+        """Begin to serve an index; platformAuth must still be empty."""
         self._indices[hosted.index] = hosted
         if (found := await _attributes(hosted.index, transmit)) is not None:
             if found & _PLATFORM_CREATE:
-                return  # made at an earlier start
+                return  # created at an earlier start
             await _undefine(hosted.index, transmit)
-        secret = secrets.token_bytes(8)  # as OpenHCL: a random u64, told to nobody
+        secret = secrets.token_bytes(8)  # as OpenHCL: a random u64, never disclosed
         public = _stand_in_public(hosted.index, 0)
         define = Command(
             tpm.CC_NV_DEFINE_SPACE,
@@ -95,11 +96,11 @@ class HostedIndices:
         for command in (define, write):
             await _run(command, transmit)
 
-    async def give_up(self, index: int, transmit: Transmit) -> bool:
-        """Leave an index to the guest; platformAuth must be empty still.
+    async def leave_to_guest(self, index: int, transmit: Transmit) -> bool:
+        """Leave an index to the guest; platformAuth must still be empty.
 
         Returns:
-            Whether the index was the platform's until now: then it is gone.
+            Whether the platform owned the index until now and so undefined it.
         """
         self._indices.pop(index, None)
         found = await _attributes(index, transmit)
@@ -109,8 +110,8 @@ class HostedIndices:
         return True
 
     def read_public(self, command: Command) -> Response:
-        """Answer TPM2_NV_ReadPublic."""
-        if command.authorizations:  # an audit session: its HMAC would not match
+        """Return the response to TPM2_NV_ReadPublic."""
+        if command.authorizations:  # an audit session's HMAC would not match
             raise TpmRefusal(tpm.RC_AUTH_CONTEXT)
         public = self._indices[command.handles[0]].public
         return Response(
@@ -119,14 +120,19 @@ class HostedIndices:
         )
 
     async def read(self, command: Command, run: Run) -> Response:
-        """Answer TPM2_NV_Read; `run` sends the stand-in's command as this client."""
+        """Return the response to TPM2_NV_Read.
+
+        Args:
+            command: the client's command.
+            run: sends the command for the stand-in in the client's name.
+        """
         hosted = self._indices[command.handles[1]]
         if not command.authorizations:
             raise TpmRefusal(tpm.RC_AUTH_MISSING)
         reader = tpm.Reader(command.parameters)
         size, offset = reader.number(2), reader.number(2)
-        # Judged before authorization: a failed command must not roll the nonces.
-        _judge_range(hosted, size, offset)
+        # Check before authorization: a failed command must not change the nonces.
+        _check_range(hosted, size, offset)
         stand_in, session = self._stand_in(command, hosted)
         response = await run(stand_in)
         if response.rc != tpm.RC_SUCCESS:
@@ -146,7 +152,7 @@ class HostedIndices:
     def _stand_in(
         self, command: Command, hosted: HostedIndex
     ) -> tuple[Command, OpenSession | None]:
-        """Turn a read of the index into one, of nothing, of what stands in for it."""
+        """Turn a read of the index into an empty read of its stand-in."""
         first, *more = command.authorizations
         if more or first.attributes & _PARAMETER_SESSION:
             raise TpmRefusal(tpm.at_session(tpm.RC_ATTRIBUTES, 2 if more else 1))
@@ -154,7 +160,7 @@ class HostedIndices:
         is_policy = tpm.handle_type(first.handle) == tpm.HT_POLICY_SESSION
         if first.handle == tpm.RS_PW or (is_policy and not first.hmac):
             return stand_in, None
-        session = self._ledger.find(first.handle)
+        session = self._sessions_table.find(first.handle)
         if session is None:
             raise TpmRefusal(tpm.RC_AUTH_TYPE)
         asked = sign_command(session, first, command, _names(command, hosted.public))
@@ -166,7 +172,7 @@ class HostedIndices:
 
 
 async def _attributes(index: int, transmit: Transmit) -> int | None:
-    """Read the TPMA_NV of what the TPM has there; None where there is nothing."""
+    """Return the TPMA_NV of the index in swtpm; None if it is not defined."""
     probe = Command(tpm.CC_NV_READ_PUBLIC, (index,))
     response = tpm.parse_response(await transmit(probe.encode()))
     if response.rc != tpm.RC_SUCCESS:
@@ -185,8 +191,8 @@ async def _run(command: Command, transmit: Transmit) -> None:
         raise TpmRefusal(response.rc)
 
 
-def _judge_range(hosted: HostedIndex, size: int, offset: int) -> None:
-    """Refuse what TPM2_NV_Read refuses (Part 3, 31.13)."""
+def _check_range(hosted: HostedIndex, size: int, offset: int) -> None:
+    """Refuse the ranges that TPM2_NV_Read refuses (Part 3, 31.13)."""
     if hosted.data is None:
         raise TpmRefusal(tpm.RC_NV_UNINITIALIZED)
     if size > _MAX_NV_BUFFER:
@@ -198,7 +204,7 @@ def _judge_range(hosted: HostedIndex, size: int, offset: int) -> None:
 
 
 def _names(command: Command, public: bytes) -> tuple[bytes, bytes]:
-    """Give the Names of authHandle and nvIndex, which the HMAC covers."""
+    """Return the Names of authHandle and nvIndex, which the HMAC covers."""
     name = tpm.name_of(public)
     authorizer, index = command.handles
     return (name if authorizer == index else struct.pack(">I", authorizer)), name

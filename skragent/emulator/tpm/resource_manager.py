@@ -1,13 +1,15 @@
-"""The resource manager: each client believes that the TPM's slots are its own.
+"""The resource manager: gives each client its own handles and swaps objects.
 
-As the kernel's /dev/tpmrm0 (drivers/char/tpm/tpm2-space.c) with two differences.
-A client sees virtual handles of transient objects and only its own sessions; what it
-left loaded is flushed when it goes. But here things are swapped out only when another
-command finds no slot (TPM_RC_OBJECT_MEMORY, TPM_RC_SESSION_MEMORY), the one used
-longest ago first; and a client may have more objects than the TPM has slots, because
-to us a client is a process with perhaps many TSS contexts in it (see `vtpm_sockets`).
+It works like the kernel's /dev/tpmrm0 (drivers/char/tpm/tpm2-space.c). A client sees
+virtual handles of its transient objects and only its own sessions, and its objects are
+flushed when it disconnects. There are two differences:
 
-The caller holds the lock: one command at a time, of whatever client.
+- Objects are swapped out only if another command finds no free slot
+  (TPM_RC_OBJECT_MEMORY, TPM_RC_SESSION_MEMORY), the least recently used first.
+- A client may have more objects than the TPM has slots, because a client is a process
+  and may have several TSS contexts (`sockets.py`).
+
+The caller holds a lock: one command at a time runs, for all clients together.
 """
 
 from __future__ import annotations
@@ -22,13 +24,13 @@ from skragent.emulator.tpm.messages import Command, Response, TpmRefusal
 
 Transmit = Callable[[bytes], Awaitable[bytes]]
 
-MAX_OBJECTS: Final = 64  # of one client
-_FIRST_VIRTUAL: Final = 0x80FFFFFF  # and downwards, as the kernel counts
+MAX_OBJECTS: Final = 64  # per client
+_FIRST_VIRTUAL: Final = 0x80FFFFFF  # then downwards, as the kernel does
 
 
 @dataclass(slots=True, eq=False)
 class _Slot:
-    """An object or a session: in the TPM (`physical`), or swapped out (`context`)."""
+    """An object or session, loaded (`physical`) or swapped out (`context`)."""
 
     physical: int
     context: bytes | None = None
@@ -40,26 +42,26 @@ class _Slot:
 
 @dataclass(slots=True, eq=False)
 class Space:
-    """What one client has in the TPM."""
+    """The objects and sessions of one client."""
 
     objects: dict[int, _Slot] = field(default_factory=dict)  # by virtual handle
     sessions: dict[int, _Slot] = field(default_factory=dict)
     has_gone: bool = False
 
     def find(self, handle: int) -> _Slot | None:
-        """Look a handle up as the client writes it."""
+        """Return the slot of a client's handle."""
         if tpm.is_session(handle):
             return self.sessions.get(handle)
         return self.objects.get(handle)
 
     def forget(self, slot: _Slot) -> None:
-        """Take a slot out, whichever handle leads to it."""
+        """Remove a slot from both tables."""
         for table in (self.objects, self.sessions):
             for handle in [key for key, value in table.items() if value is slot]:
                 del table[handle]
 
     def add_object(self, slot: _Slot) -> int:
-        """Give a new object the first virtual handle that is free."""
+        """Add an object under the first free virtual handle."""
         handle = _FIRST_VIRTUAL
         while handle in self.objects:
             handle -= 1
@@ -74,10 +76,10 @@ class ResourceManager:
         self.attributes: dict[int, tpm.CommandAttributes] = {}
         self._transmit = transmit
         self._spaces: list[Space] = []
-        self._resident: dict[_Slot, Space] = {}  # in the TPM; the last used comes last
+        self._resident: dict[_Slot, Space] = {}  # loaded; the last used comes last
 
     async def reset(self) -> None:
-        """Begin anew after the TPM was reset: nothing that was loaded is any more."""
+        """Start again after a TPM reset, which unloads everything."""
         for space in self._spaces:
             space.objects.clear()
             space.sessions.clear()
@@ -88,36 +90,36 @@ class ResourceManager:
         )
         response = tpm.parse_response(await self._transmit(request.encode()))
         values = struct.iter_unpack(">I", response.parameters[9:])
-        # TPMA_CC: the command's index, and whether it is a vendor's.
+        # TPMA_CC holds the command's index and the vendor bit.
         self.attributes = {
             value & 0x2000FFFF: tpm.CommandAttributes.parse(value)
             for (value,) in values
         }
 
     def open(self) -> Space:
-        """Admit a client."""
+        """Add a client."""
         space = Space()
         self._spaces.append(space)
         return space
 
     async def close(self, space: Space) -> None:
-        """Let a client go: everything that it left is flushed."""
+        """Remove a client and flush its objects and sessions."""
         self._spaces.remove(space)
         space.has_gone = True
         for slot in [*space.objects.values(), *space.sessions.values()]:
-            # A saved object exists in our memory only; a saved session in the TPM too.
+            # A saved object exists only in our memory, a saved session also in the TPM.
             if slot.context is None or slot.is_session:
                 await self._flush(slot)
         space.objects.clear()
         space.sessions.clear()
 
     async def run(self, space: Space, command: Command) -> Response:
-        """Run one command of a client; handles are the client's, both ways.
+        """Run a command of a client; it uses the client's handles in both directions.
 
         Raises:
-            TpmRefusal: a handle that this client does not have, or has no room for.
+            TpmRefusal: a handle is unknown to this client, or the client has too many.
         """
-        if space.has_gone:  # its last words came after its end: load nothing for it
+        if space.has_gone:  # the command arrived after the disconnect: load nothing
             raise TpmRefusal(tpm.RC_FAILURE)
         if command.code == tpm.CC_FLUSH_CONTEXT:
             return await self._run_flush(space, command)
@@ -141,25 +143,25 @@ class ResourceManager:
         return response
 
     def own_handles(self, space: Space, first: int) -> list[int] | None:
-        """List what the client has of the type of `first`; None: ask the TPM."""
+        """List the client's handles of the type of `first`; None: the TPM knows."""
         kind = tpm.handle_type(first)
         if kind == tpm.HT_TRANSIENT:
             handles = sorted(space.objects)
-        elif kind == tpm.HT_HMAC_SESSION:  # in this question it means: loaded sessions
+        elif kind == tpm.HT_HMAC_SESSION:  # in TPM2_GetCapability: loaded sessions
             handles = sorted(space.sessions)
         else:
             return None
         return [handle for handle in handles if handle >= first]
 
     def is_ownerless(self, session: int) -> bool:
-        """Whether no client of ours has this session."""
-        index = session & 0xFFFFFF  # in a list of saved ones the type is always HMAC
+        """Return whether no connected client has this session."""
+        index = session & 0xFFFFFF  # a list of saved sessions has the HMAC type
         return not any(
             one & 0xFFFFFF == index for space in self._spaces for one in space.sessions
         )
 
     def _slots(self, space: Space, command: Command) -> dict[int, _Slot]:
-        """Find what the command names, by the code that says that it is not there."""
+        """Return the slots that a command uses, by the code for a missing slot."""
         named = {
             tpm.RC_REFERENCE_H0 + place: handle
             for place, handle in enumerate(command.handles)
@@ -183,7 +185,7 @@ class ResourceManager:
             request = Command(tpm.CC_CONTEXT_LOAD, parameters=slot.context)
             raw = await self._send(request.encode(), pinned)
             response = tpm.parse_response(raw, has_handle=True)
-            if response.handle is None:  # flushed behind our back: TPM2_Clear and such
+            if response.handle is None:  # flushed by another command: TPM2_Clear
                 space.forget(slot)
                 raise TpmRefusal(refusal)
             self._displace(response.handle, slot)
@@ -192,7 +194,7 @@ class ResourceManager:
         self._resident[slot] = space
 
     async def _send(self, raw: bytes, pinned: set[_Slot]) -> bytes:
-        """Send, and again after each slot that could be freed, while one is lacking."""
+        """Send a command, evicting slots until the TPM has memory for it."""
         while True:
             response = await self._transmit(raw)
             (rc,) = struct.unpack_from(">I", response, 6)
@@ -212,7 +214,7 @@ class ResourceManager:
             await self._evict(victim)
 
     async def _evict(self, slot: _Slot) -> None:
-        """Swap one thing out; what cannot be saved is gone already."""
+        """Swap a slot out; a slot that cannot be saved is lost."""
         space = self._resident.pop(slot)
         request = Command(tpm.CC_CONTEXT_SAVE, (slot.physical,))
         response = tpm.parse_response(await self._transmit(request.encode()))
@@ -221,9 +223,7 @@ class ResourceManager:
             await self._flush(slot)
             return
         slot.context = response.parameters
-        if (
-            not slot.is_session
-        ):  # saving a session unloads it, saving an object does not
+        if not slot.is_session:  # saving unloads a session, but not an object
             await self._flush(slot)
 
     async def _flush(self, slot: _Slot) -> None:
@@ -234,11 +234,11 @@ class ResourceManager:
         await self._transmit(request.encode())
 
     async def _run_flush(self, space: Space, command: Command) -> Response:
-        """TPM2_FlushContext has its handle among the parameters (Part 3, 28.4)."""
+        """Run TPM2_FlushContext, whose handle is a parameter (Part 3, 28.4)."""
         handle = tpm.Reader(command.parameters).number(4)
         slot = space.find(handle)
         if slot is None:
-            # A session that nobody has was saved by a client to a file: anybody's.
+            # A session without a client was saved to a file; any client may flush it.
             is_free = tpm.is_session(handle) and self.is_ownerless(handle)
             if handle_needs_slot(handle) and not is_free:
                 raise TpmRefusal(tpm.at_parameter(tpm.RC_HANDLE, 1))
@@ -249,7 +249,7 @@ class ResourceManager:
         return Response(tpm.RC_SUCCESS)
 
     def _note_endings(self, space: Space, command: Command, response: Response) -> None:
-        """Forget what the command itself has taken out of the TPM."""
+        """Forget the slots that the command removed from the TPM."""
         ended = [
             sent.handle
             for sent, received in zip(
@@ -257,10 +257,10 @@ class ResourceManager:
             )
             if not received.attributes & tpm.SESSION_CONTINUE
         ]
-        if self.attributes[command.code].flushes:  # the sequence that is complete now
+        if self.attributes[command.code].flushes:  # the command completed a sequence
             ended += [one for one in command.handles if one in space.objects]
         if command.code == tpm.CC_CONTEXT_SAVE and tpm.is_session(command.handles[0]):
-            ended.append(command.handles[0])  # it is in the client's file now
+            ended.append(command.handles[0])  # the client keeps the saved context
         for handle in ended:
             slot = space.find(handle)
             if slot is not None:
@@ -268,7 +268,7 @@ class ResourceManager:
                 space.forget(slot)
 
     def _claim(self, space: Space, physical: int) -> int:
-        """Note what the TPM has just loaded, and give the client's handle for it."""
+        """Record a handle that the TPM has loaded, and return the client's handle."""
         self._displace(physical)
         slot = _Slot(physical)
         self._resident[slot] = space
@@ -281,10 +281,10 @@ class ResourceManager:
         return physical
 
     def _displace(self, physical: int, by: _Slot | None = None) -> None:
-        """A handle that the TPM gives out anew is nobody else's any more."""
+        """Forget other slots with a handle that the TPM has assigned again."""
         for space in self._spaces:
             for slot in [*space.objects.values(), *space.sessions.values()]:
-                # A swapped-out object's old handle says nothing, a session's stays its.
+                # The handle of a saved object is free; that of a saved session is not.
                 is_stale = slot.context is None or slot.is_session
                 if slot is not by and slot.physical == physical and is_stale:
                     self._resident.pop(slot, None)
@@ -292,5 +292,5 @@ class ResourceManager:
 
 
 def handle_needs_slot(handle: int) -> bool:
-    """Whether a handle is of something that must be loaded to be used."""
+    """Return whether a handle names an object or session that must be loaded."""
     return tpm.is_session(handle) or tpm.handle_type(handle) == tpm.HT_TRANSIENT

@@ -1,10 +1,10 @@
-"""What the front knows of HMAC sessions, so that it can answer within one.
+"""Track HMAC sessions, so that the emulator can answer a command within a session.
 
 An unsalted, unbound session with an entity whose authValue is empty has an empty HMAC
-key (TPM 2.0 Part 1, "Session Key Creation"): whoever saw the nonces can compute its
-HMACs. So can the front, and that is what lets it answer NV_Read of an index that it
-hosts itself: it makes the real TPM authorize a stand-in, which rolls the session's
-nonces on, and then computes both sides' HMACs over what the client asked and gets.
+key (TPM 2.0 Part 1, "Session Key Creation"). Any observer of the nonces can compute
+its HMACs. This lets the emulator answer NV_Read of an index that swtpm cannot hold:
+swtpm authorizes a read of a small index in its place, which updates the session's
+nonces, and the emulator computes the HMACs of the client's command and response.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ _MAX_SESSIONS: Final = 64  # TPM_PT_ACTIVE_SESSIONS_MAX of swtpm
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:
-    """A session whose key is empty: its hash and the TPM's last nonce."""
+    """A session with an empty key: its hash algorithm and the TPM's last nonce."""
 
     algorithm: str
     nonce_tpm: bytes
 
 
-class SessionLedger:
-    """Follows the nonces of the sessions that the front could answer in."""
+class SessionTable:
+    """The nonces of the sessions in which the emulator can answer."""
 
     def __init__(self) -> None:
         self._sessions: dict[int, OpenSession] = {}
 
     def clear(self) -> None:
-        """Forget everything, as the TPM does at a reset."""
+        """Remove all sessions, as a TPM reset does."""
         self._sessions.clear()
 
     def find(self, handle: int) -> OpenSession | None:
-        """Look up a session; None is one that the front cannot answer in."""
+        """Return a session; None if the emulator cannot answer within it."""
         return self._sessions.get(handle)
 
     def note(self, command: Command, response: Response) -> None:
-        """Learn from a command that went through the TPM."""
+        """Update the sessions after a command that swtpm ran."""
         if response.rc != tpm.RC_SUCCESS:
-            return  # a failed command rolls no nonces
+            return  # a failed command does not change nonces
         if command.code == tpm.CC_START_AUTH_SESSION and response.handle is not None:
             self._note_start(command, response.handle, response.parameters)
         for sent, received in zip(
@@ -80,7 +80,7 @@ def sign_command(
     command: Command,
     names: Iterable[bytes],
 ) -> bytes:
-    """Compute the HMAC that a command carries, for an empty key (Part 1, 19.6.5)."""
+    """Compute a command's HMAC with an empty key (Part 1, 19.6.5)."""
     code = struct.pack(">I", command.code)
     parts = code + b"".join(names) + command.parameters
     return _hmac(
@@ -94,7 +94,7 @@ def sign_command(
 def sign_response(
     session: OpenSession, sent: Authorization, received: Authorization, response: bytes
 ) -> bytes:
-    """Compute the HMAC that a response carries; `response` is rc, code, parameters."""
+    """Compute a response's HMAC; `response` is rc, command code and parameters."""
     return _hmac(
         session.algorithm,
         hashlib.new(session.algorithm, response).digest(),

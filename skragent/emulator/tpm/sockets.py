@@ -1,13 +1,13 @@
-"""The vTPM's sockets, as the TCTI `swtpm:path=…` wants them, and who is at them.
+"""The vTPM's sockets for the TCTI `swtpm:path=…`, and the processes that use them.
 
-libtss2's swtpm TCTI opens a new connection for every command (observed with 3.2.1 and
-in its source: connect in transmit, close in receive). So a connection says nothing of
-a client: here a client is a process, found by SO_PEERCRED, and it has gone when its
-pidfd says so. Peers whose process cannot be seen (another PID namespace) share one
-space. For a client that dies this is what the kernel's resource manager does; two TSS
-contexts of one process, which have two spaces there, share one here.
+libtss2's swtpm TCTI opens a new connection for every command (observed with 3.2.1, and
+in its source: connect in transmit, close in receive). So a connection does not
+identify a client. A client is a process: SO_PEERCRED gives its pid, and its pidfd
+reports its end. Processes in another PID namespace cannot be told apart and share one
+space. The kernel's resource manager also flushes the objects of a process that ends,
+but it gives two TSS contexts of one process two spaces; here they share one.
 
-Beside `PATH` the TCTI demands a control socket at `PATH.ctrl` (swtpm's protocol).
+Beside `PATH` the TCTI requires a control socket at `PATH.ctrl` (swtpm's protocol).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from skragent.emulator.tpm.vtpm import Vtpm
 
 _MAX_ADDRESS_BYTES: Final = 107  # sockaddr_un.sun_path, less its final NUL
-_UNSEEN: Final = 0  # what SO_PEERCRED says of a process in another PID namespace
+_UNSEEN: Final = 0  # SO_PEERCRED's pid for a process in another PID namespace
 
 # swtpm's control protocol (tpm_ioctl.h): commands, capability bits, results.
 _CMD_GET_CAPABILITY: Final = 1
@@ -47,11 +47,11 @@ _BAD_LOCALITY: Final = 0x3D
 @dataclass(slots=True)
 class _Client:
     space: Space
-    pidfd: int | None  # None: not to be seen, or gone before we looked
+    pidfd: int | None  # None: in another namespace, or the process has ended
 
 
 class VtpmSockets:
-    """Serves one vTPM at a path.
+    """Serves a vTPM at a path.
 
     Raises:
         VtpmError: the path is too long for a Unix socket.
@@ -63,8 +63,8 @@ class VtpmSockets:
         self._control_path = path.with_name(f"{path.name}.ctrl")
         if len(os.fsencode(self._control_path)) > _MAX_ADDRESS_BYTES:
             raise VtpmError(
-                f"{self._control_path}: longer than the {_MAX_ADDRESS_BYTES} bytes that"
-                " the address of a Unix socket may have; use a directory nearer to /"
+                f"{self._control_path}: longer than {_MAX_ADDRESS_BYTES} bytes, the"
+                " limit of a Unix socket's address; use a directory with a shorter path"
             )
         self._clients: dict[int, _Client] = {}
         self._servers: list[asyncio.Server] = []
@@ -82,7 +82,7 @@ class VtpmSockets:
             )
 
     async def close(self) -> None:
-        """Close the sockets and cut every client, each after its current command."""
+        """Close the sockets and disconnect each client after its current command."""
         for server in self._servers:
             server.close()
         self._servers.clear()
@@ -91,7 +91,7 @@ class VtpmSockets:
             path.unlink(missing_ok=True)
 
     async def drop_clients(self) -> None:
-        """Cut every connection and flush what every client has, as a reset does."""
+        """Close every connection and flush every client, as a reset does."""
         for writer in self._connections.values():
             writer.transport.abort()
         await asyncio.gather(*self._connections, return_exceptions=True)
@@ -106,7 +106,7 @@ class VtpmSockets:
             client = self._find_client(writer)
             while True:
                 command = await _read_command(reader)
-                if command is None:  # where the next one would begin is not known
+                if command is None:  # the start of the next command is unknown
                     writer.write(tpm.Response(tpm.RC_COMMAND_SIZE).encode())
                     await writer.drain()
                     return
@@ -122,12 +122,12 @@ class VtpmSockets:
                 code = int.from_bytes(await reader.readexactly(4))
                 result = struct.pack(">I", _SUCCESS)
                 if code == _CMD_SET_LOCALITY:
-                    if await reader.readexactly(1) != b"\0":  # the guest's is 0
+                    if await reader.readexactly(1) != b"\0":  # a guest has locality 0
                         result = struct.pack(">I", _BAD_LOCALITY)
                 elif code == _CMD_GET_CAPABILITY:
                     result += struct.pack(">I", _CAP_SET_LOCALITY_AND_CANCEL)
-                elif code != _CMD_CANCEL:  # cancelling is a no-op, as in swtpm itself
-                    # A guest cannot cycle the power; the payload's length is unknown.
+                elif code != _CMD_CANCEL:  # cancelling does nothing, as in swtpm
+                    # Guests cannot cycle the power. The payload's length is unknown.
                     result = struct.pack(">I", _BAD_ORDINAL)
                     known = False
                 writer.write(result)
@@ -135,7 +135,7 @@ class VtpmSockets:
 
     @contextlib.asynccontextmanager
     async def _registered(self, writer: asyncio.StreamWriter) -> AsyncIterator[None]:
-        """Keep a connection on the list; its end, of whatever kind, is no error."""
+        """Register a connection while it is served; ignore how it ends."""
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a connection is served by a task")
@@ -154,7 +154,7 @@ class VtpmSockets:
         pid = _peer_pid(writer)
         client = self._clients.get(pid)
         if client is not None and pid != _UNSEEN and _has_ended(client.pidfd):
-            self._depart(pid)  # its number has been given to another process
+            self._depart(pid)  # the kernel has given the pid to another process
             client = None
         if client is None:
             client = self._clients[pid] = self._admit(pid)
@@ -163,7 +163,7 @@ class VtpmSockets:
     def _admit(self, pid: int) -> _Client:
         pidfd: int | None = None
         if pid != _UNSEEN:
-            # Already gone and reaped: flushed when its number turns up again.
+            # The process has ended: it is flushed when its pid is used again.
             with contextlib.suppress(ProcessLookupError):
                 pidfd = os.pidfd_open(pid)
         if pidfd is not None:
@@ -171,7 +171,7 @@ class VtpmSockets:
         return _Client(self._vtpm.open(), pidfd)
 
     def _depart(self, pid: int) -> None:
-        """A client has gone: flush what it left."""
+        """Flush the objects of a client that has disconnected."""
         client = self._clients.pop(pid)
         if client.pidfd is not None:
             asyncio.get_running_loop().remove_reader(client.pidfd)
@@ -182,7 +182,7 @@ class VtpmSockets:
 
 
 async def _read_command(reader: asyncio.StreamReader) -> bytes | None:
-    """Read one command; None: its header claims an impossible size."""
+    """Read a command; None if the size in its header is impossible."""
     header = await reader.readexactly(tpm.HEADER_BYTES)
     (size,) = struct.unpack_from(">I", header, 2)
     if not tpm.HEADER_BYTES <= size <= tpm.MAX_COMMAND_BYTES:

@@ -1,13 +1,11 @@
-"""The TPM itself: one swtpm process, its state in a directory, one command at a time.
+"""The TPM: one swtpm process with its state in a directory, one command at a time.
 
-Not here: what a command means, and who may send it.
+swtpm talks over an inherited socket pair, so no other process can connect to it. When
+the emulator ends, the pair closes and swtpm ends. If swtpm is stopped and cannot
+notice, the kernel kills it when its parent ends (PR_SET_PDEATHSIG).
 
-swtpm talks over a socket pair that it inherits: no path, no port, nobody else. When
-the emulator ends, however it ends, the pair closes and swtpm with it; where swtpm is
-stopped and cannot see that, the kernel kills it with its parent (PR_SET_PDEATHSIG).
-
-A TPM that does not answer within the deadline is in failure mode, as TPM 2.0 Part 1
-has it: everything is answered TPM_RC_FAILURE until the power is cycled.
+A TPM that does not answer before the deadline is in failure mode (TPM 2.0 Part 1): it
+answers every command with TPM_RC_FAILURE until the power is cycled.
 """
 
 from __future__ import annotations
@@ -30,15 +28,15 @@ _EXIT_SECONDS: Final = 3.0
 
 
 class VtpmError(Exception):
-    """The TPM cannot be had at all; the message is for the person at the keyboard."""
+    """The TPM does not work; the message is for the user of the emulator."""
 
 
 class TpmFailureMode(Exception):  # noqa: N818 - a state of the TPM, Part 1
-    """The TPM does not answer any more; only a power cycle helps."""
+    """The TPM no longer answers; only a power cycle helps."""
 
 
 class SwtpmProcess:
-    """A swtpm with the power on, or off."""
+    """A swtpm process, powered on or off."""
 
     def __init__(self, state: Path, *, deadline_seconds: float = 30.0) -> None:
         self._state = state
@@ -50,14 +48,14 @@ class SwtpmProcess:
 
     @property
     def pid(self) -> int | None:
-        """The process, for who wants to see it or to do it harm."""
+        """The process id, for tests and faults."""
         return self._process.pid if self._process else None
 
     async def power_on(self) -> None:
-        """Start swtpm, which runs TPM2_Startup(CLEAR) by itself.
+        """Start swtpm, which runs TPM2_Startup(CLEAR) itself.
 
         Raises:
-            VtpmError: swtpm is missing, or does not come up.
+            VtpmError: swtpm is missing or does not start.
         """
         ours, theirs = socket.socketpair()
         try:
@@ -67,7 +65,7 @@ class SwtpmProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the emulator, which ends it
+                start_new_session=True,  # Ctrl-C must reach only the emulator
             )
         except BaseException:
             ours.close()
@@ -82,18 +80,18 @@ class SwtpmProcess:
             await self.power_off()
             raise VtpmError(
                 f"swtpm did not start; see {self._state / 'swtpm.log'}"
-                " (is another emulator using this directory?)"
+                " (does another emulator use this directory?)"
             ) from error
 
     async def transmit(self, command: bytes) -> bytes:
-        """Send one command and wait for its response; the caller sends no other.
+        """Send a command and return its response; calls must not overlap.
 
         Raises:
-            TpmFailureMode: the TPM is off, dead, or silent beyond the deadline.
+            TpmFailureMode: the TPM is off, has ended or missed the deadline.
         """
         if self._failed or self._reader is None or self._writer is None:
             raise TpmFailureMode
-        self._failed = True  # until the answer is whole: it may never come
+        self._failed = True  # until the whole response has arrived
         try:
             async with asyncio.timeout(self.deadline_seconds):
                 self._writer.write(command)
@@ -109,7 +107,7 @@ class SwtpmProcess:
         return header + body
 
     async def power_off(self) -> None:
-        """End swtpm: in order where it listens, by force where it does not."""
+        """End swtpm in an orderly way; kill it if it does not answer."""
         if self._process is None or self._writer is None:
             return
         with contextlib.suppress(TpmFailureMode):
@@ -128,8 +126,8 @@ class SwtpmProcess:
         self._process = self._reader = self._writer = None
 
 
-# Without the orderly TPM2_Shutdown(CLEAR) a guest's own TPM2_Shutdown(STATE) would
-# make the next start a TPM Restart, which keeps the NULL hierarchy's seed.
+# Without TPM2_Shutdown(CLEAR), a guest's TPM2_Shutdown(STATE) would make the next
+# start a TPM Restart, which keeps the seed of the NULL hierarchy.
 _SHUTDOWN_CLEAR: Final = tpm.Command(
     tpm.CC_SHUTDOWN, parameters=struct.pack(">H", 0)
 ).encode()
@@ -141,9 +139,9 @@ _GET_MANUFACTURER: Final = tpm.Command(
 def _command_line(state: Path, fd: int) -> list[str]:
     swtpm = shutil.which("swtpm")
     if swtpm is None:
-        raise VtpmError("swtpm is missing: install the Debian package `swtpm`")
+        raise VtpmError("swtpm is missing: install the package `swtpm`")
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    setpriv = shutil.which("setpriv")  # util-linux, which Debian calls essential
+    setpriv = shutil.which("setpriv")  # part of util-linux
     guard = [setpriv, "--pdeathsig", signal.Signals.SIGKILL.name[3:]] if setpriv else []
     return [
         *guard, swtpm, "socket", "--tpm2",

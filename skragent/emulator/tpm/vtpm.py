@@ -1,11 +1,10 @@
-"""The vTPM as the guest sees it: a real TPM, and before it what Azure's paravisor adds.
+"""The vTPM as the guest sees it: swtpm, and the functions of Azure's paravisor.
 
-Order of things for one command: it is cut into its parts, the indices that the front
-hosts are answered here, everything else goes through the resource manager to swtpm.
-One command at a time. Whatever bytes come in, bytes of a response go out.
+For each command, the module parses it, answers it if it concerns an index that the
+emulator serves, and otherwise passes it through the resource manager to swtpm. One
+command runs at a time. Any input yields a well-formed response.
 
-Not here: sockets and who is who (`vtpm_sockets`), what the hosted indices hold
-(`paravisor`).
+`sockets.py` handles the sockets and clients; `paravisor/` fills the indices.
 """
 
 from __future__ import annotations
@@ -18,21 +17,21 @@ from skragent.emulator.tpm import messages as tpm
 from skragent.emulator.tpm.messages import Command, Response, TpmRefusal
 from skragent.emulator.tpm.nv_indices import HostedIndex, HostedIndices
 from skragent.emulator.tpm.resource_manager import ResourceManager, Space
-from skragent.emulator.tpm.sessions import SessionLedger
+from skragent.emulator.tpm.sessions import SessionTable
 from skragent.emulator.tpm.swtpm import SwtpmProcess, TpmFailureMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-_HT_SAVED_SESSION: Final = 0x03  # in a question about handles
-# These would read the stand-in's eight bytes as if they were the index.
+_HT_SAVED_SESSION: Final = 0x03  # in TPM2_GetCapability
+# These commands would use the stand-in's eight bytes in place of the index.
 _REFUSED_ON_HOSTED: Final = frozenset(
     {tpm.CC_NV_CERTIFY, tpm.CC_POLICY_NV, tpm.CC_POLICY_AUTHORIZE_NV}
 )
-# The index is the platform's, and OWNERWRITE is clear. The TPM would say the same of
-# the stand-in, but not within an HMAC session, which covers the Name.
-_NOT_THE_OWNERS: Final = frozenset(
+# The platform owns the index, and OWNERWRITE is clear. swtpm would refuse the stand-in
+# in the same way, but not within an HMAC session, which covers the Name.
+_REFUSED_TO_OWNER: Final = frozenset(
     {
         tpm.CC_NV_UNDEFINE_SPACE,
         tpm.CC_NV_INCREMENT,
@@ -49,58 +48,58 @@ class Vtpm:
 
     def __init__(self, state: Path, *, deadline_seconds: float = 30.0) -> None:
         self.process = SwtpmProcess(state, deadline_seconds=deadline_seconds)
-        # Each may refuse a client's command, by its code, before the TPM has it.
+        # Each may refuse a client's command by its code, before swtpm runs it.
         self.guards: dict[str, Callable[[int], None]] = {}
         self._lock = asyncio.Lock()
         self._manager = ResourceManager(self.process.transmit)
-        self._ledger = SessionLedger()
-        self._hosted = HostedIndices(self._ledger)
+        self._sessions_table = SessionTable()
+        self._hosted = HostedIndices(self._sessions_table)
 
     async def power_on(self) -> None:
-        """Start the TPM; everything that was loaded in it is gone."""
+        """Start the TPM; nothing is loaded in it."""
         async with self._lock:
             await self.process.power_on()
-            self._ledger.clear()
+            self._sessions_table.clear()
             await self._manager.reset()
 
     async def power_off(self) -> None:
-        """Stop the TPM after the command that it may be at."""
+        """Stop the TPM after its current command."""
         async with self._lock:
             await self.process.power_off()
 
     async def host(self, hosted: HostedIndex) -> None:
-        """Answer for an NV index from now on; only before the guest runs."""
+        """Begin to serve an NV index; call before the guest runs."""
         async with self._lock:
             await self._hosted.host(hosted, self.process.transmit)
 
-    async def give_up(self, index: int) -> bool:
-        """Leave an NV index to the guest; only before it runs.
+    async def leave_to_guest(self, index: int) -> bool:
+        """Leave an NV index to the guest; call before the guest runs.
 
         Returns:
-            Whether the index was the platform's until now: then it is gone.
+            Whether the platform owned the index until now and so undefined it.
         """
         async with self._lock:
-            return await self._hosted.give_up(index, self.process.transmit)
+            return await self._hosted.leave_to_guest(index, self.process.transmit)
 
     async def transmit(self, raw: bytes) -> bytes:
-        """Send a command of the paravisor's own, past the guest's restrictions."""
+        """Send a command of the paravisor, without the guest's restrictions."""
         async with self._lock:
             return await self.process.transmit(raw)
 
     def open(self) -> Space:
-        """Admit a client."""
+        """Add a client."""
         return self._manager.open()
 
     async def close(self, space: Space) -> None:
-        """Let a client go, with all that it left."""
+        """Remove a client and flush its objects and sessions."""
         async with self._lock:
             try:
                 await self._manager.close(space)
             except TpmFailureMode:
-                return  # nothing is loaded in a dead TPM
+                return  # a failed TPM has nothing loaded
 
     async def execute(self, space: Space, raw: bytes) -> bytes:
-        """Answer one command of a client; never raises for what the client sent."""
+        """Return the response to a client's command; never raise for its content."""
         async with self._lock:
             try:
                 command = tpm.parse_command(raw, self._manager.attributes)
@@ -123,7 +122,7 @@ class Vtpm:
                 return self._hosted.read_public(command)
             if command.code in _REFUSED_ON_HOSTED:
                 raise TpmRefusal(tpm.RC_COMMAND_CODE)
-            if command.handles[0] == tpm.RH_OWNER and command.code in _NOT_THE_OWNERS:
+            if command.handles[0] == tpm.RH_OWNER and command.code in _REFUSED_TO_OWNER:
                 raise TpmRefusal(tpm.RC_NV_AUTHORIZATION)
         if command.code == tpm.CC_GET_CAPABILITY and not command.authorizations:
             return await self._get_capability(space, command)
@@ -131,11 +130,11 @@ class Vtpm:
 
     async def _run(self, space: Space, command: Command) -> Response:
         response = await self._manager.run(space, command)
-        self._ledger.note(command, response)
+        self._sessions_table.note(command, response)
         return response
 
     async def _get_capability(self, space: Space, command: Command) -> Response:
-        """Show a client its own transient objects and sessions, and no other's."""
+        """List only the client's own transient objects and sessions."""
         reader = tpm.Reader(command.parameters)
         capability, first, count = (reader.number(4) for _ in range(3))
         if capability != tpm.CAP_HANDLES:

@@ -1,24 +1,24 @@
-"""The chunked transfer coding of RFC 9112 §7.1: bytes -> the body, or a refusal. Pure.
+"""The chunked transfer coding of RFC 9112 §7.1: bytes to a body, or an error. Pure.
 
-Everything is bounded: the body, the length of a line, and all that is not the body
-(sizes, extensions, trailers and line ends) in total. A body may be cut into pieces
-anywhere; each byte is looked at a bounded number of times.
+Everything is limited: the body, the length of a line, and the framing (sizes,
+extensions, trailers and line ends) in total. The bytes may arrive in pieces of any
+size. Each byte is read a limited number of times.
 
-The grammar is taken strictly, because a proxy that reads the same bytes in another way
-sees the next request begin elsewhere (request smuggling, RFC 9112 §11.2): lines end
-with CR LF, a size is hexadecimal digits alone, CR LF follows the data. Extensions and
-trailers are checked and thrown away: RFC 9112 §7.1.1, RFC 9110 §6.5.1.
+The parser is strict, because a proxy that reads the same bytes in another way sees the
+next request begin elsewhere (request smuggling, RFC 9112 §11.2). Lines end with CR LF,
+a size is hexadecimal digits alone, and CR LF follows the data. Extensions and trailers
+are checked and dropped: RFC 9112 §7.1.1, RFC 9110 §6.5.1.
 """
 
 from __future__ import annotations
 
 import re
+from http import HTTPStatus
 from typing import Final
 
-from skragent.errors import RequestError
-from skragent.serving.limits import MAX_HEADERS
+from skragent.serving.http.interfaces import HttpError
 
-CONTENT_TOO_LARGE: Final = 413
+MAX_TRAILERS: Final = 64
 MAX_LINE_BYTES: Final = 256  # its CR LF included
 
 _END: Final = b"\r\n"
@@ -33,7 +33,7 @@ _EXTENSION: Final = (
     + _QUOTED
     + rb"))?"
 )
-# 16 digits are 64 bits, leading zeros included. The body is bounded by far less.
+# The digits of 64 bits, with leading zeros.
 _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(?:" + _EXTENSION + rb")*\r\n")
 _TRAILER: Final = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*\r\n")
 
@@ -42,8 +42,8 @@ class ChunkedBody:
     """One body, as its bytes arrive.
 
     Args:
-        max_bytes: of the body.
-        max_framing_bytes: of everything else in it.
+        max_bytes: the limit of the body.
+        max_framing_bytes: the limit of all other bytes.
     """
 
     __slots__ = (
@@ -58,18 +58,18 @@ class ChunkedBody:
 
     def __init__(self, max_bytes: int, max_framing_bytes: int) -> None:
         self.body = bytearray()
-        self.size = 0  # of all that was taken
+        self.size = 0  # the bytes of body and framing so far
         self._max_bytes = max_bytes
         self._framing_left = max_framing_bytes
-        self._left = 0  # of the chunk that is read, its CR LF included
+        self._left = 0  # missing bytes of the current chunk, with its CR LF
         self._is_in_trailers = False
         self._trailers = 0
 
     def take(self, data: bytearray) -> bool:
-        """Take what belongs to the body out of `data`; return whether that was all.
+        """Move the bytes of the body out of `data`; return whether it is complete.
 
         Raises:
-            RequestError: the rest of `data` has no meaning any more.
+            HttpError: the bytes are not a chunked body, or it is too large.
         """
         position = 0
         is_complete = False
@@ -80,7 +80,7 @@ class ChunkedBody:
                     break
                 position += len(part)
                 continue
-            # The first LF: what a line is does not depend on how the bytes were cut.
+            # Search for the first LF, so that a line does not depend on the pieces.
             end = data.find(b"\n", position, position + MAX_LINE_BYTES) + 1
             if not end:
                 if len(data) - position >= MAX_LINE_BYTES:
@@ -93,9 +93,9 @@ class ChunkedBody:
         return is_complete
 
     def _take_data(self, part: bytes) -> bool:
-        """Take data of a chunk, and the CR LF after it; return whether there was any.
+        """Take data of a chunk and the CR LF after it; return whether `part` has bytes.
 
-        The CR LF is taken byte by byte: it may be cut, too.
+        The CR LF may arrive in two pieces.
         """
         data_left = self._left - len(_END)
         if data_left > 0:
@@ -103,9 +103,7 @@ class ChunkedBody:
         end = part[max(data_left, 0) :]
         first = max(-data_left, 0)
         if end != _END[first : first + len(end)]:
-            raise RequestError(
-                "the data of a chunk does not have the size that was announced"
-            )
+            raise HttpError("the data of a chunk does not have the announced size")
         self._left -= len(part)
         return bool(part)
 
@@ -116,7 +114,7 @@ class ChunkedBody:
             return self._take_trailer(line)
         found = _SIZE_LINE.fullmatch(line)
         if found is None:
-            raise RequestError("the size line of a chunk is malformed")
+            raise HttpError("the size line of a chunk is malformed")
         size = int(found[1], 16)
         if size == 0:
             self._is_in_trailers = True
@@ -131,10 +129,10 @@ class ChunkedBody:
         if line == _END:
             return True
         self._trailers += 1
-        if self._trailers > MAX_HEADERS:
-            raise _too_large(f"there are more than {MAX_HEADERS} trailers")
+        if self._trailers > MAX_TRAILERS:
+            raise _too_large(f"there are more than {MAX_TRAILERS} trailers")
         if not _TRAILER.fullmatch(line):
-            raise RequestError("a trailer of a chunked body is malformed")
+            raise HttpError("a trailer of a chunked body is malformed")
         return False
 
     def _spend(self, count: int) -> None:
@@ -143,9 +141,9 @@ class ChunkedBody:
             raise _too_large("its sizes, extensions and trailers have too many bytes")
 
 
-def _too_large(why: str) -> RequestError:
-    return RequestError(
+def _too_large(why: str) -> HttpError:
+    return HttpError(
         f"the chunked body is too large: {why}",
         code="serve.body",
-        status=CONTENT_TOO_LARGE,
+        status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     )

@@ -1,440 +1,477 @@
-"""One connection: bytes in, requests found, answers out, in order.
+"""The server's end of one HTTP connection: bytes in, responses out, in order.
 
-Theory of operation. A request is a head, and a body where Content-Length or chunks
-say so. It is parsed (`inbox`), handed to the listener's handler, and answered before
-the next one is looked at. As long as a byte of an answer is not taken, or a request is
-parked (`park`), nothing more is answered; as long as a byte is not taken, nothing is
-read either. So a connection has at most one answer under way and a bounded number of
-bytes pending. What the socket did not take at once stays the view that it was: key
-bytes are never copied, and their arena lives until the reader has them or is cut.
+Theory of operation. `reader` finds requests in the bytes that arrive. The server
+returns a response or a long poll for each request. The connection serves the next
+request when the socket has accepted every byte of the response before it. So a
+connection has at most one response under way, and a limited number of pending bytes.
 
-A client that expects 100 (Continue) gets it if the body is wanted. If the body is not
-wanted, the request is answered without it and the connection ends, because the client
-may send the body all the same.
+The state says what the connection waits for:
 
-Sockets, and not asyncio's transports: a new connection that sends its request at once,
-which most do, is answered and gone before a transport would exist.
+    IDLE ──────────► QUEUED         the user's quota is used up
+      │ ◄──────────────┘
+      ├──► LONG_POLLING             a request waits for a change
+      │ ◄──────┤
+      ├──► SENDING ◄──┘             the socket accepted only a part of a response
+      │ ◄──────┘
+      ├──► CLOSING                  the same, and the connection closes after it
+      └──► CLOSED
 
-The hot path has two forms. A client that keeps its connection sends the same bytes
-again, and gets the same answer, unless that was retired meanwhile. No parsing, no
-decision, one sendmsg(2). The peer is the connection's, so the decision holds for it.
-And a client that makes a connection for each request sends the same bytes as one before
-it with the same identity: see `Listener.remember`.
+The connection reads in the states IDLE and LONG_POLLING. A long poll must notice that
+its peer closes. It stops reading if the peer has shut down its sending side
+(`_has_input_ended`), or has sent more requests than the connection keeps.
 
-Time is the listener's tick of one second: no timers, no clock calls per request.
+The bytes that the socket did not accept stay the view that they were. Key bytes are
+never copied. Their memory lives until the peer has read them or the connection ends.
+
+A client that expects 100 (Continue) gets it if the server reads the body. Otherwise
+the server responds without the body and closes the connection, because the client may
+send the body all the same.
+
+The connection uses a socket, and not a transport of asyncio. A client that makes a
+connection for each request gets its response before asyncio would have a transport.
+
+Time is the server's tick of one second: a request needs no timer and no clock.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import enum
+import select
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, Generic
 
-from skragent.errors import RequestError, ServeError
-from skragent.observe import Event, log
+from skragent.serving.http.interfaces import CallerT, HttpError
 from skragent.serving.http.long_poll import LongPoll
 from skragent.serving.http.reader import RequestReader
-from skragent.serving.http.response import rest_of
-from skragent.serving.peers import has_hung_up
+from skragent.serving.http.response import skip_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from skragent.serving.http.interfaces import Socket
+    from skragent.serving.http.interfaces import Server, Socket
     from skragent.serving.http.request import Request
     from skragent.serving.http.response import Response
-    from skragent.serving.listener import Listener
-    from skragent.serving.peers import Peer
-    from skragent.serving.quotas import Quota
 
-_NEVER: Final = -1
-# What is read and thrown away before a refused connection is closed: a socket that is
-# closed with bytes unread resets the other end, which may then not see the refusal.
-_DRAINED_READS: Final = 4
+# Reads before the close of a connection that may have unread bytes. A Unix socket that
+# is closed with unread bytes resets its peer, and the peer may lose the response.
+_MAX_DRAINING_READS: Final = 4
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _Buffer = bytes | memoryview
 
 
-class Connection:
-    """The server's end of one connection."""
+class State(enum.Enum):
+    """What a connection waits for."""
+
+    IDLE = enum.auto()
+    QUEUED = enum.auto()
+    LONG_POLLING = enum.auto()
+    SENDING = enum.auto()
+    CLOSING = enum.auto()
+    CLOSED = enum.auto()
+
+
+TRANSITIONS: Final[dict[State, frozenset[State]]] = {
+    State.IDLE: frozenset(State) - {State.IDLE},
+    State.QUEUED: frozenset({State.IDLE, State.CLOSING, State.CLOSED}),
+    State.LONG_POLLING: frozenset(
+        {State.IDLE, State.SENDING, State.CLOSING, State.CLOSED}
+    ),
+    State.SENDING: frozenset({State.IDLE, State.CLOSING, State.CLOSED}),
+    State.CLOSING: frozenset({State.CLOSED}),
+    State.CLOSED: frozenset(),
+}
+_IDLE: Final = State.IDLE
+_NEVER: Final = -1
+
+
+class Connection(Generic[CallerT]):
+    """One connection.
+
+    Args:
+        server: the server that accepted it.
+        sock: connected.
+        caller: the process at the other end.
+    """
 
     __slots__ = (
         "_buffer",
-        "_is_closed",
-        "_is_ending",
-        "_is_half_closed",
+        "_has_input_ended",
+        "_identity",
         "_is_head",
-        "_is_held",
-        "_is_kept_alive",
         "_is_reading",
-        "_listener",
+        "_keeps_alive",
         "_long_poll",
+        "_quota",
         "_reader",
         "_recv_into",
-        "_same_answer",
-        "_same_request",
-        "_same_size",
         "_sendmsg",
+        "_server",
         "_socket",
+        "_throttled_at",
         "_unsent",
-        "peer",
-        "quota",
+        "caller",
         "since",
+        "state",
     )
 
-    def __init__(
-        self, listener: Listener, sock: Socket, peer: Peer, quota: Quota
-    ) -> None:
-        self._listener = listener
+    def __init__(self, server: Server[CallerT], sock: Socket, caller: CallerT) -> None:
+        sock.settimeout(0)
+        self._server = server
         self._socket = sock
         self._recv_into = sock.recv_into
         self._sendmsg = sock.sendmsg
-        self.quota = quota
-        self._buffer = listener.read_buffer  # one for all: used before the next read
-        self._reader = RequestReader(listener.limits)
-        self._unsent: list[_Buffer] = []  # of an answer that is not taken yet
+        self.caller = caller
+        self._identity = caller.identity
+        self._quota = caller.quota
+        self._buffer = server.read_buffer
+        self._reader = RequestReader(server.limits)
+        self.state = _IDLE
+        self.since = server.tick  # the begin of what the connection waits for
+        self._unsent: list[_Buffer] = []  # of the response under way
         self._long_poll: LongPoll | None = None
-        self._is_kept_alive = True  # after the answer to what is parked
-        self._is_head = False  # its answer has no body
-        self._is_reading = False
-        self._is_ending = False  # nothing more is read or answered
-        self._is_closed = False
-        self._is_half_closed = False  # the other end sends nothing more
-        self._is_held = False  # it is not its turn: see `turns`
-        self._same_size = _NEVER  # of the request that `_same_answer` is for
-        self._same_request = b""
-        self._same_answer: Response | None = None
-        self.since = listener.tick  # what is waited for is waited for: see `is_overdue`
-        self.peer = peer
+        self._keeps_alive = True  # after the response to the current request
+        self._is_head = False  # the response to the current request has no body
+        self._is_reading = False  # the event loop reports bytes that arrive
+        self._has_input_ended = False  # the peer has shut down its sending side
+        self._throttled_at = _NEVER  # the tick of the last 429
 
-    def begin(self, count: int) -> None:
-        """Answer what came with the connection; wait for more where it goes on.
-
-        Args:
-            count: what is in the buffer already; 0 where the other end was gone.
-        """
-        if count >= 0:
-            self._take(count)
-        if not (self._is_ending or self._unsent or self._is_held):
-            self._start_reading()
-
-    def send_rest(self, parts: Sequence[_Buffer], sent: int) -> None:
-        """Go on with a last answer that was not taken at once; then close."""
-        self._keep(parts, sent)
-        self.end()
+    def begin(self) -> None:
+        """Serve a request that came with the connection, and wait for more."""
+        self._receive()
+        self._update_reading()
 
     def on_readable(self) -> None:
-        """Read once, and answer; see the hot path above."""
-        quota, listener = self.quota, self._listener
-        if quota.left <= 0 and listener.fair_queue.defers(quota):
-            return  # it is readable still in the next turn
-        try:
-            count = self._recv_into(self._buffer)
-        except BlockingIOError:
-            return
-        except OSError:
-            self.cut()
-            return
-        if (
-            count == self._same_size
-            and quota.left > 0
-            and not self._reader
-            and not listener.pool.is_busy
-            and self._buffer.startswith(self._same_request)
-        ):
-            answer = self._same_answer
-            if answer is not None and (parts := answer.parts):
-                quota.left -= 1
-                answer.cell.value += 1
-                self.since = listener.tick
-                self._send(parts, answer.size)
-                return
-        self._take(count)
+        """Read once, unless it is the turn of other users."""
+        if self._quota.left <= 0 and self._server.admission.defers(self.caller):
+            return  # the socket stays readable until the next turn
+        self._receive()
 
     def on_writable(self) -> None:
-        """Send more of an answer; go on with what is pending when it is taken."""
+        """Send more of a response; serve the next request if that was all."""
         unsent, self._unsent = self._unsent, []
-        self._listener.loop.remove_writer(self._socket.fileno())
-        self._listener.pool.count_in_flight(self.quota, -1)
-        self._send(unsent, sum(map(len, unsent)))
-        if self._unsent or self._is_closed:
+        self._server.loop.remove_writer(self._socket.fileno())
+        self._server.admission.count_in_flight(self.caller, -1)
+        is_last = self.state is State.CLOSING
+        self._send(unsent, sum(map(len, unsent)), is_last=is_last)
+        if self._unsent or self.state is State.CLOSED:
             return
-        if self._is_ending:
+        if is_last:
             self._close()
+        else:
+            self.since = self._server.tick
+            self._become(_IDLE)
+            self._advance()
+
+    def resume(self) -> None:
+        """Serve the pending requests: it is the user's turn again."""
+        if self.state is State.QUEUED:
+            self._become(_IDLE)
+            self._advance()
+
+    def deliver(self, response: Response) -> None:
+        """Send the response to the long poll."""
+        self._cancel_long_poll()
+        self.since = self._server.tick
+        if self._is_head:
+            response = response.without_body()
+        if not self._keeps_alive:
+            self._send_last(response)
             return
-        self.since = self._listener.tick
-        self._go_on()
+        response.counter.value += 1
+        self._send(response.parts, response.size)
+        if self.state is State.LONG_POLLING:
+            self._become(_IDLE)
+            self._advance()
+
+    def fail(self, error: Exception) -> None:
+        """Close at once because of an unexpected error."""
+        self._server.report_failure(error)
+        self.abort()
+
+    def reject(self, error: HttpError) -> None:
+        """Send an error response, and close."""
+        response = self._server.error_response(error)
+        self._send_last(response.without_body() if self._is_head else response)
+
+    def close(self) -> None:
+        """Serve no more requests, and close after the response under way."""
+        if self.state is State.LONG_POLLING and self._long_poll is not None:
+            self._keeps_alive = False
+            self._long_poll.finish()
+        elif self.state is State.SENDING:
+            self._reader.clear()
+            self._become(State.CLOSING)
+        elif self.state in (_IDLE, State.QUEUED):
+            self._close()
+
+    def abort(self) -> None:
+        """Close at once, even in the middle of a response."""
+        if self.state is State.CLOSED:
+            return
+        if self._unsent:
+            self._unsent = []
+            self._server.admission.count_in_flight(self.caller, -1)
+            self._server.loop.remove_writer(self._socket.fileno())
+        self._cancel_long_poll()
+        self._close()
+
+    def evict(self) -> None:
+        """Close at once in favour of another user; a long poll gets its response."""
+        self.close()
+        self.abort()
+
+    def expire(self) -> None:
+        """End an overdue wait, with a response if the peer may read it."""
+        if self._long_poll is not None:
+            self._long_poll.finish()
+        elif self._reader and not self._unsent:
+            self._reject_pending(
+                HttpError(
+                    "the request did not arrive in time",
+                    code="serve.timeout",
+                    status=HTTPStatus.REQUEST_TIMEOUT,
+                )
+            )
+        else:
+            self.abort()
+
+    @property
+    def is_sending(self) -> bool:
+        """Return whether the peer has not read a response completely."""
+        return bool(self._unsent)
+
+    @property
+    def is_long_polling(self) -> bool:
+        """Return whether a request waits for a change."""
+        return self.state is State.LONG_POLLING
+
+    @property
+    def is_in_flight(self) -> bool:
+        """Return whether a response or a long poll is under way."""
+        return bool(self._unsent) or self.state is State.LONG_POLLING
 
     def is_overdue(self) -> bool:
-        """Tell whether the other end let us wait for too long, at this tick."""
+        """Return whether the peer exceeds a time limit."""
         if self._long_poll is not None:
-            return self._listener.tick > self._long_poll.last_tick
-        limits = self._listener.limits
+            return self._server.tick > self._long_poll.last_tick
+        limits = self._server.limits
         if self._unsent:
             allowed = limits.send_timeout_seconds
         elif self._reader:
             allowed = limits.head_timeout_seconds
         else:
             allowed = limits.idle_timeout_seconds
-        return self._listener.tick - self.since > allowed
+        return self._server.tick - self.since > allowed
 
-    @property
-    def is_taking(self) -> bool:
-        """Tell whether an answer is under way that is not wholly taken yet."""
-        return bool(self._unsent)
-
-    @property
-    def is_long_polling(self) -> bool:
-        """Tell whether a request waits."""
-        return self._long_poll is not None
-
-    @property
-    def is_in_flight(self) -> bool:
-        """Tell whether there is a request whose answer is not taken yet."""
-        return self.is_taking or self.is_long_polling
-
-    def has_nobody(self) -> bool:
-        """Tell whether a request waits for somebody who has gone, and nothing told us.
-
-        Asked at each tick of those that are not read, for they sent all or too much.
-        """
-        if self._long_poll is None or self._is_reading:
+    def has_lost_peer(self) -> bool:
+        """Return whether the peer of a long poll that is not read has closed."""
+        if self.state is not State.LONG_POLLING or self._is_reading:
             return False
-        return has_hung_up(self._socket.fileno())
+        return _has_hung_up(self._socket.fileno())
 
-    def resume(self) -> None:
-        """Go on: it is the turn of this connection's user."""
-        self._is_held = False
-        self._go_on()
-
-    def evict(self) -> None:
-        """Give way to somebody: close, with an answer to what is parked."""
-        self.end()
-        self.cut()
-
-    def give_up(self) -> None:
-        """End an overdue wait: with a word where the other end may read it."""
-        if self._long_poll is not None:
-            self._long_poll.answer_now()
-        elif self._reader and not self._unsent:
-            self._refuse_pending(
-                RequestError(
-                    "the request did not come in time",
-                    code="serve.timeout",
-                    status=408,
-                )
-            )
-        else:
-            self.cut()
-
-    def deliver(self, answer: Response) -> None:
-        """Send the answer to the request that was parked."""
-        self._unpark()
-        self.since = self._listener.tick
-        if self._is_head:
-            answer = answer.without_body()
-        if self._is_kept_alive:
-            answer.cell.value += 1
-            self._send(answer.parts, answer.size)
-            if not (self._unsent or self._is_ending):
-                self._go_on()
-        else:
-            self._finish(answer)
-
-    def end(self) -> None:
-        """Answer nothing more; close once the answer under way is taken."""
-        if self._long_poll is not None:
-            self._is_kept_alive = False
-            self._long_poll.answer_now()
+    def _receive(self) -> None:
+        """Read once. Serve the request from the cache, or parse it."""
+        try:
+            count = self._recv_into(self._buffer)
+        except BlockingIOError:
             return
-        self._is_ending = True
-        self._same_size = _NEVER
-        self._reader.clear()
-        self._stop_reading()
-        if not (self._unsent or self._is_closed):
-            self._close()
-
-    def cut(self) -> None:
-        """Close at once; an answer that is under way ends in the middle."""
-        if self._is_closed:
+        except OSError:
+            self.abort()
             return
-        if self._unsent:
-            self._unsent = []
-            self._listener.pool.count_in_flight(self.quota, -1)
-            self._listener.loop.remove_writer(self._socket.fileno())
-        self._unpark()
-        self._stop_reading()
-        self._close()
+        if self.state is _IDLE and not self._reader and self._quota.left > 0:
+            request = bytes(self._buffer[:count])
+            cached = self._server.responses.get((self._identity, request))
+            if cached is not None and not self._server.admission.is_busy:
+                response, keep_alive = cached
+                if response.parts:
+                    self._quota.left -= 1
+                    if keep_alive:
+                        response.counter.value += 1
+                        self.since = self._server.tick
+                        self._send(response.parts, response.size)
+                    else:
+                        self._send_last(response)
+                    return
+        self._take(count)
 
     def _take(self, count: int) -> None:
-        """Take in what was read."""
+        """Pass bytes from the buffer to the reader; 0 is the end of the input."""
         if count == 0:
-            self._half_close()
+            self._on_end_of_input()
             return
         if not self._reader:
-            self.since = self._listener.tick
+            self.since = self._server.tick
         self._reader.add(self._buffer[:count])
-        if self._long_poll is None:
-            self._answer_pending()
+        if self.state is _IDLE:
+            self._advance()
             if self._reader.awaits_body:
-                self.quota.take_part(count)
-        elif self._reader.is_full:
-            self._stop_reading()  # it waits for an answer and asks on and on
+                self._quota.charge_part(count)
+        else:
+            self._update_reading()
 
-    def _half_close(self) -> None:
-        """Note that no request comes any more; one that is parked may be waited for."""
-        if self._long_poll is None:
-            self.end()
-            return
-        if has_hung_up(self._socket.fileno()):
-            self.cut()
-            return
-        self._is_half_closed = True
-        self._stop_reading()
+    def _on_end_of_input(self) -> None:
+        """Close; but let a long poll wait if the peer still reads."""
+        if self.state is not State.LONG_POLLING:
+            self.close()
+        elif _has_hung_up(self._socket.fileno()):
+            self.abort()
+        else:
+            self._has_input_ended = True
+            self._update_reading()
 
-    def _hold(self) -> None:
-        self._is_held = True
-        self._stop_reading()
-
-    def _go_on(self) -> None:
-        self._answer_pending()
-        is_pending = self._is_ending or self._unsent or self._is_held
-        if self._long_poll is None and not is_pending:
-            if self._is_half_closed:
-                self.end()
-            else:
-                self._start_reading()
-
-    def _answer_pending(self) -> None:
-        """Answer every request that is complete, one at a time."""
-        reader, quota, fair_queue = self._reader, self.quota, self._listener.fair_queue
+    def _advance(self) -> None:
+        """Serve the complete requests, one at a time, as long as the state is IDLE."""
         try:
-            while reader and not (
-                self._unsent or self._is_ending or self._long_poll or self._is_held
-            ):
-                if quota.left <= 0 and fair_queue.defers(quota):
-                    self._hold()
-                    fair_queue.wait_for_turn(self)
-                    return
-                received = reader.next()
+            while self.state is _IDLE and self._reader and not self._waits_for_quota():
+                received = self._reader.next()
                 if received is None:
-                    return
+                    break
                 if received.is_expecting:
                     self._meet_expectation(received.request, received.size)
                 else:
-                    self._answer(received.request, received.raw, received.size)
-        except RequestError as error:
-            self._refuse_pending(error)
+                    self._serve(received.request, received.raw, received.size)
+        except HttpError as error:
+            self._reject_pending(error)
+        if self.state is _IDLE and self._has_input_ended:
+            self.close()
+        self._update_reading()
+
+    def _waits_for_quota(self) -> bool:
+        """Queue the connection if its user's quota is used up.
+
+        A user whose quota for the whole second is used up gets one 429 on each
+        connection. After that the connection waits for the next second.
+        """
+        if self._quota.left > 0:
+            return False
+        admission = self._server.admission
+        if admission.defers(self.caller):
+            admission.resume_next_round(self)
+        elif self._throttled_at == self._server.tick:
+            admission.resume_next_tick(self)
+        else:
+            return False
+        self._become(State.QUEUED)
+        return True
 
     def _meet_expectation(self, request: Request, size: int) -> None:
-        """Ask for a body that is wanted; else answer the request as it is, and close.
+        """Send 100 (Continue), or respond without the body: RFC 9110 §10.1.1.
 
-        RFC 9110 §10.1.1. A body that has begun to come needs no 100.
+        The client needs no 100 if its body has already begun to arrive.
         """
-        if self.quota.left > 0 and self._listener.takes_body(request, self.peer):
+        if self._quota.left > 0 and self._server.accepts_body(request, self.caller):
             if not self._reader.has_body_begun:
                 self._send((_CONTINUE,), len(_CONTINUE))
-            return
-        self._answer(request.as_last(), b"", size)
+        else:
+            self._serve(request.as_last(), b"", size)
 
-    def _answer(self, request: Request, raw: bytes, size: int) -> None:
-        """Answer one request; `raw` is empty where it is not to be remembered."""
-        self.since = self._listener.tick
-        self._is_kept_alive = request.keep_alive
+    def _serve(self, request: Request, raw: bytes, size: int) -> None:
+        """Respond to one request. Its `raw` bytes are empty if it is not cacheable."""
+        self.since = self._server.tick
+        self._keeps_alive = request.keep_alive
         self._is_head = request.method == "HEAD"
-        if self.quota.left <= 0:
-            # All of a second is used up: told so once, and not read before the next.
-            self._hold()
-            self._listener.fair_queue.wait_for_tick(self)
+        if self._quota.left <= 0:
+            self._throttled_at = self._server.tick
         try:
-            answer = self._listener.answer(request, self.peer, self.quota, size)
-        except Exception as error:  # noqa: BLE001 - one connection's trouble stays its own
-            log(Event.REQUEST_FAILED, "a request failed unexpectedly", error=error)
-            self.refuse(ServeError("something went wrong here", code="internal"))
+            response = self._server.respond(request, self.caller, size)
+        except HttpError as error:
+            self.reject(error)
             return
-        if isinstance(answer, LongPoll):
-            if self._listener.pool.may_park(self.quota):
-                self._long_poll = answer
-                self._same_size = _NEVER  # what comes meanwhile is not answered at once
-                self._listener.pool.count_parked(self.quota, 1)
-                answer.park(self, self._listener.tick)
-                return
-            answer = self._listener.refuse_to_park()
+        if isinstance(response, LongPoll):
+            self._long_poll = response
+            self._server.admission.count_long_polls(self.caller, 1)
+            self._become(State.LONG_POLLING)
+            response.start(self, self._server.tick)
+            return
         if self._is_head:
-            answer = answer.without_body()
-        if not request.keep_alive:
-            if answer.is_lasting and raw:
-                self._listener.remember(self.peer, raw, answer)
-            self._finish(answer)
-            return
-        if answer.is_lasting and raw:
-            self._same_size = len(raw)
-            self._same_request = raw
-            self._same_answer = answer
-        answer.cell.value += 1
-        self._send(answer.parts, answer.size)
+            response = response.without_body()
+        if response.is_cacheable and raw:
+            self._server.responses.put(
+                self._identity, raw, response, keep_alive=request.keep_alive
+            )
+        if request.keep_alive:
+            response.counter.value += 1
+            self._send(response.parts, response.size)
+        else:
+            self._send_last(response)
 
-    def _send(self, parts: Sequence[_Buffer], size: int) -> None:
-        """Send what is taken at once, and keep the rest."""
+    def _reject_pending(self, error: HttpError) -> None:
+        """Reject a request that is not complete."""
+        self._is_head = self._reader.is_head
+        self.reject(error)
+
+    def _send_last(self, response: Response) -> None:
+        """Send a response, and close."""
+        self.since = self._server.tick
+        response.counter.value += 1
+        self._reader.clear()
+        self._send(response.last_parts, response.last_size, is_last=True)
+        if not self._unsent and self.state is not State.CLOSED:
+            self._close()
+
+    def _send(
+        self, parts: Sequence[_Buffer], size: int, *, is_last: bool = False
+    ) -> None:
+        """Send as much as the socket accepts, and keep the rest."""
         try:
             sent = self._sendmsg(parts)
         except BlockingIOError:
             sent = 0
         except OSError:
-            self.cut()
+            self.abort()
             return
-        if sent != size:
-            self._keep(parts, sent)
+        if sent == size:
+            return
+        self._unsent = skip_bytes(parts, sent)
+        state = State.CLOSING if is_last else State.SENDING
+        if self.state is not state:
+            self._become(state)
+        self._server.admission.count_in_flight(self.caller, 1)
+        self._server.loop.add_writer(self._socket.fileno(), self.on_writable)
 
-    def _keep(self, parts: Sequence[_Buffer], sent: int) -> None:
-        """Keep what is not taken, and wait until more can be sent."""
-        self._unsent = rest_of(parts, sent)
-        self._listener.pool.count_in_flight(self.quota, 1)
-        self._stop_reading()
-        self._listener.loop.add_writer(self._socket.fileno(), self.on_writable)
-
-    def refuse(self, error: ServeError) -> None:
-        """Say no, and close."""
-        answer = self._listener.problem(error)
-        self._finish(answer.without_body() if self._is_head else answer)
-
-    def _refuse_pending(self, error: ServeError) -> None:
-        """Refuse an incomplete request, and close the connection."""
-        self._is_head = self._reader.is_head
-        self.refuse(error)
-
-    def _finish(self, answer: Response) -> None:
-        """Send a last answer and close once it is taken."""
-        self.since = self._listener.tick
-        answer.cell.value += 1
-        self._send(answer.last_parts, answer.last_size)
-        if not self._is_closed:
-            self.end()
-
-    def _unpark(self) -> None:
+    def _cancel_long_poll(self) -> None:
         if self._long_poll is not None:
-            self._long_poll.forget()
+            self._long_poll.cancel()
             self._long_poll = None
-            self._listener.pool.count_parked(self.quota, -1)
+            self._server.admission.count_long_polls(self.caller, -1)
 
-    def _start_reading(self) -> None:
-        if not self._is_reading:
-            self._is_reading = True
-            self._listener.loop.add_reader(self._socket.fileno(), self.on_readable)
-
-    def _stop_reading(self) -> None:
+    def _become(self, state: State) -> None:
+        if state not in TRANSITIONS[self.state]:
+            raise RuntimeError(f"a connection cannot go from {self.state} to {state}")
+        self.state = state
         if self._is_reading:
-            self._is_reading = False
-            self._listener.loop.remove_reader(self._socket.fileno())
+            self._update_reading()
+
+    def _update_reading(self) -> None:
+        """Register with the event loop if the state needs it, else unregister."""
+        needs_input = self.state is _IDLE or (
+            self.state is State.LONG_POLLING
+            and not self._has_input_ended
+            and not self._reader.is_full
+        )
+        if needs_input == self._is_reading:
+            return
+        self._is_reading = needs_input
+        if needs_input:
+            self._server.loop.add_reader(self._socket.fileno(), self.on_readable)
+        else:
+            self._server.loop.remove_reader(self._socket.fileno())
 
     def _close(self) -> None:
-        self._is_closed = self._is_ending = True
-        self._same_size = _NEVER
-        self._same_answer = None
-        self._listener.pool.remove(self)
+        self._become(State.CLOSED)
+        self._server.admission.remove(self)
         try:
-            for _ in range(_DRAINED_READS):
+            for _ in range(_MAX_DRAINING_READS):
                 if not self._recv_into(self._buffer):
                     break
-        except OSError:  # nothing more is there, or nobody
+        except OSError:  # no more bytes, or no peer
             pass
         self._socket.close()
+
+
+def _has_hung_up(fd: int) -> bool:
+    """Return whether the peer has closed both directions of a connection."""
+    poll = select.poll()
+    poll.register(fd, 0)  # POLLHUP needs no registration
+    return bool(poll.poll(0))

@@ -1,33 +1,32 @@
-"""Requests that are answered later: when a key changes, or when their time is over.
+"""Long polls: requests that wait for a change of a resource, for a limited time.
 
-A handler that has nothing to say yet returns a `Parked`; its connection waits. What
-changes calls `look`, which asks the handler's question again.
+A handler that has no response yet returns a `LongPoll`. Its connection waits. A change
+of the resource calls `LongPolls.notify`, which asks the handler again.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final, Protocol
-
-from skragent.observe import Event, log
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from skragent.serving.http.response import Response
 
-MAX_WAIT_SECONDS: Final = 300.0
+    # Returns a response, or None to wait longer. With True it must return a response.
+    Respond = Callable[[bool], Response | None]
 
 
-class Waiter(Protocol):
-    """The connection that a parked request came on."""
+class WaitingConnection(Protocol):
+    """The connection of a long poll."""
 
-    def deliver(self, answer: Response) -> None:
-        """Send the answer."""
+    def deliver(self, response: Response) -> None:
+        """Send the response."""
         ...
 
-    def cut(self) -> None:
-        """Close at once."""
+    def fail(self, error: Exception) -> None:
+        """Close at once because of an unexpected error."""
         ...
 
 
@@ -35,77 +34,71 @@ class LongPoll:
     """One request that waits.
 
     Args:
-        seconds: how long, at least; ticks are whole seconds.
-        ask: gives the answer, or None to go on waiting; with True it must answer.
-        lot: where it is kept while it waits.
+        seconds: the shortest time to wait; the server rounds up to whole ticks.
+        respond: the handler.
+        group: all long polls for the same resource.
     """
 
-    __slots__ = ("_ask", "_lot", "_seconds", "_waiter", "last_tick")
+    __slots__ = ("_connection", "_group", "_respond", "_seconds", "last_tick")
 
-    def __init__(
-        self,
-        seconds: float,
-        ask: Callable[[bool], Response | None],
-        lot: set[LongPoll],
-    ) -> None:
+    def __init__(self, seconds: float, respond: Respond, group: set[LongPoll]) -> None:
         self._seconds = seconds
-        self._ask = ask
-        self._lot = lot
-        self._waiter: Waiter | None = None
+        self._respond = respond
+        self._group = group
+        self._connection: WaitingConnection | None = None
         self.last_tick = 0
 
-    def park(self, waiter: Waiter, tick: int) -> None:
+    def start(self, connection: WaitingConnection, tick: int) -> None:
         """Begin to wait."""
-        self._waiter = waiter
+        self._connection = connection
         self.last_tick = tick + math.ceil(self._seconds)
-        self._lot.add(self)
+        self._group.add(self)
 
-    def look(self) -> None:
-        """Answer if there is something to say now."""
-        self._deliver(must=False)
+    def notify(self) -> None:
+        """Respond if the handler has a response now."""
+        self._deliver(is_final=False)
 
-    def answer_now(self) -> None:
-        """Answer in any case: the time is over."""
-        self._deliver(must=True)
+    def finish(self) -> None:
+        """Respond in any case: the time is over."""
+        self._deliver(is_final=True)
 
-    def _deliver(self, *, must: bool) -> None:
-        waiter = self._waiter
-        if waiter is None:
+    def cancel(self) -> None:
+        """Stop waiting, without a response."""
+        self._connection = None
+        self._group.discard(self)
+
+    def _deliver(self, *, is_final: bool) -> None:
+        connection = self._connection
+        if connection is None:
             return
         try:
-            answer = self._ask(must)
-        except Exception as error:  # noqa: BLE001 - one request's trouble stays its own
-            log(Event.REQUEST_FAILED, "a request failed unexpectedly", error=error)
-            waiter.cut()
+            response = self._respond(is_final)
+        except Exception as error:  # noqa: BLE001 - an error ends only its connection
+            connection.fail(error)
             return
-        if answer is not None:
-            waiter.deliver(answer)
-
-    def forget(self) -> None:
-        """Wait no longer."""
-        self._waiter = None
-        self._lot.discard(self)
+        if response is not None:
+            connection.deliver(response)
 
 
 class LongPolls:
-    """All that waits on one socket, by what it waits for; the listener bounds it."""
+    """All long polls of one socket, by resource. `admission` limits their number."""
 
     def __init__(self) -> None:
-        self._lots: dict[str, set[LongPoll]] = {}
+        self._groups: dict[str, set[LongPoll]] = {}
 
     def __len__(self) -> int:
-        return sum(map(len, self._lots.values()))
+        return sum(map(len, self._groups.values()))
 
-    def now_or_later(
-        self, what: str, seconds: float, ask: Callable[[bool], Response | None]
+    def respond_or_wait(
+        self, resource: str, seconds: float, respond: Respond
     ) -> Response | LongPoll:
-        """Ask; where there is no answer yet and the caller waits, park the question."""
-        answer = ask(seconds <= 0)
-        if answer is not None:
-            return answer
-        return LongPoll(seconds, ask, self._lots.setdefault(what, set()))
+        """Return the response if there is one, else a long poll."""
+        response = respond(seconds <= 0)
+        if response is not None:
+            return response
+        return LongPoll(seconds, respond, self._groups.setdefault(resource, set()))
 
-    def look(self, what: str) -> None:
-        """Ask for everyone who waits for this; who is answered leaves meanwhile."""
-        for long_poll in list(self._lots.get(what, ())):
-            long_poll.look()
+    def notify(self, resource: str) -> None:
+        """Ask the handlers of all long polls for a resource."""
+        for long_poll in list(self._groups.get(resource, ())):  # responses remove some
+            long_poll.notify()

@@ -1,16 +1,17 @@
-"""What a connection sent and was not answered yet: bytes in, requests out. Pure."""
+"""The requests in the bytes that a connection has received. Pure."""
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
-from skragent.errors import RequestError
-from skragent.serving.http.chunked import CONTENT_TOO_LARGE, ChunkedBody
-from skragent.serving.http.request import END_OF_HEAD, parse_head, refuse_unfinished
+from skragent.serving.http.chunked import ChunkedBody
+from skragent.serving.http.interfaces import HttpError
+from skragent.serving.http.request import END_OF_HEAD, check_unfinished, parse_head
 
 if TYPE_CHECKING:
+    from skragent.serving.http.interfaces import HttpLimits
     from skragent.serving.http.request import Request
-    from skragent.serving.limits import Limits
 
 
 class Received(NamedTuple):
@@ -18,9 +19,10 @@ class Received(NamedTuple):
 
     Attributes:
         request: with its body.
-        raw: all of its bytes; empty if it has a body, for it is not remembered then.
-        size: how many bytes it had.
-        is_expecting: it has no body yet: its client may wait for 100 or a refusal.
+        raw: all bytes; empty if the request has a body, because then the response is
+            not cached.
+        size: the number of bytes.
+        is_expecting: the body is missing. The client may wait for a 100 (Continue).
     """
 
     request: Request
@@ -30,14 +32,14 @@ class Received(NamedTuple):
 
 
 class RequestReader:
-    """The bytes of one connection, bounded by whoever adds to it (`is_full`)."""
+    """The bytes of one connection. The connection stops adding if it `is_full`."""
 
     __slots__ = ("_chunks", "_data", "_head_bytes", "_limits", "_pending")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: HttpLimits) -> None:
         self._limits = limits
         self._data = bytearray()
-        self._pending: Request | None = None  # its body is not there yet
+        self._pending: Request | None = None  # a request whose body is missing
         self._head_bytes = 0  # of that request
         self._chunks: ChunkedBody | None = None  # its body, if it is chunked
 
@@ -50,44 +52,44 @@ class RequestReader:
 
     @property
     def awaits_body(self) -> bool:
-        """Return whether a request is there whose body is not."""
+        """Return whether the body of a request is missing."""
         return self._pending is not None
 
     @property
     def has_body_begun(self) -> bool:
-        """Return whether anything of the body is there that is waited for."""
+        """Return whether a part of the missing body has arrived."""
         return bool(self._data)
 
     @property
     def is_head(self) -> bool:
-        """Return whether the next response has no body, whatever it is."""
+        """Return whether the next request has the method HEAD."""
         if self._pending is not None:
             return self._pending.method == "HEAD"
         return self._data.startswith(b"HEAD ")
 
     @property
     def is_full(self) -> bool:
-        """Tell whether no more may be added before something is taken."""
+        """Return whether the reader holds more than one request can have."""
         return len(self._data) > self._limits.head_bytes + self._limits.body_bytes
 
     def add(self, data: bytes | bytearray) -> None:
-        """Take in what was read."""
+        """Add bytes that have arrived."""
         self._data += data
 
     def clear(self) -> None:
-        """Forget what is not answered."""
+        """Drop all bytes."""
         self._data.clear()
         self._pending = self._chunks = None
 
     def next(self) -> Received | None:
-        """Take the next request out; None where it is not complete.
+        """Return the next request, or None if it is not complete.
 
-        One that expects a word before its body comes twice: without its body, as soon
-        as its head is there, and with it.
+        A request with `Expect: 100-continue` is returned twice: without its body as
+        soon as the head is complete, and with its body.
 
         Raises:
-            RequestError: it cannot become one any more; nobody knows where the next
-                one would begin.
+            HttpError: the bytes are not a request. The connection must close, because
+                the begin of the next request is unknown.
         """
         if self._pending is not None:
             return self._with_body(self._pending)
@@ -98,7 +100,7 @@ class RequestReader:
             return None
         end = data.find(END_OF_HEAD, 0, max_bytes)
         if end < 0:
-            refuse_unfinished(data, max_bytes=max_bytes)
+            check_unfinished(data, max_bytes=max_bytes)
             return None
         size = end + len(END_OF_HEAD)
         raw = bytes(data[:size])
@@ -106,11 +108,11 @@ class RequestReader:
         if not request.has_body:
             del data[:size]
             return Received(request, raw, size)
-        self._refuse_too_large(request.body_bytes)
+        self._check_body_size(request.body_bytes)
         del data[:size]
         self._pending, self._head_bytes = request, size
         if request.is_chunked:
-            # The framing of a chunked body has the bound of a head.
+            # The framing of a chunked body has the limit of a head.
             self._chunks = ChunkedBody(self._limits.body_bytes, max_bytes)
         if request.expects_continue:
             return Received(request, b"", size, is_expecting=True)
@@ -132,10 +134,10 @@ class RequestReader:
         self._pending = self._chunks = None
         return Received(request.with_body(body), b"", size)
 
-    def _refuse_too_large(self, size: int) -> None:
+    def _check_body_size(self, size: int) -> None:
         if size > self._limits.body_bytes:
-            raise RequestError(
+            raise HttpError(
                 f"the body is longer than {self._limits.body_bytes} bytes",
                 code="serve.body",
-                status=CONTENT_TOO_LARGE,
+                status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             )

@@ -1,7 +1,8 @@
-"""An answer: its bytes, ready to be sent, and how it is counted.
+"""A response: its bytes, ready to be sent, and its counter.
 
-The head is rendered once; the body may be a view of secret memory and is never copied
-or joined with anything. An answer can be sent many times, until it is retired.
+The head is rendered once. The body may be a view of secret memory, so it is never
+copied or joined with other bytes. The same response can be sent many times, until it
+is invalidated.
 """
 
 from __future__ import annotations
@@ -9,35 +10,47 @@ from __future__ import annotations
 import copy
 import json
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
-    from skragent.errors import ServeError
-    from skragent.observe import Cell
+    from skragent.serving.http.interfaces import Counter
 
 PROBLEM_JSON: Final = "application/problem+json"
 JSON: Final = "application/json"
 
-_LATER: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+_TEMPORARY: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _CLOSE: Final = b"Connection: close\r\n\r\n"
+_MAX_CACHED: Final = 256
+
+
+class Problem(Protocol):
+    """An error that a problem document describes."""
+
+    code: str
+    message: str
+
+    @property
+    def status(self) -> int:
+        """Return the HTTP status."""
+        ...
 
 
 class Response:
-    """What is sent for a request.
+    """The response to a request.
 
     Attributes:
-        parts: head and body; empty once the answer is retired.
+        parts: head and body; empty after `invalidate`.
         size: the bytes of all parts.
-        last_parts: the same with word that the connection is closed after them.
+        last_parts: the same with `Connection: close`.
         last_size: the bytes of these.
-        cell: counts how often it was sent.
-        is_lasting: the same request on the same connection gets the same answer,
-            until it is retired.
+        counter: counts how often the response was sent.
+        is_cacheable: the same request of the same caller gets the same response until
+            the response is invalidated.
     """
 
-    __slots__ = ("cell", "is_lasting", "last_parts", "last_size", "parts", "size")
+    __slots__ = ("counter", "is_cacheable", "last_parts", "last_size", "parts", "size")
 
     def __init__(
         self,
@@ -45,8 +58,8 @@ class Response:
         headers: Mapping[str, str],
         body: bytes | memoryview = b"",
         *,
-        cell: Cell,
-        is_lasting: bool = False,
+        counter: Counter,
+        is_cacheable: bool = False,
     ) -> None:
         head = render_head(status, headers, len(body))
         rest = (body,) if body else ()
@@ -55,27 +68,70 @@ class Response:
         last_head = head[:-2] + _CLOSE
         self.last_parts: tuple[bytes | memoryview, ...] = (last_head, *rest)
         self.last_size = len(last_head) + len(body)
-        self.cell = cell
-        self.is_lasting = is_lasting
+        self.counter = counter
+        self.is_cacheable = is_cacheable
 
     def without_body(self) -> Response:
-        """Return what HEAD is answered with: RFC 9110 §9.3.2."""
-        answer = copy.copy(self)
-        answer.is_lasting = False
-        answer.parts, answer.last_parts = self.parts[:1], self.last_parts[:1]
-        answer.size = sum(map(len, answer.parts))
-        answer.last_size = sum(map(len, answer.last_parts))
-        return answer
+        """Return the response to the same request with HEAD: RFC 9110 §9.3.2."""
+        response = copy.copy(self)
+        response.is_cacheable = False
+        response.parts, response.last_parts = self.parts[:1], self.last_parts[:1]
+        response.size = sum(map(len, response.parts))
+        response.last_size = sum(map(len, response.last_parts))
+        return response
 
-    def retire(self) -> None:
-        """Let go of the bytes: nobody gets this answer any more."""
+    def invalidate(self) -> None:
+        """Drop the bytes, so that no caller gets this response any more."""
         self.parts = self.last_parts = ()
+
+
+class CachedResponse(NamedTuple):
+    """A response in the cache, and whether the connection stays open after it."""
+
+    response: Response
+    keep_alive: bool
+
+
+class ResponseCache:
+    """Responses of the current second by caller and request.
+
+    A response in the cache needs no parser, no access decision and no quota
+    arithmetic. Measured beside nginx (`make bench`): without the cache an open
+    connection costs four times the CPU, and a new connection twice.
+    """
+
+    __slots__ = ("_responses", "get")
+
+    def __init__(self) -> None:
+        self._responses: dict[tuple[Hashable, bytes], CachedResponse] = {}
+        self.get: Callable[[tuple[Hashable, bytes]], CachedResponse | None] = (
+            self._responses.get
+        )
+
+    def __len__(self) -> int:
+        return len(self._responses)
+
+    def put(
+        self,
+        identity: Hashable,
+        request: bytes,
+        response: Response,
+        *,
+        keep_alive: bool,
+    ) -> None:
+        """Store a response. A full cache stores nothing until the next second."""
+        if len(self._responses) < _MAX_CACHED:
+            self._responses[identity, request] = CachedResponse(response, keep_alive)
+
+    def clear(self) -> None:
+        """Begin a new second."""
+        self._responses.clear()
 
 
 def render_head(status: HTTPStatus, headers: Mapping[str, str], length: int) -> bytes:
     """Render the status line and the headers.
 
-    There is no Date: who asks over a Unix socket has the same clock.
+    There is no Date header: both ends of a Unix socket have the same clock.
     """
     lines = [f"HTTP/1.1 {status.value} {status.phrase}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
@@ -85,35 +141,39 @@ def render_head(status: HTTPStatus, headers: Mapping[str, str], length: int) -> 
 
 
 def json_response(
-    value: object, *, cell: Cell, status: HTTPStatus = HTTPStatus.OK
+    value: object,
+    *,
+    counter: Counter,
+    status: HTTPStatus = HTTPStatus.OK,
+    headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Answer with a JSON document that is not to be stored."""
+    """Return a JSON document that caches must not store."""
     return Response(
         status,
-        {"Content-Type": JSON, "Cache-Control": "no-store"},
+        {"Content-Type": JSON, "Cache-Control": "no-store", **(headers or {})},
         json.dumps(value).encode(),
-        cell=cell,
+        counter=counter,
     )
 
 
 def problem_response(
-    error: ServeError,
+    problem: Problem,
     *,
-    cell: Cell,
+    counter: Counter,
     headers: Mapping[str, str] | None = None,
     **members: object,
 ) -> Response:
-    """Answer with an RFC 9457 problem document: `code` is what programs look at.
+    """Return an RFC 9457 problem document; programs read its `code`.
 
-    What may succeed later says when, and where nobody knows better, in a second.
+    Temporary errors have a Retry-After of one second, unless `headers` has another.
     """
-    status = HTTPStatus(error.status)
-    later = {"Retry-After": "1"} if status in _LATER else {}
+    status = HTTPStatus(problem.status)
+    temporary = {"Retry-After": "1"} if status in _TEMPORARY else {}
     document = {
         "title": status.phrase,
         "status": status.value,
-        "code": error.code,
-        "detail": error.message,
+        "code": problem.code,
+        "detail": problem.message,
         **members,
     }
     return Response(
@@ -121,21 +181,23 @@ def problem_response(
         {
             "Content-Type": PROBLEM_JSON,
             "Cache-Control": "no-store",
-            **later,
+            **temporary,
             **(headers or {}),
         },
         json.dumps(document).encode(),
-        cell=cell,
+        counter=counter,
     )
 
 
-def rest_of(parts: Sequence[bytes | memoryview], sent: int) -> list[bytes | memoryview]:
-    """Return views of what comes after the first `sent` bytes; nothing is copied."""
+def skip_bytes(
+    parts: Sequence[bytes | memoryview], count: int
+) -> list[bytes | memoryview]:
+    """Return views of the bytes after the first `count`, without a copy."""
     rest: list[bytes | memoryview] = []
     for part in parts:
-        if sent >= len(part):
-            sent -= len(part)
+        if count >= len(part):
+            count -= len(part)
         else:
-            rest.append(memoryview(part)[sent:])
-            sent = 0
+            rest.append(memoryview(part)[count:])
+            count = 0
     return rest

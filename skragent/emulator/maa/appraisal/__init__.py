@@ -1,6 +1,6 @@
-"""How the emulated verifier judges evidence: bytes in, claims or a refusal out.
+"""The verifier's appraisal of evidence: bytes in, claims or a refusal out.
 
-Written from the layouts of AMD, the TCG and Microsoft, and independent both of what
-builds the evidence (the emulated VM) and of what checks it in the product, so that one
-misreading cannot cancel itself out. No input or output, no clock.
+The package is written from the layouts of AMD, the TCG and Microsoft. It shares no code
+with the emulated VM that builds the evidence, nor with the product's parsers, so that
+a misreading cannot cancel itself out. It has no input, output or clock.
 """

@@ -1,7 +1,7 @@
-"""What the verifier says of evidence that it accepted: the claims of maa's tokens.
+"""The claims of MAA's tokens about accepted evidence.
 
-Names and types as Microsoft Azure Attestation's guest (`azurevm`) and platform
-(`sevsnpvm`) tokens have them. Who issues, when, and the signature are not here.
+Names and types are those of Microsoft Azure Attestation's guest (`azurevm`) and
+platform (`sevsnpvm`) tokens. `maa/service.py` adds issuer, times and signature.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 WRAPPING_KEY_ID = "TpmEphemeralEncryptionKey"
 
-# The default policy of the shared providers, in effect. Its hash is a claim.
+# The effective default policy of the shared providers. Its hash is a claim.
 POLICY = (
     'version= 1.0; authorizationrules { [type=="secureboot", value==false] => deny();'
     " => permit(); }; issuancerules { };"
 )
 
-# What a healthy Linux guest's token says; the emulator looks at none of it.
+# The claims of a healthy Linux guest; the emulator does not check them.
 _FIXED_GUEST_CLAIMS: dict[str, Any] = {
     "x-ms-attestation-type": "azurevm",
     "x-ms-azurevm-attestation-protocol-ver": "2.0",
@@ -45,8 +45,8 @@ _FIXED_GUEST_CLAIMS: dict[str, Any] = {
 
 
 def common_claims() -> dict[str, Any]:
-    """Give the claims that every token has."""
-    # The hash is of the base64url text of the policy, not of the policy.
+    """Return the claims that every token has."""
+    # The hash covers the base64url text of the policy.
     digest = hashlib.sha256(base64url(POLICY.encode()).encode()).digest()
     return {"x-ms-policy-hash": base64url(digest), "x-ms-ver": "1.0"}
 
@@ -57,7 +57,7 @@ def snp_claims(
     runtime: dict[str, Any] | None,
     compliance: str | None,
 ) -> dict[str, Any]:
-    """Tell what a report says: `x-ms-isolation-tee` of a guest, or a platform token."""
+    """Return a report's claims: a platform token, or a guest's `x-ms-isolation-tee`."""
     tcb = report.reported_tcb(endorsements.product)
     claims: dict[str, Any] = {
         "x-ms-attestation-type": "sevsnpvm",
@@ -95,7 +95,7 @@ def guest_claims(
     wrapping_key: rsa.RSAPublicKey,
     client_payload: object,
 ) -> dict[str, Any]:
-    """Tell what a guest's evidence says, the wrapping key included."""
+    """Return the claims about a guest's evidence, including the wrapping key."""
     runtime: dict[str, Any] = {"keys": [_wrapping_key_jwk(wrapping_key)]}
     if client_payload:
         runtime["client-payload"] = client_payload
@@ -103,7 +103,7 @@ def guest_claims(
     return {
         **_FIXED_GUEST_CLAIMS,
         **system,
-        "secureboot": True,  # a guest without it never gets a token
+        "secureboot": True,  # guests without secure boot do not get a token
         "x-ms-azurevm-attested-pcrs": list(pcrs),
         "x-ms-azurevm-attested-pcr-values": values,
         "x-ms-isolation-tee": tee,

@@ -1,8 +1,8 @@
-"""The chain that vouches for the chip: ARK -> ASK -> VCEK, and what a VCEK is for.
+"""Verify the chip's endorsements, ARK, ASK and VCEK, and match them with a report.
 
-AMD's VCEK certificate specification (57230), in the order of Azure's THIM: VCEK, ASK,
-ARK. Signatures are RSASSA-PSS with SHA-384; the VCEK's key is EC P-384. Its
-extensions bind it to one chip and to one TCB.
+AMD's VCEK certificate specification (57230); THIM returns VCEK, ASK, ARK. Signatures
+are RSASSA-PSS with SHA-384. The VCEK is an EC P-384 key, and its extensions bind it to
+one chip and one TCB.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _DER_INTEGER = b"\x02"
 
 @dataclass(frozen=True)
 class Endorsements:
-    """A chain that verified, whatever its age."""
+    """A verified chain; its lifetime is checked separately."""
 
     chain: tuple[x509.Certificate, ...]  # VCEK, ASK, ARK
     vcek: ec.EllipticCurvePublicKey
@@ -50,16 +50,16 @@ class Endorsements:
     extensions: dict[str, bytes]  # by dotted OID
 
     def verify_lifetime(self, now: dt.datetime) -> None:
-        """Demand that every certificate is valid now."""
+        """Require that every certificate is valid now."""
         for cert in self.chain:
             if not cert.not_valid_before_utc <= now <= cert.not_valid_after_utc:
                 subject = cert.subject.rfc4514_string()
                 raise invalid(f"Certificate `{subject}` is not valid now.")
 
     def verify_matches(self, report: SnpReport) -> None:
-        """Demand that this VCEK is of the report's chip and reported TCB."""
+        """Require that the VCEK is for the report's chip and reported TCB."""
         if report.product not in (None, self.product):
-            raise invalid("The VCEK is of another product than the report.")
+            raise invalid("The VCEK is for another product than the report.")
         for name, number in report.reported_tcb(self.product).items():
             if _der_uint(self.extensions.get(_SPL_OIDS[name], b"")) != number:
                 raise invalid(f"The VCEK's {name} SPL is not the report's TCB.")
@@ -70,13 +70,13 @@ class Endorsements:
 
 @functools.lru_cache(maxsize=64)
 def verify_endorsements(pem: bytes, trusted_arks: frozenset[bytes]) -> Endorsements:
-    """Verify a chain against ARKs (DER) that are trusted, or refuse it.
+    """Verify a chain against trusted ARKs (DER), or refuse it.
 
-    Cached: a VM sends the same chain with every request.
+    The result is cached: a VM sends the same chain with every request.
     """
     try:
         with warnings.catch_warnings():
-            # A VCEK's serial number is 0, which RFC 5280 forbids and AMD issues.
+            # AMD issues VCEKs with serial number 0, which RFC 5280 forbids.
             warnings.simplefilter("ignore", CryptographyDeprecationWarning)
             vcek, ask, ark = chain = tuple(x509.load_pem_x509_certificates(pem))
     except ValueError as error:
@@ -115,11 +115,11 @@ def _product(extensions: dict[str, bytes]) -> Product:
     for product in _PRODUCTS:
         if name.partition("-")[0] == product:
             return product
-    raise invalid(f"The VCEK is of an unknown product: {name!r}.")
+    raise invalid(f"The VCEK is for an unknown product: {name!r}.")
 
 
 def _der_uint(data: bytes) -> int | None:
-    """Read a DER INTEGER of one or two content bytes; SPLs above 127 take two."""
+    """Read a DER INTEGER with one or two bytes; SPLs above 127 take two."""
     if data[:1] != _DER_INTEGER or data[1:2] != bytes([max(len(data) - 2, 1)]):
         return None
     return int.from_bytes(data[2:], "big", signed=True)

@@ -1,8 +1,7 @@
-"""The TCG event log, replayed (TCG PC Client Platform Firmware Profile, §10).
+"""Replay the TCG event log (TCG PC Client Platform Firmware Profile, §10).
 
-A log shorter than one event header holds no event and is judged like an empty one,
-which clients without a log send. Anything longer must parse to its last byte and
-replay to every PCR that was quoted.
+A log shorter than an event header is treated like an empty log, which clients without
+a log send. A longer log must parse completely and replay to every quoted PCR.
 """
 
 from __future__ import annotations
@@ -33,16 +32,16 @@ class _Event:
 
 @dataclass(frozen=True, slots=True)
 class EventLog:
-    """A log that parsed: the PCR values it leads to, and whether secure boot was on."""
+    """A parsed log: the resulting PCR values and the state of secure boot."""
 
     is_empty: bool
     pcrs: dict[int, bytes]
-    secure_boot: bool | None  # None: the log does not say
+    secure_boot: bool | None  # None: not in the log
 
     def verify_replays_to(self, quoted: dict[int, bytes]) -> None:
-        """Demand that each quoted PCR is what the log's events make of it, or refuse.
+        """Require that the log's events lead to each quoted PCR.
 
-        A PCR without events must still be as a reset leaves it.
+        A PCR without events must still have its value after a reset.
         """
         if self.is_empty:
             return
@@ -68,7 +67,7 @@ def parse_event_log(data: bytes) -> EventLog:
 
 
 def _parse_spec_id(reader: Reader) -> dict[int, int]:
-    """Read the first event, which names the log's hash algorithms and their sizes."""
+    """Read the first event, which lists the log's hash algorithms and sizes."""
     reader.expect(4, 0, "the first event's PCR")
     reader.expect(4, _EV_NO_ACTION, "the first event's type")
     reader.take(20)
@@ -80,7 +79,7 @@ def _parse_spec_id(reader: Reader) -> dict[int, int]:
     if count > _MAX_ALGORITHMS:
         raise invalid("TcgLogs names too many algorithms.")
     algorithms = {spec.uint(2): spec.uint(2) for _ in range(count)}
-    spec.sized(1)  # vendor's
+    spec.sized(1)  # vendor information
     spec.finish()
     if algorithms.get(_SHA256) != _DIGEST_BYTES:
         raise invalid("TcgLogs has no SHA-256 digests.")

@@ -1,7 +1,7 @@
-"""Reading binary structures and JSON members, with a refusal for whatever is not there.
+"""Read binary structures and JSON members; refuse missing or invalid values.
 
-MAA tells clients `InvalidParameter` for collateral that does not hold and
-`InvalidOperation` for what it cannot decode.
+MAA answers `InvalidParameter` for evidence that does not verify and
+`InvalidOperation` for evidence that cannot be decoded.
 """
 
 from __future__ import annotations
@@ -12,21 +12,19 @@ from typing import Any
 from skragent.emulator.encoding import NotBase64Error, decode_base64
 from skragent.emulator.service import RefusalError
 
-MAX_DEPTH = 64  # of JSON; deeper is nobody's evidence
-
 
 def invalid(message: str) -> RefusalError:
-    """Refuse collateral that does not hold."""
+    """Return the refusal of evidence that does not verify."""
     return RefusalError(400, "InvalidParameter", message)
 
 
 def undecodable(what: str) -> RefusalError:
-    """Refuse what cannot be decoded at all."""
+    """Return the refusal of evidence that cannot be decoded."""
     return RefusalError(400, "InvalidOperation", f"Bad message: {what}")
 
 
 def member(document: dict[str, Any], name: str, kind: type) -> Any:  # noqa: ANN401 - any JSON
-    """Give a member of the right type."""
+    """Return a member of the given type."""
     value = document.get(name)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise invalid(f"{name} is missing or is not of type {kind.__name__}.")
@@ -34,12 +32,12 @@ def member(document: dict[str, Any], name: str, kind: type) -> Any:  # noqa: ANN
 
 
 def base64_member(document: dict[str, Any], name: str) -> bytes:
-    """Give a member that is bytes in base64."""
+    """Return the bytes of a base64 member."""
     return decoded(member(document, name, str), name)
 
 
 def decoded(text: object, name: str) -> bytes:
-    """Decode base64 or refuse."""
+    """Decode base64, or refuse."""
     try:
         return decode_base64(text)
     except NotBase64Error as error:
@@ -47,7 +45,7 @@ def decoded(text: object, name: str) -> bytes:
 
 
 def parsed_object(data: bytes, name: str) -> dict[str, Any]:
-    """Parse a JSON object or refuse."""
+    """Parse a JSON object, or refuse."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -58,7 +56,7 @@ def parsed_object(data: bytes, name: str) -> dict[str, Any]:
 
 
 class Reader:
-    """Takes a binary structure apart from front to back."""
+    """Reads a binary structure from front to back."""
 
     def __init__(self, data: bytes, what: str, order: str = "big") -> None:
         self._data = data
@@ -68,11 +66,11 @@ class Reader:
 
     @property
     def rest(self) -> bytes:
-        """What has not been taken yet."""
+        """The unread bytes."""
         return self._data[self._offset :]
 
     def take(self, size: int) -> bytes:
-        """Take bytes."""
+        """Read bytes."""
         end = self._offset + size
         if end > len(self._data):
             raise invalid(f"{self._what} is too short.")
@@ -81,19 +79,19 @@ class Reader:
         return taken
 
     def uint(self, size: int) -> int:
-        """Take an unsigned integer of so many bytes."""
+        """Read an unsigned integer of `size` bytes."""
         return int.from_bytes(self.take(size), self._order)
 
     def sized(self, size_bytes: int = 2) -> bytes:
-        """Take bytes that a length precedes (TPM2B)."""
+        """Read bytes with a length prefix (TPM2B)."""
         return self.take(self.uint(size_bytes))
 
     def expect(self, size: int, value: int, name: str) -> None:
-        """Take an integer that can only be one."""
+        """Read an integer that must have a given value."""
         if self.uint(size) != value:
             raise invalid(f"{self._what}: {name} is not {value:#x}.")
 
     def finish(self) -> None:
-        """Demand that nothing is left."""
+        """Require that all bytes have been read."""
         if self.rest:
             raise invalid(f"{self._what} has trailing bytes.")

@@ -1,8 +1,8 @@
-"""Guest attestation (`/attest/AzureGuest`): hardware, vTPM and boot, judged together.
+"""Guest attestation (`/attest/AzureGuest`): appraise hardware, vTPM and boot together.
 
-The chain of reasoning: AMD vouches for the chip, the chip for the runtime data, the
-runtime data for the vTPM's AK, the AK for the PCRs and the wrapping key, and the PCRs
-for the boot log. Every link that does not hold is a refusal of its own.
+AMD vouches for the chip, the chip for the runtime data, the runtime data for the
+vTPM's AK, the AK for the PCRs and the wrapping key, and the PCRs for the boot log.
+Each link that fails has its own refusal.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric import rsa
 
-# Quoting more broke against the real service in 2025 ("PCR11").
+# Azure refused quotes over more PCRs in 2025 ("PCR11").
 _PCRS = tuple(range(8))
 _PROTOCOL = "2.0"
 _SHA256_BYTES = 32
@@ -44,7 +44,7 @@ _CVM_COMPLIANT = "azure-compliant-cvm"
 
 @dataclass(frozen=True, slots=True)
 class GuestAppraisal:
-    """Evidence that was accepted: the claims, and the key to seal the answer to."""
+    """Accepted evidence: the claims, and the key to encrypt the token to."""
 
     claims: dict[str, Any]
     wrapping_key: rsa.RSAPublicKey
@@ -53,15 +53,15 @@ class GuestAppraisal:
 def appraise_guest_request(
     body: dict[str, Any], trust: Trust, now: dt.datetime
 ) -> GuestAppraisal:
-    """Judge an AzureGuest request, or refuse it."""
-    # Clients say AttestationInfo, the published specification attestationInfo.
+    """Appraise an AzureGuest request, or refuse it."""
+    # Clients send AttestationInfo; the published specification has attestationInfo.
     encoded = body.get("AttestationInfo", body.get("attestationInfo"))
     info = parsed_object(decoded(encoded, "AttestationInfo"), "AttestationInfo")
     if info.get("AttestationProtocolVersion") != _PROTOCOL:
         raise invalid(f"AttestationProtocolVersion is not {_PROTOCOL}.")
     isolation = member(info, "IsolationInfo", dict)
     if isolation.get("Type") != "SevSnp":
-        raise invalid("This emulator appraises IsolationInfo of type SevSnp alone.")
+        raise invalid("This emulator appraises only IsolationInfo of type SevSnp.")
     evidence = member(isolation, "Evidence", dict)
     proof = parsed_object(base64_member(evidence, "Proof"), "Proof")
     runtime_data = base64_member(evidence, "RunTimeData")
@@ -92,14 +92,14 @@ def _verify_ak(
     trust: Trust,
     now: dt.datetime,
 ) -> tpm.RsaPublicArea:
-    """Follow the AK from the runtime data, which the report signs."""
+    """Verify the AK against the runtime data, which the report signs."""
     ak = tpm.parse_public(base64_member(tpm_info, "AikPub"), "AikPub")
     tpm.verify_ak_attributes(ak)
     if ak.modulus != _hcl_ak_modulus(runtime):
         raise invalid("AikPub is not the HCLAkPub of the runtime data.")
     cert, key = _ak_certificate(base64_member(tpm_info, "AikCert"))
     if key != ak.key:
-        raise invalid("AikCert is of another key than AikPub.")
+        raise invalid("AikCert is for another key than AikPub.")
     if not cert.not_valid_before_utc <= now <= cert.not_valid_after_utc:
         raise invalid("AikCert is not valid now.")
     if trust.vtpm_roots and not any(
@@ -118,9 +118,10 @@ def _hcl_ak_modulus(runtime: dict[str, Any]) -> int:
 
 
 def _ak_certificate(data: bytes) -> tuple[x509.Certificate, object]:
-    """Parse a certificate that may be followed by the rest of its NV index (zeros).
+    """Parse a certificate, which may be followed by zeros of its NV index.
 
-    Gives its public key as well.
+    Returns:
+        The certificate and its public key.
     """
     size = 2 + data[1] if len(data) > 1 and data[1] < _LONG_FORM else 0
     if not size and len(data) > 1:
@@ -128,7 +129,7 @@ def _ak_certificate(data: bytes) -> tuple[x509.Certificate, object]:
         length = int.from_bytes(data[2 : 2 + length_bytes], "big")
         size = 2 + length_bytes + length
     if any(data[size:]):
-        raise invalid("AikCert is followed by something else than zeros.")
+        raise invalid("AikCert is followed by bytes other than zeros.")
     try:
         certificate = x509.load_der_x509_certificate(data[:size])
         return certificate, certificate.public_key()
@@ -145,7 +146,7 @@ def _is_issued_by(cert: x509.Certificate, issuer: x509.Certificate) -> bool:
 
 
 def _verify_quote(tpm_info: dict[str, Any], ak: tpm.RsaPublicArea) -> dict[int, bytes]:
-    """Verify the quote over the PCR values that were sent with it."""
+    """Verify the quote over the PCR values in the request."""
     message = base64_member(tpm_info, "PcrQuote")
     signature = base64_member(tpm_info, "PcrSignature")
     tpm.verify_signature(ak.key, signature, message, "PcrQuote")
@@ -175,13 +176,13 @@ def _digest_of(pcrs: dict[int, bytes]) -> bytes:
 def _verify_wrapping_key(
     tpm_info: dict[str, Any], ak: tpm.RsaPublicArea, pcrs: dict[int, bytes]
 ) -> tpm.RsaPublicArea:
-    """Verify that the wrapping key lives in this TPM and opens for these PCRs alone."""
+    """Verify that the wrapping key is in this TPM and bound to these PCRs."""
     key = tpm.parse_public(base64_member(tpm_info, "EncKeyPub"), "EncKeyPub")
     message = base64_member(tpm_info, "EncKeyCertifyInfo")
     signature = base64_member(tpm_info, "EncKeyCertifyInfoSignature")
     tpm.verify_signature(ak.key, signature, message, "EncKeyCertifyInfo")
     if tpm.parse_certified_name(message) != key.name:
-        raise invalid("EncKeyCertifyInfo is of another key than EncKeyPub.")
+        raise invalid("EncKeyCertifyInfo is for another key than EncKeyPub.")
     tpm.verify_wrapping_key_attributes(key)
     if key.auth_policy != tpm.policy_pcr(_PCRS, _digest_of(pcrs)):
         raise invalid("EncKeyPub is not bound to the quoted PCRs.")
@@ -191,7 +192,7 @@ def _verify_wrapping_key(
 def _verify_boot(
     info: dict[str, Any], runtime: dict[str, Any], pcrs: dict[int, bytes]
 ) -> None:
-    """Replay the log; deny a guest without secure boot, as the shared providers do."""
+    """Replay the log; deny guests without secure boot, as the shared providers do."""
     log = parse_event_log(decoded(info.get("TcgLogs", ""), "TcgLogs"))
     log.verify_replays_to(pcrs)
     secure_boot = log.secure_boot
@@ -211,10 +212,10 @@ def _verify_boot(
 
 
 def _system_claims(info: dict[str, Any], runtime: dict[str, Any]) -> dict[str, Any]:
-    """Repeat what the guest says of itself, and the VM's id.
+    """Return the guest's statements about itself, and the VM's id.
 
-    The hardware's report vouches for the id, which is in the runtime data, and for
-    nothing else here.
+    The id is in the runtime data, so the hardware report vouches for it. Nothing
+    vouches for the other claims.
     """
     os_type = _text(info, "OSType")
     configuration = runtime.get("vm-configuration")

@@ -1,7 +1,7 @@
-"""SEV-SNP evidence: report, endorsements and the runtime data that the report binds.
+"""Appraise SEV-SNP evidence: report, endorsements and runtime data.
 
-Shared by guest attestation (where the paravisor owns the report) and by platform
-attestation (`/attest/SevSnpVm`).
+Guest attestation, in which the paravisor owns the report, and platform attestation
+(`/attest/SevSnpVm`) both use it.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _NO_HOST_DATA = bytes(32)
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Whom the verifier believes."""
+    """The roots that the verifier trusts."""
 
     arks: frozenset[bytes]  # DER
-    vtpm_roots: frozenset[bytes] = frozenset()  # DER; empty: AK certificates unchained
+    vtpm_roots: frozenset[bytes] = frozenset()  # DER; empty: any AK certificate
 
 
 @dataclass(frozen=True, slots=True)
 class PlatformEvidence:
-    """A report that verified, and what it binds."""
+    """A verified report and the runtime data that it binds."""
 
     report: SnpReport
     endorsements: Endorsements
@@ -51,7 +51,7 @@ class PlatformEvidence:
 def verify_snp_evidence(
     proof: dict[str, Any], runtime_data: bytes, trust: Trust, now: dt.datetime
 ) -> PlatformEvidence:
-    """Verify a report from the ARK down to the runtime data, or refuse it."""
+    """Verify a report, its endorsements and its runtime data, or refuse it."""
     report = parse_snp_report(base64_member(proof, "SnpReport"))
     pem = base64_member(proof, "VcekCertChain")
     endorsements = verify_endorsements(pem, trust.arks)
@@ -75,7 +75,7 @@ def verify_snp_evidence(
 def appraise_platform_request(
     body: dict[str, Any], trust: Trust, now: dt.datetime
 ) -> dict[str, Any]:
-    """Judge a SevSnpVm request; give the token's claims."""
+    """Appraise a SevSnpVm request; return the token's claims."""
     proof = parsed_object(base64_member(body, "report"), "report")
     runtime_data, kind = _typed_data(body, "runtimeData")
     evidence = verify_snp_evidence(proof, runtime_data, trust, now)
@@ -89,7 +89,7 @@ def appraise_platform_request(
             raise invalid("HOST_DATA is not the SHA-256 of the init-time data.")
         if init_kind == "JSON":
             result["x-ms-inittime"] = parsed_object(init_time_data, "initTimeData")
-    # Echoed as it came: a string by the specification, a number from the sidecar.
+    # Returned unchanged: the specification has a string, the sidecar sends a number.
     if isinstance(body.get("nonce"), str | int):
         result["nonce"] = body["nonce"]
     return result | claims.common_claims()
@@ -110,10 +110,10 @@ def _typed_data(body: dict[str, Any], name: str) -> tuple[bytes, str]:
 def _compliance(
     evidence: PlatformEvidence, runtime: dict[str, Any] | None
 ) -> str | None:
-    """Tell what kind of utility VM this is; the emulator's own rule.
+    """Return the kind of utility VM, by the emulator's own rule.
 
-    Azure decides by measurement and endorsement. Here the paravisor's runtime data
-    (with the vTPM's AK) makes a CVM, and a container's policy in HOST_DATA a UVM.
+    Azure decides by measurement and endorsement. Here, runtime data with the vTPM's AK
+    makes a CVM, and a container's policy in HOST_DATA makes a UVM.
     """
     keys = (runtime or {}).get("keys")
     if isinstance(keys, list) and any(

@@ -1,6 +1,7 @@
-"""AMD's ATTESTATION_REPORT, as the verifier reads it: SEV-SNP firmware ABI, table 22.
+"""Parse AMD's ATTESTATION_REPORT (SEV-SNP firmware ABI, table 22).
 
-1184 bytes, little endian. Only the fields that become claims or decide something.
+The report has 1184 bytes, little-endian. The parser reads only the fields that become
+claims or decide about the evidence.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ _FIRST_VERSION_WITH_CPUID = 3
 _FAMILY_19H, _FAMILY_1AH = 0x19, 0x1A
 _LAST_MILAN_MODEL = 0x0F
 
-# TCB_VERSION: which byte of the eight holds which firmware's number.
+# TCB_VERSION: the position of each firmware's number in the eight bytes.
 _LEGACY_TCB = {"bootloader": 0, "tee": 1, "snp": 6, "microcode": 7}
 _TURIN_TCB = {"fmc": 0, "bootloader": 1, "tee": 2, "snp": 3, "microcode": 7}
 
 
 @dataclass(frozen=True, slots=True)
 class SnpReport:
-    """A report whose layout is understood; nothing is verified yet."""
+    """A parsed report; nothing is verified yet."""
 
     raw: bytes
     version: int
@@ -57,7 +58,7 @@ class SnpReport:
 
     @property
     def migration_allowed(self) -> bool:
-        """Policy bit 18: a migration agent may be associated."""
+        """Policy bit 18: a migration agent is allowed."""
         return bool(self.policy >> 18 & 1)
 
     @property
@@ -67,17 +68,17 @@ class SnpReport:
 
     @property
     def chip_key_is_masked(self) -> bool:
-        """MASK_CHIP_KEY: then the signature is all zero."""
+        """MASK_CHIP_KEY: the signature is all zeros."""
         return bool(self.key_info >> 1 & 1)
 
     def reported_tcb(self, product: Product) -> dict[str, int]:
-        """Give the reported TCB by firmware, as this product lays it out."""
+        """Return the reported TCB by firmware, in this product's layout."""
         layout = _TURIN_TCB if product == "Turin" else _LEGACY_TCB
         return {name: self.raw[0x180 + index] for name, index in layout.items()}
 
     @property
     def product(self) -> Product | None:
-        """The product by CPUID; version 2 does not carry it."""
+        """The product by CPUID; None for version 2, which does not have it."""
         if self.version < _FIRST_VERSION_WITH_CPUID:
             return None
         family, model = self.raw[0x188], self.raw[0x189]
@@ -86,7 +87,7 @@ class SnpReport:
         return "Turin" if family == _FAMILY_1AH else None
 
     def verify_signature(self, key: ec.EllipticCurvePublicKey) -> None:
-        """Verify ECDSA P-384 over the first 0x2A0 bytes or refuse."""
+        """Verify ECDSA P-384 over the first 0x2A0 bytes, or refuse."""
         r = _uint(self.raw, 0x2A0, _COMPONENT_BYTES)
         s = _uint(self.raw, 0x2A0 + _COMPONENT_BYTES, _COMPONENT_BYTES)
         try:
@@ -104,7 +105,7 @@ def _uint(data: bytes, offset: int, size: int) -> int:
 
 
 def parse_snp_report(data: bytes) -> SnpReport:
-    """Understand a report's layout, or refuse it."""
+    """Parse a report, or refuse it."""
     if len(data) != REPORT_BYTES:
         raise invalid(f"The SNP report is not {REPORT_BYTES} bytes long.")
     report = SnpReport(

@@ -1,4 +1,4 @@
-"""TPM 2.0 structures of an attestation, as the verifier reads them (TPM 2.0, part 2).
+"""Parse the TPM 2.0 structures of an attestation (TPM 2.0, part 2).
 
 TPM2B_PUBLIC of RSA keys, TPMS_ATTEST of a quote and of a certification, and the
 PolicyPCR digest (part 3, §23.7).
@@ -55,16 +55,16 @@ class RsaPublicArea:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """What a quote says about PCRs."""
+    """The PCR selection and digest of a quote."""
 
     selection: tuple[int, ...]
     pcr_digest: bytes
 
 
 def parse_public(data: bytes, what: str) -> RsaPublicArea:
-    """Read a TPM2B_PUBLIC; bytes after it are ignored.
+    """Parse a TPM2B_PUBLIC; bytes after it are ignored.
 
-    The Python client sends the whole answer of TPM2_ReadPublic, names included.
+    The Python client sends the whole response to TPM2_ReadPublic, including the names.
     """
     raw = Reader(data, what).sized()
     reader = Reader(raw, what)
@@ -77,7 +77,7 @@ def parse_public(data: bytes, what: str) -> RsaPublicArea:
     if scheme != _ALG_NULL:
         reader.expect(2, _ALG_SHA256, "the scheme's hash")
     reader.expect(2, _RSA_BITS, "keyBits")
-    exponent = reader.uint(4) or 65537  # 0 stands for the default
+    exponent = reader.uint(4) or 65537  # 0 means the default
     modulus = int.from_bytes(reader.sized(), "big")
     reader.finish()
     try:
@@ -90,17 +90,17 @@ def parse_public(data: bytes, what: str) -> RsaPublicArea:
 
 
 def verify_ak_attributes(ak: RsaPublicArea) -> None:
-    """Demand a restricted signing key: only that signs nothing but TPM statements."""
+    """Require a restricted signing key, which signs only the TPM's own statements."""
     needed = FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | RESTRICTED | SIGN
     if ak.attributes & (needed | DECRYPT) != needed or ak.scheme != _ALG_RSASSA:
         raise invalid("AikPub is not a restricted RSASSA signing key of this TPM.")
 
 
 def verify_wrapping_key_attributes(key: RsaPublicArea) -> None:
-    """Demand a decryption key of this TPM that only its policy opens.
+    """Require a decryption key of this TPM that only its policy can use.
 
-    0x20432 is what every client's template has: without userWithAuth, the PCR policy
-    is the only way to use the key.
+    Every client's template has 0x20432: without userWithAuth, the PCR policy is the
+    only way to use the key.
     """
     wanted = FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | NO_DA | DECRYPT
     if key.attributes != wanted:
@@ -110,7 +110,7 @@ def verify_wrapping_key_attributes(key: RsaPublicArea) -> None:
 def verify_signature(
     key: rsa.RSAPublicKey, signature: bytes, message: bytes, what: str
 ) -> None:
-    """Verify RSASSA-PKCS1-v1_5 with SHA-256 or refuse."""
+    """Verify RSASSA-PKCS1-v1_5 with SHA-256, or refuse."""
     try:
         key.verify(signature, message, padding.PKCS1v15(), hashes.SHA256())
     except InvalidSignature as error:
@@ -118,7 +118,7 @@ def verify_signature(
 
 
 def _attest_body(message: bytes, attest_type: int, what: str) -> Reader:
-    """Read the part that all TPMS_ATTEST share; the rest is left in the reader."""
+    """Read the common part of a TPMS_ATTEST; return the reader for the rest."""
     reader = Reader(message, what)
     reader.expect(4, _MAGIC, "magic")
     reader.expect(2, attest_type, "type")
@@ -130,7 +130,7 @@ def _attest_body(message: bytes, attest_type: int, what: str) -> Reader:
 
 
 def parse_quote(message: bytes) -> Quote:
-    """Read a TPMS_ATTEST of a quote over one SHA-256 selection."""
+    """Parse a TPMS_ATTEST of a quote with one SHA-256 selection."""
     reader = _attest_body(message, _ST_ATTEST_QUOTE, "PcrQuote")
     reader.expect(4, 1, "the number of PCR selections")
     reader.expect(2, _ALG_SHA256, "the PCR bank")
@@ -142,7 +142,7 @@ def parse_quote(message: bytes) -> Quote:
 
 
 def parse_certified_name(message: bytes) -> bytes:
-    """Read the object's name from a TPMS_ATTEST of a certification."""
+    """Return the object's name from a TPMS_ATTEST of a certification."""
     reader = _attest_body(message, _ST_ATTEST_CERTIFY, "EncKeyCertifyInfo")
     name = reader.sized()
     reader.sized()  # qualifiedName
@@ -151,7 +151,7 @@ def parse_certified_name(message: bytes) -> bytes:
 
 
 def policy_pcr(selection: tuple[int, ...], pcr_digest: bytes) -> bytes:
-    """Compute the policy digest of a fresh session after one TPM2_PolicyPCR."""
+    """Compute the policy digest of a new session after one TPM2_PolicyPCR."""
     bits = sum(1 << index for index in selection).to_bytes(3, "little")
     tpml_pcr_selection = (
         (1).to_bytes(4, "big") + _ALG_SHA256.to_bytes(2, "big") + b"\x03" + bits

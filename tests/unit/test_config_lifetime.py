@@ -10,20 +10,6 @@ from skragent.errors import ConfigError
 KEY = '[keys.a]\nvault = "https://v.vault.azure.net"\n'
 
 
-@pytest.mark.parametrize("value", ["0.1", "0.9"])
-def test_a_tokens_part_at_its_bounds_is_accepted(value: str) -> None:
-    config = parse_config(f"[refresh]\ntoken_fraction = {value}\n{KEY}")
-    assert config.refresh.token_fraction == float(value)
-
-
-@pytest.mark.parametrize("value", ["0.09", "0.91", "nan", "inf"])
-def test_a_tokens_part_beyond_them_is_refused(value: str) -> None:
-    with pytest.raises(
-        ConfigError, match=r"refresh\.token_fraction: must be from 0\.1"
-    ):
-        parse_config(f"[refresh]\ntoken_fraction = {value}\n{KEY}")
-
-
 @pytest.mark.parametrize(
     "setting",
     [

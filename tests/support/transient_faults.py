@@ -1,13 +1,13 @@
-"""Faults of the emulator in which no authority denies a key: none may end a held one.
+"""Faults of the emulator in which no authority denies a key: none may drop a held key.
 
-By the code that the agent logs; several faults together stand for one event. VAULT is
-the vault's URL.
+The keys of the table are the error codes that the agent logs. A tuple of faults is
+injected together. VAULT stands for the vault's URL.
 """
 
 from __future__ import annotations
 
-PASSING_FAULTS: dict[str, tuple[tuple[str, ...], ...]] = {
-    # The provider's key set lags, or its tokens do not verify.
+TRANSIENT_FAULTS: dict[str, tuple[tuple[str, ...], ...]] = {
+    # The provider's key set is outdated, or its tokens do not verify.
     "token.signature": (
         ("maa.rotate", "maa.jwks=stale"),
         ("maa.signature",),
@@ -29,7 +29,7 @@ PASSING_FAULTS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("vm.rc=0x101,command=0x159,times=2",),
     ),
     "token.signing_keys": (("maa.jwks=empty",),),
-    # Something answers in the place of the provider or the vault.
+    # A proxy answers in place of the provider or the vault.
     "transport.unexpected": (
         *((f"maa.status={s}", "maa.body") for s in (400, 401, 403, 404, 418, 421)),
         *((f"vault.status={s}", "vault.body") for s in (400, 403, 404, 405, 413, 425)),
@@ -40,13 +40,13 @@ PASSING_FAULTS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("maa.status=302", "maa.flood"),
     ),
     "transport.oversized": (("vault.flood",), ("maa.oversize",)),
-    # IMDS is no authority.
+    # IMDS is not an authority.
     "identity.not_found": (
         ("imds.identity.removed",),
         ("imds.status=400,path=/metadata/identity,code=invalid_request,message=x",),
     ),
     "identity.refused": (("vault.unauthorized",), ("imds.access_token",)),
-    # The TPM's odd answers.
+    # Unusual responses of the TPM.
     "evidence.tpm": (
         *((f"vm.rc={rc},times=99",) for rc in ("0x100", "0x101", "0x149")),
         *(("vm.rc=0x101,times=1",), ("vm.rc=0x18b,times=99",)),
@@ -55,7 +55,7 @@ PASSING_FAULTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "evidence.tpm.busy": (("vm.rc=0x14a,times=99",),),
     "evidence.malformed": (("vm.report=magic",), ("vm.report=runtime_data",)),
     "evidence.signature": (("vm.report=signature",), ("vm.report=measurement",)),
-    # A release that does not verify, or is malformed.
+    # A release response that does not verify or is malformed.
     "release.malformed": (
         ('vault.release.payload.response.key.key.kid="VAULT/keys/demo/a€b"',),
         ("vault.body=" + "[" * 1000,),
