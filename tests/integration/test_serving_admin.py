@@ -47,8 +47,8 @@ def ask(directory: Path, request: bytes, limits: Limits) -> ReceivedResponse:
         await server.close(0)
         return data
 
-    (answer,) = split_responses(asyncio.run(run()))
-    return answer
+    (response,) = split_responses(asyncio.run(run()))
+    return response
 
 
 @pytest.mark.parametrize(("size", "status"), [(100, 200), (400, 431)])

@@ -87,19 +87,19 @@ def session(server: RunningServer) -> Iterator[requests.Session]:
 def test_every_answer_is_as_described(
     case: schemathesis.Case, session: requests.Session
 ) -> None:
-    answer = case.call_and_validate(
+    response = case.call_and_validate(
         base_url="http://localhost",
         session=session,
         timeout=DEADLINE_SECONDS,
         excluded_checks=[not_a_server_error],  # 503 is what a key that is awaited says
     )
-    assert answer.status_code != 500
+    assert response.status_code != 500
 
 
 def test_the_document_is_served(session: requests.Session) -> None:
-    answer = session.get("http://localhost/v1/openapi.json", timeout=DEADLINE_SECONDS)
-    assert answer.json() == DOCUMENT
-    assert answer.headers["Content-Type"] == "application/json"
+    response = session.get("http://localhost/v1/openapi.json", timeout=DEADLINE_SECONDS)
+    assert response.json() == DOCUMENT
+    assert response.headers["Content-Type"] == "application/json"
 
 
 def test_every_path_of_the_document_is_served(session: requests.Session) -> None:
