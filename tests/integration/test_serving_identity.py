@@ -140,7 +140,7 @@ def test_a_group_below_a_unit_is_not_a_unit(
 
 
 def test_another_user_in_a_unit_is_known_by_both(groups: Groups) -> None:
-    who = (1234, 1234, [])
+    who: Who = (1234, 1234, [])
     with listening() as (sock, name), calling(name, who=who) as caller:
         groups.put(caller.pid, "app.service")
         caller.connect()

@@ -19,6 +19,7 @@ from support.serving import ALIAS, VERSION, everybody_in, held_key, key_of, ring
 from support.serving_server import RunningServer, serving
 from support.unix_session import unix_session
 
+from skragent.job import Form
 from skragent.serving import Limits
 
 DOCUMENT = json.loads(
@@ -55,7 +56,7 @@ def map_query(
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
-    forms = {
+    forms: dict[Form, bytes] = {
         "jwk": json.dumps(JWK | {"d": "AQAB"}).encode(),
         "pem": b"-----BEGIN PRIVATE KEY-----\n",
         "der": b"0",
@@ -85,7 +86,7 @@ def session(server: RunningServer) -> Iterator[requests.Session]:
 @SCHEMA.parametrize()
 @hypothesis.settings(max_examples=60)
 def test_every_answer_is_as_described(
-    case: schemathesis.Case, session: requests.Session
+    case: schemathesis.Case[Any], session: requests.Session
 ) -> None:
     response = case.call_and_validate(
         base_url="http://localhost",

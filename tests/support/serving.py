@@ -11,12 +11,14 @@ from skragent.keyring import HeldKey, Keyring
 from skragent.secretmem import Arena, create_arena
 from skragent.serving import Access
 from skragent.serving.access import Rule
+from skragent.serving.http.response import Response
 from skragent.serving.peers import Peer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from skragent.job import Form
+    from skragent.serving.http.long_poll import LongPoll
 
 ALIAS = "db"
 VERSION = "0123456789abcdef0123456789abcdef"
@@ -107,6 +109,13 @@ class ReceivedResponse:
     @property
     def code(self) -> str:
         return str(self.json["code"])
+
+
+def received(response: Response | LongPoll) -> ReceivedResponse:
+    """Parse a response of a handler."""
+    assert isinstance(response, Response)
+    (parsed,) = split_responses(b"".join(response.parts))
+    return parsed
 
 
 def split_responses(data: bytes) -> list[ReceivedResponse]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 from support.serving import (
@@ -18,7 +18,7 @@ from support.serving import (
 
 from skragent.keyring import Keyring, KeyState
 from skragent.observe import Counters
-from skragent.serving.admin import AdminApi
+from skragent.serving.admin import AdminApi, ReloadOutcome
 from skragent.serving.http.long_poll import LongPoll
 from skragent.serving.http.request import parse_head
 from skragent.serving.http.response import Response
@@ -37,6 +37,9 @@ class Control:
 
     def refresh(self, aliases: Sequence[str]) -> None:
         self.orders.append(("refresh", *aliases))
+
+    def reload(self, listener: Callable[[ReloadOutcome], None]) -> None:
+        raise NotImplementedError(listener)  # see test_serving_reload
 
     def drop(self, alias: str) -> None:
         self.orders.append(("drop", alias))

@@ -15,8 +15,8 @@ from support.serving import (
     everybody_in,
     get,
     held_key,
+    received,
     ring_with,
-    split_responses,
 )
 
 from skragent.keyring import Keyring, KeyState
@@ -25,6 +25,7 @@ from skragent.serving import Access
 from skragent.serving.access import Rule
 from skragent.serving.api import KeyApi
 from skragent.serving.http.request import parse_head
+from skragent.serving.http.response import Response
 from skragent.serving.peers import Peer
 
 CALLER = Peer(uid=ME.uid or 0, gid=1, pid=1)
@@ -46,8 +47,7 @@ class Api:
 
     def ask(self, request: bytes, peer: Peer = CALLER) -> ReceivedResponse:
         response = self.api.handle(parse_head(request), peer)
-        (answered,) = split_responses(b"".join(response.parts))
-        return answered
+        return received(response)
 
 
 @pytest.fixture
@@ -334,12 +334,14 @@ def test_key_bytes_are_sent_from_secret_memory(api: Api, ring: Keyring) -> None:
     entry = ring.get(ALIAS)
     assert entry is not None
     assert entry.key is not None
+    assert isinstance(response, Response)
     assert response.parts[1] is entry.key.forms["jwk"]
 
 
 def test_a_retired_answer_lets_go_of_the_key(api: Api, ring: Keyring) -> None:
     response = api.api.handle(parse_head(get(KEY)), CALLER)
     ring.drop(ALIAS, KeyState.EXPIRED)
+    assert isinstance(response, Response)
     assert response.parts == ()
 
 

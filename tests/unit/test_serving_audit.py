@@ -12,8 +12,8 @@ from support.serving import (
     everybody_in,
     get,
     held_key,
+    received,
     ring_with,
-    split_responses,
 )
 
 from skragent.observe import Counters
@@ -137,7 +137,7 @@ class AuditedApi:
     ) -> ReceivedResponse:
         request = get(path).replace(b"GET", method, 1)
         response = self.api.handle(parse_head(request), peer)
-        return split_responses(b"".join(response.parts))[0]
+        return received(response)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from support.serving_in_memory import InMemoryServer, feed, with_server
 
 from skragent.keyring import KeyState
 from skragent.serving import Access, Limits
-from skragent.serving.http.connection import TRANSITIONS, State
+from skragent.serving.admission import Caller
+from skragent.serving.http.connection import TRANSITIONS, Connection, State
 from skragent.serving.http.request import Request
 from skragent.serving.http.response import Response
 from skragent.serving.peers import Peer
@@ -447,21 +448,25 @@ def test_a_transition_outside_of_the_table_is_a_bug() -> None:
     with_server(ring_with(held_key()), test)
 
 
+def state_of(connection: Connection[Caller]) -> State:
+    return connection.state
+
+
 def test_a_connection_passes_through_its_states() -> None:
     def test(server: InMemoryServer) -> None:
         connection, sock = server.connect(room=10)
-        assert connection.state is State.IDLE
+        assert state_of(connection) is State.IDLE
         feed(sock, KEY)
-        assert connection.state is State.SENDING
+        assert state_of(connection) is State.SENDING
         sock.make_room()
-        assert connection.state is State.IDLE
+        assert state_of(connection) is State.IDLE
         feed(sock, get("/v1/keys/later?wait=60"))
-        assert connection.state is State.LONG_POLLING
+        assert state_of(connection) is State.LONG_POLLING
         sock.room = 0
         connection.close()
-        assert connection.state is State.CLOSING
+        assert state_of(connection) is State.CLOSING
         sock.make_room()
-        assert connection.state is State.CLOSED
+        assert state_of(connection) is State.CLOSED
 
     with_server(ring_with(held_key(), waiting=["later"]), test)
 
@@ -470,9 +475,9 @@ def test_a_connection_without_quota_is_queued_until_the_next_second() -> None:
     def test(server: InMemoryServer) -> None:
         connection, sock = server.connect()
         feed(sock, KEY * 4)
-        assert connection.state is State.QUEUED
+        assert state_of(connection) is State.QUEUED
         server.pass_seconds(1)
-        assert connection.state is State.IDLE
+        assert state_of(connection) is State.IDLE
 
     limits = Limits(requests_per_second_per_uid=2)
     with_server(ring_with(held_key()), test, limits=limits)

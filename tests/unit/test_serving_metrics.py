@@ -13,14 +13,15 @@ from support.serving import (
     ReceivedResponse,
     get,
     held_key,
+    received,
     ring_with,
-    split_responses,
 )
 
 from skragent.observe import Counters
 from skragent.serving import Access, ApiServer, MetricsServer
 from skragent.serving.access import Rule
 from skragent.serving.http.request import parse_head
+from skragent.serving.http.response import Response
 from skragent.serving.peers import UNIDENTIFIED, Peer
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def server(sock: socket.socket) -> ApiServer:
 
 def ask(server: ApiServer | MetricsServer, path: str, peer: Peer) -> ReceivedResponse:
     response = server._listener._handle(parse_head(get(path)), peer)
-    return split_responses(b"".join(response.parts))[0]
+    return received(response)
 
 
 def owner(server: ApiServer, uid: int) -> int:
@@ -100,6 +101,8 @@ def test_head_is_what_get_is_for_scrapers(sock: socket.socket, path: str) -> Non
         server._listener._handle(parse_head(request), UNIDENTIFIED)
         for request in (get(path), get(path).replace(b"GET", b"HEAD", 1))
     )
+    assert isinstance(by_get, Response)
+    assert isinstance(by_head, Response)
     assert by_get.parts[0] == by_head.parts[0]
     assert by_get.counter is by_head.counter
 
@@ -108,7 +111,7 @@ def test_scrapers_may_not_post(sock: socket.socket) -> None:
     server = MetricsServer(sock, ring_with(held_key()), Counters())
     request = get("/metrics").replace(b"GET", b"POST", 1)
     response = server._listener._handle(parse_head(request), UNIDENTIFIED)
-    (answered,) = split_responses(b"".join(response.parts))
+    answered = received(response)
     assert (answered.status, answered.code) == (405, "serve.method")
     assert answered.headers["Allow"] == "GET, HEAD"
 
@@ -116,7 +119,5 @@ def test_scrapers_may_not_post(sock: socket.socket) -> None:
 def test_scrapers_send_no_body(sock: socket.socket) -> None:
     server = MetricsServer(sock, ring_with(held_key()), Counters())
     head = parse_head(get("/metrics", "Content-Length: 1"))
-    (answered,) = split_responses(
-        b"".join(server._listener._handle(head, UNIDENTIFIED).parts)
-    )
+    answered = received(server._listener._handle(head, UNIDENTIFIED))
     assert (answered.status, answered.code) == (400, "serve.body")

@@ -16,8 +16,8 @@ from support.serving import (
     everybody_in,
     get,
     held_key,
+    received,
     ring_with,
-    split_responses,
 )
 
 from skragent.keyring import Keyring, KeyState
@@ -45,8 +45,7 @@ class Rotated:
 
     def ask(self, path: str, *headers: str) -> ReceivedResponse:
         response = self.api.handle(parse_head(get(path, *headers)), CALLER)
-        (answered,) = split_responses(b"".join(response.parts))
-        return answered
+        return received(response)
 
 
 @pytest.fixture
