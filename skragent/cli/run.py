@@ -11,7 +11,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from skragent.agent.process_control import held_back
+from skragent.agent.process_control import block_signals
 from skragent.cli import deadline
 from skragent.cli.config_file import add_config_option, read_config
 from skragent.cli.error_output import print_agent_error
@@ -81,7 +81,7 @@ def run_agent(
         AgentError: the agent cannot start.
     """
     forbid_core_dumps()
-    with held_back():  # until the event loop handles signals
+    with block_signals():  # until the event loop handles signals
         return _run_or_refuse(read, releaser)
 
 
@@ -98,26 +98,26 @@ def _run_or_refuse(read: Callable[[], str], releaser: tuple[str, ...] | None) ->
     try:
         code = _run(read, inherited, clock, releaser)
     except BaseException as error:
-        from skragent.agent.socket_activation import refuse_orphans  # noqa: PLC0415 - see above
+        from skragent.agent.socket_activation import reject_connections  # noqa: PLC0415 - see above
 
-        refuse_orphans((sock for _, sock in inherited.credentials), clock)
+        reject_connections((sock for _, sock in inherited.credentials), clock)
         if isinstance(error, AgentError):
             _end_in_order(error, inherited)
         raise
     if code in FINAL and inherited.listeners:
-        from skragent.agent.process_control import linger  # noqa: PLC0415 - see above
+        from skragent.agent.process_control import delay_exit  # noqa: PLC0415 - see above
 
-        linger()  # each new connection makes systemd start the agent again
+        delay_exit()  # each new connection makes systemd start the agent again
     return code
 
 
 def _end_in_order(error: AgentError, inherited: Inherited) -> None:
-    """End so that systemd keeps held keys; linger if systemd would restart at once.
+    """End so that systemd keeps held keys; later, if systemd would restart at once.
 
     Raises:
         SystemExit: the error was already printed.
     """
-    from skragent.agent.process_control import is_asked, linger  # noqa: PLC0415 - see above
+    from skragent.agent.process_control import delay_exit, has_connection  # noqa: PLC0415 - see above
     from skragent.agent.systemd_notify import Notifier  # noqa: PLC0415 - see above
 
     code = exit_code_of_start(error, keeps_keys=bool(inherited.keys))
@@ -130,10 +130,10 @@ def _end_in_order(error: AgentError, inherited: Inherited) -> None:
             file=sys.stderr,
         )
         Notifier(os.environ).status(f"{status}; systemd keeps the held keys")
-    elif code in FINAL and is_asked(inherited.listeners.values()):
+    elif code in FINAL and has_connection(inherited.listeners.values()):
         print_agent_error(error)
         Notifier(os.environ).status(status)
-        linger()
+        delay_exit()
     else:
         return
     raise SystemExit(code) from None
@@ -149,9 +149,9 @@ def _run(
     from skragent.agent.due_times import releasable_keys  # noqa: PLC0415
     from skragent.agent.jobs import key_requests  # noqa: PLC0415
     from skragent.agent.process_control import (  # noqa: PLC0415
-        allow_descriptors,
-        descriptors_for,
-        too_few,
+        count_descriptors,
+        explain_low_limit,
+        raise_descriptor_limit,
     )
     from skragent.agent.releaser_process import Launcher  # noqa: PLC0415
     from skragent.agent.socket_activation import open_sockets  # noqa: PLC0415
@@ -159,7 +159,7 @@ def _run(
 
     config = parse_config(read())
     environment = dict(os.environ)
-    allowed = allow_descriptors(descriptors_for(config.serving))
+    allowed = raise_descriptor_limit(count_descriptors(config.serving))
     with open_sockets(config.agent, inherited.listeners) as sockets:
         command = () if releaser is None else (releaser,)
         launcher = Launcher(config, clock, environment, *command)
@@ -174,23 +174,23 @@ def _run(
         # system calls that the unit forbids.
         os.environ["UV_USE_IO_URING"] = "0"
         from skragent.agent.daemon import (  # noqa: PLC0415
-            World,
+            DaemonInputs,
             machine_id,
             serve,
         )
         from skragent.agent.due_times import machine_spread  # noqa: PLC0415
-        from skragent.agent.reload import look_up_in_time  # noqa: PLC0415
+        from skragent.agent.reload import call_with_timeout  # noqa: PLC0415
         from skragent.agent.watchdog import watchdog_seconds  # noqa: PLC0415
         from skragent.observe import Event, log, set_up_logging  # noqa: PLC0415
         from skragent.serving import resolve_access  # noqa: PLC0415
 
         set_up_logging(environment)
-        if problem := too_few(config.serving, allowed):
+        if problem := explain_low_limit(config.serving, allowed):
             log(Event.FEW_DESCRIPTORS, problem)
         try:
-            world = World(
+            inputs = DaemonInputs(
                 config=config,
-                access=look_up_in_time(
+                access=call_with_timeout(
                     lambda: resolve_access(
                         config.keys,
                         unit_rules_without_pidfd=config.agent.unit_rules_without_pidfd,
@@ -210,4 +210,4 @@ def _run(
             if launched is not None:
                 launched.child.reap()
             raise
-        return serve(world, launched)
+        return serve(inputs, launched)

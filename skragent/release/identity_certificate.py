@@ -44,7 +44,7 @@ def judge_identity_certificate(data: bytes) -> x509.Certificate:
         the certificate. Its lifetime is not checked: see `judge_lifetime`.
 
     Raises:
-        CertificateError: what is wrong; never the library's words on a private key.
+        CertificateError: the fault; the message never quotes the library.
     """
     key, certificate = _load_pem(data) if _PEM in data else _load_pfx(data)
     if key is None:

@@ -88,8 +88,8 @@ class VaultClient:
         except AgentError:
             raise
         except Exception as error:
-            answer = self._transport.answer
-            if answer is None or _is_about_challenge(error):
+            response = self._transport.response
+            if response is None or _is_about_challenge(error):
                 raise self._judge(error, name) from error
         finally:
             self._transport.is_warming = False
@@ -153,15 +153,15 @@ class VaultClient:
                 code="identity.challenge",
                 hint="Check the vault's URL: it must be the vault's own host name.",
             )
-        answer = self._transport.answer
-        if answer is not None and answer.status_code != HTTPStatus.OK:
+        response = self._transport.response
+        if response is not None and response.status_code != HTTPStatus.OK:
             return judge_refusal(
-                answer.status_code,
-                answer.headers,
-                answer.content,
+                response.status_code,
+                response.headers,
+                response.content,
                 what=self._name(key),
             )
-        if answer is None:
+        if response is None:
             return translate(error, self.url)
         return MalformedReleaseError(
             f"{self._name(key)}: the vault's response cannot be read"

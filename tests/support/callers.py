@@ -1,4 +1,4 @@
-"""Callers in other processes, as other users and in control groups of our making."""
+"""Callers in other processes, as other users and in control groups of the tests."""
 
 from __future__ import annotations
 
@@ -53,26 +53,26 @@ caller.close()
 print("connected", flush=True)
 sys.stdin.readline()
 """
-# Whoever they become, they start as root: not every user can reach every Python.
+# Callers start as root, because not every user can reach every Python.
 Who = tuple[int, int, list[int]]  # uid, gid, supplementary groups
 ROOT: Who = (0, 0, [])
 
 
 class Caller:
-    """One child process that connects when it is told to."""
+    """A child process that connects on request."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.pid = process.pid
 
     def connect(self) -> None:
-        """Let it connect; gives back when it has."""
+        """Connect, and return when that is done."""
         self._say()
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "connected\n"
 
     def end(self) -> None:
-        """Let it end, and wait until it has."""
+        """End the process, and wait for it."""
         self._say()
         self.process.wait(DEADLINE_SECONDS)
 
@@ -95,7 +95,7 @@ def listening() -> Iterator[tuple[socket.socket, str]]:
 
 @contextlib.contextmanager
 def calling(name: str, *, script: str = CONNECT, who: Who = ROOT) -> Iterator[Caller]:
-    """Start a caller; it becomes who it shall be before it connects."""
+    """Start a caller. It changes its user before it connects."""
     with subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", script, name, json.dumps(who)],
         stdin=subprocess.PIPE,
@@ -125,14 +125,14 @@ def end_process(pid: int) -> None:
 
 
 class Groups:
-    """Control groups below one of our own, in the hierarchy that systemd would keep."""
+    """Control groups below a slice of the test, in the hierarchy of systemd."""
 
     def __init__(self, top: Path) -> None:
         self.top = top
         self._made: list[Path] = []
 
     def put(self, pid: int, path: str) -> None:
-        """Make the groups of a path, and move a process into the last one."""
+        """Create the groups of a path, and move a process into the last group."""
         group = self.top
         for component in path.split("/"):
             group /= component
@@ -142,7 +142,7 @@ class Groups:
         (group / "cgroup.procs").write_text(str(pid))
 
     def remove(self) -> None:
-        """End whoever is still in there, and remove the groups."""
+        """End the processes in the groups, and remove the groups."""
         for group in reversed(self._made):
             for pid in (group / "cgroup.procs").read_text().split():
                 end_process(int(pid))
@@ -151,7 +151,7 @@ class Groups:
 
 
 def hierarchy() -> Path | None:
-    """Find where systemd's hierarchy is mounted; None where it is not."""
+    """Return the mount point of systemd's hierarchy, or None."""
     unified = None
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields, _, kind = line.partition(" - ")
@@ -167,7 +167,7 @@ def hierarchy() -> Path | None:
 
 @contextlib.contextmanager
 def own_groups() -> Iterator[Groups]:
-    """Make a slice of our own, and remove it; skips where that cannot be."""
+    """Create a slice for a test, and remove it. Skip the test if that fails."""
     mounted_at = hierarchy()
     if mounted_at is None:
         pytest.skip("needs systemd's cgroup hierarchy, mounted whole")

@@ -1,4 +1,4 @@
-"""A proxy that obeys CONNECT and relays what it cannot read."""
+"""A proxy for CONNECT that relays encrypted bytes."""
 
 from __future__ import annotations
 
