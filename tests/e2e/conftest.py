@@ -1,4 +1,4 @@
-"""One emulator for all; each test begins with it healed, and with its own agent."""
+"""One emulator for all tests; each test begins without faults, with its own agent."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ def emulator(running_emulator: EmulatorThread) -> Iterator[EmulatorThread]:
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    # Not pytest's own: a Unix socket's path is at most 107 bytes long.
+    # Not pytest's directory: the path of a Unix socket has at most 107 bytes.
     with tempfile.TemporaryDirectory(prefix="skr-") as name:
         yield Path(name)

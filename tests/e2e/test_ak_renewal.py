@@ -1,6 +1,6 @@
-"""An AK certificate near its end, for an agent that runs, or is killed.
+"""An AK certificate that expires soon: renewals by running and killed agents.
 
-The random kills are tests/bench/renewal_kills.py: `make kills` has a thousand.
+The random kills are in tests/bench/renewal_kills.py; `make kills` runs a thousand.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def guest(emulator: EmulatorThread, directory: Path) -> Iterator[Guest]:
 
 
 def attestation(agent: Agent) -> dict[str, Any]:
-    """Ask for what `skragent status` knows of it."""
+    """Return the certificate's state in `skragent status`."""
     socket = agent.socket.with_name("admin.sock")
     command = [*SKRAGENT, "status", "--json", "--socket", str(socket)]
     done = subprocess.run(
@@ -49,7 +49,7 @@ def attestation(agent: Agent) -> dict[str, Any]:
     return found
 
 
-def test_it_is_renewed_beside_the_keys_and_said_in_status_and_journal(
+def test_the_certificate_is_renewed_and_status_and_journal_report_it(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     for fault in ("vm.ak_cert_guests", "vm.ak_cert_days=30"):
@@ -63,7 +63,7 @@ def test_it_is_renewed_beside_the_keys_and_said_in_status_and_journal(
         assert agent.holds("demo")
 
 
-def test_it_is_left_alone_where_the_paravisor_renews_it(
+def test_a_certificate_of_the_paravisor_is_not_renewed(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     emulator.call(emulator.instance.faults.apply("vm.ak_cert_days=30"))
@@ -98,7 +98,7 @@ def test_a_stopping_agent_waits_for_a_write_that_has_begun(
     assert not guest.copy.exists()
 
 
-def test_a_lost_certificate_is_restored_by_the_next_agent_and_said(
+def test_the_next_agent_restores_a_lost_certificate_and_reports_it(
     emulator: EmulatorThread, directory: Path, guest: Guest
 ) -> None:
     guest.prepare(ANEW)
@@ -114,7 +114,7 @@ def test_a_lost_certificate_is_restored_by_the_next_agent_and_said(
     assert guest.holds() == "new"
 
 
-def test_while_the_certificate_cannot_be_restored_keys_that_are_held_are_served(
+def test_held_keys_are_served_if_the_certificate_cannot_be_restored(
     emulator: EmulatorThread, directory: Path, guest: Guest
 ) -> None:
     guest.prepare(ANEW)
@@ -138,8 +138,8 @@ def test_while_the_certificate_cannot_be_restored_keys_that_are_held_are_served(
         agent.until(lambda: guest.holds() == "new")
 
 
-def test_no_kill_at_a_random_moment_loses_the_certificate() -> None:
-    """SKRAGENT_RENEWAL_KILLS says how many; each takes a second or two."""
+def test_no_kill_at_a_random_time_loses_the_certificate() -> None:
+    """SKRAGENT_RENEWAL_KILLS is the number of kills; each takes a second or two."""
     kills = os.environ.get("SKRAGENT_RENEWAL_KILLS", "24")
     done = subprocess.run(
         [sys.executable, KILLS, "--kills", kills, "--seed", "7"],

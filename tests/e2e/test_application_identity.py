@@ -1,4 +1,4 @@
-"""Applications of Entra ID: a real releaser gets its token from the emulated one."""
+"""Applications of Entra ID: a real releaser gets tokens of the emulated Entra ID."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNKNOWN = "11111111-2222-3333-4444-555555555555"
 def releaser(
     emulator: EmulatorThread, directory: Path, kind: str, **changes: str
 ) -> Releaser:
-    """Make one for the key `demo`, which the application asks for."""
+    """Make a releaser for the key `demo`, which the application requests."""
     azure = emulator.instance.azure
     files = azure.application_files
     paths = {
@@ -53,7 +53,7 @@ def releaser(
 
 
 def failure(runner: Releaser) -> Failure:
-    """Run it, and give what the only key failed with."""
+    """Run the releaser, and return the failure of the only key."""
     result = runner.run()
     assert result.released == ()
     (failed,) = result.failed
@@ -127,7 +127,7 @@ def test_application_that_entra_does_not_know_is_refused(
         ("token_file", "no.json.web", "AADSTS50027"),
     ],
 )
-def test_application_that_proves_nothing_is_refused(
+def test_application_without_valid_credentials_is_refused(
     emulator: EmulatorThread, directory: Path, kind: str, text: str, number: str
 ) -> None:
     file = directory / "file"
@@ -141,7 +141,7 @@ def test_application_that_proves_nothing_is_refused(
 @pytest.mark.parametrize(
     "fault", ["entra.status=503", "entra.status=429", "entra.reset", "entra.body"]
 )
-def test_trouble_of_entra_is_tried_again(
+def test_a_fault_of_entra_is_retried(
     emulator: EmulatorThread, directory: Path, fault: str
 ) -> None:
     emulator.call(emulator.instance.faults.apply(fault))
@@ -152,7 +152,7 @@ def test_trouble_of_entra_is_tried_again(
 def test_a_tenant_that_entra_id_does_not_know_is_named_in_the_hint(
     emulator: EmulatorThread, directory: Path
 ) -> None:
-    """Not denied: azure-identity tells it like a proxy's page in Entra ID's place."""
+    """Not denied: azure-identity reports it like a proxy's page."""
     told = failure(releaser(emulator, directory, "secret_file", tenant_id=UNKNOWN))
     assert told.code == "identity.unavailable"
     assert UNKNOWN in told.message

@@ -1,4 +1,4 @@
-"""What an administrator types, against the whole agent."""
+"""The commands of administrators, against the complete agent."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ pytestmark = pytest.mark.swtpm
 
 ENOUGH = str(DEADLINE_SECONDS)
 
-# What runs the tests may ignore SIGINT, as nohup, cron and some CI runners have it, and
-# each process inherits that: these commands start as they do on a terminal, or do not.
+# The parent of the tests may ignore SIGINT, as nohup, cron and some CI runners do, and
+# each process inherits this. These commands set it explicitly.
 LISTENS_TO_CTRL_C = ("env", "--default-signal=INT")
 IGNORES_CTRL_C = ("env", "--ignore-signal=INT")
 
@@ -42,7 +42,7 @@ def agent(emulator: EmulatorThread, directory: Path) -> Iterator[Agent]:
         yield agent
 
 
-def test_the_status_is_a_table_for_people(agent: Agent) -> None:
+def test_the_status_is_a_table(agent: Agent) -> None:
     done = type_(agent, "status")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -80,14 +80,14 @@ def test_a_refresh_releases_again(agent: Agent) -> None:
     assert agent.log.read_text().count("key demo: version") == 1
 
 
-def test_a_refresh_that_waits_tells_the_version(agent: Agent) -> None:
+def test_a_refresh_that_waits_prints_the_version(agent: Agent) -> None:
     done = type_(agent, "refresh", "db", "--wait", "--timeout", ENOUGH)
     version = agent.client.get_key("db").version
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"refreshing: db\ndb: released, version {version}\n"
 
 
-def test_a_refresh_that_waits_tells_cause_and_remedy_of_a_denial(
+def test_a_refresh_that_waits_prints_cause_and_remedy_of_a_denial(
     emulator: EmulatorThread, agent: Agent
 ) -> None:
     emulator.call(emulator.instance.faults.apply("vault.role.revoked=release"))
@@ -99,7 +99,7 @@ def test_a_refresh_that_waits_tells_cause_and_remedy_of_a_denial(
     agent.until(lambda: "remedy: " in type_(agent, "status").stdout)
 
 
-def test_a_key_that_was_denied_for_want_of_a_role_is_had_by_a_refresh(
+def test_a_refresh_gets_a_key_after_its_missing_role_is_granted(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     emulator.call(emulator.instance.faults.apply("vault.role.revoked"))
@@ -111,7 +111,7 @@ def test_a_key_that_was_denied_for_want_of_a_role_is_had_by_a_refresh(
         agent.until(lambda: agent.holds("demo"))
 
 
-def test_a_dropped_key_is_served_to_nobody_until_it_is_refreshed(agent: Agent) -> None:
+def test_a_dropped_key_is_not_served_until_it_is_refreshed(agent: Agent) -> None:
     assert type_(agent, "drop", "db").stdout == "dropped: db\n"
     with pytest.raises(SkragentError) as caught:
         agent.client.get_key("db")
@@ -127,7 +127,7 @@ def test_a_dropped_key_is_served_to_nobody_until_it_is_refreshed(agent: Agent) -
 def watching_status(
     how: tuple[str, ...], *words: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run `skragent status --watch`; it ends with the block at the latest."""
+    """Run `skragent status --watch` until the end of the block at most."""
     with subprocess.Popen(
         [*how, *SKRAGENT, "status", "--watch", *words],
         stdout=subprocess.PIPE,
@@ -141,7 +141,7 @@ def watching_status(
 
 
 def next_state(watching: subprocess.Popen[str], alias: str) -> str:
-    """Read up to the next row about a key; gives its state."""
+    """Read up to the next row about a key; return the state."""
     assert watching.stdout is not None
     lines = iter(watching.stdout.readline, "")
     return next(line for line in lines if line.startswith(alias)).split()[1]
@@ -157,7 +157,7 @@ def test_a_watched_status_is_printed_again_at_each_change(agent: Agent) -> None:
         assert watching.wait(DEADLINE_SECONDS) == 130
 
 
-def test_a_watched_status_that_was_told_to_ignore_ctrl_c_goes_on(agent: Agent) -> None:
+def test_a_watched_status_that_ignores_ctrl_c_continues(agent: Agent) -> None:
     config = agent.socket.with_name("skragent.toml")
     with watching_status(IGNORES_CTRL_C, "--config", str(config)) as watching:
         assert next_state(watching, "db") == "current"
@@ -166,7 +166,7 @@ def test_a_watched_status_that_was_told_to_ignore_ctrl_c_goes_on(agent: Agent) -
         assert next_state(watching, "db") == "dropped"
 
 
-def test_a_watched_status_goes_on_when_the_agent_is_restarted(
+def test_a_watched_status_continues_after_a_restart_of_the_agent(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     config = config_for(emulator, directory, "demo")
@@ -188,7 +188,7 @@ def test_a_watched_status_goes_on_when_the_agent_is_restarted(
     assert said.count("trying again") == 1
 
 
-def test_a_refresh_that_fails_is_shown_though_the_key_is_held(
+def test_a_failed_refresh_of_a_held_key_is_shown(
     emulator: EmulatorThread, agent: Agent
 ) -> None:
     def row() -> list[str]:
@@ -208,12 +208,12 @@ def test_a_refresh_that_fails_is_shown_though_the_key_is_held(
     agent.until(lambda: row()[-1] == "-")
 
 
-def test_all_keys_are_waited_for(agent: Agent) -> None:
+def test_wait_ends_when_all_keys_are_held(agent: Agent) -> None:
     assert type_(agent, "wait", "--all", "--timeout", ENOUGH).returncode == 0
     assert type_(agent, "wait", "--timeout", ENOUGH).returncode == 0
 
 
-def test_an_agent_that_starts_later_is_waited_for(
+def test_wait_waits_for_an_agent_that_starts_later(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     (directory / "skragent.toml").write_text(config_for(emulator, directory, "demo"))
@@ -238,7 +238,7 @@ def test_an_agent_that_starts_later_is_waited_for(
         (("get", "unknown"), 77),
     ],
 )
-def test_a_mistyped_key_is_told(
+def test_an_unknown_key_is_reported(
     agent: Agent, words: tuple[str, ...], code: int
 ) -> None:
     done = type_(agent, *words)
@@ -247,7 +247,7 @@ def test_a_mistyped_key_is_told(
 
 
 @pytest.mark.parametrize("words", [("status",), ("refresh",), ("drop", "db")])
-def test_no_agent_is_told(directory: Path, words: tuple[str, ...]) -> None:
+def test_a_missing_agent_is_reported(directory: Path, words: tuple[str, ...]) -> None:
     done = subprocess.run(
         [*SKRAGENT, *words, "--socket", str(directory / "none")],
         capture_output=True,
@@ -260,7 +260,7 @@ def test_no_agent_is_told(directory: Path, words: tuple[str, ...]) -> None:
     assert "systemctl status" in done.stderr
 
 
-# The interpreter may lie where only root can read it: so all is imported before.
+# Only root may be able to read the interpreter's files, so all is imported before.
 AS_ANOTHER = """
 import _strptime, locale, os, shutil, socket, sys, traceback
 import skragent.cli.config_file, skragent.cli.admin_commands, skragent.cli.status
@@ -274,7 +274,7 @@ sys.exit(main())
 
 
 @pytest.mark.root
-def test_who_is_not_root_gets_what_the_rules_give(agent: Agent) -> None:
+def test_a_user_gets_the_keys_of_the_access_rules(agent: Agent) -> None:
     agent.socket.parent.chmod(0o755)
     agent.socket.chmod(0o666)
     config = agent.socket.with_name("skragent.toml")

@@ -22,13 +22,13 @@ from skragent.emulator.thread import EmulatorThread
 
 pytestmark = pytest.mark.swtpm
 
-ATTEMPTS = 2  # as many as confirm a denial
+ATTEMPTS = 2  # the number that confirms a denial
 
 CASES = [(code, faults) for code, all_ in TRANSIENT_FAULTS.items() for faults in all_]
 
 
 class Surviving:
-    """An agent that holds `demo`, and how often each code was logged."""
+    """An agent that holds `demo`, and the number of log lines per code."""
 
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
@@ -38,7 +38,7 @@ class Surviving:
         return len(re.findall(text, self.agent.log.read_text()))
 
     def refresh(self, text: str) -> None:
-        """Order a refresh, and wait until the log says this once more."""
+        """Refresh, and wait until the log has this text once more."""
         before = self.count(text)
         assert main(["refresh", "--socket", self._admin]) == 0
         self.agent.until(lambda: self.count(text) > before)
@@ -90,7 +90,7 @@ def test_a_held_key_survives(
     held.must_succeed()
 
 
-def test_a_held_key_survives_a_region_that_is_not_known(
+def test_a_held_key_survives_an_unknown_region(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     with surviving(emulator, directory) as one:
@@ -107,7 +107,7 @@ def test_a_held_key_survives_a_region_that_is_not_known(
 
 
 @pytest.mark.parametrize("content", ["", "no certificate", None])
-def test_a_held_key_survives_roots_that_cannot_be_used_during_a_refresh(
+def test_a_held_key_survives_unusable_roots_during_a_refresh(
     emulator: EmulatorThread, directory: Path, content: str | None
 ) -> None:
     roots = directory / "roots.pem"
@@ -133,7 +133,7 @@ def test_a_held_key_survives_roots_that_cannot_be_used_during_a_refresh(
 
 
 @pytest.mark.parametrize("fault", ["vm.rc=0x18b,times=1", "vm.rc=0x101,times=1"])
-def test_one_odd_answer_of_the_tpm_at_boot_does_not_end_the_agent(
+def test_one_unexpected_response_of_the_tpm_at_boot_does_not_end_the_agent(
     emulator: EmulatorThread, directory: Path, fault: str
 ) -> None:
     emulator.call(emulator.instance.faults.apply(fault))

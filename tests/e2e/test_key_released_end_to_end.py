@@ -1,4 +1,4 @@
-"""The whole story on real bytes, and every way in which it must not go on."""
+"""A release from the vTPM to the workload, and the faults that must stop it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from skragent.emulator.thread import EmulatorThread
 
 pytestmark = pytest.mark.swtpm
 
-HW_REPORT = 0x20  # where the hardware's report begins in an HCL report
+HW_REPORT = 0x20  # the offset of the hardware's report in an HCL report
 
 
 def refused_with(agent: Agent, alias: str = "demo") -> str:
-    """The code of the failure; and no key is served."""
+    """Return the code of the failure; the agent serves no key."""
     code = agent.first_failure()
     with pytest.raises(SkragentError) as caught:
         agent.client.get_key(alias)
@@ -37,7 +37,7 @@ def refused_with(agent: Agent, alias: str = "demo") -> str:
     return code
 
 
-def test_the_served_key_is_the_vaults_own(
+def test_the_served_key_is_the_vaults_key(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     stored = emulator.instance.vault.store.find("demo")
@@ -52,7 +52,7 @@ def test_the_served_key_is_the_vaults_own(
 
 
 @pytest.mark.parametrize("kind", ["RSA-3072", "RSA-4096", "P-256", "P-384", "P-521"])
-def test_every_kind_of_key_comes_through(
+def test_every_kind_of_key_is_served(
     emulator: EmulatorThread, directory: Path, kind: str
 ) -> None:
     create_key(emulator, f"k-{kind}:{kind}")
@@ -63,7 +63,7 @@ def test_every_kind_of_key_comes_through(
 
 
 @pytest.mark.parametrize("kind", ["RSA-2048", "P-256", "oct-256"])
-def test_a_managed_hsm_releases_as_a_vault_does(
+def test_a_managed_hsm_releases_like_a_vault(
     emulator: EmulatorThread, directory: Path, kind: str
 ) -> None:
     vault, hsm = emulator.instance.vaults.values()
@@ -81,7 +81,7 @@ def test_a_managed_hsm_releases_as_a_vault_does(
     assert jwk["kid"].startswith(f"{hsm.url}/keys/{name}/")
 
 
-def test_one_keys_trouble_does_not_touch_the_others(
+def test_a_fault_of_one_key_does_not_affect_the_others(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     config = config_for(emulator, directory, "demo", "no-such-key")
@@ -107,7 +107,7 @@ def test_another_vtpm_cannot_use_this_vms_report(
         emulator.call(other.close())
 
 
-def test_a_machine_that_is_no_confidential_vm_ends_the_agent_at_its_second_look(
+def test_the_agent_ends_at_its_second_attempt_without_a_confidential_vm(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     with run_swtpm(directory) as tpm:
@@ -122,7 +122,7 @@ def test_a_machine_that_is_no_confidential_vm_ends_the_agent_at_its_second_look(
 @pytest.mark.parametrize(
     ("skew", "said"), [(-259200, "3 days ahead of"), (259200, "3 days behind")]
 )
-def test_a_wrong_clock_of_this_vm_is_named(
+def test_the_message_names_a_wrong_clock_of_this_vm(
     emulator: EmulatorThread, directory: Path, skew: int, said: str
 ) -> None:
     emulator.call(emulator.instance.faults.apply(f"azure.clock={skew}"))
@@ -131,7 +131,7 @@ def test_a_wrong_clock_of_this_vm_is_named(
         assert not agent.holds("demo")
 
 
-def test_an_ak_certificate_that_azure_provisions_late_is_waited_for(
+def test_the_agent_waits_for_an_ak_certificate_that_azure_provisions_late(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     emulator.call(emulator.instance.faults.apply("vm.ak_cert"))
@@ -145,7 +145,7 @@ def test_a_pcr_that_changes_after_attestation_closes_the_wrapping_key(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     async def extend_first(_: Request, answer: Response) -> Response:
-        # Not at the challenge, which comes while the evidence is still being collected.
+        # Not at the challenge, which comes during the collection of the evidence.
         if answer.status == HTTPStatus.OK:
             await emulator.instance.vm.extend_pcr(7, b"evil")
         return answer
@@ -198,7 +198,7 @@ def test_a_pcr_that_the_log_does_not_account_for_is_refused(
         agent.until(lambda: refusals(agent) >= 1)
         type_(agent, "refresh")
         agent.until(lambda: refusals(agent) > 1)
-        # A refusal by the provider counts only when it is repeated after five minutes.
+        # A refusal by the provider counts only if it is repeated after five minutes.
         assert agent.holds("demo")
         (key,) = json.loads(type_(agent, "status", "--json").stdout)["keys"]
         assert key["needs_attention"]
@@ -221,7 +221,7 @@ def test_a_report_of_another_chip_is_refused(
         assert refused_with(agent) == "endorsements.chip"
 
 
-def test_a_report_that_another_chip_signed_in_this_ones_name_is_refused(
+def test_a_report_of_this_chip_with_another_chips_signature_is_refused(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     vm = emulator.instance.vm
@@ -238,7 +238,7 @@ def test_a_report_that_another_chip_signed_in_this_ones_name_is_refused(
         assert refused_with(agent) == "evidence.signature"
 
 
-def test_a_policy_that_the_token_does_not_meet_denies_the_release(
+def test_a_policy_that_the_token_does_not_satisfy_denies_the_release(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     create_key(emulator, "strict:P-256")
@@ -252,7 +252,7 @@ def test_a_policy_that_the_token_does_not_meet_denies_the_release(
         assert refused_with(agent, "strict") == "release.denied.policy"
 
 
-def test_a_wrapping_key_swapped_in_the_token_is_noticed_before_the_vault_is_asked(
+def test_a_replaced_wrapping_key_in_the_token_is_found_before_the_release_request(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     foreign = rsa.generate_private_key(65537, 2048).public_key().public_numbers()
@@ -272,11 +272,11 @@ def test_a_wrapping_key_swapped_in_the_token_is_noticed_before_the_vault_is_aske
     assert not [r for r in asked if "release" in r.target and r.status == 200]
 
 
-def test_an_agent_that_is_killed_takes_the_real_releaser_with_it(
+def test_the_releaser_ends_with_a_killed_agent(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     async def hang(_: Request, answer: Response) -> Response:
-        await emulator.instance.vm.extend_pcr(23, b"seen")  # the releaser is under way
+        await emulator.instance.vm.extend_pcr(23, b"seen")  # the releaser is running
         children.extend(children_of(agent.process.pid))
         agent.process.kill()
         return answer

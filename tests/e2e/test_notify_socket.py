@@ -1,4 +1,4 @@
-"""The whole agent, with a NOTIFY_SOCKET that nobody listens on."""
+"""The complete agent, with a NOTIFY_SOCKET without a listener."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOLD = "systemd cannot be notified of the agent's state"
     "address",
     ["/nonexistent/notify", "/dev/null", "@skragent-nobody-listens", "vsock:2:1234"],
 )
-def test_an_agent_that_cannot_notify_serves_keys_and_says_so_once(
+def test_an_agent_that_cannot_notify_serves_keys_and_logs_it_once(
     emulator: EmulatorThread, directory: Path, address: str
 ) -> None:
     environment = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "300000"}

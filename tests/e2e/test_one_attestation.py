@@ -17,7 +17,7 @@ pytestmark = pytest.mark.swtpm
 
 
 def asked(emulator: EmulatorThread, before: int) -> tuple[int, int]:
-    """Count attestations and releases since."""
+    """Count attestations and releases from now on."""
     since = emulator.instance.requests[before:]
     attestations = [r for r in since if "/attest/AzureGuest" in r.target]
     releases = [r for r in since if "/release" in r.target and r.status == 200]
@@ -26,7 +26,7 @@ def asked(emulator: EmulatorThread, before: int) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def agent_that_waits(emulator: EmulatorThread, directory: Path) -> Iterator[Agent]:
-    """Run an agent that has attested, and whose vault was in trouble until now."""
+    """Run an agent that has attested, after a fault of its vault."""
     fault = "vault.status=503,retry_after=2,path=/release"
     emulator.call(emulator.instance.faults.apply(fault))
     with Agent(directory, config_for(emulator, directory, "demo")) as agent:
@@ -36,7 +36,7 @@ def agent_that_waits(emulator: EmulatorThread, directory: Path) -> Iterator[Agen
         agent.until(lambda: agent.holds("demo"))
 
 
-def test_a_key_whose_vault_was_in_trouble_comes_with_the_token_that_there_is(
+def test_a_key_is_released_with_the_present_token_after_a_fault_of_its_vault(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     before = len(emulator.instance.requests)

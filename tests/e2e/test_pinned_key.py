@@ -1,4 +1,4 @@
-"""A key whose policy pins one VM, with real agents in real vTPMs' VMs.
+"""A key whose policy pins one VM, with real agents and a vTPM for each VM.
 
 The VMs share the chip, the measurement and, through IMDS, the identity. That is the
 attack: a local user takes the identity's token to another VM. They differ in their id.
@@ -33,7 +33,7 @@ NO_VM = "00000000-0000-0000-0000-000000000000"
 
 @pytest.fixture
 def other_vm(emulator: EmulatorThread) -> Iterator[ConfidentialVm]:
-    """Start another compliant VM; its chip is a copy of the same one."""
+    """Start another compliant VM with a copy of the chip."""
     with vm_directory() as home:
         vm = emulator.call(ConfidentialVm.start(home, vm_id=OTHER_VM))
         try:
@@ -50,7 +50,7 @@ def policy_for(emulator: EmulatorThread, vm_id: str) -> bytes:
 
 
 def set_policy(emulator: EmulatorThread, name: str, policy: bytes) -> None:
-    """Set a key's policy by Azure's SDK, as az CLI does."""
+    """Set a key's policy with Azure's SDK, as az CLI does."""
     azure = emulator.instance.azure
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
@@ -70,7 +70,7 @@ def set_policy(emulator: EmulatorThread, name: str, policy: bytes) -> None:
 def config_in(
     emulator: EmulatorThread, directory: Path, vm: ConfidentialVm, alias: str
 ) -> str:
-    """Write a configuration for an agent in a VM; the cloud around it is the same."""
+    """Return a configuration for an agent in a VM of the same cloud."""
     log = str(vm.tcg_log_path.resolve())
     return config_for(emulator, directory, alias, tcti=vm.tcti, tcg_log=log)
 
@@ -108,7 +108,7 @@ def test_another_compliant_vm_gets_a_key_whose_policy_names_no_vm(
         agent.until(lambda: agent.holds("shared"))
 
 
-def test_a_vm_that_was_created_again_has_its_key_after_a_change_of_the_policy(
+def test_a_vm_that_was_created_again_gets_its_key_after_a_change_of_the_policy(
     emulator: EmulatorThread, directory: Path, other_vm: ConfidentialVm
 ) -> None:
     create_key(emulator, "again:RSA")

@@ -1,4 +1,4 @@
-"""What a cold start costs in round trips: those that depend on each other, counted."""
+"""The number of sequential round trips of a cold start."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.swtpm
 
-# How many connections to each service want a round trip, each time. What is missing
-# here and sent nevertheless would make a trip more; the reference client needs eleven.
+# For each round trip, the number of connections per service that wait for data. Another
+# request would need one more round trip. Microsoft's client needs eleven.
 CONNECT = {"imds": 2, "maa": 2, "vault": 1}
-HELLO = {"imds": 2, "maa": 2, "vault": 1}  # and IMDS is asked already
+HELLO = {"imds": 2, "maa": 2, "vault": 1}  # the first request to IMDS is sent
 ASK = {"maa": 2, "vault": 1}  # the evidence, the signing keys, the vault's challenge
-EVIDENCE = {"maa": 1}  # the rest of it: it is longer than ten segments
+EVIDENCE = {"maa": 1}  # the rest of the evidence, which is longer than ten segments
 RELEASE = {"vault": 1}
 TRIPS = (CONNECT, HELLO, ASK, EVIDENCE, RELEASE)
 
-# No request ends because it was held back.
+# A delayed request does not end.
 PATIENT = "[limits]\nrequest_timeout_seconds = 300\n"
 
 
 def names_of(azure: Azure) -> dict[int, str]:
-    """Name the services by their ports."""
+    """Return the names of the services by port."""
     origins = {
         "imds": azure.imds_url,
         "maa": azure.maa.issuer,
@@ -43,7 +43,7 @@ def names_of(azure: Azure) -> dict[int, str]:
 
 
 def forgo_session_tickets(azure: Azure) -> None:
-    """Send what was asked for and nothing else; see support.lock_step."""
+    """Deliver only the requested data; see support.lock_step."""
     for front in azure._listening:
         if isinstance(front, HttpServer):
             for identity in front._identities.values():

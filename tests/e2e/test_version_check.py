@@ -1,4 +1,4 @@
-"""A look for new versions, by a real releaser at the emulator's vault."""
+"""Version checks of a real releaser at the emulated vault."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check(emulator: EmulatorThread, directory: Path, *aliases: str) -> Result:
 
 @pytest.fixture
 def only_release(emulator: EmulatorThread) -> Iterator[None]:
-    """The identity has the permission to release, and no other one."""
+    """The identity has the permission to release only."""
     access, who = emulator.instance.vault.access, emulator.instance.azure.vm_identity
     access.grant(who.object_id, "release")
     yield
@@ -38,7 +38,7 @@ def latest(emulator: EmulatorThread, name: str) -> str:
     return stored.latest.version
 
 
-def test_the_latest_versions_are_found_without_tpm_and_verifier(
+def test_the_latest_versions_are_found_without_tpm_and_attestation(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     before = len(emulator.instance.requests)
@@ -50,7 +50,7 @@ def test_the_latest_versions_are_found_without_tpm_and_verifier(
 
 
 @pytest.mark.usefixtures("only_release")
-def test_without_the_permission_to_look_it_says_so(
+def test_a_check_without_the_permission_reports_it(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     result = check(emulator, directory, "demo")
@@ -58,7 +58,7 @@ def test_without_the_permission_to_look_it_says_so(
     assert result.failed == ()
 
 
-def test_a_managed_hsm_that_forbids_the_look_is_understood(
+def test_a_managed_hsms_refusal_of_the_check_is_recognised(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     vault, hsm = emulator.instance.vaults.values()
@@ -73,7 +73,7 @@ def test_a_managed_hsm_that_forbids_the_look_is_understood(
     assert result.failed == ()
 
 
-def test_a_key_that_is_not_there_is_its_own_trouble(
+def test_a_missing_key_does_not_affect_the_others(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     result = check(emulator, directory, "demo", "none")

@@ -67,11 +67,11 @@ class Agent:
             self.process.wait()
 
     def until(self, is_so: Callable[[], bool]) -> None:
-        """Wait for something that another process does."""
+        """Wait for an effect of another process."""
         wait_until(is_so, self.log.read_text)
 
     def holds(self, alias: str) -> bool:
-        """Tell whether it serves the key; whatever else it says is no error here."""
+        """Return whether the agent serves the key; an error counts as no."""
         try:
             self.client.get_key(alias)
         except SkragentError:
@@ -79,7 +79,7 @@ class Agent:
         return True
 
     def first_failure(self) -> str:
-        """Wait for the first failure that the log names, and give its code."""
+        """Wait for the first failure in the log, and return its code."""
 
         def codes() -> list[str]:
             return re.findall(r" code=(\S+)", self.log.read_text())

@@ -25,7 +25,7 @@ HAVE_A_CLOCK = {"deadlines.py", "chaos_clients.py"}
 
 
 def is_number(node: ast.expr) -> bool:
-    """Whether it is a number that is written out, and not 0, which is no wait."""
+    """Return whether a node is a literal number other than 0."""
     return isinstance(node, ast.Constant) and bool(
         isinstance(node.value, int | float) and node.value
     )
@@ -121,7 +121,7 @@ def test_a_wait_for_an_event_is_allowed(source: str) -> None:
     assert list(offences(source)) == []
 
 
-def test_pytests_own_limit_leaves_room_for_several_deadlines() -> None:
+def test_pytests_time_limit_is_longer_than_several_deadlines() -> None:
     text = (TESTS.parent / "pyproject.toml").read_text()
     limit = tomllib.loads(text)["tool"]["pytest"]["ini_options"]["timeout"]
     assert limit >= 3 * DEADLINE_SECONDS
