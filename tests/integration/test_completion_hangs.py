@@ -11,7 +11,7 @@ from support.manual import ROOT
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-def test_an_agent_that_hangs_is_not_waited_for_long(tmp_path: Path) -> None:
+def test_the_timeout_of_one_attempt_is_limited(tmp_path: Path) -> None:
     path = put_command(tmp_path, "trap '' TERM; while :; do sleep 1; done")
     words = ["get", "--config", str(ROOT / "config.example.toml"), ""]
     assert complete(*words, path=path) == ["database", "backup"]
