@@ -62,7 +62,7 @@ class _Way:
         self._carried = 0
 
     def carry(self) -> None:
-        """Let go what this trip has room for."""
+        """Send what fits into this trip."""
         piece = self._held[: self._window - self._carried]
         del self._held[: len(piece)]
         self._carried += len(piece)

@@ -12,9 +12,7 @@ RENAMED = '[keys.db]\nvault = "https://v.vault.azure.net"\nname = "db-2026"\n'
 
 
 @pytest.mark.parametrize(("alias", "name"), [("db", "db-2026"), ("disk", "disk")])
-def test_a_key_is_told_with_the_name_that_the_vault_has_for_it(
-    alias: str, name: str
-) -> None:
+def test_a_key_is_described_by_its_name_in_the_vault(alias: str, name: str) -> None:
     world = run_scheduler(nothing, "db", "disk")
     control = Control(
         world.scheduler,
