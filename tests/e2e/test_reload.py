@@ -94,7 +94,7 @@ def test_changed_access_rules_apply_to_open_connections(world: Reloadable) -> No
     watching = world.agent.client.watch("demo")
     next(watching)
     assert world.reload().returncode == 0
-    with pytest.raises(SkragentError, match="no such key"):
+    with pytest.raises(SkragentError, match="the key does not exist"):
         next(watching)
 
 

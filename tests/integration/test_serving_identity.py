@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from support.callers import PASS_ON, Groups, Who, calling, listening, own_groups
+from support.callers import PASS_ON, Groups, Ids, calling, listening, own_groups
 from support.deadlines import DEADLINE_SECONDS
 from support.serving import ALIAS, get, held_key, ring_with
 from support.serving_server import RunningServer, serving
@@ -52,7 +52,7 @@ def accept_and_identify(sock: socket.socket) -> Peer:
 
 
 def identify_from(groups: Groups, path: str) -> Peer:
-    """Let a process of a control group connect, and ask who it is."""
+    """Let a process of a control group connect, and return its peer."""
     with listening() as (sock, name), calling(name) as caller:
         groups.put(caller.pid, path)
         caller.connect()
@@ -62,13 +62,13 @@ def identify_from(groups: Groups, path: str) -> Peer:
 
 
 @pytest.mark.parametrize(
-    "who", [(1234, 2345, []), (1234, 2345, [7, 70000]), (0, 0, []), (0, 5, [5, 6])]
+    "ids", [(1234, 2345, []), (1234, 2345, [7, 70000]), (0, 0, []), (0, 5, [5, 6])]
 )
-def test_another_user_is_known_by_numbers(who: Who) -> None:
-    with listening() as (sock, name), calling(name, who=who) as caller:
+def test_another_user_is_known_by_numbers(ids: Ids) -> None:
+    with listening() as (sock, name), calling(name, ids=ids) as caller:
         caller.connect()
         peer = accept_and_identify(sock)
-    assert (peer.uid, peer.gid, peer.groups) == (who[0], who[1], frozenset(who[2]))
+    assert (peer.uid, peer.gid, peer.groups) == (ids[0], ids[1], frozenset(ids[2]))
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_another_user_is_known_by_numbers(who: Who) -> None:
 def test_of_very_many_groups_those_are_kept_that_rules_name(
     count: int, kept: int
 ) -> None:
-    who = (1234, 2345, list(range(100, 100 + count)))
-    with listening() as (sock, name), calling(name, who=who) as caller:
+    ids = (1234, 2345, list(range(100, 100 + count)))
+    with listening() as (sock, name), calling(name, ids=ids) as caller:
         caller.connect()
         connection, _ = sock.accept()
         with connection:
@@ -91,8 +91,8 @@ def test_of_very_many_groups_those_are_kept_that_rules_name(
 
 def test_who_is_in_very_many_groups_is_in_no_others() -> None:
     """Least of all in group 0, which the unused part of a buffer is full of."""
-    who = (1234, 2345, list(range(100, 400)))
-    with listening() as (sock, name), calling(name, who=who) as caller:
+    ids = (1234, 2345, list(range(100, 400)))
+    with listening() as (sock, name), calling(name, ids=ids) as caller:
         caller.connect()
         connection, _ = sock.accept()
         with connection:
@@ -140,8 +140,8 @@ def test_a_group_made_below_a_unit_is_no_unit(
 
 
 def test_another_user_in_a_unit_is_known_by_both(groups: Groups) -> None:
-    who = (1234, 1234, [])
-    with listening() as (sock, name), calling(name, who=who) as caller:
+    ids = (1234, 1234, [])
+    with listening() as (sock, name), calling(name, ids=ids) as caller:
         groups.put(caller.pid, "app.service")
         caller.connect()
         peer = accept_and_identify(sock)

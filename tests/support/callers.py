@@ -1,4 +1,4 @@
-"""Callers in other processes, as other users and in control groups of our making."""
+"""Callers in other processes, as other users and in control groups of the test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.deadlines import DEADLINE_MILLISECONDS, DEADLINE_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Each waits for a line, so that it can be put where it belongs; then for the end.
+# Each caller waits for a line, so that a test can move it to a control group first.
 CONNECT = """
 import json, os, socket, sys
 sys.stdin.readline()
@@ -32,7 +32,7 @@ caller.connect("\\0" + sys.argv[1])
 print("connected", flush=True)
 sys.stdin.readline()
 """
-# Connects as one user, and passes the socket to a process of another.
+# Connects as one user, and passes the socket to a process of another user.
 PASS_ON = """
 import os, socket, sys
 sys.stdin.readline()
@@ -53,26 +53,26 @@ caller.close()
 print("connected", flush=True)
 sys.stdin.readline()
 """
-# Whoever they become, they start as root: not every user can reach every Python.
-Who = tuple[int, int, list[int]]  # uid, gid, supplementary groups
-ROOT: Who = (0, 0, [])
+# Every caller starts as root, because some users cannot read the interpreter's files.
+Ids = tuple[int, int, list[int]]  # uid, gid, supplementary groups
+ROOT: Ids = (0, 0, [])
 
 
 class Caller:
-    """One child process that connects when it is told to."""
+    """A child process that connects on command."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.pid = process.pid
 
     def connect(self) -> None:
-        """Let it connect; gives back when it has."""
+        """Make the process connect, and wait until it has."""
         self._say()
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "connected\n"
 
     def end(self) -> None:
-        """Let it end, and wait until it has."""
+        """Make the process end, and wait until it has."""
         self._say()
         self.process.wait(DEADLINE_SECONDS)
 
@@ -84,7 +84,7 @@ class Caller:
 
 @contextlib.contextmanager
 def listening() -> Iterator[tuple[socket.socket, str]]:
-    """Listen at an abstract address, which any user can reach."""
+    """Listen on an abstract address, which every user can reach."""
     name = f"skragent-test-{os.getpid()}-{os.urandom(4).hex()}"
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(DEADLINE_SECONDS)
@@ -94,10 +94,10 @@ def listening() -> Iterator[tuple[socket.socket, str]]:
 
 
 @contextlib.contextmanager
-def calling(name: str, *, script: str = CONNECT, who: Who = ROOT) -> Iterator[Caller]:
-    """Start a caller; it becomes who it shall be before it connects."""
+def calling(name: str, *, script: str = CONNECT, ids: Ids = ROOT) -> Iterator[Caller]:
+    """Start a caller that changes to these IDs before it connects."""
     with subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", script, name, json.dumps(who)],
+        [sys.executable, "-I", "-S", "-c", script, name, json.dumps(ids)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -125,14 +125,14 @@ def end_process(pid: int) -> None:
 
 
 class Groups:
-    """Control groups below one of our own, in the hierarchy that systemd would keep."""
+    """Control groups below a group of the test, in systemd's hierarchy."""
 
     def __init__(self, top: Path) -> None:
         self.top = top
         self._made: list[Path] = []
 
     def put(self, pid: int, path: str) -> None:
-        """Make the groups of a path, and move a process into the last one."""
+        """Create the groups of a path, and move a process into the last group."""
         group = self.top
         for component in path.split("/"):
             group /= component
@@ -142,7 +142,7 @@ class Groups:
         (group / "cgroup.procs").write_text(str(pid))
 
     def remove(self) -> None:
-        """End whoever is still in there, and remove the groups."""
+        """End the processes in the groups, and remove the groups."""
         for group in reversed(self._made):
             for pid in (group / "cgroup.procs").read_text().split():
                 end_process(int(pid))
@@ -151,7 +151,7 @@ class Groups:
 
 
 def hierarchy() -> Path | None:
-    """Find where systemd's hierarchy is mounted; None where it is not."""
+    """Return the mount point of systemd's hierarchy, or None."""
     unified = None
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields, _, kind = line.partition(" - ")
@@ -167,7 +167,7 @@ def hierarchy() -> Path | None:
 
 @contextlib.contextmanager
 def own_groups() -> Iterator[Groups]:
-    """Make a slice of our own, and remove it; skips where that cannot be."""
+    """Create a slice of the test, and remove it; skip if that is not possible."""
     mounted_at = hierarchy()
     if mounted_at is None:
         pytest.skip("needs systemd's cgroup hierarchy, mounted whole")
@@ -175,7 +175,7 @@ def own_groups() -> Iterator[Groups]:
     try:
         top.mkdir()
     except OSError as error:
-        pytest.skip(f"needs to make a control group: {error.strerror}")
+        pytest.skip(f"cannot create a control group: {error.strerror}")
     groups = Groups(top)
     try:
         yield groups

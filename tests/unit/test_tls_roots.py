@@ -1,4 +1,4 @@
-"""TLS trusts what OpenSSL can read of a bundle, and a person learns of the rest."""
+"""TLS trusts the certificates that OpenSSL can read; a warning names the others."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_fifo_is_refused_without_waiting(tmp_path: Path) -> None:
         make_tls_context(str(tmp_path / "fifo"))
 
 
-def test_a_broken_block_in_the_systems_file_does_not_take_its_roots_away(
+def test_a_broken_block_in_the_systems_file_does_not_disable_its_roots(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path, pem(GOOD), BROKEN, pem(OTHER))
