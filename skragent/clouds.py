@@ -93,7 +93,7 @@ def _host_of(vault: str) -> str:
 
 
 def _name_without_private_link(host: str) -> str:
-    """Give the vault's own name for that of its private endpoint; else empty."""
+    """Return the vault's own name for that of its private endpoint; else empty."""
     name, *rest = host.split(".")
     if rest[:1] == [_PRIVATE_LABEL]:
         rest = rest[1:]

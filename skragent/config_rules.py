@@ -1,8 +1,8 @@
-"""What a configuration's types cannot say: ranges, paths, origins, names.
+"""Rules that the types of the configuration do not express: paths, origins, names.
 
-Pure: a `Config` in, problems out, each one sentence behind its key path. Nothing here
-asks whether what is named exists. No problem repeats more than a short, printable
-piece of a value, and none repeats an address with a user or password in it.
+Pure functions from a `Config` to problems, each one sentence with the path of its
+setting. They do not check that files, users and sockets exist. A problem repeats only a
+short, printable part of a value, and never an address with a user or password.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MAX_SOCKET_PATH_BYTES: Final = 107  # sockaddr_un.sun_path with its NUL: unix(7
 _SOCKETS: Final = ("api_socket", "credentials_socket", "admin_socket")
 _TRUST_FILES: Final = ("amd_roots", "tls_roots", "release_roots")
 _FILES: Final = ("certificate", "secret_file", "token_file")
-_MAX_WHO: Final = 256
+_MAX_NAME: Final = 256
 _MAX_HOST: Final = 253
 _MAX_PORT: Final = 2**16 - 1
 
@@ -49,7 +49,7 @@ _RESOURCE_ID: Final = re.compile(
     r"/providers/microsoft\.managedidentity/userassignedidentities/[\w-]{1,128}",
     re.IGNORECASE,
 )
-# systemd.unit(5), without `slice`: no process is in a slice itself.
+# systemd.unit(5), without `slice`: a process is never directly in a slice.
 UNIT_TYPES: Final = (
     *("service", "scope", "socket", "mount", "swap", "timer"),
     *("path", "device", "automount", "target"),
@@ -67,23 +67,23 @@ _AUTHORITY: Final = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]{1,5}))?")
 
 
 def shown(value: object) -> str:
-    """Make a piece of a value fit to be printed: short, and on one line."""
+    """Return a value as a short text on one line."""
     if isinstance(value, int) and value.bit_length() > _MAX_SHOWN_BITS:
-        return "a very large number"  # str() refuses more than 4300 digits
-    text = _cut(str(value))  # it may be long
+        return "a very large number"  # str() raises for more than 4300 digits
+    text = _cut(str(value))
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    return _cut(text)  # an escape is up to ten characters
+    return _cut(text)  # an escape has up to ten characters
 
 
 def _cut(text: str) -> str:
-    """Leave out the middle of a text that is too long."""
+    """Remove the middle of a text that is too long."""
     if len(text) <= MAX_SHOWN:
         return text
-    return f"{text[: MAX_SHOWN - 32]}…{text[-31:]}"  # TOML: the place is last
+    return f"{text[: MAX_SHOWN - 32]}…{text[-31:]}"  # TOML errors end with the place
 
 
 def meant(name: str, known: Iterable[str]) -> str:
-    """Say which known name is near; nothing where none is."""
+    """Return a hint with the most similar known name, if there is one."""
     if len(name) > MAX_SHOWN:
         return ""
     near = difflib.get_close_matches(name, known, 1)
@@ -91,26 +91,26 @@ def meant(name: str, known: Iterable[str]) -> str:
 
 
 def split_key_id(key_id: str) -> tuple[str, str, str]:
-    """Take a vault's id of a key apart: vault, name, and version or an empty text.
+    """Split a vault's id of a key: vault, name, and version or an empty text.
 
     Raises:
-        ValueError: it is no such id. The text is for people.
+        ValueError: the text is not such an id. The message is for people.
     """
     match = _KEY_ID.fullmatch(key_id)
     vault, name, version = match.groups() if match else ("", "", None)
-    what = "" if "@" in key_id else f", not `{shown(key_id)}`"
+    given = "" if "@" in key_id else f", not `{shown(key_id)}`"
     if _judge_origin("", vault) or not _VAULT_KEY_NAME.fullmatch(name):
-        raise ValueError(f"must be https://HOST/keys/NAME[/VERSION]{what}")
+        raise ValueError(f"must be https://HOST/keys/NAME[/VERSION]{given}")
     if not (version is None or _VERSION.fullmatch(version)):
         raise ValueError(
             "the version behind NAME must be 32 hexadecimal digits in lower case,"
-            f" or left out{what}"
+            f" or left out{given}"
         )
     return vault, name, version or ""
 
 
 def vault_setting(key: KeyConfig) -> str:
-    """Say which of a key's settings names its vault."""
+    """Return the name of the setting that names a key's vault."""
     return "id" if key.id else "vault"
 
 
@@ -150,7 +150,7 @@ def judge(config: Config) -> list[str]:
 
 
 def _judge_cloud(config: Config) -> list[str]:
-    """Refuse a cloud that is none, and vaults of another one."""
+    """Reject an unknown cloud, and vaults of another cloud."""
     if config.cloud not in CLOUDS:
         near = meant(config.cloud, CLOUDS)
         return [f"cloud: must be one of {', '.join(CLOUDS)}{near}"]
@@ -166,7 +166,7 @@ def _judge_cloud(config: Config) -> list[str]:
 
 
 def _judge_application(path: str, identity: IdentityConfig) -> list[str]:
-    """Judge what an application of Entra ID needs."""
+    """Check the settings of an application of Entra ID."""
     files = {n: v for n in _FILES if (v := getattr(identity, n))}
     problems = [
         f"{path}.{name}: must be an absolute path, not `{shown(value)}`"
@@ -175,13 +175,13 @@ def _judge_application(path: str, identity: IdentityConfig) -> list[str]:
     ]
     if not identity.tenant_id:
         return problems + [
-            f"{path}.{name}: belongs to an application: give tenant_id and client_id"
+            f"{path}.{name}: only for an application: give tenant_id and client_id"
             for name in files
         ]
     if not (_UUID.fullmatch(identity.tenant_id) or _is_host(identity.tenant_id)):
         problems.append(f"{path}.tenant_id: must be a UUID or a domain")
     if not identity.client_id:
-        problems.append(f"{path}.client_id: missing: tenant_id is an application's")
+        problems.append(f"{path}.client_id: missing: it is required with tenant_id")
     if len(files) != 1:
         problems.append(f"{path}: give one of {', '.join(_FILES)} with tenant_id")
     return problems
@@ -208,7 +208,7 @@ def _judge_identity(path: str, identity: IdentityConfig) -> list[str]:
 
 
 def _judge_paths(config: Config) -> list[str]:
-    """Refuse relative paths: what they mean would depend on who starts us."""
+    """Reject relative paths: their meaning depends on the working directory."""
     optional = {f"trust.{n}": getattr(config.trust, n) for n in _TRUST_FILES}
     optional["vtpm.tcg_log"] = config.vtpm.tcg_log
     sockets = {f"agent.{n}": getattr(config.agent, n) for n in _SOCKETS}
@@ -274,11 +274,11 @@ def _judge_lifetime(path: str, key: KeyConfig) -> list[str]:
 def _judge_rule(path: str, rule: AllowRule) -> list[str]:
     problems = []
     if rule.user is None and rule.group is None and rule.unit is None:
-        problems.append(f"{path}: names nobody; give `user`, `group` or `unit`")
+        problems.append(f"{path}: matches no caller: give `user`, `group` or `unit`")
     problems += [
-        f"{path}.{member}: no such {member}: `{shown(who)}`"
+        f"{path}.{member}: no such {member}: `{shown(name)}`"
         for member in ("user", "group")
-        if (who := getattr(rule, member)) is not None and not _is_who(who)
+        if (name := getattr(rule, member)) is not None and not _is_user_or_group(name)
     ]
     if rule.unit is not None and (problem := _unit_problem(rule.unit)):
         problems.append(f"{path}.unit: {problem}, not `{shown(rule.unit)}`")
@@ -290,42 +290,43 @@ def _judge_rule(path: str, rule: AllowRule) -> list[str]:
             said = f"no such operation: `{shown(operation)}`{near}"
             problems.append(f"{path}.operations[{i}]: {said}")
         elif operation in rule.operations[:i]:
-            problems.append(f"{path}.operations[{i}]: `{operation}` is there twice")
+            problems.append(f"{path}.operations[{i}]: `{operation}` is listed twice")
     return problems
 
 
 def _unit_problem(unit: str) -> str:
-    """Refuse what no unit can be called, and a glob that means another thing."""
+    """Return why a text cannot be a unit's name or a glob of them."""
     if len(unit) > _MAX_UNIT:
         return f"has at most {_MAX_UNIT} characters"
     if unit.endswith(".slice"):
-        return "must be a unit in which processes are (a slice only has units)"
+        return "must not be a slice: a slice has units and no processes"
     if not _UNIT.fullmatch(unit):
         return "must be a unit's name, or a glob with `*`, `?` and `[…]`"
     if not _UNIT_END.fullmatch(unit):
         return "must end with `.service` or another type of unit, or with `*`"
     ranges = re.findall(r"(.)-(.)", "".join(_UNIT_CLASS.findall(unit)))
     if any(first > last for first, last in ranges):
-        return "must not have a range that ends before it begins"
+        return "must not have a range such as [z-a]"
     return ""
 
 
-def _is_who(who: str | int) -> bool:
-    if isinstance(who, int):
-        return 0 <= who < 2**32 - 1  # the last one is no id: chown(2)
-    return 0 < len(who) <= _MAX_WHO and who.isprintable()
+def _is_user_or_group(name: str | int) -> bool:
+    if isinstance(name, int):
+        return 0 <= name < 2**32 - 1  # 2**32 - 1 is not an id: chown(2)
+    return 0 < len(name) <= _MAX_NAME and name.isprintable()
 
 
 def _judge_origin(path: str, url: str, *, scheme: str = "https") -> list[str]:
-    """Accept scheme, host, maybe a port: nothing that would be ignored, or mended.
+    """Accept only a scheme, a host and optionally a port.
 
-    Not urlsplit: it drops line breaks, and cannot tell `https://h?` from `https://h`.
+    urlsplit is not strict enough: it removes line breaks, and its results for
+    `https://h?` and `https://h` are equal.
     """
     start = f"{scheme}://"
     if url.startswith(start) and _is_authority(url[len(start) :].removesuffix("/")):
         return []
-    what = "" if "@" in url else f", not `{shown(url)}`"
-    return [f"{path}: must be {start}HOST[:PORT] and nothing after it{what}"]
+    given = "" if "@" in url else f", not `{shown(url)}`"
+    return [f"{path}: must be {start}HOST[:PORT] and nothing after it{given}"]
 
 
 def _is_authority(text: str) -> bool:

@@ -1,21 +1,22 @@
-"""The table of an authority's denials, and how each denial is confirmed.
+"""The denials of authorities, and how the agent confirms each of them.
 
-Only an authority takes a held key away. There are two authorities: the vault that holds
-the key, and the attestation provider that judges this VM's evidence. An error whose
-code is in `DENIALS` is a denial. An error with any other code is a fault, and a fault
-never ends a held key: a missing file, a token that does not verify, a response that is
-not the authority's own, or a response of IMDS or Entra ID, which are not authorities.
+Only an authority can end a held key. There are two authorities: the vault of the key,
+and the attestation provider, which appraises this VM's evidence. An error with a code
+in `DENIALS` is a denial. Every other error is a fault, and a fault never ends a held
+key. Examples of faults are a missing file, a token that does not verify, a response
+that is not in the authority's own format, and each response of IMDS or Entra ID, which
+are not authorities.
 
-Codes enter an error in the two modules that recognise an authority's own error format:
+Two modules recognise the authorities' error formats and set these codes:
 `release.vault_failures` (Key Vault REST API, "Error") and `attestation.maa` (Azure
-Attestation REST API, "CloudError"). A release whose attributes say `enabled: false` is
-a denial too: `release.denied.disabled`.
+Attestation REST API, "CloudError"). A release with the attribute `enabled: false` is a
+denial, too: `release.denied.disabled`.
 
-A vault that refuses a key because of its `exp` or `nbf` has not denied it
-(`release.expired`, `release.not_yet_valid`): the refusal may be about a newer version,
-and the held version ends by its own `exp`.
+A refusal because of a key's `exp` or `nbf` is not a denial (`release.expired`,
+`release.not_yet_valid`): it may be about a newer version, and a held version ends by
+its own `exp`.
 
-Other things that end a held key are not denials: its own `exp`, an administrator, and
+Other events end a held key without a denial: its own `exp`, an administrator, and
 `max_stale_seconds`. See `skragent.agent.key_records`.
 """
 
@@ -37,12 +38,12 @@ class Authority(enum.Enum):
 
 
 class Confirmation(enum.Enum):
-    """The condition under which a denial ends a held key."""
+    """The event after a first denial that makes it end a held key."""
 
-    # The vault's words are clear: a second denial, with a fresh attestation token.
+    # The vault's reason is clear: a second denial, with a fresh attestation token.
     FRESH_TOKEN = "fresh_token"  # noqa: S105 - not a password
-    # The words can also describe a passing state, such as a firewall that is being
-    # changed: the denial must be repeated `REPEATED_AFTER_SECONDS` after the first.
+    # The reason may be temporary, such as a change of a firewall: a second denial at
+    # least `REPEATED_AFTER_SECONDS` after the first.
     REPEATED = "repeated"
 
 

@@ -1,16 +1,16 @@
-"""What `skragent` exits with, in one table (the values of sysexits.h).
+"""The exit codes of `skragent`, with the values of sysexits.h.
 
-Stable: scripts and the unit's `RestartPreventExitStatus=` rely on them. systemd does
-not restart the agent on those in FINAL, which time cannot mend.
+The codes are stable: scripts and the unit's `RestartPreventExitStatus=` rely on them.
+systemd does not restart the agent after the codes in FINAL.
 
-    0   ok
-    2   the command line cannot be understood (argparse)
-    69  UNAVAILABLE  this machine cannot do it: not a confidential VM, say
-    70  SOFTWARE     a bug of ours
+    0   success
+    2   the command line is not valid (argparse)
+    69  UNAVAILABLE  not available, for example because this is not a confidential VM
+    70  SOFTWARE     a bug of skragent
     71  OSERR        a socket cannot be bound
-    73  CANTCREAT    the output file cannot be written
-    75  TEMPFAIL     not now: ask again later
-    77  NOPERM       somebody with the right to say no said no
+    73  CANTCREAT    the output could not be written
+    75  TEMPFAIL     temporary: try again later
+    77  NOPERM       permission denied, or no such key
     78  CONFIG       the configuration cannot be used
     130 INTERRUPTED  Ctrl-C
 """
@@ -44,10 +44,10 @@ _BY_DISPOSITION: Final = {
 
 
 def exit_code_of(error: AgentError) -> int:
-    """Choose the exit code that an error ends a command with."""
+    """Return the exit code of a command that an error ends."""
     if error.code == "config.timeout":
-        return TEMPFAIL  # the directory service may answer again
-    # The releaser finds what is wrong with files of [trust]: that is no ConfigError.
+        return TEMPFAIL  # the directory service may respond later
+    # Not only ConfigError: the releaser reports problems with the files of [trust].
     if error.code.partition(".")[0] == "config":
         return CONFIG
     if isinstance(error, ListenError):
@@ -58,12 +58,12 @@ def exit_code_of(error: AgentError) -> int:
 
 
 def exit_code_of_start(error: AgentError, *, keeps_keys: bool) -> int:
-    """Choose the exit code of an agent that cannot start.
+    """Return the exit code of an agent that cannot start.
 
     Args:
-        error: what keeps it from that.
-        keeps_keys: systemd keeps held keys for the agent. On a final exit it would
-            close them, and neither a typo nor a fault ends a held key.
+        error: the reason.
+        keeps_keys: systemd keeps held keys for the agent. After a final exit code it
+            would close them, but neither a typo nor a fault may end a held key.
     """
     code = exit_code_of(error)
     return TEMPFAIL if keeps_keys and code in FINAL else code

@@ -1,1 +1,1 @@
-"""Time: the supervisor, its schedule, and the life of the daemon."""
+"""The agent: a daemon that schedules releases and holds the released keys."""

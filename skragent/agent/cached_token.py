@@ -78,7 +78,6 @@ def can_release(
     records: Mapping[str, KeyRecord],
     *,
     boottime: float,
-    fraction: float,
 ) -> bool:
     """Return whether a job for these keys may use the token instead of attesting.
 
@@ -87,10 +86,10 @@ def can_release(
         aliases: of the keys.
         records: of all keys.
         boottime: now.
-        fraction: of a token's lifetime after which the agent refreshes.
     """
     attestation = token.attestation
     life = due_times.token_life_seconds(attestation.issued_at, attestation.expires_at)
-    return boottime < token.began_at + fraction * life and not any(
+    refresh_at = token.began_at + due_times.REFRESH_FRACTION * life
+    return boottime < refresh_at and not any(
         alias in token.released or records[alias].retry.denials for alias in aliases
     )

@@ -1,4 +1,4 @@
-"""What an administrator can ask and order of the agent: `serving.admin.Control`."""
+"""Requests of administrators: implements `serving.admin.Control`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class Control:
-    """Hands orders to the scheduler, and tells what it knows.
+    """Passes requests to the scheduler, and describes the agent and its keys.
 
     Args:
-        scheduler: carries orders out.
-        config: what is configured.
-        clock: the one clock.
-        reload: has the configuration read again.
-        unit_rules: how rules on units hold here: `serving.UnitRules`.
+        scheduler: drops and refreshes keys.
+        config: the configuration in force.
+        clock: the agent's clock.
+        reload: requests a reload; calls back with the result.
+        unit_rules: how the agent enforces rules on units: `serving.UnitRules`.
     """
 
     def __init__(
@@ -44,33 +44,33 @@ class Control:
         self._started_at = clock.now()
 
     def configure(self, config: Config, *, unit_rules: str) -> None:
-        """Tell of another configuration from now on."""
+        """Describe another configuration from now on."""
         self._config = config
         self._unit_rules = unit_rules
 
     def refresh(self, aliases: Sequence[str]) -> None:
-        """Have these keys released as soon as it can be."""
+        """Release these keys as soon as possible."""
         self._scheduler.refresh(aliases)
 
     def refresh_all(self) -> None:
-        """Have every key released that nobody dropped."""
+        """Release all keys that are not dropped, as soon as possible."""
         records = self._scheduler.records
         self.refresh([a for a in records if records[a].state is not KeyState.DROPPED])
 
     def reload(self, listener: Callable[[Outcome], None]) -> None:
-        """Have the configuration read again; `listener` hears what came of it."""
+        """Reload the configuration; `listener` receives the result."""
         self._reload(listener)
 
     def drop(self, alias: str) -> None:
-        """Wipe a key and keep it away."""
+        """Wipe a key until it is refreshed."""
         self._scheduler.drop(alias)
 
     def describe(self) -> Mapping[str, object]:
-        """Tell of the agent as a whole."""
+        """Describe the agent as a whole."""
         return {"started_at": self._started_at, "unit_rules": self._unit_rules}
 
     def describe_key(self, alias: str) -> Mapping[str, object]:
-        """Tell of one key where it comes from and when it is asked for again."""
+        """Describe where a key comes from, and when it is requested next."""
         key = self._config.keys[alias]
         due_at = self._scheduler.records[alias].retry.retry_at
         left = due_at - self._clock.boottime()

@@ -1,9 +1,8 @@
-"""The daemon's life: servers up, supervisor on, and a clean end within two seconds.
+"""The daemon: the event loop around the scheduler and the servers.
 
-Everything is handed in, sockets and the first releaser's launch included; here is
-only the event loop around it. SIGTERM or SIGINT ends in order: nobody new is accepted,
-the releaser is ended, what is held is wiped. Only a releaser that is writing the AK
-certificate is waited for, a few seconds at most. A second Ctrl-C ends at once.
+SIGTERM or SIGINT stops the agent within two seconds: it accepts no more connections,
+ends the releaser and wipes the held keys. A releaser that is writing the AK certificate
+delays the end by a few seconds at most. A second Ctrl-C ends the process at once.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from skragent.agent.jobs import key_requests
 from skragent.agent.key_records import lifetime_policies
 from skragent.agent.preserved_keys import PreservedKeys
 from skragent.agent.process_control import (
-    STOPPING,
-    allow_descriptors,
-    descriptors_for,
+    STOP_SIGNALS,
+    count_descriptors,
+    explain_low_limit,
     has_terminal,
-    let_through,
-    too_few,
+    raise_descriptor_limit,
+    unblock_signals,
 )
 from skragent.agent.reload import Reloader
 from skragent.agent.reporter import Reporter
@@ -52,13 +51,13 @@ if TYPE_CHECKING:
     from skragent.config import Config
     from skragent.serving import Access
 
-# The releaser has them from the signal on. One that waits in the kernel is left.
+# A releaser that has not ended by then waits in the kernel, and is left.
 _RELEASER_SECONDS = TERMINATE_SECONDS + 0.5
 _MACHINE_ID = Path("/etc/machine-id")
 _MAX_MACHINE_ID_BYTES = 64
 _RANDOM_BITS = 53  # of a float's mantissa
 
-# Settings of [agent] that a reload does not change: what listens goes on listening.
+# Settings of [agent] that a reload does not change, because the sockets stay open.
 _BOUND_AT_START = (
     *("api_socket", "credentials_socket", "admin_socket"),
     "metrics_listen",
@@ -66,8 +65,8 @@ _BOUND_AT_START = (
 
 
 @dataclass(frozen=True, slots=True)
-class World:
-    """All that the daemon is given."""
+class DaemonInputs:
+    """What the daemon needs from `skragent run`."""
 
     config: Config
     access: Access
@@ -82,40 +81,40 @@ class World:
     stored_keys: Sequence[tuple[str, int]] = ()
 
 
-def serve(world: World, launched: Launch | None) -> int:
-    """Run until a signal or a FATAL error; gives the exit code.
+def serve(inputs: DaemonInputs, launched: Launch | None) -> int:
+    """Run until a signal or a FATAL error; return the exit code.
 
     Args:
-        world: what the daemon lives in.
-        launched: the first job, where it is under way already.
+        inputs: the sockets, the configuration and so on.
+        launched: the first job, if its releaser has started already.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_Daemon(world).run(launched))
+        return runner.run(_Daemon(inputs).run(launched))
 
 
 class _Daemon:
-    def __init__(self, world: World) -> None:
-        config = world.config
-        self._world = world
+    def __init__(self, inputs: DaemonInputs) -> None:
+        config = inputs.config
+        self._inputs = inputs
         self._config = config
-        self._access = world.access
+        self._access = inputs.access
         self._keyring = Keyring(config.keys)
         self._counters = Counters(tuple(config.keys))
         self._stopping = asyncio.Event()
         self._has_pidfd = probe_pidfd()
         self._has_terminal = has_terminal()
-        self._told_of = UnitRules.NONE
-        self._preserved = PreservedKeys(world.notifier)
+        self._reported_unit_rules = UnitRules.NONE
+        self._preserved = PreservedKeys(inputs.notifier)
         self._keyring.on_parting(self._preserved.forget)
         keys, policies = key_requests(config), lifetime_policies(config)
         self._runner = Runner(
-            world.launcher,
-            world.clock,
+            inputs.launcher,
+            inputs.clock,
             timeout_seconds=config.limits.job_timeout_seconds,
             log_output=_log_output,
         )
         restored = self._preserved.restore(
-            *(world.stored_keys, self._keyring, keys, policies, world.clock)
+            *(inputs.stored_keys, self._keyring, keys, policies, inputs.clock)
         )
         for entry in self._keyring:
             if entry.key is not None and entry.key.memory is not None:
@@ -124,58 +123,58 @@ class _Daemon:
             keys,
             jobs=self._runner,
             reporter=Reporter(
-                *(self._keyring, self._counters, world.clock, world.notifier),
+                *(self._keyring, self._counters, inputs.clock, inputs.notifier),
                 self._preserved,
             ),
-            clock=world.clock,
+            clock=inputs.clock,
             random=_random,
             policies=policies,
-            spread=world.spread,
+            spread=inputs.spread,
             restored=restored,
         )
         self._reloader = Reloader(
-            world.read_config,
+            inputs.read_config,
             self._apply,
-            clock=world.clock,
-            notifier=world.notifier,
+            clock=inputs.clock,
+            notifier=inputs.notifier,
             counters=self._counters,
         )
         self._control = Control(
             self._scheduler,
             config,
-            world.clock,
-            reload=self._reloader.order,
+            inputs.clock,
+            reload=self._reloader.request_reload,
             unit_rules=self._unit_rules(),
         )
-        self._servers = Servers(world, self._keyring, self._counters, self._control)
+        self._servers = Servers(inputs, self._keyring, self._counters, self._control)
 
     async def run(self, launched: Launch | None) -> int:
-        """Live."""
+        """Run until a signal or a FATAL error; return the exit code."""
         loop = asyncio.get_running_loop()
-        for number in STOPPING:
+        for number in STOP_SIGNALS:
             loop.add_signal_handler(number, self._stop, number)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
-        let_through()
+        unblock_signals()
         await self._servers.start()
-        self._tell_of_unit_rules()
+        self._report_unit_rules()
         count = len(self._config.keys)
-        self._world.notifier.ready(f"0 of {count} keys held")
+        self._inputs.notifier.ready(f"0 of {count} keys held")
         keys = f"{count} key{'s' * (count != 1)}"
         log(Event.STARTED, f"listening; {keys} configured")
         scheduling = asyncio.create_task(self._scheduler.run(launched))
         beside = [
             asyncio.create_task(self._reloader.run()),
-            asyncio.create_task(self._keep_watch()),
+            asyncio.create_task(self._notify_watchdog()),
         ]
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({scheduling, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        self._world.notifier.stopping()
+        self._inputs.notifier.stopping()
         for task in beside:
             task.cancel()
         self._scheduler.stop()
         self._runner.stop()
         await self._servers.close()
-        self._preserved.repeat()  # the last chance
+        self._preserved.repeat()  # this is the last time
         self._keyring.close(is_preserved=self._preserved.__contains__)
         stopping.cancel()
         await asyncio.wait({scheduling}, timeout=_RELEASER_SECONDS)
@@ -183,27 +182,27 @@ class _Daemon:
             return exit_codes.OK
         return self._outcome(scheduling)
 
-    async def _keep_watch(self) -> None:
-        world = self._world
-        if world.watchdog_seconds is not None:
+    async def _notify_watchdog(self) -> None:
+        inputs = self._inputs
+        if inputs.watchdog_seconds is not None:
             await notify_watchdog(
                 self._scheduler.heartbeats,
-                seconds=world.watchdog_seconds,
-                clock=world.clock,
-                notifier=world.notifier,
+                seconds=inputs.watchdog_seconds,
+                clock=inputs.clock,
+                notifier=inputs.notifier,
             )
 
     def _apply(self, config: Config, access: Access) -> tuple[str, ...]:
-        """Put another configuration in force, in one step of the event loop."""
+        """Apply another configuration, in one step of the event loop."""
         before, self._config, self._access = self._config, config, access
-        if problem := too_few(
-            config.serving, allow_descriptors(descriptors_for(config.serving))
+        if problem := explain_low_limit(
+            config.serving, raise_descriptor_limit(count_descriptors(config.serving))
         ):
             log(Event.FEW_DESCRIPTORS, problem)
-        self._world.launcher.configure(config)
+        self._inputs.launcher.configure(config)
         self._runner.configure(config.limits.job_timeout_seconds)
-        # Whoever waits for a change asks about keys that both know: gone ones go
-        # first, and new ones come last.
+        # Long polls read both the keyring and the control. So keys are removed before
+        # the control is configured, and added after that.
         self._keyring.remove(before.keys.keys() - config.keys.keys())
         self._control.configure(config, unit_rules=self._unit_rules())
         self._scheduler.configure(
@@ -213,9 +212,9 @@ class _Daemon:
         self._counters.configure(tuple(config.keys))
         self._keyring.add(config.keys)
         self._servers.configure(config, access)
-        if _how_keys_are_had(before) != _how_keys_are_had(config):
+        if _release_settings(before) != _release_settings(config):
             self._control.refresh_all()
-        self._tell_of_unit_rules()
+        self._report_unit_rules()
         return tuple(
             f"agent.{name}"
             for name in _BOUND_AT_START
@@ -225,11 +224,11 @@ class _Daemon:
     def _unit_rules(self) -> UnitRules:
         return self._access.unit_rules(has_pidfd=self._has_pidfd)
 
-    def _tell_of_unit_rules(self) -> None:
+    def _report_unit_rules(self) -> None:
         how = self._unit_rules()
-        if how is self._told_of:
+        if how is self._reported_unit_rules:
             return
-        self._told_of = how
+        self._reported_unit_rules = how
         if how is UnitRules.NOT_PINNED:
             log(
                 Event.UNIT_RULES,
@@ -239,25 +238,25 @@ class _Daemon:
         elif how is UnitRules.IGNORED:
             log(
                 Event.UNIT_RULES,
-                "this kernel has no peer pidfds (Linux 6.5): rules on units match"
-                " nobody on api.sock; agent.unit_rules_without_pidfd would let them",
+                "this kernel has no peer pidfds (Linux 6.5): rules on units match no"
+                " caller of api.sock; set agent.unit_rules_without_pidfd to allow them",
             )
 
     def _stop(self, number: signal.Signals) -> None:
         if self._stopping.is_set():
-            return  # it goes on as fast as it can; half a refusal would be a credential
-        # A second Ctrl-C is the kernel's to act on, at once.
+            return  # already stopping; an interrupted rejection would be a credential
+        # A second Ctrl-C has its default effect: it ends the process.
         asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         log(Event.STOPPED, f"stopping on {number.name}")
         self._stopping.set()
 
     def _hang_up(self) -> None:
-        """Read the configuration again; but end with the terminal that started us."""
-        if self._has_terminal and not self._world.notifier.is_wanted:
+        """Reload the configuration; stop if the agent's terminal was closed."""
+        if self._has_terminal and not self._inputs.notifier.is_wanted:
             self._stop(signal.SIGHUP)
         else:
-            self._reloader.order(lambda _outcome: None)
+            self._reloader.request_reload(lambda _outcome: None)
 
     def _outcome(self, scheduling: asyncio.Task[None]) -> int:
         error = scheduling.exception()
@@ -273,8 +272,8 @@ class _Daemon:
         return exit_codes.OK
 
 
-def _how_keys_are_had(config: Config) -> tuple[object, ...]:
-    """Pick what every release depends on."""
+def _release_settings(config: Config) -> tuple[object, ...]:
+    """Return the settings that every release depends on."""
     return (
         *(config.attestation, config.identity, config.vtpm),
         *(config.imds, config.trust),
@@ -291,7 +290,7 @@ def _log_output(line: str, succeeded: bool) -> None:  # noqa: FBT001 - the runne
 
 
 def machine_id() -> str:
-    """Read the machine's id: machine-id(5). Empty where there is none."""
+    """Return the machine's id (machine-id(5)); empty if it has none."""
     try:
         with _MACHINE_ID.open("rb") as file:
             return file.read(_MAX_MACHINE_ID_BYTES).decode("ascii", "replace").strip()

@@ -296,25 +296,20 @@ def machine_spread(machine_id: str) -> float:
     return int.from_bytes(digest[:6], "big") / 2**47 - 1
 
 
-def fresh_seconds(
-    life_seconds: float, refresh_seconds: float | None, fraction: float
-) -> float:
+def fresh_seconds(life_seconds: float, refresh_seconds: float | None) -> float:
     """Return the seconds from a release until the key is stale.
 
     Args:
         life_seconds: of the token.
         refresh_seconds: of the key's policy; None: the key is as fresh as its token.
-        fraction: of the token's lifetime after which the agent refreshes.
     """
-    return life_seconds if refresh_seconds is None else refresh_seconds / fraction
+    if refresh_seconds is None:
+        return life_seconds
+    return refresh_seconds / REFRESH_FRACTION
 
 
 def refresh_after_seconds(
-    seconds: float,
-    *,
-    spread: float = 0.0,
-    jitter: float = 0.5,
-    fraction: float = REFRESH_FRACTION,
+    seconds: float, *, spread: float = 0.0, jitter: float = 0.5
 ) -> float:
     """Return the seconds from a release until its refresh.
 
@@ -322,10 +317,9 @@ def refresh_after_seconds(
         seconds: until the key is stale.
         spread: this machine's place in its fleet, from -1 to 1.
         jitter: random, from 0 to 1.
-        fraction: of the seconds after which the agent refreshes.
     """
     mixed = _MACHINE_PART * spread + (1 - _MACHINE_PART) * (2 * jitter - 1)
-    return seconds * fraction * (1 + REFRESH_JITTER * mixed)
+    return seconds * REFRESH_FRACTION * (1 + REFRESH_JITTER * mixed)
 
 
 # The next job.

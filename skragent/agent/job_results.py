@@ -34,7 +34,6 @@ class JobResults:
         reporter: receives every result.
         clock: the agent's clock.
         random: returns a number from 0 to 1.
-        token_fraction: of a token's lifetime after which the agent refreshes.
         spread: this machine's place in its fleet, from -1 to 1.
     """
 
@@ -46,10 +45,8 @@ class JobResults:
         reporter: Reporter,
         clock: Clock,
         random: Callable[[], float],
-        token_fraction: float,
         spread: float,
     ) -> None:
-        self.token_fraction = token_fraction
         self._refreshed: set[str] = set()  # by an administrator, since the job began
         self._is_backoff_ended = False  # by a refresh or reload, since the job began
         self._jitter = 0.0  # of all keys of the job
@@ -216,13 +213,11 @@ class JobResults:
         fresh = due_times.fresh_seconds(
             due_times.token_life_seconds(attestation.issued_at, attestation.expires_at),
             record.policy.refresh_seconds,
-            self.token_fraction,
         )
         due_at = release.began_at + due_times.refresh_after_seconds(
             fresh,
             spread=self._spread,
             jitter=self._jitter,
-            fraction=self.token_fraction,
         )
         if validity is Validity.VALID:
             record = key_records.record_release(

@@ -1,12 +1,10 @@
-"""Runs one job in a releaser child, and gives back only what has been judged.
+"""Run a job in a releaser, and return its checked result.
 
-Whatever the child does (hang, crash, flood, lie, leave others behind), `run` returns
-within the job's time with a `Release` or raises our error; the child is reaped and its
-process group is gone. Keys that the child released before that are delivered at once
-and stay delivered. Never two jobs at once: they would share the vTPM and the vault's
-limits.
-
-Not here: retries, and what an outcome means for a key.
+A releaser may hang, crash, write without end, write a wrong result or leave processes
+behind. In all cases `run` returns or raises an `AgentError` within the job's time
+limit, and its process group has ended. Keys that the releaser released before are
+delivered at once and stay delivered. Jobs do not overlap, because they would share the
+vTPM and the vaults' rate limits.
 """
 
 from __future__ import annotations
@@ -34,48 +32,48 @@ if TYPE_CHECKING:
     from skragent.job import KeyRequest
     from skragent.secretmem import Arena
 
-# The end of a traceback is the part that tells.
+# Enough for the end of a traceback.
 MAX_STDERR_BYTES: Final = 8 * 1024
 
-# Nobody has this much to say: a child that does is in a circle, and costs us CPU.
+# A releaser that writes more is in an endless loop.
 MAX_STDERR_FLOOD_BYTES: Final = 4 * 1024 * 1024
 
 _CHUNK_BYTES: Final = 64 * 1024
 
-# A releaser obeys SIGTERM at once, unless it is writing the AK certificate. That takes
-# a fraction of a second, and longer on a TPM that is busy.
+# A releaser ends on SIGTERM at once, unless it is writing the AK certificate. That
+# takes a fraction of a second, and longer if the TPM is busy.
 TERMINATE_SECONDS: Final = 5.0
 
 # A killed process ends at once, unless it waits in the kernel for the TPM.
 _KILL_SECONDS: Final = 5.0
 
-# Once the child has ended, its output is in the pipes. Only a stranger that fled its
-# process group could hold them open still; we do not wait for it for long.
+# After the releaser has ended, its output is in the pipes. Only a process that left the
+# process group could keep the pipes open.
 _OUTPUT_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A judged part of one job's outcome.
+    """A checked part of a job's result.
 
-    The arena's memory lives as long as its views; after the job it is wiped.
+    The arena exists as long as views of it do.
     """
 
     result: Result
     arena: Arena
     began_at: float  # boot time
-    token: CachedToken | None = None  # of its own attestation
+    token: CachedToken | None = None  # if the job attested
 
 
 class Runner:
     """Runs jobs, one at a time.
 
     Args:
-        launcher: starts the children.
-        clock: times them.
-        timeout_seconds: how long a job may take.
-        log_output: takes the child's stderr, redacted, line by line, and whether the
-            job succeeded.
+        launcher: starts the releasers.
+        clock: the agent's clock.
+        timeout_seconds: the time limit of a job.
+        log_output: receives each line of the releaser's stderr, redacted, and whether
+            the job succeeded.
     """
 
     def __init__(
@@ -95,30 +93,30 @@ class Runner:
 
     @property
     def longest_seconds(self) -> float:
-        """Return how long a job takes at most, its end included."""
+        """The longest time that a job takes, including the end of its releaser."""
         ending = TERMINATE_SECONDS + _KILL_SECONDS + 2 * _OUTPUT_SECONDS
         return self._timeout_seconds + ending
 
     def configure(self, timeout_seconds: float) -> None:
-        """Give the jobs that come another time."""
+        """Change the time limit of later jobs."""
         self._timeout_seconds = timeout_seconds
 
     async def check(self, keys: Sequence[KeyRequest]) -> Result:
-        """Look for the latest versions of these keys.
+        """Ask for the latest versions of these keys.
 
         Raises:
-            ReleaserError: the child did not do its work.
-            SecretMemoryError: there is no memory for a child.
+            ReleaserError: the releaser failed.
+            SecretMemoryError: there is not enough memory for a releaser.
         """
         launch = self._launcher.launch(keys, "check")
         return (await self.run(keys, launched=launch)).result
 
     async def renew(self, query_id: str) -> Result:
-        """Have the AK certificate renewed, or fetched by this id where there is one.
+        """Order a new AK certificate, or fetch the one with this query id.
 
         Raises:
-            ReleaserError: the child did not do its work.
-            SecretMemoryError: there is no memory for a child.
+            ReleaserError: the releaser failed.
+            SecretMemoryError: there is not enough memory for a releaser.
         """
         launch = self._launcher.launch((), "renew", ak_query_id=query_id)
         return (await self.run((), launched=launch)).result
@@ -131,20 +129,20 @@ class Runner:
         token: CachedToken | None = None,
         deliver: Callable[[Release], None] = lambda _part: None,
     ) -> Release:
-        """Run a job for these keys, or see one through that is already under way.
+        """Run a job for these keys.
 
         Args:
-            keys: to be released.
-            launched: the job, where it is under way.
+            keys: the keys.
+            launched: the job, if its releaser has started already.
             token: to release with; None: the job attests.
-            deliver: takes each part of the outcome but the last, as it comes.
+            deliver: receives each part of the result but the last.
 
         Returns:
             the last part.
 
         Raises:
-            ReleaserError: the child did not do its work.
-            SecretMemoryError: there is no memory for the keys.
+            ReleaserError: the releaser failed.
+            SecretMemoryError: there is not enough memory for the keys.
         """
         if self._running is not None:
             raise RuntimeError("a releaser is running already")
@@ -161,7 +159,7 @@ class Runner:
                 deliver(Release(part, arena, began_at))
 
         try:
-            result = await self._see_through(launch, take)
+            result = await self._watch(launch, take)
         except BaseException:
             arena.wipe()
             raise
@@ -173,9 +171,9 @@ class Runner:
         return Release(result, arena, began_at, kept)
 
     def stop(self) -> None:
-        """End the child that runs, if one does: `run` then returns or raises.
+        """End the releaser, if one runs, so that `run` returns or raises.
 
-        A child that has not ended after TERMINATE_SECONDS is killed.
+        A releaser that has not ended after TERMINATE_SECONDS is killed.
         """
         child = self._running
         if child is not None:
@@ -183,35 +181,33 @@ class Runner:
             loop = asyncio.get_running_loop()
             loop.call_later(TERMINATE_SECONDS, child.kill)
 
-    async def _see_through(
-        self, launch: Launch, take: Callable[[Result], None]
-    ) -> Result:
+    async def _watch(self, launch: Launch, take: Callable[[Result], None]) -> Result:
         reader = ResultReader(
             launch.aliases,
             purpose=launch.purpose,
             has_token=launch.token is not None,
         )
-        seen = _Watch(launch.child, _Parts(reader, take))
+        watcher = _Watcher(launch.child, _Parts(reader, take))
         try:
-            result = await self._judge(launch, seen)
+            result = await self._finish(launch, watcher)
         except AgentError:
-            self._log(seen, seen.status, succeeded=False)
+            self._log(watcher, watcher.status, succeeded=False)
             raise
         if any(key.failure.code == CODE_INTERNAL for key in result.failed):
-            # A bug that ended one key instead of the releaser.
-            self._log(seen, os.EX_SOFTWARE, succeeded=False)
+            # A bug in skragent that the releaser survived.
+            self._log(watcher, os.EX_SOFTWARE, succeeded=False)
         else:
-            self._log(seen, seen.status, succeeded=True)
+            self._log(watcher, watcher.status, succeeded=True)
         return result
 
-    async def _judge(self, launch: Launch, seen: _Watch) -> Result:
+    async def _finish(self, launch: Launch, watcher: _Watcher) -> Result:
         timeout = self._timeout_seconds
-        if launch.purpose != "release":  # no key hangs on it, but what is due waits
+        if launch.purpose != "release":  # keys that are due wait for the end
             timeout = min(timeout, SHORT_JOB_SECONDS)
-        in_time = await seen.until_end(self._clock, timeout)
-        if seen.parts.error is not None:
-            raise seen.parts.error
-        if seen.stderr.is_flooded:
+        in_time = await watcher.until_end(self._clock, timeout)
+        if watcher.parts.error is not None:
+            raise watcher.parts.error
+        if watcher.stderr.is_flooded:
             raise ReleaserError(
                 "the releaser wrote more than it may", code="releaser.garbage"
             )
@@ -221,14 +217,14 @@ class Runner:
                 code="releaser.timeout",
                 hint="A job may take twelve times limits.request_timeout_seconds.",
             )
-        if seen.status != 0:
+        if watcher.status != 0:
             raise ReleaserError(
-                f"the releaser {describe_exit(seen.status)}", code="releaser.crashed"
+                f"the releaser {describe_exit(watcher.status)}", code="releaser.crashed"
             )
-        return seen.parts.finish()
+        return watcher.parts.finish()
 
-    def _log(self, seen: _Watch, status: int, *, succeeded: bool) -> None:
-        lines = log_lines(bytes(seen.stderr.kept))
+    def _log(self, watcher: _Watcher, status: int, *, succeeded: bool) -> None:
+        lines = log_lines(bytes(watcher.stderr.kept))
         if not succeeded:
             lines = self._stderr_log.new_lines(lines, status)
         for line in lines:
@@ -236,7 +232,7 @@ class Runner:
 
 
 class _Parts:
-    """The parts of a result as they come; the first error ends it."""
+    """The parts of a result. After an error the rest is ignored."""
 
     def __init__(self, reader: ResultReader, take: Callable[[Result], None]) -> None:
         self.error: Exception | None = None
@@ -244,7 +240,7 @@ class _Parts:
         self._take = take
 
     def feed(self, data: bytes) -> bool:
-        """Take output of the child; return whether more of it is wanted."""
+        """Read output of the releaser; return whether to read more."""
         if self.error is None:
             try:
                 for part in self._reader.feed(data):
@@ -264,8 +260,8 @@ class _Parts:
         return result
 
 
-class _Watch:
-    """What is seen of one child: its output, bounded, and how it ended."""
+class _Watcher:
+    """Watches a releaser: reads its output and waits for its end."""
 
     def __init__(self, child: Child, parts: _Parts) -> None:
         out, err = child.process.stdout, child.process.stderr
@@ -278,13 +274,16 @@ class _Watch:
         self._child = child
 
     async def until_end(self, clock: Clock, seconds: float) -> bool:
-        """Wait for the end, ending the child when its time is over; tell if it was."""
+        """Wait for the end; return whether it came in time.
+
+        After the time limit the releaser is terminated, and then killed.
+        """
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
         fd = self._child.pidfd
 
         def end() -> None:
-            loop.remove_reader(fd)  # it stays readable
+            loop.remove_reader(fd)  # a pidfd stays readable
             ended.set()
 
         loop.add_reader(fd, end)
@@ -293,8 +292,8 @@ class _Watch:
             if not in_time:
                 self._child.terminate()
                 await clock.wait(ended, TERMINATE_SECONDS)
-            # Whatever the child left behind is in its group; while the child is not
-            # reaped, the group's number is nobody else's.
+            # Also kills processes that the releaser has started. The id of the group
+            # cannot be used again before the releaser is reaped.
             self._child.kill()
             await clock.wait(ended, _KILL_SECONDS)
             for output in (self.stdout, self.stderr):
@@ -308,7 +307,7 @@ class _Watch:
 
 
 class _Pipe:
-    """One pipe of a child; the child is killed once `feed` wants no more of it."""
+    """A pipe of a releaser, which is killed if `feed` returns false."""
 
     def __init__(
         self, fd: int, kill: Callable[[], None], feed: Callable[[bytes], bool]
@@ -321,7 +320,7 @@ class _Pipe:
         asyncio.get_running_loop().add_reader(fd, self._read)
 
     def close(self) -> None:
-        """Read no more; output that has not been read by now is lost."""
+        """Stop reading. The rest of the output is lost."""
         if not self.ended.is_set():
             asyncio.get_running_loop().remove_reader(self._fd)
             self.ended.set()
@@ -338,7 +337,7 @@ class _Pipe:
 
 
 class _Stderr(_Pipe):
-    """A child's stderr: its last bytes, and a kill beyond a limit."""
+    """The stderr of a releaser: keeps the last bytes; limits the size."""
 
     def __init__(self, fd: int, kill: Callable[[], None]) -> None:
         self.kept = bytearray()
@@ -347,7 +346,7 @@ class _Stderr(_Pipe):
 
     @property
     def is_flooded(self) -> bool:
-        """Whether the child wrote more than it may."""
+        """Whether the releaser wrote more than the limit."""
         return self._seen > MAX_STDERR_FLOOD_BYTES
 
     def _keep(self, data: bytes) -> bool:

@@ -1,6 +1,9 @@
-"""What is asked for, and what the releaser is told. Pure functions.
+"""Build the jobs of releasers from the configuration. Pure.
 
-Not here: what of its answer is believed (`job_results`).
+A vault's URL and a key's name can be written in several ways. Two requests mean the
+same key if they differ only in the letter case of the host, a slash at the end or the
+default port (RFC 3986 §6.2), or in the letter case of the key's name ("About keys,
+secrets, and certificates": object identifiers are case-insensitive).
 """
 
 from __future__ import annotations
@@ -21,16 +24,16 @@ if TYPE_CHECKING:
     from skragent.job import Failure, Purpose
     from skragent.keyring import PreservedRecord
 
-# A failure's words go to the journal and to `status`; a service's prose can be long.
+# A failure's message goes to the journal and to `status`; a service may send more.
 MAX_MESSAGE_CHARACTERS: Final = 1000
 
-# It becomes a metric's label and a part of the line in `systemctl status`.
+# A code becomes a metric's label and part of a line of `systemctl status`.
 _CODE: Final = re.compile(r"[a-z0-9_.]{1,64}")
 
 # The longest version check or renewal of the AK certificate.
 SHORT_JOB_SECONDS: Final = 30.0
 
-# All that the releaser sees of our environment.
+# The variables of the agent's environment that the releaser inherits.
 _ENVIRONMENT: Final = frozenset(
     {"PATH", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR"}
     | {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"}
@@ -38,7 +41,7 @@ _ENVIRONMENT: Final = frozenset(
 
 
 def key_requests(config: Config) -> dict[str, KeyRequest]:
-    """List the configured keys in the words of a job, by the name for workloads."""
+    """Return the configured keys as requests, by alias."""
     return {
         alias: KeyRequest(
             alias=alias,
@@ -69,7 +72,7 @@ def build_job(
     token: str = "",
     state_directory: str = "",
 ) -> Job:
-    """Write one job for the releaser."""
+    """Build one job."""
     return Job(
         purpose=purpose,
         ak_query_id=ak_query_id,
@@ -92,14 +95,14 @@ def build_job(
 
 
 def releaser_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Keep of our environment what the releaser needs, and nothing else."""
+    """Return the variables that the releaser needs."""
     return {k: v for k, v in environment.items() if k in _ENVIRONMENT}
 
 
 def failure_error(failure: Failure) -> AgentError:
-    """Turn a failure that crossed the pipe back into what it was.
+    """Return the error that a releaser reported.
 
-    Whether it is a denial follows from its code alone (`skragent.denials`).
+    Only the error's code decides whether it is a denial (`skragent.denials`).
     """
     disposition = Disposition(failure.disposition)
     if disposition is Disposition.DENIED:
@@ -114,7 +117,7 @@ def failure_error(failure: Failure) -> AgentError:
 
 
 def _trim(text: str) -> str:
-    """Make prose, maybe a service's, fit to log: short, and on one line."""
+    """Shorten a text, which a service may have written, to one line of the journal."""
     if len(text) > MAX_MESSAGE_CHARACTERS:
         text = text[: MAX_MESSAGE_CHARACTERS - 1] + "…"
     return "".join(c if c.isprintable() else " " for c in text)
@@ -124,7 +127,7 @@ _DEFAULT_PORT: Final = 443  # of https
 
 
 def vault_origin(url: str) -> str:
-    """Spell a vault's URL, which has been judged, in the one way that requests have."""
+    """Return the normal form of a valid vault URL."""
     origin = url.lower().removesuffix("/")
     host, _, port = origin.rpartition(":")
     if port.isdecimal():  # `]` ends an IPv6 address without a port
@@ -135,7 +138,7 @@ def vault_origin(url: str) -> str:
 def is_same_key(
     one: KeyRequest | PreservedRecord, other: KeyRequest | PreservedRecord
 ) -> bool:
-    """Return whether both mean one key of one vault, of whatever version."""
+    """Return whether both mean the same key of the same vault, in any version."""
     return _key_id(one) == _key_id(other)
 
 

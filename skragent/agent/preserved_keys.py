@@ -1,10 +1,9 @@
-"""Held keys that outlive the agent's process, in systemd's file descriptor store.
+"""Preserve held keys across restarts of the agent, in systemd's descriptor store.
 
-A crash, a restart and an upgrade of the agent are faults like others: they must not
-take a held key away while the vault cannot be reached. So systemd keeps a descriptor of
-each held key's secret memory (sd_pid_notify_with_fds(3), FDSTORE=1) and hands it to the
-next agent. When the service is stopped, systemd closes the descriptors, and the kernel
-zeroes the memory.
+A crash, restart or upgrade of the agent must not end a held key while the vault is not
+reachable. So systemd keeps a descriptor of each held key's secret memory
+(sd_pid_notify_with_fds(3), FDSTORE=1) and passes it to the next agent. When the service
+stops, systemd closes the descriptors, and the kernel zeroes the memory.
 
 Only memory of memfd_secret(2) is preserved.
 docs/adr/0001-held-keys-survive-the-agent.md has the decision, its threats and its
@@ -34,20 +33,20 @@ if TYPE_CHECKING:
 
 
 class PreservedKeys:
-    """What systemd keeps of this agent's keys.
+    """The keys whose descriptors systemd keeps.
 
     Args:
-        notifier: tells systemd.
+        notifier: notifies systemd.
     """
 
     def __init__(self, notifier: Notifier) -> None:
         self._notifier = notifier
         self._names: dict[HeldKey, str] = {}
-        # systemd could not be told of these: `repeat` tells it.
+        # systemd could not be notified of these: see `repeat`.
         self._not_stored: list[HeldKey] = []
         self._to_remove: list[str] = []
-        self._is_left = False  # a key for the next agent that this one could not map
-        # Of a key that is not stored yet: what systemd keeps in its place.
+        self._has_unmapped = False  # systemd keeps a key that this agent could not map
+        # systemd keeps these until their successors are stored.
         self._predecessors: list[HeldKey] = []
 
     def __contains__(self, key: HeldKey) -> bool:
@@ -55,14 +54,13 @@ class PreservedKeys:
 
     @property
     def has_any(self) -> bool:
-        """Whether systemd keeps a key: with exit status 69 or 78 it would close it."""
-        return self._is_left or bool(self._names)
+        """Whether systemd keeps a key. It would close it on exit status 69 or 78."""
+        return self._has_unmapped or bool(self._names)
 
     def preserve(self, key: HeldKey) -> None:
-        """Have systemd keep a key's memory; close our own descriptor of it.
+        """Store a key's memory in systemd, and close the agent's descriptor of it.
 
-        Through an open descriptor root could map the memory: the agent keeps one only
-        until systemd has its own.
+        With an open descriptor, root could map the memory.
         """
         memory = key.memory
         if memory is None:
@@ -73,10 +71,10 @@ class PreservedKeys:
             self._not_stored.append(key)
 
     def forget(self, key: HeldKey) -> None:
-        """Have systemd close its descriptor of a key that is held no longer.
+        """Close systemd's descriptor of a key that is no longer held.
 
-        While its successor is not stored, systemd keeps it: an agent that ends then
-        leaves one of the two.
+        systemd keeps the descriptor until the key's successor is stored, so that an
+        agent that ends in between leaves one of the two.
         """
         if key in self._not_stored:
             self._not_stored.remove(key)
@@ -87,7 +85,7 @@ class PreservedKeys:
         self._remove_predecessors()
 
     def repeat(self) -> None:
-        """Tell systemd what it could not be told before."""
+        """Repeat the notifications that systemd could not receive."""
         self._not_stored = [
             key
             for key in self._not_stored
@@ -99,7 +97,7 @@ class PreservedKeys:
         ]
 
     def _store(self, key: HeldKey, memory: Arena) -> bool:
-        """Have systemd keep a key's memory; tell whether it was told."""
+        """Store a key's memory in systemd; return whether systemd was notified."""
         name = self._notifier.store_key(memory.fd)
         if name:
             self._names[key] = name
@@ -128,14 +126,14 @@ class PreservedKeys:
         policies: Mapping[str, KeyLifetimePolicy],
         clock: Clock,
     ) -> dict[str, KeyRecord]:
-        """Hold again what an earlier agent held, if it may still be held.
+        """Hold the keys of an earlier agent again, if they may still be held.
 
         Args:
             stored: names and descriptors from systemd.
-            keyring: takes the keys.
-            keys: that are configured now, by alias.
+            keyring: holds the keys.
+            keys: the configured keys, by alias.
             policies: of the keys.
-            clock: judges whether they are too old.
+            clock: the agent's clock.
 
         Returns:
             the records of the keys that are held again, by alias.
@@ -164,17 +162,16 @@ class PreservedKeys:
         return records
 
     def _cannot_restore(self, name: str, error: AgentError) -> None:
-        """Discard what is no key of ours; leave what only cannot be mapped now.
+        """Discard invalid memory; leave memory that only cannot be mapped now.
 
-        systemd keeps it for the next agent. This agent serves its other keys meanwhile,
-        and asks the vault for this one, as for all: to end instead would keep them all
-        from workloads for as long as the fault lasts.
+        systemd keeps that for the next agent. Meanwhile this agent serves its other
+        keys, and requests this one from the vault.
         """
         if error.code == CONTENT:
             log(Event.KEY_NOT_RESTORED, error.message, code=error.code)
             self._remove(name)
             return
-        self._is_left = True
+        self._has_unmapped = True
         log(
             Event.KEY_NOT_RESTORED,
             f"a key of the agent before cannot be held now, and stays in systemd for"
@@ -189,7 +186,7 @@ class PreservedKeys:
         policy: KeyLifetimePolicy,
         clock: Clock,
     ) -> KeyRecord | None:
-        """Hold the newest of one key's candidates, and the version before if wanted."""
+        """Hold the newest version of a key, and the previous one during an overlap."""
         *older, (record, key) = candidates
         others = [one for one in older if one[1].version != key.version]
         previous = others[-1] if others and is_same_key(others[-1][0], record) else None

@@ -19,30 +19,37 @@ if TYPE_CHECKING:
 
     from skragent.config import ServingConfig
 
-STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
-HANDLED: Final = (*STOPPING, signal.SIGHUP)
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+HANDLED_SIGNALS: Final = (*STOP_SIGNALS, signal.SIGHUP)
+
+EXIT_DELAY_SECONDS: Final = 10.0
+
+# api.sock and admin.sock accept as many connections as the configuration says. Others
+# are for credentials.sock, for scrapers, and for pipes and files.
+_SOCKETS: Final = 2
+_OTHERS: Final = 1024 + 32 + 128
 
 
 @contextlib.contextmanager
-def held_back() -> Iterator[None]:
-    """Let all of them wait, until `let_through` or the context's end.
+def block_signals() -> Iterator[None]:
+    """Block the signals until `unblock_signals`, or until the end of the context.
 
-    A start that failed leaves the mask as it was, for whatever the process does next.
+    At the end of the context the signal mask is as before.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def let_through() -> None:
-    """Let those come that waited, and all after them."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+def unblock_signals() -> None:
+    """Deliver the signals that came while they were blocked, and all later ones."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
 
 
 def has_terminal() -> bool:
-    """Tell whether a terminal controls us, whose end is a SIGHUP: setsid(2)."""
+    """Return whether the agent has a terminal, whose end is a SIGHUP: setsid(2)."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
     except OSError:
@@ -50,20 +57,14 @@ def has_terminal() -> bool:
     return True
 
 
-# api.sock and admin.sock admit as many connections as the configuration says. What
-# credentials.sock and the metrics admit, a releaser's pipes, and all the rest:
-_OTHERS: Final = 1024 + 32 + 128
-_SOCKETS: Final = 2
-
-
-def descriptors_for(serving: ServingConfig) -> int:
-    """Count what may be open at once."""
+def count_descriptors(serving: ServingConfig) -> int:
+    """Return the descriptors that the agent may need at the same time."""
     return _SOCKETS * serving.connections + _OTHERS
 
 
-def too_few(serving: ServingConfig, allowed: int) -> str:
-    """Say what to do where fewer are allowed than may be needed; else nothing."""
-    wanted = descriptors_for(serving)
+def explain_low_limit(serving: ServingConfig, allowed: int) -> str:
+    """Return what to do if the limit is too low; empty if it is not."""
+    wanted = count_descriptors(serving)
     if allowed >= wanted:
         return ""
     return (
@@ -73,8 +74,8 @@ def too_few(serving: ServingConfig, allowed: int) -> str:
     )
 
 
-def allow_descriptors(wanted: int) -> int:
-    """Raise our own limit as far as it is needed and allowed; gives the limit."""
+def raise_descriptor_limit(wanted: int) -> int:
+    """Raise the limit as far as necessary and permitted; return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft < most:
@@ -83,18 +84,15 @@ def allow_descriptors(wanted: int) -> int:
     return soft
 
 
-LINGER_SECONDS: Final = 10.0
-
-
-def is_asked(listeners: Iterable[socket.socket]) -> bool:
-    """Tell whether somebody waits on one of these sockets."""
+def has_connection(listeners: Iterable[socket.socket]) -> bool:
+    """Return whether a connection waits on one of these sockets."""
     poll = select.poll()
     for listener in listeners:
         poll.register(listener, select.POLLIN)
     return bool(poll.poll(0))
 
 
-def linger() -> None:
-    """Wait for LINGER_SECONDS, or until a signal tells us to end or to look again."""
-    with held_back():
-        signal.sigtimedwait(HANDLED, LINGER_SECONDS)
+def delay_exit() -> None:
+    """Wait for EXIT_DELAY_SECONDS, or until a signal requests an end or a reload."""
+    with block_signals():
+        signal.sigtimedwait(HANDLED_SIGNALS, EXIT_DELAY_SECONDS)

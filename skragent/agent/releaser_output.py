@@ -1,7 +1,7 @@
-"""What of a releaser's output is believed.
+"""Read and check the result that a releaser writes. Pure.
 
-The releaser is our own program, but it reads what the network sends. So each part of
-its result is judged before an offset of it is used. Pure.
+The releaser is part of skragent, but it parses data from the network. So the agent
+checks each part of the result before it uses an offset in it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from skragent.job import (
 if TYPE_CHECKING:
     from skragent.job import Purpose, ReleasedKey
 
-# A key version of Key Vault and Managed HSM: 32 hexadecimal digits. It becomes the
-# ETag.
+# A key version of Key Vault and Managed HSM: 32 hexadecimal digits. The API sends it as
+# the ETag.
 _VERSION: Final = re.compile(r"[0-9a-f]{32}")
-# THIM's, of an AK certificate that it makes: it goes into a URL.
+# The id of an order for an AK certificate, from THIM. It becomes part of a URL.
 _QUERY_ID: Final = re.compile(r"[0-9A-Za-z-]{0,64}")
 
 
@@ -40,9 +40,9 @@ class ResultReader:
     """Reads the parts of one job's result, one from each line.
 
     Args:
-        aliases: of the keys that were asked for.
+        aliases: of the job's keys.
         purpose: of the job.
-        has_token: whether the job brought an attestation token, and was not to attest.
+        has_token: the job has an attestation token, so it must not attest.
     """
 
     def __init__(
@@ -56,22 +56,22 @@ class ResultReader:
         self._purpose = purpose
         self._has_token = has_token
         self._has_attested = False
-        self._answered: set[str] = set()
+        self._named: set[str] = set()
         self._taken: list[tuple[int, int]] = []  # slices of the arena: from, to
         self._buffer = bytearray()
         self._bytes = 0
         self._last: Result | None = None
 
     def feed(self, data: bytes) -> list[Result]:
-        """Take more output; return the parts that it completes, judged.
+        """Read more output; return the parts that are complete now.
 
         Raises:
-            ReleaserError: releaser.garbage; nothing that follows is believed either.
+            ReleaserError: releaser.garbage; the rest of the output must be ignored.
         """
         self._bytes += len(data)
         if self._bytes > MAX_RESULT_BYTES:
             raise _garbage(f"it is longer than {MAX_RESULT_BYTES} bytes")
-        # Only what is new is searched: a child may write single bytes.
+        # Searches only the new data, because a releaser may write single bytes.
         first, *more = data.split(b"\n")
         self._buffer += first
         parts = []
@@ -84,7 +84,7 @@ class ResultReader:
         """Return the last part.
 
         Raises:
-            ReleaserError: releaser.garbage: there is none, or something follows it.
+            ReleaserError: releaser.garbage: it is missing, or other output follows it.
         """
         if self._buffer:
             self._read(bytes(self._buffer))
@@ -96,16 +96,16 @@ class ResultReader:
         if self._last is not None:
             raise _garbage("something follows its end")
         part = _decode(line)
-        self._judge_purpose(part)
-        self._judge_attestation(part)
-        self._judge_answers(part)
-        self._judge_slices(part)
-        _judge_notes(part)
+        self._check_purpose(part)
+        self._check_attestation(part)
+        self._check_aliases(part)
+        self._check_slices(part)
+        _check_notes(part)
         if part.is_last:
             self._last = part
         return part
 
-    def _judge_purpose(self, part: Result) -> None:
+    def _check_purpose(self, part: Result) -> None:
         is_release = self._purpose == "release"
         if is_release and part.versions:
             raise _garbage("it answers what was not asked")
@@ -115,13 +115,13 @@ class ResultReader:
             raise _garbage("it ordered what was not asked for")
         if not _QUERY_ID.fullmatch(part.ak_query_id):
             raise _garbage("the id of a renewal has another form")
-        # Empty where the identity has no permission to know the version.
+        # Empty if the identity has no permission to read the version.
         versions = [version for version in part.versions.values() if version]
         versions += [key.version for key in part.released]
         if not all(map(_VERSION.fullmatch, versions)):
             raise _garbage("a version is not 32 hexadecimal digits")
 
-    def _judge_attestation(self, part: Result) -> None:
+    def _check_attestation(self, part: Result) -> None:
         attests = part.attestation is not None
         if attests != bool(part.token) or len(part.token) > MAX_TOKEN_CHARACTERS:
             raise _garbage("an attestation has a token, and a token an attestation")
@@ -131,22 +131,22 @@ class ResultReader:
         if part.released and not (self._has_token or self._has_attested):
             raise _garbage("keys were released without an attestation")
 
-    def _judge_answers(self, part: Result) -> None:
-        answered = [key.alias for key in part.released] + list(part.versions)
-        answered += [key.alias for key in part.failed]
-        before = len(self._answered)
-        self._answered.update(answered)
+    def _check_aliases(self, part: Result) -> None:
+        named = [key.alias for key in part.released] + list(part.versions)
+        named += [key.alias for key in part.failed]
+        before = len(self._named)
+        self._named.update(named)
         if part.failure is not None:
-            if self._answered or not part.is_last:
+            if self._named or not part.is_last:
                 raise _garbage("it answers keys of a job that failed as a whole")
             return
-        if len(self._answered) != before + len(answered):
+        if len(self._named) != before + len(named):
             raise _garbage("it answers a key twice")
-        is_complete = self._answered == self._aliases
-        if not self._answered <= self._aliases or (part.is_last and not is_complete):
+        is_complete = self._named == self._aliases
+        if not self._named <= self._aliases or (part.is_last and not is_complete):
             raise _garbage("it answers other keys than were asked for")
 
-    def _judge_slices(self, part: Result) -> None:
+    def _check_slices(self, part: Result) -> None:
         if not all(key.forms for key in part.released):
             raise _garbage("a key was released in no form")
         self._taken = sorted(self._taken + _slices(part.released))
@@ -169,7 +169,7 @@ def _decode(line: bytes) -> Result:
     raise _garbage(f"it speaks protocol {protocol}, this agent {PROTOCOL}")
 
 
-def _judge_notes(part: Result) -> None:
+def _check_notes(part: Result) -> None:
     if len(part.notes) > MAX_NOTES or any(
         len(note) > MAX_NOTE_CHARACTERS for note in part.notes
     ):

@@ -1,7 +1,10 @@
-"""Puts a job together and starts a releaser on it: secret memory, job, process.
+"""Start, kill and reap the process of a releaser.
 
-No event loop here: the agent launches its first releaser before it loads one, and
-the two get ready side by side.
+The job is passed as a file in memory, so that the agent does not wait for a releaser
+that does not read. The file does not contain secrets.
+
+This module does not need an event loop: the agent starts its first releaser before it
+imports asyncio, so that both load at the same time.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ _REAP_SECONDS: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """One running releaser; `reap` must be called once it has ended."""
+    """A running releaser. Call `reap` after it has ended."""
 
     process: subprocess.Popen[bytes]
     pidfd: int  # readable when the process has ended
@@ -52,24 +55,26 @@ class Child:
         return self.process.pid
 
     def terminate(self) -> None:
-        """Have the whole process group end: at once, but for a write to the TPM."""
+        """Send SIGTERM to the process group. A write to the TPM delays the end."""
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill the whole process group. Harmless when all of it has ended."""
+        """Kill the process group, if a process of it still runs."""
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
-        if self.process.returncode is None:  # else the id may be another's by now
+        if self.process.returncode is None:  # else the id may belong to another process
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
 
     def reap(self) -> int:
-        """Collect the exit status, killing what still runs; close everything."""
-        self.kill()  # what the child left behind is in its group
+        """Return the exit status; kill what still runs, and close all descriptors."""
+        self.kill()  # processes that the releaser started are in its group
         try:
             status = self.process.wait(_REAP_SECONDS)
-        except subprocess.TimeoutExpired:  # it waits in the kernel: nothing helps
+        except (
+            subprocess.TimeoutExpired
+        ):  # it waits in the kernel, and cannot be killed
             status = -signal.SIGKILL
         os.close(self.pidfd)
         for pipe in (self.process.stdout, self.process.stderr):
@@ -92,7 +97,8 @@ def spawn(
     """
     try:
         with _memory_file(job) as stdin:
-            # From the main thread: the child dies with the thread that started it.
+            # In the main thread, because PR_SET_PDEATHSIG ends the releaser with the
+            # thread that started it: prctl(2).
             process = subprocess.Popen(  # noqa: S603 - our own command, no shell
                 command,
                 stdin=stdin,
@@ -101,26 +107,26 @@ def spawn(
                 pass_fds=(arena_fd,),
                 env=dict(environment),
                 cwd="/",
-                start_new_session=True,  # a group of its own, to kill it whole
+                start_new_session=True,  # its own process group: see `kill`
             )
-        return _hold(process)
+        return _watch(process)
     except OSError as error:
         raise ReleaserError(
             f"the releaser cannot be started: {error}", code="releaser.spawn"
         ) from error
 
 
-def _hold(process: subprocess.Popen[bytes]) -> Child:
+def _watch(process: subprocess.Popen[bytes]) -> Child:
     try:
         return Child(process, os.pidfd_open(process.pid))
-    except OSError:  # no descriptor is left for it
+    except OSError:  # too many open descriptors
         process.kill()
         process.communicate()
         raise
 
 
 def describe_exit(status: int) -> str:
-    """Say how a process ended, in words."""
+    """Describe how a process ended."""
     if status >= 0:
         return f"exited with status {status}"
     try:
@@ -136,32 +142,32 @@ def _memory_file(content: bytes) -> BinaryIO:
     return file
 
 
-# The unit's LoadCredential=tcglog:…, and what its SetCredential= puts in the place of
-# a log that the machine does not have.
+# The unit's LoadCredential=tcglog:…, and the content from its SetCredential= if the
+# machine has no log.
 _TCG_LOG_CREDENTIAL: Final = "tcglog"
 _NO_TCG_LOG: Final = b"none"
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """A releaser under way, and what it was given."""
+    """A releaser that was started, and its job."""
 
     child: Child
     arena: Arena
     aliases: frozenset[str]
     began_at: float  # boot time
     purpose: Purpose = "release"
-    token: CachedToken | None = None  # that it was given
+    token: CachedToken | None = None
 
 
 class Launcher:
     """Starts releasers for one configuration.
 
     Args:
-        config: the world as the administrator describes it.
+        config: the configuration in force.
         clock: for the job's `now`.
-        environment: ours, of which the releaser gets next to nothing.
-        command: the releaser; tests give a substitute.
+        environment: of the agent; the releaser inherits a few variables.
+        command: starts the releaser; tests pass a substitute.
     """
 
     def __init__(
@@ -176,13 +182,13 @@ class Launcher:
         self._command = tuple(command)
         self._environment = releaser_environment(environment)
         self._credentials = environment.get("CREDENTIALS_DIRECTORY", "")
-        # StateDirectory= may name several: systemd.exec(5). The unit's own is first.
+        # StateDirectory= may list several (systemd.exec(5)); the first is the unit's.
         self._state_directory, _, _ = environment.get("STATE_DIRECTORY", "").partition(
             ":"
         )
 
     def configure(self, config: Config) -> None:
-        """Have the next releasers work by another configuration."""
+        """Start the next releasers with another configuration."""
         self._config = config
 
     def launch(
@@ -193,10 +199,10 @@ class Launcher:
         ak_query_id: str = "",
         token: CachedToken | None = None,
     ) -> Launch:
-        """Start a releaser for these keys; for a renewal there are none.
+        """Start a releaser for these keys. A renewal has none.
 
         Raises:
-            SecretMemoryError: there is no memory for the keys.
+            SecretMemoryError: there is not enough memory for the keys.
             ReleaserError: releaser.spawn.
         """
         began_at = self._clock.boottime()
@@ -223,20 +229,20 @@ class Launcher:
                 environment=self._environment,
             )
         finally:
-            # Through an open descriptor root could map the memory.
+            # With an open descriptor, root could map the memory.
             arena.close_fd()
         aliases = frozenset(key.alias for key in keys)
         return Launch(child, arena, aliases, began_at, purpose, token)
 
 
 def find_tcg_log(configured: str, directory: str) -> str:
-    """Choose where the TCG log is read: systemd's credential, if there is one.
+    """Return the path of the TCG log: systemd's credential, if there is one.
 
-    The kernel's own file is root's; a path that was configured is taken as it is.
+    Only root can read the kernel's own file. Another configured path is not changed.
 
     Args:
         configured: the setting.
-        directory: where systemd put our credentials; empty: it did not.
+        directory: the agent's credentials from systemd; empty: there are none.
     """
     if not directory or configured != VtpmConfig().tcg_log:
         return configured

@@ -1,10 +1,8 @@
-"""Another configuration without a restart: read, judged, and only then in force.
+"""Reload the configuration without a restart.
 
-A file with any problem is refused whole, and the one before stays in force. Whoever
-orders a reload is told what came of it. The file is read and names are looked up in a
-thread: a directory service that does not answer must not keep keys from anybody.
-
-Not here: what another configuration changes (the daemon's `apply`).
+A file with a problem is refused, and the previous configuration stays in force. The
+file is read and names are resolved in a thread: getpwnam(3) may wait for a directory
+service for minutes, and the agent must serve keys meanwhile.
 """
 
 from __future__ import annotations
@@ -30,26 +28,30 @@ if TYPE_CHECKING:
     from skragent.observe import Counters
     from skragent.serving import Access
 
+# To read the file and to resolve all names in it. systemd waits 90 s for the start and
+# for a reload (TimeoutStartSec=).
+LOOK_UP_SECONDS: Final = 30.0
+
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a reload: an error, or what the new file says of a later restart."""
+    """The result of a reload: an error, or the settings that need a restart."""
 
     error: AgentError | None = None
-    needs_restart: tuple[str, ...] = ()  # settings that changed, and do not hold yet
+    needs_restart: tuple[str, ...] = ()  # changed settings that are not in force yet
 
 
 class Reloader:
-    """Reloads when it is ordered to, one reload at a time.
+    """Reloads the configuration when requested, one reload at a time.
 
     Args:
-        read: gives the file's text; raises ConfigError.
-        apply: puts a configuration in force; gives what waits for a restart.
-        clock: bounds the looking up of names.
-        notifier: tells systemd.
-        counters: tells SREs.
+        read: returns the file's text; raises ConfigError.
+        apply: applies a configuration; returns the settings that need a restart.
+        clock: limits the time to resolve names.
+        notifier: notifies systemd.
+        counters: for the metrics.
     """
 
     def __init__(
@@ -66,20 +68,20 @@ class Reloader:
         self._clock = clock
         self._notifier = notifier
         self._counters = counters
-        self._ordered = asyncio.Event()
+        self._requested = asyncio.Event()
         self._listeners: list[Callable[[Outcome], None]] = []
-        self._is_aside = False  # a thread is at work, or hangs
+        self._is_thread_running = False  # or hangs
 
-    def order(self, listener: Callable[[Outcome], None]) -> None:
-        """Have the file read as it is from now on; `listener` hears what came of it."""
+    def request_reload(self, listener: Callable[[Outcome], None]) -> None:
+        """Reload the file as it is now; `listener` receives the result."""
         self._listeners.append(listener)
-        self._ordered.set()
+        self._requested.set()
 
     async def run(self) -> None:
-        """Obey, for ever."""
+        """Reload when requested. Does not return."""
         while True:
-            await self._ordered.wait()
-            self._ordered.clear()
+            await self._requested.wait()
+            self._requested.clear()
             listeners, self._listeners = self._listeners, []
             self._notifier.reloading()
             outcome = await self._reload()
@@ -90,9 +92,9 @@ class Reloader:
 
     async def _reload(self) -> Outcome:
         try:
-            text = await self._aside(self._read)
+            text = await self._call_in_thread(self._read)
             config = parse_config(text)
-            access = await self._aside(
+            access = await self._call_in_thread(
                 lambda: resolve_access(
                     config.keys,
                     unit_rules_without_pidfd=config.agent.unit_rules_without_pidfd,
@@ -107,7 +109,7 @@ class Reloader:
                 code=error.code,
             )
             return Outcome(error)
-        except Exception as error:  # noqa: BLE001 - a bug of ours takes no key from anybody
+        except Exception as error:  # noqa: BLE001 - the agent continues to serve keys after a bug
             log(Event.CONFIG_REFUSED, "a bug of ours; please report it", error=error)
             return Outcome(AgentError("something went wrong here"))
         log(Event.RELOADED, f"reloaded; {len(config.keys)} keys configured")
@@ -119,58 +121,53 @@ class Reloader:
             )
         return Outcome(needs_restart=needs_restart)
 
-    async def _aside(self, work: Callable[[], _T]) -> _T:
-        """Do what may take long in a thread; not for ever, and never in two.
+    async def _call_in_thread(self, work: Callable[[], _T]) -> _T:
+        """Call a function in a thread, with a time limit. Only one thread runs.
 
         Raises:
-            ConfigError: config.timeout, or what the work raises.
+            ConfigError: config.timeout, or the function's own error.
         """
-        if self._is_aside:
-            raise look_up_timeout(
-                "an earlier reload still waits for the file or a name"
-            )
+        if self._is_thread_running:
+            raise timeout_error("an earlier reload still waits for the file or a name")
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         future: asyncio.Future[_T] = loop.create_future()
 
-        def settle(result: _T | None, error: BaseException | None) -> None:
-            self._is_aside = False
+        def finish(result: _T | None, error: BaseException | None) -> None:
+            self._is_thread_running = False
             ended.set()
             if future.cancelled():
                 return
             if error is not None:
                 future.set_exception(error)
             else:
-                future.set_result(result)  # type: ignore[arg-type] # one or the other
+                future.set_result(result)  # type: ignore[arg-type] # either one is set
 
         def run() -> None:
             result, caught = None, None
             try:
                 result = work()
-            except BaseException as error:  # noqa: BLE001 - it is raised where it is awaited
+            except BaseException as error:  # noqa: BLE001 - raised by the caller's await
                 caught = error
             with contextlib.suppress(RuntimeError):  # the loop ended meanwhile
-                loop.call_soon_threadsafe(settle, result, caught)
+                loop.call_soon_threadsafe(finish, result, caught)
 
-        self._is_aside = True
+        self._is_thread_running = True
         threading.Thread(target=run, name="reload", daemon=True).start()
         if not await self._clock.wait(ended, LOOK_UP_SECONDS):
             future.cancel()
-            raise look_up_timeout(
+            raise timeout_error(
                 f"the file or a name took longer than {LOOK_UP_SECONDS:g} s"
             )
         return future.result()
 
 
-# For the file, and for all names in it. systemd's reload waits 90 s, and so does its
-# start.
-LOOK_UP_SECONDS: Final = 30.0
-
-
-def look_up_in_time(work: Callable[[], _T], *, seconds: float = LOOK_UP_SECONDS) -> _T:
-    """Do what asks a directory service, before there is an event loop.
+def call_with_timeout(
+    work: Callable[[], _T], *, seconds: float = LOOK_UP_SECONDS
+) -> _T:
+    """Call a function that may wait for a directory service, without an event loop.
 
     Raises:
-        ConfigError: config.timeout, or what the work raises.
+        ConfigError: config.timeout, or the function's own error.
     """
     outcomes: queue.SimpleQueue[tuple[_T | None, BaseException | None]]
     outcomes = queue.SimpleQueue()
@@ -178,21 +175,21 @@ def look_up_in_time(work: Callable[[], _T], *, seconds: float = LOOK_UP_SECONDS)
     def run() -> None:
         try:
             outcomes.put((work(), None))
-        except BaseException as error:  # noqa: BLE001 - it is raised below
+        except BaseException as error:  # noqa: BLE001 - raised below
             outcomes.put((None, error))
 
     threading.Thread(target=run, name="look-up", daemon=True).start()
     try:
         result, error = outcomes.get(timeout=seconds)
     except queue.Empty:
-        raise look_up_timeout(f"a name took longer than {seconds:g} s") from None
+        raise timeout_error(f"a name took longer than {seconds:g} s") from None
     if error is not None:
         raise error
-    return result  # type: ignore[return-value] # one or the other
+    return result  # type: ignore[return-value] # either one is set
 
 
-def look_up_timeout(why: str) -> ConfigError:
-    """Make the error of a look-up that did not end."""
+def timeout_error(why: str) -> ConfigError:
+    """Return the error for a look-up that took too long."""
     return ConfigError(
         [why],
         code="config.timeout",

@@ -70,7 +70,6 @@ class Scheduler:
         clock: the agent's clock.
         random: returns a number from 0 to 1.
         policies: the lifetime policy of each key.
-        token_fraction: of a token's lifetime after which the agent refreshes.
         spread: this machine's place in its fleet, from -1 to 1.
         restored: records of keys that an earlier agent held.
     """
@@ -84,7 +83,6 @@ class Scheduler:
         clock: Clock,
         random: Callable[[], float],
         policies: Mapping[str, KeyLifetimePolicy],
-        token_fraction: float = due_times.REFRESH_FRACTION,
         spread: float = 0.0,
         restored: Mapping[str, KeyRecord] = NO_RECORDS,
     ) -> None:
@@ -128,7 +126,6 @@ class Scheduler:
             reporter=reporter,
             clock=clock,
             random=random,
-            token_fraction=token_fraction,
             spread=spread,
         )
 
@@ -194,8 +191,6 @@ class Scheduler:
         self,
         keys: Mapping[str, KeyRequest],
         policies: Mapping[str, KeyLifetimePolicy],
-        *,
-        token_fraction: float = due_times.REFRESH_FRACTION,
     ) -> None:
         """Apply another configuration.
 
@@ -204,7 +199,6 @@ class Scheduler:
         until the new one is released. The result of the job that runs is ignored for
         keys that have changed. Every backoff after a failed job ends.
         """
-        self._results.token_fraction = token_fraction
         self._records.configure(keys, policies)
         self._results.end_job_backoff()
 
@@ -324,7 +318,6 @@ class Scheduler:
             aliases,
             self._records.by_alias,
             boottime=self._clock.boottime(),
-            fraction=self._results.token_fraction,
         ):
             return token
         return None

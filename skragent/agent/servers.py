@@ -1,9 +1,16 @@
-"""All that listens, sockets and the metrics port: begun and ended together."""
+"""The agent's servers: started, configured and closed together.
+
+Any user of the machine can bind the metrics port while the agent is down. So a port
+that is in use does not keep the agent from starting: the agent tries to bind it again.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Final, Protocol
+
+import tenacity
 
 from skragent.agent.socket_activation import bind_metrics
 from skragent.errors import ListenError
@@ -22,88 +29,95 @@ if TYPE_CHECKING:
 
     from skragent.agent.clock import Clock
     from skragent.agent.control import Control
-    from skragent.agent.daemon import World
+    from skragent.agent.daemon import DaemonInputs
     from skragent.config import Config
     from skragent.keyring import Keyring
     from skragent.observe import Counters
     from skragent.serving import Access
 
 
+RETRY_SECONDS: Final = 30.0
+
+
 class Server(Protocol):
-    """Something that listens."""
+    """A server of the agent."""
 
     async def start(self) -> None:
-        """Begin to accept."""
+        """Accept connections."""
         ...
 
     async def close(self) -> None:
-        """Stop accepting, and end within a second or two."""
+        """Stop accepting connections; end within two seconds."""
         ...
 
 
 class Servers:
-    """The agent's servers, on the sockets that it was given.
+    """The agent's servers.
 
     Args:
-        world: with the sockets, and the configuration that they begin with.
-        keyring: what is served.
-        counters: what is counted of it.
-        control: what administrators order.
+        inputs: the sockets and the first configuration.
+        keyring: the held keys.
+        counters: for the metrics.
+        control: requests of administrators.
     """
 
     def __init__(
-        self, world: World, keyring: Keyring, counters: Counters, control: Control
+        self,
+        inputs: DaemonInputs,
+        keyring: Keyring,
+        counters: Counters,
+        control: Control,
     ) -> None:
-        config = world.config
+        config = inputs.config
         limits = Limits.for_connections(config.serving.connections)
         self._api = ApiServer(
-            world.sockets.api,
+            inputs.sockets.api,
             keyring,
-            world.access,
+            inputs.access,
             counters,
-            now=world.clock.now,
+            now=inputs.clock.now,
             limits=limits,
         )
         self._credentials: CredentialServer | None = None
-        if world.sockets.credentials is not None:
+        if inputs.sockets.credentials is not None:
             self._credentials = CredentialServer(
-                world.sockets.credentials,
+                inputs.sockets.credentials,
                 keyring,
-                world.access,
+                inputs.access,
                 counters,
                 wait_seconds=config.serving.credential_wait_seconds,
-                store=world.notifier,
-                restored=world.stored_credentials,
+                store=inputs.notifier,
+                restored=inputs.stored_credentials,
             )
         self._admin: AdminServer | None = None
-        if world.sockets.admin is not None:
+        if inputs.sockets.admin is not None:
             self._admin = AdminServer(
-                world.sockets.admin, keyring, counters, control, limits=limits
+                inputs.sockets.admin, keyring, counters, control, limits=limits
             )
         self._metrics: MetricsPort | None = None
         if config.agent.metrics_listen:
             self._metrics = MetricsPort(
                 config.agent.metrics_listen,
                 lambda sock: MetricsServer(sock, keyring, counters, limits=limits),
-                world.clock,
+                inputs.clock,
             )
 
     def __iter__(self) -> Iterator[Server]:
-        """All that there are, in the order in which they begin."""
+        """Return the servers in the order in which they start."""
         every = (self._api, self._credentials, self._admin, self._metrics)
         return (server for server in every if server is not None)
 
     async def start(self) -> None:
-        """Begin to accept, one after the other."""
+        """Start all servers, one after the other."""
         for server in self:
             await server.start()
 
     async def close(self) -> None:
-        """Stop accepting, all at once."""
+        """Close all servers at the same time."""
         await asyncio.gather(*(server.close() for server in self))
 
     def configure(self, config: Config, access: Access) -> None:
-        """Serve by another configuration, connections that are open included."""
+        """Apply another configuration, to open connections, too."""
         limits = Limits.for_connections(config.serving.connections)
         self._api.change_access(access)
         self._api.change_limits(limits)
@@ -114,16 +128,13 @@ class Servers:
             self._admin.change_limits(limits)
 
 
-RETRY_SECONDS: Final = 30.0
-
-
 class MetricsPort:
-    """Listens as soon as the port can be had.
+    """Listens on the metrics port as soon as it can be bound.
 
     Args:
         address: HOST:PORT.
-        make: makes the server on a bound socket.
-        clock: the one clock.
+        make: builds the server on a bound socket.
+        clock: the agent's clock.
     """
 
     def __init__(
@@ -137,39 +148,47 @@ class MetricsPort:
         self._clock = clock
         self._server: MetricsServer | None = None
         self._closing = asyncio.Event()
-        self._waiting: asyncio.Task[None] | None = None
+        self._retrying: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to accept, now or later."""
-        error = await self._listen()
-        if error is not None:
+        """Accept connections, now or after the port can be bound."""
+        try:
+            await self._listen()
+        except ListenError as error:
             log(
                 Event.METRICS_REFUSED,
-                f"{error.message}: nobody can scrape the agent; it tries again each"
-                f" {RETRY_SECONDS:.0f} s. {error.hint}",
+                f"{error.message}: the metrics are not available; the agent tries again"
+                f" every {RETRY_SECONDS:.0f} s. {error.hint}",
                 code=error.code,
             )
-            self._waiting = asyncio.create_task(self._listen_later())
+            self._retrying = asyncio.create_task(self._retry())
 
     async def close(self) -> None:
-        """Stop accepting."""
+        """Stop accepting connections."""
         self._closing.set()
-        if self._waiting is not None:
-            await self._waiting
+        if self._retrying is not None:
+            await self._retrying
         if self._server is not None:
             await self._server.close()
 
-    async def _listen(self) -> ListenError | None:
-        try:
-            sock = bind_metrics(self._address)
-        except ListenError as error:
-            return error
-        self._server = self._make(sock)
+    async def _listen(self) -> None:
+        self._server = self._make(bind_metrics(self._address))
         await self._server.start()
-        return None
 
-    async def _listen_later(self) -> None:
-        while not await self._clock.wait(self._closing, RETRY_SECONDS):
-            if await self._listen() is None:
-                log(Event.STARTED, f"listening on {self._address} for scrapers at last")
-                return
+    async def _retry(self) -> None:
+        retrying = tenacity.AsyncRetrying(
+            wait=tenacity.wait_fixed(RETRY_SECONDS),
+            sleep=self._pause,
+            stop=lambda _: self._closing.is_set(),
+            retry=tenacity.retry_if_exception_type(ListenError),
+            reraise=True,
+        )
+        await self._pause(RETRY_SECONDS)
+        if self._closing.is_set():
+            return
+        with contextlib.suppress(ListenError):  # the agent is stopping
+            await retrying(self._listen)
+            log(Event.STARTED, f"listening on {self._address} for scrapers at last")
+
+    async def _pause(self, seconds: float) -> None:
+        await self._clock.wait(self._closing, seconds)

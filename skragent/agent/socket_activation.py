@@ -1,7 +1,11 @@
-"""The agent's listening sockets: inherited from systemd, or bound with care.
+"""The agent's sockets: inherited from systemd (sd_listen_fds(3)), or bound by itself.
 
-No event loop here: they are bound before the first releaser starts, so that a second
-agent is refused before it has asked anybody for anything.
+The sockets are bound before the event loop and the first releaser start, so that a
+second agent fails before it sends any request.
+
+An agent that cannot start rejects the credential connections that it inherited. systemd
+would close them after the failure, and each of those units would start with an empty
+credential.
 """
 
 from __future__ import annotations
@@ -25,11 +29,11 @@ if TYPE_CHECKING:
     from skragent.agent.clock import Clock
     from skragent.config import AgentConfig
 
-# Less than TimeoutStartSec=, and long enough for a busy machine to read it all.
-REFUSE_SECONDS: Final = 30.0
+# Less than TimeoutStartSec=, and long enough for a busy machine to read a rejection.
+REJECT_SECONDS: Final = 30.0
 
-# What the names of stored descriptors begin with: connections of units that wait for a
-# credential, and memory of held keys.
+# The first part of the names of stored descriptors: connections of units that wait for
+# a credential, and memory of held keys.
 CREDENTIAL_PREFIX: Final = "credential-"
 KEY_PREFIX: Final = "key-"
 
@@ -41,12 +45,12 @@ _PROBE_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class SocketKind:
-    """One of the agent's Unix sockets, as skragent.socket describes it too."""
+    """One of the agent's Unix sockets, as in skragent.socket."""
 
     name: str  # FileDescriptorName=
     setting: str  # in the configuration's [agent]
     mode: int
-    group: str = ""  # who may connect at all; rules decide the rest
+    group: str = ""  # may connect; access rules decide about keys
 
 
 API: Final = SocketKind("api", "api_socket", 0o660, "skragent")
@@ -56,26 +60,25 @@ ADMIN: Final = SocketKind("admin", "admin_socket", 0o600)
 
 @dataclass(frozen=True, slots=True)
 class Inherited:
-    """What systemd hands over when it starts us."""
+    """The descriptors that systemd passes to the agent."""
 
     listeners: Mapping[str, socket.socket]  # by FileDescriptorName=
     credentials: tuple[tuple[str, socket.socket], ...] = ()  # stored connections
-    keys: tuple[tuple[str, int], ...] = ()  # stored memory of held keys: descriptors
+    keys: tuple[tuple[str, int], ...] = ()  # descriptors of the memory of held keys
 
 
 def inherited_sockets(environment: Mapping[str, str]) -> Inherited:
-    """Take the sockets that systemd listens on or stores for us, by their names.
+    """Return the descriptors that systemd passes, and unset its variables.
 
-    Source: sd_listen_fds(3). They are taken once: the variables are unset. What has a
-    name that is nobody's is closed: a descriptor that was stored is not stored again.
-    A file of OpenFile= is closed, too: only sockets are listened on.
+    See sd_listen_fds(3). A descriptor that is neither a socket nor a held key's memory,
+    such as a file of OpenFile=, is closed.
 
     Raises:
-        ListenError: listen.inherited: the variables are not as systemd writes them.
+        ListenError: listen.inherited: the variables are malformed.
     """
     if "LISTEN_FDS" not in environment:
         return Inherited({})
-    from systemd.daemon import listen_fds_with_names  # noqa: PLC0415 - see above
+    from systemd.daemon import listen_fds_with_names  # noqa: PLC0415 - only if systemd started the agent
 
     listeners: dict[str, socket.socket] = {}
     credentials: list[tuple[str, socket.socket]] = []
@@ -102,7 +105,7 @@ def inherited_sockets(environment: Mapping[str, str]) -> Inherited:
 
 
 def _socket_of(fd: int) -> socket.socket | None:
-    """Take a descriptor as a socket; close what is none."""
+    """Return a descriptor as a socket; close it if it is not one."""
     try:
         return socket.socket(fileno=fd)
     except OSError:
@@ -111,9 +114,9 @@ def _socket_of(fd: int) -> socket.socket | None:
 
 
 class UnixSocket:
-    """A listening Unix socket; a context manager that removes what it made.
+    """A listening Unix socket; a context manager that removes a socket that it bound.
 
-    One that was inherited is left open: who cannot go on looks whether somebody waits.
+    An inherited socket stays open: `process_control.has_connection` reads it later.
     """
 
     def __init__(
@@ -136,7 +139,7 @@ class UnixSocket:
         if self._path is None:
             return
         self.sock.close()
-        # Only if it is ours still: another agent may have come in between.
+        # Another agent may have replaced the socket.
         with contextlib.suppress(OSError):
             if self._path.stat().st_ino == self._inode:
                 self._path.unlink()
@@ -144,7 +147,7 @@ class UnixSocket:
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
-    """All that the agent listens on."""
+    """The agent's listening sockets."""
 
     api: socket.socket
     credentials: socket.socket | None
@@ -155,10 +158,10 @@ class Sockets:
 def open_sockets(
     config: AgentConfig, inherited: Mapping[str, socket.socket]
 ) -> Iterator[Sockets]:
-    """Listen on everything that is configured, or on what systemd hands over.
+    """Listen on the configured sockets, or on those from systemd.
 
     Raises:
-        ListenError: one cannot be had; what was made is removed again.
+        ListenError: a socket cannot be bound. Sockets that were bound are removed.
     """
     with contextlib.ExitStack() as stack:
 
@@ -179,7 +182,7 @@ def open_sockets(
 
 
 def bind_metrics(address: str) -> socket.socket:
-    """Listen for scrapers on HOST:PORT.
+    """Listen on HOST:PORT.
 
     Raises:
         ListenError: listen.in_use, listen.failed
@@ -194,10 +197,10 @@ def bind_metrics(address: str) -> socket.socket:
 
 
 def _bind(path: Path, kind: SocketKind) -> socket.socket:
-    _make_way(path, kind)
+    _remove_stale_socket(path, kind)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # Until it has its group and its mode nobody else can connect.
+        # Other users cannot connect before the group and the mode are set.
         with _umask(0o177):
             sock.bind(str(path))
         if kind.group:
@@ -211,8 +214,8 @@ def _bind(path: Path, kind: SocketKind) -> socket.socket:
     return sock
 
 
-def _make_way(path: Path, kind: SocketKind) -> None:
-    """Remove a socket that nobody listens on any more, and nothing else."""
+def _remove_stale_socket(path: Path, kind: SocketKind) -> None:
+    """Remove a socket on which no process listens. Other files are not removed."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -221,7 +224,7 @@ def _make_way(path: Path, kind: SocketKind) -> None:
         raise _failure(str(path), error) from error
     if not stat.S_ISSOCK(mode):
         raise ListenError(
-            f"{path} is there already and is no socket",
+            f"{path} exists and is not a socket",
             code="listen.not_a_socket",
             hint=f"Move it away, or set agent.{kind.setting} to another path.",
         )
@@ -237,7 +240,7 @@ def _make_way(path: Path, kind: SocketKind) -> None:
     raise ListenError(
         f"{path}: another agent listens there",
         code="listen.in_use",
-        hint="`systemctl status skragent` tells whether the service runs.",
+        hint="`systemctl status skragent` shows whether the service runs.",
     )
 
 
@@ -249,11 +252,11 @@ def _unlink(path: Path) -> None:
 
 
 def _require_listener(sock: socket.socket, kind: SocketKind) -> None:
-    """Refuse a unit file that hands over something else than our socket."""
+    """Check that a descriptor from systemd is a listening Unix stream socket."""
     is_ours = (sock.family, sock.type) == (socket.AF_UNIX, socket.SOCK_STREAM)
     if not is_ours or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         raise ListenError(
-            "the socket that was handed over is no listening Unix stream socket",
+            "the inherited socket is not a listening Unix stream socket",
             code="listen.inherited",
             hint=f"FileDescriptorName={kind.name} needs ListenStream=PATH.",
         )
@@ -273,26 +276,26 @@ def _failure(what: str, error: OSError) -> ListenError:
     return ListenError(
         f"cannot listen on {what}: {error.strerror or error}",
         code="listen.in_use" if in_use else "listen.failed",
-        hint="Something else listens there: `ss -lntp` tells what."
+        hint="Another process listens there: `ss -lntp` shows which one."
         if in_use
-        else "The directory must be there, and be ours to write in.",
+        else "The directory must exist, and the agent must be able to write in it.",
     )
 
 
-def refuse_orphans(connections: Iterable[socket.socket], clock: Clock) -> None:
-    """Refuse all of them, and wait until that is taken."""
-    from skragent.serving.credential_protocol import Rejection, end  # noqa: PLC0415 - seldom
+def reject_connections(connections: Iterable[socket.socket], clock: Clock) -> None:
+    """Reject all connections, and wait until the rejections are read."""
+    from skragent.serving.credential_protocol import Rejection, end  # noqa: PLC0415 - rare
 
-    deadline = clock.boottime() + REFUSE_SECONDS
-    open_ones = [sock for sock in connections if sock.fileno() >= 0]
-    left = {sock.fileno(): (sock, Rejection(sock)) for sock in open_ones}
+    deadline = clock.boottime() + REJECT_SECONDS
+    connected = [sock for sock in connections if sock.fileno() >= 0]
+    left = {sock.fileno(): (sock, Rejection(sock)) for sock in connected}
     poll = select.poll()
     for fd in left:
         poll.register(fd, select.POLLOUT)
     while left and (seconds := deadline - clock.boottime()) > 0:
         for fd, _event in poll.poll(seconds * 1000):
-            sock, refusal = left[fd]
-            if refusal.send():
+            sock, rejection = left[fd]
+            if rejection.send():
                 end(sock)
                 poll.unregister(fd)
                 del left[fd]

@@ -1,11 +1,8 @@
-"""What systemd gives us, keeps for us and is told: sockets, readiness, status.
+"""Notify systemd of the agent's state: sd_notify(3).
 
-The one file that imports `systemd.daemon`, inside functions and only where systemd
-asked for it: a laptop without libsystemd runs all the rest.
-
-Notifications are sent without libsystemd, whose sd_notify(3) waits as long as the
-receiver's queue is full: the event loop must not. The protocol is stable: see
-"Notes" in sd_notify(3). NOTIFY_SOCKET is the environment's, and may be anything.
+The agent does not use libsystemd for this: its sd_notify() waits while the receiver's
+queue is full, and the event loop must not wait. The protocol is stable: see "Notes" in
+sd_notify(3).
 """
 
 from __future__ import annotations
@@ -22,18 +19,17 @@ from skragent.agent.socket_activation import CREDENTIAL_PREFIX, KEY_PREFIX
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-
-# systemd reads its queue within microseconds. While it does not, the event loop waits
-# for a moment, and after the first failure it does not wait.
+# systemd reads its queue within microseconds. If the queue is full, the event loop
+# waits a fraction of a second, and after the first failure it does not wait.
 _ATTEMPTS: Final = 10
 _PAUSE_SECONDS: Final = 0.02
 
 
 class Notifier:
-    """Notifies systemd (sd_notify(3)), if NOTIFY_SOCKET is set.
+    """Notifies systemd if NOTIFY_SOCKET is set.
 
-    A notification that cannot be sent is no error: the agent serves keys without it.
-    The first one after a success is logged.
+    The agent serves keys even if a notification cannot be sent. The first such failure
+    after a success is logged.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -43,19 +39,19 @@ class Notifier:
         self._status = ""
 
     def ready(self, status: str) -> None:
-        """Say that the sockets listen."""
+        """Notify systemd that the sockets listen."""
         self._send(f"READY=1\nSTATUS={status}")
 
     def alive(self) -> None:
-        """Say that the watchdog need not act yet."""
+        """Reset the watchdog."""
         self._send("WATCHDOG=1")
 
     def reloading(self) -> None:
-        """Say that the configuration is read again, until `reloaded`."""
+        """Notify systemd that a reload has begun."""
         self._send("RELOADING=1")
 
     def reloaded(self) -> None:
-        """Say that it was."""
+        """Notify systemd that a reload has ended."""
         self._send("READY=1")
 
     def status(self, status: str) -> None:
@@ -65,16 +61,16 @@ class Notifier:
             self._send(f"STATUS={status}")
 
     def store_connection(self, fd: int) -> str:
-        """Have systemd keep a copy of a connection until `remove_fd`, or its HUP.
+        """Store a copy of a connection in systemd until `remove_fd`, or until its HUP.
 
-        Gives the name that it is kept under; an empty one if it is not kept.
+        Returns the name of the copy; empty if it is not stored.
         """
         return self._store_fd(fd, CREDENTIAL_PREFIX)
 
     def store_key(self, fd: int) -> str:
-        """Have systemd keep a copy of a held key's memory until `remove_fd`.
+        """Store a descriptor of a held key's memory in systemd until `remove_fd`.
 
-        Gives the name that it is kept under; an empty one if it is not kept.
+        Returns the name of the copy; empty if it is not stored.
         """
         return self._store_fd(fd, KEY_PREFIX)
 
@@ -84,31 +80,31 @@ class Notifier:
         return name if is_sent else ""
 
     def remove_fd(self, name: str) -> bool:
-        """Have systemd close its copy, if there is one; tell whether it was told."""
+        """Close the copy in systemd; return whether systemd was notified."""
         return not name or self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
     def stopping(self) -> None:
-        """Say that the end has begun."""
+        """Notify systemd that the agent is stopping."""
         self._send("STOPPING=1")
 
     def _send(self, state: str, *fds: int) -> bool:
-        """Send a notification; tell whether the receiver has it."""
+        """Send a notification; return whether it was sent."""
         if not self.is_wanted:
             return False
         try:
             self._deliver(state.encode(errors="replace"), fds)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-            self._tell_once(error)
+            self._log_once(error)
             return False
         self._has_failed = False
         return True
 
     def _deliver(self, state: bytes, fds: tuple[int, ...]) -> None:
-        """Send a datagram, with descriptors if there are any.
+        """Send a datagram, with descriptors.
 
         Raises:
-            OSError: it cannot be sent, or not soon.
-            ValueError: the address is none.
+            OSError: it cannot be sent at once.
+            ValueError: the address is malformed.
         """
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
         address, flags = _address(self._path), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
@@ -125,11 +121,11 @@ class Notifier:
                 else:
                     return
 
-    def _tell_once(self, error: Exception) -> None:
+    def _log_once(self, error: Exception) -> None:
         if self._has_failed:
             return
         self._has_failed = True
-        from skragent.observe import Event, log  # noqa: PLC0415 - seldom, and it is slow
+        from skragent.observe import Event, log  # noqa: PLC0415 - rare, and slow to import
 
         why = getattr(error, "strerror", None) or str(error)
         log(
@@ -141,14 +137,14 @@ class Notifier:
 
 
 def _address(path: str) -> str:
-    """Turn NOTIFY_SOCKET into the address of a Unix socket.
+    """Return NOTIFY_SOCKET as the address of a Unix socket.
 
     Raises:
-        OSError: it is another kind of address.
+        OSError: it is not such an address.
     """
     if path.startswith("/"):
         return path
     if path.startswith("@") and len(path) > 1:  # abstract: unix(7)
         return "\0" + path[1:]
     # vsock:CID:PORT is for a virtual machine's PID 1, which notifies its host.
-    raise OSError(errno.EAFNOSUPPORT, "it is no path and no abstract name")
+    raise OSError(errno.EAFNOSUPPORT, "it is neither a path nor an abstract name")

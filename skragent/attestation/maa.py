@@ -138,7 +138,7 @@ def parse_reason(body: bytes) -> str:
         envelope = decode_json(body, _Envelope)
     except ValueError:
         return ""
-    said = envelope.error or envelope.upper
-    if said is None or not said.code:
+    reason = envelope.error or envelope.upper
+    if reason is None or not reason.code:
         return ""
-    return quote(f"{said.code}: {said.message}")
+    return quote(f"{reason.code}: {reason.message}")

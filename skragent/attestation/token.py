@@ -333,10 +333,10 @@ def _verify_times(claims: _Claims, now: datetime) -> tuple[datetime, datetime]:
     return issued_at, expires_at
 
 
-def _find_wrapping_key(keys: list[_RuntimeKey], ours: RsaPublic) -> str:
+def _find_wrapping_key(keys: list[_RuntimeKey], wrapping_key: RsaPublic) -> str:
     first = next((key for key in keys if key.may_wrap()), None)
     try:
-        if first is not None and first.is_key(ours):
+        if first is not None and first.is_key(wrapping_key):
             return first.kid
     except ValueError:  # not base64url: not our key
         pass

@@ -1,1 +1,1 @@
-"""What a person types; the only place that wires the rooms together."""
+"""The commands. Only this package connects the other packages to each other."""

@@ -23,8 +23,8 @@ from skragent.cli.agent_status import status_changes
 from skragent.cli.error_output import print_error
 from skragent.cli.status import describe_problem
 from skragent.client.exchange import (
-    Answer,
     Request,
+    Response,
     SkragentError,
     exchange,
     key_target,
@@ -181,9 +181,9 @@ def run_reload(arguments: argparse.Namespace) -> int:
     """Reload the configuration and wait for the result; return the exit code."""
     request = Request("/v1/reload", method="POST")
     try:
-        answer = exchange(admin_socket(arguments), request, _RELOAD_TIMEOUT_SECONDS)
-        is_listed = "needs_restart" in answer.document()
-        needs_restart = answer.names("needs_restart") if is_listed else []
+        response = exchange(admin_socket(arguments), request, _RELOAD_TIMEOUT_SECONDS)
+        is_listed = "needs_restart" in response.document()
+        needs_restart = response.names("needs_restart") if is_listed else []
     except SkragentError as error:
         if not error.code.startswith("config."):
             return print_client_error(error, hint_for_admin_request(error))
@@ -206,13 +206,13 @@ def run_refresh(arguments: argparse.Namespace) -> int:
     path = admin_socket(arguments)
     ends_at = time.monotonic() + arguments.timeout
     try:
-        answer = exchange(path, request, TIMEOUT_SECONDS)
-        names = answer.names("refreshing")
+        response = exchange(path, request, TIMEOUT_SECONDS)
+        names = response.names("refreshing")
         print(f"refreshing: {', '.join(names) or 'nothing'}", flush=True)
         if not arguments.wait:
             return exit_codes.OK
         requested = _RefreshRequest(
-            _read_attempts(answer, names), answer.document().get("started_at")
+            _read_attempts(response, names), response.document().get("started_at")
         )
         deadline.doing(f"waiting for the result of {', '.join(names)}")
         return _wait(path, requested, ends_at, arguments.timeout)
@@ -220,13 +220,13 @@ def run_refresh(arguments: argparse.Namespace) -> int:
         return print_client_error(error, hint_for_admin_request(error))
 
 
-def _read_attempts(answer: Answer, names: list[str]) -> dict[str, int]:
+def _read_attempts(response: Response, names: list[str]) -> dict[str, int]:
     """Read how many attempts had ended for each key before the request.
 
     Raises:
         SkragentError: client.garbage
     """
-    attempts = answer.document().get("attempts")
+    attempts = response.document().get("attempts")
     if not isinstance(attempts, dict) or not all(
         isinstance(attempts.get(name), int) for name in names
     ):

@@ -36,15 +36,15 @@ def status_changes(path: str, ends_at: float) -> Iterator[dict[str, Any]]:
             "/v1/status", wait=min(left, MOST_WAIT_SECONDS) if tag else 0.0, known=tag
         )
         try:
-            answer = exchange(path, request, timeout_for(left))
+            response = exchange(path, request, timeout_for(left))
         except SkragentError as error:
             left = ends_at - time.monotonic()
             if not error.is_temporary or left <= 0:
                 raise
             time.sleep(pause_seconds(error, left))  # noqa: TID251 - this is no daemon
             continue
-        if answer.body:
-            tag = answer.headers.get("etag", "").strip('"')
-            yield answer.document()
+        if response.body:
+            tag = response.headers.get("etag", "").strip('"')
+            yield response.document()
         if time.monotonic() >= ends_at:
             return

@@ -1,4 +1,4 @@
-"""`skragent check-config`: find every problem before the agent does."""
+"""`skragent check-config`: find every problem of a configuration file."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ if TYPE_CHECKING:
 
 
 _EPILOG: Final = """\
-Problems go to stdout, each with the path of its setting: settings, users and groups,
-files. Warnings name values that may be intended, or right on another machine. One run
-prints all problems and all warnings.
+The command checks settings, users, groups and files, and prints each problem on stdout
+with the path of its setting. Warnings name values that may be intended, or right on
+another machine. One run prints all problems and all warnings.
 
 exit status:
-  0    the agent can use it
+  0    the agent can use the file
   73   the output could not be written
-  75   it did not end in time: the directory service does not answer, say
-  78   the agent cannot use it"""
+  75   the check did not end in time, for example because the directory service does
+       not respond
+  78   the agent cannot use the file"""
 
-_RUN: Final = Path("/run/skragent")  # systemd makes it
+_RUN: Final = Path("/run/skragent")  # systemd creates it
 
 
 def add_parser(
@@ -52,7 +53,7 @@ def add_parser(
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check; gives the exit code."""
+    """Check the file; return the exit code."""
     deadline.doing(f"reading {arguments.config}")
     try:
         config, problems = examine_file(arguments.config)
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         for problem in error.problems:
             print(problem)
         return exit_codes.CONFIG
-    deadline.doing("reading the files that it names")
+    deadline.doing("reading the files of the configuration")
     files = judge_files(config)
     problems = merge(problems, files.problems)
     deadline.doing("looking up users and groups")
@@ -82,12 +83,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _warnings(config: Config) -> list[str]:
-    """Return what may be right on another machine than this one.
+    """Return findings that may be intended, or right on another machine.
 
-    The configuration may have problems, so its values can be any.
+    The configuration may have problems, so that values are arbitrary.
     """
     warnings = [
-        f"keys.{shown(alias)}.allow: empty: nobody may have this key"
+        f"keys.{shown(alias)}.allow: empty: no caller may use this key"
         for alias, key in config.keys.items()
         if not key.allow
     ]
@@ -106,8 +107,8 @@ def _warnings(config: Config) -> list[str]:
             if rule.unit is not None
         ]
     warnings += [
-        f"keys.{shown(alias)}.allow[{i}].unit: `{rule.unit}` is every unit, sessions of"
-        " users among them"
+        f"keys.{shown(alias)}.allow[{i}].unit: `{rule.unit}` matches every unit,"
+        " and users' sessions"
         for alias, key in config.keys.items()
         for i, rule in enumerate(key.allow)
         if rule.unit is not None and not rule.unit.strip("*?")
@@ -124,7 +125,7 @@ def _judge_vault(key: KeyConfig, cloud: str) -> str:
 
 
 def _warnings_of_credentials(config: Config) -> list[str]:
-    """Warn of units that LoadCredential= cannot give the key, for their name alone."""
+    """List rules whose unit name is too long for LoadCredential=."""
     if not config.agent.credentials_socket:
         return []
     return [
@@ -144,7 +145,7 @@ def _warnings_of_files(config: Config) -> list[str]:
     if kind in ("device", "swtpm"):
         files["vtpm.tcti"] = where.removeprefix("path=")
     warnings = [
-        f"{name}: {path}: there is no such file here"
+        f"{name}: {path}: no such file on this machine"
         for name, path in files.items()
         if path.startswith("/") and not _exists(path)
     ]
@@ -152,12 +153,12 @@ def _warnings_of_files(config: Config) -> list[str]:
     for name in sockets:
         path = Path(getattr(agent, name))
         if _exists(path) and not path.is_socket():
-            warnings.append(f"agent.{name}: {path}: it is there, and is no socket")
+            warnings.append(f"agent.{name}: {path}: the file is not a socket")
         elif path.parent != _RUN and not _exists(path.parent):
-            warnings.append(f"agent.{name}: {path.parent}: there is no such directory")
+            warnings.append(f"agent.{name}: {path.parent}: no such directory")
     if Path(agent.api_socket).parent == _RUN and not _has_group("skragent"):
         warnings.append(
-            "agent.api_socket: this machine has no group `skragent`, which may connect"
+            "agent.api_socket: this machine does not have the group `skragent`"
         )
     return warnings
 

@@ -1,4 +1,4 @@
-"""Reading the configuration file, for every command that needs it."""
+"""Read the configuration file, for all commands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DEFAULT_CONFIG: Final = "/etc/skragent/skragent.toml"
 
 READ_HINT: Final = (
-    "Give the path of a regular file that you may read; a pipe, as in `<(…)`, is none."
+    "Give the path of a regular file that you may read, not a pipe such as `<(…)`."
 )
 
 
@@ -37,19 +37,19 @@ def add_config_option(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(path: str) -> Config:
-    """Read and judge a configuration file.
+    """Read and parse a configuration file.
 
     Raises:
-        ConfigError: config.unreadable, or what `parse_config` says.
+        ConfigError: config.unreadable, or an error of `parse_config`.
     """
     return parse_config(read_config(path))
 
 
 def examine_file(path: str) -> tuple[Config, list[str]]:
-    """Read a configuration file as far as it can be, and find what is wrong with it.
+    """Parse a configuration file as far as possible, and list its problems.
 
     Raises:
-        ConfigError: config.unreadable, or it is no TOML at all.
+        ConfigError: config.unreadable, config.syntax, or the file is too long.
     """
     return examine_config(read_config(path))
 
@@ -58,7 +58,7 @@ def read_config(path: str) -> str:
     """Read a configuration file's text, without a byte order mark.
 
     Raises:
-        ConfigError: config.unreadable, config.syntax (not UTF-8), or it is too long.
+        ConfigError: config.unreadable, config.syntax (not UTF-8), or too long.
     """
     try:
         raw = read_regular(path, max_bytes=MAX_CONFIG_BYTES)
@@ -71,8 +71,8 @@ def read_config(path: str) -> str:
             hint=READ_HINT,
         ) from error
     try:
-        # Editors of Windows write it. The codec utf-8-sig is a module of its own, which
-        # an agent with few permissions may not be able to import.
+        # Editors on Windows write a byte order mark. The codec utf-8-sig is a module,
+        # which a confined agent may not be able to import.
         return raw.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: not UTF-8"], code="config.syntax") from error

@@ -1,7 +1,7 @@
-"""Judges permissions of a file with a secret: only the agent's user may read it.
+"""Check the permissions of a file with a secret: only the agent's user may read it.
 
-By mode, owner and group. A file or a directory with an access control list is left
-out: systemd gives a unit its credentials in this way.
+The check uses mode, owner and group. It skips a file or a directory with an access
+control list, which systemd uses for a unit's credentials.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Account(NamedTuple):
 
 
 def find_agent_account() -> Account | None:
-    """Look up the user that the service runs as; None if the machine has none."""
+    """Return the user of the service; None if the machine does not have it."""
     try:
         entry = pwd.getpwnam(AGENT_USER)
     except KeyError:
@@ -41,14 +41,14 @@ def find_agent_account() -> Account | None:
 
 
 def judge_permissions(path: str, agent: Account | None) -> list[str]:
-    """Say what is odd about the permissions of a file that holds a secret.
+    """List the problems of the permissions of a file that holds a secret.
 
     Args:
-        path: absolute, of a file that exists.
-        agent: the user that must be able to read it; None: not known.
+        path: the absolute path of an existing file.
+        agent: the user that must be able to read the file; None if unknown.
 
     Raises:
-        OSError: the file or one of its directories cannot be looked at.
+        OSError: the status of the file or of a directory cannot be read.
     """
     real = _resolve(path)
     odd = []
@@ -80,12 +80,12 @@ def _can_read(file: Path, account: Account) -> bool:
 
 
 def _grants(path: Path, account: Account, permission: int) -> bool:
-    """Return whether the mode grants a permission, in path_resolution(7)'s order.
+    """Return whether the mode grants a permission: path_resolution(7).
 
     Args:
-        path: of the file or directory.
-        account: whose permission it is.
-        permission: its bit among those of other users.
+        path: the file or directory.
+        account: the user.
+        permission: the permission's bit for other users.
     """
     status = path.stat()
     if account.uid == 0 or _has_acl(path):
@@ -100,7 +100,7 @@ def _grants(path: Path, account: Account, permission: int) -> bool:
 def _has_acl(path: Path) -> bool:
     try:
         return bool(os.getxattr(path, _ACL))
-    except OSError:  # there is none, or this kind of file system has none
+    except OSError:  # no list, or a file system without lists
         return False
 
 

@@ -1,8 +1,8 @@
-"""The files that a configuration names, read as the releaser will read them.
+"""Check the files that a configuration names, with the releaser's own functions.
 
-Roots are read from where they will be read: the system's bundle if the setting is
-empty. A file of the system, or one that is missing or may not be read, is a warning:
-the configuration may be meant for another machine, and the agent runs as another user.
+If a setting for roots is empty, the check reads the system's bundle. A problem with a
+file of the system, or a file that is missing or not readable, is a warning: the
+configuration may be for another machine, and the agent runs as another user.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _THE_SYSTEM: Final = "the system's roots"
 
 @dataclass(slots=True)
 class FileChecks:
-    """Findings about files, each text behind the path of its setting."""
+    """Findings about files, each with the path of its setting."""
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -51,9 +51,9 @@ def judge_files(config: Config) -> FileChecks:
 
 
 def _judge_amd_roots(path: str, found: FileChecks) -> None:
-    if not path:  # AMD's own are built in
+    if not path:  # AMD's own roots are built in
         return
-    # These cost cryptography's import, which not every command should pay.
+    # Imported here: cryptography is slow to import.
     from skragent.evidence.endorsements import parse_roots  # noqa: PLC0415 - see above
     from skragent.pem_bundle import MAX_BUNDLE_BYTES  # noqa: PLC0415 - see above
 
@@ -72,7 +72,7 @@ def _judge_tls_roots(path: str, found: FileChecks) -> None:
 
     try:
         _, skipped = make_tls_context(path)
-    except ConfigError as error:  # never for the system's
+    except ConfigError as error:  # not for the system's bundle
         found.problems.append(f"trust.tls_roots: {error.message}")
         return
     where = path or ssl.get_default_verify_paths().cafile or _THE_SYSTEM
@@ -106,7 +106,7 @@ def _judge_tcg_log(path: str, found: FileChecks) -> None:
         found.problems.append(f"vtpm.tcg_log: {path}: {error.strerror}")
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            found.warnings.append(f"vtpm.tcg_log: {path}: there is no such file here")
+            found.warnings.append(f"vtpm.tcg_log: {path}: no such file on this machine")
 
 
 def _identities(config: Config) -> Iterator[tuple[str, IdentityConfig]]:
@@ -116,12 +116,12 @@ def _identities(config: Config) -> Iterator[tuple[str, IdentityConfig]]:
 
 
 def _judge_identity(name: str, identity: IdentityConfig, found: FileChecks) -> None:
-    """Judge an application's file by the releaser's own check, and who may read it."""
+    """Check an application's file with the releaser's function, and its permissions."""
     for setting in _IDENTITY_FILES:
         path = getattr(identity, setting)
         if not path:
             continue
-        # Costs azure-identity's import.
+        # Imported here: azure-identity is slow to import.
         from skragent.release.credentials import judge_file  # noqa: PLC0415 - see above
 
         where = f"{name}.{setting}: "
@@ -133,7 +133,7 @@ def _judge_identity(name: str, identity: IdentityConfig, found: FileChecks) -> N
             is_elsewhere = _may_be_elsewhere(error.__cause__)
             findings = found.warnings if is_elsewhere else found.problems
             findings.append(where + error.message)
-        with contextlib.suppress(OSError):  # then it is told above
+        with contextlib.suppress(OSError):  # then the finding above says so
             found.warnings += [
                 f"{where}{path}: {odd}"
                 for odd in judge_permissions(path, find_agent_account())

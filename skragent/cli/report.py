@@ -1,8 +1,8 @@
-"""`skragent report`: decode and check a report, from files or from this machine.
+"""`skragent report`: decode and verify a report from files or from this machine.
 
-It explains a refused attestation, and verifies a report from another machine.
-Here are the arguments, the exit status and the printing; see `report_input` for the
-reading, `report_checks` for the judging and `report_text` for the decoding.
+The command helps to explain a refused attestation, and verifies reports of other
+machines. This module has the arguments, the exit code and the output. `report_input`
+reads the evidence, `report_checks` verifies it and `report_text` decodes it.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ from skragent.cli.error_output import print_error
 if TYPE_CHECKING:
     from skragent.cli.report_input import Subject
 
-EXIT_FAILED: Final = 1  # of this command alone; the others are exit_codes'
+EXIT_FAILED: Final = 1  # only of this command
 
-# RFC 3339 §5.6. Python reads many more forms of ISO 8601.
+# RFC 3339 §5.6. Python accepts more formats of ISO 8601.
 _TIME: Final = re.compile(
     r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
 
 _DESCRIPTION = """\
-Decode an attestation report and check it, down to AMD's root certificate.
+Decode an attestation report and verify it up to AMD's root certificate.
 
-With --hcl it looks at files and asks nobody. Without, it reads this machine's vTPM,
-quotes PCR 0 to 7, and asks IMDS for the certificates, as the configuration says.
+With --hcl the command reads only files. Without --hcl it reads this machine's vTPM,
+quotes PCR 0 to 7, and gets the certificates from IMDS, as configured.
 
-What is checked is whether the evidence is genuine and belongs together. Whether it is
-good enough is for the verifier and the vault to say, by their policies.
+The command verifies that the evidence is genuine and consistent. The verifier and the
+vault decide by their policies whether they accept it.
 
---save writes the evidence of this machine into a new directory, for a later check with
---hcl. The certificates must be valid now, or at the time of --at: those of an archived
-report may have expired (a VLEK is valid for a year)."""
+--save writes the evidence of this machine into a new directory, for a later
+verification with --hcl. The certificates must be valid now, or at the time of --at: the
+certificates of an archived report may have expired (a VLEK is valid for a year)."""
 
 _EPILOG = """\
 exit status:
-  0    every check holds; those that need a vTPM or a quote may be left out
-  1    a check failed, or there were no certificates to check the signature with
-  69   a file cannot be decoded, or this machine is no confidential VM
+  0    all checks passed; checks without a vTPM or a quote may be missing
+  1    a check failed, or the certificates for the signature are missing
+  69   a file cannot be decoded, or this machine is not a confidential VM
   73   the output or the archive could not be written
-  75   the vTPM does not answer now, or it did not end in time
+  75   the vTPM does not respond now, or the command did not end in time
   78   a file or the configuration cannot be read
 
 examples:
@@ -68,10 +68,10 @@ examples:
 def add_parser(
     subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
 ) -> None:
-    """Add the command to the main one's."""
+    """Add the command to the main parser."""
     parser = subparsers.add_parser(
         "report",
-        help="decode and check an attestation report",
+        help="decode and verify an attestation report",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         allow_abbrev=False,
@@ -81,15 +81,15 @@ def add_parser(
         "--hcl",
         metavar="FILE",
         help="an HCL report (a dump of NV index 0x01400001) or a bare SNP report of"
-        " 1184 bytes; without it, this machine's vTPM is read",
+        " 1184 bytes; without this option, this machine's vTPM",
     )
     parser.add_argument(
         "--certs",
         metavar="FILE",
         action="append",
         default=[],
-        help="certificates: VCEK or VLEK, ASK or ASVK, ARK, as PEM, DER or an answer of"
-        " Azure's THIM; may be given more than once",
+        help="certificates: VCEK or VLEK, ASK or ASVK, ARK, as PEM, DER or a response"
+        " of Azure's THIM; may be repeated",
     )
     parser.add_argument(
         "--quote",
@@ -122,16 +122,16 @@ def add_parser(
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; gives its exit code.
+    """Run the command; return its exit code.
 
     Raises:
         AgentError: a file, the vTPM or the configuration cannot be read or decoded.
     """
     if not args.hcl and (args.certs or args.quote):
-        args.refuse("--certs and --quote go with --hcl")
+        args.refuse("--certs and --quote need --hcl")
     if args.hcl and args.save:
-        args.refuse("--save goes without --hcl")
-    # By the clock of the machine that looks, not the one that is looked at.
+        args.refuse("--save and --hcl exclude each other")
+    # The clock of this machine, not of the machine that the report describes.
     now = args.at or datetime.fromtimestamp(SystemClock().now(), UTC)
     subject = _read_subject(args)
     saved = ""
@@ -146,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
             print_error(
                 "output",
                 f"{error.filename or args.save}: {error.strerror}",
-                "Name a directory that does not exist, on a disk with room for 64 KiB.",
+                "Choose a new directory on a file system with 64 KiB of free space.",
             )
             return exit_codes.CANTCREAT
     return _report(subject, now, args, saved)
@@ -164,7 +164,7 @@ def _parse_time(text: str) -> datetime:
 
 
 def _read_subject(args: argparse.Namespace) -> Subject:
-    # Not before it runs: every other command would wait for cryptography's loading.
+    # Imported here: the import of cryptography would delay every other command.
     from skragent.cli.report_input import (  # noqa: PLC0415 - see above
         read_files,
         read_machine,
@@ -174,7 +174,7 @@ def _read_subject(args: argparse.Namespace) -> Subject:
         return read_files(args)
     deadline.doing(f"reading {args.config}")
     config = load_config(args.config)
-    # Of IMDS: to connect, to begin its answer and to end it.
+    # For IMDS: to connect, to the first byte and to the last byte of the response.
     deadline.allow(3 * config.limits.request_timeout_seconds)
     return read_machine(config, args.roots)
 
@@ -209,7 +209,7 @@ def _report(
         lines = [*render(tree), "", *map(render_check, checks)]
         notes = list(subject.all_notes)
         if args.at:
-            notes.append(f"the certificates' validity is that of {now.isoformat()}")
+            notes.append(f"certificates verified as of {now.isoformat()}")
         if saved:
             notes.append(f"the archive is in {args.save}. Verify it with: {saved}")
         lines += [f"{'note':11} {note}" for note in notes]
@@ -219,9 +219,9 @@ def _report(
 
 
 def _print(text: str) -> None:
-    """Print to a reader that may have gone, as `head` does."""
+    """Print to a reader that may close the pipe, as `head` does."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        # Python would complain once more when it flushes at its end.
+        # Else Python prints another error when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,7 +1,7 @@
-"""What `skragent report` checks: each a cryptographic fact, held or not.
+"""The checks of `skragent report`: cryptographic facts about the evidence.
 
-Pure: a subject and `now` in, checks out. Whether firmware, policy and measurement are
-good enough is not checked: the verifier and the vault say so, by their policies.
+Pure functions from a subject and `now` to checks. The checks do not judge firmware,
+policy or measurement: the verifier and the vault do, by their policies.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What `skragent report` looks at: from files, or from the vTPM and IMDS.
+"""The input of `skragent report`: evidence from files, or from the vTPM and IMDS.
 
-Reads and parses; judges nothing (`report_checks`). Whatever cannot be read or parsed
-leaves as an error with a code, whatever is merely absent stays absent.
+This module reads and parses; `report_checks` verifies. Input that cannot be read or
+parsed is an error with a code. Missing optional input stays missing.
 """
 
 from __future__ import annotations
@@ -42,32 +42,32 @@ MAX_FILE_BYTES = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class QuotedPcrs:
-    """A quote and the values of the PCRs that it is over, in its order."""
+    """A quote with the values of its PCRs, in the order of the quote."""
 
     signed: SignedAttest
     indices: tuple[int, ...]
-    qualifying_data: bytes  # as quoted; whether it is fresh only the asker knows
+    qualifying_data: bytes  # of the quote; not compared with a nonce
     values: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Everything that there is to look at."""
+    """The evidence that the command decodes and verifies."""
 
     snp: SnpReport
     hcl: HclReport | None  # None for a bare SNP report
     certificates: tuple[x509.Certificate, ...]
-    certificates_problem: str  # why there are none, if that was not chosen
+    certificates_problem: str  # the reason if there are no certificates
     quote: QuotedPcrs | None
     ak: TpmPublic | None  # of the vTPM here; None offline
     roots: frozenset[bytes]
-    notes: tuple[str, ...] = ()  # what a person should know of the input
+    notes: tuple[str, ...] = ()  # remarks about the input, for the user
     raw_hcl: bytes = b""  # the HCL report of this machine; empty offline
     roots_path: str = ""  # of this machine's roots; empty: AMD's own
 
     @property
     def all_notes(self) -> tuple[str, ...]:
-        """Give its notes, and those on versions that are newer than known."""
+        """Return the notes, including those on unknown newer versions."""
         versions = (
             self.hcl.version_note if self.hcl else "",
             self.snp.version_note,
@@ -76,7 +76,7 @@ class Subject:
 
 
 def read_files(args: argparse.Namespace) -> Subject:
-    """Look at the files that the command line names."""
+    """Read the files of the command line."""
     data = _read(args.hcl)
     if name := name_tdx_evidence(data):
         raise UnsupportedEvidenceError(
@@ -100,8 +100,8 @@ def read_files(args: argparse.Namespace) -> Subject:
 
 
 def read_machine(config: Config, roots_path: str) -> Subject:
-    """Look at this machine: its vTPM, and what IMDS has for it."""
-    # Only here: half of the command's start-up otherwise.
+    """Read this machine's vTPM, and its certificates from IMDS."""
+    # Imported here: the import takes half of the command's start-up time.
     from skragent.evidence.tpm import Vtpm  # noqa: PLC0415 - see above
 
     deadline.doing(f"reading the TPM at {config.vtpm.tcti}")
@@ -129,7 +129,7 @@ def read_machine(config: Config, roots_path: str) -> Subject:
 
 
 def _ask_certificates(config: Config) -> tuple[Iterable[x509.Certificate], str]:
-    """Ask IMDS; a report without certificates is still worth showing."""
+    """Get the certificates from IMDS; without them the report is still shown."""
     from skragent.evidence.imds import ImdsClient  # noqa: PLC0415 - as in read_machine
 
     timeout_seconds = config.limits.request_timeout_seconds
@@ -142,7 +142,7 @@ def _ask_certificates(config: Config) -> tuple[Iterable[x509.Certificate], str]:
 
 
 def parse_certificates(data: bytes) -> tuple[x509.Certificate, ...]:
-    """Read certificates from PEM, DER or an answer of THIM."""
+    """Parse certificates from PEM, DER or a response of THIM."""
     if data.lstrip().startswith(b"{"):
         chain = parse_thim_response(data)
         return chain.signer, chain.intermediate, chain.root
@@ -153,7 +153,7 @@ def parse_quote_file(data: bytes) -> QuotedPcrs:
     """Read a quote's JSON: hex `message` and `signature`, and hex `pcrs` from PCR 0 on.
 
     Raises:
-        MalformedEvidenceError: it is not that.
+        MalformedEvidenceError: the document has another structure.
     """
     try:
         document = json.loads(data)
@@ -162,12 +162,12 @@ def parse_quote_file(data: bytes) -> QuotedPcrs:
         pcrs = [bytes.fromhex(pcr) for pcr in document["pcrs"]]
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise MalformedEvidenceError(
-            "the quote's file is no JSON with hex `message`, `signature` and `pcrs`"
+            "the quote's file is not JSON with hex `message`, `signature` and `pcrs`"
         ) from error
     parsed = parse_quote(message)
     if parsed.indices and parsed.indices[-1] >= len(pcrs):
         raise MalformedEvidenceError(
-            f"the quote is over PCR {parsed.indices[-1]}, and its file has no such PCR"
+            f"the quote covers PCR {parsed.indices[-1]}, and its file has no such PCR"
         )
     return QuotedPcrs(
         signed=SignedAttest(message, signature),
@@ -200,7 +200,7 @@ def _read_roots(path: str) -> tuple[frozenset[bytes], tuple[str, ...]]:
 
 
 def _read(path: str) -> bytes:
-    """Read a regular file, up to a size; `-` is not special."""
+    """Read a regular file of limited size; `-` is an ordinary name."""
     try:
         return read_regular(path, max_bytes=MAX_FILE_BYTES)
     except OSError as error:
@@ -212,7 +212,7 @@ def _read(path: str) -> bytes:
 
 @contextlib.contextmanager
 def _naming(path: str) -> Iterator[None]:
-    """Name the file in an error about its content, which no later attempt mends."""
+    """Add the file's name to an error about its content."""
     try:
         yield
     except AgentError as error:

@@ -1,6 +1,6 @@
-"""What `skragent report` shows: the report decoded, as nested names and values.
+"""The output of `skragent report`: decoded evidence as nested names and values.
 
-One structure serves both ways of printing: JSON as it is, text by `render`. Pure.
+The same structure is printed as JSON or, by `render`, as text. Pure functions.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _OUTCOMES = {"ok": "ok", "failed": "FAILED", "not checked": "not checked"}
 
 
 def describe_subject(subject: Subject) -> Tree:
-    """Decode everything that the subject has, for people and programs."""
-    generation = _tell_generation(subject)
+    """Return the decoded evidence of a subject."""
+    generation = _find_generation(subject)
     tree: Tree = {"snp_report": _describe_report(subject.snp, generation)}
     if subject.hcl:
         tree["runtime_data"] = _describe_runtime_data(subject.hcl)
@@ -45,8 +45,8 @@ def describe_subject(subject: Subject) -> Tree:
     return tree
 
 
-def _tell_generation(subject: Subject) -> Generation | None:
-    """Tell the generation, with the certificate's help where there is one."""
+def _find_generation(subject: Subject) -> Generation | None:
+    """Return the chip's generation, from the certificate if there is one."""
     try:
         return chip_generation(subject.snp, find_signer(subject.certificates))
     except (EndorsementsError, UnsupportedEvidenceError):
@@ -163,7 +163,7 @@ def render(tree: Mapping[str, object], depth: int = 0) -> list[str]:
 
 
 def _show(value: object) -> str:
-    """Show one value; what a terminal would obey is escaped."""
+    """Return one value as text, with control characters escaped."""
     if value is None:
         return "-"
     if isinstance(value, bool):

@@ -1,8 +1,8 @@
-"""`skragent run`: the agent. Wires it together in the order that starts fastest.
+"""`skragent run`: connect the parts of the agent, in the order of the fastest start.
 
-Sockets first, so that a second agent is refused before it asks anybody for anything;
-then the first releaser, whose half second is the cold start; and while it works, the
-event loop, the servers and whatever else takes time to import.
+First the sockets, so that a second agent fails before it sends a request. Then the
+first releaser, which needs half a second. While it works, the agent imports the event
+loop and the servers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from skragent.agent.process_control import held_back
+from skragent.agent.process_control import block_signals
 from skragent.cli import deadline
 from skragent.cli.config_file import add_config_option, read_config
 from skragent.cli.error_output import print_agent_error
@@ -28,19 +28,20 @@ if TYPE_CHECKING:
     from skragent.agent.socket_activation import Inherited
 
 _DESCRIPTION = """\
-Attest, have the configured keys released, hold them and serve them, until SIGTERM.
-SIGHUP has the configuration read again, as `skragent reload` does.
+Attest, release the configured keys, hold them and serve them until SIGTERM. SIGHUP
+makes the agent read its configuration again, as `skragent reload` does.
 
-Logs go to the journal when systemd started it, and to stderr otherwise, without the
-time. systemd keeps held keys for the next agent; without systemd they end with it."""
+If systemd started the agent, logs go to the journal. Else they go to stderr, without
+the time. systemd keeps held keys for the next agent. Without systemd, held keys end
+with the agent."""
 
 _EPILOG = """\
 exit status:
   0   stopped by SIGTERM or SIGINT
-  69  this machine is no confidential VM
+  69  this machine is not a confidential VM
   71  a socket cannot be bound
-  75  not now: the directory service does not answer, or the agent cannot start while
-      systemd keeps held keys; systemd starts it again
+  75  temporary: the directory service does not respond, or the agent cannot start
+      while systemd keeps held keys; systemd starts the agent again
   78  the configuration, or a file of [trust], cannot be used"""
 
 
@@ -48,22 +49,22 @@ def add_parser(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
 ) -> None:
     """Add the command to the main parser."""
-    import argparse  # noqa: PLC0415 - already loaded by who calls
+    import argparse  # noqa: PLC0415 - main has imported it
 
     parser = commands.add_parser(
         "run",
-        help="the agent itself: what systemd starts",
+        help="run the agent (systemd starts this command)",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config_option(parser)
-    # It runs until it is stopped.
+    # The command runs until SIGTERM.
     parser.set_defaults(run=run, deadline=deadline.NONE)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the agent until it is stopped; gives the exit code."""
+    """Run the agent until SIGTERM or SIGINT; return the exit code."""
     return run_agent(lambda: read_config(arguments.config))
 
 
@@ -73,66 +74,66 @@ def run_agent(
     """Run the agent.
 
     Args:
-        read: gives the configuration's text, now and at each reload.
-        releaser: tests' substitute command.
+        read: returns the configuration's text, now and at each reload.
+        releaser: a substitute command, for tests.
 
     Raises:
-        AgentError: it cannot start.
+        AgentError: the agent cannot start.
     """
     forbid_core_dumps()
-    with held_back():  # until the event loop looks at signals
+    with block_signals():  # until the event loop handles signals
         return _run_or_refuse(read, releaser)
 
 
 def _run_or_refuse(read: Callable[[], str], releaser: tuple[str, ...] | None) -> int:
-    """Run; where it cannot, refuse the credentials that it was handed, and linger.
+    """Run the agent; if it cannot start, reject inherited credential requests.
 
-    Those that are closed without an answer would be empty credentials.
+    systemd takes a connection that closes without a response as an empty credential.
     """
-    from skragent.agent.clock import SystemClock  # noqa: PLC0415 - when it is its turn
-    from skragent.agent.socket_activation import inherited_sockets  # noqa: PLC0415 - the same
+    from skragent.agent.clock import SystemClock  # noqa: PLC0415 - see above
+    from skragent.agent.socket_activation import inherited_sockets  # noqa: PLC0415 - see above
 
     clock = SystemClock()
     inherited = inherited_sockets(os.environ)
     try:
         code = _run(read, inherited, clock, releaser)
     except BaseException as error:
-        from skragent.agent.socket_activation import refuse_orphans  # noqa: PLC0415 - seldom
+        from skragent.agent.socket_activation import reject_connections  # noqa: PLC0415 - see above
 
-        refuse_orphans((sock for _, sock in inherited.credentials), clock)
+        reject_connections((sock for _, sock in inherited.credentials), clock)
         if isinstance(error, AgentError):
             _end_in_order(error, inherited)
         raise
     if code in FINAL and inherited.listeners:
-        from skragent.agent.process_control import linger  # noqa: PLC0415 - seldom
+        from skragent.agent.process_control import delay_exit  # noqa: PLC0415 - see above
 
-        linger()  # it has answered whoever waited: who comes next has it started again
+        delay_exit()  # each new connection makes systemd start the agent again
     return code
 
 
 def _end_in_order(error: AgentError, inherited: Inherited) -> None:
-    """End so that systemd keeps held keys; linger where it would start again at once.
+    """End so that systemd keeps held keys; later, if systemd would restart at once.
 
     Raises:
-        SystemExit: the error was told already.
+        SystemExit: the error was already printed.
     """
-    from skragent.agent.process_control import is_asked, linger  # noqa: PLC0415 - seldom
-    from skragent.agent.systemd_notify import Notifier  # noqa: PLC0415 - the same
+    from skragent.agent.process_control import delay_exit, has_connection  # noqa: PLC0415 - see above
+    from skragent.agent.systemd_notify import Notifier  # noqa: PLC0415 - see above
 
     code = exit_code_of_start(error, keeps_keys=bool(inherited.keys))
-    status = f"{error.code}; looks again every few seconds"
+    status = f"{error.code}; tries again every few seconds"
     if inherited.keys:
         print_agent_error(error)
         print(
-            "  systemd keeps the held keys meanwhile, and starts the agent again every"
-            " few seconds. Do not stop the service: that ends them.",
+            "  systemd keeps the held keys and starts the agent again every few"
+            " seconds. Do not stop the service: the held keys would be lost.",
             file=sys.stderr,
         )
         Notifier(os.environ).status(f"{status}; systemd keeps the held keys")
-    elif code in FINAL and is_asked(inherited.listeners.values()):
+    elif code in FINAL and has_connection(inherited.listeners.values()):
         print_agent_error(error)
         Notifier(os.environ).status(status)
-        linger()
+        delay_exit()
     else:
         return
     raise SystemExit(code) from None
@@ -144,13 +145,13 @@ def _run(
     clock: Clock,
     releaser: tuple[str, ...] | None,
 ) -> int:
-    # Imported in this order, each when it is its turn: see the module's docstring.
+    # The order of the imports matters: see the module's docstring.
     from skragent.agent.due_times import releasable_keys  # noqa: PLC0415
     from skragent.agent.jobs import key_requests  # noqa: PLC0415
     from skragent.agent.process_control import (  # noqa: PLC0415
-        allow_descriptors,
-        descriptors_for,
-        too_few,
+        count_descriptors,
+        explain_low_limit,
+        raise_descriptor_limit,
     )
     from skragent.agent.releaser_process import Launcher  # noqa: PLC0415
     from skragent.agent.socket_activation import open_sockets  # noqa: PLC0415
@@ -158,7 +159,7 @@ def _run(
 
     config = parse_config(read())
     environment = dict(os.environ)
-    allowed = allow_descriptors(descriptors_for(config.serving))
+    allowed = raise_descriptor_limit(count_descriptors(config.serving))
     with open_sockets(config.agent, inherited.listeners) as sockets:
         command = () if releaser is None else (releaser,)
         launcher = Launcher(config, clock, environment, *command)
@@ -167,29 +168,29 @@ def _run(
             first = releasable_keys(keys, keys, boottime=clock.boottime())
             launched = launcher.launch([keys[alias] for alias in first])
         except AgentError:
-            launched = None  # the supervisor tries again, and tells how that went
+            launched = None  # the scheduler tries again and reports the result
 
-        # libuv's io_uring polling costs a quarter of the throughput that was measured
-        # here without it, and needs system calls that a hardened unit forbids.
+        # With io_uring, libuv has a quarter less throughput (measured), and needs
+        # system calls that the unit forbids.
         os.environ["UV_USE_IO_URING"] = "0"
         from skragent.agent.daemon import (  # noqa: PLC0415
-            World,
+            DaemonInputs,
             machine_id,
             serve,
         )
         from skragent.agent.due_times import machine_spread  # noqa: PLC0415
-        from skragent.agent.reload import look_up_in_time  # noqa: PLC0415
+        from skragent.agent.reload import call_with_timeout  # noqa: PLC0415
         from skragent.agent.watchdog import watchdog_seconds  # noqa: PLC0415
         from skragent.observe import Event, log, set_up_logging  # noqa: PLC0415
         from skragent.serving import resolve_access  # noqa: PLC0415
 
         set_up_logging(environment)
-        if problem := too_few(config.serving, allowed):
+        if problem := explain_low_limit(config.serving, allowed):
             log(Event.FEW_DESCRIPTORS, problem)
         try:
-            world = World(
+            inputs = DaemonInputs(
                 config=config,
-                access=look_up_in_time(
+                access=call_with_timeout(
                     lambda: resolve_access(
                         config.keys,
                         unit_rules_without_pidfd=config.agent.unit_rules_without_pidfd,
@@ -209,4 +210,4 @@ def _run(
             if launched is not None:
                 launched.child.reap()
             raise
-        return serve(world, launched)
+        return serve(inputs, launched)

@@ -22,8 +22,8 @@ from skragent.cli.agent_requests import (
 )
 from skragent.client.exchange import (
     MOST_WAIT_SECONDS,
-    Answer,
     Request,
+    Response,
     SkragentError,
     exchange,
 )
@@ -98,10 +98,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_on(path: str, arguments: argparse.Namespace) -> int:
-    answer = exchange(path, Request("/v1/status"), TIMEOUT_SECONDS)
-    _show(answer.document(), arguments)
+    response = exchange(path, Request("/v1/status"), TIMEOUT_SECONDS)
+    _show(response.document(), arguments)
     if arguments.watch:
-        _watch(path, answer, arguments)
+        _watch(path, response, arguments)
     return exit_codes.OK
 
 
@@ -119,18 +119,18 @@ def _sockets(
     return sockets
 
 
-def _watch(path: str, answer: Answer, arguments: argparse.Namespace) -> None:
+def _watch(path: str, response: Response, arguments: argparse.Namespace) -> None:
     """Print the status at each change, until Ctrl-C.
 
     Raises:
         SkragentError: a permanent error.
     """
-    tag, is_reachable = _tag(answer), True
+    tag, is_reachable = _tag(response), True
     while True:
         wait = MOST_WAIT_SECONDS if tag else 0.0
         request = Request("/v1/status", wait=wait, known=tag)
         try:
-            answer = exchange(path, request, TIMEOUT_SECONDS)
+            response = exchange(path, request, TIMEOUT_SECONDS)
         except SkragentError as error:
             if not error.is_temporary:
                 raise
@@ -139,13 +139,13 @@ def _watch(path: str, answer: Answer, arguments: argparse.Namespace) -> None:
             tag, is_reachable = "", False
             time.sleep(_PAUSE_SECONDS)  # noqa: TID251 - a command, not the agent
             continue
-        tag, is_reachable = _tag(answer), True
-        if answer.body:
-            _show(answer.document(), arguments)
+        tag, is_reachable = _tag(response), True
+        if response.body:
+            _show(response.document(), arguments)
 
 
-def _tag(answer: Answer) -> str:
-    return answer.headers.get("etag", "").strip('"')
+def _tag(response: Response) -> str:
+    return response.headers.get("etag", "").strip('"')
 
 
 def _show(status: dict[str, Any], arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Keys for a workload: the standard library alone, and cheap to import.
+"""Client for workloads: only the standard library, and fast to import.
 
     from skragent.client import SkragentClient
     pem = SkragentClient().get_pem("db")
@@ -7,10 +7,9 @@
     async for key in AsyncSkragentClient().watch("db"):
         ...
 
-One request is one connection: nothing stays open, and fork and threads need no care.
-Everything that can go wrong is a `SkragentError` with the agent's stable `code`.
-Nothing of this directory needs the rest of skragent: it can be copied, as
-`skragent/client`.
+Each request has its own connection. So the client is safe with fork and threads. Every
+error is a `SkragentError` with the agent's stable `code`. The directory needs nothing
+else of skragent: it can be copied as `skragent/client`.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import asyncio's client for those who ask for it: asyncio costs 60 ms."""
+    """Import the client for asyncio at its first use: asyncio takes 60 ms."""
     if name == "AsyncSkragentClient":
         from skragent.client.asynchronous import (  # noqa: PLC0415 - see above
             AsyncSkragentClient,

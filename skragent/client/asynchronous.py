@@ -12,15 +12,15 @@ from skragent.client.exchange import (
     DEFAULT_SOCKET,
     NOT_MODIFIED,
     READ_BYTES,
-    Answer,
     Key,
     Request,
+    Response,
     SkragentError,
     check_timeout,
     key_target,
     keys_of,
     media_type,
-    no_answer,
+    no_response,
     pause_after,
     text_of,
     unreachable,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class AsyncSkragentClient:
-    """The same for asyncio. Cancelling a call closes its connection."""
+    """SkragentClient for asyncio. Cancelling a call closes its connection."""
 
     def __init__(
         self, socket: str | os.PathLike[str] = DEFAULT_SOCKET, *, timeout: float = 10.0
@@ -52,8 +52,8 @@ class AsyncSkragentClient:
         self, name: str, version: str | None = None, *, wait: float = 0.0
     ) -> Key:
         """See SkragentClient."""
-        answer = await self._get(name, "jwk", version, wait)
-        return Key(name, answer.headers, answer.body)
+        response = await self._get(name, "jwk", version, wait)
+        return Key(name, response.headers, response.body)
 
     async def get_pem(
         self, name: str, version: str | None = None, *, wait: float = 0.0
@@ -72,8 +72,8 @@ class AsyncSkragentClient:
     ) -> Key:
         """See SkragentClient."""
         target = key_target(name, suffix="/public")
-        answer = await self._ask(Request(target, media_type(form), wait=wait))
-        return Key(name, answer.headers, answer.body)
+        response = await self._ask(Request(target, media_type(form), wait=wait))
+        return Key(name, response.headers, response.body)
 
     async def watch(self, name: str, form: str = "jwk") -> AsyncIterator[Key]:
         """See SkragentClient."""
@@ -81,39 +81,39 @@ class AsyncSkragentClient:
         while True:
             request = watch_request(name, form, version)
             try:
-                answer = await self._ask(request)
+                response = await self._ask(request)
             except SkragentError as error:
                 await asyncio.sleep(pause_after(error))
                 continue
-            key = Key(name, answer.headers, answer.body)
-            if answer.status != NOT_MODIFIED and key.version != version:
+            key = Key(name, response.headers, response.body)
+            if response.status != NOT_MODIFIED and key.version != version:
                 version = key.version
                 yield key
 
     async def _get(
         self, name: str, form: str, version: str | None, wait: float
-    ) -> Answer:
+    ) -> Response:
         target = key_target(name, version)
         return await self._ask(Request(target, media_type(form), wait=wait))
 
-    async def _ask(self, request: Request) -> Answer:
-        answer, seconds = Answer(), self._timeout + request.may_take
+    async def _ask(self, request: Request) -> Response:
+        response, seconds = Response(), self._timeout + request.may_take
         try:
             async with asyncio.timeout(seconds):
-                await self._exchange(request, answer)
+                await self._exchange(request, response)
         except TimeoutError as error:
-            raise no_answer(self._path, seconds) from error
+            raise no_response(self._path, seconds) from error
         except OSError as error:
             raise unreachable(self._path, error) from error
-        return answer.judged(request)
+        return response.judged(request)
 
-    async def _exchange(self, request: Request, answer: Answer) -> None:
-        # Not asyncio's streams: they lose an answer that came before we had sent all.
+    async def _exchange(self, request: Request, response: Response) -> None:
+        # asyncio's streams lose a response that comes before the whole request is sent.
         loop = asyncio.get_running_loop()
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(0)
             await loop.sock_connect(connection, self._path)
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 await loop.sock_sendall(connection, request.raw)
-            while not answer.feed(await loop.sock_recv(connection, READ_BYTES)):
+            while not response.feed(await loop.sock_recv(connection, READ_BYTES)):
                 pass

@@ -1,8 +1,9 @@
-"""One request and its answer on the agent's socket. No state, no retries.
+"""One request and its response on the agent's socket, without state or retries.
 
-Without http.client and its email parser, which would cost more than the fetch: the
-agent's answers are plain (a Content-Length, no chunks), and what is not is refused.
-Reading an answer is apart from the socket: both clients feed it what they read.
+This module does not use http.client, whose import (with the email parser) takes longer
+than the fetch. The agent's responses are simple (a Content-Length, no chunks), and the
+client rejects other responses. `Response` parses bytes and does not read the socket:
+both clients feed it.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ FORMS: Final = {
     "raw": "application/octet-stream",
 }
 
-# What `watch` asks the agent to hold a request for; a lost agent is noticed then.
+# The wait of a request of `watch`. After this time, `watch` notices a lost agent.
 _WATCH_SECONDS: Final = 60.0
-# Between two attempts of `watch` where the agent is not there or asks to wait.
+# Between two attempts of `watch`, if the agent is unreachable or sends Retry-After.
 _LEAST_PAUSE_SECONDS: Final = 0.5
 _MOST_PAUSE_SECONDS: Final = 60.0
 
@@ -39,8 +40,8 @@ _FIRST_ERROR: Final = 400
 _TEMPORARY: Final = (408, 429, 503)
 _TEMPORARY_CODES: Final = ("client.unreachable", "client.timeout")
 
-MOST_WAIT_SECONDS: Final = 300.0  # the agent holds a request no longer
-_TICK_SECONDS: Final = 2.0  # it looks at its watch each second
+MOST_WAIT_SECONDS: Final = 300.0  # the agent's limit for a long poll
+_TICK_SECONDS: Final = 2.0  # the agent checks deadlines once per second
 _CODE_CHARACTERS: Final = "abcdefghijklmnopqrstuvwxyz0123456789_."
 _MAX_CODE_CHARACTERS: Final = 64
 _MAX_DETAIL_CHARACTERS: Final = 2000
@@ -51,15 +52,15 @@ _UNRESERVED: Final = (
 
 
 class SkragentError(Exception):
-    """The agent did not give what was asked for, or was not there.
+    """The agent refused a request or did not respond.
 
     Attributes:
-        code: stable: the agent's; or, where it did not answer, client.unreachable,
-            client.forbidden (the socket's mode), client.timeout, client.garbage.
-        status: the HTTP status; 0 where there was no answer.
+        code: a stable code of the agent. Without a response: client.unreachable,
+            client.forbidden (the socket's mode), client.timeout or client.garbage.
+        status: the HTTP status; 0 without a response.
         detail: one sentence.
-        retry_after: seconds that the agent asks to wait, where it does.
-        formats: the media types that there are, where another one was asked for.
+        retry_after: seconds to wait, if the agent sent Retry-After.
+        formats: the available media types, if the requested one is not available.
     """
 
     def __init__(
@@ -74,33 +75,33 @@ class SkragentError(Exception):
 
     @property
     def is_temporary(self) -> bool:
-        """Tell whether the same request may succeed later, with nothing changed."""
+        """Return whether the same request may succeed later without a change."""
         return self.status in _TEMPORARY or self.code in _TEMPORARY_CODES
 
 
 class Key:
-    """A key as it was served; `raw` are its bytes in the form that was asked for."""
+    """A key from the agent; `raw` has its bytes in the requested form."""
 
     def __init__(self, name: str, headers: dict[str, str], raw: bytes) -> None:
         self.name = name
         self.raw = raw
         self.version = headers.get("etag", "").strip('"')
         self.is_stale = headers.get("skragent-state") == "stale"  # refresh is overdue
-        # Seconds since 1970, and since the vault released it; 0 where it is not told.
+        # Seconds since 1970, and since the vault's release; 0 if unknown.
         self.released_at = _number(headers.get("skragent-released-at", ""))
         self.age_seconds = _number(headers.get("age", ""))
         self._jwk: dict[str, Any] | None = None
 
     def __repr__(self) -> str:  # type: ignore[explicit-override] # 3.12's
-        """Show which key it is, and not a byte of it."""
+        """Return name and version, without the key's bytes."""
         return f"Key({self.name!r}, version={self.version!r})"
 
     @property
     def jwk(self) -> dict[str, Any]:
-        """Return a JWK's members (RFC 7517); read the first time that somebody asks.
+        """Return the members of a JWK (RFC 7517), parsed at the first access.
 
         Raises:
-            ValueError: it was fetched in another form, or it is no JSON object.
+            ValueError: the key was fetched in another form, or is not a JSON object.
         """
         if self._jwk is None:
             try:
@@ -108,13 +109,13 @@ class Key:
             except RecursionError as error:
                 raise ValueError("the key is nested too deeply for a JWK") from error
             if not isinstance(jwk, dict):
-                raise ValueError("the key is no JSON object, as a JWK is")
+                raise ValueError("the key is not a JSON object")
             self._jwk = jwk
         return self._jwk
 
 
-class Answer:
-    """An answer as it comes in, in any pieces."""
+class Response:
+    """A response, parsed from pieces of any size."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -124,23 +125,23 @@ class Answer:
         self._length = -1
 
     def feed(self, data: bytes) -> bool:
-        """Take in what was read; tell whether that is all of it."""
+        """Add bytes; return whether the response is complete."""
         if not data:
             raise SkragentError(
-                "client.unreachable", 0, "the agent ended before its answer did"
+                "client.unreachable", 0, "the agent closed the connection too early"
             )
         self._data += data
         if self._length < 0:
             head, end, rest = self._data.partition(b"\r\n\r\n")
             if not end:
                 if len(head) > _MAX_HEAD_BYTES:
-                    raise _garbage("its head does not end")
+                    raise _garbage("the head does not end")
                 return False
             self.status, self.headers = _parse_head(head)
             self._length = self._read_length()
             self._data = rest
         if len(self._data) > self._length:
-            raise _garbage("it is longer than it says")
+            raise _garbage("longer than its Content-Length")
         self.body = self._data
         return len(self._data) == self._length
 
@@ -149,33 +150,33 @@ class Answer:
             return 0
         length = self.headers.get("content-length", "")
         if not (length.isascii() and length.isdigit() and len(length) <= len("9" * 9)):
-            raise _garbage("it does not say how long it is")
+            raise _garbage("no Content-Length")
         if int(length) > _MAX_BODY_BYTES:
-            raise _garbage("it is too long")
+            raise _garbage("too long")
         return int(length)
 
-    def judged(self, request: Request) -> Answer:
-        """Return it where it is what was asked for, or nothing new.
+    def judged(self, request: Request) -> Response:
+        """Return the response if it fits the request, or if nothing changed.
 
         Raises:
-            SkragentError: as the agent says; client.garbage where that is no answer to
-                this request.
+            SkragentError: the agent's error; client.garbage if the response does not
+                fit the request.
         """
         if self.status >= _FIRST_ERROR:
             raise self._problem()
         if self.status == NOT_MODIFIED and request.known:
             return self
         if self.status != request.expects:
-            raise _garbage(f"it is status {self.status}, not {request.expects}")
+            raise _garbage(f"status {self.status}, not {request.expects}")
         media = self.headers.get("content-type", "")
         if media != request.accept or not self.body:
-            raise _garbage(f"it is `{_one_line(media, 64)}`, not {request.accept}")
+            raise _garbage(f"`{_one_line(media, 64)}`, not {request.accept}")
         if not _is_tag(self.headers.get("etag", "").strip('"')):
-            raise _garbage("its ETag has characters that no version has")
+            raise _garbage("its ETag is not a version")
         return self
 
     def document(self) -> dict[str, Any]:
-        """Read the body as a JSON object.
+        """Parse the body as a JSON object.
 
         Raises:
             SkragentError: client.garbage
@@ -185,29 +186,29 @@ class Answer:
         except (ValueError, RecursionError):
             document = None
         if not isinstance(document, dict):
-            raise _garbage("it is no JSON object")
+            raise _garbage("not a JSON object")
         return document
 
     def names(self, member: str) -> list[str]:
-        """Read a list of names out of the body.
+        """Return a list of names from the body.
 
         Raises:
             SkragentError: client.garbage
         """
         names = self.document().get(member)
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-            raise _garbage(f"it has no list `{member}`")
+            raise _garbage(f"no list `{member}`")
         return names
 
     def _problem(self) -> SkragentError:
-        """Read an RFC 9457 problem document, whatever JSON is in its members."""
+        """Return the error of an RFC 9457 problem document of any content."""
         try:
             document = self.document()
         except SkragentError:
             document = {}
         code, detail = document.get("code"), document.get("detail")
         if not (isinstance(code, str) and _is_code(code) and isinstance(detail, str)):
-            return _garbage(f"it is status {self.status} without a problem document")
+            return _garbage(f"status {self.status} without a problem document")
         waits = _number(self.headers.get("retry-after", ""))
         detail = _one_line(detail, _MAX_DETAIL_CHARACTERS)
         error = SkragentError(code, self.status, detail, waits or None)
@@ -222,10 +223,10 @@ class Answer:
 
 
 class Request:
-    """What is asked, and what may be answered; the same for both clients.
+    """A request, and the properties of its response; both clients use it.
 
     Raises:
-        ValueError: `wait` is no time that the agent would hold a request for.
+        ValueError: `wait` is out of range.
     """
 
     def __init__(
@@ -244,7 +245,7 @@ class Request:
         self.accept = accept
         self.known = known
         self.expects = expects
-        # What it may take beyond the client's own timeout.
+        # Seconds beyond the client's own timeout.
         self.may_take = wait + _TICK_SECONDS if wait else 0.0
         if wait:
             target += f"{'&' if '?' in target else '?'}wait={wait:.3f}"
@@ -257,18 +258,18 @@ class Request:
         self.raw = head.encode("ascii") + body
 
 
-def exchange(path: str, request: Request, timeout: float) -> Answer:
-    """Send one request to a socket, and read its answer.
+def exchange(path: str, request: Request, timeout: float) -> Response:
+    """Send one request to a socket and return its response.
 
     Args:
-        path: of the socket.
-        request: what is asked.
-        timeout: seconds for all of it, a wait not counted.
+        path: path of the socket.
+        request: the request.
+        timeout: seconds for the whole exchange, without the request's wait.
 
     Raises:
-        SkragentError: with what the agent says, or client.*.
+        SkragentError: the agent's error, or client.*.
     """
-    answer, seconds = Answer(), timeout + request.may_take
+    response, seconds = Response(), timeout + request.may_take
     deadline = time.monotonic() + seconds
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -277,59 +278,59 @@ def exchange(path: str, request: Request, timeout: float) -> Answer:
             try:  # noqa: SIM105 - contextlib would be one import more
                 connection.sendall(request.raw)
             except (BrokenPipeError, ConnectionResetError):
-                pass  # it may have refused us before it read: that is its answer
-            _read(connection, answer, deadline)
+                pass  # the agent may respond and close before it reads the request
+            _read(connection, response, deadline)
     except TimeoutError as error:
-        raise no_answer(path, seconds) from error
+        raise no_response(path, seconds) from error
     except OSError as error:
         raise unreachable(path, error) from error
-    return answer.judged(request)
+    return response.judged(request)
 
 
-def _read(connection: socket.socket, answer: Answer, deadline: float) -> None:
+def _read(connection: socket.socket, response: Response, deadline: float) -> None:
     is_complete = False
     while not is_complete:
         left = deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
         connection.settimeout(left)
-        is_complete = answer.feed(connection.recv(READ_BYTES))
+        is_complete = response.feed(connection.recv(READ_BYTES))
 
 
 def key_target(name: str, version: str | None = None, suffix: str = "") -> str:
-    """Write the path of a key."""
+    """Return the path of a key."""
     query = "" if version is None else f"?version={_quote(version)}"
     return f"/v1/keys/{_quote(name)}{suffix}{query}"
 
 
 def media_type(form: str) -> str:
-    """Return what to ask for; a form that nobody knows is the caller's bug."""
+    """Return the media type of a form; an unknown form is a ValueError."""
     if form not in FORMS:
         raise ValueError(f"form is one of {', '.join(FORMS)}, not {form!r}")
     return FORMS[form]
 
 
-def text_of(answer: Answer) -> str:
-    """Read a body that is ASCII, as PEM is.
+def text_of(response: Response) -> str:
+    """Return a body in ASCII, such as PEM.
 
     Raises:
         SkragentError: client.garbage
     """
     try:
-        return answer.body.decode("ascii")
+        return response.body.decode("ascii")
     except UnicodeDecodeError:
-        raise _garbage("it is no text") from None
+        raise _garbage("not ASCII") from None
 
 
 def keys_of(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Take the list of keys out of a document; each has a name and a state.
+    """Return the list of keys of a document; each has a name and a state.
 
     Raises:
         SkragentError: client.garbage
     """
     keys = document.get("keys")
     if not isinstance(keys, list) or not all(map(_is_key, keys)):
-        raise _garbage("it lists no keys")
+        raise _garbage("no list of keys")
     return keys
 
 
@@ -340,20 +341,20 @@ def _is_key(key: object) -> bool:
 
 
 def check_timeout(timeout: float) -> float:
-    """Refuse a timeout that would be none."""
+    """Return the timeout if it is positive."""
     if not timeout > 0:
         raise ValueError(f"timeout is more than 0 seconds, not {timeout!r}")
     return timeout
 
 
 def watch_request(name: str, form: str, version: str) -> Request:
-    """Ask for a version that is not this one."""
+    """Return a request for a version other than the given one."""
     accept = media_type(form)
     return Request(key_target(name), accept, wait=_WATCH_SECONDS, known=version)
 
 
 def pause_after(error: SkragentError) -> float:
-    """Choose how long to wait before the next attempt; raise what time cannot mend."""
+    """Return the pause before the next attempt; raise a permanent error."""
     if not error.is_temporary:
         raise error
     seconds = 1.0 if error.retry_after is None else error.retry_after
@@ -364,7 +365,7 @@ def _quote(text: str) -> str:
     """Percent-encode all but unreserved characters (RFC 3986 §2.3)."""
     return "".join(
         chr(byte) if byte in _UNRESERVED else f"%{byte:02X}"
-        # Python's words for bytes of the command line that are no text, too.
+        # The command line may contain surrogate escapes.
         for byte in text.encode(errors="surrogatepass")
     )
 
@@ -374,7 +375,7 @@ def _parse_head(head: bytes) -> tuple[int, dict[str, str]]:
     version, _, rest = status_line.partition(" ")
     status = rest[:3]
     if version != "HTTP/1.1" or not (status.isascii() and status.isdigit()):
-        raise _garbage("it is not HTTP/1.1")
+        raise _garbage("not HTTP/1.1")
     pairs = (line.partition(":") for line in lines)
     return int(status), {name.lower(): value.strip() for name, _, value in pairs}
 
@@ -389,7 +390,7 @@ def _is_tag(text: str) -> bool:
 
 
 def _one_line(text: str, max_characters: int) -> str:
-    """Make another program's text fit for a terminal and a log."""
+    """Shorten a text and replace unprintable characters."""
     return "".join(c if c.isprintable() else "?" for c in text[:max_characters])
 
 
@@ -397,18 +398,18 @@ def _number(text: str) -> float:
     return float(text) if text.isascii() and text.isdigit() else 0.0
 
 
-def no_answer(path: str, seconds: float) -> SkragentError:
-    """Say that the agent did not answer in time."""
-    return SkragentError("client.timeout", 0, f"{path}: no answer in {seconds:g} s")
+def no_response(path: str, seconds: float) -> SkragentError:
+    """Return the error for a response that did not come in time."""
+    return SkragentError("client.timeout", 0, f"{path}: no response in {seconds:g} s")
 
 
 def unreachable(path: str, error: OSError) -> SkragentError:
-    """Say that the agent is not there, or not for us."""
+    """Return the error for a socket that cannot be connected to."""
     is_forbidden = isinstance(error, PermissionError)
     code = "client.forbidden" if is_forbidden else "client.unreachable"
     why = error.strerror or str(error)
     if isinstance(error, ConnectionRefusedError) and not _is_socket(path):
-        why = "is no socket"
+        why = "is not a socket"
     return SkragentError(code, 0, f"{path}: {why}")
 
 
@@ -416,10 +417,8 @@ def _is_socket(path: str) -> bool:
     try:
         return stat.S_ISSOCK(os.stat(path).st_mode)  # noqa: PTH116 - pathlib costs an import
     except OSError:
-        return True  # it is gone by now
+        return True  # the file was removed meanwhile
 
 
-def _garbage(what: str) -> SkragentError:
-    return SkragentError(
-        "client.garbage", 0, f"the agent's answer cannot be used: {what}"
-    )
+def _garbage(reason: str) -> SkragentError:
+    return SkragentError("client.garbage", 0, f"invalid response: {reason}")

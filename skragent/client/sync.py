@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from skragent.client.exchange import (
     DEFAULT_SOCKET,
     NOT_MODIFIED,
-    Answer,
     Key,
     Request,
+    Response,
     SkragentError,
     check_timeout,
     exchange,
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
 
 class SkragentClient:
-    """Asks the agent on its Unix socket.
+    """Client of the agent's Unix socket.
 
-    `wait` is how many seconds (at most 300) the agent may hold a request for a key
-    that it has not got yet.
+    `wait` is the time in seconds (at most 300) for which the agent keeps a request
+    pending if it does not hold the key yet.
 
     Args:
         socket: the path of api.sock.
-        timeout: seconds for one request, a wait not counted.
+        timeout: seconds for one request, without its wait.
 
     Raises:
-        ValueError: a `timeout`, `wait` or `form` that does not exist; a caller's bug.
+        ValueError: `timeout`, `wait` or `form` is out of range.
     """
 
     def __init__(
@@ -48,19 +48,19 @@ class SkragentClient:
         self._timeout = check_timeout(timeout)
 
     def list_keys(self) -> list[dict[str, Any]]:
-        """Return what this process may see: name, state, version, type, formats."""
+        """Return the keys of this process: name, state, version, type, formats."""
         return keys_of(self._ask(Request("/v1/keys")).document())
 
     def status(self) -> dict[str, Any]:
-        """Return the same, and who the agent thinks this process is."""
+        """Return the same, and the identity of this process as the agent sees it."""
         return self._ask(Request("/v1/status")).document()
 
     def get_key(
         self, name: str, version: str | None = None, *, wait: float = 0.0
     ) -> Key:
         """Fetch a key as a JWK."""
-        answer = self._get(name, "jwk", version, wait)
-        return Key(name, answer.headers, answer.body)
+        response = self._get(name, "jwk", version, wait)
+        return Key(name, response.headers, response.body)
 
     def get_pem(
         self, name: str, version: str | None = None, *, wait: float = 0.0
@@ -77,34 +77,34 @@ class SkragentClient:
     def get_public(self, name: str, form: str = "jwk", *, wait: float = 0.0) -> Key:
         """Fetch the public half of a key: `form` is jwk or pem."""
         target = key_target(name, suffix="/public")
-        answer = self._ask(Request(target, media_type(form), wait=wait))
-        return Key(name, answer.headers, answer.body)
+        response = self._ask(Request(target, media_type(form), wait=wait))
+        return Key(name, response.headers, response.body)
 
     def watch(self, name: str, form: str = "jwk") -> Iterator[Key]:
-        """Yield the key as soon as there is one, and again at each new version.
+        """Yield the key as soon as the agent holds it, and again at each new version.
 
-        Goes on while the agent is restarted or has no key.
+        Continues while the agent restarts or does not hold the key.
 
         Raises:
-            SkragentError: where the key is not for this process, or not in this form,
-                or what answers is no agent.
+            SkragentError: a permanent error: no rule allows the key to this process,
+                it is not available in this form, or the response is not an agent's.
         """
         version = ""
         while True:
             request = watch_request(name, form, version)
             try:
-                answer = self._ask(request)
+                response = self._ask(request)
             except SkragentError as error:
-                time.sleep(pause_after(error))  # noqa: TID251 - a workload's wait, not the agent's
+                time.sleep(pause_after(error))  # noqa: TID251 - a workload, not the agent
                 continue
-            key = Key(name, answer.headers, answer.body)
-            if answer.status != NOT_MODIFIED and key.version != version:
+            key = Key(name, response.headers, response.body)
+            if response.status != NOT_MODIFIED and key.version != version:
                 version = key.version
                 yield key
 
-    def _get(self, name: str, form: str, version: str | None, wait: float) -> Answer:
+    def _get(self, name: str, form: str, version: str | None, wait: float) -> Response:
         target = key_target(name, version)
         return self._ask(Request(target, media_type(form), wait=wait))
 
-    def _ask(self, request: Request) -> Answer:
+    def _ask(self, request: Request) -> Response:
         return exchange(self._path, request, self._timeout)

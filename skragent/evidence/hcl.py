@@ -126,7 +126,7 @@ def parse_hcl_report(data: bytes) -> HclReport:
     # In both versions of the header this is the total: 1236 bytes and the runtime data.
     if used != _RUNTIME_DATA_OFFSET + length:
         raise MalformedEvidenceError(
-            f"the HCL report says that it has {used} bytes,"
+            f"the HCL report declares {used} bytes,"
             f" but its parts have {_RUNTIME_DATA_OFFSET + length}"
         )
     if any(reader.take(reader.left)):
@@ -178,7 +178,7 @@ def _read_request_data(reader: Reader) -> tuple[HashType, int]:
         )
     if size != REQUEST_DATA_BYTES + length:
         raise MalformedEvidenceError(
-            f"the HCL report's request data says {size} bytes, but has"
+            f"the HCL report's request data declares {size} bytes, but has"
             f" {REQUEST_DATA_BYTES + length}"
         )
     try:

@@ -1,4 +1,4 @@
-"""The keys that the agent holds, in secret memory."""
+"""Held keys, in secret memory."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""One key as it is held: its public facts, and its bytes in secret memory of its own.
+"""One held key: its public facts, and its bytes in an arena of its own.
 
-The releaser rendered every form into the job's memory; here they are copied, from
-secret memory to secret memory, into an arena that holds this version of this key and
-nothing else. So it can be wiped alone, and it can outlive the agent's process: see
-`skragent.agent.preserved_keys`. The arena begins with a record that says what is in it:
+The releaser renders each form of a key into the job's arena. This module copies the
+forms to a second arena, which holds one version of one key. So the agent can wipe each
+key alone, and systemd can keep it for the next agent: `skragent.agent.preserved_keys`.
+The arena has this layout:
 
-    8 bytes   MAGIC, which names the format
+    8 bytes   MAGIC, the format
     4 bytes   length of the record, little-endian
-    n bytes   the record, `PreservedRecord` as JSON: public facts only
-    ...       the forms, where the record's slices say
+    n bytes   the record: `PreservedRecord` as JSON, public facts only
+    ...       the forms, at the record's slices
 """
 
 from __future__ import annotations
@@ -42,26 +42,26 @@ _FINGERPRINT: Final = re.compile(r"([0-9a-f]{64})?")
 class PreservedRecord(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 ):
-    """What is known of a held key, as it stands in its memory."""
+    """The public facts of a held key, stored in its arena."""
 
-    vault: str  # as the configuration names it
-    name: str  # in the vault
-    key: ReleasedKey  # its slices are of this memory
+    vault: str  # the vault's URL in the configuration
+    name: str  # the key's name in the vault
+    key: ReleasedKey  # with slices of this arena
     released_at: float  # seconds since 1970
     began_at: float  # boot time of the job that released it
-    # Boot time until which the version before is served as well; None: not at all.
+    # Boot time until which the previous version is served, too; None: not at all.
     overlap_until: float | None = None
     stale_at: float  # boot time
 
 
-# What is read back may be of a newer agent, before a rollback: members and forms that
-# this one does not know are ignored.
+# After a rollback, the record may come from a newer agent: unknown members and forms
+# are ignored.
 class _StoredSlice(Slice, frozen=True, forbid_unknown_fields=False):
     pass
 
 
 class _StoredKey(ReleasedKey, frozen=True, forbid_unknown_fields=False, kw_only=True):
-    forms: dict[str, _StoredSlice]  # type: ignore[assignment] # of a newer agent, too
+    forms: dict[str, _StoredSlice]  # type: ignore[assignment] # unknown forms, too
 
 
 class _StoredRecord(
@@ -72,7 +72,7 @@ class _StoredRecord(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldKey:
-    """A released key. As long as it is referenced, so is its memory."""
+    """A released key with a reference to its arena."""
 
     alias: str
     kid: str  # the vault's own versioned identifier
@@ -85,11 +85,11 @@ class HeldKey:
     released_at: float  # seconds since 1970
     not_before: float | None = None
     not_after: float | None = None
-    repeats_nonce: bool = True  # the signed release repeats the nonce of its request
-    memory: Arena | None = None  # that the forms are in; None in tests of serving
+    repeats_nonce: bool = True  # the signed release has the request's nonce
+    memory: Arena | None = None  # with the forms; None in tests of serving
 
     def wipe(self) -> None:
-        """Zero everything at once, also under the eyes of a reader that has a view."""
+        """Zero the key at once, also in views that a response still reads."""
         if self.memory is not None:
             self.memory.wipe()
             return
@@ -98,18 +98,18 @@ class HeldKey:
 
 
 def hold_key(record: PreservedRecord, arena: Arena) -> HeldKey:
-    """Copy a key of a job's result into memory of its own.
+    """Copy a key of a job's result into an arena of its own.
 
     Args:
-        record: with slices of `arena`.
-        arena: the job's.
+        record: the facts, with slices of `arena`.
+        arena: the job's arena.
 
     Returns:
-        the key; its memory's descriptor is still open.
+        the key; its arena's descriptor is still open.
 
     Raises:
-        ReleaserError: releaser.garbage: a form lies outside of the arena.
-        SecretMemoryError: there is no memory for it.
+        ReleaserError: releaser.garbage: a form is outside the arena.
+        SecretMemoryError: the arena cannot be created.
     """
     released = record.key
     try:
@@ -119,7 +119,7 @@ def hold_key(record: PreservedRecord, arena: Arena) -> HeldKey:
         }
     except ValueError as error:
         raise ReleaserError(
-            f"key {released.alias}: a form lies outside of the arena",
+            f"key {released.alias}: a form is outside the arena",
             code="releaser.garbage",
         ) from error
     head, slices = _encode_head(record, {form: len(v) for form, v in views.items()})
@@ -132,10 +132,10 @@ def hold_key(record: PreservedRecord, arena: Arena) -> HeldKey:
 
 
 def read_held_key(memory: Arena) -> tuple[PreservedRecord, HeldKey]:
-    """Read a key that an earlier agent held in this memory.
+    """Return the key that an earlier agent held in this arena.
 
     Raises:
-        SecretMemoryError: memory.content: it holds no key, or in another format.
+        SecretMemoryError: memory.content: the arena has no key, or another format.
     """
     try:
         record = _read_record(memory)
@@ -144,14 +144,14 @@ def read_held_key(memory: Arena) -> tuple[PreservedRecord, HeldKey]:
         raise SecretMemoryError(
             f"the memory of an earlier agent cannot be used: {error}",
             code=CONTENT,
-            hint="The keys are released again.",
+            hint="No action is needed: the agent releases the keys again.",
         ) from error
 
 
 def _read_record(memory: Arena) -> PreservedRecord:
     start = len(MAGIC) + _LENGTH_BYTES
     if bytes(memory.view(0, len(MAGIC))) != MAGIC:
-        raise ValueError("it does not begin as a held key does")
+        raise ValueError("it does not begin with the format of a held key")
     length = int.from_bytes(memory.view(len(MAGIC), _LENGTH_BYTES), "little")
     if length > MAX_RECORD_BYTES:
         raise ValueError(f"a record of {length} bytes")
@@ -160,12 +160,12 @@ def _read_record(memory: Arena) -> PreservedRecord:
     _judge(record.key)
     pieces = record.key.forms.values()
     if not pieces or any(piece.offset < start + length for piece in pieces):
-        raise ValueError("it has no forms, or one that lies in the record")
+        raise ValueError("it has no forms, or a form overlaps the record")
     return record
 
 
 def _as_known(stored: _StoredRecord) -> PreservedRecord:
-    """Leave out what this agent does not know."""
+    """Remove the members and forms that this agent does not know."""
     facts = msgspec.structs.asdict(stored.key)
     forms = {
         form: Slice(piece.offset, piece.length)
@@ -177,17 +177,17 @@ def _as_known(stored: _StoredRecord) -> PreservedRecord:
 
 
 def _judge(key: ReleasedKey) -> None:
-    """Refuse texts that would reach headers, labels and log lines as they are.
+    """Check the texts that the agent puts into headers, labels and log lines.
 
     Raises:
-        ValueError: one has another form than this agent's own.
+        ValueError: a text does not have the expected syntax.
     """
     if not _VERSION.fullmatch(key.version):
         raise ValueError("a version that is not 32 hexadecimal digits")
     if not _ALIAS.fullmatch(key.alias):
-        raise ValueError("a name that no configuration can have")
+        raise ValueError("a name that a configuration cannot have")
     if not (key.kid.isascii() and key.kid.isprintable()):
-        raise ValueError("a key identifier that is no URL")
+        raise ValueError("a key identifier that is not a URL")
     if not _FINGERPRINT.fullmatch(key.fingerprint):
         raise ValueError("a fingerprint that is not SHA-256")
 
@@ -195,7 +195,7 @@ def _judge(key: ReleasedKey) -> None:
 def _encode_head(
     record: PreservedRecord, lengths: Mapping[Form, int]
 ) -> tuple[bytes, dict[Form, Slice]]:
-    """Write what stands before the forms; its own length depends on the offsets."""
+    """Return the bytes before the forms; their length depends on the offsets."""
     offset = 0
     while True:
         slices: dict[Form, Slice] = {}

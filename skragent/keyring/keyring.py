@@ -1,9 +1,9 @@
-"""The keys that we hold, by alias, and the state that the supervisor gave to each.
+"""The configured keys by alias, each with its state and, if held, its bytes.
 
     waiting -> current -> stale -> (current | denied | expired | dropped)
 
-A key is held in `current` and `stale` and in no other state. Nothing here knows what
-time it is or decides when a state changes: that is the supervisor's.
+The agent holds a key in the states `current` and `stale` only. The scheduler decides
+when a state changes: this module does not use a clock.
 """
 
 from __future__ import annotations
@@ -19,50 +19,50 @@ if TYPE_CHECKING:
 
 
 class KeyState(enum.StrEnum):
-    """Where a key is in its life; the values are what workloads and metrics read."""
+    """The state of a key; workloads and metrics read the values."""
 
-    WAITING = "waiting"  # not yet released since we started
+    WAITING = "waiting"  # not released since the agent's start
     CURRENT = "current"
     STALE = "stale"  # held and served, but its refresh is overdue
-    DENIED = "denied"  # somebody with the right to say no said no: wiped
-    EXPIRED = "expired"  # too old to be served: wiped
-    DROPPED = "dropped"  # an administrator said so: wiped
+    DENIED = "denied"  # an authority denied the key: wiped
+    EXPIRED = "expired"  # past its `exp` or max_stale_seconds: wiped
+    DROPPED = "dropped"  # by an administrator: wiped
 
 
 _HELD = (KeyState.CURRENT, KeyState.STALE)
-# Of these nobody failed: somebody dropped the key, or means another one by its name.
-_BY_ORDER = (KeyState.WAITING, KeyState.DROPPED)
+# States without a failure: an administrator dropped the key or configured another one.
+_WITHOUT_FAILURE = (KeyState.WAITING, KeyState.DROPPED)
 
 
 @dataclass(slots=True)
 class Entry:
-    """What is known of one configured key."""
+    """One configured key."""
 
     alias: str
     state: KeyState = KeyState.WAITING
     key: HeldKey | None = None
-    previous: HeldKey | None = None  # another version, served to who asks for it
-    failure_code: str = ""  # of the last attempt; empty after a success
+    previous: HeldKey | None = None  # another version, for requests with ?version=
+    failure_code: str = ""  # of the last attempt; empty after success
     failure_message: str = ""
-    failure_hint: str = ""  # what to do about it
-    retry_at: float | None = None  # when the next attempt is due, if that is known
-    wipe_at: float | None = None  # from then on, a repeated denial wipes the key
-    needs_attention: bool = False  # the last attempt failed, and a person must act
-    # Attempts that have ended, and that began after the last order to refresh.
+    failure_hint: str = ""  # the remedy
+    retry_at: float | None = None  # time of the next attempt, if known
+    wipe_at: float | None = None  # from this time on, a repeated denial wipes the key
+    needs_attention: bool = False  # the last attempt failed, and a person has to act
+    # Attempts that began after the last request to refresh and have ended.
     attempts: int = 0
 
     def forget_failure(self) -> None:
-        """Note that the last attempt did not fail."""
+        """Clear the failure of the last attempt."""
         self.failure_code = self.failure_message = self.failure_hint = ""
         self.retry_at = self.wipe_at = None
         self.needs_attention = False
 
 
 class Keyring:
-    """All configured keys. Whoever serves them listens for changes.
+    """All configured keys, with listeners for changes.
 
-    A listener gets the alias before the old bytes are gone, so that it can let go of
-    them: what it still sends must be cut, or its reader gets zeros.
+    A listener is called before the old bytes are wiped. It must stop sending them:
+    otherwise its reader gets zeros.
     """
 
     def __init__(self, aliases: Iterable[str] = ()) -> None:
@@ -75,44 +75,44 @@ class Keyring:
         return iter(self._entries.values())
 
     def get(self, alias: str) -> Entry | None:
-        """Return what is known of a key; None where no such key is configured."""
+        """Return the entry of a key; None if the key is not configured."""
         return self._entries.get(alias)
 
     def subscribe(self, listener: Callable[[str], None]) -> None:
-        """Call `listener(alias)` at each change of what can be served."""
+        """Call `listener(alias)` when the served bytes or the state of a key change."""
         self._listeners.append(listener)
 
     def observe(self, observer: Callable[[], None]) -> None:
-        """Call `observer()` after each change of what is known, failures too."""
+        """Call `observer()` after each change, including failures."""
         self._observers.append(observer)
 
     def on_parting(self, listener: Callable[[HeldKey], None]) -> None:
-        """Call `listener(key)` when a key is no longer held, and maybe wiped."""
+        """Call `listener(key)` when the agent no longer holds a key."""
         self._parting.append(listener)
 
     def remove(self, aliases: Iterable[str]) -> None:
-        """Forget keys that are configured no more: they are wiped, and unknown."""
+        """Wipe and remove keys that are no longer configured."""
         for alias in aliases:
             entry = self._entries.pop(alias)
-            self._tell(alias)
+            self._notify(alias)
             self._wipe(entry.key, entry.previous)
 
     def add(self, aliases: Iterable[str]) -> None:
-        """Know of keys that are new in the configuration: they wait."""
+        """Add new keys of the configuration, in the state `waiting`."""
         for alias in aliases:
             self._entries.setdefault(alias, Entry(alias))
-        self._show()
+        self._notify_observers()
 
     def put(self, key: HeldKey, *, keeps_previous: bool = False) -> None:
-        """Hold a fresh release instead of the one before.
+        """Hold a newly released key instead of the previous one.
 
-        The one before is not wiped here: a slow reader gets the whole of what it
-        began to read. Its arena goes with its last key and its last reader.
+        The previous key is not wiped, so that a slow reader gets a complete response.
+        Its arena is freed with the last reference.
 
         Args:
-            key: what was released.
-            keeps_previous: where that is another version, hold the one before as
-                well, until `end_overlap`.
+            key: the released key.
+            keeps_previous: if the version changed, hold the previous version, too,
+                until `end_overlap`.
         """
         entry = self._entries[key.alias]
         before = {entry.key, entry.previous}
@@ -120,28 +120,28 @@ class Keyring:
             entry.previous = entry.key if keeps_previous else None
         entry.key, entry.state = key, KeyState.CURRENT
         entry.forget_failure()
-        self._tell(key.alias)
+        self._notify(key.alias)
         self._part(*before - {entry.key, entry.previous})
 
     def end_overlap(self, alias: str) -> None:
-        """Let go of the version before the one that is held; see `put`."""
+        """Release the previous version; see `put`."""
         entry = self._entries[alias]
         if entry.previous is not None:
             gone, entry.previous = entry.previous, None
-            self._tell(alias)
+            self._notify(alias)
             self._part(gone)
 
     def mark(self, alias: str, state: KeyState) -> None:
-        """Set the state of a key; a state in which it is not held drops it."""
+        """Set the state of a key; drop the key if the state does not hold it."""
         if state not in _HELD:
             self.drop(alias, state)
             return
         entry = self._entries[alias]
         if entry.key is None:
-            raise RuntimeError(f"{alias} cannot be {state}: it is not held")
+            raise RuntimeError(f"{alias} cannot be {state}: the key is not held")
         if entry.state is not state:
             entry.state = state
-            self._tell(alias)
+            self._notify(alias)
 
     def note_failure(
         self,
@@ -154,32 +154,32 @@ class Keyring:
         wipe_at: float | None = None,
         needs_attention: bool = False,
     ) -> None:
-        """Remember why the last attempt failed; what is held stays held."""
+        """Store the failure of the last attempt; a held key stays held."""
         entry = self._entries[alias]
         entry.failure_code, entry.retry_at = code, retry_at
         entry.failure_message, entry.failure_hint = message, hint
         entry.wipe_at = wipe_at
         entry.needs_attention = needs_attention
-        self._show()
+        self._notify_observers()
 
     def note_attempt(self, alias: str) -> None:
-        """Count an attempt that has ended and began after the last order."""
+        """Count an ended attempt that began after the last request to refresh."""
         self._entries[alias].attempts += 1
-        self._show()
+        self._notify_observers()
 
     def drop(self, alias: str, state: KeyState) -> None:
-        """Let go of a key and wipe it at once."""
+        """Wipe a key at once and set its state."""
         entry = self._entries[alias]
         keys = entry.key, entry.previous
         entry.key, entry.previous, entry.state = None, None, state
         entry.wipe_at = None
-        if state in _BY_ORDER:
+        if state in _WITHOUT_FAILURE:
             entry.forget_failure()
-        self._tell(alias)
+        self._notify(alias)
         self._wipe(*keys)
 
     def close(self, is_preserved: Callable[[HeldKey], bool]) -> None:
-        """Wipe everything but the keys that are preserved for the next agent."""
+        """Wipe all keys except those preserved for the next agent."""
         for entry in self._entries.values():
             for key in (entry.key, entry.previous):
                 if key is not None and not is_preserved(key):
@@ -197,11 +197,11 @@ class Keyring:
                 for listener in self._parting:
                     listener(key)
 
-    def _tell(self, alias: str) -> None:
+    def _notify(self, alias: str) -> None:
         for listener in self._listeners:
             listener(alias)
-        self._show()
+        self._notify_observers()
 
-    def _show(self) -> None:
+    def _notify_observers(self) -> None:
         for observer in self._observers:
             observer()

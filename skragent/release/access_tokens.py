@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         TokenRequestOptions,
     )
 
-# azure-identity begins with these words, also if IMDS has answered with a refusal.
+# The library's message begins with these words, also after a refusal by IMDS.
 _BEFORE_THE_REFUSAL = re.compile(
     r"ManagedIdentityCredential authentication unavailable[.,]?\s*"
     r"(no response from the IMDS endpoint\.?\s*)?"
@@ -39,7 +39,7 @@ _BEFORE_THE_REFUSAL = re.compile(
 )
 # msal's own form of a refusal: `error` and `error_description`.
 _CODE_AND_WORDS = re.compile(r"\((\w+)\)\s*(.*)", re.DOTALL)
-# What IMDS and Entra ID say when asking again would not help (learn.microsoft.com:
+# Errors of IMDS and Entra ID that a retry cannot change (learn.microsoft.com:
 # "How to use managed identities to acquire an access token", error handling).
 _NO_IDENTITY = re.compile(
     r"identity not found|invalid_request|invalid_resource|bad_request"
@@ -82,7 +82,7 @@ class AccessTokens:
         # Of the last response: the library's errors do not have them.
         self._retry_after: float | None = None
         self._status = 0
-        session.hooks["response"].append(self._see)
+        session.hooks["response"].append(self._keep_status)
         self._lock = threading.Lock()
         self._outcomes: dict[str, AccessTokenInfo | IdentityError] = {}
 
@@ -126,7 +126,7 @@ class AccessTokens:
         try:
             found = self._credential.get_token_info(scope, options=options)
         except Exception as error:  # the one boundary to azure-identity and msal
-            raise judge_identity_failure(
+            raise map_identity_failure(
                 error,
                 self._retry_after,
                 status=self._status,
@@ -141,12 +141,12 @@ class AccessTokens:
             )
         return found
 
-    def _see(self, answer: requests.Response, **_kwargs: Any) -> None:  # noqa: ANN401 - requests' hooks get what send got
-        self._status = answer.status_code
-        self._retry_after = find_retry_after(answer.status_code, answer.headers)
+    def _keep_status(self, response: requests.Response, **_kwargs: Any) -> None:  # noqa: ANN401 - the signature of requests' hooks
+        self._status = response.status_code
+        self._retry_after = find_retry_after(response.status_code, response.headers)
 
 
-def judge_identity_failure(
+def map_identity_failure(
     error: Exception,
     retry_after: float | None = None,
     *,
@@ -190,11 +190,11 @@ def judge_identity_failure(
 
 
 def _describe_imds(error: Exception, text: str, status: int) -> str:
-    """Return what IMDS answered, or why the request failed."""
+    """Return the response of IMDS, or why the request failed."""
     if not status:
         causes = causes_of(error)
-        ours = [one.message for one in causes if isinstance(one, AgentError)]
-        return ours[0] if ours else "IMDS did not answer"
+        messages = [one.message for one in causes if isinstance(one, AgentError)]
+        return messages[0] if messages else "IMDS did not answer"
     is_refusal = isinstance(error, CredentialUnavailableError)  # else: not JSON
     words = _BEFORE_THE_REFUSAL.sub("", text, count=1) if is_refusal else ""
     if match := _CODE_AND_WORDS.fullmatch(words):

@@ -37,14 +37,14 @@ _PKCS7_DATA: Final = bytes.fromhex("06092a864886f70d010701")
 _PFX_HEAD_BYTES: Final = 32
 
 
-def judge_identity_certificate(data: bytes) -> x509.Certificate:
+def require_identity_certificate(data: bytes) -> x509.Certificate:
     """Require a certificate and its RSA private key, as PEM or PFX, without a password.
 
     Returns:
         the certificate. Its lifetime is not checked: see `judge_lifetime`.
 
     Raises:
-        CertificateError: what is wrong; never the library's words on a private key.
+        CertificateError: the fault; the message never quotes the library.
     """
     key, certificate = _load_pem(data) if _PEM in data else _load_pfx(data)
     if key is None:
@@ -52,7 +52,7 @@ def judge_identity_certificate(data: bytes) -> x509.Certificate:
     if certificate is None:
         raise CertificateError("there is a private key, and no certificate")
     if not isinstance(key, rsa.RSAPrivateKey):
-        kind = "an EC" if isinstance(key, ec.EllipticCurvePrivateKey) else "no RSA"
+        kind = "an EC" if isinstance(key, ec.EllipticCurvePrivateKey) else "not an RSA"
         raise CertificateError(
             f"this is {kind} certificate; only an RSA certificate can be used"
         )

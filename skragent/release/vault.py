@@ -14,7 +14,7 @@ from azure.keyvault.keys import KeyClient
 
 from skragent.errors import AgentError, IdentityError, MalformedReleaseError
 from skragent.release.envelope import is_version
-from skragent.release.vault_failures import judge_refusal
+from skragent.release.vault_failures import map_refusal
 from skragent.release.vault_transport import VaultTransport, WarmError
 from skragent.transport.failures import translate
 
@@ -88,9 +88,9 @@ class VaultClient:
         except AgentError:
             raise
         except Exception as error:
-            answer = self._transport.answer
-            if answer is None or _is_about_challenge(error):
-                raise self._judge(error, name) from error
+            response = self._transport.response
+            if response is None or _is_about_challenge(error):
+                raise self._map_error(error, name) from error
         finally:
             self._transport.is_warming = False
 
@@ -115,7 +115,7 @@ class VaultClient:
         except AgentError:
             raise
         except Exception as error:
-            raise self._judge(error, request.name) from error
+            raise self._map_error(error, request.name) from error
         if not isinstance(value, str):
             raise MalformedReleaseError(f"{self._name(request.name)}: no release")
         return value
@@ -131,7 +131,7 @@ class VaultClient:
         except AgentError:
             raise
         except Exception as error:
-            refusal = self._judge(error, name)
+            refusal = self._map_error(error, name)
             if refusal.code == "release.denied.permission":
                 return ""
             raise refusal from error
@@ -142,7 +142,7 @@ class VaultClient:
     def _name(self, key: str) -> str:
         return f"{self.url}/keys/{key}"
 
-    def _judge(self, error: Exception, key: str) -> AgentError:
+    def _map_error(self, error: Exception, key: str) -> AgentError:
         """Return the error for any exception of the SDK.
 
         A response that arrived decides, and not the SDK's exception.
@@ -153,15 +153,15 @@ class VaultClient:
                 code="identity.challenge",
                 hint="Check the vault's URL: it must be the vault's own host name.",
             )
-        answer = self._transport.answer
-        if answer is not None and answer.status_code != HTTPStatus.OK:
-            return judge_refusal(
-                answer.status_code,
-                answer.headers,
-                answer.content,
+        response = self._transport.response
+        if response is not None and response.status_code != HTTPStatus.OK:
+            return map_refusal(
+                response.status_code,
+                response.headers,
+                response.content,
                 what=self._name(key),
             )
-        if answer is None:
+        if response is None:
             return translate(error, self.url)
         return MalformedReleaseError(
             f"{self._name(key)}: the vault's response cannot be read"

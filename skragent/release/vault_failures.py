@@ -77,7 +77,7 @@ class _Body(msgspec.Struct):
     error: _Error
 
 
-def judge_refusal(
+def map_refusal(
     status: int, headers: Mapping[str, str], body: bytes, *, what: str
 ) -> AgentError:
     """Return the error for a vault's response other than 200.
@@ -88,8 +88,8 @@ def judge_refusal(
         body: the unchanged body.
         what: the URL of the requested key, for the message.
     """
-    said = _read(headers, body)
-    about = _describe(status, headers, said, what)
+    problem = _read(headers, body)
+    about = _describe(status, headers, problem, what)
     retry_after = parse_retry_after(headers.get("Retry-After", ""))
     if status == HTTPStatus.UNAUTHORIZED:
         return IdentityError(about, code="identity.refused", hint=_REFUSED_HINT)
@@ -107,7 +107,7 @@ def judge_refusal(
             hint=_HINTS.get(status, SERVER_HINT),
             retry_after=retry_after,
         )
-    error = _judge_denial(status, about, said) if said else None
+    error = _map_denial(status, about, problem) if problem else None
     if error is None:
         error = TransportError(about, code="transport.unexpected", hint=_FOREIGN_HINT)
     if error.disposition is not Disposition.DENIED:  # a denial has a fixed schedule
@@ -115,11 +115,11 @@ def judge_refusal(
     return error
 
 
-def _judge_denial(status: int, about: str, said: _Error) -> AgentError | None:
+def _map_denial(status: int, about: str, problem: _Error) -> AgentError | None:
     """Return the error for the vault's own error; None if it has no such status."""
     if status == HTTPStatus.FORBIDDEN:
-        return _judge_forbidden(about, said)
-    is_deleted = not _IS_DELETED.isdisjoint((said.code, said.inner))
+        return _map_forbidden(about, problem)
+    is_deleted = not _IS_DELETED.isdisjoint((problem.code, problem.inner))
     if status in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT) and is_deleted:
         return ReleaseDeniedError(about, code="release.not_found", hint=_NOT_FOUND_HINT)
     if (
@@ -140,8 +140,8 @@ def _judge_denial(status: int, about: str, said: _Error) -> AgentError | None:
     )
 
 
-def _judge_forbidden(about: str, said: _Error) -> AgentError:
-    refusal = find_refusal((said.code, said.inner), said.message)
+def _map_forbidden(about: str, problem: _Error) -> AgentError:
+    refusal = find_refusal((problem.code, problem.inner), problem.message)
     if refusal is None:
         return ReleaseDeniedError(about, hint="The vault gave no more precise reason.")
     if refusal.disposition is None:
@@ -167,12 +167,12 @@ def _read(headers: Mapping[str, str], body: bytes) -> _Error | None:
 
 
 def _describe(
-    status: int, headers: Mapping[str, str], said: _Error | None, what: str
+    status: int, headers: Mapping[str, str], problem: _Error | None, what: str
 ) -> str:
     text = f"{what}: the vault answered HTTP {status}"
-    if said is not None:
-        code = "/".join(filter(None, (said.code, said.inner)))
-        text += f": {quote(f'{code}: {said.message}').strip(': ')}"
+    if problem is not None:
+        code = "/".join(filter(None, (problem.code, problem.inner)))
+        text += f": {quote(f'{code}: {problem.message}').strip(': ')}"
     if request_id := headers.get("x-ms-request-id", ""):
         text += f" (x-ms-request-id {quote(request_id, 64)})"
     return text

@@ -32,7 +32,7 @@ class VaultTransport(RequestsTransport):  # type: ignore[misc]  # exported lazil
 
     def __init__(self, session: requests.Session) -> None:
         # Of the last request: the SDK's errors do not always have it.
-        self.answer: requests.Response | None = None
+        self.response: requests.Response | None = None
         session.hooks["response"].append(self._keep)
         super().__init__(
             session=session,
@@ -41,7 +41,7 @@ class VaultTransport(RequestsTransport):  # type: ignore[misc]  # exported lazil
         )
         self.is_warming = False
 
-    def send(self, request: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - two kinds of request, each with its answer
+    def send(self, request: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - two kinds of request, each with its response
         """Send a request, unless it is the first authorised one while warming.
 
         Raises:
@@ -49,10 +49,10 @@ class VaultTransport(RequestsTransport):  # type: ignore[misc]  # exported lazil
         """
         if self.is_warming and "Authorization" in request.headers:
             raise WarmError
-        self.answer = None
+        self.response = None
         # Only the proxies are taken from the environment.
         proxies = requests.utils.get_environ_proxies(request.url)
         return super().send(request, **{**kwargs, "proxies": proxies})
 
-    def _keep(self, answer: requests.Response, **_kwargs: Any) -> None:  # noqa: ANN401 - requests' hooks get what send got
-        self.answer = answer
+    def _keep(self, response: requests.Response, **_kwargs: Any) -> None:  # noqa: ANN401 - requests' hooks get what send got
+        self.response = response

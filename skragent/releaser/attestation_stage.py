@@ -95,12 +95,12 @@ class AttestationStage:
         body = encode_guest_request(
             evidence, parse_os_release(_read_os_release()), nonce
         )
-        answer = self._executor.submit(self._attest, maa, body)
+        response = self._executor.submit(self._attest, maa, body)
         # A binding that does not hold is reported more precisely here than by the
         # provider.
         with self._stopwatch.step("evidence.verify"):
             verified = verify_evidence(evidence, now=self._now, roots=roots)
-        sealed = parse_guest_response(answer.result())
+        sealed = parse_guest_response(response.result())
         token = self._verify(maa, self._open(sealed), nonce)
         return Outcome(token, _summarise(token, evidence, verified))
 

@@ -163,7 +163,7 @@ def describe_any_failure(error: Exception) -> Failure:
         report_crash(error)
     return describe_failure(
         AgentError(
-            f"a bug kept the key from being asked for: {kind}",
+            f"a bug prevented the release of the key: {kind}",
             hint="Report it, with the journal around it.",
         )
     )

@@ -70,7 +70,7 @@ def _vault_and_identity(key: KeyRequest) -> tuple[str, Identity]:
 def _time_out(key: KeyRequest) -> FailedKey:
     error = TransportError(
         f"{key.vault} has not answered for {key.name} yet, while other keys were"
-        " released: it is asked again without them",
+        " released: the key is requested again by itself",
         code="transport.timeout",
     )
     return FailedKey(alias=key.alias, failure=describe_failure(error))

@@ -8,7 +8,7 @@ wants descriptors, but the kernel gives them to the reader, and the reader must 
 them. That may take minutes: a TCP socket with SO_LINGER blocks in close(2). On the
 thread of the event loop it would stop every server. Since Linux 6.16 a socket can
 refuse descriptors. On older kernels `GuardedSocket` looks for descriptors before each
-read (MSG_PEEK without room for descriptors reports MSG_CTRUNC) and ends the
+read (MSG_PEEK without a buffer for descriptors reports MSG_CTRUNC) and ends the
 connection. A thread closes it.
 """
 

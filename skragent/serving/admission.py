@@ -4,16 +4,16 @@ A connection is admitted if the socket and the caller's user have a connection l
 (503 `serve.connections`). Each of its requests passes these checks, in this order:
 
 1. The fair queue: deficit round robin (Shreedhar and Varghese, 1995) over the users, in
-   rounds of the event loop. A user who has used up the quantum of a round waits for
+   rounds of the event loop. A user that has used up the quantum of a round waits for
    the next round. No request is rejected.
-2. The rate: a user who has used up the quota of a second gets 429 `serve.rate`.
+2. The rate: a user that has used up the quota of a second gets 429 `serve.rate`.
 3. Requests in flight: responses that the peer has not read completely, and long polls
    (503 `serve.busy`).
 4. Long polls (503 `serve.busy`).
 
 Connections, requests in flight and long polls are limited for all users together. If a
 limit is reached, the user with the most of them gives one to a user with fewer. So a
-user who takes everything locks out no other user.
+user that takes everything locks out no other user.
 
 Without the fair queue, a user with 380 connections delayed every hundredth request of
 another user by 143 ms instead of 21 ms, and a user with one connection and pipelined
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from skragent.serving.http.interfaces import EventLoop
     from skragent.serving.peers import Peer
 
-# The owner of the quota that all users share whom no rule names.
+# The owner of the quota that all users without a rule share.
 SHARED: Final = -2
 
 Resource = Literal["connections", "in_flight", "long_polls"]

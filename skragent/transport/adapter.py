@@ -268,7 +268,7 @@ def check_head(status: int, headers: Mapping[str, str], exchange: Exchange) -> N
     if 300 <= status < 400:  # noqa: PLR2004 - RFC 9110 §15.4
         raise _unexpected(exchange, f"redirects (HTTP {status}), which is not followed")
     if headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise _unexpected(exchange, "answered with an encoding not asked for")
+        raise _unexpected(exchange, "answered with an encoding that was not requested")
     if status >= 400:  # noqa: PLR2004 - RFC 9110 §15.5 and §15.6
         exchange.max_bytes = min(exchange.max_bytes, MAX_REFUSAL_BYTES)
     length = headers.get("Content-Length", "0")
@@ -311,8 +311,8 @@ def restrict_content_type(
             code="transport.oversized",
         )
     # Azure's services always send a Content-Type; azure-core's default is JSON.
-    said = response.headers.get("Content-Type", _JSON)
-    is_json = said.partition(";")[0].strip().lower() == _JSON
+    content_type = response.headers.get("Content-Type", _JSON)
+    is_json = content_type.partition(";")[0].strip().lower() == _JSON
     form = _JSON if is_json else "text/plain"
     response.headers["Content-Type"] = f"{form}; charset=utf-8"
     response.encoding = "utf-8"

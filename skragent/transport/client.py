@@ -170,15 +170,15 @@ def raise_for_status(response: HttpResponse, what: str) -> None:
             has seconds. (A date would need a clock.)
     """
     if response.status == HTTPStatus.TOO_MANY_REQUESTS:
-        code, said = "transport.throttled", "asks us to slow down"
+        code, problem = "transport.throttled", "has too many requests"
         hint = THROTTLED_HINT
     elif response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        code, said = "transport.server", "cannot answer now"
+        code, problem = "transport.server", "cannot answer now"
         hint = SERVER_HINT
     else:
         return
     raise TransportError(
-        f"{what} {said} (HTTP {response.status})",
+        f"{what} {problem} (HTTP {response.status})",
         code=code,
         hint=hint,
         retry_after=parse_retry_after(response.headers.get("Retry-After", "")),

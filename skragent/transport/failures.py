@@ -77,12 +77,12 @@ def translate(error: Exception, where: str) -> TransportError:
     # Invalid URLs and headers: requests makes ValueErrors of them.
     if isinstance(error, ValueError) and not isinstance(error, UnicodeError):
         return _error(f"a request to {where} cannot be sent", "unexpected")
-    for kinds, kind, said in _KINDS:
+    for kinds, kind, problem in _KINDS:
         for cause in causes:
             if isinstance(cause, kinds):
                 reason = quote(str(cause))
                 detail = f": {reason}" if kind == "tls" else ""
-                return _error(f"{where} {said}{detail}", kind, _hint(kind, reason))
+                return _error(f"{where} {problem}{detail}", kind, _hint(kind, reason))
     # Every RequestException is an OSError, too, but without an errno.
     if any(isinstance(c, OSError) and c.errno is not None for c in causes):
         return _error(f"{where} cannot be reached", "refused")

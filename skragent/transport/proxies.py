@@ -27,7 +27,7 @@ _WHERE_SET: Final = (
 )
 _HINT: Final = f"Check the proxy, or except this host from it in NO_PROXY. {_WHERE_SET}"
 _MALFORMED: Final = "with a malformed URL"
-# The text of http.client's OSError about an answer to CONNECT: status and reason.
+# The text of http.client's OSError about a response to CONNECT: status and reason.
 _REFUSED_TUNNEL: Final = re.compile(
     r"Tunnel connection failed: ((\d{3})\b.*)", re.DOTALL
 )
@@ -116,17 +116,17 @@ def name_proxy(
 
     Args:
         error: what went wrong.
-        cause: the library's exception, which knows what a proxy answered to CONNECT.
+        cause: the library's exception, which has the proxy's response to CONNECT.
         proxy: the proxy.
-        where: the origin that was asked for.
+        where: the origin of the request.
     """
     causes = causes_of(cause)
     texts = map(str, causes)
     refused = next(filter(None, map(_REFUSED_TUNNEL.fullmatch, texts)), None)
     hint = _HINT
     if refused:
-        said = quote(refused[1]).strip()
-        message = f"the proxy {proxy} refuses a tunnel to {where}: {said}"
+        reason = quote(refused[1]).strip()
+        message = f"the proxy {proxy} refuses a tunnel to {where}: {reason}"
         if refused[2] == _AUTHENTICATION_REQUIRED:
             hint = (
                 "The proxy demands a user and a password: put USER:PASSWORD@ in front"

@@ -2,18 +2,22 @@
 
     fleet.py [--vms N] [--keys K] [--vaults V] [--seed S]
 
-The agents decide with the product's own functions when they ask; vaults give no more
-than their limit (fleet_vault). Four times are hard for a vault: all VMs boot within a
-minute; each key has a new version, which agents notice within an hour; refreshes are
-due as the boot left them; the same with the vaults down for an hour. Nothing sleeps,
-and there is no network.
+The agents decide with the product's own functions when they request keys. Vaults
+release keys up to their limit (fleet_vault). There are four scenarios:
 
-`ratio_to_bound` is how much longer all took than the limit allows at best; fleets that
-take more than 12 times as long, and an hour, are given up, with what they took until
-then. The one at the end is the worst of the four with vaults as Azure documents them
-today. The others stand beside it: `_if_refused_count`, with vaults whose refusals count
-against their limit, as older copies of that page have it, and `_managed_hsm`, whose
-limit nobody tells: see fleet_vault.
+- cold boot: all VMs boot within a minute;
+- rotation: each key has a new version, which agents notice within an hour;
+- refresh: the refreshes after the cold boot;
+- outage: the same with the vaults down for an hour.
+
+Nothing sleeps, and there is no network.
+
+`ratio_to_bound` is the time of a scenario divided by the shortest time that the limit
+allows. A scenario ends if it takes more than 12 times as long and an hour; then the
+ratio has the time until then. The last `ratio_to_bound` is the worst of the four
+scenarios with the limit that Azure documents today. `_if_refused_count` is for vaults
+that count refused requests against their limit, as older copies of that page say.
+`_managed_hsm` is for a Managed HSM, which has no published limit: see fleet_vault.
 """
 
 from __future__ import annotations
@@ -33,8 +37,8 @@ from bench.fleet_vault import KEY_VAULT, KEY_VAULT_COUNTING_ALL, MANAGED_HSM, Li
 BOOT_SECONDS = 60.0
 OUTAGE_SECONDS = 3600.0
 
-# Whether all scenarios tell something: where refused requests count, the line after a
-# cold boot is the longest; and nobody knows the limit of a Managed HSM.
+# Each limit, and whether all scenarios run with it. If refused requests count, the cold
+# boot is the worst scenario. The limit of a Managed HSM is not known.
 LIMITS = {
     "key_vault": (KEY_VAULT, True),
     "key_vault_counting_refused": (KEY_VAULT_COUNTING_ALL, False),
@@ -49,20 +53,20 @@ HEADLINES = {
 
 
 def scenarios(fleet: Fleet, limit: Limit) -> dict[str, Outcome]:
-    """Run all of them; what follows the cold boot begins where that ended."""
+    """Run all scenarios; each of the others begins at the end of the cold boot."""
     world = World(fleet, limit)
     outcomes = {"cold_boot": world.cold_boot(BOOT_SECONDS)}
-    go_back = world.remember()
+    restore = world.save_state()
     outcomes["rotation"] = world.rotation()
-    go_back()
+    restore()
     outcomes["refresh"] = world.refresh()
-    go_back()
+    restore()
     outcomes["outage"] = world.refresh(OUTAGE_SECONDS)
     return outcomes
 
 
 def describe(outcome: Outcome) -> dict[str, float | None]:
-    """Tell an outcome in JSON's terms."""
+    """Return an outcome as values for JSON."""
     return {
         **{
             f"until_{percent}_percent_seconds": None if at is None else round(at)
@@ -86,7 +90,7 @@ def _count(text: str) -> int:
 
 
 def main() -> None:
-    """Run what the command line says."""
+    """Run the simulation of the command line."""
     parser = argparse.ArgumentParser(description="Simulate a fleet of VMs.")
     parser.add_argument("--vms", type=_count, default=10_000)
     parser.add_argument("--keys", type=_count, default=1, help="of each VM")
@@ -95,11 +99,11 @@ def main() -> None:
     args = parser.parse_args()
     fleet = Fleet(args.vms, args.keys, args.vaults, args.seed)
     began = time.perf_counter()
-    gc.disable()  # nothing here is circular, and there is a lot of it
+    gc.disable()  # there are many objects and no reference cycles
     report: dict[str, object] = {**vars(args)}
     ratios: dict[str, float] = {}
-    for name, (limit, tells_all) in LIMITS.items():
-        if tells_all:
+    for name, (limit, runs_all) in LIMITS.items():
+        if runs_all:
             outcomes = scenarios(fleet, limit)
         else:
             outcomes = {"cold_boot": World(fleet, limit).cold_boot(BOOT_SECONDS)}

@@ -129,7 +129,6 @@ class Agent:
             [key.alias for key in keys],
             self.records,
             boottime=boottime,
-            fraction=due_times.REFRESH_FRACTION,
         ):
             return token
         self.attestations += 1
@@ -141,7 +140,6 @@ class Agent:
         fresh = due_times.fresh_seconds(
             due_times.token_life_seconds(0, TOKEN_LIFE_SECONDS),
             record.policy.refresh_seconds,
-            due_times.REFRESH_FRACTION,
         )
         after = due_times.refresh_after_seconds(
             fresh, spread=self._spread, jitter=jitter

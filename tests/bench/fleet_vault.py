@@ -1,18 +1,20 @@
-"""A vault of the simulation: how many releases it gives, and what it counts.
+"""A vault of the simulation: its release limit and its counters.
 
-10 releases in 10 s for HSM keys, by vault and region, then 429 without Retry-After
-(Azure Key Vault service limits: release shares the limit of create). In what windows
-it counts nobody tells: a sliding one is the stricter. Whether a refused request counts
-as well, one page of its documentation says both ways, so both are here. The page of
-about 2021 said twice that it does ("failed requests that return a 429 count", "all
-requests accrue"); the one of 2025 says "do not count" in the first sentence and has the
-second one unchanged. In between lies pull request 71552 of azure-docs (March 2021, "to
-reflect change in behavior for throttling"; what it changed was not seen). So the second
-one seems to be a remnant; nobody has measured it.
+The limit is 10 releases in 10 s for HSM keys, per vault and region, then 429 without
+Retry-After (Azure Key Vault service limits: release shares the limit of create). The
+kind of window is not documented; the simulation uses a sliding window, which is
+stricter.
 
-Managed HSM publishes no figure for releases, and says that it does not throttle
-cryptographic operations. What is assumed: the 160 RSA-4096 unwraps a second of one
-partition, and 429 beyond.
+The documentation contradicts itself about refused requests, so both cases are here.
+The page of about 2021 said twice that they count ("failed requests that return a 429
+count", "all requests accrue"). The page of 2025 says "do not count" in the first
+sentence and has the second unchanged. Pull request 71552 of azure-docs (March 2021, "to
+reflect change in behavior for throttling") is between the two. So the second sentence
+is probably a remnant. It was not measured.
+
+Managed HSM has no published limit for releases, and its documentation says that it does
+not throttle cryptographic operations. The simulation assumes the 160 RSA-4096 unwraps
+per second of one partition, and 429 above.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ DOWN = AgentError("503", code="transport.server", disposition=Disposition.RETRY)
 
 
 class Limit(NamedTuple):
-    """So many releases in a sliding window."""
+    """A number of releases in a sliding window."""
 
     releases: int = 10
     seconds: float = 10.0
@@ -36,7 +38,7 @@ class Limit(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Releases a second."""
+        """Releases per second."""
         return self.releases / self.seconds
 
 
@@ -46,7 +48,7 @@ MANAGED_HSM = Limit(160, 1.0)
 
 
 class Outage(NamedTuple):
-    """The vault answers 503 from one moment until another."""
+    """The period in which the vault responds with 503."""
 
     begins: float
     ends: float
@@ -57,7 +59,7 @@ NO_OUTAGE = Outage(float("inf"), float("inf"))
 
 @dataclass
 class Vault:
-    """Answers, and keeps count of what it was asked."""
+    """A vault that counts its requests."""
 
     limit: Limit
     outage: Outage = NO_OUTAGE
@@ -68,7 +70,7 @@ class Vault:
     _counted: deque[float] = field(default_factory=deque)
 
     def ask(self, moment: float) -> AgentError | None:
-        """Release a key, or refuse. Moments never go back."""
+        """Release a key or refuse. Times never decrease."""
         self.by_minute[int(moment // 60)] += 1
         if self.is_down(moment):
             self.failed += 1
@@ -78,7 +80,7 @@ class Vault:
         is_full = len(self._counted) >= self.limit.releases
         if not is_full or self.limit.counts_refused:
             self._counted.append(moment)
-        if len(self._counted) > self.limit.releases:  # no more are looked at
+        if len(self._counted) > self.limit.releases:  # older releases are not needed
             self._counted.popleft()
         if is_full:
             self.refused += 1
@@ -87,15 +89,15 @@ class Vault:
         return None
 
     def is_down(self, moment: float) -> bool:
-        """Tell whether it answers nobody."""
+        """Return whether the vault is in an outage."""
         return self.outage.begins <= moment < self.outage.ends
 
     @property
     def asked(self) -> int:
-        """Requests of any outcome."""
+        """All requests, with any result."""
         return self.released + self.refused + self.failed
 
     @property
     def worst_minute(self) -> int:
-        """The most requests of one minute."""
+        """The largest number of requests in one minute."""
         return max(self.by_minute.values(), default=0)

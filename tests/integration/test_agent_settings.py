@@ -17,7 +17,7 @@ from support.serving import ReceivedResponse, split_responses
 from support.serving_credentials import Asking
 from support.serving_server import read_all
 
-from skragent.agent.process_control import descriptors_for
+from skragent.agent.process_control import count_descriptors
 from skragent.cli.agent_requests import TIMEOUT_SECONDS
 from skragent.client.exchange import Request, exchange
 from skragent.config import ServingConfig
@@ -187,7 +187,7 @@ def test_rules_on_units_hold_where_the_kernel_has_peer_pidfds(
 
 @pytest.mark.parametrize(
     ("setting", "how", "told"),
-    [("false", "ignored", "match nobody"), ("true", "not pinned", "by process ids")],
+    [("false", "ignored", "match no caller"), ("true", "not pinned", "by process ids")],
 )
 def test_rules_on_units_without_peer_pidfds_hold_as_configured(
     start: Callable[..., Agent], setting: str, how: str, told: str
@@ -205,7 +205,7 @@ def test_the_daemon_may_open_as_many_descriptors_as_it_admits(
     limited = ("sh", "-c", 'ulimit -Sn 200; exec "$@"', "-", sys.executable)
     agent = ready(start(serving_with("connections", 30), *limited))
     soft, _ = resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE)
-    assert soft == descriptors_for(ServingConfig(connections=30))
+    assert soft == count_descriptors(ServingConfig(connections=30))
 
 
 def test_a_machine_that_allows_too_few_descriptors_is_told_of(

@@ -11,10 +11,10 @@ import pytest
 from support.units import UNITS, lay_out, verify
 
 from skragent import exit_codes
+from skragent.agent import socket_activation
 from skragent.agent.job_runner import TERMINATE_SECONDS
-from skragent.agent.process_control import LINGER_SECONDS
+from skragent.agent.process_control import EXIT_DELAY_SECONDS
 from skragent.agent.socket_activation import ADMIN, API, CREDENTIALS, SocketKind
-from skragent.agent.socket_activation import REFUSE_SECONDS as ORPHAN_SECONDS
 from skragent.client import SkragentClient
 from skragent.config import AgentConfig, ImdsConfig, VtpmConfig
 from skragent.job import ARENA_BYTES_PER_KEY, MAX_KEYS
@@ -86,8 +86,11 @@ def test_names_in_rules_may_be_a_directorys() -> None:
 def test_who_lingers_is_still_within_the_times_of_the_unit() -> None:
     unit = read("skragent.service")["Service"]
     assert "TimeoutStartSec" not in unit  # systemd's: 90 s
-    assert ORPHAN_SECONDS + LINGER_SECONDS < 90
-    assert int(unit["TimeoutStopSec"]) > LINGER_SECONDS + REJECT_SECONDS + CLOSE_SECONDS
+    assert socket_activation.REJECT_SECONDS + EXIT_DELAY_SECONDS < 90
+    assert (
+        int(unit["TimeoutStopSec"])
+        > EXIT_DELAY_SECONDS + REJECT_SECONDS + CLOSE_SECONDS
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The provider's edge: every answer is what was asked for or an error of ours."""
+"""The client of MAA: every response gives a value or an AgentError."""
 
 from __future__ import annotations
 
@@ -56,9 +56,7 @@ def test_signing_keys_are_asked_without_a_version(
     assert server.paths() == ["GET /certs"]
 
 
-def test_connection_opened_ahead_is_the_one_used(
-    server: Server, maa: MaaClient
-) -> None:
+def test_connection_opened_early_is_used(server: Server, maa: MaaClient) -> None:
     maa.connect()
     maa.attest_guest(b"{}")
     assert server.connections == 1
@@ -119,7 +117,7 @@ def test_a_provider_that_hangs_is_a_timeout_and_is_asked_once(
     assert len(server.asked) <= 1  # on a busy machine the time ends before that
 
 
-def test_retry_after_is_told(server: Server, maa: MaaClient) -> None:
+def test_retry_after_is_returned(server: Server, maa: MaaClient) -> None:
     server.answer = lambda _asked: Answer(429, headers={"Retry-After": "7"})
     with pytest.raises(AgentError) as caught:
         maa.attest_guest(b"{}")
@@ -151,7 +149,9 @@ def test_refusal_carries_the_providers_reason(
     assert caught.value.disposition is Disposition.DENIED
 
 
-def test_certificate_of_a_stranger_is_refused(server: Server, tmp_path: Path) -> None:
+def test_certificate_of_an_untrusted_issuer_is_refused(
+    server: Server, tmp_path: Path
+) -> None:
     stranger = tmp_path / "stranger"
     stranger.mkdir()
     _, ca_file = make_tls(stranger)

@@ -116,7 +116,9 @@ def test_a_tpm_that_does_not_answer(
         ended, said = end(process)
     assert ended == exit_codes.TEMPFAIL
     where = f"swtpm:path={tmp_path}/tpm/tpm.sock"
-    assert f"did not end within 2 s; it was reading the TPM at {where}\n" in said
+    assert (
+        f"did not end within 2 s; the command was reading the TPM at {where}\n" in said
+    )
     assert said.startswith("skragent: command.timeout: `skragent report` ")
 
 
@@ -124,7 +126,7 @@ def test_a_directory_service_that_does_not_answer(config: Path) -> None:
     code, said = end(start(1, "check-config", "--config", config, code=HANGING_NAMES))
     assert code == exit_codes.TEMPFAIL
     assert "skragent: command.timeout: `skragent check-config` " in said
-    assert "it was looking up users and groups" in said
+    assert "the command was looking up users and groups" in said
 
 
 def test_an_agent_that_is_stopped(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_nvread_gives_the_certificate_of_the_attestation_key(
 
 
 def public_key(running: RunningVm, cwd: Path) -> rsa.RSAPublicKey:
-    """Ask the TPM for the attestation key."""
+    """Read the attestation key from the TPM."""
     tool(running, cwd, "tpm2_readpublic", "-c", AK, "-f", "pem", "-o", "ak.pem")
     key = serialization.load_pem_public_key((cwd / "ak.pem").read_bytes())
     assert isinstance(key, rsa.RSAPublicKey)

@@ -32,7 +32,7 @@ def running() -> Iterator[RunningVm]:
 
 
 def tell(client: subprocess.Popen[str], line: str = "") -> str:
-    """Give a client a line (or none) and wait for what it says."""
+    """Send a client a line (or none) and wait for its output."""
     assert client.stdin is not None
     assert client.stdout is not None
     if line:

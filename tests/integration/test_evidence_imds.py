@@ -1,4 +1,4 @@
-"""The IMDS client against a server: what it asks, and what each status means."""
+"""The IMDS client: its requests, and the error of each status."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_an_ordered_renewal_gives_the_querys_guid(
 
 
 @pytest.mark.parametrize("answer", ["", "../x", "a b", "a" * 65])
-def test_what_is_no_guid_of_an_order_is_refused(
+def test_a_query_id_that_is_not_a_guid_is_refused(
     server: Server, imds: ImdsClient, answer: str
 ) -> None:
     server.set(body=answer.encode())
@@ -87,7 +87,7 @@ def test_what_is_no_guid_of_an_order_is_refused(
     assert caught.value.code == "transport.unexpected"
 
 
-def test_what_was_ordered_is_asked_for_by_its_guid(
+def test_a_query_fetches_the_certificate_by_its_guid(
     server: Server, imds: ImdsClient
 ) -> None:
     server.set(body=b"pem")
@@ -143,7 +143,7 @@ def test_an_update_of_imds_takes_seventy_seconds_unless_it_says_otherwise(
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"../../x", b"\xff", b"a" * 65])
-def test_what_is_no_location_is_refused(
+def test_a_malformed_location_is_refused(
     server: Server, imds: ImdsClient, body: bytes
 ) -> None:
     server.set(body=body)
@@ -152,7 +152,7 @@ def test_what_is_no_location_is_refused(
     assert caught.value.code == "transport.unexpected"
 
 
-def test_what_is_no_guid_is_refused(server: Server, imds: ImdsClient) -> None:
+def test_a_malformed_vm_id_is_refused(server: Server, imds: ImdsClient) -> None:
     server.set(body=b"26F8BC30")
     with pytest.raises(TransportError) as caught:
         imds.vm_id()

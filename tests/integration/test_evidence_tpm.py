@@ -1,4 +1,4 @@
-"""The vTPM's edge against swtpm, a real TPM 2.0."""
+"""The vTPM's commands against swtpm, a real TPM 2.0."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def tpm_error(call: Any, *args: Any) -> TpmError:  # noqa: ANN401 - any method
 
 
 @pytest.mark.parametrize("size", [1, 1024, 2048])
-def test_an_index_is_read_whole_whatever_its_size(swtpm: Swtpm, size: int) -> None:
+def test_an_index_of_any_size_is_read_completely(swtpm: Swtpm, size: int) -> None:
     content = os.urandom(size)
     swtpm.define(NV_HCL_REPORT, content)
     with Vtpm(swtpm.tcti) as vtpm:
         assert vtpm.read_hcl_report() == content
 
 
-def test_a_tpm_without_an_hcl_report_is_no_confidential_vm(vtpm: Vtpm) -> None:
+def test_a_tpm_without_an_hcl_report_is_not_a_confidential_vm(vtpm: Vtpm) -> None:
     error = tpm_error(vtpm.read_hcl_report)
     assert error.code == "evidence.not_a_cvm"
     assert "DCasv5" in error.hint
@@ -118,7 +118,7 @@ def test_no_index_for_the_ak_certificate_is_not_provisioned(vtpm: Vtpm) -> None:
     assert error.disposition is Disposition.RETRY
 
 
-def test_no_ak_is_told_with_the_command(tmp_path: Path) -> None:
+def test_a_missing_ak_is_reported_with_the_command(tmp_path: Path) -> None:
     with run_swtpm(tmp_path) as bare, Vtpm(bare.tcti) as vtpm:
         error = tpm_error(vtpm.read_ak_public)
     assert (error.code, error.command) == ("evidence.tpm", "TPM2_ReadPublic")
@@ -141,14 +141,14 @@ def test_the_wrapping_key_is_a_function_of_its_unique_field(vtpm: Vtpm) -> None:
 
 
 @pytest.mark.parametrize("scheme", list(PADDINGS))
-def test_what_is_wrapped_to_the_key_decrypts(vtpm: Vtpm, scheme: Scheme) -> None:
+def test_a_ciphertext_for_the_key_decrypts(vtpm: Vtpm, scheme: Scheme) -> None:
     key = vtpm.create_wrapping_key(vtpm.read_pcrs(), UNIQUE)
     assert vtpm.decrypt(key, encrypt(key, scheme), scheme) == SECRET
 
 
 @pytest.mark.parametrize("scheme", list(PADDINGS))
 @pytest.mark.parametrize("size", [255, 256, 257])
-def test_what_is_not_wrapped_to_the_key_does_not_decrypt(
+def test_a_ciphertext_for_another_key_does_not_decrypt(
     vtpm: Vtpm, scheme: Scheme, size: int
 ) -> None:
     key = vtpm.create_wrapping_key(vtpm.read_pcrs(), UNIQUE)
@@ -178,7 +178,7 @@ def test_a_pcr_that_changed_after_the_key_was_made_refuses_it(vtpm: Vtpm) -> Non
 
 
 def test_neither_good_nor_bad_decryptions_leave_a_session(vtpm: Vtpm) -> None:
-    """A TPM has room for three or so: the fourth would fail if they stayed."""
+    """A TPM holds about three sessions: a fourth would fail if they stayed."""
     key = vtpm.create_wrapping_key(vtpm.read_pcrs(), UNIQUE)
     ciphertext = encrypt(key, "oaep-sha256")
     for _ in range(20):
@@ -188,7 +188,7 @@ def test_neither_good_nor_bad_decryptions_leave_a_session(vtpm: Vtpm) -> None:
 
 
 def test_nothing_is_left_in_the_tpm(swtpm: Swtpm) -> None:
-    """A TPM has room for three or so: the fourth would fail if they stayed."""
+    """A TPM holds about three sessions: a fourth would fail if they stayed."""
     for _ in range(5):
         with Vtpm(swtpm.tcti) as vtpm:
             vtpm.create_wrapping_key(vtpm.read_pcrs(), UNIQUE)
@@ -203,7 +203,7 @@ def test_an_ak_that_does_not_sign_as_azures_is_unsupported(tmp_path: Path) -> No
             assert caught.value.code == "evidence.unsupported"
 
 
-def test_a_certificates_index_that_may_not_be_read_is_told(swtpm: Swtpm) -> None:
+def test_a_certificates_index_that_may_not_be_read_is_reported(swtpm: Swtpm) -> None:
     swtpm.define(NV_AK_CERTIFICATE, b"\x30\x00", is_readable=False)
     with Vtpm(swtpm.tcti) as vtpm:
         error = tpm_error(vtpm.read_ak_certificate)

@@ -1,4 +1,4 @@
-"""Whatever a TPM answers, tpm2-pytss raises nothing but our errors."""
+"""Any response of a TPM gives a value or an AgentError."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_an_exception_of_the_library_leaves_as_an_error_of_the_tpm(
 
 
 @pytest.mark.parametrize("name", ["swtpm:path=\udcff", "nonsense:\ud800"])
-def test_a_tcti_that_is_no_text_is_unreachable(name: str) -> None:
+def test_a_tcti_that_cannot_be_encoded_is_unreachable(name: str) -> None:
     with pytest.raises(TpmError) as caught, Vtpm(name):
         pass
     assert caught.value.code == "evidence.tpm.unreachable"

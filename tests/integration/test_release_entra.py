@@ -1,4 +1,4 @@
-"""Identities outside the VM: Microsoft Entra ID is asked, by a file's word."""
+"""Applications of Microsoft Entra ID: tokens by certificate, secret or token file."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_a_workload_is_known_by_its_platforms_token(
         ),
     ],
 )
-def test_a_refusal_is_told_with_its_code(
+def test_a_refusal_is_reported_with_its_code(
     entra: Entra, tmp_path: Path, refusal: tuple[int, str, str], code: str
 ) -> None:
     status, error, text = refusal
@@ -172,7 +172,7 @@ def test_a_refusal_is_told_with_its_code(
         Answer(200, b"no json"),
     ],
 )
-def test_trouble_that_passes_is_asked_about_again(
+def test_temporary_failures_are_retried(
     entra: Entra, tmp_path: Path, answer: Answer
 ) -> None:
     entra.answer = answer
@@ -230,7 +230,7 @@ def test_a_fifo_is_refused_without_waiting(
     assert "this is a FIFO, not a regular file" in caught.value.message
 
 
-def test_a_private_key_with_a_passphrase_is_told_and_not_a_type_error(
+def test_a_private_key_with_a_passphrase_is_reported_and_not_a_type_error(
     entra: Entra, tmp_path: Path
 ) -> None:
     path = write(tmp_path, certificate(BestAvailableEncryption(b"passphrase")))

@@ -1,4 +1,4 @@
-"""The identity's edge: asked once, and every failure is one of ours."""
+"""Managed identities: one request, and every failure is an IdentityError."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_every_failure_of_the_library_is_ours_and_asked_once(
 ) -> None:
     imds.answer = lambda _asked: answer
     with access_tokens(SYSTEM, DEADLINE_SECONDS) as tokens:
-        tokens.prefetch(SCOPE)  # a failure is told to who uses the token
+        tokens.prefetch(SCOPE)  # get_token_info raises a failure
         for _ in range(2):
             with pytest.raises(IdentityError) as caught:
                 tokens.get_token_info(SCOPE)
@@ -101,7 +101,7 @@ def test_an_imds_that_hangs_is_unavailable_and_is_asked_once(imds: Server) -> No
         (Answer(404), None),
     ],
 )
-def test_when_imds_wants_to_be_asked_again_is_told(
+def test_retry_after_of_imds_is_returned(
     imds: Server, answer: Answer, seconds: float | None
 ) -> None:
     imds.answer = lambda _asked: answer
@@ -176,7 +176,7 @@ def test_the_message_says_what_imds_answered(
     assert "ManagedIdentityCredential" not in caught.value.message
 
 
-def test_what_it_wanted_before_is_not_told_of_another_failure(imds: Server) -> None:
+def test_a_retry_after_is_not_reported_with_a_later_failure(imds: Server) -> None:
     answers = [Answer(503, headers={"Retry-After": "3"}), Answer(then="reset")]
     imds.answer = lambda _asked: answers.pop(0)
     with access_tokens(SYSTEM, DEADLINE_SECONDS) as tokens:
@@ -194,7 +194,7 @@ def test_what_it_wanted_before_is_not_told_of_another_failure(imds: Server) -> N
         (Identity(resource_id=RESOURCE), f"msi_res_id={RESOURCE}"),
     ],
 )
-def test_user_assigned_identity_is_asked_for_by_its_name(
+def test_user_assigned_identity_is_requested_by_its_name(
     imds: Server, who: Identity, expected: str
 ) -> None:
     with access_tokens(who, DEADLINE_SECONDS) as tokens:
@@ -205,7 +205,7 @@ def test_user_assigned_identity_is_asked_for_by_its_name(
     assert asked.headers["Metadata"] == "true"
 
 
-def test_token_fetched_ahead_is_not_fetched_again(imds: Server) -> None:
+def test_prefetched_token_is_not_fetched_again(imds: Server) -> None:
     with access_tokens(SYSTEM, DEADLINE_SECONDS) as tokens:
         tokens.prefetch(SCOPE)
         token = tokens.get_token_info(SCOPE)

@@ -1,4 +1,4 @@
-"""Where the roots of a release's certificate are read from."""
+"""The roots for a release's certificate, from a file or from the system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The vault's edge: every failure of the library, and of the vault, is one of ours."""
+"""The client of a vault: every failure of library or vault is an AgentError."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def failure(vault: VaultClient, token: AttestationToken) -> AgentError:
     return caught.value
 
 
-def test_release_is_asked_for_as_the_service_wants_it(
+def test_release_request_has_the_form_of_the_service(
     vault: VaultClient, server: Server, token: AttestationToken
 ) -> None:
     assert vault.release(request(vault), token) == "the release"
@@ -192,7 +192,7 @@ def test_second_release_needs_no_challenge(
     assert server.connections == 1
 
 
-def test_warming_a_vault_that_says_something_else_is_no_failure(
+def test_warm_up_ignores_a_response_other_than_a_challenge(
     vault: VaultClient, server: Server
 ) -> None:
     server.answer = lambda _asked: refusal(403, "ForbiddenByFirewall", "Client address")
@@ -399,7 +399,7 @@ def test_refusal_names_the_key_and_the_request(
 
 
 @pytest.mark.parametrize("status", [409, 429, 503])
-def test_retry_after_is_told_and_not_slept(
+def test_retry_after_is_returned_and_not_slept(
     vault: VaultClient, fake: FakeVault, token: AttestationToken, status: int
 ) -> None:
     fake.answer = Answer(status, headers={"Retry-After": "3600"})
@@ -432,7 +432,7 @@ def test_our_token_is_not_for_another_service(
     assert imds.asked == []
 
 
-def test_vault_that_nobody_is_at_is_refused(
+def test_vault_without_a_listener_is_refused(
     imds: Server, server: Server, tmp_path: Path, token: AttestationToken
 ) -> None:
     assert imds.origin
@@ -441,7 +441,7 @@ def test_vault_that_nobody_is_at_is_refused(
         assert failure(vault, token).code == "transport.refused"
 
 
-def test_certificate_of_a_stranger_is_refused(
+def test_certificate_of_an_untrusted_issuer_is_refused(
     imds: Server, server: Server, tmp_path: Path, token: AttestationToken
 ) -> None:
     assert imds.origin
@@ -475,7 +475,7 @@ def public_key(kid: str) -> Answer:
     )
 
 
-def test_latest_version_is_what_the_vault_calls_the_key(
+def test_latest_version_comes_from_the_vaults_key_id(
     vault: VaultClient, fake: FakeVault, server: Server
 ) -> None:
     fake.answer = public_key(f"{server.origin}/keys/mykey/{'a' * 32}")
@@ -493,7 +493,7 @@ def test_latest_version_is_what_the_vault_calls_the_key(
         refusal(403, "", NO_LOCAL_ROLE, "AccessDenied"),
     ],
 )
-def test_an_identity_without_permission_to_look_is_told_no_version(
+def test_an_identity_without_permission_gets_no_version(
     vault: VaultClient, fake: FakeVault, answer: Answer
 ) -> None:
     fake.answer = answer
@@ -542,7 +542,7 @@ def test_the_remedy_is_of_the_kind_of_vault_that_refused(
         (json_answer({"key": {"kid": "https://v/keys/mykey"}}), "release.malformed"),
     ],
 )
-def test_a_version_that_cannot_be_had_is_a_failure(
+def test_a_version_that_the_vault_does_not_return_is_a_failure(
     vault: VaultClient, fake: FakeVault, answer: Answer, code: str
 ) -> None:
     fake.answer = answer

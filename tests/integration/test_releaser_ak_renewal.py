@@ -1,4 +1,4 @@
-"""The AK certificate's renewal, whole: a real TPM, and the emulated THIM."""
+"""Renewals of the AK certificate with a real TPM and the emulated THIM."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def now(emulator: EmulatorThread) -> float:
 
 
 def days_left(emulator: EmulatorThread) -> float:
-    """Tell for how long the certificate holds that the index has now."""
+    """Return for how long the index's certificate is valid."""
     end = certificate(emulator).not_valid_after_utc.timestamp()
     return (end - now(emulator)) / DAY
 
@@ -100,7 +100,7 @@ def test_a_certificate_near_its_end_is_renewed_at_once(
     assert asked_of_thim(emulator) == ["POST renew?api-version=2023-07-01"]
 
 
-def test_one_that_holds_longer_than_90_days_is_left_alone(
+def test_a_certificate_with_more_than_90_days_left_is_not_renewed(
     emulator: EmulatorThread,
 ) -> None:
     break_(emulator, "vm.ak_cert_guests", "vm.ak_cert_days=91")
@@ -112,7 +112,7 @@ def test_one_that_holds_longer_than_90_days_is_left_alone(
     assert asked_of_thim(emulator) == []
 
 
-def test_one_in_the_paravisors_index_is_left_to_the_paravisor(
+def test_a_certificate_in_the_paravisors_index_is_not_renewed(
     emulator: EmulatorThread,
 ) -> None:
     break_(emulator, "vm.ak_cert_days=30")
@@ -123,7 +123,7 @@ def test_one_in_the_paravisors_index_is_left_to_the_paravisor(
     assert asked_of_thim(emulator) == []
 
 
-def test_where_thim_takes_orders_only_one_is_given_and_fetched_later(
+def test_an_asynchronous_renewal_is_requested_and_fetched_later(
     emulator: EmulatorThread,
 ) -> None:
     break_(*(emulator, "vm.ak_cert_guests", "vm.ak_cert_days=30", "imds.renewal_later"))
@@ -154,7 +154,7 @@ def test_where_thim_takes_orders_only_one_is_given_and_fetched_later(
     ]
 
 
-def test_an_empty_answer_to_what_was_ordered_is_no_renewal(
+def test_an_empty_response_to_a_query_is_not_a_renewal(
     emulator: EmulatorThread,
 ) -> None:
     break_(*(emulator, "vm.ak_cert_guests", "vm.ak_cert_days=30", "imds.renewal_later"))
@@ -188,7 +188,7 @@ def test_an_order_by_the_newer_form_is_an_order_too(emulator: EmulatorThread) ->
         (("imds.reset,path=/renew",), "transport.reset"),
     ],
 )
-def test_what_goes_wrong_leaves_the_certificate_as_it_is(
+def test_a_failed_renewal_leaves_the_certificate_unchanged(
     emulator: EmulatorThread, faults: tuple[str, ...], code: str
 ) -> None:
     break_(emulator, "vm.ak_cert_guests", "vm.ak_cert_days=30", *faults)
@@ -199,7 +199,7 @@ def test_what_goes_wrong_leaves_the_certificate_as_it_is(
     assert certificate(emulator) == old
 
 
-def test_a_throttled_thim_is_not_asked_the_other_way_too(
+def test_a_throttled_thim_gets_no_second_request(
     emulator: EmulatorThread,
 ) -> None:
     break_(
@@ -221,7 +221,7 @@ def test_a_certificate_for_another_key_is_not_taken(emulator: EmulatorThread) ->
     assert certificate(emulator) == old
 
 
-def test_a_certificate_that_ends_no_later_is_not_taken(
+def test_a_certificate_that_does_not_end_later_is_rejected(
     emulator: EmulatorThread,
 ) -> None:
     break_(emulator, "vm.ak_cert_guests", "vm.ak_cert_days=30")

@@ -1,4 +1,4 @@
-"""The AK certificate survives what interrupts its renewal: a real TPM, real kills."""
+"""The AK certificate survives interrupted renewals: a real TPM, real kills."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_renewal_leaves_the_new_certificate_and_no_copy(
     assert list(guest.state.iterdir()) == []
 
 
-def test_one_command_in_place_is_all_that_a_small_certificate_takes(
+def test_a_small_certificate_takes_one_command_in_place(
     guest: Guest,
 ) -> None:
     guest.prepare(AT_ONCE)
@@ -82,7 +82,7 @@ def test_a_large_certificate_is_written_in_place_as_far_as_it_differs(
     assert changes(guest) == [CC_NV_WRITE] * 2
 
 
-def test_an_index_that_is_too_small_is_defined_anew(guest: Guest) -> None:
+def test_an_index_that_is_too_small_is_redefined(guest: Guest) -> None:
     guest.prepare(ANEW)
     guest.renew()
     steps = [CC_NV_UNDEFINE_SPACE, CC_NV_DEFINE_SPACE, CC_NV_WRITE, CC_NV_WRITE]
@@ -198,7 +198,7 @@ def test_a_tpm_that_is_busy_however_often_costs_no_certificate(
     assert not guest.copy.exists()
 
 
-def test_what_a_busy_tpm_left_is_restored_by_the_next_job(guest: Guest) -> None:
+def test_the_next_job_restores_the_certificate_after_a_busy_tpm(guest: Guest) -> None:
     guest.prepare(ANEW)
     guest.break_(f"vm.rc={NV_RATE:#x},command={CC_NV_DEFINE_SPACE:#x}")
     busy = guest.renew()
@@ -216,7 +216,7 @@ def test_what_a_busy_tpm_left_is_restored_by_the_next_job(guest: Guest) -> None:
     assert guest.holds() == "new"
 
 
-def test_the_old_certificate_comes_back_if_there_is_no_room_for_the_new(
+def test_the_old_certificate_is_restored_if_the_new_one_is_too_long(
     guest: Guest,
 ) -> None:
     guest.prepare(ANEW)
@@ -321,7 +321,7 @@ def test_a_certificate_that_ends_later_than_the_copies_stays(guest: Guest) -> No
     assert not guest.copy.exists()
 
 
-def test_a_paravisors_index_is_left_alone_whatever_copies_there_are(
+def test_a_paravisors_index_is_not_written_from_any_copy(
     guest: Guest,
 ) -> None:
     lose(guest)
@@ -341,7 +341,7 @@ def test_a_file_without_certificates_is_removed(guest: Guest) -> None:
     assert not guest.copy.exists()
 
 
-def test_a_copy_that_cannot_be_read_is_told_where_it_is_needed(guest: Guest) -> None:
+def test_an_unreadable_copy_is_reported_if_it_is_needed(guest: Guest) -> None:
     lose(guest)
     kept = guest.copy.read_bytes()
     guest.copy.unlink()
@@ -357,7 +357,9 @@ def test_a_copy_that_cannot_be_read_is_told_where_it_is_needed(guest: Guest) -> 
 
 
 @pytest.mark.parametrize("kind", [IN_PIECES, ANEW], ids=str)
-def test_what_needs_a_copy_is_refused_without_one(guest: Guest, kind: Kind) -> None:
+def test_a_write_that_needs_a_copy_is_refused_without_one(
+    guest: Guest, kind: Kind
+) -> None:
     """Another program changed the index after the renewal looked at it."""
     guest.prepare(kind)
     der = bytes(len(guest.old) + 1)

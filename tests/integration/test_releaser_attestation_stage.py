@@ -1,4 +1,4 @@
-"""Rooms 1 and 2 of the releaser against real sockets; only the TPM is a substitute."""
+"""The attestation stage against real sockets; only the TPM is a substitute."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class FakeMaa:
 
     def __call__(self, asked: Asked) -> Answer:
         if asked.path == "/certs":
-            # Who asks again finds the signer's key: the keys were rotated meanwhile.
+            # The second response has the signer's key: the keys were rotated.
             published, self.published = self.published, [self.signer]
             return Answer(200, key_set(*published))
         return self.refusal or Answer(200, self._attest(asked.body))
@@ -212,7 +212,7 @@ def test_every_attestation_has_its_own_nonce(world: World) -> None:
     assert len(nonces) == 2
 
 
-def test_log_that_is_there_is_sent_trimmed(world: World) -> None:
+def test_existing_log_is_sent_trimmed(world: World) -> None:
     log = world.directory / "log"
     log.write_bytes(b"none")  # as the unit's SetCredential= has it
     world.changes["tcg_log"] = str(log)
@@ -232,13 +232,13 @@ def test_evidence_of_a_known_version_needs_no_note(world: World) -> None:
     assert world.notes.all() == ()
 
 
-def test_rotated_signing_keys_are_asked_for_once_more(world: World) -> None:
+def test_rotated_signing_keys_are_fetched_once_more(world: World) -> None:
     world.maa.signer = "rotated"
     world.attest()
     assert world.maa_server.paths().count("GET /certs") == 2
 
 
-def test_keys_that_stay_unknown_are_not_asked_for_for_ever(world: World) -> None:
+def test_unknown_signing_keys_are_fetched_only_once_more(world: World) -> None:
     world.maa.signer = "rotated"
     world.maa_server.answer = lambda asked: (
         Answer(200, key_set("maa")) if asked.path == "/certs" else world.maa(asked)
@@ -247,19 +247,19 @@ def test_keys_that_stay_unknown_are_not_asked_for_for_ever(world: World) -> None
     assert world.maa_server.paths().count("GET /certs") == 2
 
 
-def test_answer_sealed_to_another_key_does_not_open(world: World) -> None:
+def test_response_sealed_to_another_key_does_not_decrypt(world: World) -> None:
     world.maa.sealed_to = "AK"
     assert world.failure() == "token.sealed"
 
 
-def test_refusal_of_the_provider_is_told(world: World) -> None:
+def test_refusal_of_the_provider_is_reported(world: World) -> None:
     world.maa.refusal = json_answer(
         {"error": {"code": "PolicyEvaluationError", "message": "A Deny claim"}}, 400
     )
     assert world.failure() == "token.refused"
 
 
-def test_evidence_that_does_not_hold_together_is_told_before_the_refusal(
+def test_inconsistent_evidence_is_reported_before_the_refusal(
     world: World,
 ) -> None:
     world.maa.refusal = Answer(400)
@@ -278,12 +278,12 @@ def test_endorsements_to_an_untrusted_root_are_refused(world: World) -> None:
     assert world.failure() == "endorsements.root"
 
 
-def test_endorsements_that_cannot_be_had_are_told(world: World) -> None:
+def test_missing_endorsements_are_reported(world: World) -> None:
     world.imds_server.answer = lambda _asked: Answer(503)
     assert world.failure() == "transport.server"
 
 
-def test_missing_roots_file_is_told_by_its_setting(world: World) -> None:
+def test_missing_roots_file_is_reported_by_its_setting(world: World) -> None:
     world.changes["amd_roots"] = "/nonexistent"
     with pytest.raises(ConfigError) as caught:
         world.attest()

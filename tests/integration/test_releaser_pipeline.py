@@ -1,4 +1,4 @@
-"""A whole job, in this process: a real TPM, real sockets, a real arena."""
+"""Complete jobs in this process: a real TPM, real sockets, a real arena."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def world(
         yield World(tmp_path, azure, servers)
 
 
-def test_job_brings_its_keys_home(world: World) -> None:
+def test_job_releases_its_keys(world: World) -> None:
     result = world.run("good", "none", "other")
     assert result.failure is None
     assert {key.alias for key in result.released} == {"my-good", "my-other"}
@@ -422,7 +422,7 @@ def test_a_429_that_azures_library_remembers_ends_with_its_job(world: World) -> 
     assert world.run("good").released
 
 
-def test_keys_that_are_home_do_not_wait_for_a_vault_that_hangs(
+def test_released_keys_do_not_wait_for_a_vault_that_hangs(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(straggler_timeout, "STRAGGLER_TIMEOUT_SECONDS", SHORT_SECONDS)
@@ -479,7 +479,7 @@ def test_a_vault_that_released_one_key_is_waited_for_with_the_next(
     assert len(result.released) == 4
 
 
-def test_entra_id_that_hangs_is_the_trouble_of_who_it_knows(world: World) -> None:
+def test_entra_id_that_hangs_delays_only_keys_of_applications(world: World) -> None:
     vault, secret = world.azure.origins["vault"], world.directory / "secret"
     secret.write_text("s")
     uuid = "11111111-2222-3333-4444-555555555555"
@@ -492,7 +492,7 @@ def test_entra_id_that_hangs_is_the_trouble_of_who_it_knows(world: World) -> Non
 
     def end_later(mute: socket.socket) -> None:
         assert attested.wait(DEADLINE_SECONDS)
-        mute.shutdown(socket.SHUT_RDWR)  # who has connected gets a reset
+        mute.shutdown(socket.SHUT_RDWR)  # connected clients get a reset
 
     world.servers["maa"].answer = attest_and_tell
     with (
@@ -532,7 +532,7 @@ def test_a_key_is_delivered_while_its_vault_stalls_on_another(world: World) -> N
     assert [key.alias for key in result.released] == ["my-good", "my-other"]
 
 
-def test_a_failure_ends_no_other_keys_time(
+def test_a_failure_starts_no_straggler_timeout(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(straggler_timeout, "STRAGGLER_TIMEOUT_SECONDS", 0.0)

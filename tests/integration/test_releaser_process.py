@@ -1,4 +1,4 @@
-"""The releaser as a process: what comes out of it, and what never does."""
+"""The releaser as a process: its result, and the absence of secrets in its output."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(job: bytes, *fds: int) -> subprocess.CompletedProcess[bytes]:
 
 
 def make_job(arena_fd: int, arena_bytes: int) -> Job:
-    """A job for a world in which nobody is there."""
+    """A job whose services do not listen."""
     return Job(
         now=1767225600.0,
         timeout_seconds=DEADLINE_SECONDS,
@@ -51,7 +51,7 @@ def make_job(arena_fd: int, arena_bytes: int) -> Job:
 
 
 @pytest.mark.parametrize("job", [b"", b"no job", b'{"protocol": 1}'])
-def test_what_is_no_job_gives_no_result(job: bytes) -> None:
+def test_input_other_than_a_job_has_no_result(job: bytes) -> None:
     done = run(job)
     assert done.returncode == os.EX_SOFTWARE
     assert done.stdout == b""

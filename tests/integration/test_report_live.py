@@ -174,7 +174,7 @@ def test_an_imds_that_is_out_leaves_the_report_shown_and_unverified(
     assert "transport.server" in out
 
 
-def test_a_machine_that_is_no_confidential_vm_is_told_with_a_hint(
+def test_a_machine_other_than_a_confidential_vm_is_reported_with_a_hint(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert machine.report() == exit_codes.UNAVAILABLE

@@ -135,7 +135,7 @@ def test_a_child_of_fork_does_not_see_it(arena: Arena) -> None:
 
 
 @pytest.mark.root  # what forbade its own core dumps is root's in /proc
-def test_the_kernel_reads_secret_memory_for_nobody() -> None:
+def test_the_kernel_does_not_read_secret_memory_for_any_process() -> None:
     arena = create_arena(4096)
     arena.close_fd()
     if not arena.is_secret:
@@ -146,14 +146,14 @@ def test_the_kernel_reads_secret_memory_for_nobody() -> None:
             memory.read(16)
 
 
-def test_the_fall_back_says_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fallback_has_its_own_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     without_memfd_secret(monkeypatch)
     arena = create_arena(4096)
     arena.close_fd()
     assert (arena.is_secret, arena.kind) == (False, "mlock")
 
 
-def test_nobody_can_shrink_it_under_a_mapping(arena: Arena) -> None:
+def test_no_process_can_shrink_it_under_a_mapping(arena: Arena) -> None:
     with pytest.raises(OSError, match=r"\[Errno (1|22)\]"):
         os.ftruncate(arena.fd, 4096)
     arena.close_fd()
@@ -169,13 +169,13 @@ def test_an_arena_of_another_size_is_refused(arena: Arena) -> None:
         os.fstat(fd)
 
 
-def test_no_descriptor_is_no_arena() -> None:
+def test_a_closed_descriptor_is_not_an_arena() -> None:
     with pytest.raises(SecretMemoryError) as caught:
         attach_arena(1_000_000, 4096)
     assert caught.value.code == "memory"
 
 
-def test_an_ordinary_file_is_no_arena(tmp_path: Path) -> None:
+def test_an_ordinary_file_is_not_an_arena(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(4096))
     with pytest.raises(SecretMemoryError) as caught:
@@ -183,7 +183,9 @@ def test_an_ordinary_file_is_no_arena(tmp_path: Path) -> None:
     assert caught.value.code == "memory"
 
 
-def test_a_kernel_that_fails_otherwise_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_failure_of_the_kernel_is_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     close = 3  # close(2) of a descriptor that is not open: EBADF
     monkeypatch.setattr(secretmem, "_SYS_MEMFD_SECRET", close)
     with pytest.raises(SecretMemoryError) as caught:
@@ -223,7 +225,7 @@ except secretmem.SecretMemoryError as error:
 
 @pytest.mark.root
 @pytest.mark.parametrize("kind", KINDS)
-def test_too_little_lockable_memory_is_told_as_such(kind: str) -> None:
+def test_too_little_lockable_memory_is_reported(kind: str) -> None:
     done = run_python(LIMITED, kind)
     assert done == (
         "memory.locked_limit Raise LimitMEMLOCK= of the unit, or hold fewer keys. 0\n"
@@ -253,7 +255,7 @@ print(secretmem.create_arena(1).kind, secretmem.explain_fallback(), sep="|")
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS])
-def test_a_seccomp_filter_is_told_apart_from_a_kernel_without(number: int) -> None:
+def test_a_seccomp_filter_is_distinguished_from_an_old_kernel(number: int) -> None:
     kind, _, why = run_python(FILTERED, str(number)).strip().partition("|")
     assert kind == "mlock"
     assert why == secretmem.explain_refusal(
@@ -275,7 +277,7 @@ def test_a_seccomp_filter_is_told_apart_from_a_kernel_without(number: int) -> No
         (errno.ENOSYS, "odd", False, "boot 5.14 or newer"),
     ],
 )
-def test_why_there_is_no_secret_memory_is_told(
+def test_the_reason_for_missing_secret_memory_is_explained(
     number: int, release: str, *, is_filtered: bool, words: str
 ) -> None:
     why = secretmem.explain_refusal(number, release, is_filtered=is_filtered)

@@ -1,4 +1,4 @@
-"""Whatever a service answers, its client gives a value or an error of ours."""
+"""Any response of a service gives a value or an AgentError."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ SERVICES: dict[str, tuple[str, Callable[[Cloud], object]]] = {
 }
 
 
-# In the service's own error format, whatever it says.
+# In the service's own error format.
 DENIALS = {
     (service, status, body)
     for service, statuses in (
@@ -262,7 +262,7 @@ def test_a_counterpart_chooses_no_decoder(
 
 @pytest.mark.parametrize("token", ACCESS_TOKENS)
 @pytest.mark.parametrize("service", ["a managed identity", "Entra ID's token"])
-def test_an_access_token_that_is_no_token_reaches_no_header(
+def test_a_malformed_access_token_reaches_no_header(
     cloud: Cloud, service: str, token: str
 ) -> None:
     cloud.path, ask = SERVICES[service]

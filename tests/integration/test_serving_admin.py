@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from support.serving import ReceivedResponse, get, held_key, ring_with, split_re
 
 from skragent.observe import Counters
 from skragent.serving import AdminServer, Limits
+from skragent.serving.admin import ReloadOutcome
 
 
 class NoAgent:
@@ -19,6 +20,9 @@ class NoAgent:
 
     def refresh(self, aliases: Sequence[str]) -> None:
         pytest.fail(f"refresh of {aliases}")
+
+    def reload(self, listener: Callable[[ReloadOutcome], None]) -> None:
+        pytest.fail(f"reload for {listener}")
 
     def drop(self, alias: str) -> None:
         pytest.fail(f"drop of {alias}")
@@ -47,8 +51,8 @@ def ask(directory: Path, request: bytes, limits: Limits) -> ReceivedResponse:
         await server.close(0)
         return data
 
-    (answer,) = split_responses(asyncio.run(run()))
-    return answer
+    (response,) = split_responses(asyncio.run(run()))
+    return response
 
 
 @pytest.mark.parametrize(("size", "status"), [(100, 200), (400, 431)])

@@ -67,7 +67,7 @@ def test_a_symmetric_key_is_its_bytes_where_nothing_else_is_said(
 
 
 def is_refused(asked: Asking) -> bool:
-    """Tell whether the unit fails: it got more than it may have, and no key."""
+    """Return whether the unit fails: it got too many bytes, and not the key."""
     data = asked.read()
     assert b"secret" not in data
     return len(data) > TOO_MUCH
@@ -105,7 +105,7 @@ def test_an_address_that_is_not_systemds_is_refused(
     assert is_refused(Asking(server.path, address))
 
 
-def test_who_has_no_address_is_refused(server: RunningCredentials) -> None:
+def test_a_caller_without_an_address_is_rejected(server: RunningCredentials) -> None:
     asked = Asking.__new__(Asking)
     asked.sock = socket.socket(socket.AF_UNIX)
     asked.sock.settimeout(DEADLINE_SECONDS)
@@ -113,7 +113,7 @@ def test_who_has_no_address_is_refused(server: RunningCredentials) -> None:
     assert is_refused(asked)
 
 
-def test_systemds_address_is_not_believed_of_anybody_else(
+def test_an_address_of_systemd_counts_only_from_uid_0(
     server: RunningCredentials,
 ) -> None:
     if not shutil.which("setpriv"):
@@ -243,7 +243,7 @@ with RunningCredentials(Path(sys.argv[1]), ring_with(waiting=[ALIAS]),
 """
 
 
-def test_an_agent_that_is_killed_before_it_answers_is_no_empty_credential(
+def test_an_agent_killed_before_its_response_leaves_no_empty_credential(
     directory: Path,
 ) -> None:
     keeper = socket.socket(socket.AF_UNIX)  # PID 1: it gets the stored descriptor
@@ -285,7 +285,7 @@ def test_an_agent_that_is_killed_before_it_answers_is_no_empty_credential(
 def test_what_a_killed_agent_may_have_answered_is_refused_and_not_answered_again(
     directory: Path, sent: bytes
 ) -> None:
-    """It was killed before, within or after its answer: nobody can tell."""
+    """The agent was killed before, within or after its response."""
     systemd = Systemd()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(directory / "before"))

@@ -1,5 +1,5 @@
-"""How the wait of a unit for a credential ends: with the key, without it, or with it
-stopped; and who comes meanwhile."""
+"""Units that wait for a credential: until the key arrives, the time is over, or the
+unit stops; and connections made in the meantime."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.root  # systemd is root
 RULE = OneRule(UNIT, ALIAS)
 
 
-def test_who_comes_while_very_many_wait_is_left_in_the_backlog(
+def test_connections_above_the_limit_wait_in_the_backlog(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(systemd_credentials, "MAX_CONNECTIONS", 2)
@@ -65,7 +65,7 @@ def test_a_unit_that_was_answered_is_not_refused_later(tmp_path: Path) -> None:
         assert deadline.cancelled()
 
 
-def test_a_unit_that_is_stopped_when_its_key_comes_is_nobody_elses_trouble(
+def test_a_unit_that_stops_when_its_key_arrives_disturbs_no_other_unit(
     tmp_path: Path,
 ) -> None:
     ring = ring_with(waiting=[ALIAS])
@@ -84,7 +84,7 @@ def test_a_unit_that_is_stopped_when_its_key_comes_is_nobody_elses_trouble(
         assert server.answered() == {"ok": 1}
 
 
-def test_a_refusal_that_nobody_reads_does_not_delay_the_end(tmp_path: Path) -> None:
+def test_an_unread_rejection_does_not_delay_the_stop(tmp_path: Path) -> None:
     ring = ring_with(waiting=[ALIAS])
     with RunningCredentials(tmp_path, ring, RULE, refuse_seconds=0.0) as server:
         asked = Asking(server.path, "db")

@@ -1,4 +1,4 @@
-"""Callers who send descriptors along: nobody waits until they are closed."""
+"""Callers that send descriptors: no other caller waits until these are closed."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def leave_with(
 
 @pytest.fixture
 def old(tmp_path: Path) -> Iterator[RunningServer]:
-    """A server as it is on Linux before 6.16, where nobody can be refused to send."""
+    """A server on Linux before 6.16, which cannot refuse descriptors."""
     limits = Limits(connections_per_uid=4)
     with serving(tmp_path, ring_with(held_key()), limits=limits) as server:
         listener = server.api._listener._acceptor._socket
@@ -101,7 +101,7 @@ def fetch(server: RunningServer) -> bytes:
         (LAST, socket.MSG_OOB),
     ],
 )
-def test_a_descriptor_that_takes_long_to_close_stops_nobody(
+def test_a_slow_close_of_a_descriptor_delays_no_other_caller(
     old: RunningServer, data: bytes, flags: int
 ) -> None:
     with old.connect() as connection, leave_with(old, connection, data, flags):
@@ -127,8 +127,8 @@ def test_nor_does_one_whose_connection_is_refused(old: RunningServer) -> None:
             stack.enter_context(leave_with(old, refused, KEY))
             end_of(refused)
         stack.enter_context(old.connect())
-        (answer,) = split_responses(end_of(stack.enter_context(old.connect())))
-        assert answer.code == "serve.connections"
+        (response,) = split_responses(end_of(stack.enter_context(old.connect())))
+        assert response.code == "serve.connections"
 
 
 def test_a_connection_counts_until_it_is_closed(old: RunningServer) -> None:
@@ -137,8 +137,8 @@ def test_a_connection_counts_until_it_is_closed(old: RunningServer) -> None:
             connection = stack.enter_context(old.connect())
             stack.enter_context(leave_with(old, connection, b"x"))
             assert end_of(connection) == b""
-        (answer,) = split_responses(end_of(stack.enter_context(old.connect())))
-        assert answer.code == "serve.connections"
+        (response,) = split_responses(end_of(stack.enter_context(old.connect())))
+        assert response.code == "serve.connections"
     old.until(lambda: old.api._listener.admission._closing == 0)
     assert fetch(old) == FORMS["jwk"]
 
@@ -146,15 +146,15 @@ def test_a_connection_counts_until_it_is_closed(old: RunningServer) -> None:
 def test_callers_without_descriptors_notice_nothing(old: RunningServer) -> None:
     with old.connect() as connection:
         connection.sendall(KEY * 100 + LAST)
-        answers = split_responses(read_all(connection))
-    assert [a.body for a in answers] == [FORMS["jwk"]] * 101
+        responses = split_responses(read_all(connection))
+    assert [a.body for a in responses] == [FORMS["jwk"]] * 101
     with old.connect() as connection:
         for byte in KEY[:-1]:
             connection.send(bytes([byte]))
         connection.send(KEY[-1:], socket.MSG_OOB)
         connection.shutdown(socket.SHUT_WR)
-        (answer,) = split_responses(read_all(connection))
-    assert answer.body == FORMS["jwk"]
+        (response,) = split_responses(read_all(connection))
+    assert response.body == FORMS["jwk"]
 
 
 def test_a_kernel_that_can_refuses_to_send_descriptors_at_all(tmp_path: Path) -> None:
@@ -171,5 +171,5 @@ def test_a_kernel_that_can_refuses_to_send_descriptors_at_all(tmp_path: Path) ->
             with pytest.raises(PermissionError):
                 send_with(connection, KEY, theirs)
             connection.sendall(LAST)
-            (answer,) = split_responses(read_all(connection))
-            assert answer.body == FORMS["jwk"]
+            (response,) = split_responses(read_all(connection))
+            assert response.body == FORMS["jwk"]

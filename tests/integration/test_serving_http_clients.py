@@ -180,24 +180,24 @@ def test_the_clients_of_programming_languages_are_served(
     services: Services, tmp_path: Path, client: str
 ) -> None:
     found = answers_of(client, services, tmp_path)
-    answers = {one["name"]: one for one in found}
+    responses = {one["name"]: one for one in found}
     for name in ("get", "get again"):
-        assert (answers[name]["status"], answers[name]["body"].encode()) == (
+        assert (responses[name]["status"], responses[name]["body"].encode()) == (
             200,
             FORMS["jwk"],
         )
-    head = answers["head"]
+    head = responses["head"]
     assert (head["status"], head["length"], head["body"]) == (200, SIZE, "")
     for name in ("chunked", "continue"):
-        assert answers[name]["status"] == 202, answers[name]
-        assert answers[name].get("continued", 1) == 1
+        assert responses[name]["status"] == 202, responses[name]
+        assert responses[name].get("continued", 1) == 1
     assert services.orders.refreshed == [(ALIAS,), (ALIAS,)]
-    if "no continue" in answers:  # Java's client waits for a 100 all the same
-        refused = answers["no continue"]
+    if "no continue" in responses:  # Java's client waits for a 100 all the same
+        refused = responses["no continue"]
         assert (refused["status"], refused["continued"]) == (405, 0)
-    assert (answers["metrics"]["status"], answers["metrics"]["body"]) == (200, "")
-    assert answers["metrics"]["length"] > 0
-    assert json.loads(answers["health"]["body"]) == {"status": "ok"}
+    assert (responses["metrics"]["status"], responses["metrics"]["body"]) == (200, "")
+    assert responses["metrics"]["length"] > 0
+    assert json.loads(responses["health"]["body"]) == {"status": "ok"}
 
 
 # nginx
@@ -248,19 +248,21 @@ def test_nginx_hands_on_get_and_head(nginx: Path, prefix: str) -> None:
     url = f"http://localhost{prefix}{KEY}"
     with unix_session(nginx) as session:
         for _ in range(3):
-            answer = session.get(url, timeout=DEADLINE_SECONDS)
-            assert (answer.status_code, answer.content) == (200, FORMS["jwk"])
+            response = session.get(url, timeout=DEADLINE_SECONDS)
+            assert (response.status_code, response.content) == (200, FORMS["jwk"])
             head = session.head(url, timeout=DEADLINE_SECONDS)
             assert (head.status_code, head.content) == (200, b"")
             assert head.headers["Content-Length"] == str(SIZE)
-            assert head.headers["ETag"] == answer.headers["ETag"]
+            assert head.headers["ETag"] == response.headers["ETag"]
 
 
 @needs("nginx")
 def test_nginx_hands_on_refusals(nginx: Path) -> None:
     with unix_session(nginx) as session:
-        answer = session.get("http://localhost/v1/keys/other", timeout=DEADLINE_SECONDS)
-    assert (answer.status_code, answer.json()["code"]) == (404, "serve.denied")
+        response = session.get(
+            "http://localhost/v1/keys/other", timeout=DEADLINE_SECONDS
+        )
+    assert (response.status_code, response.json()["code"]) == (404, "serve.denied")
 
 
 @needs("nginx")
@@ -268,11 +270,11 @@ def test_nginx_hands_on_refusals(nginx: Path) -> None:
 def test_nginx_hands_on_chunks(services: Services, nginx: Path, prefix: str) -> None:
     pieces = iter([ORDER[:5].encode(), ORDER[5:].encode()])
     with unix_session(nginx) as session:
-        answer = session.post(
+        response = session.post(
             f"http://localhost{prefix}/v1/refresh",
             data=pieces,
             timeout=DEADLINE_SECONDS,
         )
-    assert answer.status_code == 202
-    assert answer.json()["refreshing"] == [ALIAS]
+    assert response.status_code == 202
+    assert response.json()["refreshing"] == [ALIAS]
     assert services.orders.refreshed == [(ALIAS,)]

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from support.callers import PASS_ON, Groups, Ids, calling, listening, own_groups
+from support.callers import PASS_ON, Groups, Who, calling, listening, own_groups
 from support.deadlines import DEADLINE_SECONDS
 from support.serving import ALIAS, get, held_key, ring_with
 from support.serving_server import RunningServer, serving
@@ -52,7 +52,7 @@ def accept_and_identify(sock: socket.socket) -> Peer:
 
 
 def identify_from(groups: Groups, path: str) -> Peer:
-    """Let a process of a control group connect, and return its peer."""
+    """Let a process of a control group connect, and identify it."""
     with listening() as (sock, name), calling(name) as caller:
         groups.put(caller.pid, path)
         caller.connect()
@@ -62,13 +62,13 @@ def identify_from(groups: Groups, path: str) -> Peer:
 
 
 @pytest.mark.parametrize(
-    "ids", [(1234, 2345, []), (1234, 2345, [7, 70000]), (0, 0, []), (0, 5, [5, 6])]
+    "who", [(1234, 2345, []), (1234, 2345, [7, 70000]), (0, 0, []), (0, 5, [5, 6])]
 )
-def test_another_user_is_known_by_numbers(ids: Ids) -> None:
-    with listening() as (sock, name), calling(name, ids=ids) as caller:
+def test_another_user_is_known_by_numbers(who: Who) -> None:
+    with listening() as (sock, name), calling(name, who=who) as caller:
         caller.connect()
         peer = accept_and_identify(sock)
-    assert (peer.uid, peer.gid, peer.groups) == (ids[0], ids[1], frozenset(ids[2]))
+    assert (peer.uid, peer.gid, peer.groups) == (who[0], who[1], frozenset(who[2]))
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_another_user_is_known_by_numbers(ids: Ids) -> None:
 def test_of_very_many_groups_those_are_kept_that_rules_name(
     count: int, kept: int
 ) -> None:
-    ids = (1234, 2345, list(range(100, 100 + count)))
-    with listening() as (sock, name), calling(name, ids=ids) as caller:
+    who = (1234, 2345, list(range(100, 100 + count)))
+    with listening() as (sock, name), calling(name, who=who) as caller:
         caller.connect()
         connection, _ = sock.accept()
         with connection:
@@ -89,10 +89,10 @@ def test_of_very_many_groups_those_are_kept_that_rules_name(
     assert peer.is_member(2345)
 
 
-def test_who_is_in_very_many_groups_is_in_no_others() -> None:
+def test_a_caller_in_very_many_groups_keeps_only_those_of_rules() -> None:
     """Least of all in group 0, which the unused part of a buffer is full of."""
-    ids = (1234, 2345, list(range(100, 400)))
-    with listening() as (sock, name), calling(name, ids=ids) as caller:
+    who = (1234, 2345, list(range(100, 400)))
+    with listening() as (sock, name), calling(name, who=who) as caller:
         caller.connect()
         connection, _ = sock.accept()
         with connection:
@@ -100,7 +100,7 @@ def test_who_is_in_very_many_groups_is_in_no_others() -> None:
     assert peer.groups == {101}
 
 
-def test_a_socket_that_was_passed_on_keeps_who_connected() -> None:
+def test_a_passed_socket_keeps_the_identity_of_its_connector() -> None:
     with listening() as (sock, name), calling(name, script=PASS_ON) as caller:
         caller.connect()
         connection, _ = sock.accept()
@@ -131,7 +131,7 @@ def test_a_process_is_in_the_unit_of_its_control_group(groups: Groups) -> None:
         ("docker/evil.service", "", ""),
     ],
 )
-def test_a_group_made_below_a_unit_is_no_unit(
+def test_a_group_below_a_unit_is_not_a_unit(
     groups: Groups, path: str, unit: str, user_unit: str
 ) -> None:
     peer = identify_from(groups, path)
@@ -140,15 +140,15 @@ def test_a_group_made_below_a_unit_is_no_unit(
 
 
 def test_another_user_in_a_unit_is_known_by_both(groups: Groups) -> None:
-    ids = (1234, 1234, [])
-    with listening() as (sock, name), calling(name, ids=ids) as caller:
+    who: Who = (1234, 1234, [])
+    with listening() as (sock, name), calling(name, who=who) as caller:
         groups.put(caller.pid, "app.service")
         caller.connect()
         peer = accept_and_identify(sock)
     assert (peer.uid, peer.unit) == (1234, "app.service")
 
 
-def test_who_ended_before_accept_has_no_unit(groups: Groups) -> None:
+def test_a_caller_that_ended_before_accept_has_no_unit(groups: Groups) -> None:
     with listening() as (sock, name), calling(name) as caller:
         groups.put(caller.pid, "app.service")
         caller.connect()
@@ -158,7 +158,7 @@ def test_who_ended_before_accept_has_no_unit(groups: Groups) -> None:
     assert (peer.unit, peer.is_pinned) == ("", False)
 
 
-def test_who_ended_but_was_not_waited_for_has_no_unit(groups: Groups) -> None:
+def test_a_zombie_caller_has_no_unit(groups: Groups) -> None:
     with listening() as (sock, name), calling(name) as caller:
         groups.put(caller.pid, "app.service")
         caller.connect()
@@ -168,7 +168,7 @@ def test_who_ended_but_was_not_waited_for_has_no_unit(groups: Groups) -> None:
     assert (peer.unit, peer.is_pinned) == ("", False)
 
 
-def test_who_holds_a_passed_socket_has_not_the_unit_of_who_ended(
+def test_a_passed_socket_does_not_keep_the_unit_of_an_ended_process(
     groups: Groups,
 ) -> None:
     with listening() as (sock, name), calling(name, script=PASS_ON) as caller:
@@ -177,7 +177,7 @@ def test_who_holds_a_passed_socket_has_not_the_unit_of_who_ended(
         caller.end()
         connection, _ = sock.accept()
         with connection:
-            assert int(connection.recv(100)) != caller.pid  # somebody still holds it
+            assert int(connection.recv(100)) != caller.pid  # the taker still has it
             peer = identify(connection, wants_unit=True)
     assert (peer.uid, peer.unit, peer.is_pinned) == (1234, "", False)
 
@@ -208,7 +208,7 @@ print(peer.pid, repr(peer.unit), flush=True)
 """
 
 
-def test_who_is_outside_our_cgroup_namespace_has_no_unit(groups: Groups) -> None:
+def test_a_caller_outside_our_cgroup_namespace_has_no_unit(groups: Groups) -> None:
     if not shutil.which("unshare"):
         pytest.skip("needs unshare")
     with listening() as (sock, name), calling(name) as caller:
@@ -270,7 +270,7 @@ def test_a_rule_on_a_unit_is_for_the_processes_of_that_unit(
 
 
 @pytest.mark.skipif(not HAS_PIDFDS, reason="needs peer pidfds (Linux 6.5)")
-def test_a_rule_on_a_unit_that_comes_later_is_for_who_connects_then(
+def test_a_later_rule_on_a_unit_applies_to_later_connections(
     groups: Groups, tmp_path: Path
 ) -> None:
     access = Access({ALIAS: (Rule(uid=1234),)})

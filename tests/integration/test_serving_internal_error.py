@@ -47,9 +47,9 @@ def test_a_local_user_cannot_fill_the_journal_with_it(
     broken: RunningServer, stderr: io.StringIO
 ) -> None:
     for _ in range(REQUESTS):
-        answer = broken.ask(get("/v1/status"))
-        assert answer.status == 500
-        assert answer.json["code"] == "internal"
+        response = broken.ask(get("/v1/status"))
+        assert response.status == 500
+        assert response.json["code"] == "internal"
     lines = stderr.getvalue().splitlines()
     assert lines[0] == "ERROR a request failed unexpectedly"
     assert 10 < len(lines) < 60

@@ -1,4 +1,4 @@
-"""No copy of a key is in the agent's ordinary memory, whatever its readers do."""
+"""The ordinary memory of the agent has no copy of a key."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def test_readers_that_stall_leave_no_copy_on_the_heap(tmp_path: Path) -> None:
             reader.sendall(PEM * REQUESTS)
         with connect(path) as other:  # answered: so the others were, up to the stall
             other.sendall(LAST_PEM)
-            (answer,) = split_responses(read_all(other))
-            assert answer.body == content
+            (response,) = split_responses(read_all(other))
+            assert response.body == content
         assert count_in_memory(pid, canary.encode()) > 0  # the scanner does see
         assert count_in_memory(pid, needle) == 0
         for reader in readers:

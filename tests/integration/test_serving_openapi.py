@@ -19,6 +19,7 @@ from support.serving import ALIAS, VERSION, everybody_in, held_key, key_of, ring
 from support.serving_server import RunningServer, serving
 from support.unix_session import unix_session
 
+from skragent.job import Form
 from skragent.serving import Limits
 
 DOCUMENT = json.loads(
@@ -55,7 +56,7 @@ def map_query(
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
-    forms = {
+    forms: dict[Form, bytes] = {
         "jwk": json.dumps(JWK | {"d": "AQAB"}).encode(),
         "pem": b"-----BEGIN PRIVATE KEY-----\n",
         "der": b"0",
@@ -85,21 +86,21 @@ def session(server: RunningServer) -> Iterator[requests.Session]:
 @SCHEMA.parametrize()
 @hypothesis.settings(max_examples=60)
 def test_every_answer_is_as_described(
-    case: schemathesis.Case, session: requests.Session
+    case: schemathesis.Case[Any], session: requests.Session
 ) -> None:
-    answer = case.call_and_validate(
+    response = case.call_and_validate(
         base_url="http://localhost",
         session=session,
         timeout=DEADLINE_SECONDS,
         excluded_checks=[not_a_server_error],  # 503 is what a key that is awaited says
     )
-    assert answer.status_code != 500
+    assert response.status_code != 500
 
 
 def test_the_document_is_served(session: requests.Session) -> None:
-    answer = session.get("http://localhost/v1/openapi.json", timeout=DEADLINE_SECONDS)
-    assert answer.json() == DOCUMENT
-    assert answer.headers["Content-Type"] == "application/json"
+    response = session.get("http://localhost/v1/openapi.json", timeout=DEADLINE_SECONDS)
+    assert response.json() == DOCUMENT
+    assert response.headers["Content-Type"] == "application/json"
 
 
 def test_every_path_of_the_document_is_served(session: requests.Session) -> None:

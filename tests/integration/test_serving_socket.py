@@ -72,8 +72,8 @@ def test_the_client_is_told_why_not(server: RunningServer) -> None:
 def test_many_requests_on_one_connection(server: RunningServer) -> None:
     with server.connect() as connection:
         connection.sendall(KEY * 200 + LAST_KEY)
-        answers = split_responses(read_all(connection))
-    assert [answer.body for answer in answers] == [FORMS["jwk"]] * 201
+        responses = split_responses(read_all(connection))
+    assert [response.body for response in responses] == [FORMS["jwk"]] * 201
 
 
 def test_a_caller_that_half_closes_is_answered(server: RunningServer) -> None:
@@ -86,8 +86,8 @@ def test_a_refusal_of_a_request_with_much_behind_it_ends_without_a_reset(
     with server.connect() as connection:
         with server.paused():
             connection.sendall(b"nonsense\r\n\r\n" + b"x" * 40_000)
-        (answer,) = split_responses(read_all(connection))
-    assert answer.status == 400
+        (response,) = split_responses(read_all(connection))
+    assert response.status == 400
 
 
 def test_a_rotation_reaches_open_connections(server: RunningServer) -> None:
@@ -96,8 +96,8 @@ def test_a_rotation_reaches_open_connections(server: RunningServer) -> None:
         first = connection.recv(65536)
         server.call(lambda: server.ring.put(held_key(version=NEXT_VERSION)))
         connection.sendall(LAST_KEY)
-        answers = split_responses(first + read_all(connection))
-    assert [a.headers["ETag"] for a in answers] == [
+        responses = split_responses(first + read_all(connection))
+    assert [a.headers["ETag"] for a in responses] == [
         f'"{VERSION}"',
         f'"{NEXT_VERSION}"',
     ]
@@ -109,9 +109,9 @@ def test_a_stalled_reader_gets_every_answer_whole(tmp_path: Path) -> None:
         connection.sendall(KEY * 100)  # 800 kB of answers: more than a socket holds
         server.call(lambda: ring.put(held_key(forms={"jwk": BIG[::-1] + b"."})))
         connection.sendall(LAST_KEY)
-        answers = split_responses(read_all(connection))
-    assert len(answers) == 101
-    assert {answer.body for answer in answers} <= {BIG, BIG[::-1] + b"."}
+        responses = split_responses(read_all(connection))
+    assert len(responses) == 101
+    assert {response.body for response in responses} <= {BIG, BIG[::-1] + b"."}
 
 
 def test_a_stalled_reader_never_reads_a_wiped_key(tmp_path: Path) -> None:
@@ -168,8 +168,8 @@ def test_an_unfinished_request_is_ended(tmp_path: Path) -> None:
         server.connect() as connection,
     ):
         connection.sendall(b"GET / HTTP/1.1\r\n")
-        (answer,) = split_responses(read_all(connection))
-    assert (answer.status, answer.code) == (408, "serve.timeout")
+        (response,) = split_responses(read_all(connection))
+    assert (response.status, response.code) == (408, "serve.timeout")
 
 
 def test_a_connection_too_many_is_told_so(tmp_path: Path) -> None:
@@ -181,11 +181,11 @@ def test_a_connection_too_many_is_told_so(tmp_path: Path) -> None:
         first.sendall(get("/healthz"))
         first.recv(65536)
         with server.connect() as second:
-            (answer,) = split_responses(read_all(second))
-    assert (answer.status, answer.code) == (503, "serve.connections")
+            (response,) = split_responses(read_all(second))
+    assert (response.status, response.code) == (503, "serve.connections")
 
 
-def test_the_socket_takes_nobody_after_the_end(tmp_path: Path) -> None:
+def test_a_closed_socket_accepts_no_connection(tmp_path: Path) -> None:
     with serving(tmp_path, ring_with(held_key())) as server:
         path = server.path
         connection = server.connect()
@@ -199,14 +199,14 @@ def test_the_socket_takes_nobody_after_the_end(tmp_path: Path) -> None:
 def test_metrics_are_served_on_loopback(server: RunningServer) -> None:
     server.ask(KEY)
     url = f"http://127.0.0.1:{server.metrics_port}"
-    with urllib.request.urlopen(f"{url}/metrics", timeout=DEADLINE_SECONDS) as answer:
-        page = answer.read().decode()
-        assert answer.headers["Content-Type"].startswith("text/plain")
+    with urllib.request.urlopen(f"{url}/metrics", timeout=DEADLINE_SECONDS) as response:
+        page = response.read().decode()
+        assert response.headers["Content-Type"].startswith("text/plain")
     assert 'skragent_key_available{key="db"} 1.0' in page
     assert 'skragent_key_available{key="later"} 0.0' in page
     assert 'skragent_socket_requests_total{code="ok",op="get",socket="api"} 1.0' in page
-    with urllib.request.urlopen(f"{url}/healthz", timeout=DEADLINE_SECONDS) as answer:
-        assert answer.status == 200
+    with urllib.request.urlopen(f"{url}/healthz", timeout=DEADLINE_SECONDS) as response:
+        assert response.status == 200
 
 
 def test_keys_are_not_served_on_loopback(server: RunningServer) -> None:
@@ -214,8 +214,8 @@ def test_keys_are_not_served_on_loopback(server: RunningServer) -> None:
         ("127.0.0.1", server.metrics_port), DEADLINE_SECONDS
     ) as connection:
         connection.sendall(KEY + LAST_KEY.replace(b"GET", b"POST"))
-        answers = split_responses(read_all(connection))
-    assert [answer.status for answer in answers] == [404, 405]
+        responses = split_responses(read_all(connection))
+    assert [response.status for response in responses] == [404, 405]
 
 
 @pytest.fixture
@@ -263,7 +263,7 @@ MANY = ",".join(str(gid) for gid in range(3000, 3400))
         (Rule(uid=1234, gid=2000), (1235, 2000, ""), 404),
     ],
 )
-def test_the_kernel_says_who_asks(
+def test_the_kernel_identifies_the_caller(
     open_directory: Path, rule: Rule, caller: tuple[int, int, str], status: int
 ) -> None:
     with serving(open_directory, ring_with(held_key()), Access({ALIAS: (rule,)})) as s:
@@ -292,8 +292,8 @@ def test_a_caller_that_half_closes_and_waits_is_answered(server: RunningServer) 
         connection.shutdown(socket.SHUT_WR)
         wait_for_parked(server, 1)
         server.call(lambda: server.ring.put(held_key("later")))
-        (answer,) = split_responses(read_all(connection))
-    assert answer.body == FORMS["jwk"]
+        (response,) = split_responses(read_all(connection))
+    assert response.body == FORMS["jwk"]
 
 
 def test_a_caller_that_is_gone_is_not_waited_with(server: RunningServer) -> None:
@@ -320,7 +320,7 @@ def test_an_agent_without_descriptors_left_goes_on_when_there_are_some(
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (used, used))
             second = connect(path)
             second.sendall(PEM)
-            first.sendall(PEM)  # who is connected is served all the same
+            first.sendall(PEM)  # open connections are still served
             assert first.recv(65536)
             assert not select.select([second], [], [], 0)[0]
         with second:
@@ -338,7 +338,7 @@ PEM = get(f"/v1/keys/{ALIAS}", "Accept: application/x-pem-file")
 
 
 @pytest.mark.parametrize("more", [b"", b"x" * 50_000])
-def test_a_wait_ends_when_nobody_waits_any_more(tmp_path: Path, more: bytes) -> None:
+def test_a_long_poll_ends_when_its_caller_closes(tmp_path: Path, more: bytes) -> None:
     """Also where nothing is read any more: all was sent, or too much."""
     with serving(tmp_path, ring_with(waiting=["later"])) as server:
         admission = server.api._listener.admission
@@ -351,7 +351,7 @@ def test_a_wait_ends_when_nobody_waits_any_more(tmp_path: Path, more: bytes) -> 
         server.until(lambda: not admission)
 
 
-def test_who_holds_all_connections_of_the_metrics_keeps_no_scraper_out(
+def test_a_caller_with_all_metrics_connections_locks_out_no_scraper(
     tmp_path: Path,
 ) -> None:
     with (
@@ -364,5 +364,5 @@ def test_who_holds_all_connections_of_the_metrics_keeps_no_scraper_out(
         for _ in range(3):
             with socket.create_connection(address) as scraper:
                 scraper.sendall(get("/metrics", "Connection: close"))
-                (answer,) = split_responses(read_all(scraper))
-                assert answer.status == 200
+                (response,) = split_responses(read_all(scraper))
+                assert response.status == 200

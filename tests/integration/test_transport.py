@@ -1,4 +1,4 @@
-"""The HTTP client against real sockets: what it gives, and what it refuses."""
+"""The HTTP client against real sockets."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_second_request_reuses_the_connection(
     assert (server.connections, len(server.requests)) == (1, 2)
 
 
-def test_a_connection_opened_ahead_is_used(server: Server, client: HttpClient) -> None:
+def test_a_connection_opened_early_is_used(server: Server, client: HttpClient) -> None:
     client.connect(server.origin)
     client.connect(server.origin)  # needless: the first one stays
     client.request("GET", server.origin, max_bytes=9)
@@ -81,11 +81,13 @@ def test_a_connection_opened_ahead_is_used(server: Server, client: HttpClient) -
     assert server.requests[0].startswith(b"GET / ")
 
 
-def test_connecting_ahead_to_nobody_is_no_error(client: HttpClient) -> None:
+def test_connecting_early_without_a_listener_is_not_an_error(
+    client: HttpClient,
+) -> None:
     client.connect(f"http://127.0.0.1:{free_port()}")
 
 
-def test_silence_while_connecting_ahead_is_told_and_not_waited_for_twice() -> None:
+def test_a_timeout_while_connecting_early_is_reported_and_not_awaited_twice() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as mute,
         HttpClient(timeout_seconds=SHORT_SECONDS, use_proxies=False) as client,
@@ -101,16 +103,16 @@ def free_port() -> int:
     return port
 
 
-def test_nobody_listening_is_refused(client: HttpClient) -> None:
+def test_a_port_without_a_listener_is_refused(client: HttpClient) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     assert refusal(client, url) == "transport.refused"
 
 
-def test_a_name_without_an_address_is_told(client: HttpClient) -> None:
+def test_a_name_without_an_address_is_reported(client: HttpClient) -> None:
     assert refusal(client, "http://nobody.invalid") == "transport.dns"
 
 
-def test_what_is_no_url_is_told(client: HttpClient) -> None:
+def test_an_invalid_url_is_reported(client: HttpClient) -> None:
     assert refusal(client, "http://[::1") == "transport.unexpected"
     assert refusal(client, "ftp://host") == "transport.unexpected"
 
@@ -147,12 +149,16 @@ def test_an_answer_cut_short_is_a_reset(server: Server, client: HttpClient) -> N
     assert refusal(client, server.origin) == "transport.reset"
 
 
-def test_an_answer_that_is_no_http_is_told(server: Server, client: HttpClient) -> None:
+def test_a_response_other_than_http_is_reported(
+    server: Server, client: HttpClient
+) -> None:
     server.answer = b"SSH-2.0-OpenSSH\r\n\r\n"
     assert refusal(client, server.origin) == "transport.reset"
 
 
-def test_a_length_that_is_no_number_is_told(server: Server, client: HttpClient) -> None:
+def test_a_content_length_that_is_not_a_number_is_reported(
+    server: Server, client: HttpClient
+) -> None:
     server.answer = b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"
     assert refusal(client, server.origin) == "transport.unexpected"
 
@@ -225,7 +231,7 @@ def https(server: Server) -> str:
     return f"https://127.0.0.1:{server.port}"
 
 
-def test_a_trusted_server_is_asked_over_tls_connected_ahead(tmp_path: Path) -> None:
+def test_a_tls_connection_opened_early_is_used(tmp_path: Path) -> None:
     context, roots = mint_tls(tmp_path, "127.0.0.1")
     with (
         run_server(context) as server,
@@ -239,7 +245,7 @@ def test_a_trusted_server_is_asked_over_tls_connected_ahead(tmp_path: Path) -> N
         assert server.connections == 1
 
 
-def test_a_connection_opened_ahead_and_closed_since_is_replaced(tmp_path: Path) -> None:
+def test_a_connection_opened_early_and_closed_since_is_replaced(tmp_path: Path) -> None:
     context, roots = mint_tls(tmp_path, "127.0.0.1")
     with (
         run_server(context) as server,

@@ -1,4 +1,4 @@
-"""Hostile answers: each exchange ends in time, within its bytes, with an error of ours.
+"""Hostile responses: each exchange ends within its limits, with an AgentError.
 
 The corpus is for the one boundary to requests, urllib3 and http.client. That a test
 ends shows that its exchange did; how exactly in time, `make bench` measures.
@@ -144,7 +144,7 @@ CORPUS: dict[str, bytes] = {
     "zeros": bytes(1000),
     "ff": b"\xff" * 1000,
     "no status": b"HTTP/1.1\r\n\r\n",
-    "a status that is no number": b"HTTP/1.1 abc OK\r\n\r\n",
+    "a status that is not a number": b"HTTP/1.1 abc OK\r\n\r\n",
     "a negative status": b"HTTP/1.1 -200 OK\r\n\r\n",
     "a status of 5000 digits": b"HTTP/1.1 " + b"2" * 5000 + b" OK\r\n\r\n",
     "another protocol": b"SSH-2.0-OpenSSH_9.2\r\n",

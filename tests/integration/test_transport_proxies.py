@@ -1,4 +1,4 @@
-"""Proxies, spoken to in the clear and over TLS: used, and bounded as services are."""
+"""Proxies, with and without TLS: requests use them, within the usual limits."""
 
 from __future__ import annotations
 

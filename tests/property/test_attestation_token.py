@@ -1,4 +1,4 @@
-"""No bit of a token, and no byte of an answer, can change unnoticed."""
+"""No bit of a token, and no byte of a response, can change unnoticed."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_answer_with_any_bit_flipped_gives_the_token_or_none(bit: int) -> None:
         opened = open_sealed_token(parse_guest_response(bytes(data)), bytes(range(32)))
     except InvalidTokenError:
         return
-    assert opened == TOKEN  # the flip was in what nobody reads, such as BlockMode
+    assert opened == TOKEN  # the flip was in an unused member, such as BlockMode
 
 
 @given(st.binary())

@@ -1,4 +1,4 @@
-"""Bent certificates and keys: a value or our named error, from every user of them."""
+"""Malformed certificates and keys: every parser returns a value or a named error."""
 
 from __future__ import annotations
 

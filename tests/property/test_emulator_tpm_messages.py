@@ -39,7 +39,7 @@ def test_any_bytes_are_a_command_or_a_refusal(
 
 
 def parse(raw: bytes, known: dict[int, tpm.CommandAttributes]) -> tpm.Command | int:
-    """Give the command, or the code of its refusal."""
+    """Return the command, or the code of its refusal."""
     try:
         return tpm.parse_command(raw, known)
     except tpm.TpmRefusal as refusal:

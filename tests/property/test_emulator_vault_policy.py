@@ -127,7 +127,7 @@ def test_anything_is_a_policy_or_is_refused(data: bytes) -> None:
 def _refusal_of(
     parse: Callable[[bytes], object], data: bytes
 ) -> tuple[int, str] | None:
-    """Give what a parser refuses with, or nothing; any other error is the test's."""
+    """Return a parser's refusal, or None; other errors fail the test."""
     try:
         parse(data)
     except RefusalError as refusal:

@@ -1,4 +1,4 @@
-"""Every parser is total: a value or an error of ours, whatever the bytes."""
+"""Every parser returns a value or raises an AgentError, for any bytes."""
 
 from __future__ import annotations
 

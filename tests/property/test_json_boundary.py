@@ -1,4 +1,4 @@
-"""Any bytes as JSON: a value of the type, or ValueError; so for every user of it."""
+"""Any bytes as JSON: every decoder returns a value of its type or a ValueError."""
 
 from __future__ import annotations
 

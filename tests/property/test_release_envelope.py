@@ -1,4 +1,4 @@
-"""No bit of a release can change unnoticed; whatever was wrapped opens as it was."""
+"""No bit of a release can change unnoticed, and every wrapped key unwraps."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from skragent.jose import (
 from skragent.release.envelope import ReleaseRequest, WrappedKey, verify_release
 from skragent.release.formats import render_key
 from skragent.release.keywrap import split_wrapped_key, unwrap_key
-from skragent.release.vault_failures import judge_refusal
+from skragent.release.vault_failures import map_refusal
 
 RELEASE = Release(rsa_key("released"))
 TEXT = RELEASE.encode()
@@ -76,7 +76,7 @@ def test_any_text_is_a_release_or_refused(text: str) -> None:
 
 
 @given(st.binary(min_size=1, max_size=4096), st.integers(0, 16))
-def test_whatever_was_wrapped_opens_as_it_was(key: bytes, zeros: int) -> None:
+def test_every_wrapped_key_unwraps_unchanged(key: bytes, zeros: int) -> None:
     # Also keys that end in zero bytes, which a C++ client once lost.
     key = (key + bytes(zeros))[-4096:]
     wrapped = aes_key_wrap_with_padding(TRANSFER_KEY, key)
@@ -131,7 +131,7 @@ def test_any_bytes_are_the_key_or_refused(data: bytes) -> None:
 @given(st.integers(201, 999), st.binary(), st.text())
 def test_any_refusal_of_a_vault_is_ours(status: int, body: bytes, text: str) -> None:
     headers = {"Retry-After": text, "x-ms-request-id": text}
-    error = judge_refusal(status, headers, body, what="the key")
+    error = map_refusal(status, headers, body, what="the key")
     assert isinstance(error, AgentError)
     assert error.message.isprintable()
 

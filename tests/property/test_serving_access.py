@@ -63,7 +63,7 @@ def matches(rule: Rule, peer: Peer, *, unpinned: bool) -> bool:
 
 
 @given(rules=RULES, peer=PEERS, operation=ASKED, unpinned=st.booleans())
-def test_allowed_is_who_matches_every_member_of_a_rule(
+def test_a_caller_must_match_every_attribute_of_a_rule(
     rules: tuple[Rule, ...], peer: Peer, operation: Operation, *, unpinned: bool
 ) -> None:
     expected = any(

@@ -1,4 +1,4 @@
-"""Hostile callers: whatever they send and do not take, the wire stays what it is."""
+"""Hostile callers: any sequence of sends, reads and closes keeps the invariants."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class Play:
         self.ring.put(held_key(version=version))
 
     def mark(self, state: KeyState, _: None) -> None:
-        for sock in self.socks:  # ApiServer cuts who is taking before the wipe
+        for sock in self.socks:  # ApiServer aborts slow readers before the wipe
             self.forget_partly_taken(sock)
         self.ring.mark(ALIAS, state)
 
@@ -155,7 +155,7 @@ class Play:
 
 @settings(max_examples=1500)
 @given(st.lists(STEPS, max_size=30))
-def test_whatever_callers_do_the_wire_stays_what_it_is(
+def test_invariants_hold_after_any_steps_of_callers(
     steps: list[tuple[str, Any, Any]],
 ) -> None:
     ring = ring_with(held_key(), waiting=["later"])
@@ -169,7 +169,7 @@ def test_whatever_callers_do_the_wire_stays_what_it_is(
             assert len(server.api._long_polls) <= 2
             for connection in server.listener.admission._connections:
                 assert len(connection._reader) <= 350 + 16384
-        for _ in range(20):  # nobody does anything any more
+        for _ in range(20):  # the callers do nothing more
             server.pass_seconds(1)
         assert server.listener.admission._connections == set()
         assert server.counters.connections["api"] == 0
@@ -183,7 +183,7 @@ def test_whatever_callers_do_the_wire_stays_what_it_is(
 
 
 def judge(sent: bytes) -> None:
-    """What was sent is answers, of which the last one may be cut; and no zeros."""
+    """Check that the bytes are responses without zeros; the last may be incomplete."""
     assert b"\0" not in sent
     while sent:
         head, end, rest = sent.partition(b"\r\n\r\n")

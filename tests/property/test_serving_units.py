@@ -1,4 +1,4 @@
-"""Whoever may make groups below a unit cannot take another one's name."""
+"""A unit that creates groups below its own cannot take the name of another unit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A guest's AK certificate that is near its end, and releasers that renew it."""
+"""A guest's AK certificate that expires soon, and releasers that renew it."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Guest:
         return self.emulator.instance
 
     def prepare(self, kind: Kind, days: int = 30) -> None:
-        """Have an index of this kind with a certificate that ends soon."""
+        """Prepare an index of this kind with a certificate that expires soon."""
         self.kind = kind
         paravisor = self.instance.vm.paravisor
         paravisor.ak_certificate_extra_bytes = kind.old_bytes
@@ -202,7 +202,7 @@ class Guest:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a releaser ended."""
+    """The result of a releaser."""
 
     status: int
     result: Result | None

@@ -1,4 +1,4 @@
-"""Asking the emulated services without a socket, and opening what they answer."""
+"""Send requests to emulated services without a socket, and decrypt responses."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def bind_unix(path: Path) -> socket.socket:
 
 
 def open_sealed(answer: Response, wrapping: str = "wrapping") -> str:
-    """Open AzureGuest's answer with the wrapping key; give the token."""
+    """Decrypt AzureGuest's response with the wrapping key; return the token."""
     sealed = json.loads(unb64u(json.loads(answer.body)["token"]))
     inner = rsa_key(wrapping).decrypt(
         base64.b64decode(sealed["EncryptedInnerKey"]), padding.PKCS1v15()
@@ -64,7 +64,7 @@ def open_sealed(answer: Response, wrapping: str = "wrapping") -> str:
 
 
 def jws_parts(token: str) -> tuple[dict[str, Json], dict[str, Json]]:
-    """Give header and payload."""
+    """Return header and payload."""
     head, payload, _ = token.split(".")
     return json.loads(unb64u(head)), json.loads(unb64u(payload))
 
@@ -94,7 +94,7 @@ def make_azure(
     days_later: int = 0,
     real_names: bool = False,
 ) -> Azure:
-    """Build the services, at rest at 2026-01-01, without any socket."""
+    """Create the services without sockets; their clock stands at 2026-01-01."""
     clock = Clock(NOW.timestamp() + days_later * 86400)
     vaults = {"skragent-demo": VAULT, "skragent-hsm": HSM}
     urls = Urls("http://imds.test", ISSUER, ENTRA, vaults)
@@ -109,7 +109,7 @@ def make_azure(
 
 
 def attest_guest(azure: Azure, info: dict[str, Json]) -> Response:
-    """Ask the provider to attest a guest."""
+    """Send a guest attestation request to the provider."""
     body = {"AttestationInfo": b64u(json.dumps(info).encode())}
     return ask(azure.maa, "POST", "/attest/AzureGuest?api-version=2020-10-01", body)
 
@@ -121,7 +121,7 @@ def ask(
     body: object = None,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """Ask a service without a socket, refusals included.
+    """Send a request to a service without a socket; refusals are responses.
 
     A body is sent as JSON, and bytes as they are.
     """
@@ -140,7 +140,7 @@ API = "?api-version=7.3"
 
 
 class World:
-    """The services, a guest's token, and short ways to ask the vaults."""
+    """The services, a guest's token, and shortcuts for requests to the vaults."""
 
     def __init__(self, directory: Path) -> None:
         self.azure: Azure = make_azure(directory)

@@ -47,7 +47,7 @@ def unb64u(text: str) -> bytes:
 
 @functools.cache
 def rsa_key(name: str) -> rsa.RSAPrivateKey:
-    """Give one key for each name."""
+    """Return the key of a name."""
     del name
     return rsa.generate_private_key(65537, 2048)
 

@@ -1,4 +1,4 @@
-"""Callers in other processes, as other users and in control groups of the test."""
+"""Callers in other processes, as other users and in control groups of the tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.deadlines import DEADLINE_MILLISECONDS, DEADLINE_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Each caller waits for a line, so that a test can move it to a control group first.
+# Each waits for a line, so that it can be put where it belongs; then for the end.
 CONNECT = """
 import json, os, socket, sys
 sys.stdin.readline()
@@ -32,7 +32,7 @@ caller.connect("\\0" + sys.argv[1])
 print("connected", flush=True)
 sys.stdin.readline()
 """
-# Connects as one user, and passes the socket to a process of another user.
+# Connects as one user, and passes the socket to a process of another.
 PASS_ON = """
 import os, socket, sys
 sys.stdin.readline()
@@ -53,26 +53,26 @@ caller.close()
 print("connected", flush=True)
 sys.stdin.readline()
 """
-# Every caller starts as root, because some users cannot read the interpreter's files.
-Ids = tuple[int, int, list[int]]  # uid, gid, supplementary groups
-ROOT: Ids = (0, 0, [])
+# Callers start as root, because not every user can reach every Python.
+Who = tuple[int, int, list[int]]  # uid, gid, supplementary groups
+ROOT: Who = (0, 0, [])
 
 
 class Caller:
-    """A child process that connects on command."""
+    """A child process that connects on request."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.pid = process.pid
 
     def connect(self) -> None:
-        """Make the process connect, and wait until it has."""
+        """Connect, and return when that is done."""
         self._say()
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "connected\n"
 
     def end(self) -> None:
-        """Make the process end, and wait until it has."""
+        """End the process, and wait for it."""
         self._say()
         self.process.wait(DEADLINE_SECONDS)
 
@@ -84,7 +84,7 @@ class Caller:
 
 @contextlib.contextmanager
 def listening() -> Iterator[tuple[socket.socket, str]]:
-    """Listen on an abstract address, which every user can reach."""
+    """Listen at an abstract address, which any user can reach."""
     name = f"skragent-test-{os.getpid()}-{os.urandom(4).hex()}"
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(DEADLINE_SECONDS)
@@ -94,10 +94,10 @@ def listening() -> Iterator[tuple[socket.socket, str]]:
 
 
 @contextlib.contextmanager
-def calling(name: str, *, script: str = CONNECT, ids: Ids = ROOT) -> Iterator[Caller]:
-    """Start a caller that changes to these IDs before it connects."""
+def calling(name: str, *, script: str = CONNECT, who: Who = ROOT) -> Iterator[Caller]:
+    """Start a caller. It changes its user before it connects."""
     with subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", script, name, json.dumps(ids)],
+        [sys.executable, "-I", "-S", "-c", script, name, json.dumps(who)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -125,7 +125,7 @@ def end_process(pid: int) -> None:
 
 
 class Groups:
-    """Control groups below a group of the test, in systemd's hierarchy."""
+    """Control groups below a slice of the test, in the hierarchy of systemd."""
 
     def __init__(self, top: Path) -> None:
         self.top = top
@@ -167,7 +167,7 @@ def hierarchy() -> Path | None:
 
 @contextlib.contextmanager
 def own_groups() -> Iterator[Groups]:
-    """Create a slice of the test, and remove it; skip if that is not possible."""
+    """Create a slice for a test, and remove it. Skip the test if that fails."""
     mounted_at = hierarchy()
     if mounted_at is None:
         pytest.skip("needs systemd's cgroup hierarchy, mounted whole")
@@ -175,7 +175,7 @@ def own_groups() -> Iterator[Groups]:
     try:
         top.mkdir()
     except OSError as error:
-        pytest.skip(f"cannot create a control group: {error.strerror}")
+        pytest.skip(f"needs to make a control group: {error.strerror}")
     groups = Groups(top)
     try:
         yield groups

@@ -1,4 +1,4 @@
-"""An application that asks the emulated Entra ID for a token, and may ask wrongly."""
+"""An application that requests tokens from the emulated Entra ID."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Client:
         key: rsa.RSAPrivateKey | None = None,
         **claims: Json,
     ) -> str:
-        """Make a token as the platform does that is trusted to speak for it."""
+        """Make a token like that of the trusted platform."""
         now = int(self.azure.clock.now())
         directory = self.azure.application_files.directory / "azure"
         good = {
@@ -99,12 +99,12 @@ class Client:
         )
 
     def ask(self, tenant: str = TENANT_ID, **form: str | None) -> Response:
-        """Ask with the secret."""
+        """Request a token with the secret."""
         secret = self.azure.application_files.secret.read_text()
         return self._post(tenant, {"client_secret": secret}, form)
 
     def ask_asserting(self, assertion: str, **form: str | None) -> Response:
-        """Ask with an assertion."""
+        """Request a token with an assertion."""
         proof = {"client_assertion": assertion, "client_assertion_type": JWT_BEARER}
         return self._post(TENANT_ID, proof, form)
 

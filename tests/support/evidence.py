@@ -1,4 +1,4 @@
-"""A small chip, paravisor and vTPM for tests: everything they make verifies.
+"""A small chip, paravisor and vTPM for tests; their evidence verifies.
 
 What the captures lack is minted here: VLEKs, Turin's layout, versions 2 and 5. Tests
 change one argument or one byte.

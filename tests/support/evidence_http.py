@@ -1,4 +1,4 @@
-"""A local HTTP server that answers what a test tells it to, byte by byte if need be."""
+"""A local HTTP server whose responses a test defines, byte by byte if needed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from support.deadlines import DEADLINE_SECONDS
 
 @dataclass
 class Server:
-    """What was asked, and what is answered to whom connects next."""
+    """The received requests, and the response to the next connection."""
 
     port: int = 0
     answer: bytes = b""
     requests: list[bytes] = field(default_factory=list)
     connections: int = 0
     stays_silent: bool = False
-    hangs_up: bool = False  # on who connects next, once
+    hangs_up: bool = False  # on the next connection, once
     hung_up: threading.Event = field(default_factory=threading.Event)
 
     def set(self, status: str = "200 OK", body: bytes = b"", headers: str = "") -> None:

@@ -1,4 +1,4 @@
-"""An emulated Azure to break, and short ways to ask it as an HTTP client does."""
+"""An emulated Azure for faults, and shortcuts for HTTP requests to it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Broken:
         self.thread.call(self.emulator.faults.apply(fault))
 
     def reset(self) -> None:
-        """Make all whole again."""
+        """Reset all faults."""
         self.thread.call(self.emulator.faults.reset())
 
     def vault(self, service: str) -> Vault:
@@ -65,7 +65,7 @@ class Broken:
         )
 
     def ask_entra(self) -> requests.Response:
-        """Ask for the tenant's metadata."""
+        """Request the tenant's metadata."""
         return self.session.get(
             self.emulator.azure.entra_id.origin + ENTRA_METADATA,
             timeout=DEADLINE_SECONDS,
@@ -74,7 +74,7 @@ class Broken:
     def ask_vault(
         self, service: str, method: str, path: str, body: object = None
     ) -> requests.Response:
-        """Ask with an access token of the VM's identity."""
+        """Send a request with an access token of the VM's identity."""
         vault = self.vault(service)
         azure = self.emulator.azure
         token, _ = azure.entra.issue(
@@ -89,7 +89,7 @@ class Broken:
         )
 
     def ask_one(self, service: str) -> requests.Response:
-        """Ask a service something short that it answers with JSON."""
+        """Send a short request; return the JSON response."""
         if service == "imds":
             return self.ask_imds(THIM)
         if service == "maa":
@@ -105,7 +105,7 @@ class Broken:
         return self.session.post(url, json=body, timeout=DEADLINE_SECONDS)
 
     def token(self) -> str:
-        """Attest, and open the answer."""
+        """Attest, and decrypt the response."""
         answer = self.attest()
         assert answer.status_code == 200, answer.text
         return open_sealed(Response(answer.status_code, answer.content))
@@ -124,7 +124,7 @@ class Broken:
         return self.ask_vault(service, "POST", f"/keys/{key}/release", body)
 
     def released(self, service: str) -> str:
-        """Release, and give the JWS."""
+        """Release a key, and return the JWS."""
         answer = self.release(service)
         assert answer.status_code == 200, answer.text
         return str(answer.json()["value"])

@@ -1,4 +1,4 @@
-"""A TPM that answers with what a script says: `hostile_tpm.py FILE`, for TCTI `cmd:`.
+"""A TPM with scripted responses: `hostile_tpm.py FILE`, for TCTI `cmd:`.
 
 Speaks raw TPM commands on stdin and stdout. FILE has JSON: by the command code, hex of
 what is answered instead of an error; `*` for all others. It ends after an answer that

@@ -1,4 +1,4 @@
-"""Certificates that `cryptography` rejects, and bundles of certificates."""
+"""Certificates that `cryptography` rejects or warns about, and bundles of them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def pem(data: bytes, label: str = "CERTIFICATE") -> bytes:
 def with_boolean_01(certificate: x509.Certificate) -> bytes:
     """Encode the TRUE of every critical extension as 01, which BER allows.
 
-    X.690 §11.1 requires FF in DER. The signature is invalid after the change. That does
-    not matter for a root, because its signature is not verified.
+    X.690 §11.1 wants FF in DER. The signature does not hold any more, which does not
+    matter for a root: it is trusted as it is.
     """
     odd = der(certificate).replace(b"\x01\x01\xff", b"\x01\x01\x01")
     assert odd != der(certificate)
@@ -32,7 +32,7 @@ def with_boolean_01(certificate: x509.Certificate) -> bytes:
 
 
 def with_version(certificate: x509.Certificate, number: int) -> bytes:
-    """Encode a version number that does not exist."""
+    """Give it a version that does not exist."""
     odd = der(certificate).replace(_VERSION_3, _VERSION_3[:-1] + bytes([number]), 1)
     assert odd != der(certificate)
     return odd

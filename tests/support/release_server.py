@@ -1,4 +1,4 @@
-"""A server that says what it is told to: one edge's other side, over real sockets."""
+"""A server with scripted responses, over real sockets."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def challenge(resource: str) -> Answer:
 
 
 class Server:
-    """Answers every request with what `answer` gives for it; keeps what was asked."""
+    """Answers every request with `answer`, and records the requests."""
 
     def __init__(self, answer: Callable[[Asked], Answer]) -> None:
         self.answer = answer

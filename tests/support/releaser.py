@@ -1,4 +1,4 @@
-"""A real releaser on a job that a configuration makes, as the agent would start it."""
+"""A real releaser with a job of a configuration, started as the agent starts it."""
 
 from __future__ import annotations
 

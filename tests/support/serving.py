@@ -1,4 +1,4 @@
-"""Keys in secret memory, requests and answers, for the tests of serving."""
+"""Keys in secret memory, requests and responses, for the tests of serving."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from skragent.keyring import HeldKey, Keyring
 from skragent.secretmem import Arena, create_arena
 from skragent.serving import Access
 from skragent.serving.access import Rule
+from skragent.serving.http.response import Response
 from skragent.serving.peers import Peer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from skragent.job import Form
+    from skragent.serving.http.long_poll import LongPoll
 
 ALIAS = "db"
 VERSION = "0123456789abcdef0123456789abcdef"
@@ -38,7 +40,7 @@ def held_key(
     forms: dict[Form, bytes] | None = None,
     arena: Arena | None = None,
 ) -> HeldKey:
-    """Put a key's forms into secret memory and hold it."""
+    """Put the forms of a key into secret memory."""
     contents = FORMS if forms is None else forms
     if arena is None:
         arena = create_arena(sum(map(len, contents.values())) or 1)
@@ -73,7 +75,7 @@ def key_of(
 
 
 def ring_with(*keys: HeldKey, waiting: Sequence[str] = ()) -> Keyring:
-    """Hold these keys, and wait for others."""
+    """Return a keyring with these keys, and with names without keys."""
     ring = Keyring([*(key.alias for key in keys), *waiting])
     for key in keys:
         ring.put(key)
@@ -81,7 +83,7 @@ def ring_with(*keys: HeldKey, waiting: Sequence[str] = ()) -> Keyring:
 
 
 def everybody_in(ring: Keyring, rule: Rule = ME) -> Access:
-    """Allow one rule for every key."""
+    """Return access rules with one rule for every key."""
     return Access({entry.alias: (rule,) for entry in ring})
 
 
@@ -92,7 +94,7 @@ def get(path: str, *headers: str) -> bytes:
 
 
 class ReceivedResponse:
-    """One answer, taken apart."""
+    """A parsed response."""
 
     def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.status = status
@@ -109,18 +111,25 @@ class ReceivedResponse:
         return str(self.json["code"])
 
 
+def received(response: Response | LongPoll) -> ReceivedResponse:
+    """Parse a response of a handler."""
+    assert isinstance(response, Response)
+    (parsed,) = split_responses(b"".join(response.parts))
+    return parsed
+
+
 def split_responses(data: bytes) -> list[ReceivedResponse]:
-    """Take a stream of answers apart; a rest that is no answer fails the test."""
-    answers = []
+    """Split a stream into responses. Other bytes fail the test."""
+    responses = []
     while data:
         head, end, data = data.partition(b"\r\n\r\n")
-        assert end, f"an answer without an end: {head[:80]!r}"
+        assert end, f"a response without an end: {head[:80]!r}"
         status_line, *lines = head.decode("latin-1").split("\r\n")
         match = re.fullmatch(r"HTTP/1\.1 (\d{3}) [ -~]+", status_line)
         assert match, status_line
         headers = dict(line.split(": ", 1) for line in lines)
         length = int(headers.get("Content-Length", "0"))
-        assert len(data) >= length, "an answer is cut"
-        answers.append(ReceivedResponse(int(match[1]), headers, data[:length]))
+        assert len(data) >= length, "a response is incomplete"
+        responses.append(ReceivedResponse(int(match[1]), headers, data[:length]))
         data = data[length:]
-    return answers
+    return responses

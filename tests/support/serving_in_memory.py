@@ -1,4 +1,4 @@
-"""Connections without sockets: bytes are fed by hand, and what is sent is seen."""
+"""Connections in memory: tests feed bytes, and read the bytes that are sent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class FullSocket:
-    """A socket that takes `room` bytes, and the rest when there is room again."""
+    """A socket that accepts a number of bytes, and the rest after `make_room`."""
 
     def __init__(self, loop: HandLoop, room: float = float("inf")) -> None:
         self.room = room
@@ -38,7 +38,7 @@ class FullSocket:
 
     @property
     def reads(self) -> bool:
-        """Tell whether the connection waits for more."""
+        """Return whether the connection waits for bytes."""
         return self._fd in self._loop.readers
 
     def fileno(self) -> int:
@@ -80,7 +80,7 @@ class FullSocket:
         self.closed = True
 
     def arrive(self, data: bytes) -> None:
-        """Let bytes come, and the loop tell of them for as long as it is asked to."""
+        """Let bytes arrive, and the loop report them while the connection reads."""
         self._arrived += data
         while self._arrived and self.reads:
             self._loop.readers[self._fd]()
@@ -88,7 +88,7 @@ class FullSocket:
         self._loop.settle()
 
     def finish(self) -> None:
-        """Let the other end say that it sends nothing more, and take answers still."""
+        """Shut down the sending side of the peer; it still reads."""
         self._is_finished = True
         self._theirs.shutdown(socket.SHUT_WR)
         if self.reads:
@@ -96,7 +96,7 @@ class FullSocket:
         self._loop.settle()
 
     def make_room(self) -> None:
-        """Let the reader take everything."""
+        """Let the peer read everything."""
         self.room = float("inf")
         while self._fd in self._loop.writers:
             self._loop.writers[self._fd]()
@@ -108,7 +108,7 @@ class FullSocket:
 
 
 class HandTimer:
-    """Something that a loop shall do later: a test does it."""
+    """A timer that a test fires."""
 
     def __init__(self, loop: HandLoop, callback: Callable[[], object]) -> None:
         self._loop = loop
@@ -125,7 +125,7 @@ class HandTimer:
 
 
 class HandLoop:
-    """An event loop that is turned by hand."""
+    """An event loop that a test runs round by round."""
 
     def __init__(self) -> None:
         self.readers: dict[int, Callable[[], object]] = {}
@@ -140,13 +140,13 @@ class HandLoop:
         self.soon.append(callback)
 
     def turn(self) -> None:
-        """Go round once: what was asked for comes."""
+        """Run one round: call the scheduled callbacks."""
         soon, self.soon = self.soon, []
         for callback in soon:
             callback()
 
     def settle(self) -> None:
-        """Go round until nothing is asked for."""
+        """Run rounds until no callback is scheduled."""
         while self.soon:
             self.turn()
 
@@ -167,7 +167,7 @@ class HandLoop:
 
 
 class InMemoryServer:
-    """A listener without a socket; connections are made by hand. Needs a loop."""
+    """A listener without a socket; tests make its connections. Needs a loop."""
 
     def __init__(
         self,
@@ -209,7 +209,7 @@ class InMemoryServer:
     def visit(
         self, request: bytes, peer: Peer = MYSELF, *, room: float = float("inf")
     ) -> FullSocket:
-        """Make a connection that brings its request with it."""
+        """Make a connection that has a request at once."""
         sock = FullSocket(self.loop, room)
         self._sockets.append(sock)
         sock.arrive(request)
@@ -220,7 +220,7 @@ class InMemoryServer:
     def pass_seconds(self, seconds: int) -> None:
         for _ in range(seconds):
             self.now += 1
-            self.loop.timers.clear()  # the sweep is the only one, and it is due
+            self.loop.timers.clear()  # the tick is the only timer, and it is due
             self.listener._on_timer()
             self.loop.settle()
 
@@ -231,7 +231,7 @@ class InMemoryServer:
 
 
 def feed(sock: FullSocket, data: bytes) -> None:
-    """Let bytes arrive, as a loop would do it."""
+    """Let bytes arrive."""
     sock.arrive(data)
 
 
@@ -242,7 +242,7 @@ def with_server(
     access: Access | None = None,
     limits: Limits | None = None,
 ) -> None:
-    """Run a test with a wire, inside of an event loop."""
+    """Run a test with a server, inside of an event loop."""
 
     async def run() -> None:
         server = InMemoryServer(ring, access, limits)

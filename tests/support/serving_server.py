@@ -1,4 +1,4 @@
-"""Keyrings on real sockets: in a thread, and in a child whose memory is scanned."""
+"""Keyrings on real sockets: in a thread, and in a child process."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class RunningServer:
-    """What a test does to a server that runs in a thread of its own."""
+    """A server in a thread."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class RunningServer:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Let the server do nothing for as long as the block."""
+        """Pause the server during the block."""
         is_paused, go_on = threading.Event(), threading.Event()
 
         def pause() -> None:
@@ -77,18 +77,18 @@ class RunningServer:
             go_on.set()
 
     def until(self, is_so: Callable[[], bool]) -> None:
-        """Wait for something that another thread does."""
+        """Wait until a condition holds."""
         wait_until(is_so)
 
     def waiting(self) -> int:
-        """Count the keys that requests wait for."""
+        """Return the number of long polls."""
         counts: list[int] = []
         self.call(lambda: counts.append(len(self.api._api._long_polls)))
         return counts[0]
 
     @contextlib.contextmanager
     def as_soon_as_one_waits(self, function: Callable[[], object]) -> Iterator[None]:
-        """Run a function on the server's loop once the block's request waits."""
+        """Run a function on the loop of the server as soon as a long poll waits."""
 
         def run() -> None:
             self.until(lambda: self.waiting() > 0)
@@ -106,16 +106,16 @@ class RunningServer:
         return connection
 
     def ask(self, request: bytes) -> ReceivedResponse:
-        """Ask on a connection of its own."""
+        """Send a request on a new connection."""
         with self.connect() as connection:
             connection.sendall(request)
             connection.shutdown(socket.SHUT_WR)
-            (answer,) = split_responses(read_all(connection))
-        return answer
+            (response,) = split_responses(read_all(connection))
+        return response
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """Read until the other end closes."""
+    """Read until the peer closes."""
     data = b""
     while chunk := connection.recv(1 << 20):
         data += chunk
@@ -223,7 +223,7 @@ def serving_child(
 
 
 def count_in_memory(pid: int, needle: bytes) -> int:
-    """Count a pattern in all memory of a process that the kernel lets root read."""
+    """Count a pattern in the readable memory of a process."""
     found = 0
     with (
         Path(f"/proc/{pid}/maps").open() as maps,

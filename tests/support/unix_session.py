@@ -44,7 +44,7 @@ class _Adapter(HTTPAdapter):
 
 
 def unix_session(path: Path) -> requests.Session:
-    """Return a session that sends requests to http://localhost to the socket."""
+    """Send requests for http://localhost to the socket."""
     session = requests.Session()
     session.trust_env = False
     session.mount("http://localhost", _Adapter(path))

@@ -39,7 +39,7 @@ _T = TypeVar("_T")
 
 @functools.cache
 def minted_chip() -> Path:
-    """Mint the chip, and give the directory that it is kept in."""
+    """Mint the chip, and return its directory."""
     home = Path(tempfile.mkdtemp(prefix="chip-"))
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     asyncio.run(Chip.load_or_mint(home / "chip-milan", "milan", now=NOW))
@@ -68,7 +68,7 @@ class SteppedClock:
 
 
 class RunningVm:
-    """A VM that is on, and the thread that it lives in."""
+    """A running VM, and the thread of its loop."""
 
     def __init__(self, directory: Path, **options: Any) -> None:  # noqa: ANN401 - of start()
         self.directory = directory
@@ -148,5 +148,5 @@ def read_response(connection: socket.socket) -> bytes:
 
 
 def code_of(response: bytes) -> int:
-    """Give a response's code."""
+    """Return a response's code."""
     return int.from_bytes(response[6:10])

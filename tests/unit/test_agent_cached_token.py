@@ -43,7 +43,7 @@ def serves(
 ) -> bool:
     records = {"disk": KeyRecord(), **others}
     now = BOOTTIME + after
-    return can_release(token, ["disk"], records, boottime=now, fraction=0.8)
+    return can_release(token, ["disk"], records, boottime=now)
 
 
 def test_a_token_serves_until_it_is_to_be_renewed() -> None:

@@ -14,15 +14,15 @@ import pytest
 from support.deadlines import DEADLINE_SECONDS
 
 from skragent.agent import process_control
-from skragent.agent.process_control import descriptors_for, is_asked, linger
+from skragent.agent.process_control import count_descriptors, delay_exit, has_connection
 from skragent.config import ServingConfig
 
 CODE = """
 import resource, sys
-from skragent.agent.process_control import allow_descriptors
+from skragent.agent.process_control import raise_descriptor_limit
 soft, hard, wanted = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-print(allow_descriptors(wanted), *resource.getrlimit(resource.RLIMIT_NOFILE))
+print(raise_descriptor_limit(wanted), *resource.getrlimit(resource.RLIMIT_NOFILE))
 """
 
 
@@ -49,12 +49,12 @@ def test_the_limit_becomes_what_it_can(
 
 
 def test_what_is_admitted_by_default_fits_into_the_units_limit() -> None:
-    assert descriptors_for(ServingConfig()) <= 4096  # LimitNOFILE= of the unit
+    assert count_descriptors(ServingConfig()) <= 4096  # LimitNOFILE= of the unit
 
 
 def test_both_sockets_that_admit_connections_as_configured_may_be_full() -> None:
     few, more = ServingConfig(connections=100), ServingConfig(connections=200)
-    assert descriptors_for(more) - descriptors_for(few) == 2 * 100  # api and admin
+    assert count_descriptors(more) - count_descriptors(few) == 2 * 100  # api and admin
 
 
 def listener(path: Path) -> socket.socket:
@@ -66,21 +66,21 @@ def listener(path: Path) -> socket.socket:
 
 def test_nobody_asks_where_nobody_has_connected(tmp_path: Path) -> None:
     with listener(tmp_path / "a") as a, listener(tmp_path / "b") as b:
-        assert not is_asked([a, b])
-    assert not is_asked([])
+        assert not has_connection([a, b])
+    assert not has_connection([])
 
 
 def test_one_who_has_gone_still_asks(tmp_path: Path) -> None:
     with listener(tmp_path / "a") as a, listener(tmp_path / "b") as b:
         with socket.socket(socket.AF_UNIX) as caller:
             caller.connect(str(tmp_path / "b"))
-            assert is_asked([a, b])
-        assert is_asked([a, b])
+            assert has_connection([a, b])
+        assert has_connection([a, b])
 
 
 def test_it_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_control, "LINGER_SECONDS", 0.01)
-    linger()
+    monkeypatch.setattr(process_control, "EXIT_DELAY_SECONDS", 0.01)
+    delay_exit()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -95,6 +95,6 @@ def test_a_signal_ends_it_and_does_nothing_else(
         return wait(signals, seconds)
 
     monkeypatch.setattr("signal.sigtimedwait", wait_signalled)
-    monkeypatch.setattr(process_control, "LINGER_SECONDS", DEADLINE_SECONDS)
-    linger()
+    monkeypatch.setattr(process_control, "EXIT_DELAY_SECONDS", DEADLINE_SECONDS)
+    delay_exit()
     assert number not in signal.sigpending()

@@ -12,7 +12,7 @@ import pytest
 from support.agent import FakeClock, run, until
 from support.deadlines import DEADLINE_SECONDS
 
-from skragent.agent.reload import LOOK_UP_SECONDS, Outcome, Reloader, look_up_in_time
+from skragent.agent.reload import LOOK_UP_SECONDS, Outcome, Reloader, call_with_timeout
 from skragent.agent.systemd_notify import Notifier
 from skragent.errors import ConfigError
 from skragent.exit_codes import CONFIG, TEMPFAIL, exit_code_of, exit_code_of_start
@@ -72,7 +72,7 @@ class World:
 
     async def reload(self) -> Outcome:
         before = len(self.outcomes)
-        self.reloader.order(self.outcomes.append)
+        self.reloader.request_reload(self.outcomes.append)
         await until(lambda: len(self.outcomes) > before)
         return self.outcomes[-1]
 
@@ -189,11 +189,11 @@ def test_a_file_that_changes_while_it_is_read_is_read_again() -> None:
 
     async def test() -> None:
         world.read = read_slowly
-        world.reloader.order(world.outcomes.append)
+        world.reloader.request_reload(world.outcomes.append)
         await until(is_read.is_set)
         world.read = None
         world.text = FILE.replace("disk", "new")
-        world.reloader.order(world.outcomes.append)
+        world.reloader.request_reload(world.outcomes.append)
         may_go_on.set()
         await until(lambda: len(world.outcomes) == 2)
 
@@ -210,9 +210,9 @@ def test_a_directory_that_does_not_answer_is_not_waited_for_for_ever() -> None:
 
     async def test() -> None:
         world.read = hang
-        world.reloader.order(world.outcomes.append)
+        world.reloader.request_reload(world.outcomes.append)
         await world.clock.advance(LOOK_UP_SECONDS + 1)
-        world.reloader.order(world.outcomes.append)  # none is piled upon the other
+        world.reloader.request_reload(world.outcomes.append)
         await until(lambda: len(world.outcomes) == 2)
         may_go_on.set()
 
@@ -223,7 +223,7 @@ def test_a_directory_that_does_not_answer_is_not_waited_for_for_ever() -> None:
 
 
 def test_what_is_found_is_returned() -> None:
-    assert look_up_in_time(lambda: 5) == 5
+    assert call_with_timeout(lambda: 5) == 5
 
 
 def test_what_the_work_raises_is_raised() -> None:
@@ -231,14 +231,14 @@ def test_what_the_work_raises_is_raised() -> None:
         raise ConfigError(["x"], code="config.unknown_name")
 
     with pytest.raises(ConfigError) as caught:
-        look_up_in_time(fail)
+        call_with_timeout(fail)
     assert caught.value.code == "config.unknown_name"
 
 
 def test_a_look_up_that_hangs_is_given_up_and_another_start_may_succeed() -> None:
     may_go_on = threading.Event()
     with pytest.raises(ConfigError) as caught:
-        look_up_in_time(lambda: may_go_on.wait(DEADLINE_SECONDS), seconds=0.01)
+        call_with_timeout(lambda: may_go_on.wait(DEADLINE_SECONDS), seconds=0.01)
     may_go_on.set()
     assert caught.value.code == "config.timeout"
     assert exit_code_of(caught.value) == TEMPFAIL

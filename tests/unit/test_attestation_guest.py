@@ -40,7 +40,7 @@ PCRS = tuple(bytes([n]) * 32 for n in range(8))
 
 
 def make_evidence() -> Evidence:
-    """A value of the request's inputs; what they mean is room 1's."""
+    """A value of the request's inputs; `evidence` defines their meaning."""
     return cast(
         "Evidence",
         SimpleNamespace(
@@ -207,7 +207,7 @@ def test_answer_with_a_wrong_member_is_refused(change: dict[str, object]) -> Non
 @pytest.mark.parametrize(
     "body", [b"", b"null", b'{"Token":""}', b'{"token":"?"}', b'{"token":""}', b"\xff"]
 )
-def test_body_that_is_no_answer_is_refused(body: bytes) -> None:
+def test_malformed_response_is_refused(body: bytes) -> None:
     assert refusal(body).code == "token.sealed"
 
 
@@ -227,7 +227,7 @@ def test_wrong_inner_key_does_not_open(key: bytes) -> None:
     assert open_refused(sealed, key) == "token.sealed"
 
 
-def test_what_opens_and_is_no_text_is_refused() -> None:
+def test_decrypted_bytes_that_are_not_text_are_refused() -> None:
     sealed = parse_guest_response(encode_answer(seal_token("é")))
     assert open_refused(sealed, INNER_KEY) == "token.sealed"
 

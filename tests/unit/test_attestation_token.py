@@ -1,4 +1,4 @@
-"""The attestation token is verified whole, or there is none."""
+"""Only a completely verified text becomes an attestation token."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_token_does_not_show_its_text() -> None:
     assert raw.split(".")[1][:20] not in repr(verify(raw))
 
 
-def test_claim_that_is_no_text_reads_as_empty() -> None:
+def test_claim_that_is_not_a_text_reads_as_empty() -> None:
     token = verify(make_token())
     assert token.text_claim("secureboot") == ""
     assert token.text_claim("iss", "deeper") == ""
@@ -145,7 +145,7 @@ def test_token_without_key_set_url_is_accepted() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a.b", "a.b.c.d", "..", "é.é.é"])
-def test_text_that_is_no_token_is_refused(text: str) -> None:
+def test_malformed_token_is_refused(text: str) -> None:
     assert refusal(text) == "token.invalid"
 
 
@@ -264,7 +264,7 @@ def test_our_modulus_with_another_exponent_is_refused() -> None:
     )
 
 
-def test_key_that_is_no_base64url_is_refused() -> None:
+def test_key_that_is_not_base64url_is_refused() -> None:
     keys = runtime(our_jwk(use="enc") | {"n": "?"})
     assert (
         refusal(make_token(token_claims(**{"x-ms-runtime": keys})))
@@ -345,14 +345,14 @@ def test_numbers_beside_the_certificate_are_ignored() -> None:
         json.dumps({"keys": [{"x5c": [b64(b"no certificate")]}]}).encode(),
     ],
 )
-def test_key_set_that_cannot_be_read_is_no_judgement_on_us(body: bytes) -> None:
+def test_unreadable_key_set_is_not_a_denial(body: bytes) -> None:
     with pytest.raises(InvalidTokenError) as caught:
         parse_signing_keys(body)
     assert caught.value.code == "token.signing_keys"
     assert caught.value.disposition is Disposition.REATTEST
 
 
-def test_payload_that_is_no_json_is_refused() -> None:
+def test_payload_that_is_not_json_is_refused() -> None:
     head, _, _ = make_token().split(".")
     from cryptography.hazmat.primitives import hashes  # noqa: PLC0415 - only here
     from cryptography.hazmat.primitives.asymmetric import padding  # noqa: PLC0415
@@ -378,7 +378,7 @@ def test_a_token_that_was_kept_is_what_it_was() -> None:
     assert resume(raw) == verify(raw)
 
 
-def test_a_token_for_another_wrapping_key_is_no_judgement_on_this_guest() -> None:
+def test_a_token_for_another_wrapping_key_is_not_a_denial() -> None:
     numbers = rsa_key("foreign").public_key().public_numbers()
     with pytest.raises(InvalidTokenError) as caught:
         resume(make_token(), wrapping_key=RsaPublic(numbers.n, numbers.e))
@@ -392,7 +392,7 @@ def test_a_kept_token_whose_time_is_over_is_not_resumed() -> None:
 
 
 @pytest.mark.parametrize("raw", ["", "a.b.c", "e30.e30.e30"])
-def test_what_is_no_token_is_not_resumed(raw: str) -> None:
+def test_a_malformed_token_is_not_resumed(raw: str) -> None:
     with pytest.raises(InvalidTokenError) as caught:
         resume(raw)
     assert caught.value.code == "token.invalid"

@@ -1,4 +1,4 @@
-"""Every exception of `cryptography` becomes a `CertificateError`."""
+"""Every exception of `cryptography` becomes a CertificateError."""
 
 from __future__ import annotations
 
@@ -56,23 +56,21 @@ PanicException.__module__ = "pyo3_runtime"
         PanicException("p"),
     ],
 )
-def test_every_exception_of_the_library_becomes_a_certificate_error(
-    error: BaseException,
-) -> None:
-    refused = pytest.raises(CertificateError, match="the thing cannot be read")
-    with refused, reading("the thing"):
+def test_every_exception_of_the_library_becomes_one(error: BaseException) -> None:
+    said = pytest.raises(CertificateError, match="the thing cannot be read")
+    with said, reading("the thing"):
         raise error
 
 
 @pytest.mark.parametrize(
     "error", [KeyboardInterrupt(), SystemExit(), MemoryError(), BindingError("b")]
 )
-def test_other_exceptions_are_not_converted(error: BaseException) -> None:
+def test_other_exceptions_pass(error: BaseException) -> None:
     with pytest.raises(type(error)), reading("the thing"):
         raise error
 
 
-def test_the_librarys_message_becomes_one_short_printable_line() -> None:
+def test_the_librarys_words_are_one_short_printable_line() -> None:
     with pytest.raises(CertificateError) as caught, reading("it"):
         raise ValueError("a\n\x1b[31m" + "b" * 1000)
     text = str(caught.value)
@@ -80,7 +78,7 @@ def test_the_librarys_message_becomes_one_short_printable_line() -> None:
     assert len(text) == len("it cannot be read: ") + MAX_REASON_CHARACTERS
 
 
-def test_a_message_about_a_private_key_is_not_quoted() -> None:
+def test_words_about_a_private_key_are_not_repeated() -> None:
     refused = pytest.raises(CertificateError)
     with refused as caught, reading("the key", quotes_reason=False):
         raise ValueError("SECRET")
@@ -101,7 +99,7 @@ def test_a_message_about_a_private_key_is_not_quoted() -> None:
         pem(der(GOOD)),
     ],
 )
-def test_bytes_that_are_not_a_der_certificate_are_rejected(data: bytes) -> None:
+def test_bytes_that_are_not_a_der_certificate_are_refused(data: bytes) -> None:
     with pytest.raises(CertificateError):
         load_der(data)
 
@@ -117,7 +115,7 @@ def test_bytes_that_are_not_a_der_certificate_are_rejected(data: bytes) -> None:
         der(GOOD),
     ],
 )
-def test_bytes_that_are_not_pem_certificates_are_rejected(data: bytes) -> None:
+def test_text_without_pem_certificates_is_refused(data: bytes) -> None:
     with pytest.raises(CertificateError):
         load_pem(data)
 
@@ -147,7 +145,7 @@ def test_loading_does_not_change_the_warnings_of_the_process() -> None:
         ),
     ],
 )
-def test_bytes_that_are_not_a_private_key_are_rejected(data: bytes) -> None:
+def test_bytes_that_are_not_a_private_key_are_refused(data: bytes) -> None:
     with pytest.raises(CertificateError) as caught:
         load_private_key(data)
     assert str(caught.value) == "the private key cannot be read"

@@ -137,7 +137,7 @@ def test_a_rule_for_every_unit_is_a_warning(
         check(config, KEY.replace(f"user = {os.getuid()}", 'unit = "*"'))
         == exit_codes.OK
     )
-    assert "keys.disk.allow[0].unit: `*` is every unit" in capsys.readouterr().out
+    assert "keys.disk.allow[0].unit: `*` matches every unit" in capsys.readouterr().out
 
 
 def test_a_user_that_does_not_exist_is_told_where_settings_are_missing_as_well(
@@ -214,7 +214,7 @@ def test_problems_and_warnings_are_printed_in_one_run(
     assert check(config, text) == exit_codes.CONFIG
     said = capsys.readouterr().out.splitlines()
     assert any(line.startswith("keys.disk.on_denial: ") for line in said)
-    assert "warning: keys.disk.allow: empty: nobody may have this key" in said
+    assert "warning: keys.disk.allow: empty: no caller may use this key" in said
 
 
 @pytest.mark.parametrize(

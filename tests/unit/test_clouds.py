@@ -1,4 +1,4 @@
-"""Azure's clouds: the hosts and the authority of each cloud."""
+"""Azure's clouds, and the cloud of a vault."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from skragent.errors import ConfigError
         ("", ""),
     ],
 )
-def test_the_host_of_a_vault_determines_its_cloud(vault: str, expected: str) -> None:
+def test_a_vault_is_of_the_cloud_that_its_host_says(vault: str, expected: str) -> None:
     assert cloud_of(vault) == expected
 
 
-def test_the_authorities_equal_those_of_azure_identity() -> None:
+def test_authorities_are_those_that_azure_identity_knows() -> None:
     theirs = {
         AzureAuthorityHosts.AZURE_PUBLIC_CLOUD,
         AzureAuthorityHosts.AZURE_GOVERNMENT,
@@ -40,7 +40,7 @@ def test_the_authorities_equal_those_of_azure_identity() -> None:
 
 
 @pytest.mark.parametrize("cloud", CLOUDS)
-def test_the_setting_cloud_selects_the_authority(cloud: str) -> None:
+def test_one_setting_chooses_the_issuer_of_access_tokens(cloud: str) -> None:
     host = CLOUDS[cloud].suffixes[0]
     config = parse_config(f'cloud = "{cloud}"\n[keys.a]\nvault = "https://a.{host}"')
     keys = list(key_requests(config).values())
@@ -48,7 +48,7 @@ def test_the_setting_cloud_selects_the_authority(cloud: str) -> None:
     assert job.authority == CLOUDS[cloud].authority
 
 
-def test_a_vault_of_another_cloud_is_rejected_with_the_name_of_its_cloud() -> None:
+def test_a_vault_of_another_cloud_is_refused_with_its_name() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config('[keys.a]\nvault = "https://a.vault.azure.cn"')
     assert caught.value.problems == [
@@ -56,7 +56,7 @@ def test_a_vault_of_another_cloud_is_rejected_with_the_name_of_its_cloud() -> No
     ]
 
 
-def test_a_misspelt_cloud_is_rejected_with_the_nearest_name() -> None:
+def test_an_unknown_cloud_is_refused_with_a_suggestion() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config('cloud = "chine"\n[keys.a]\nvault = "https://a.vault.azure.net"')
     (problem,) = caught.value.problems
@@ -79,13 +79,15 @@ def test_a_misspelt_cloud_is_rejected_with_the_nearest_name() -> None:
         ("https://a.privatelink.managedhsm.azure.net", "https://a.managedhsm.azure.ne"),
     ],
 )
-def test_a_host_of_no_cloud_is_reported_with_a_remedy(vault: str, remedy: str) -> None:
+def test_a_host_of_no_cloud_has_a_warning_with_a_remedy(
+    vault: str, remedy: str
+) -> None:
     assert f": write {remedy}" in judge_vault_host(vault, cloud="public")
 
 
 def test_a_host_in_no_cloud_is_compared_with_the_configured_cloud() -> None:
-    text = judge_vault_host("https://keys.example.com", cloud="china")
-    assert "https://NAME.vault.azure.cn or https://NAME.managedhsm.azure.cn" in text
+    said = judge_vault_host("https://keys.example.com", cloud="china")
+    assert "https://NAME.vault.azure.cn or https://NAME.managedhsm.azure.cn" in said
 
 
 @pytest.mark.parametrize(
@@ -98,5 +100,5 @@ def test_a_host_in_no_cloud_is_compared_with_the_configured_cloud() -> None:
         "https://localhost:8443",
     ],
 )
-def test_the_host_of_a_vault_or_of_the_emulator_is_accepted(vault: str) -> None:
+def test_the_host_of_a_vault_or_an_emulator_is_not_odd(vault: str) -> None:
     assert judge_vault_host(vault, cloud="public") == ""

@@ -119,7 +119,7 @@ def test_a_tenant_may_be_a_domain() -> None:
         ),
         (
             f'[identity]\nsecret_file = "/a"\n{KEY}',
-            "identity.secret_file: belongs to an application",
+            "identity.secret_file: only for an application",
         ),
     ],
 )

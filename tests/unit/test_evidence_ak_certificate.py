@@ -1,4 +1,4 @@
-"""The AK certificate: how long it holds, how it is renewed, and by what."""
+"""The AK certificate: its end, its renewal and its successor."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_end_is_read_past_the_indexs_padding() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\x30\x03abc", bytes(4096)])
-def test_what_is_no_certificate_has_no_end(data: bytes) -> None:
+def test_bytes_that_are_not_a_certificate_have_no_end(data: bytes) -> None:
     assert read_end(data) is None
 
 
@@ -77,14 +77,14 @@ def test_a_renewal_is_due_within_90_days_of_the_end(
     assert described.is_renewal_due is is_due
 
 
-def test_who_owns_the_index_is_asked_only_near_the_end() -> None:
+def test_the_owner_of_the_index_is_read_only_near_the_end() -> None:
     def fail() -> bool:
         raise AssertionError("asked")
 
     assert describe_ak_certificate(der(mint()), NOW.timestamp(), fail) is not None
 
 
-def test_what_is_the_paravisors_is_not_ours_to_renew() -> None:
+def test_a_certificate_of_the_paravisor_is_not_due_for_renewal() -> None:
     described = describe_ak_certificate(PRESENT, NOW.timestamp(), lambda: False)
     assert described is not None
     assert not described.is_renewal_due
@@ -98,7 +98,7 @@ def test_thim_is_shown_the_certificate_as_the_reference_client_writes_it() -> No
     assert base64.b64decode(lines[1], validate=True) + bytes(500) == PRESENT
 
 
-def test_an_answer_with_a_certificate_is_that() -> None:
+def test_a_response_with_a_certificate_returns_it() -> None:
     body = json.dumps({"AkCertPem": "pem", "CertQueryId": GUID, "More": 1})
     assert parse_renewal_response(body.encode()) == (b"pem", "")
 
@@ -106,7 +106,9 @@ def test_an_answer_with_a_certificate_is_that() -> None:
 @pytest.mark.parametrize(
     "answer", [{"CertQueryId": GUID}, {"CertQueryId": GUID, "AkCertPem": ""}]
 )
-def test_an_answer_without_one_is_an_order(answer: dict[str, str]) -> None:
+def test_a_response_without_a_certificate_returns_a_query_id(
+    answer: dict[str, str],
+) -> None:
     assert parse_renewal_response(json.dumps(answer).encode()) == (b"", GUID)
 
 
@@ -117,7 +119,7 @@ def test_an_answer_without_one_is_an_order(answer: dict[str, str]) -> None:
         *(b'{"AkCertPem": 7}', b'{"CertQueryId": ""}', b"[" * 10_000),
     ],
 )
-def test_an_answer_with_neither_is_malformed(body: bytes) -> None:
+def test_a_response_with_neither_is_malformed(body: bytes) -> None:
     with pytest.raises(EndorsementsError) as caught:
         parse_renewal_response(body)
     assert caught.value.code == "endorsements.malformed"
@@ -144,16 +146,16 @@ def test_carriage_returns_do_not_matter() -> None:
     ],
     ids=["another key", "the same", "sooner", "placeholder", "not yet valid"],
 )
-def test_a_worse_one_is_not_taken(new: x509.Certificate) -> None:
+def test_a_worse_certificate_is_rejected(new: x509.Certificate) -> None:
     assert code_of(pem(new)) == "endorsements.ak_certificate"
 
 
 @pytest.mark.parametrize("text", [b"", b"garbage", pem(mint(days=400), mint(days=500))])
-def test_what_is_not_one_certificate_is_malformed(text: bytes) -> None:
+def test_a_successor_must_be_one_certificate(text: bytes) -> None:
     assert code_of(text) == "endorsements.malformed"
 
 
-def test_a_present_one_that_does_not_parse_has_no_successor() -> None:
+def test_a_malformed_present_certificate_has_no_successor() -> None:
     assert code_of(pem(mint(days=400)), b"\x30\x03abc") == "endorsements.malformed"
 
 

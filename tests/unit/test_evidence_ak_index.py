@@ -1,4 +1,4 @@
-"""What is written into the AK certificate's index, and what counts as lost."""
+"""Writes into the AK certificate's index, and lost certificates."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_pieces_give_the_certificate_and_zeros(
     assert written(index, pieces) == der.ljust(size, b"\0")
 
 
-def test_what_is_there_already_is_not_written() -> None:
+def test_unchanged_pieces_are_not_written() -> None:
     present, new = bytes(1024) + b"a" * 100, bytes(1024) + b"b" * 100
     assert plan_write(holding(present), present) == ()
     pieces = plan_write(holding(present), new)
@@ -100,14 +100,14 @@ def test_what_is_there_already_is_not_written() -> None:
         (OWNERWRITE | COUNTER, False),
     ],
 )
-def test_the_attributes_say_whether_it_is_written_in_place(
+def test_the_attributes_decide_whether_it_is_written_in_place(
     attributes: int, *, is_in_place: bool
 ) -> None:
     pieces = plan_write(holding(OLD, attributes=attributes), NEW)
     assert (pieces is not None) == is_in_place
 
 
-def test_an_index_that_is_missing_or_too_small_is_defined_anew() -> None:
+def test_an_index_that_is_missing_or_too_small_is_redefined() -> None:
     assert plan_write(None, NEW) is None
     assert plan_write(holding(OLD, size=len(NEW) - 1), NEW) is None
     assert plan_write(holding(OLD, size=len(NEW)), NEW) is not None
@@ -143,7 +143,7 @@ def test_only_one_piece_of_the_owners_index_needs_no_copy() -> None:
         "the placeholder",
     ],
 )
-def test_what_is_no_whole_certificate_is_lost(index: AkIndex | None) -> None:
+def test_an_incomplete_certificate_is_lost(index: AkIndex | None) -> None:
     assert find_lost(index, COPIES, AK) == (NEW, OLD)
 
 
@@ -169,7 +169,9 @@ def test_a_mixture_that_parses_and_has_the_right_key_is_lost() -> None:
         *("the paravisor's, not written", "the paravisor's"),
     ],
 )
-def test_what_holds_or_is_the_paravisors_is_not_lost(index: AkIndex) -> None:
+def test_an_intact_certificate_or_one_of_the_paravisor_is_not_lost(
+    index: AkIndex,
+) -> None:
     assert find_lost(index, COPIES, AK) == ()
 
 
@@ -179,7 +181,7 @@ def test_copies_for_another_key_are_not_restored() -> None:
     assert find_lost(None, (b"no certificate",), AK) == ()
 
 
-def test_the_best_copy_is_the_one_that_ends_last() -> None:
+def test_the_best_copy_is_the_copy_that_ends_last() -> None:
     assert find_lost(None, (OLD, NEW), AK) == (NEW, OLD)
 
 

@@ -1,4 +1,4 @@
-"""Endorsements: what verifies, and one thing wrong each."""
+"""Endorsements: valid chains, and chains with one fault each."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_turin_chain_verifies_with_its_short_chip_id() -> None:
     verify_endorsements(chain, report, now=NOW, roots=roots_of(chain))
 
 
-def test_a_vlek_chain_verifies_whatever_the_chip() -> None:
+def test_a_vlek_chain_verifies_for_any_chip() -> None:
     chain = mint_chain(hw_id=None, csp_id="a cloud")
     report = build_snp(key_info=VLEK_KEY_INFO, chip_id=bytes(64))
     verify_endorsements(chain, report, now=NOW, roots=roots_of(chain))
@@ -197,7 +197,7 @@ def test_a_microcode_version_of_two_der_bytes_is_read_whole() -> None:
         b"\x02\x01\xff",
     ],
 )
-def test_a_security_version_that_is_no_byte_is_malformed(value: bytes) -> None:
+def test_a_security_version_that_is_not_a_byte_is_malformed(value: bytes) -> None:
     extensions = dict(amd_extensions(MILAN_TCB, product="Milan", hw_id=CHIP_ID))
     extensions["1.3.6.1.4.1.3704.1.3.8"] = value
     certificate = vcek(extensions=tuple(extensions.items()))
@@ -313,7 +313,7 @@ def test_an_extension_given_twice_is_malformed() -> None:
 
 
 @pytest.mark.parametrize("value", [b"\x04\x05Milan", b"", b"\x16", b"\x16\x06Milan"])
-def test_a_product_name_that_is_no_string_is_none(value: bytes) -> None:
+def test_a_product_name_that_is_not_a_string_is_empty(value: bytes) -> None:
     extensions = dict(amd_extensions(MILAN_TCB, product="Milan", hw_id=CHIP_ID))
     extensions["1.3.6.1.4.1.3704.1.2"] = value
     found = read_extensions(vcek(extensions=tuple(extensions.items())))

@@ -1,4 +1,4 @@
-"""Evidence as a whole: it verifies, and each part exchanged is refused by its code."""
+"""Evidence as a whole: it verifies; each exchanged part is refused with its code."""
 
 from __future__ import annotations
 

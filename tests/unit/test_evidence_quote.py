@@ -1,4 +1,4 @@
-"""Quotes, certifications and public areas: what verifies, and one thing wrong each."""
+"""Quotes, certifications and public areas: valid ones, and one fault each."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_quote_signed_by_another_key_is_refused() -> None:
     assert refusal(quote) == "evidence.signature"
 
 
-def test_an_ak_that_is_no_key_is_refused() -> None:
+def test_an_invalid_ak_is_refused() -> None:
     with pytest.raises(BindingError) as caught:
         verify_quote(sign_attest(quote_message()), RsaPublic(4, 2), PCRS)
     assert caught.value.code == "evidence.signature"
@@ -105,7 +105,7 @@ def test_a_certification_signed_by_another_key_is_refused() -> None:
     assert caught.value.code == "evidence.signature"
 
 
-def test_a_quote_is_no_certification() -> None:
+def test_a_quote_is_not_a_certification() -> None:
     with pytest.raises(MalformedEvidenceError):
         parse_certification(quote_message())
 
@@ -120,7 +120,7 @@ def test_a_quote_is_no_certification() -> None:
         quote_message(selection=b"\xff\0\0\0\0"),
     ],
 )
-def test_what_is_no_quote_is_malformed(message: bytes) -> None:
+def test_a_message_other_than_a_quote_is_malformed(message: bytes) -> None:
     with pytest.raises(MalformedEvidenceError) as caught:
         parse_quote(message)
     assert caught.value.code == "evidence.malformed"

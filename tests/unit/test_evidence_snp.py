@@ -170,11 +170,11 @@ def test_a_short_chip_id_in_version_2_is_turins() -> None:
     assert build_snp(version=2, chip_id=SHORT_CHIP_ID).generation == Generation.TURIN
 
 
-def test_a_long_chip_id_in_version_2_tells_nothing() -> None:
+def test_a_long_chip_id_in_version_2_shows_no_generation() -> None:
     assert build_snp(version=2).generation is None
 
 
-def test_a_hidden_chip_id_in_version_2_tells_nothing() -> None:
+def test_a_hidden_chip_id_in_version_2_shows_no_generation() -> None:
     assert build_snp(version=2, chip_id=bytes(64)).generation is None
 
 

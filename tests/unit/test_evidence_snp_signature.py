@@ -1,4 +1,4 @@
-"""The report's signature: what verifies, and one thing wrong each."""
+"""The report's signature: a valid one, and one fault each."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def signature_refusal(report: SnpReport) -> str:
     return caught.value.code
 
 
-def test_a_masked_chip_key_is_no_signature() -> None:
+def test_a_masked_chip_key_has_no_valid_signature() -> None:
     assert signature_refusal(build_snp(key_info=2)) == "evidence.signature"
 
 
 @pytest.mark.parametrize("signing_key", [2, 7])
-def test_a_report_that_nobody_signed_is_refused(signing_key: int) -> None:
+def test_an_unsigned_report_is_refused(signing_key: int) -> None:
     report = build_snp(key_info=signing_key << 2)
     assert signature_refusal(report) == "evidence.signature"
 

@@ -1,4 +1,4 @@
-"""The TCG log: what is kept of it, and that nothing of it can be in the way."""
+"""The TCG log: it is trimmed, and a malformed log is left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What response codes mean: each rule with the codes that were met, and near misses."""
+"""The meaning of response codes: observed codes and near misses of each rule."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ RETRY, REATTEST, SLOWLY = (
         (0x60921, "evidence.tpm", SLOWLY),  # another layer's code in LOCKOUT's digits
     ],
 )
-def test_a_response_code_says_what_to_do(
+def test_a_response_code_determines_the_error(
     rc: int, code: str, disposition: Disposition
 ) -> None:
     error = make_tpm_error("TPM2_NV_Read", rc, "text")
@@ -68,32 +68,32 @@ def test_a_format_one_code_loses_its_number(rc: int, stripped: int) -> None:
 
 
 @pytest.mark.parametrize("rc", [0x18B, 0x184, 0x28B, 0xB018B])
-def test_a_missing_handle_is_told(rc: int) -> None:
+def test_a_missing_handle_is_recognised(rc: int) -> None:
     assert is_missing_handle(rc)
 
 
 @pytest.mark.parametrize("rc", [0x1C4, 0x1CB, 0x98B, 0x14A, 0x6018B])
-def test_other_codes_are_no_missing_handle(rc: int) -> None:
+def test_other_codes_do_not_mean_a_missing_handle(rc: int) -> None:
     assert not is_missing_handle(rc)
 
 
-def test_an_unwritten_index_is_told() -> None:
+def test_an_unwritten_index_is_recognised() -> None:
     assert is_not_written(0x14A)
     assert not is_not_written(0x14B)
 
 
 @pytest.mark.parametrize("rc", [0x98E, 0x9A2, 0xB098E])
-def test_a_wrong_password_is_told(rc: int) -> None:
+def test_a_wrong_password_is_recognised(rc: int) -> None:
     assert is_wrong_password(rc)
 
 
 @pytest.mark.parametrize("rc", [0x149, 0x921, 0x18B, 0xA000A])
-def test_other_codes_are_no_wrong_password(rc: int) -> None:
+def test_other_codes_do_not_mean_a_wrong_password(rc: int) -> None:
     assert not is_wrong_password(rc)
 
 
 @pytest.mark.parametrize("rc", [0x1C4, 0x1D5, 0x101])
-def test_a_wrong_ciphertext_is_told(rc: int) -> None:
+def test_a_wrong_ciphertext_is_recognised(rc: int) -> None:
     assert is_about_ciphertext(rc)
 
 
@@ -126,7 +126,7 @@ def test_an_empty_index_is_not_provisioned_yet(data: bytes) -> None:
     assert not is_ak_certificate_provisioned(data)
 
 
-def test_what_does_not_parse_is_the_verifiers_to_judge() -> None:
+def test_a_log_that_does_not_parse_is_left_out() -> None:
     assert is_ak_certificate_provisioned(b"\x30\x03abc")
 
 

@@ -1,4 +1,4 @@
-"""Files of a configuration or a command line are read without waiting."""
+"""Files that a configuration or a command line names are read without waiting."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_symbolic_link_to_a_regular_file_is_followed(tmp_path: Path) -> None:
     assert read_regular(str(tmp_path / "link"), max_bytes=7) == b"content"
 
 
-def test_a_procfs_file_with_size_zero_is_read() -> None:
+def test_a_file_of_procfs_that_says_that_it_is_empty_is_read() -> None:
     assert Path("/proc/self/status").stat().st_size == 0
     assert b"Name:" in read_regular("/proc/self/status", max_bytes=65536)
 
@@ -77,17 +77,17 @@ def test_a_socket_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a\0b", "a\ud800b"])
-def test_an_impossible_file_name_is_an_os_error(name: str) -> None:
+def test_a_name_that_no_file_can_have_is_an_os_error(name: str) -> None:
     with pytest.raises(OSError, match="name"):
         read_regular(f"/{name}", max_bytes=100)
 
 
-def test_a_missing_file_is_reported_with_the_systems_message() -> None:
+def test_a_missing_file_is_reported_in_the_words_of_the_system() -> None:
     with pytest.raises(FileNotFoundError, match="No such file"):
         read_regular("/nonexistent/file", max_bytes=100)
 
 
-def test_a_refused_file_leaks_no_descriptor(tmp_path: Path) -> None:
+def test_a_descriptor_is_not_leaked_for_what_is_refused(tmp_path: Path) -> None:
     before = len([*Path("/proc/self/fd").iterdir()])
     for _ in range(10):
         with pytest.raises(NotRegularError):
@@ -95,8 +95,8 @@ def test_a_refused_file_leaks_no_descriptor(tmp_path: Path) -> None:
     assert len([*Path("/proc/self/fd").iterdir()]) == before
 
 
-def test_a_file_without_data_yet_is_an_os_error() -> None:
-    """An example is /proc/kmsg, which is a regular file."""
+def test_a_file_that_has_nothing_to_read_yet_is_an_os_error() -> None:
+    """As /proc/kmsg has, which is a regular file."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     with os.fdopen(reader, "rb") as file, pytest.raises(BlockingIOError):

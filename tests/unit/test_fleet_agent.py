@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from bench.fleet_agent import Agent
@@ -105,6 +108,18 @@ def of_the_simulation(script: Script, policy: KeyLifetimePolicy) -> tuple[Asked,
     while moment <= BOOTTIME + SECONDS:
         moment = agent.act(moment)
     return vaults.asked, agent.attestations
+
+
+def test_the_simulated_agent_loads_no_event_loop() -> None:
+    code = "import sys, bench.fleet_agent; print('asyncio' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.stdout == "False\n"
 
 
 def assert_they_agree(script: Script, policy: KeyLifetimePolicy) -> None:

@@ -12,13 +12,13 @@ from bench.fleet_vault import (
 )
 
 
-def test_ten_releases_are_given_in_ten_seconds() -> None:
+def test_a_vault_releases_ten_keys_in_ten_seconds() -> None:
     vault = Vault(KEY_VAULT)
     answers = [vault.ask(tenth / 10) for tenth in range(12)]
     assert answers == [None] * 10 + [THROTTLED] * 2
 
 
-def test_ten_seconds_after_the_first_there_is_room_for_one() -> None:
+def test_ten_seconds_after_the_first_release_one_more_is_allowed() -> None:
     vault = Vault(KEY_VAULT)
     for second in range(10):
         vault.ask(second / 2)
@@ -36,14 +36,14 @@ def test_refused_requests_do_not_count() -> None:
     assert vault.ask(10) is None
 
 
-def test_where_refused_requests_count_only_silence_helps() -> None:
+def test_if_refused_requests_count_only_a_pause_helps() -> None:
     vault = Vault(KEY_VAULT_COUNTING_ALL)
     for tenth in range(100):
         vault.ask(tenth / 10)
     assert [vault.ask(10), vault.ask(20.1)] == [THROTTLED, None]
 
 
-def test_an_outage_is_no_throttling() -> None:
+def test_an_outage_is_not_throttling() -> None:
     vault = Vault(KEY_VAULT, Outage(5, 10))
     assert [vault.ask(moment) for moment in (4.9, 5, 9.9, 10)] == [
         None,

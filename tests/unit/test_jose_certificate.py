@@ -1,4 +1,4 @@
-"""Certificates of an `x5c` chain: read, or a ValueError whatever is wrong."""
+"""Certificates of an `x5c` chain: a certificate, or ValueError for any fault."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def test_a_certificate_is_read() -> None:
 @pytest.mark.parametrize(
     "der", [b"", b"x", DER[:-1], DER.replace(VERSION_3, VERSION_3[:-1] + b"\x22", 1)]
 )
-def test_what_is_no_certificate_is_a_value_error(der: bytes) -> None:
+def test_bytes_that_are_not_a_certificate_raise_value_error(der: bytes) -> None:
     assert der != DER
-    with pytest.raises(ValueError):  # noqa: PT011 - whatever is wrong
+    with pytest.raises(ValueError):  # noqa: PT011 - for any fault
         load_certificate(der)
 
 
@@ -34,7 +34,7 @@ def test_a_serial_number_that_is_not_positive_is_a_value_error() -> None:
     positive = bytes([2, size]) + number.to_bytes(size, "big")
     assert DER.count(positive) == 1
     negative = bytes([2, size]) + b"\xff" + positive[3:]
-    with pytest.raises(ValueError):  # noqa: PT011 - whatever is wrong
+    with pytest.raises(ValueError):  # noqa: PT011 - for any fault
         load_certificate(DER.replace(positive, negative))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as the product runs

@@ -13,7 +13,7 @@ from support.error_codes import trees
 from support.manual import PAGES, ROOT, Item, items, source, words_of
 
 from skragent import exit_codes
-from skragent.agent.process_control import LINGER_SECONDS
+from skragent.agent.process_control import EXIT_DELAY_SECONDS
 from skragent.observe import names
 from skragent.observe.counters import Counters, KeySample
 from skragent.observe.metrics import _Collector
@@ -122,7 +122,7 @@ def test_what_the_page_says_of_the_service_is_so() -> None:
     assert f"({service['WatchdogSec']} s)" in text
     assert service["RestartSec"] == "5"
     assert "after five seconds" in text
-    assert LINGER_SECONDS == 10
+    assert EXIT_DELAY_SECONDS == 10
     assert "ends only after ten seconds then" in text
     for status in (exit_codes.UNAVAILABLE, exit_codes.CONFIG):
         assert re.search(rf"\b{status} \(", text)

@@ -1,4 +1,4 @@
-"""Bundles of roots: an unreadable certificate does not disable the other roots."""
+"""Bundles of roots: an unreadable certificate does not affect the others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ODD = with_boolean_01(GOOD)
 NO_BASE64 = b"-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n"
 
 
-def test_openssl_accepts_the_odd_certificate_and_cryptography_rejects_it(
+def test_openssl_reads_the_odd_certificate_and_cryptography_refuses_it(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "odd.pem").write_bytes(pem(ODD))
@@ -48,7 +48,7 @@ def test_every_certificate_of_a_good_bundle_is_a_root() -> None:
     assert bundle.skipped == ()
 
 
-def test_an_unreadable_certificate_is_skipped_and_named() -> None:
+def test_a_certificate_that_cannot_be_read_is_skipped_and_named() -> None:
     text = b"# roots\n" + pem(der(GOOD)) + pem(ODD) + b"\xff\xff\n" + pem(der(OTHER))
     bundle = load_bundle(text, load_der)
     assert bundle.roots == (GOOD, OTHER)
@@ -84,7 +84,7 @@ def test_a_broken_block_is_skipped_at_any_place(block: bytes, place: int) -> Non
     assert skipped.startswith(f"certificate {place + 1} of 3")
 
 
-def test_the_older_label_is_read_and_other_blocks_are_ignored() -> None:
+def test_the_older_label_is_read_and_other_blocks_are_not() -> None:
     text = pem(b"key", "PRIVATE KEY") + pem(der(GOOD), "X509 CERTIFICATE")
     assert load_bundle(text, load_der).roots == (GOOD,)
 
@@ -97,12 +97,12 @@ def test_a_bundle_without_a_readable_certificate_is_an_error(text: bytes) -> Non
         load_bundle(text, load_der)
 
 
-def test_the_number_of_certificates_in_a_bundle_is_limited() -> None:
+def test_the_certificates_of_a_bundle_are_bounded_in_number() -> None:
     with pytest.raises(CertificateError, match="more than"):
         load_bundle(NO_BASE64 * (MAX_CERTIFICATES + 1), load_der)
 
 
-def test_only_the_first_skipped_certificates_are_named() -> None:
+def test_only_the_first_skipped_ones_are_named() -> None:
     bundle = load_bundle(pem(der(GOOD)) + NO_BASE64 * (MAX_NAMED + 5), load_der)
     assert len(bundle.skipped) == MAX_NAMED + 1
     assert bundle.skipped[-1] == "5 more certificates are skipped"

@@ -1,4 +1,4 @@
-"""A vault's release is verified whole, or it is none."""
+"""Only a completely verified release gives a wrapped key."""
 
 from __future__ import annotations
 
@@ -110,14 +110,14 @@ def test_every_enc_is_read_when_it_was_asked_for(enc: str) -> None:
     assert verify(Release(bytes(32), enc=enc).encode(), enc=enc).enc == enc
 
 
-def test_attributes_are_told(release: Release) -> None:
+def test_attributes_are_returned(release: Release) -> None:
     release.attributes = {"enabled": False, "nbf": 1, "exp": 2, "key_size": 2048}
     wrapped = verify(release.encode())
     assert (wrapped.enabled, wrapped.not_before, wrapped.expires) == (False, 1, 2)
 
 
 @pytest.mark.parametrize("attributes", [None, {}])
-def test_what_the_attributes_do_not_say_takes_nothing(
+def test_missing_attributes_impose_no_restriction(
     release: Release, attributes: dict[str, Any] | None
 ) -> None:
     release.attributes = attributes
@@ -334,5 +334,5 @@ def test_ciphertext_that_cannot_be_read_is_refused(
 
 
 @pytest.mark.parametrize("text", ["", "a.b.c", "no jws", "A" * (512 * 1024 + 1)])
-def test_text_that_is_no_release_is_refused(text: str) -> None:
+def test_malformed_release_is_refused(text: str) -> None:
     assert refusal(text) == "release.malformed"

@@ -1,4 +1,4 @@
-"""Every form of a released key says the same key, and only the signed one is served."""
+"""Every form of a released key has the same key, which is the signed one."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def forge(**changes: int) -> bytes:
     return tlv(0x30, version + algorithm + tlv(4, rsa_private))
 
 
-def test_what_the_forger_makes_is_served_where_it_is_whole() -> None:
+def test_an_intact_key_of_the_forger_is_served() -> None:
     signed = rsa_key("released").public_key().public_numbers()
     assert render_key(wrapped_key("RSA", signed), forge()).forms["der"]
 
@@ -288,7 +288,7 @@ def test_same_point_of_another_curve_is_refused() -> None:
 
 
 @pytest.mark.parametrize("plaintext", [b"", b"\x30", b"no key", bytes(1200)])
-def test_what_is_no_key_is_refused(plaintext: bytes) -> None:
+def test_bytes_that_are_not_a_key_are_refused(plaintext: bytes) -> None:
     signed = rsa_key("released").public_key().public_numbers()
     assert refusal(wrapped_key("RSA", signed), plaintext) == "release.malformed"
 

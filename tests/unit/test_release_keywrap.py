@@ -1,4 +1,4 @@
-"""Opening a wrapped key: whole, or not at all, and without saying why."""
+"""Unwrapping a key: every failure has the same message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The copies of the AK certificate on disk: whole or as before."""
+"""The copies of the AK certificate on disk: new or unchanged."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_link_in_the_unfinished_files_place_is_not_followed(tmp_path: Path) ->
     assert target.read_text() == "another program's"
 
 
-def test_without_a_directory_there_are_none_and_the_error_says_what_to_do() -> None:
+def test_without_a_directory_there_are_no_copies_and_the_error_has_a_remedy() -> None:
     copies = AkCopies("")
     assert not copies.exist()
     assert "STATE_DIRECTORY" in error_of(copies).hint

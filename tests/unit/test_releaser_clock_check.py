@@ -1,4 +1,4 @@
-"""A wrong clock of this VM is named where it may be the cause."""
+"""A wrong clock of this VM is named if it can be the cause."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def failure(code: str) -> Failure:
         (-300, "5 minutes ahead of"),
     ],
 )
-def test_it_is_told_by_how_much_and_which_way_the_clock_is_off(
+def test_the_clocks_error_is_described_with_its_direction(
     seconds: float, said: str
 ) -> None:
     expected = f"this VM's clock is {said} that of {IMDS}"
@@ -52,7 +52,7 @@ def test_a_date_that_contradicts_the_others_is_not_believed(seconds: float) -> N
     assert describe_skew(dict(reversed(found.items())), NOW) == ""
 
 
-def test_the_nearest_of_several_dates_is_told() -> None:
+def test_the_nearest_of_several_dates_is_named() -> None:
     vault = email.utils.formatdate(NOW - 86400, usegmt=True)
     found = {**dates(-3 * 86400), "https://v.vault.azure.net": vault}
     assert describe_skew(found, NOW) == (
@@ -63,7 +63,7 @@ def test_the_nearest_of_several_dates_is_told() -> None:
 @pytest.mark.parametrize(
     "text", ["", "x", "Tue", "Thu, 99 Foo 2026 99:99:99 GMT", "9" * 5000]
 )
-def test_a_date_that_is_none_says_nothing(text: str) -> None:
+def test_a_malformed_date_is_ignored(text: str) -> None:
     assert describe_skew({IMDS: text}, NOW) == ""
 
 

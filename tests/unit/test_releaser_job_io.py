@@ -1,4 +1,4 @@
-"""The releaser's way in and out: bounded, strict, and silent about secrets."""
+"""The releaser's input and output: bounded, strict, and without secrets."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_job_is_read(tmp_path: Path) -> None:
         ).encode(),
     ],
 )
-def test_what_is_no_job_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_malformed_job_is_refused(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         read(tmp_path, data)
 
@@ -120,7 +120,7 @@ def test_as_many_keys_as_a_job_may_have_can_all_fail() -> None:
     assert len(encoded) <= MAX_RESULT_BYTES
 
 
-def test_failure_carries_what_the_agent_acts_on() -> None:
+def test_failure_has_what_the_agent_needs() -> None:
     error = ReleaseDeniedError(
         "said no",
         code="release.unverified",
@@ -137,7 +137,7 @@ def test_failure_carries_what_the_agent_acts_on() -> None:
     )
 
 
-def test_crash_is_told_without_what_it_was_about(
+def test_crash_is_reported_without_messages(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fail() -> None:
@@ -157,7 +157,7 @@ def test_crash_is_told_without_what_it_was_about(
     assert "the-secret" not in told
 
 
-def test_environment_says_what_the_job_says() -> None:
+def test_environment_agrees_with_the_job() -> None:
     environment = {
         "PATH": "/bin",
         "HTTPS_PROXY": "http://proxy",
@@ -193,7 +193,7 @@ def test_of_steps_side_by_side_the_longest_counts() -> None:
     assert timings["total"] >= timings["outer"]
 
 
-def test_a_crash_in_an_endless_recursion_is_told_in_a_few_lines(
+def test_a_crash_in_an_endless_recursion_is_reported_in_a_few_lines(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def recurse() -> None:

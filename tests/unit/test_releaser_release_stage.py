@@ -1,4 +1,4 @@
-"""One key on its way home: whatever happens to it happens to it alone."""
+"""The release of one key: its failure does not affect other keys."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class FakeVaults:
 
 
 class BrokenVaults(FakeVaults):
-    """Whose library raises what nobody has thought of."""
+    """Vaults whose library raises an unexpected exception."""
 
     @override
     def release(self, request: ReleaseRequest, token: object, who: Identity) -> str:
@@ -121,7 +121,7 @@ def failure_code(release: Release | None) -> str:
     return result.failure.code
 
 
-def test_key_comes_home() -> None:
+def test_key_is_released_into_its_place_in_the_arena() -> None:
     step, vaults, arena = make_step(Release(rsa_key("released")))
     result = step.run(1, REQUEST)
     assert isinstance(result, ReleasedKey)
@@ -196,7 +196,7 @@ def _nothing_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_nothing_told")
-def test_a_bug_is_the_failure_of_its_key_and_told_once_without_its_message(
+def test_a_bug_is_the_failure_of_its_key_and_reported_once_without_its_message(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     step, _, _ = make_step(None)

@@ -1,4 +1,4 @@
-"""A look for the latest versions: a bug at one key is that key's alone."""
+"""A version check: a bug at one key does not affect the others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMES = ("good", "broken", "other")
 
 
 class BrokenVaults:
-    """Whose library raises for one key what nobody has thought of."""
+    """Vaults whose library raises an unexpected exception for one key."""
 
     def __init__(self, *_arguments: object) -> None:
         pass
@@ -48,7 +48,7 @@ def make_job() -> Job:
     )
 
 
-def test_a_bug_at_one_key_takes_no_other_keys_version(
+def test_a_bug_at_one_key_does_not_affect_other_keys(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(vaults, "Vaults", BrokenVaults)

@@ -314,7 +314,7 @@ def test_certificates_without_a_report_are_a_mistake(
     with pytest.raises(SystemExit) as caught:
         report("--certs", folder.certs)
     assert caught.value.code == exit_codes.USAGE
-    assert "error: --certs and --quote go with --hcl" in capsys.readouterr().err
+    assert "error: --certs and --quote need --hcl" in capsys.readouterr().err
 
 
 def test_a_configuration_that_is_not_there_is_told(
@@ -416,9 +416,7 @@ def test_the_time_that_was_given_is_shown(
     arguments = (*folder.verifiable(), "--at", "2026-03-01t14:00:00.5+02:00")
     report(*arguments)
     said = capsys.readouterr().out
-    assert (
-        "note        the certificates' validity is that of 2026-03-01T12:00:00" in said
-    )
+    assert "note        certificates verified as of 2026-03-01T12:00:00" in said
     report(*arguments, "--json")
     document = json.loads(capsys.readouterr().out)
     assert document["checked_at"] == "2026-03-01T12:00:00.500000+00:00"

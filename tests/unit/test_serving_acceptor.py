@@ -27,17 +27,17 @@ class Troubled(socket.socket):
         return super().accept()
 
 
-class Door:
-    """An acceptor with everybody whom it took in."""
+class AcceptorHarness:
+    """An acceptor, and the connections that it accepted."""
 
     def __init__(self, directory: Path) -> None:
         self.loop = HandLoop()
         self.sock = Troubled(socket.AF_UNIX)
         self.sock.troubles = []
-        self.sock.bind(str(directory / "door"))
+        self.sock.bind(str(directory / "acceptor.sock"))
         self.taken: list[socket.socket] = []
         self.then: Callable[[], object] = lambda: None
-        self.acceptor = Acceptor(self.sock, self._take_in)
+        self.acceptor = Acceptor(self.sock, self._take)
         self.acceptor.start(self.loop)
         self._callers: list[socket.socket] = []
 
@@ -45,19 +45,19 @@ class Door:
     def is_open(self) -> bool:
         return self.sock.fileno() in self.loop.readers
 
-    def _take_in(self, connection: socket.socket) -> None:
+    def _take(self, connection: socket.socket) -> None:
         self.taken.append(connection)
         self.then()
 
     def call(self, count: int) -> None:
-        """Let so many connect, whom nobody has accepted yet."""
+        """Make connections that wait in the backlog."""
         for _ in range(count):
             caller = socket.socket(socket.AF_UNIX)
             self._callers.append(caller)
             caller.connect(self.sock.getsockname())
 
-    def look(self) -> None:
-        """Tell that there is somebody, as a loop does once each time round."""
+    def report(self) -> None:
+        """Report waiting connections, as a loop does once in each round."""
         self.loop.readers[self.sock.fileno()]()
 
     def release(self) -> None:
@@ -66,48 +66,50 @@ class Door:
 
 
 @pytest.fixture
-def door(tmp_path: Path) -> Iterator[Door]:
-    door = Door(tmp_path)
-    yield door
-    door.release()
+def harness(tmp_path: Path) -> Iterator[AcceptorHarness]:
+    harness = AcceptorHarness(tmp_path)
+    yield harness
+    harness.release()
 
 
-def test_a_crowd_is_taken_in_by_parts(door: Door) -> None:
-    door.call(70)
-    door.look()
-    assert len(door.taken) == 64
-    door.look()
-    assert len(door.taken) == 70
+def test_many_connections_are_accepted_in_batches(harness: AcceptorHarness) -> None:
+    harness.call(70)
+    harness.report()
+    assert len(harness.taken) == 64
+    harness.report()
+    assert len(harness.taken) == 70
 
 
-def test_nobody_is_taken_in_after_the_one_who_was_enough(door: Door) -> None:
-    door.then = door.acceptor.pause
-    door.call(2)
-    door.look()
-    assert len(door.taken) == 1
-    door.acceptor.resume()
-    door.look()
-    assert len(door.taken) == 2
+def test_no_connection_is_accepted_after_a_pause(harness: AcceptorHarness) -> None:
+    harness.then = harness.acceptor.pause
+    harness.call(2)
+    harness.report()
+    assert len(harness.taken) == 1
+    harness.acceptor.resume()
+    harness.report()
+    assert len(harness.taken) == 2
 
 
-def test_a_caller_who_went_before_it_was_accepted_delays_nobody(door: Door) -> None:
-    door.sock.troubles = [ConnectionAbortedError()]
-    door.call(1)
-    door.look()
-    assert door.is_open
-    door.look()
-    assert len(door.taken) == 1
+def test_a_caller_that_closed_before_accept_delays_no_other_caller(
+    harness: AcceptorHarness,
+) -> None:
+    harness.sock.troubles = [ConnectionAbortedError()]
+    harness.call(1)
+    harness.report()
+    assert harness.is_open
+    harness.report()
+    assert len(harness.taken) == 1
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
 def test_without_descriptors_it_waits_instead_of_trying_on_and_on(
-    door: Door, number: int
+    harness: AcceptorHarness, number: int
 ) -> None:
-    door.sock.troubles = [OSError(number, "none")]
-    door.call(1)
-    door.look()
-    assert not door.is_open
-    (timer,) = door.loop.timers
+    harness.sock.troubles = [OSError(number, "none")]
+    harness.call(1)
+    harness.report()
+    assert not harness.is_open
+    (timer,) = harness.loop.timers
     timer.fire()
-    door.look()
-    assert len(door.taken) == 1
+    harness.report()
+    assert len(harness.taken) == 1

@@ -33,12 +33,12 @@ def test_names_and_numbers_become_numbers() -> None:
 def test_every_unknown_name_is_told() -> None:
     with pytest.raises(ConfigError) as caught:
         resolve(
-            a=key(AllowRule(user="nobody-here")),
+            a=key(AllowRule(user="no-such-user")),
             b=key(AllowRule(user="app"), AllowRule(group="nor-here")),
         )
     assert caught.value.code == "config.unknown_name"
     assert caught.value.problems == [
-        "keys.a.allow[0].user: this machine does not know `nobody-here`",
+        "keys.a.allow[0].user: this machine does not know `no-such-user`",
         "keys.b.allow[1].group: this machine does not know `nor-here`",
     ]
 
@@ -49,7 +49,7 @@ def test_this_machines_names_are_looked_up() -> None:
 
 
 def bob(**changes: object) -> Peer:
-    """A caller whom nothing but its user sets apart, and what is said here."""
+    """Return a caller with its own user and the given attributes."""
     peer = Peer(uid=1, gid=1, pid=1)
     return dataclasses.replace(peer, **changes)  # type: ignore[arg-type]
 
@@ -170,7 +170,7 @@ def test_a_supplementary_group_counts() -> None:
     assert access.allows(Peer(uid=1, gid=1, pid=1, groups=frozenset({4, 5})), "db")
 
 
-def test_who_comes_without_credentials_is_refused() -> None:
+def test_a_caller_without_credentials_is_denied() -> None:
     access = Access({"db": (Rule(uid=0), Rule(gid=0), Rule(uid=0, gid=0))})
     assert not access.allows(UNIDENTIFIED, "db")
 
@@ -207,7 +207,7 @@ def test_a_rule_on_a_group_and_more_is_not_for_the_whole_group(rule: Rule) -> No
     assert not access.allows(bob(gid=5, groups=frozenset({5})), "db")
 
 
-def test_who_is_in_the_group_and_the_unit_of_a_rule_is_admitted() -> None:
+def test_a_caller_in_group_and_unit_of_a_rule_is_allowed() -> None:
     access = Access({"db": (Rule(gid=5, unit="app.service"),)})
     peer = bob(groups=frozenset({5}), unit="app.service", is_pinned=True)
     assert access.allows(peer, "db")
@@ -226,7 +226,7 @@ def test_who_is_in_the_group_and_the_unit_of_a_rule_is_admitted() -> None:
         (Rule(uid=1, operations=frozenset({"public"})), bob(), True),
     ],
 )
-def test_who_is_known_is_whom_a_rule_of_any_key_is_for(
+def test_a_caller_is_known_if_a_rule_of_any_key_matches(
     rule: Rule, peer: Peer, *, is_known: bool
 ) -> None:
     """The others share one account: none of them takes what is there for the known."""
@@ -238,7 +238,7 @@ def test_a_unit_that_is_not_pinned_is_known_where_that_is_wanted() -> None:
     assert access.knows(in_unit("app.service", is_pinned=False))
 
 
-def test_nobody_is_known_where_there_is_no_rule() -> None:
+def test_no_caller_is_known_without_rules() -> None:
     assert not Access({"db": ()}).knows(bob())
 
 

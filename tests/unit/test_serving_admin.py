@@ -1,10 +1,10 @@
-"""What an administrator may ask and order, and nobody else."""
+"""The resources of admin.sock, and their access check."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 from support.serving import (
@@ -18,14 +18,14 @@ from support.serving import (
 
 from skragent.keyring import Keyring, KeyState
 from skragent.observe import Counters
-from skragent.serving.admin import AdminApi
+from skragent.serving.admin import AdminApi, ReloadOutcome
 from skragent.serving.http.long_poll import LongPoll
 from skragent.serving.http.request import parse_head
 from skragent.serving.http.response import Response
 from skragent.serving.peers import Peer
 
 ROOT = Peer(uid=0, gid=0, pid=1)
-STRANGER = Peer(uid=54321, gid=0, pid=1, groups=frozenset({0}))
+UNKNOWN = Peer(uid=54321, gid=0, pid=1, groups=frozenset({0}))
 
 
 class Control:
@@ -37,6 +37,9 @@ class Control:
 
     def refresh(self, aliases: Sequence[str]) -> None:
         self.orders.append(("refresh", *aliases))
+
+    def reload(self, listener: Callable[[ReloadOutcome], None]) -> None:
+        raise NotImplementedError(listener)  # see test_serving_reload
 
     def drop(self, alias: str) -> None:
         self.orders.append(("drop", alias))
@@ -60,10 +63,10 @@ class Admin:
     def send(self, request: bytes, peer: Peer = ROOT) -> ReceivedResponse | LongPoll:
         head, end, body = request.partition(b"\r\n\r\n")
         parsed = parse_head(head + end).with_body(body)
-        answer = self.api.handle(parsed, peer)
-        if isinstance(answer, LongPoll):
-            return answer
-        (answered,) = split_responses(b"".join(answer.parts))
+        response = self.api.handle(parsed, peer)
+        if isinstance(response, LongPoll):
+            return response
+        (answered,) = split_responses(b"".join(response.parts))
         return answered
 
     def ask(self, request: bytes, peer: Peer = ROOT) -> ReceivedResponse:
@@ -95,7 +98,7 @@ def admin(ring: Keyring) -> Admin:
     "request_", [get("/v1/status"), post(), delete(ALIAS), get("/healthz"), get("/x")]
 )
 def test_only_root_may_ask(admin: Admin, request_: bytes) -> None:
-    assert admin.ask(request_, STRANGER).code == "serve.denied"
+    assert admin.ask(request_, UNKNOWN).code == "serve.denied"
     assert admin.control.orders == []
 
 
@@ -117,8 +120,8 @@ def test_the_agents_own_user_may_ask_as_root_may(
         assert admin.ask(post(), Peer(uid=uid, gid=977, pid=1)).status == 202
 
 
-def test_who_may_not_ask_is_counted(admin: Admin) -> None:
-    admin.ask(get("/v1/status"), STRANGER)
+def test_denied_callers_are_counted(admin: Admin) -> None:
+    admin.ask(get("/v1/status"), UNKNOWN)
     assert admin.counters.denied["no_rule"] == 1
 
 
@@ -135,8 +138,8 @@ def test_a_query_that_would_be_ignored_is_refused(
     admin: Admin, request_: bytes
 ) -> None:
     """Else an order is taken for more than was meant."""
-    answer = admin.ask(request_)
-    assert (answer.status, answer.code) == (400, "serve.bad_request")
+    response = admin.ask(request_)
+    assert (response.status, response.code) == (400, "serve.bad_request")
     assert admin.control.orders == []
 
 
@@ -180,16 +183,16 @@ class Waiting:
     """A connection that waits, and what it was sent."""
 
     def __init__(self) -> None:
-        self.answers: list[Response] = []
+        self.responses: list[Response] = []
 
-    def deliver(self, answer: Response) -> None:
-        self.answers.append(answer)
+    def deliver(self, response: Response) -> None:
+        self.responses.append(response)
 
     def fail(self, error: Exception) -> None:
         raise AssertionError from error
 
 
-def test_who_waits_for_the_status_is_told_of_a_failure(
+def test_a_status_long_poll_returns_after_a_failure(
     admin: Admin, ring: Keyring
 ) -> None:
     tag = admin.ask(get("/v1/status")).headers["ETag"]
@@ -198,13 +201,13 @@ def test_who_waits_for_the_status_is_told_of_a_failure(
     waiting = Waiting()
     long_poll.start(waiting, tick=0)
     ring.note_failure("later", "transport.timeout")
-    assert len(waiting.answers) == 1
+    assert len(waiting.responses) == 1
 
 
 def test_all_keys_are_refreshed_where_none_is_named(admin: Admin) -> None:
-    answer = admin.ask(post())
-    assert answer.status == 202
-    assert answer.json["refreshing"] == [ALIAS, "later"]
+    response = admin.ask(post())
+    assert response.status == 202
+    assert response.json["refreshing"] == [ALIAS, "later"]
     assert admin.control.orders == [("refresh", ALIAS, "later")]
 
 
@@ -252,8 +255,8 @@ def test_a_dropped_key_comes_back_only_by_its_name(admin: Admin, ring: Keyring) 
     ],
 )
 def test_an_order_that_is_not_understood_is_refused(admin: Admin, body: bytes) -> None:
-    answer = admin.ask(post(body))
-    assert (answer.status, answer.code) == (400, "serve.bad_request")
+    response = admin.ask(post(body))
+    assert (response.status, response.code) == (400, "serve.bad_request")
     assert admin.control.orders == []
 
 
@@ -275,7 +278,7 @@ def test_a_percent_encoded_name_is_the_same_name(admin: Admin) -> None:
         (delete(ALIAS), "drop of key db requested by uid 0"),
     ],
 )
-def test_who_ordered_what_is_written_down(
+def test_orders_are_logged_with_their_caller(
     admin: Admin, caplog: pytest.LogCaptureFixture, order: bytes, line: str
 ) -> None:
     admin.ask(order)
@@ -308,9 +311,9 @@ def test_a_key_that_is_not_configured_is_told(admin: Admin) -> None:
     ],
 )
 def test_other_methods_are_refused(admin: Admin, path: str, allowed: str) -> None:
-    answer = admin.ask(get(path).replace(b"GET", b"PUT", 1))
-    assert (answer.status, answer.code) == (405, "serve.method")
-    assert answer.headers["Allow"] == allowed
+    response = admin.ask(get(path).replace(b"GET", b"PUT", 1))
+    assert (response.status, response.code) == (405, "serve.method")
+    assert response.headers["Allow"] == allowed
 
 
 def test_an_order_has_a_body_only_where_it_means_something(admin: Admin) -> None:
@@ -328,7 +331,7 @@ def expecting(path: str) -> bytes:
     ("path", "peer", "is_taken"),
     [
         ("/v1/refresh", ROOT, True),
-        ("/v1/refresh", STRANGER, False),
+        ("/v1/refresh", UNKNOWN, False),
         ("/v1/reload", ROOT, False),
         ("/v1/status", ROOT, False),
         ("/v1/keys/db", ROOT, False),
@@ -347,8 +350,8 @@ def test_only_the_body_of_an_order_to_refresh_is_waited_for(
 def test_a_body_that_is_not_waited_for_is_refused(admin: Admin, path: str) -> None:
     method = {"/v1/reload": b"POST", "/v1/keys/db": b"DELETE"}.get(path, b"GET")
     head = get(path, "Content-Length: 5").replace(b"GET", method, 1)
-    answer = admin.api.handle(parse_head(head), ROOT)
-    assert isinstance(answer, Response)
-    (answered,) = split_responses(b"".join(answer.parts))
+    response = admin.api.handle(parse_head(head), ROOT)
+    assert isinstance(response, Response)
+    (answered,) = split_responses(b"".join(response.parts))
     assert (answered.status, answered.code) == (400, "serve.body")
     assert admin.control.orders == []

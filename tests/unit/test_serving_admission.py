@@ -1,4 +1,4 @@
-"""Who is taken in, as whom, and on whose account."""
+"""Admission of connections: identity and quota."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def accepted(server: InMemoryServer, request: bytes) -> bytes:
             return b""
 
 
-def test_a_caller_of_whom_the_kernel_tells_nothing_is_not_served(
+def test_an_unidentified_caller_is_not_served(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def tells_nothing(sock: socket.socket, **wanted: object) -> Peer:
@@ -99,9 +99,9 @@ def test_a_request_that_was_answered_before_is_refused_on_a_connection_too_many(
     def test(server: InMemoryServer) -> None:
         assert split_responses(server.visit(LAST_KEY).sent)[0].status == 200
         server.connect()
-        (answer,) = split_responses(server.visit(LAST_KEY).sent)
-        assert answer.status == 503
-        assert answer.code == "serve.connections"
+        (response,) = split_responses(server.visit(LAST_KEY).sent)
+        assert response.status == 503
+        assert response.code == "serve.connections"
 
     with_server(ring_with(held_key()), test, limits=Limits(connections_per_uid=1))
 

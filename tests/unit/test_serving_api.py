@@ -15,8 +15,8 @@ from support.serving import (
     everybody_in,
     get,
     held_key,
+    received,
     ring_with,
-    split_responses,
 )
 
 from skragent.keyring import Keyring, KeyState
@@ -25,10 +25,11 @@ from skragent.serving import Access
 from skragent.serving.access import Rule
 from skragent.serving.api import KeyApi
 from skragent.serving.http.request import parse_head
+from skragent.serving.http.response import Response
 from skragent.serving.peers import Peer
 
 CALLER = Peer(uid=ME.uid or 0, gid=1, pid=1)
-STRANGER = Peer(uid=54321, gid=54321, pid=1)
+UNKNOWN = Peer(uid=54321, gid=54321, pid=1)
 KEY = f"/v1/keys/{ALIAS}"
 
 
@@ -45,9 +46,8 @@ class Api:
         )
 
     def ask(self, request: bytes, peer: Peer = CALLER) -> ReceivedResponse:
-        answer = self.api.handle(parse_head(request), peer)
-        (answered,) = split_responses(b"".join(answer.parts))
-        return answered
+        response = self.api.handle(parse_head(request), peer)
+        return received(response)
 
 
 @pytest.fixture
@@ -71,19 +71,19 @@ def api(ring: Keyring) -> Api:
 def test_a_key_is_served_in_the_form_asked_for(
     api: Api, accept: str, form: str
 ) -> None:
-    answer = api.ask(get(KEY, f"Accept: {accept}"))
-    assert answer.status == 200
-    assert answer.body == dict(FORMS)[form]  # type: ignore[index]
-    assert answer.headers["Content-Type"] == accept
-    assert answer.headers["ETag"] == f'"{VERSION}"'
-    assert answer.headers["Cache-Control"] == "no-store"
-    assert answer.headers["Skragent-State"] == "current"
+    response = api.ask(get(KEY, f"Accept: {accept}"))
+    assert response.status == 200
+    assert response.body == dict(FORMS)[form]  # type: ignore[index]
+    assert response.headers["Content-Type"] == accept
+    assert response.headers["ETag"] == f'"{VERSION}"'
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers["Skragent-State"] == "current"
 
 
 def test_a_form_that_the_key_has_not_is_refused_with_those_it_has(api: Api) -> None:
-    answer = api.ask(get(KEY, "Accept: application/octet-stream"))
-    assert (answer.status, answer.code) == (406, "serve.not_acceptable")
-    assert answer.json["formats"] == [
+    response = api.ask(get(KEY, "Accept: application/octet-stream"))
+    assert (response.status, response.code) == (406, "serve.not_acceptable")
+    assert response.json["formats"] == [
         "application/jwk+json",
         "application/x-pem-file",
         "application/pkcs8",
@@ -93,8 +93,8 @@ def test_a_form_that_the_key_has_not_is_refused_with_those_it_has(api: Api) -> N
 def test_a_stale_key_is_served_and_says_so(api: Api, ring: Keyring) -> None:
     api.ask(get(KEY))
     ring.mark(ALIAS, KeyState.STALE)
-    answer = api.ask(get(KEY))
-    assert (answer.status, answer.headers["Skragent-State"]) == (200, "stale")
+    response = api.ask(get(KEY))
+    assert (response.status, response.headers["Skragent-State"]) == (200, "stale")
 
 
 def test_the_version_that_is_held_can_be_asked_for(api: Api) -> None:
@@ -102,8 +102,8 @@ def test_the_version_that_is_held_can_be_asked_for(api: Api) -> None:
 
 
 def test_another_version_is_not_there(api: Api) -> None:
-    answer = api.ask(get(f"{KEY}?version={'0' * 32}"))
-    assert (answer.status, answer.code) == (404, "serve.version")
+    response = api.ask(get(f"{KEY}?version={'0' * 32}"))
+    assert (response.status, response.code) == (404, "serve.version")
 
 
 @pytest.mark.parametrize(
@@ -123,16 +123,16 @@ def test_another_version_is_not_there(api: Api) -> None:
     ],
 )
 def test_a_query_that_would_be_ignored_is_refused(api: Api, query: str) -> None:
-    answer = api.ask(get(f"{KEY}?{query}"))
-    assert (answer.status, answer.code) == (400, "serve.bad_request")
+    response = api.ask(get(f"{KEY}?{query}"))
+    assert (response.status, response.code) == (400, "serve.bad_request")
 
 
 @pytest.mark.parametrize("path", ["/v1/keys", "/v1/status"])
 def test_a_query_that_is_not_known_is_refused_where_no_key_is_asked_for(
     api: Api, path: str
 ) -> None:
-    answer = api.ask(get(f"{path}?version={VERSION}"))
-    assert (answer.status, answer.code) == (400, "serve.bad_request")
+    response = api.ask(get(f"{path}?version={VERSION}"))
+    assert (response.status, response.code) == (400, "serve.bad_request")
 
 
 @pytest.mark.parametrize("seconds", ["0", "0.5", "300", "300.0"])
@@ -144,32 +144,32 @@ def test_a_wait_that_is_as_long_as_it_may_be_is_taken(api: Api, seconds: str) ->
     "tags", [f'"{VERSION}"', f'"x", W/"{VERSION}"', "*", f' "{VERSION}" ']
 )
 def test_a_key_that_the_caller_has_is_not_sent_again(api: Api, tags: str) -> None:
-    answer = api.ask(get(KEY, f"If-None-Match: {tags}"))
-    assert (answer.status, answer.body) == (304, b"")
-    assert answer.headers["ETag"] == f'"{VERSION}"'
-    assert "Content-Length" not in answer.headers
+    response = api.ask(get(KEY, f"If-None-Match: {tags}"))
+    assert (response.status, response.body) == (304, b"")
+    assert response.headers["ETag"] == f'"{VERSION}"'
+    assert "Content-Length" not in response.headers
 
 
 def test_a_key_that_the_caller_has_in_another_version_is_sent(api: Api) -> None:
-    answer = api.ask(get(KEY, 'If-None-Match: "other"'))
-    assert (answer.status, answer.body) == (200, FORMS["jwk"])
+    response = api.ask(get(KEY, 'If-None-Match: "other"'))
+    assert (response.status, response.body) == (200, FORMS["jwk"])
 
 
 def test_a_star_means_any_version_only_where_it_stands_alone(api: Api) -> None:
     assert api.ask(get(KEY, 'If-None-Match: "x", *')).body == FORMS["jwk"]
 
 
-def test_who_has_the_key_and_who_has_it_not_get_different_answers(api: Api) -> None:
-    """Whoever asks first: answers are made once for all callers."""
+def test_callers_with_and_without_the_version_get_different_responses(api: Api) -> None:
+    """In any order, because responses are rendered once for all callers."""
     known = get(KEY, f'If-None-Match: "{VERSION}"')
-    answers = [api.ask(request) for request in (get(KEY), known, get(KEY), known)]
-    assert [answer.status for answer in answers] == [200, 304, 200, 304]
-    assert [answer.body for answer in answers] == [FORMS["jwk"], b""] * 2
+    responses = [api.ask(request) for request in (get(KEY), known, get(KEY), known)]
+    assert [response.status for response in responses] == [200, 304, 200, 304]
+    assert [response.body for response in responses] == [FORMS["jwk"], b""] * 2
 
 
 def test_unknown_and_forbidden_keys_are_the_same_answer(api: Api) -> None:
-    forbidden = api.ask(get(KEY), STRANGER)
-    unknown = api.ask(get("/v1/keys/unknown"), STRANGER)
+    forbidden = api.ask(get(KEY), UNKNOWN)
+    unknown = api.ask(get("/v1/keys/unknown"), UNKNOWN)
     assert (forbidden.status, forbidden.code) == (404, "serve.denied")
     assert (forbidden.headers, forbidden.body) == (unknown.headers, unknown.body)
 
@@ -177,23 +177,25 @@ def test_unknown_and_forbidden_keys_are_the_same_answer(api: Api) -> None:
 @pytest.mark.parametrize(
     "request_", [f"{KEY}?wait=1", f"{KEY}?version=x", "/v1/keys/later"]
 )
-def test_a_stranger_learns_nothing_from_other_refusals(api: Api, request_: str) -> None:
-    assert api.ask(get(request_, "Accept: text/html"), STRANGER).code == "serve.denied"
+def test_a_denied_caller_learns_nothing_from_other_errors(
+    api: Api, request_: str
+) -> None:
+    assert api.ask(get(request_, "Accept: text/html"), UNKNOWN).code == "serve.denied"
 
 
 @pytest.mark.parametrize("query", ["?hold=5", "?wait=x", "?version=a&version=b", "?&"])
 @pytest.mark.parametrize("half", ["", "/public"])
-def test_a_stranger_whose_query_is_bad_is_told_the_same_as_of_an_unknown_key(
+def test_a_denied_caller_with_a_bad_query_gets_the_response_of_an_unknown_key(
     api: Api, query: str, half: str
 ) -> None:
-    forbidden = api.ask(get(f"{KEY}{half}{query}"), STRANGER)
-    unknown = api.ask(get("/v1/keys/unknown"), STRANGER)
+    forbidden = api.ask(get(f"{KEY}{half}{query}"), UNKNOWN)
+    unknown = api.ask(get("/v1/keys/unknown"), UNKNOWN)
     assert forbidden.status == unknown.status == 404
     assert (forbidden.headers, forbidden.body) == (unknown.headers, unknown.body)
 
 
 def test_denials_are_counted(api: Api) -> None:
-    api.ask(get(KEY), STRANGER)
+    api.ask(get(KEY), UNKNOWN)
     api.ask(get("/v1/keys/unknown"))
     assert api.counters.denied["no_rule"] == 2
     assert api.counters.requests_cell("api", "get", "ok").value == 0
@@ -201,11 +203,11 @@ def test_denials_are_counted(api: Api) -> None:
 
 def test_a_key_that_is_not_held_yet_is_promised(api: Api, ring: Keyring) -> None:
     ring.note_failure("later", "transport.timeout")
-    answer = api.ask(get("/v1/keys/later"))
-    assert (answer.status, answer.code) == (503, "serve.not_ready")
-    assert answer.headers["Retry-After"] == "1"
-    assert answer.json["state"] == "waiting"
-    assert answer.json["last_failure"] == "transport.timeout"
+    response = api.ask(get("/v1/keys/later"))
+    assert (response.status, response.code) == (503, "serve.not_ready")
+    assert response.headers["Retry-After"] == "1"
+    assert response.json["state"] == "waiting"
+    assert response.json["last_failure"] == "transport.timeout"
 
 
 @pytest.mark.parametrize(
@@ -218,7 +220,7 @@ def test_a_key_that_is_not_held_yet_is_promised(api: Api, ring: Keyring) -> None
         (NOW + 3600, "300"),  # no longer than it may wait for us
     ],
 )
-def test_who_asks_too_early_is_told_when_the_next_attempt_is(
+def test_a_key_that_is_not_held_has_the_time_of_the_next_attempt(
     api: Api, ring: Keyring, retry_at: float, expected: str
 ) -> None:
     ring.note_failure("later", "transport.timeout", retry_at=retry_at)
@@ -259,9 +261,9 @@ def test_a_denied_key_is_not_served(api: Api, ring: Keyring) -> None:
     api.ask(get(KEY))
     ring.note_failure(ALIAS, "release.denied.policy")
     ring.mark(ALIAS, KeyState.DENIED)
-    answer = api.ask(get(KEY))
-    assert (answer.status, answer.json["state"]) == (503, "denied")
-    assert answer.json["last_failure"] == "release.denied.policy"
+    response = api.ask(get(KEY))
+    assert (response.status, response.json["state"]) == (503, "denied")
+    assert response.json["last_failure"] == "release.denied.policy"
 
 
 def test_the_list_has_what_the_caller_may_see(ring: Keyring) -> None:
@@ -295,8 +297,8 @@ def test_a_symmetric_key_is_listed_without_a_fingerprint() -> None:
     assert (listed["kty"], listed["fingerprint"]) == ("oct", None)
 
 
-def test_the_list_of_a_stranger_is_empty(api: Api) -> None:
-    assert api.ask(get("/v1/keys"), STRANGER).json == {"keys": []}
+def test_a_caller_without_rules_gets_an_empty_list(api: Api) -> None:
+    assert api.ask(get("/v1/keys"), UNKNOWN).json == {"keys": []}
 
 
 def test_the_list_shows_a_key_that_is_not_held(api: Api) -> None:
@@ -306,21 +308,21 @@ def test_the_list_shows_a_key_that_is_not_held(api: Api) -> None:
 
 
 def test_health_is_everybodys(api: Api) -> None:
-    assert api.ask(get("/healthz"), STRANGER).json == {"status": "ok"}
+    assert api.ask(get("/healthz"), UNKNOWN).json == {"status": "ok"}
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/keys/", "/metrics", "*", "/v2/keys"])
 def test_other_paths_are_not_there(api: Api, path: str) -> None:
-    answer = api.ask(get(path))
-    assert answer.status == 404
-    assert answer.headers["Content-Type"] == "application/problem+json"
+    response = api.ask(get(path))
+    assert response.status == 404
+    assert response.headers["Content-Type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize("method", [b"POST", b"PUT", b"DELETE", b"OPTIONS"])
 def test_other_methods_are_refused(api: Api, method: bytes) -> None:
-    answer = api.ask(get(KEY).replace(b"GET", method, 1))
-    assert (answer.status, answer.code) == (405, "serve.method")
-    assert answer.headers["Allow"] == "GET, HEAD"
+    response = api.ask(get(KEY).replace(b"GET", method, 1))
+    assert (response.status, response.code) == (405, "serve.method")
+    assert response.headers["Allow"] == "GET, HEAD"
 
 
 def test_a_percent_encoded_name_is_the_same_name(api: Api) -> None:
@@ -328,17 +330,19 @@ def test_a_percent_encoded_name_is_the_same_name(api: Api) -> None:
 
 
 def test_key_bytes_are_sent_from_secret_memory(api: Api, ring: Keyring) -> None:
-    answer = api.api.handle(parse_head(get(KEY)), CALLER)
+    response = api.api.handle(parse_head(get(KEY)), CALLER)
     entry = ring.get(ALIAS)
     assert entry is not None
     assert entry.key is not None
-    assert answer.parts[1] is entry.key.forms["jwk"]
+    assert isinstance(response, Response)
+    assert response.parts[1] is entry.key.forms["jwk"]
 
 
 def test_a_retired_answer_lets_go_of_the_key(api: Api, ring: Keyring) -> None:
-    answer = api.api.handle(parse_head(get(KEY)), CALLER)
+    response = api.api.handle(parse_head(get(KEY)), CALLER)
     ring.drop(ALIAS, KeyState.EXPIRED)
-    assert answer.parts == ()
+    assert isinstance(response, Response)
+    assert response.parts == ()
 
 
 def test_a_key_may_be_called_public() -> None:
@@ -357,11 +361,11 @@ def test_a_list_of_tags_has_a_limit(api: Api, count: int, status: int) -> None:
 
 
 def test_a_query_with_very_many_parameters_is_not_even_read(api: Api) -> None:
-    answer = api.ask(get(f"{KEY}?{'a=1&' * 2000}version={VERSION}"))
-    assert (answer.status, answer.code) == (400, "serve.bad_request")
+    response = api.ask(get(f"{KEY}?{'a=1&' * 2000}version={VERSION}"))
+    assert (response.status, response.code) == (400, "serve.bad_request")
 
 
-def test_who_may_have_the_public_half_sees_what_it_can_have() -> None:
+def test_a_caller_with_the_public_half_sees_its_operations() -> None:
     rule = Rule(uid=CALLER.uid, operations=frozenset({"public"}))
     api = Api(ring_with(held_key()), rule)
     (key,) = api.ask(get("/v1/keys")).json["keys"]
@@ -371,16 +375,19 @@ def test_who_may_have_the_public_half_sees_what_it_can_have() -> None:
 def test_a_dropped_key_is_not_asked_for_soon_again() -> None:
     ring = ring_with(held_key())
     ring.mark(ALIAS, KeyState.DROPPED)
-    answer = Api(ring).ask(get(KEY))
-    assert (answer.code, answer.headers["Retry-After"]) == ("serve.not_ready", "300")
+    response = Api(ring).ask(get(KEY))
+    assert (response.code, response.headers["Retry-After"]) == (
+        "serve.not_ready",
+        "300",
+    )
 
 
-def test_a_caller_whom_no_rule_names_is_not_told_that_all_is_ready() -> None:
+def test_a_caller_without_rules_does_not_get_the_state_ready() -> None:
     api = Api(ring_with(held_key()))
-    assert api.ask(get("/v1/status"), STRANGER).json["state"] == "none"
+    assert api.ask(get("/v1/status"), UNKNOWN).json["state"] == "none"
 
 
-def test_a_caller_is_told_whom_we_take_it_for(api: Api) -> None:
+def test_the_status_contains_the_identity_of_the_caller(api: Api) -> None:
     caller = Peer(
         *(CALLER.uid, 2, 3, frozenset({9, 4})),
         unit="user@7.service",
@@ -397,14 +404,14 @@ def test_a_caller_is_told_whom_we_take_it_for(api: Api) -> None:
 
 
 def test_a_caller_of_no_unit_is_told_so(api: Api) -> None:
-    you = api.ask(get("/v1/status"), STRANGER).json["you"]
+    you = api.ask(get("/v1/status"), UNKNOWN).json["you"]
     assert (you["unit"], you["user_unit"], you["groups"]) == (None, None, [])
 
 
 def test_a_symmetric_key_has_no_public_half() -> None:
     key = dataclasses.replace(held_key(), kty="oct", public_jwk="")
-    answer = Api(ring_with(key)).ask(get(f"{KEY}/public"))
-    assert (answer.status, answer.code) == (404, "serve.not_found")
+    response = Api(ring_with(key)).ask(get(f"{KEY}/public"))
+    assert (response.status, response.code) == (404, "serve.not_found")
 
 
 def test_a_key_tells_when_it_was_released_and_what_its_form_depends_on(

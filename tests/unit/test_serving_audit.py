@@ -1,4 +1,4 @@
-"""What the journal is told of who was given what, and who was refused."""
+"""The audit log: served and denied keys in the journal."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from support.serving import (
     everybody_in,
     get,
     held_key,
+    received,
     ring_with,
-    split_responses,
 )
 
 from skragent.observe import Counters
@@ -50,7 +50,7 @@ def caller(uid: int, unit: str = "") -> Peer:
     return Peer(uid=uid, gid=uid, pid=1, unit=unit)
 
 
-def test_a_caller_who_is_given_a_key_is_named_once_for_each_version(
+def test_a_served_caller_is_logged_once_for_each_version(
     journal: Journal,
 ) -> None:
     for version in (held_key(), held_key(), held_key(version=NEXT_VERSION)):
@@ -83,7 +83,7 @@ def test_names_that_do_not_exist_are_told_once_for_each_caller(
     ]
 
 
-def test_a_crowd_cannot_fill_the_journal(journal: Journal) -> None:
+def test_many_callers_cannot_fill_the_journal(journal: Journal) -> None:
     for uid in range(200):
         journal.deny(uid)
         journal.audit.served(caller(uid), held_key(), "get")
@@ -96,7 +96,7 @@ def test_a_crowd_cannot_fill_the_journal(journal: Journal) -> None:
     assert journal.lines() == ["uid 1000 was denied key db: no rule allows it"]
 
 
-def test_a_crowd_cannot_silence_the_journal(journal: Journal) -> None:
+def test_many_callers_cannot_silence_the_journal(journal: Journal) -> None:
     for uid in range(10_000):
         journal.deny(uid)
     journal.audit.tick()
@@ -114,7 +114,7 @@ def test_changed_rules_are_a_new_beginning(journal: Journal) -> None:
     assert len(journal.lines()) == 2
 
 
-def test_who_is_remembered_is_bounded_and_the_first_is_said_again(
+def test_audit_cache_is_bounded_and_evicted_callers_are_logged_again(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audit, "_MAX_LOGGED", 2)
@@ -136,8 +136,8 @@ class AuditedApi:
         self, peer: Peer, path: str = f"/v1/keys/{ALIAS}", *, method: bytes = b"GET"
     ) -> ReceivedResponse:
         request = get(path).replace(b"GET", method, 1)
-        answer = self.api.handle(parse_head(request), peer)
-        return split_responses(b"".join(answer.parts))[0]
+        response = self.api.handle(parse_head(request), peer)
+        return received(response)
 
 
 @pytest.mark.parametrize(
@@ -147,27 +147,27 @@ class AuditedApi:
         (f"/v1/keys/{ALIAS}/public", "the public half of key db"),
     ],
 )
-def test_who_is_served_is_told(journal: Journal, path: str, what: str) -> None:
+def test_a_served_caller_is_logged(journal: Journal, path: str, what: str) -> None:
     uid = ME.uid or 0
     assert AuditedApi(journal).ask(caller(uid, "app.service"), path).status == 200
     (line,) = journal.lines()
     assert line.startswith(f"uid {uid} in app.service got {what}, version ")
 
 
-def test_who_is_denied_is_told(journal: Journal) -> None:
+def test_a_denied_caller_is_logged(journal: Journal) -> None:
     api = AuditedApi(journal)
     assert api.ask(caller(54321)).code == "serve.denied"
     api.api.tick()
     assert journal.lines() == ["uid 54321 was denied key db: no rule allows it"]
 
 
-def test_who_asks_with_head_is_given_no_key(journal: Journal) -> None:
+def test_head_logs_no_served_key(journal: Journal) -> None:
     api = AuditedApi(journal)
     assert api.ask(caller(ME.uid or 0), method=b"HEAD").status == 200
     assert journal.lines() == []
 
 
-def test_who_asked_with_head_is_told_of_when_the_key_is_given(journal: Journal) -> None:
+def test_a_get_after_head_is_logged(journal: Journal) -> None:
     api = AuditedApi(journal)
     for method in (b"HEAD", b"GET"):
         api.ask(caller(ME.uid or 0), method=method)
@@ -175,14 +175,14 @@ def test_who_asked_with_head_is_told_of_when_the_key_is_given(journal: Journal) 
     assert "got key db" in line
 
 
-def test_who_is_denied_with_head_is_told(journal: Journal) -> None:
+def test_a_denied_head_is_logged(journal: Journal) -> None:
     api = AuditedApi(journal)
     assert api.ask(caller(54321), method=b"HEAD").code == "serve.denied"
     api.api.tick()
     assert journal.lines() == ["uid 54321 was denied key db: no rule allows it"]
 
 
-def test_who_is_denied_by_changed_rules_is_told_again(journal: Journal) -> None:
+def test_a_denial_by_changed_rules_is_logged_again(journal: Journal) -> None:
     api = AuditedApi(journal)
     for _ in range(2):
         api.ask(caller(54321))
@@ -213,7 +213,7 @@ def test_each_unit_that_is_refused_is_told_of_one_user(journal: Journal) -> None
     ]
 
 
-def test_a_name_that_does_not_exist_is_no_key_to_search_for(
+def test_an_unknown_name_is_not_logged_as_a_key(
     journal: Journal, caplog: pytest.LogCaptureFixture
 ) -> None:
     journal.deny(7)
@@ -224,7 +224,7 @@ def test_a_name_that_does_not_exist_is_no_key_to_search_for(
     assert "SKRAGENT_KEY" not in unknown
 
 
-def test_who_was_refused_is_forgotten_where_there_are_very_many(
+def test_the_cache_of_denials_is_bounded(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audit, "_MAX_LOGGED", 2)

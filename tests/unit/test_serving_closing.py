@@ -24,7 +24,7 @@ SOON = get(f"/v1/keys/{ALIAS}?wait=10")
 OTHER = dataclasses.replace(MYSELF, uid=MYSELF.uid + 1)
 
 
-def test_who_sends_nothing_more_is_answered_and_closed_when_the_key_comes() -> None:
+def test_a_half_closed_long_poll_gets_its_response_and_closes() -> None:
     ring = ring_with(waiting=[ALIAS])
 
     def test(server: InMemoryServer) -> None:
@@ -63,7 +63,7 @@ def test_what_will_not_be_answered_is_not_kept() -> None:
     with_server(ring_with(held_key()), test)
 
 
-def test_who_does_not_take_an_answer_gives_way_at_once() -> None:
+def test_a_peer_that_does_not_read_is_evicted_at_once() -> None:
     def test(server: InMemoryServer) -> None:
         stalled = [server.connect(room=10)[1] for _ in range(2)]
         for sock in stalled:
@@ -77,7 +77,7 @@ def test_who_does_not_take_an_answer_gives_way_at_once() -> None:
     with_server(ring_with(held_key()), test, limits=Limits(connections=2))
 
 
-def test_a_listener_that_ends_cuts_who_does_not_take_an_answer() -> None:
+def test_a_stopping_listener_aborts_peers_that_do_not_read() -> None:
     async def run() -> None:
         server = InMemoryServer(ring_with(held_key()))
         _, sock = server.connect(room=10)

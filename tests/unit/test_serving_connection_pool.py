@@ -1,4 +1,4 @@
-"""Every bound of a socket: at the limit, and one more."""
+"""The limits of a socket: at the limit, and one more."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def test_a_body_has_a_limit(size: int, status: int) -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         feed(sock, with_body(size))
-        (answer,) = split_responses(sock.sent)
-        assert (answer.status, answer.code) == (status, "serve.body")
+        (response,) = split_responses(sock.sent)
+        assert (response.status, response.code) == (status, "serve.body")
 
     with_server(ring_with(), test, limits=Limits(body_bytes=100))
 
@@ -54,8 +54,8 @@ def test_a_body_that_does_not_come_is_not_waited_for_long() -> None:
         _, sock = server.connect()
         feed(sock, with_body(30)[:-1])
         server.pass_seconds(6)
-        (answer,) = split_responses(sock.sent)
-        assert (answer.status, answer.code) == (408, "serve.timeout")
+        (response,) = split_responses(sock.sent)
+        assert (response.status, response.code) == (408, "serve.timeout")
 
     with_server(ring_with(), test)
 
@@ -72,9 +72,9 @@ def test_answers_to_one_user_are_bounded_within_a_second() -> None:
         ] * 3
         first.sent = b""
         feed(first, KEY)
-        (answer,) = split_responses(first.sent)
-        assert (answer.status, answer.code) == (429, "serve.rate")
-        assert answer.headers["Retry-After"] == "1"
+        (response,) = split_responses(first.sent)
+        assert (response.status, response.code) == (429, "serve.rate")
+        assert response.headers["Retry-After"] == "1"
         assert server.counters.denied["rate"] == 1
 
     with_server(
@@ -82,7 +82,7 @@ def test_answers_to_one_user_are_bounded_within_a_second() -> None:
     )
 
 
-def test_a_user_who_asks_too_much_is_answered_again_in_the_next_second() -> None:
+def test_a_throttled_user_is_served_in_the_next_second() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         feed(sock, KEY + KEY)
@@ -107,7 +107,7 @@ def test_answers_that_were_not_asked_for_are_not_saved_up() -> None:
     )
 
 
-def test_who_asked_too_much_with_the_connection_is_not_read_on() -> None:
+def test_a_throttled_new_connection_is_not_read() -> None:
     def test(server: InMemoryServer) -> None:
         sock = server.visit(KEY * 3)
         assert [a.status for a in split_responses(sock.sent)] == [200, 429]
@@ -118,7 +118,7 @@ def test_who_asked_too_much_with_the_connection_is_not_read_on() -> None:
     )
 
 
-def test_a_user_who_asks_too_much_takes_nothing_from_others() -> None:
+def test_a_throttled_user_does_not_throttle_other_users() -> None:
     def test(server: InMemoryServer) -> None:
         _, mine = server.connect()
         _, others = server.connect(peer=OTHER)
@@ -145,7 +145,7 @@ def test_a_new_connection_brings_no_new_allowance() -> None:
     )
 
 
-def test_users_who_are_gone_are_forgotten() -> None:
+def test_quotas_of_users_without_connections_are_dropped() -> None:
     def test(server: InMemoryServer) -> None:
         for uid in range(5):
             connection, _ = server.connect(peer=Peer(uid=uid, gid=0, pid=1))
@@ -185,15 +185,15 @@ def test_long_polls_are_bounded() -> None:
         for sock in socks:
             feed(sock, WAITING)
         assert [sock.sent for sock in socks[:2]] == [b"", b""]
-        (answer,) = split_responses(socks[2].sent)
-        assert (answer.status, answer.code) == (503, "serve.busy")
-        assert answer.headers["Retry-After"] == "1"
+        (response,) = split_responses(socks[2].sent)
+        assert (response.status, response.code) == (503, "serve.busy")
+        assert response.headers["Retry-After"] == "1"
         assert server.counters.denied["busy"] == 1
 
     with_server(ring_with(waiting=["later"]), test, limits=Limits(long_polls=2))
 
 
-def test_a_long_poll_that_ends_makes_room_for_another() -> None:
+def test_an_ended_long_poll_frees_its_place() -> None:
     def test(server: InMemoryServer) -> None:
         first, _ = server.connect()
         feed(server._sockets[0], WAITING)
@@ -223,8 +223,8 @@ def test_a_connection_too_many_is_told_when_to_come_again() -> None:
     def test(server: InMemoryServer) -> None:
         server.connect()
         _, second = server.connect()
-        (answer,) = split_responses(second.sent)
-        assert (answer.code, answer.headers["Retry-After"]) == (
+        (response,) = split_responses(second.sent)
+        assert (response.code, response.headers["Retry-After"]) == (
             "serve.connections",
             "1",
         )

@@ -14,14 +14,14 @@ LIMITS = Limits(head_timeout_seconds=5, idle_timeout_seconds=60, send_timeout_se
 
 
 def ends_after(server: InMemoryServer, sock: FullSocket, seconds: int) -> bool:
-    """Tell whether a connection is there for so long, and no longer."""
+    """Check that a connection stays open for this time, and not longer."""
     server.pass_seconds(seconds)
     was_there = not sock.closed
     server.pass_seconds(1)
     return was_there and sock.closed
 
 
-def test_who_says_nothing_is_idle_from_the_start() -> None:
+def test_a_silent_connection_is_idle_from_the_start() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         assert ends_after(server, sock, 60)
@@ -86,7 +86,7 @@ def test_a_refusal_of_a_late_request_has_its_own_time_to_be_taken() -> None:
     with_server(ring_with(held_key()), test, limits=LIMITS)
 
 
-def test_seconds_are_counted_no_more_when_nobody_is_connected() -> None:
+def test_the_tick_stops_without_connections() -> None:
     def test(server: InMemoryServer) -> None:
         connection, _ = server.connect()
         server.pass_seconds(1)

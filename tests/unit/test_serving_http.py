@@ -64,7 +64,7 @@ def echoing(
 
 
 def bodies(sent: bytes) -> list[str]:
-    return [json.loads(answer.body)["body"] for answer in split_responses(sent)]
+    return [json.loads(response.body)["body"] for response in split_responses(sent)]
 
 
 # HTTP/1.0
@@ -74,9 +74,9 @@ def test_an_http_1_0_client_is_answered_and_its_connection_ends() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         feed(sock, OLD)
-        (answer,) = split_responses(sock.sent)
-        assert (answer.status, answer.body) == (200, FORMS["jwk"])
-        assert answer.headers["Connection"] == "close"
+        (response,) = split_responses(sock.sent)
+        assert (response.status, response.body) == (200, FORMS["jwk"])
+        assert response.headers["Connection"] == "close"
         assert sock.closed
 
     with_server(ring_with(held_key()), test)
@@ -291,7 +291,7 @@ def test_a_chunk_that_looks_like_a_request_is_not_one() -> None:
     echoing(test)
 
 
-def test_a_body_of_no_chunks_is_no_body() -> None:
+def test_a_chunked_body_without_chunks_counts_as_no_body() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         feed(sock, get(f"/v1/keys/{ALIAS}", "Transfer-Encoding: chunked"))
@@ -354,8 +354,8 @@ def test_a_client_that_sends_no_more_does_not_get_the_answer_before_last() -> No
 def test_a_chunked_body_has_limits(data: bytes, status: int, code: str) -> None:
     def test(_: InMemoryServer, sock: FullSocket) -> None:
         feed(sock, CHUNKED + data)
-        answers = split_responses(sock.sent)
-        found = [(answer.status, answer.code) for answer in answers]
+        responses = split_responses(sock.sent)
+        found = [(response.status, response.code) for response in responses]
         assert found == ([(status, code)] if status else [])
         assert sock.closed == bool(status)
 
@@ -370,8 +370,8 @@ def test_a_chunked_body_that_drips_is_refused_at_the_deadline() -> None:
             assert not sock.closed
             feed(sock, bytes([byte]))
             server.pass_seconds(1)
-        (answer,) = split_responses(sock.sent)
-        assert (answer.status, answer.code) == (408, "serve.timeout")
+        (response,) = split_responses(sock.sent)
+        assert (response.status, response.code) == (408, "serve.timeout")
 
     echoing(test)
 
@@ -398,7 +398,7 @@ def test_nothing_is_kept_of_a_chunked_body_but_the_body() -> None:
     echoing(test)
 
 
-def test_a_body_in_parts_lets_others_have_their_turn() -> None:
+def test_a_body_in_parts_is_charged_to_the_round() -> None:
     def test(server: InMemoryServer, sock: FullSocket) -> None:
         quota = next(iter(server.listener.admission._connections)).caller.quota
         feed(sock, CHUNKED)
@@ -469,15 +469,15 @@ def test_a_body_that_is_not_wanted_is_not_asked_for_and_ends_the_connection(
         _, sock = server.connect()
         headers = ("Expect: 100-continue", "Content-Length: 5")
         feed(sock, get(f"/v1/keys/{ALIAS}", *headers) + body)
-        (answer,) = split_responses(sock.sent)
-        assert (answer.status, answer.code) == (400, "serve.body")
-        assert answer.headers["Connection"] == "close"
+        (response,) = split_responses(sock.sent)
+        assert (response.status, response.code) == (400, "serve.body")
+        assert response.headers["Connection"] == "close"
         assert sock.closed
 
     with_server(ring_with(held_key()), test)
 
 
-def test_who_asks_too_much_is_not_asked_for_a_body() -> None:
+def test_a_throttled_client_gets_no_100() -> None:
     def test(_: InMemoryServer, sock: FullSocket) -> None:
         feed(sock, post() + EXPECTING)
         assert [a.status for a in split_responses(sock.sent)] == [200, 429]
@@ -517,8 +517,8 @@ def test_a_body_that_was_asked_for_and_does_not_come_is_not_waited_for_long() ->
     def test(server: InMemoryServer, sock: FullSocket) -> None:
         feed(sock, EXPECTING)
         server.pass_seconds(6)
-        (answer,) = split_responses(sock.sent.removeprefix(CONTINUE))
-        assert (answer.status, answer.code) == (408, "serve.timeout")
+        (response,) = split_responses(sock.sent.removeprefix(CONTINUE))
+        assert (response.status, response.code) == (408, "serve.timeout")
 
     echoing(test)
 

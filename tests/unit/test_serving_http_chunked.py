@@ -104,7 +104,7 @@ def test_the_bytes_of_the_body_and_its_framing_are_counted() -> None:
         b"0\r\nA: b\rC: d\r\n\r\n",
     ],
 )
-def test_what_is_no_chunk_is_refused(data: bytes) -> None:
+def test_malformed_chunks_are_rejected(data: bytes) -> None:
     error = refusal(data)
     assert (error.code, error.status) == ("serve.bad_request", 400)
 

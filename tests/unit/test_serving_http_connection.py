@@ -1,4 +1,4 @@
-"""One connection: order, bounds, time, and the hot path."""
+"""One HTTP connection: states, order, limits, time, and the response cache."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from support.serving_in_memory import InMemoryServer, feed, with_server
 
 from skragent.keyring import KeyState
 from skragent.serving import Access, Limits
+from skragent.serving.admission import Caller
+from skragent.serving.http.connection import TRANSITIONS, Connection, State
 from skragent.serving.http.request import Request
 from skragent.serving.http.response import Response
 from skragent.serving.peers import Peer
@@ -41,8 +43,8 @@ def test_a_key_is_served() -> None:
     def test(server: InMemoryServer) -> None:
         _, transport = server.connect()
         feed(transport, KEY)
-        (answer,) = split_responses(transport.sent)
-        assert (answer.status, answer.body) == (200, FORMS["jwk"])
+        (response,) = split_responses(transport.sent)
+        assert (response.status, response.body) == (200, FORMS["jwk"])
         assert not transport.closed
 
     with_server(ring_with(held_key()), test)
@@ -52,9 +54,9 @@ def test_pipelined_requests_are_answered_in_order() -> None:
     def test(server: InMemoryServer) -> None:
         _, transport = server.connect()
         feed(transport, KEY + get("/nothing") + PEM + KEY)
-        answers = split_responses(transport.sent)
-        assert [a.status for a in answers] == [200, 404, 200, 200]
-        assert [answers[i].body for i in (0, 2, 3)] == [
+        responses = split_responses(transport.sent)
+        assert [a.status for a in responses] == [200, 404, 200, 200]
+        assert [responses[i].body for i in (0, 2, 3)] == [
             FORMS["jwk"],
             FORMS["pem"],
             FORMS["jwk"],
@@ -162,10 +164,10 @@ def test_a_malformed_request_is_refused_once_and_ends_the_connection() -> None:
         _, transport = server.connect()
         feed(transport, b"nonsense\r\n\r\n" + KEY)
         feed(transport, KEY)
-        (answer,) = split_responses(transport.sent)
-        assert (answer.status, answer.code) == (400, "serve.bad_request")
-        assert answer.headers["Connection"] == "close"
-        assert answer.headers["Content-Type"] == "application/problem+json"
+        (response,) = split_responses(transport.sent)
+        assert (response.status, response.code) == (400, "serve.bad_request")
+        assert response.headers["Connection"] == "close"
+        assert response.headers["Content-Type"] == "application/problem+json"
         assert transport.closed
 
     with_server(ring_with(held_key()), test)
@@ -176,8 +178,8 @@ def test_a_body_that_looks_like_a_request_is_not_one() -> None:
         _, transport = server.connect()
         head = get("/v1/keys", f"Content-Length: {len(KEY)}")
         feed(transport, head + KEY)
-        (answer,) = split_responses(transport.sent)
-        assert (answer.status, answer.code) == (400, "serve.body")
+        (response,) = split_responses(transport.sent)
+        assert (response.status, response.code) == (400, "serve.body")
         assert not transport.closed
 
     with_server(ring_with(held_key()), test)
@@ -187,9 +189,9 @@ def test_connection_close_is_obeyed() -> None:
     def test(server: InMemoryServer) -> None:
         _, transport = server.connect()
         feed(transport, get(f"/v1/keys/{ALIAS}", "Connection: close") + KEY)
-        (answer,) = split_responses(transport.sent)
-        assert (answer.status, answer.body) == (200, FORMS["jwk"])
-        assert answer.headers["Connection"] == "close"
+        (response,) = split_responses(transport.sent)
+        assert (response.status, response.body) == (200, FORMS["jwk"])
+        assert response.headers["Connection"] == "close"
         assert transport.closed
 
     with_server(ring_with(held_key()), test)
@@ -231,8 +233,8 @@ def test_an_unexpected_error_is_one_connections_own() -> None:
         _, transport = server.connect()
         server.listener._handle = broken
         feed(transport, PEM)
-        (answer,) = split_responses(transport.sent)
-        assert (answer.status, answer.code) == (500, "internal")
+        (response,) = split_responses(transport.sent)
+        assert (response.status, response.code) == (500, "internal")
         assert transport.closed
         feed(takes, KEY)
         assert [a.status for a in split_responses(takes.sent)] == [200, 200]
@@ -262,8 +264,8 @@ def test_a_slow_reader_gets_the_whole_of_the_key_that_it_began_to_read() -> None
         feed(transport, KEY)
         ring.put(held_key(version=NEXT_VERSION, forms={"jwk": b"{}"}))
         transport.make_room()
-        (answer,) = split_responses(transport.sent)
-        assert answer.body == FORMS["jwk"]
+        (response,) = split_responses(transport.sent)
+        assert response.body == FORMS["jwk"]
 
     with_server(ring, test)
 
@@ -315,8 +317,8 @@ def test_a_request_that_drips_is_refused_at_the_deadline() -> None:
             assert not transport.closed
             feed(transport, bytes([byte]))
             server.pass_seconds(1)
-        (answer,) = split_responses(transport.sent)
-        assert (answer.status, answer.code) == (408, "serve.timeout")
+        (response,) = split_responses(transport.sent)
+        assert (response.status, response.code) == (408, "serve.timeout")
         assert transport.closed
 
     with_server(ring_with(held_key()), test, limits=LIMITS)
@@ -342,8 +344,8 @@ def test_connections_of_one_uid_are_bounded() -> None:
         _, second = server.connect()
         _, third = server.connect()
         assert not second.closed
-        (answer,) = split_responses(third.sent)
-        assert (answer.status, answer.code) == (503, "serve.connections")
+        (response,) = split_responses(third.sent)
+        assert (response.status, response.code) == (503, "serve.connections")
         assert third.closed
         assert server.counters.denied["connections"] == 1
         first.abort()
@@ -373,8 +375,8 @@ def test_the_end_lets_an_answer_under_way_be_taken() -> None:
         assert idle_transport.closed
         assert not transport.closed
         transport.make_room()
-        (answer,) = split_responses(transport.sent)
-        assert answer.body == FORMS["jwk"]
+        (response,) = split_responses(transport.sent)
+        assert response.body == FORMS["jwk"]
 
     with_server(ring_with(held_key()), test)
 
@@ -428,3 +430,54 @@ def test_a_question_that_fails_while_it_waits_ends_its_connection_alone() -> Non
         assert server.counters.in_flight["api"] == 0
 
     with_server(ring, test)
+
+
+def test_every_state_can_reach_closed_and_none_follows_it() -> None:
+    for state in set(State) - {State.CLOSED}:
+        assert State.CLOSED in TRANSITIONS[state]
+    assert TRANSITIONS[State.CLOSED] == frozenset()
+
+
+def test_a_transition_outside_of_the_table_is_a_bug() -> None:
+    def test(server: InMemoryServer) -> None:
+        connection, _ = server.connect()
+        connection.abort()
+        with pytest.raises(RuntimeError):
+            connection._become(State.IDLE)
+
+    with_server(ring_with(held_key()), test)
+
+
+def state_of(connection: Connection[Caller]) -> State:
+    return connection.state
+
+
+def test_a_connection_passes_through_its_states() -> None:
+    def test(server: InMemoryServer) -> None:
+        connection, sock = server.connect(room=10)
+        assert state_of(connection) is State.IDLE
+        feed(sock, KEY)
+        assert state_of(connection) is State.SENDING
+        sock.make_room()
+        assert state_of(connection) is State.IDLE
+        feed(sock, get("/v1/keys/later?wait=60"))
+        assert state_of(connection) is State.LONG_POLLING
+        sock.room = 0
+        connection.close()
+        assert state_of(connection) is State.CLOSING
+        sock.make_room()
+        assert state_of(connection) is State.CLOSED
+
+    with_server(ring_with(held_key(), waiting=["later"]), test)
+
+
+def test_a_connection_without_quota_is_queued_until_the_next_second() -> None:
+    def test(server: InMemoryServer) -> None:
+        connection, sock = server.connect()
+        feed(sock, KEY * 4)
+        assert state_of(connection) is State.QUEUED
+        server.pass_seconds(1)
+        assert state_of(connection) is State.IDLE
+
+    limits = Limits(requests_per_second_per_uid=2)
+    with_server(ring_with(held_key()), test, limits=limits)

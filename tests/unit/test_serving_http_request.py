@@ -44,7 +44,7 @@ def test_an_offer_to_upgrade_is_ignored() -> None:
     assert request.path == "/v1/keys"
 
 
-def test_a_body_of_no_bytes_is_no_body() -> None:
+def test_an_empty_body_counts_as_no_body() -> None:
     assert parse_head(START + b"Content-Length: 0\r\n\r\n").path == "/v1/keys"
 
 
@@ -143,7 +143,7 @@ def test_ambiguous_heads_are_refused(header: bytes) -> None:
         b"\x16\x03\x01\r\n\r\n",
     ],
 )
-def test_what_is_no_request_is_refused(head: bytes) -> None:
+def test_malformed_requests_are_rejected(head: bytes) -> None:
     assert refusal(head).status == 400
 
 

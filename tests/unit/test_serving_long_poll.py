@@ -62,8 +62,8 @@ def test_a_key_that_does_not_come_is_not_ready_in_the_end() -> None:
         server.pass_seconds(10)
         assert sock.sent == b""
         server.pass_seconds(1)
-        (answer,) = split_responses(sock.sent)
-        assert (answer.status, answer.code) == (503, "serve.not_ready")
+        (response,) = split_responses(sock.sent)
+        assert (response.status, response.code) == (503, "serve.not_ready")
         feed(sock, get("/healthz"))
         assert [a.status for a in split_responses(sock.sent)] == [503, 200]
 
@@ -79,8 +79,8 @@ def test_a_newer_version_is_sent_when_it_comes() -> None:
         ring.mark(ALIAS, KeyState.STALE)  # changed, and no newer version
         assert sock.sent == b""
         ring.put(held_key(version=NEXT_VERSION))
-        (answer,) = split_responses(sock.sent)
-        assert (answer.status, answer.headers["ETag"]) == (200, f'"{NEXT_VERSION}"')
+        (response,) = split_responses(sock.sent)
+        assert (response.status, response.headers["ETag"]) == (200, f'"{NEXT_VERSION}"')
 
     with_server(ring, test)
 
@@ -131,9 +131,9 @@ def test_requests_behind_one_that_waits_are_answered_after_it_in_order() -> None
         feed(sock, KEY)
         assert sock.sent == b""
         ring.put(held_key())
-        answers = split_responses(sock.sent)
-        assert [a.status for a in answers] == [200, 200, 200]
-        assert [answers[i].body for i in (0, 2)] == [FORMS["jwk"]] * 2
+        responses = split_responses(sock.sent)
+        assert [a.status for a in responses] == [200, 200, 200]
+        assert [responses[i].body for i in (0, 2)] == [FORMS["jwk"]] * 2
 
     with_server(ring, test)
 
@@ -167,24 +167,24 @@ def test_a_connection_that_is_cut_waits_no_longer() -> None:
     with_server(ring, test)
 
 
-def test_who_waits_is_told_when_the_rules_take_the_key_away() -> None:
+def test_a_long_poll_returns_when_the_rules_deny_the_key() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         feed(sock, SOON)
         server.api.change_access(Access({}))
-        (answer,) = split_responses(sock.sent)
-        assert (answer.status, answer.code) == (404, "serve.denied")
+        (response,) = split_responses(sock.sent)
+        assert (response.status, response.code) == (404, "serve.denied")
 
     with_server(waiting_ring(), test)
 
 
-def test_who_waits_is_answered_at_the_end_of_the_agent() -> None:
+def test_a_long_poll_returns_when_the_agent_stops() -> None:
     def test(server: InMemoryServer) -> None:
         connection, sock = server.connect()
         feed(sock, SOON)
         connection.close()
-        (answer,) = split_responses(sock.sent)
-        assert (answer.status, answer.headers["Connection"]) == (503, "close")
+        (response,) = split_responses(sock.sent)
+        assert (response.status, response.headers["Connection"]) == (503, "close")
         assert sock.closed
 
     with_server(waiting_ring(), test)
@@ -223,7 +223,7 @@ def test_the_status_is_sent_when_it_changes() -> None:
     with_server(ring, test)
 
 
-def test_the_status_of_a_stranger_does_not_change_with_others_keys() -> None:
+def test_the_status_of_a_caller_does_not_change_with_other_keys() -> None:
     ring = waiting_ring()
 
     def test(server: InMemoryServer) -> None:
@@ -245,12 +245,12 @@ class Waiter:
     """A connection whose answer ends what all others wait for."""
 
     def __init__(self, everybody: list[LongPoll]) -> None:
-        self.answers = 0
+        self.responses = 0
         self._everybody = everybody
 
-    def deliver(self, answer: Response) -> None:
-        assert answer
-        self.answers += 1
+    def deliver(self, response: Response) -> None:
+        assert response
+        self.responses += 1
         for long_poll in self._everybody:
             long_poll.cancel()
 
@@ -258,7 +258,7 @@ class Waiter:
         raise AssertionError from error
 
 
-def test_who_waits_no_longer_since_another_was_answered_is_not_answered() -> None:
+def test_a_long_poll_cancelled_by_another_response_gets_none() -> None:
     lots = LongPolls()
     news: list[Response] = []
     everybody: list[LongPoll] = []
@@ -272,10 +272,10 @@ def test_who_waits_no_longer_since_another_was_answered_is_not_answered() -> Non
         everybody.append(long_poll)
     news.append(json_response({}, counter=Counters().requests_cell("api", "get", "ok")))
     lots.notify("db")
-    assert sum(waiter.answers for waiter in waiters) == 1
+    assert sum(waiter.responses for waiter in waiters) == 1
 
 
-def test_who_waits_for_the_status_is_told_when_the_rules_change() -> None:
+def test_a_status_long_poll_returns_when_the_rules_change() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         feed(sock, get("/v1/status"))
@@ -284,7 +284,7 @@ def test_who_waits_for_the_status_is_told_when_the_rules_change() -> None:
         tag = before.headers["ETag"]
         feed(sock, get("/v1/status?wait=10", f"If-None-Match: {tag}"))
         server.api.change_access(Access({}))
-        (answer,) = split_responses(sock.sent)
-        assert (answer.status, answer.json["keys"]) == (200, [])
+        (response,) = split_responses(sock.sent)
+        assert (response.status, response.json["keys"]) == (200, [])
 
     with_server(ring_with(held_key()), test)

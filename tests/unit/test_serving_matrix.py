@@ -1,6 +1,6 @@
-"""Each kind of rule, at each endpoint, for who is allowed, who is not, and no such key.
+"""Each kind of rule at each endpoint: allowed and denied callers, and unknown keys.
 
-What is expected is in the tables here; the rules come from a configuration's text.
+The tables have the expected results. The rules come from the text of a configuration.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def bob(**changes: object) -> Peer:
     return dataclasses.replace(BOB, **changes)  # type: ignore[arg-type]
 
 
-# rule, who it is for (as little of BOB changed as can be), operations, strangers
+# rule, a caller that it allows (BOB with one change), operations, denied callers
 KINDS: dict[str, tuple[str, Peer, frozenset[str], list[Peer]]] = {
     "user": ('user = "alice"', bob(uid=1001), BOTH, [BOB]),
     "user by number": ("user = 1001", bob(uid=1001), BOTH, [BOB, bob(gid=1001)]),
@@ -127,18 +127,18 @@ def api_for(rule: str) -> tuple[KeyApi, Access]:
 
 
 def ask(api: KeyApi, path: str, peer: Peer) -> ReceivedResponse | None:
-    answer = api.handle(parse_head(get(path)), peer)
-    if isinstance(answer, LongPoll):
+    response = api.handle(parse_head(get(path)), peer)
+    if isinstance(response, LongPoll):
         return None
-    return split_responses(b"".join(answer.parts))[0]
+    return split_responses(b"".join(response.parts))[0]
 
 
 def status_of(api: KeyApi, path: str, peer: Peer) -> int:
-    answer = ask(api, path, peer)
-    return 0 if answer is None else answer.status  # 0: held, as ?wait= asks
+    response = ask(api, path, peer)
+    return 0 if response is None else response.status  # 0: held, as ?wait= asks
 
 
-# endpoint, the operation that it needs, what is answered to who is allowed
+# endpoint, the operation that it needs, the status for allowed callers
 ENDPOINTS = [
     ("/v1/keys/{}", "get", {"db": 200, "later": 503}),
     ("/v1/keys/{}?wait=9", "get", {"db": 200, "later": 0}),
@@ -149,16 +149,16 @@ ENDPOINTS = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("path", "operation", "answers"), ENDPOINTS)
-def test_a_key_is_for_whom_its_rule_names_and_for_nobody_else(
-    kind: str, path: str, operation: str, answers: dict[str, int]
+@pytest.mark.parametrize(("path", "operation", "responses"), ENDPOINTS)
+def test_a_key_is_served_to_callers_of_its_rule_only(
+    kind: str, path: str, operation: str, responses: dict[str, int]
 ) -> None:
     rule, friend, operations, strangers = KINDS[kind]
     api, _ = api_for(rule)
-    for alias, status in answers.items():
+    for alias, status in responses.items():
         expected = status if operation in operations else 404
         assert status_of(api, path.format(alias), friend) == expected
-    for peer, alias in itertools.product(strangers, answers):
+    for peer, alias in itertools.product(strangers, responses):
         assert status_of(api, path.format(alias), peer) == 404
     unknown = ask(api, path.format("unknown"), friend)
     forbidden = ask(api, path.format("nobodys"), friend)
@@ -170,13 +170,13 @@ def test_a_key_is_for_whom_its_rule_names_and_for_nobody_else(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("path", ["/v1/keys", "/v1/status"])
-def test_keys_are_listed_for_whom_they_are(kind: str, path: str) -> None:
+def test_keys_are_listed_for_callers_of_their_rules(kind: str, path: str) -> None:
     rule, friend, _, strangers = KINDS[kind]
     api, _ = api_for(rule)
     seen = [
-        [key["name"] for key in answer.json["keys"]]
+        [key["name"] for key in response.json["keys"]]
         for peer in (friend, *strangers)
-        if (answer := ask(api, path, peer)) is not None
+        if (response := ask(api, path, peer)) is not None
     ]
     assert seen == [["db", "later"], *([[]] * len(strangers))]
 

@@ -1,4 +1,4 @@
-"""What the servers make of their parts: whose account a caller uses, and ticks."""
+"""The servers: quotas of callers, ticks, and the metrics port."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from support.serving import (
     ReceivedResponse,
     get,
     held_key,
+    received,
     ring_with,
-    split_responses,
 )
 
 from skragent.observe import Counters
 from skragent.serving import Access, ApiServer, MetricsServer
 from skragent.serving.access import Rule
 from skragent.serving.http.request import parse_head
+from skragent.serving.http.response import Response
 from skragent.serving.peers import UNIDENTIFIED, Peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ACCESS = Access({ALIAS: (Rule(uid=7), Rule(uid=8))})
-STRANGER = Peer(uid=54321, gid=1, pid=1)
+UNKNOWN = Peer(uid=54321, gid=1, pid=1)
 
 
 @pytest.fixture
@@ -43,21 +44,21 @@ def server(sock: socket.socket) -> ApiServer:
 
 
 def ask(server: ApiServer | MetricsServer, path: str, peer: Peer) -> ReceivedResponse:
-    answer = server._listener._handle(parse_head(get(path)), peer)
-    return split_responses(b"".join(answer.parts))[0]
+    response = server._listener._handle(parse_head(get(path)), peer)
+    return received(response)
 
 
 def owner(server: ApiServer, uid: int) -> int:
     return server._listener.owner_of(Peer(uid=uid, gid=1, pid=1))
 
 
-def test_whom_no_rule_is_for_share_one_account(server: ApiServer) -> None:
-    """Else a host of them takes all connections, each no more than is one's."""
+def test_users_without_rules_share_one_quota(server: ApiServer) -> None:
+    """Otherwise many users could take all connections together."""
     assert owner(server, 100) == owner(server, 200)
     assert len({owner(server, uid) for uid in (7, 8, 100)}) == 3
 
 
-def test_whose_account_a_caller_uses_goes_by_the_newest_rules(
+def test_the_quota_of_a_caller_follows_the_newest_rules(
     server: ApiServer,
 ) -> None:
     server.change_access(Access({ALIAS: (Rule(uid=100),)}))
@@ -65,19 +66,19 @@ def test_whose_account_a_caller_uses_goes_by_the_newest_rules(
     assert owner(server, 7) == owner(server, 200)
 
 
-def test_who_was_refused_is_written_down_at_the_next_tick(
+def test_a_denial_is_logged_at_the_next_tick(
     server: ApiServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert ask(server, f"/v1/keys/{ALIAS}", STRANGER).status == 404
+    assert ask(server, f"/v1/keys/{ALIAS}", UNKNOWN).status == 404
     assert caplog.messages == []
     server._listener._begin_tick()
     assert caplog.messages == ["uid 54321 was denied key db: no rule allows it"]
 
 
-def test_who_was_refused_just_before_the_end_is_written_down(
+def test_a_denial_just_before_the_stop_is_logged(
     server: ApiServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ask(server, f"/v1/keys/{ALIAS}", STRANGER)
+    ask(server, f"/v1/keys/{ALIAS}", UNKNOWN)
     asyncio.run(server.close(0))
     assert caplog.messages == ["uid 54321 was denied key db: no rule allows it"]
 
@@ -100,6 +101,8 @@ def test_head_is_what_get_is_for_scrapers(sock: socket.socket, path: str) -> Non
         server._listener._handle(parse_head(request), UNIDENTIFIED)
         for request in (get(path), get(path).replace(b"GET", b"HEAD", 1))
     )
+    assert isinstance(by_get, Response)
+    assert isinstance(by_head, Response)
     assert by_get.parts[0] == by_head.parts[0]
     assert by_get.counter is by_head.counter
 
@@ -107,8 +110,8 @@ def test_head_is_what_get_is_for_scrapers(sock: socket.socket, path: str) -> Non
 def test_scrapers_may_not_post(sock: socket.socket) -> None:
     server = MetricsServer(sock, ring_with(held_key()), Counters())
     request = get("/metrics").replace(b"GET", b"POST", 1)
-    answer = server._listener._handle(parse_head(request), UNIDENTIFIED)
-    (answered,) = split_responses(b"".join(answer.parts))
+    response = server._listener._handle(parse_head(request), UNIDENTIFIED)
+    answered = received(response)
     assert (answered.status, answered.code) == (405, "serve.method")
     assert answered.headers["Allow"] == "GET, HEAD"
 
@@ -116,7 +119,5 @@ def test_scrapers_may_not_post(sock: socket.socket) -> None:
 def test_scrapers_send_no_body(sock: socket.socket) -> None:
     server = MetricsServer(sock, ring_with(held_key()), Counters())
     head = parse_head(get("/metrics", "Content-Length: 1"))
-    (answered,) = split_responses(
-        b"".join(server._listener._handle(head, UNIDENTIFIED).parts)
-    )
+    answered = received(server._listener._handle(head, UNIDENTIFIED))
     assert (answered.status, answered.code) == (400, "serve.body")

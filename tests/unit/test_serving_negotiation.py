@@ -57,7 +57,7 @@ def test_an_oct_key_has_raw_bytes() -> None:
     assert choose_form("application/octet-stream", OCT).form == "raw"
 
 
-def test_a_key_without_a_jwk_gives_anybody_its_first_form() -> None:
+def test_a_key_without_a_jwk_is_served_in_its_first_form() -> None:
     assert choose_form("*/*", ("der", "pem")).form == "pem"
 
 

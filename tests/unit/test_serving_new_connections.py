@@ -1,4 +1,4 @@
-"""Requests that come with their connections, and are answered before one is made."""
+"""Requests on new connections, and their responses from the cache."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def test_a_request_that_comes_with_its_connection_is_answered() -> None:
     def test(server: InMemoryServer) -> None:
         for _ in range(3):
             sock = server.visit(LAST_KEY)
-            (answer,) = split_responses(sock.sent)
-            assert (answer.status, answer.body) == (200, FORMS["jwk"])
-            assert answer.headers["Connection"] == "close"
+            (response,) = split_responses(sock.sent)
+            assert (response.status, response.body) == (200, FORMS["jwk"])
+            assert response.headers["Connection"] == "close"
             assert sock.closed
         assert server.counters.requests["api", "get", "ok"].value == 3
         assert server.counters.connections["api"] == 0
@@ -63,11 +63,11 @@ def test_what_was_answered_before_is_not_answered_so_after_a_rotation() -> None:
     def test(server: InMemoryServer) -> None:
         server.visit(LAST_KEY)
         ring.put(held_key(version=NEXT_VERSION, forms={"jwk": b"{}"}))
-        (answer,) = split_responses(server.visit(LAST_KEY).sent)
-        assert answer.body == b"{}"
+        (response,) = split_responses(server.visit(LAST_KEY).sent)
+        assert response.body == b"{}"
         ring.drop(ALIAS, KeyState.DENIED)
-        (answer,) = split_responses(server.visit(LAST_KEY).sent)
-        assert answer.status == 503
+        (response,) = split_responses(server.visit(LAST_KEY).sent)
+        assert response.status == 503
 
     with_server(ring, test)
 
@@ -152,8 +152,8 @@ def test_an_answer_as_before_that_is_taken_slowly_is_whole() -> None:
         assert not sock.closed
         assert server.counters.in_flight["api"] == 1
         sock.make_room()
-        (answer,) = split_responses(sock.sent)
-        assert (answer.status, answer.body) == (200, FORMS["jwk"])
+        (response,) = split_responses(sock.sent)
+        assert (response.status, response.body) == (200, FORMS["jwk"])
         assert sock.closed
         assert server.counters.in_flight["api"] == 0
 

@@ -1,4 +1,4 @@
-"""What is answered while two versions of a key are held."""
+"""Responses while the agent holds two versions of a key."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from support.serving import (
     everybody_in,
     get,
     held_key,
+    received,
     ring_with,
-    split_responses,
 )
 
 from skragent.keyring import Keyring, KeyState
@@ -44,9 +44,8 @@ class Rotated:
         self.ring.put(successor, keeps_previous=True)
 
     def ask(self, path: str, *headers: str) -> ReceivedResponse:
-        answer = self.api.handle(parse_head(get(path, *headers)), CALLER)
-        (answered,) = split_responses(b"".join(answer.parts))
-        return answered
+        response = self.api.handle(parse_head(get(path, *headers)), CALLER)
+        return received(response)
 
 
 @pytest.fixture
@@ -54,20 +53,20 @@ def rotated() -> Rotated:
     return Rotated()
 
 
-def test_who_asks_for_the_key_gets_the_new_version(rotated: Rotated) -> None:
-    answer = rotated.ask(KEY)
-    assert (answer.headers["ETag"], answer.body) == (f'"{NEXT_VERSION}"', NEW_JWK)
+def test_the_key_is_served_in_its_new_version(rotated: Rotated) -> None:
+    response = rotated.ask(KEY)
+    assert (response.headers["ETag"], response.body) == (f'"{NEXT_VERSION}"', NEW_JWK)
 
 
-def test_who_asks_for_the_version_before_gets_it(rotated: Rotated) -> None:
-    answer = rotated.ask(f"{KEY}?version={VERSION}")
-    assert (answer.headers["ETag"], answer.body) == (f'"{VERSION}"', FORMS["jwk"])
+def test_the_version_before_is_served_on_request(rotated: Rotated) -> None:
+    response = rotated.ask(f"{KEY}?version={VERSION}")
+    assert (response.headers["ETag"], response.body) == (f'"{VERSION}"', FORMS["jwk"])
     assert rotated.ask(KEY).body == NEW_JWK
 
 
-def test_the_public_half_of_the_version_before_is_had_as_well(rotated: Rotated) -> None:
-    answer = rotated.ask(f"{KEY}/public?version={VERSION}")
-    assert answer.headers["ETag"] == f'"{VERSION}"'
+def test_the_public_half_of_the_version_before_is_served(rotated: Rotated) -> None:
+    response = rotated.ask(f"{KEY}/public?version={VERSION}")
+    assert response.headers["ETag"] == f'"{VERSION}"'
 
 
 def test_both_versions_are_listed(rotated: Rotated) -> None:
@@ -81,6 +80,6 @@ def test_after_the_overlap_there_is_only_the_new_one(rotated: Rotated) -> None:
     assert rotated.ask(KEY).body == NEW_JWK
 
 
-def test_a_dropped_key_is_had_in_no_version(rotated: Rotated) -> None:
+def test_a_dropped_key_is_served_in_no_version(rotated: Rotated) -> None:
     rotated.ring.drop(ALIAS, KeyState.DROPPED)
     assert rotated.ask(f"{KEY}?version={VERSION}").code == "serve.not_ready"

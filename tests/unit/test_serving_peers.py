@@ -1,4 +1,4 @@
-"""Reading who is there, from our own process and children of it."""
+"""Identities of peers: of this process and of its children."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_our_own_process_is_recognised() -> None:
         assert identify(ours) == Peer(os.getuid(), os.getgid(), os.getpid(), groups)
 
 
-def test_the_unit_is_not_looked_for_where_nobody_wants_it(
+def test_the_unit_is_not_read_if_no_rule_has_a_unit(
     connection: RefusingSocket,
 ) -> None:
     connection.refusal = errno.EIO  # would be a caller without a unit
@@ -75,7 +75,7 @@ def test_no_descriptor_is_left_behind(*, wants_unit: bool) -> None:
 
 
 @pytest.mark.parametrize("refusal", [errno.ESRCH, errno.EINVAL, errno.ENODATA])
-def test_a_caller_whom_the_kernel_cannot_hold_has_no_unit(
+def test_a_caller_without_a_pidfd_has_no_unit(
     connection: RefusingSocket, refusal: int
 ) -> None:
     connection.refusal = refusal
@@ -88,7 +88,7 @@ def test_without_peer_pidfds_nothing_is_pinned(connection: RefusingSocket) -> No
     assert (peer.pid, peer.is_pinned) == (os.getpid(), False)
 
 
-def test_a_caller_whom_the_kernel_does_not_name_is_an_error(
+def test_an_unidentified_caller_is_an_error(
     connection: RefusingSocket,
 ) -> None:
     connection.option = socket.SO_PEERCRED
@@ -164,7 +164,7 @@ def proc(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proc]:
 
 
 @pytest.mark.usefixtures("proc")
-def test_a_unit_is_not_told_of_who_is_not_asked_for_it(
+def test_a_peer_has_no_unit_unless_it_is_needed(
     connection: RefusingSocket,
 ) -> None:
     connection.option = -1  # it tells everything
@@ -191,7 +191,7 @@ def test_a_process_that_has_ended_has_not_the_unit_that_its_number_is_in(
 
 @pytest.mark.usefixtures("proc")
 @pytest.mark.parametrize("refusal", [errno.ESRCH, errno.EINVAL, errno.ENODATA])
-def test_a_caller_whom_the_kernel_cannot_hold_has_not_the_unit_of_its_number(
+def test_a_caller_without_a_pidfd_does_not_get_the_unit_of_its_process_id(
     connection: RefusingSocket, refusal: int
 ) -> None:
     connection.refusal = refusal
@@ -208,16 +208,14 @@ def test_without_peer_pidfds_the_unit_is_that_of_the_number(
 
 
 def test_the_unit_stands_in_the_hierarchy_that_pid_1_is_in(proc: Proc) -> None:
-    """Another one may be anybody's, who makes groups of any name in it."""
+    """A process outside of systemd's hierarchy may create groups with any name."""
     proc.files[1] = b"1:name=systemd:/\n0::/init.scope\n"
     proc.files[7] = b"1:name=systemd:/evil.service\n" + IN_UNIT
     assert unit_of(7).unit == "app.service"
 
 
 @pytest.mark.parametrize(("size", "count"), [(2048, 1), (2049, 0)])
-def test_what_strangers_can_make_us_remember_is_short(
-    proc: Proc, size: int, count: int
-) -> None:
+def test_long_cgroup_texts_are_not_cached(proc: Proc, size: int, count: int) -> None:
     text = IN_UNIT.rstrip() + b"/"
     proc.files[7] = text + b"x" * (size - len(text))
     assert unit_of(7).unit == "app.service"

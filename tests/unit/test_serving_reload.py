@@ -58,8 +58,8 @@ class Waiter:
         self.told: list[ReceivedResponse] = []
         self.long_poll: LongPoll | None = None
 
-    def deliver(self, answer: Response) -> None:
-        self.told += split_responses(b"".join(answer.parts))
+    def deliver(self, response: Response) -> None:
+        self.told += split_responses(b"".join(response.parts))
         assert self.long_poll is not None
         self.long_poll.cancel()
 
@@ -117,16 +117,16 @@ def test_one_that_takes_too_long_is_answered_all_the_same(admin: Admin) -> None:
 def test_a_file_is_not_sent_along() -> None:
     control = Control()
     api = AdminApi(ring_with(held_key()), Counters(), control)
-    answer = api.handle(parse_head(RELOAD).with_body(b"[keys.a]"), ROOT)
-    assert isinstance(answer, Response)
-    (answered,) = split_responses(b"".join(answer.parts))
+    response = api.handle(parse_head(RELOAD).with_body(b"[keys.a]"), ROOT)
+    assert isinstance(response, Response)
+    (answered,) = split_responses(b"".join(response.parts))
     assert json.loads(answered.body)["code"] == "serve.body"
     assert control.listeners == []
 
 
-def test_nobody_but_root_may() -> None:
+def test_only_root_may_reload() -> None:
     control = Control()
     api = AdminApi(ring_with(held_key()), Counters(), control)
-    answer = api.handle(parse_head(RELOAD), Peer(uid=54321, gid=0, pid=1))
-    assert isinstance(answer, Response)
+    response = api.handle(parse_head(RELOAD), Peer(uid=54321, gid=0, pid=1))
+    assert isinstance(response, Response)
     assert control.listeners == []

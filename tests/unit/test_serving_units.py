@@ -40,7 +40,7 @@ def test_where_both_are_mounted_systemds_own_counts() -> None:
     assert parse_cgroup("".join(reversed(text.splitlines(keepends=True)))) == APP
 
 
-def test_a_process_in_systemds_root_has_no_unit_whatever_version_2_says() -> None:
+def test_a_process_in_the_root_of_systemd_has_no_unit_despite_version_2() -> None:
     text = "1:name=systemd:/\n0::/system.slice/app.service\n"
     assert parse_cgroup(text) == NO_UNIT
 
@@ -69,7 +69,7 @@ def test_a_hierarchy_of_another_name_does_not_count() -> None:
         (f"/{'a' * 247}.service", f"{'a' * 247}.service"),
     ],
 )
-def test_the_unit_is_the_first_component_that_is_no_slice(path: str, unit: str) -> None:
+def test_the_unit_is_the_first_component_below_the_slices(path: str, unit: str) -> None:
     assert in_unified(path) == CallerUnit(unit)
 
 
@@ -144,7 +144,7 @@ def test_only_a_users_manager_has_units_inside() -> None:
         "/app.service/",
     ],
 )
-def test_what_is_no_unit_of_systemds_is_none(path: str) -> None:
+def test_other_paths_have_no_unit(path: str) -> None:
     assert in_unified(path) == NO_UNIT
 
 

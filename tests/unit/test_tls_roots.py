@@ -1,4 +1,4 @@
-"""TLS trusts the certificates that OpenSSL can read; a warning names the others."""
+"""TLS trusts the readable certificates of a bundle; the others are described."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_fifo_is_refused_without_waiting(tmp_path: Path) -> None:
         make_tls_context(str(tmp_path / "fifo"))
 
 
-def test_a_broken_block_in_the_systems_file_does_not_disable_its_roots(
+def test_a_broken_block_in_the_systems_file_does_not_take_its_roots_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path, pem(GOOD), BROKEN, pem(OTHER))

@@ -1,4 +1,4 @@
-"""Tracebacks are short after every failure, and omit messages on request."""
+"""Tracebacks are always short, and quote messages only if they may."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def other(depth: int) -> int:
     return recurse(depth + 1)
 
 
-def test_the_traceback_of_an_endless_recursion_is_short() -> None:
+def test_an_endless_recursion_is_rendered_in_a_few_lines() -> None:
     error = caught(recurse)
     assert isinstance(error, RecursionError)
     text = describe(error, with_messages=False)
@@ -43,7 +43,7 @@ def test_the_traceback_of_an_endless_recursion_is_short() -> None:
     assert lines[-1] == "builtins.RecursionError"
 
 
-def test_the_location_of_an_endless_recursion_is_its_beginning() -> None:
+def test_the_place_of_an_endless_recursion_is_where_it_began() -> None:
     places = {place_of(caught(recurse)) for _ in range(2)}
     places.add(place_of(caught(lambda: recurse(5))))
     assert len(places) == 1
@@ -64,7 +64,7 @@ def test_the_first_and_the_last_frames_are_kept() -> None:
     assert text.endswith("builtins.ValueError: deepest\n")
 
 
-def test_a_short_traceback_is_complete() -> None:
+def test_a_short_traceback_is_whole() -> None:
     def fail() -> None:
         raise ValueError
 
@@ -73,7 +73,7 @@ def test_a_short_traceback_is_complete() -> None:
     assert text.splitlines()[-1] == "builtins.ValueError"
 
 
-def test_the_chain_of_earlier_exceptions_is_limited() -> None:
+def test_the_chain_of_earlier_exceptions_is_bounded() -> None:
     def chain(n: int) -> None:
         try:
             int("x") if n == 0 else chain(n - 1)
@@ -86,21 +86,21 @@ def test_the_chain_of_earlier_exceptions_is_limited() -> None:
     assert text.endswith("builtins.ValueError\n")
 
 
-def test_an_exception_that_is_its_own_cause_is_formatted_once() -> None:
+def test_an_exception_that_is_its_own_cause_ends() -> None:
     error, earlier = ValueError("a"), KeyError("b")
     error.__cause__, earlier.__cause__ = earlier, error
     text = describe(error, with_messages=False)
     assert text.count("builtins.ValueError") == 1
 
 
-def test_messages_that_may_be_secret_are_omitted() -> None:
+def test_messages_are_left_out_where_they_may_be_secret() -> None:
     text = describe(caught(lambda: int("the-secret")), with_messages=False)
     assert text.endswith("builtins.ValueError\n")
-    # The traceback has the line of code but no value.
+    # The line of code is there, and nothing that it was about.
     assert "invalid literal" not in text
 
 
-def test_a_message_whose_formatting_fails_is_omitted() -> None:
+def test_a_message_that_cannot_be_made_is_left_out() -> None:
     class OddError(Exception):
         def __str__(self) -> str:
             raise ValueError
@@ -109,11 +109,11 @@ def test_a_message_whose_formatting_fails_is_omitted() -> None:
     assert text.endswith("OddError\n")
 
 
-def test_an_exception_that_was_never_raised_has_no_location() -> None:
+def test_an_exception_that_was_never_raised_has_no_place() -> None:
     assert place_of(ValueError()) == "?"
 
 
-def test_two_lines_have_different_locations() -> None:
+def test_places_tell_two_lines_apart() -> None:
     def fail(*, early: bool) -> None:
         if early:
             raise ValueError

@@ -1,4 +1,4 @@
-"""Statuses, Retry-After and library errors, as errors of ours."""
+"""Statuses, Retry-After and library errors as AgentErrors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_other_statuses_are_the_callers_to_judge(status: int) -> None:
         (599, "transport.server"),
     ],
 )
-def test_a_service_that_cannot_now_is_to_be_asked_again(status: int, code: str) -> None:
+def test_a_temporary_failure_of_a_service_is_retried(status: int, code: str) -> None:
     with pytest.raises(TransportError) as caught:
         raise_for_status(answer(status), "MAA")
     assert caught.value.code == code

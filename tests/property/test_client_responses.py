@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from skragent.client import SkragentError
 from skragent.client.exchange import (
     JSON,
-    Answer,
     Key,
     Request,
+    Response,
     keys_of,
     pause_after,
     text_of,
@@ -60,8 +60,8 @@ def answer(status: int, headers: dict[str, str], body: bytes) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
-def read(raw: bytes, request: Request) -> Answer:
-    found = Answer()
+def read(raw: bytes, request: Request) -> Response:
+    found = Response()
     if not found.feed(raw):
         found.feed(b"")
     return found.judged(request)

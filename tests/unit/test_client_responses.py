@@ -27,7 +27,7 @@ CLIENT = Path(__file__).resolve().parents[2] / "skragent" / "client"
 
 @contextlib.contextmanager
 def answering(directory: Path, answer: bytes) -> Iterator[tuple[Path, list[bytes]]]:
-    """Answer one request with these bytes."""
+    """Response one request with these bytes."""
     path = directory / "s"
     asked: list[bytes] = []
     with socket.socket(socket.AF_UNIX) as server:
@@ -175,7 +175,7 @@ def test_a_socket_that_is_not_for_us_is_no_passing_trouble(
     error = unreachable(str(tmp_path), PermissionError(13, "Permission denied"))
     assert (error.code, error.is_temporary) == ("client.forbidden", False)
     (tmp_path / "file").touch()
-    with pytest.raises(SkragentError, match="is no socket"):
+    with pytest.raises(SkragentError, match="is not a socket"):
         fetch_pem(tmp_path / "file", is_async=is_async)
 
 
