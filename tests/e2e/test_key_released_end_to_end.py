@@ -238,7 +238,7 @@ def test_a_report_with_this_chips_id_and_another_chips_signature_is_refused(
         assert refused_with(agent) == "evidence.signature"
 
 
-def test_a_policy_that_the_token_does_not_meet_denies_the_release(
+def test_a_policy_that_the_token_does_not_satisfy_denies_the_release(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     create_key(emulator, "strict:P-256")
