@@ -52,7 +52,7 @@ last attempt, and cause and remedy under each key that has a problem.
 --watch continues while the agent restarts. With --json it prints one line per change.
 
 exit status:
-  0    the status was printed, whatever it says
+  0    the status was printed, independent of its content
   69   the socket does not belong to an agent
   73   the output could not be written
   75   the agent is not running or does not respond

@@ -31,7 +31,7 @@ def verify_report_signature(report: SnpReport, signer: x509.Certificate) -> None
     Raises:
         BindingError: evidence.signature
     """
-    problem = _judge_signature(report)
+    problem = _find_problem(report)
     if problem:
         raise _error(f"the report's signature cannot be valid: {problem}")
     try:
@@ -54,7 +54,7 @@ def _error(message: str) -> BindingError:
     return BindingError(message, code="evidence.signature")
 
 
-def _judge_signature(report: SnpReport) -> str:
+def _find_problem(report: SnpReport) -> str:
     """Return why the report's fields rule out a valid signature; else empty."""
     if report.key_info.is_chip_key_masked:
         return "the host masked it (MASK_CHIP_KEY)"

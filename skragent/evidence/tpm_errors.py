@@ -105,7 +105,7 @@ def make_tpm_error(command: str, rc: int, text: str) -> TpmError:
         rc: the response code.
         text: the library's name of the code.
     """
-    code, disposition, hint = _judge(rc)
+    code, disposition, hint = _map_code(rc)
     return TpmError(
         f"{command} failed: {text} ({rc:#x})",
         command=command,
@@ -128,7 +128,7 @@ def make_library_error(command: str, text: str) -> TpmError:
     )
 
 
-def _judge(rc: int) -> tuple[str, Disposition, str]:
+def _map_code(rc: int) -> tuple[str, Disposition, str]:
     if rc & _LAYER_MASK == _TCTI_LAYER:
         hint = "Check that the TPM of `vtpm.tcti` exists and answers."
         return "evidence.tpm.unreachable", Disposition.RETRY, hint

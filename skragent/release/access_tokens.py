@@ -126,7 +126,7 @@ class AccessTokens:
         try:
             found = self._credential.get_token_info(scope, options=options)
         except Exception as error:  # the one boundary to azure-identity and msal
-            raise judge_identity_failure(
+            raise map_identity_failure(
                 error,
                 self._retry_after,
                 status=self._status,
@@ -146,7 +146,7 @@ class AccessTokens:
         self._retry_after = find_retry_after(response.status_code, response.headers)
 
 
-def judge_identity_failure(
+def map_identity_failure(
     error: Exception,
     retry_after: float | None = None,
     *,

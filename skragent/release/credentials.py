@@ -26,8 +26,8 @@ from skragent.certificates import CertificateError, reading
 from skragent.errors import Disposition, IdentityError
 from skragent.files import read_regular
 from skragent.release.identity_certificate import (
-    judge_identity_certificate,
     judge_lifetime,
+    require_identity_certificate,
 )
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def judge_file(identity: Identity, now: datetime) -> str:
     with _naming_file(identity):
         if identity.certificate:
             data = read_regular(identity.certificate, max_bytes=MAX_CERTIFICATE_BYTES)
-            return judge_lifetime(judge_identity_certificate(data), now)
+            return judge_lifetime(require_identity_certificate(data), now)
         if identity.secret_file:
             _read_secret(identity.secret_file)
         elif identity.token_file:
@@ -154,7 +154,7 @@ def _of_certificate(path: str, common: dict[str, Any]) -> SupportsTokenInfo:
 
 def _read_certificate(path: str) -> bytes:
     data = read_regular(path, max_bytes=MAX_CERTIFICATE_BYTES)
-    judge_identity_certificate(data)
+    require_identity_certificate(data)
     return data
 
 

@@ -37,7 +37,7 @@ _PKCS7_DATA: Final = bytes.fromhex("06092a864886f70d010701")
 _PFX_HEAD_BYTES: Final = 32
 
 
-def judge_identity_certificate(data: bytes) -> x509.Certificate:
+def require_identity_certificate(data: bytes) -> x509.Certificate:
     """Require a certificate and its RSA private key, as PEM or PFX, without a password.
 
     Returns:

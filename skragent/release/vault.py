@@ -14,7 +14,7 @@ from azure.keyvault.keys import KeyClient
 
 from skragent.errors import AgentError, IdentityError, MalformedReleaseError
 from skragent.release.envelope import is_version
-from skragent.release.vault_failures import judge_refusal
+from skragent.release.vault_failures import map_refusal
 from skragent.release.vault_transport import VaultTransport, WarmError
 from skragent.transport.failures import translate
 
@@ -90,7 +90,7 @@ class VaultClient:
         except Exception as error:
             response = self._transport.response
             if response is None or _is_about_challenge(error):
-                raise self._judge(error, name) from error
+                raise self._map_error(error, name) from error
         finally:
             self._transport.is_warming = False
 
@@ -115,7 +115,7 @@ class VaultClient:
         except AgentError:
             raise
         except Exception as error:
-            raise self._judge(error, request.name) from error
+            raise self._map_error(error, request.name) from error
         if not isinstance(value, str):
             raise MalformedReleaseError(f"{self._name(request.name)}: no release")
         return value
@@ -131,7 +131,7 @@ class VaultClient:
         except AgentError:
             raise
         except Exception as error:
-            refusal = self._judge(error, name)
+            refusal = self._map_error(error, name)
             if refusal.code == "release.denied.permission":
                 return ""
             raise refusal from error
@@ -142,7 +142,7 @@ class VaultClient:
     def _name(self, key: str) -> str:
         return f"{self.url}/keys/{key}"
 
-    def _judge(self, error: Exception, key: str) -> AgentError:
+    def _map_error(self, error: Exception, key: str) -> AgentError:
         """Return the error for any exception of the SDK.
 
         A response that arrived decides, and not the SDK's exception.
@@ -155,7 +155,7 @@ class VaultClient:
             )
         response = self._transport.response
         if response is not None and response.status_code != HTTPStatus.OK:
-            return judge_refusal(
+            return map_refusal(
                 response.status_code,
                 response.headers,
                 response.content,

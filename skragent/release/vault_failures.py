@@ -77,7 +77,7 @@ class _Body(msgspec.Struct):
     error: _Error
 
 
-def judge_refusal(
+def map_refusal(
     status: int, headers: Mapping[str, str], body: bytes, *, what: str
 ) -> AgentError:
     """Return the error for a vault's response other than 200.
@@ -107,7 +107,7 @@ def judge_refusal(
             hint=_HINTS.get(status, SERVER_HINT),
             retry_after=retry_after,
         )
-    error = _judge_denial(status, about, problem) if problem else None
+    error = _map_denial(status, about, problem) if problem else None
     if error is None:
         error = TransportError(about, code="transport.unexpected", hint=_FOREIGN_HINT)
     if error.disposition is not Disposition.DENIED:  # a denial has a fixed schedule
@@ -115,10 +115,10 @@ def judge_refusal(
     return error
 
 
-def _judge_denial(status: int, about: str, problem: _Error) -> AgentError | None:
+def _map_denial(status: int, about: str, problem: _Error) -> AgentError | None:
     """Return the error for the vault's own error; None if it has no such status."""
     if status == HTTPStatus.FORBIDDEN:
-        return _judge_forbidden(about, problem)
+        return _map_forbidden(about, problem)
     is_deleted = not _IS_DELETED.isdisjoint((problem.code, problem.inner))
     if status in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT) and is_deleted:
         return ReleaseDeniedError(about, code="release.not_found", hint=_NOT_FOUND_HINT)
@@ -140,7 +140,7 @@ def _judge_denial(status: int, about: str, problem: _Error) -> AgentError | None
     )
 
 
-def _judge_forbidden(about: str, problem: _Error) -> AgentError:
+def _map_forbidden(about: str, problem: _Error) -> AgentError:
     refusal = find_refusal((problem.code, problem.inner), problem.message)
     if refusal is None:
         return ReleaseDeniedError(about, hint="The vault gave no more precise reason.")

@@ -56,7 +56,7 @@ def ask(directory: Path, request: bytes, limits: Limits) -> ReceivedResponse:
 
 
 @pytest.mark.parametrize(("size", "status"), [(100, 200), (400, 431)])
-def test_the_bounds_that_are_set_hold_for_administrators_too(
+def test_limits_apply_to_admin_sock_as_well(
     tmp_path: Path, size: int, status: int
 ) -> None:
     request = get("/v1/status", f"X: {'x' * size}")

@@ -50,14 +50,14 @@ def server(directory: Path) -> Iterator[RunningCredentials]:
     ("credential", "form"),
     [("db", "pem"), ("db.pem", "pem"), ("db.der", "der"), ("db.jwk", "jwk")],
 )
-def test_a_unit_gets_its_key_in_the_form_that_its_name_says(
+def test_the_name_of_a_credential_chooses_the_form(
     server: RunningCredentials, credential: str, form: str
 ) -> None:
     expected = dict(FORMS)[form]  # type: ignore[index]
     assert Asking(server.path, credential).read() == expected
 
 
-def test_a_symmetric_key_is_its_bytes_where_nothing_else_is_said(
+def test_a_symmetric_key_without_a_suffix_is_its_bytes(
     directory: Path,
 ) -> None:
     ring = ring_with(held_key(forms={"jwk": b"{}", "raw": b"k" * 32}))
@@ -76,7 +76,7 @@ def is_refused(asked: Asking) -> bool:
 @pytest.mark.parametrize(
     "credential", ["unknown", "other", "db.raw", "db.txt", "db.pem.pem", ".pem", "db."]
 )
-def test_what_is_not_for_the_unit_makes_it_fail(
+def test_a_denied_credential_makes_the_unit_fail(
     server: RunningCredentials, credential: str
 ) -> None:
     assert is_refused(Asking(server.path, credential))
@@ -99,7 +99,7 @@ def test_another_unit_fails(server: RunningCredentials) -> None:
         b"\0" + b"ab/unit/web.service/" + b"d" * 80,
     ],
 )
-def test_an_address_that_is_not_systemds_is_refused(
+def test_an_address_of_another_kind_is_rejected(
     server: RunningCredentials, address: bytes
 ) -> None:
     assert is_refused(Asking(server.path, address))
@@ -136,7 +136,7 @@ def test_an_address_of_systemd_counts_only_from_uid_0(
     assert int(done.stdout) > TOO_MUCH
 
 
-def test_a_unit_waits_for_a_key_that_is_not_there_yet(directory: Path) -> None:
+def test_a_unit_waits_for_a_key_that_is_not_held_yet(directory: Path) -> None:
     ring = ring_with(waiting=[ALIAS])
     with RunningCredentials(directory, ring, RULE) as server:
         asked = Asking(server.path, "db.pem")
@@ -146,13 +146,13 @@ def test_a_unit_waits_for_a_key_that_is_not_there_yet(directory: Path) -> None:
         assert asked.read() == FORMS["pem"]
 
 
-def test_a_unit_does_not_wait_for_ever(directory: Path) -> None:
+def test_the_wait_of_a_unit_has_a_limit(directory: Path) -> None:
     ring = ring_with(waiting=[ALIAS])
     with RunningCredentials(directory, ring, RULE, wait_seconds=0.0) as server:
         assert is_refused(Asking(server.path, "db"))
 
 
-def test_a_unit_that_waits_survives_a_denial_that_is_taken_back(
+def test_a_waiting_unit_gets_a_key_that_was_denied_in_between(
     directory: Path,
 ) -> None:
     ring = ring_with(waiting=[ALIAS])
@@ -164,7 +164,7 @@ def test_a_unit_that_waits_survives_a_denial_that_is_taken_back(
         assert asked.read() == FORMS["pem"]
 
 
-def test_a_unit_that_waits_fails_when_its_rule_is_taken_away(directory: Path) -> None:
+def test_a_waiting_unit_fails_when_its_rule_is_removed(directory: Path) -> None:
     ring = ring_with(waiting=[ALIAS])
     with RunningCredentials(directory, ring, RULE) as server:
         asked = Asking(server.path, "db")
@@ -174,7 +174,7 @@ def test_a_unit_that_waits_fails_when_its_rule_is_taken_away(directory: Path) ->
         assert is_refused(asked)
 
 
-def test_a_unit_that_is_stopped_while_it_waits_is_forgotten(directory: Path) -> None:
+def test_a_unit_that_stops_while_it_waits_is_removed(directory: Path) -> None:
     ring = ring_with(waiting=[ALIAS])
     with RunningCredentials(directory, ring, RULE) as server:
         asked = Asking(server.path, "db")
@@ -184,7 +184,7 @@ def test_a_unit_that_is_stopped_while_it_waits_is_forgotten(directory: Path) -> 
         assert server.systemd.kept == {}
 
 
-def test_an_orderly_end_makes_the_unit_fail(directory: Path) -> None:
+def test_an_orderly_stop_makes_waiting_units_fail(directory: Path) -> None:
     ring = ring_with(waiting=[ALIAS])
     with RunningCredentials(directory, ring, RULE) as server:
         asked = Asking(server.path, "db")
@@ -197,7 +197,7 @@ def test_an_orderly_end_makes_the_unit_fail(directory: Path) -> None:
         assert received == [True]
 
 
-def test_systemd_keeps_no_connection_that_was_answered(
+def test_a_served_connection_leaves_the_descriptor_store(
     server: RunningCredentials,
 ) -> None:
     Asking(server.path, "db").read()
@@ -207,13 +207,13 @@ def test_systemd_keeps_no_connection_that_was_answered(
     assert server.call(lambda: server.counters.connections["credentials"]) == 0
 
 
-def test_answers_and_refusals_are_counted(server: RunningCredentials) -> None:
+def test_responses_and_rejections_are_counted(server: RunningCredentials) -> None:
     for credential in ("db", "db.pem", "unknown", "db.raw"):
         Asking(server.path, credential).read()
     assert server.answered() == {"ok": 2, "serve.denied": 2}
 
 
-def test_a_key_that_a_socket_does_not_take_at_once_makes_the_unit_fail(
+def test_a_key_that_the_socket_accepts_in_part_makes_the_unit_fail(
     directory: Path,
 ) -> None:
     """A part of a key would be a credential, too."""
@@ -282,7 +282,7 @@ def test_an_agent_killed_before_its_response_leaves_no_empty_credential(
 
 
 @pytest.mark.parametrize("sent", [FORMS["pem"], b"", bytes(1000)])
-def test_what_a_killed_agent_may_have_answered_is_refused_and_not_answered_again(
+def test_a_connection_that_a_killed_agent_may_have_served_is_rejected(
     directory: Path, sent: bytes
 ) -> None:
     """The agent was killed before, within or after its response."""
@@ -310,7 +310,7 @@ def test_what_a_killed_agent_may_have_answered_is_refused_and_not_answered_again
 
 
 @pytest.mark.parametrize("state", [KeyState.CURRENT, None])
-def test_an_answer_is_marked_where_a_successor_finds_it(
+def test_a_connection_is_marked_before_the_first_byte(
     directory: Path, state: KeyState | None
 ) -> None:
     ring = ring_with(waiting=[ALIAS])
@@ -328,7 +328,7 @@ def test_an_answer_is_marked_where_a_successor_finds_it(
             assert has_begun(copy)
 
 
-def test_a_refusal_that_is_read_slowly_is_finished_before_the_end(
+def test_a_slowly_read_rejection_is_complete_before_the_stop(
     directory: Path,
 ) -> None:
     ring = ring_with(waiting=[ALIAS])
@@ -344,7 +344,7 @@ def test_a_refusal_that_is_read_slowly_is_finished_before_the_end(
         ending.join(DEADLINE_SECONDS)
 
 
-def test_why_a_unit_was_refused_is_found_by_its_name(
+def test_the_journal_has_the_reason_of_a_rejection_by_unit(
     directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -37,7 +37,7 @@ def test_connections_above_the_limit_wait_in_the_backlog(
         assert [one.read() for one in (second, third)] == [FORMS["pem"]] * 2
 
 
-def test_a_unit_that_was_refused_is_not_answered_after_all(tmp_path: Path) -> None:
+def test_a_rejected_unit_does_not_get_the_key_later(tmp_path: Path) -> None:
     """Not even where it has not read its refusal when the key comes."""
     ring = ring_with(waiting=[ALIAS])
     with RunningCredentials(tmp_path, ring, RULE) as server:
@@ -52,7 +52,7 @@ def test_a_unit_that_was_refused_is_not_answered_after_all(tmp_path: Path) -> No
         assert server.answered() == {"serve.denied": 1}
 
 
-def test_a_unit_that_was_answered_is_not_refused_later(tmp_path: Path) -> None:
+def test_a_served_unit_is_not_rejected_later(tmp_path: Path) -> None:
     ring = ring_with(waiting=[ALIAS])
     with RunningCredentials(tmp_path, ring, RULE) as server:
         asked = Asking(server.path, "db.pem")
@@ -105,7 +105,7 @@ def test_an_unread_rejection_does_not_delay_the_stop(tmp_path: Path) -> None:
         ("", "did not get the key within 0 s"),
     ],
 )
-def test_why_a_key_did_not_come_is_written_down(
+def test_a_rejection_after_the_wait_logs_the_last_failure(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, failure: str, why: str
 ) -> None:
     ring = ring_with(waiting=[ALIAS])
@@ -117,7 +117,7 @@ def test_why_a_key_did_not_come_is_written_down(
     assert len(messages) == 1
 
 
-def test_a_unit_that_is_stopped_while_it_waits_is_forgotten_at_once(
+def test_a_unit_that_stops_while_it_waits_is_removed_at_once(
     tmp_path: Path,
 ) -> None:
     ring = ring_with(waiting=[ALIAS])
@@ -131,7 +131,7 @@ def test_a_unit_that_is_stopped_while_it_waits_is_forgotten_at_once(
         assert server.answered() == {}
 
 
-def test_a_unit_that_is_stopped_when_it_is_refused_is_nobodys_trouble(
+def test_a_unit_that_stops_during_its_rejection_disturbs_no_other_unit(
     tmp_path: Path,
 ) -> None:
     ring = ring_with(waiting=[ALIAS])
@@ -149,7 +149,7 @@ def test_a_unit_that_is_stopped_when_it_is_refused_is_nobodys_trouble(
         assert server.systemd.kept == {}
 
 
-def test_units_that_wait_are_counted_as_connections(tmp_path: Path) -> None:
+def test_waiting_units_are_counted_as_connections(tmp_path: Path) -> None:
     ring = ring_with(waiting=[ALIAS])
     with RunningCredentials(tmp_path, ring, RULE) as server:
         asked = Asking(server.path, "db")

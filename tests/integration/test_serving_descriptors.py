@@ -109,7 +109,7 @@ def test_a_slow_close_of_a_descriptor_delays_no_other_caller(
         assert end_of(connection) == b""  # ended, and not answered
 
 
-def test_nor_does_one_that_is_never_read(old: RunningServer) -> None:
+def test_an_unread_descriptor_delays_no_other_caller(old: RunningServer) -> None:
     old.call(lambda: old.ring.put(held_key(forms={"jwk": b"x" * 10_000})))
     with old.connect() as connection:
         connection.sendall(KEY * 200)  # whose answers are not taken
@@ -119,7 +119,9 @@ def test_nor_does_one_that_is_never_read(old: RunningServer) -> None:
             assert old.ask(get("/healthz")).status == 200
 
 
-def test_nor_does_one_whose_connection_is_refused(old: RunningServer) -> None:
+def test_a_descriptor_on_a_rejected_connection_delays_no_other_caller(
+    old: RunningServer,
+) -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(old.connect())
         stack.enter_context(old.connect())
@@ -131,7 +133,7 @@ def test_nor_does_one_whose_connection_is_refused(old: RunningServer) -> None:
         assert response.code == "serve.connections"
 
 
-def test_a_connection_counts_until_it_is_closed(old: RunningServer) -> None:
+def test_a_connection_counts_until_its_close_returns(old: RunningServer) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(4):
             connection = stack.enter_context(old.connect())
@@ -143,7 +145,7 @@ def test_a_connection_counts_until_it_is_closed(old: RunningServer) -> None:
     assert fetch(old) == FORMS["jwk"]
 
 
-def test_callers_without_descriptors_notice_nothing(old: RunningServer) -> None:
+def test_callers_without_descriptors_are_served_as_usual(old: RunningServer) -> None:
     with old.connect() as connection:
         connection.sendall(KEY * 100 + LAST)
         responses = split_responses(read_all(connection))
@@ -157,7 +159,7 @@ def test_callers_without_descriptors_notice_nothing(old: RunningServer) -> None:
     assert response.body == FORMS["jwk"]
 
 
-def test_a_kernel_that_can_refuses_to_send_descriptors_at_all(tmp_path: Path) -> None:
+def test_a_new_kernel_refuses_descriptors(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         try:

@@ -110,7 +110,7 @@ def test_curl_sends_no_host_with_http_1_0(services: Services) -> None:
 
 @needs("curl")
 @pytest.mark.parametrize("path", [KEY, "/v1/status", "/healthz", "/v1/keys"])
-def test_curl_asks_with_head(services: Services, path: str) -> None:
+def test_curl_sends_head(services: Services, path: str) -> None:
     url = f"http://localhost{path}"
     body, _ = curl(url, sock=services.api)
     headers, _ = curl("--head", url, sock=services.api)
@@ -120,7 +120,7 @@ def test_curl_asks_with_head(services: Services, path: str) -> None:
 
 @needs("curl")
 @pytest.mark.parametrize("path", ["/metrics", "/healthz"])
-def test_curl_asks_for_metrics_with_head(services: Services, path: str) -> None:
+def test_curl_sends_head_for_metrics(services: Services, path: str) -> None:
     url = f"http://127.0.0.1:{services.metrics_port}{path}"
     headers, _ = curl("--head", url)
     assert headers.startswith("HTTP/1.1 200 OK")
@@ -147,7 +147,7 @@ def test_curl_waits_for_100_continue(services: Services) -> None:
 
 
 @needs("curl")
-def test_curl_does_not_send_a_body_that_is_not_wanted(services: Services) -> None:
+def test_curl_sends_no_body_without_100_continue(services: Services) -> None:
     waits = ("--header", "Expect: 100-continue", "--expect100-timeout", "3600")
     url = f"http://localhost{KEY}"
     body, said = curl(*waits, "--data", ORDER, url, sock=services.api)
@@ -244,7 +244,7 @@ def is_listening(sock: Path) -> bool:
 
 @needs("nginx")
 @pytest.mark.parametrize("prefix", ["", "/kept"])
-def test_nginx_hands_on_get_and_head(nginx: Path, prefix: str) -> None:
+def test_nginx_forwards_get_and_head(nginx: Path, prefix: str) -> None:
     url = f"http://localhost{prefix}{KEY}"
     with unix_session(nginx) as session:
         for _ in range(3):
@@ -257,7 +257,7 @@ def test_nginx_hands_on_get_and_head(nginx: Path, prefix: str) -> None:
 
 
 @needs("nginx")
-def test_nginx_hands_on_refusals(nginx: Path) -> None:
+def test_nginx_forwards_errors(nginx: Path) -> None:
     with unix_session(nginx) as session:
         response = session.get(
             "http://localhost/v1/keys/other", timeout=DEADLINE_SECONDS
@@ -267,7 +267,7 @@ def test_nginx_hands_on_refusals(nginx: Path) -> None:
 
 @needs("nginx")
 @pytest.mark.parametrize("prefix", ["/admin", "/unbuffered"])
-def test_nginx_hands_on_chunks(services: Services, nginx: Path, prefix: str) -> None:
+def test_nginx_forwards_chunks(services: Services, nginx: Path, prefix: str) -> None:
     pieces = iter([ORDER[:5].encode(), ORDER[5:].encode()])
     with unix_session(nginx) as session:
         response = session.post(

@@ -64,7 +64,7 @@ def identify_from(groups: Groups, path: str) -> Peer:
 @pytest.mark.parametrize(
     "who", [(1234, 2345, []), (1234, 2345, [7, 70000]), (0, 0, []), (0, 5, [5, 6])]
 )
-def test_another_user_is_known_by_numbers(who: Who) -> None:
+def test_another_user_is_identified_by_numbers(who: Who) -> None:
     with listening() as (sock, name), calling(name, who=who) as caller:
         caller.connect()
         peer = accept_and_identify(sock)
@@ -75,9 +75,7 @@ def test_another_user_is_known_by_numbers(who: Who) -> None:
     ("count", "kept"),
     [(256, 256), (257, 2), (MAX_GROUPS, 2), (MAX_GROUPS + 1, 0)],
 )
-def test_of_very_many_groups_those_are_kept_that_rules_name(
-    count: int, kept: int
-) -> None:
+def test_a_caller_in_many_groups_keeps_those_of_rules(count: int, kept: int) -> None:
     who = (1234, 2345, list(range(100, 100 + count)))
     with listening() as (sock, name), calling(name, who=who) as caller:
         caller.connect()
@@ -139,7 +137,7 @@ def test_a_group_below_a_unit_is_not_a_unit(
     assert peer.is_pinned is (HAS_PIDFDS and unit != "")
 
 
-def test_another_user_in_a_unit_is_known_by_both(groups: Groups) -> None:
+def test_another_user_in_a_unit_is_identified_by_both(groups: Groups) -> None:
     who: Who = (1234, 1234, [])
     with listening() as (sock, name), calling(name, who=who) as caller:
         groups.put(caller.pid, "app.service")
@@ -182,7 +180,7 @@ def test_a_passed_socket_does_not_keep_the_unit_of_an_ended_process(
     assert (peer.uid, peer.unit, peer.is_pinned) == (1234, "", False)
 
 
-def test_without_peer_pidfds_a_unit_is_known_and_not_pinned(groups: Groups) -> None:
+def test_without_peer_pidfds_a_unit_is_found_and_not_pinned(groups: Groups) -> None:
     with listening() as (sock, name), calling(name) as caller:
         groups.put(caller.pid, "app.service")
         caller.connect()
@@ -261,7 +259,7 @@ def ask_from(groups: Groups, path: str, server: RunningServer) -> int:
         ("docker/app.service", 404),
     ],
 )
-def test_a_rule_on_a_unit_is_for_the_processes_of_that_unit(
+def test_a_rule_on_a_unit_allows_the_processes_of_the_unit(
     groups: Groups, tmp_path: Path, path: str, status: int
 ) -> None:
     access = Access({ALIAS: (Rule(unit="app.service"),)})

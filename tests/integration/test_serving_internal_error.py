@@ -43,7 +43,7 @@ def broken(tmp_path: Path, stderr: io.StringIO) -> Iterator[RunningServer]:
     logging.raiseExceptions = raises
 
 
-def test_a_local_user_cannot_fill_the_journal_with_it(
+def test_a_local_user_cannot_fill_the_journal_with_internal_errors(
     broken: RunningServer, stderr: io.StringIO
 ) -> None:
     for _ in range(REQUESTS):

@@ -23,7 +23,7 @@ REQUESTS = 400  # 1.6 MB of answers to each; a socket holds 0.2 MB
 
 
 @pytest.mark.root
-def test_readers_that_stall_leave_no_copy_on_the_heap(tmp_path: Path) -> None:
+def test_stalled_readers_leave_no_copy_on_the_heap(tmp_path: Path) -> None:
     content = secrets.token_hex(2000).encode()
     canary = secrets.token_hex(32)
     needle = content[1000:1032]

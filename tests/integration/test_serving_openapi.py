@@ -85,7 +85,7 @@ def session(server: RunningServer) -> Iterator[requests.Session]:
 @pytest.mark.filterwarnings("default")
 @SCHEMA.parametrize()
 @hypothesis.settings(max_examples=60)
-def test_every_answer_is_as_described(
+def test_every_response_matches_the_document(
     case: schemathesis.Case[Any], session: requests.Session
 ) -> None:
     response = case.call_and_validate(
@@ -109,7 +109,7 @@ def test_every_path_of_the_document_is_served(session: requests.Session) -> None
         assert session.get(url, timeout=DEADLINE_SECONDS).status_code == 200, path
 
 
-def test_every_code_that_is_served_is_described() -> None:
+def test_the_document_has_every_error_code() -> None:
     described = set()
     for text in json.dumps(DOCUMENT).split('"code": {"enum": [')[1:]:
         described |= set(json.loads(f"[{text.partition(']')[0]}]"))

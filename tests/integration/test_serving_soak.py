@@ -12,7 +12,7 @@ from support.deadlines import DEADLINE_SECONDS
 SOAK = Path(__file__).resolve().parents[1] / "bench" / "soak.py"
 
 
-def test_a_soak_finds_no_wrong_key_no_torn_answer_and_no_growth() -> None:
+def test_a_soak_finds_no_wrong_key_no_torn_response_and_no_growth() -> None:
     done = subprocess.run(
         [sys.executable, SOAK, "--requests", "60000"],
         capture_output=True,

@@ -61,7 +61,7 @@ def test_the_client_fetches_every_form(server: RunningServer) -> None:
     assert [one["name"] for one in client.list_keys()] == [ALIAS, "later"]
 
 
-def test_the_client_is_told_why_not(server: RunningServer) -> None:
+def test_the_client_gets_the_reason_of_an_error(server: RunningServer) -> None:
     client = SkragentClient(str(server.path))
     with pytest.raises(SkragentError) as caught:
         client.get_key("later")
@@ -76,11 +76,11 @@ def test_many_requests_on_one_connection(server: RunningServer) -> None:
     assert [response.body for response in responses] == [FORMS["jwk"]] * 201
 
 
-def test_a_caller_that_half_closes_is_answered(server: RunningServer) -> None:
+def test_a_half_closed_caller_gets_its_response(server: RunningServer) -> None:
     assert server.ask(KEY).body == FORMS["jwk"]
 
 
-def test_a_refusal_of_a_request_with_much_behind_it_ends_without_a_reset(
+def test_an_error_before_unread_bytes_ends_without_a_reset(
     server: RunningServer,
 ) -> None:
     with server.connect() as connection:
@@ -103,7 +103,7 @@ def test_a_rotation_reaches_open_connections(server: RunningServer) -> None:
     ]
 
 
-def test_a_stalled_reader_gets_every_answer_whole(tmp_path: Path) -> None:
+def test_a_stalled_reader_gets_complete_responses(tmp_path: Path) -> None:
     ring = ring_with(held_key(forms={"jwk": BIG}))
     with serving(tmp_path, ring) as server, server.connect() as connection:
         connection.sendall(KEY * 100)  # 800 kB of answers: more than a socket holds
@@ -135,7 +135,7 @@ def test_a_stalled_reader_does_not_delay_others(tmp_path: Path) -> None:
         assert server.ask(KEY).body == BIG
 
 
-def test_a_reader_that_stalls_for_too_long_is_cut(tmp_path: Path) -> None:
+def test_a_reader_that_stalls_for_too_long_is_aborted(tmp_path: Path) -> None:
     ring = ring_with(held_key(forms={"jwk": BIG}))
     limits = Limits(send_timeout_seconds=0)
     with serving(tmp_path, ring, limits=limits) as server:
@@ -152,7 +152,7 @@ def wait_for_end(connection: socket.socket) -> None:
     assert poll.poll(DEADLINE_MILLISECONDS)
 
 
-def test_an_idle_connection_is_ended(tmp_path: Path) -> None:
+def test_an_idle_connection_is_closed(tmp_path: Path) -> None:
     limits = Limits(idle_timeout_seconds=0)
     with (
         serving(tmp_path, ring_with(), limits=limits) as server,
@@ -161,7 +161,7 @@ def test_an_idle_connection_is_ended(tmp_path: Path) -> None:
         assert connection.recv(1) == b""
 
 
-def test_an_unfinished_request_is_ended(tmp_path: Path) -> None:
+def test_an_unfinished_request_is_rejected(tmp_path: Path) -> None:
     limits = Limits(head_timeout_seconds=0)
     with (
         serving(tmp_path, ring_with(), limits=limits) as server,
@@ -172,7 +172,7 @@ def test_an_unfinished_request_is_ended(tmp_path: Path) -> None:
     assert (response.status, response.code) == (408, "serve.timeout")
 
 
-def test_a_connection_too_many_is_told_so(tmp_path: Path) -> None:
+def test_a_connection_above_the_limit_is_rejected(tmp_path: Path) -> None:
     limits = Limits(connections_per_uid=1)
     with (
         serving(tmp_path, ring_with(), limits=limits) as server,
@@ -271,7 +271,9 @@ def test_the_kernel_identifies_the_caller(
 
 
 @pytest.mark.root
-def test_one_users_connections_do_not_take_anothers(open_directory: Path) -> None:
+def test_the_connections_of_one_user_leave_some_for_another_user(
+    open_directory: Path,
+) -> None:
     access = Access({ALIAS: (ME, Rule(uid=1234))})
     limits = Limits(connections_per_uid=1)
     with (
@@ -286,7 +288,7 @@ def test_one_users_connections_do_not_take_anothers(open_directory: Path) -> Non
 WAITING = get("/v1/keys/later?wait=60")
 
 
-def test_a_caller_that_half_closes_and_waits_is_answered(server: RunningServer) -> None:
+def test_a_half_closed_long_poll_is_served(server: RunningServer) -> None:
     with server.connect() as connection:
         connection.sendall(WAITING)
         connection.shutdown(socket.SHUT_WR)
@@ -296,7 +298,7 @@ def test_a_caller_that_half_closes_and_waits_is_answered(server: RunningServer) 
     assert response.body == FORMS["jwk"]
 
 
-def test_a_caller_that_is_gone_is_not_waited_with(server: RunningServer) -> None:
+def test_a_long_poll_of_a_closed_caller_ends(server: RunningServer) -> None:
     connection = server.connect()
     connection.sendall(WAITING)
     wait_for_parked(server, 1)
@@ -309,7 +311,7 @@ def wait_for_parked(server: RunningServer, count: int) -> None:
 
 
 @pytest.mark.root
-def test_an_agent_without_descriptors_left_goes_on_when_there_are_some(
+def test_an_agent_out_of_descriptors_accepts_again_later(
     tmp_path: Path,
 ) -> None:
     with serving_child(tmp_path, b"the key", "canary") as (pid, path):

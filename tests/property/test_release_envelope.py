@@ -32,7 +32,7 @@ from skragent.jose import (
 from skragent.release.envelope import ReleaseRequest, WrappedKey, verify_release
 from skragent.release.formats import render_key
 from skragent.release.keywrap import split_wrapped_key, unwrap_key
-from skragent.release.vault_failures import judge_refusal
+from skragent.release.vault_failures import map_refusal
 
 RELEASE = Release(rsa_key("released"))
 TEXT = RELEASE.encode()
@@ -131,7 +131,7 @@ def test_any_bytes_are_the_key_or_refused(data: bytes) -> None:
 @given(st.integers(201, 999), st.binary(), st.text())
 def test_any_refusal_of_a_vault_is_ours(status: int, body: bytes, text: str) -> None:
     headers = {"Retry-After": text, "x-ms-request-id": text}
-    error = judge_refusal(status, headers, body, what="the key")
+    error = map_refusal(status, headers, body, what="the key")
     assert isinstance(error, AgentError)
     assert error.message.isprintable()
 

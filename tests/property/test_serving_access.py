@@ -75,7 +75,7 @@ def test_a_caller_must_match_every_attribute_of_a_rule(
 
 
 @given(RULES, UNITS)
-def test_a_unit_by_its_name_is_any_caller_that_is_nothing_else(
+def test_a_rule_on_a_unit_allows_any_user_in_the_unit(
     rules: tuple[Rule, ...], unit: str
 ) -> None:
     access = Access({"db": rules})
@@ -84,7 +84,7 @@ def test_a_unit_by_its_name_is_any_caller_that_is_nothing_else(
 
 
 @given(RULES, RULE, PEERS, ASKED)
-def test_one_more_rule_takes_nothing_away(
+def test_another_rule_removes_no_access(
     rules: tuple[Rule, ...], more: Rule, peer: Peer, operation: Operation
 ) -> None:
     if Access({"db": rules}).allows(peer, "db", operation):
@@ -92,14 +92,14 @@ def test_one_more_rule_takes_nothing_away(
 
 
 @given(RULES, PEERS, ASKED)
-def test_rules_of_one_key_say_nothing_of_another(
+def test_rules_of_one_key_do_not_apply_to_another_key(
     rules: tuple[Rule, ...], peer: Peer, operation: Operation
 ) -> None:
     assert not Access({"db": rules, "other": ()}).allows(peer, "other", operation)
 
 
 @given(st.text("ab@.*?[]!-service", max_size=12), st.text("ab@.service", max_size=12))
-def test_any_pattern_is_what_fnmatch_takes_it_for_unless_a_template(
+def test_every_pattern_but_a_template_matches_as_fnmatch_does(
     pattern: str, unit: str
 ) -> None:
     is_named = compile_unit(pattern).fullmatch(unit) is not None

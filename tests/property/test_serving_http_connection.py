@@ -105,7 +105,7 @@ def cut(data: bytes, sizes: list[int]) -> list[bytes]:
 
 @settings(max_examples=60)
 @given(st.lists(st.sampled_from(REQUESTS), min_size=1, max_size=6), CUTS)
-def test_however_the_bytes_are_cut_the_answers_are_the_same(
+def test_responses_do_not_depend_on_the_pieces_of_the_input(
     requests: list[bytes], sizes: list[int]
 ) -> None:
     stream = b"".join(requests)
@@ -122,13 +122,13 @@ def test_however_the_bytes_are_cut_the_answers_are_the_same(
 
 @settings(max_examples=60)
 @given(st.lists(st.binary(max_size=300), max_size=4))
-def test_arbitrary_bytes_are_never_answered_with_success(chunks: list[bytes]) -> None:
+def test_arbitrary_bytes_get_no_success(chunks: list[bytes]) -> None:
     assert all(status >= 400 for status in statuses(talk(chunks).sent))
 
 
 @settings(max_examples=60)
 @given(st.sampled_from(REQUESTS), st.data())
-def test_a_damaged_request_hides_no_second_one(
+def test_a_damaged_request_hides_no_second_request(
     request: bytes, data: st.DataObject
 ) -> None:
     bit = data.draw(st.integers(min_value=0, max_value=len(request) * 8 - 1))
@@ -141,7 +141,7 @@ def test_a_damaged_request_hides_no_second_one(
 
 
 @given(chunked_bodies(), st.binary(max_size=40), CUTS)
-def test_however_a_chunked_body_is_cut_it_is_the_same_body(
+def test_a_chunked_body_does_not_depend_on_the_pieces_of_the_input(
     sent: tuple[bytes, bytes], rest: bytes, sizes: list[int]
 ) -> None:
     body, coded = sent
@@ -155,7 +155,7 @@ def test_however_a_chunked_body_is_cut_it_is_the_same_body(
 
 
 @given(chunked_bodies(), CUTS, st.data())
-def test_however_a_damaged_chunked_body_is_cut_it_has_the_same_end(
+def test_the_error_of_a_chunked_body_does_not_depend_on_the_pieces(
     sent: tuple[bytes, bytes], sizes: list[int], data: st.DataObject
 ) -> None:
     damaged = bytearray(sent[1])
@@ -222,6 +222,6 @@ def test_the_parser_is_total(head: bytes) -> None:
 
 
 @given(st.text(max_size=100))
-def test_any_accept_is_a_form_or_a_refusal(accept: str) -> None:
+def test_the_accept_parser_is_total(accept: str) -> None:
     with contextlib.suppress(RequestError):
         assert choose_form(accept, ("jwk", "pem")).form in ("jwk", "pem")

@@ -43,14 +43,14 @@ def test_groups_below_a_unit_do_not_change_its_name(
 
 
 @given(LINES, st.lists(NAMES, max_size=4))
-def test_groups_below_a_users_manager_stay_its_own(line: str, below: list[str]) -> None:
+def test_groups_below_a_user_manager_stay_below_it(line: str, below: list[str]) -> None:
     manager = ("user.slice", "user-1000.slice", "user@1000.service")
     found = parse_cgroup(line.replace("{}", path_of(*manager, *below)))
     assert found.unit == "user@1000.service"
 
 
 @given(LINES, st.lists(NAMES, max_size=3), st.lists(NAMES, max_size=3))
-def test_a_step_upwards_anywhere_is_refused(
+def test_a_path_with_a_step_upwards_has_no_unit(
     line: str, before: list[str], after: list[str]
 ) -> None:
     assert parse_cgroup(line.replace("{}", path_of(*before, "..", *after))) == NO_UNIT

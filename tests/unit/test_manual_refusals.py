@@ -15,8 +15,8 @@ from support.manual import Item, items
 from skragent.attestation.maa import MaaClient
 from skragent.errors import AgentError
 from skragent.evidence import imds
-from skragent.release.access_tokens import judge_identity_failure
-from skragent.release.vault_failures import judge_refusal
+from skragent.release.access_tokens import map_identity_failure
+from skragent.release.vault_failures import map_refusal
 from skragent.release.vault_refusals import REFUSALS
 from skragent.transport import HttpClient, HttpResponse
 
@@ -60,7 +60,7 @@ def rows_of(item: Item) -> Iterator[Row]:
 
 
 def vault_error(row: Row) -> AgentError:
-    return judge_refusal(
+    return map_refusal(
         row.status, {}, json.dumps({"error": row.error}).encode(), what="the key"
     )
 
@@ -79,7 +79,7 @@ def maa_error(row: Row) -> AgentError:
 
 def imds_token_error(row: Row) -> AgentError:
     error = CredentialUnavailableError(message=row.said)
-    return judge_identity_failure(error, status=row.status, is_managed=True)
+    return map_identity_failure(error, status=row.status, is_managed=True)
 
 
 def imds_error(row: Row) -> AgentError:
@@ -88,7 +88,7 @@ def imds_error(row: Row) -> AgentError:
 
 def entra_error(row: Row) -> AgentError:
     error = ClientAuthenticationError(message=f"{row.said}: no")
-    return judge_identity_failure(error, status=row.status, is_managed=False)
+    return map_identity_failure(error, status=row.status, is_managed=False)
 
 
 SERVICES: dict[str, Any] = {
@@ -149,7 +149,7 @@ def test_an_inner_code_means_what_the_outer_one_means(row: Row) -> None:
         return
     error = {"code": "Forbidden", "message": "x", "innererror": {"code": row.said}}
     body = json.dumps({"error": error}).encode()
-    assert judge_refusal(403, {}, body, what="the key").code == row.code
+    assert map_refusal(403, {}, body, what="the key").code == row.code
 
 
 def test_the_table_has_every_refusal_that_the_code_knows() -> None:

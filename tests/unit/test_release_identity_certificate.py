@@ -20,8 +20,8 @@ from support.release_pki import NOW
 
 from skragent.certificates import CertificateError
 from skragent.release.identity_certificate import (
-    judge_identity_certificate,
     judge_lifetime,
+    require_identity_certificate,
 )
 
 Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
@@ -82,7 +82,7 @@ ED25519 = ed25519.Ed25519PrivateKey.generate()
     ],
 )
 def test_a_certificate_with_its_rsa_key_is_used(data: bytes) -> None:
-    judge_identity_certificate(data)
+    require_identity_certificate(data)
 
 
 @pytest.mark.parametrize(
@@ -110,14 +110,14 @@ def test_a_certificate_with_its_rsa_key_is_used(data: bytes) -> None:
 )
 def test_each_fault_is_named(data: bytes, words: str) -> None:
     with pytest.raises(CertificateError) as caught:
-        judge_identity_certificate(data)
+        require_identity_certificate(data)
     assert words in str(caught.value)
 
 
 def test_a_damaged_private_key_is_not_quoted() -> None:
     damaged = key_pem().replace(b"MII", b"!!!", 1)
     with pytest.raises(CertificateError) as caught:
-        judge_identity_certificate(damaged + cert_pem())
+        require_identity_certificate(damaged + cert_pem())
     assert str(caught.value) == "the certificate or its private key cannot be read"
 
 
@@ -132,7 +132,7 @@ def test_a_damaged_private_key_is_not_quoted() -> None:
 def test_a_certificate_that_is_not_valid_now_has_a_warning(
     days: int, words: str
 ) -> None:
-    judged = judge_identity_certificate(cert_pem() + key_pem())
+    judged = require_identity_certificate(cert_pem() + key_pem())
     warning = judge_lifetime(judged, NOW + timedelta(days=days))
     assert bool(warning) == bool(words)
     assert warning.startswith(words)
@@ -141,4 +141,4 @@ def test_a_certificate_that_is_not_valid_now_has_a_warning(
 @pytest.mark.parametrize("data", [key_pem(RSA, PASSPHRASE) + cert_pem(), pfx()[:-9]])
 def test_a_passphrase_has_a_command_that_removes_it(data: bytes) -> None:
     with pytest.raises(CertificateError, match="`openssl pk"):
-        judge_identity_certificate(data)
+        require_identity_certificate(data)

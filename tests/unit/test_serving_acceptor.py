@@ -102,7 +102,7 @@ def test_a_caller_that_closed_before_accept_delays_no_other_caller(
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
-def test_without_descriptors_it_waits_instead_of_trying_on_and_on(
+def test_without_descriptors_accepting_pauses(
     harness: AcceptorHarness, number: int
 ) -> None:
     harness.sock.troubles = [OSError(number, "none")]

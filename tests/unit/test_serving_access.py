@@ -30,7 +30,7 @@ def test_names_and_numbers_become_numbers() -> None:
     assert access.rules == {"db": (Rule(1001, 7), Rule(None, 2001))}
 
 
-def test_every_unknown_name_is_told() -> None:
+def test_every_unknown_name_is_reported() -> None:
     with pytest.raises(ConfigError) as caught:
         resolve(
             a=key(AllowRule(user="no-such-user")),
@@ -43,7 +43,7 @@ def test_every_unknown_name_is_told() -> None:
     ]
 
 
-def test_this_machines_names_are_looked_up() -> None:
+def test_names_of_this_machine_are_resolved() -> None:
     access = resolve_access({"db": key(AllowRule(user="root", group="root"))})
     assert access.rules == {"db": (Rule(0, 0),)}
 
@@ -58,13 +58,13 @@ def in_unit(unit: str, *, is_pinned: bool = True) -> Peer:
     return Peer(uid=1, gid=1, pid=1, unit=unit, is_pinned=is_pinned)
 
 
-def test_units_and_operations_are_kept_as_they_are_given() -> None:
+def test_units_and_operations_are_kept() -> None:
     access = resolve(db=key(AllowRule(unit="app@.service", operations=("public",))))
     rule = Rule(unit="app@.service", operations=frozenset({"public"}))
     assert access.rules == {"db": (rule,)}
 
 
-def test_a_name_that_no_system_takes_is_unknown() -> None:
+def test_an_invalid_name_is_unknown() -> None:
     with pytest.raises(ConfigError) as caught:
         resolve_access({"a\nb": key(AllowRule(user="a\0b"))})
     (problem,) = caught.value.problems
@@ -99,7 +99,7 @@ def test_a_name_that_no_system_takes_is_unknown() -> None:
         (r"dev-disk\x2dby.swap", r"dev-disk\x2dby.swap", True),
     ],
 )
-def test_a_unit_is_named_by_name_template_or_glob(
+def test_a_rule_names_a_unit_by_name_template_or_glob(
     pattern: str, unit: str, *, is_named: bool
 ) -> None:
     access = Access({"db": (Rule(unit=pattern),)})
@@ -107,7 +107,7 @@ def test_a_unit_is_named_by_name_template_or_glob(
     assert access.allows_unit(unit, "db") is is_named
 
 
-def test_a_unit_that_is_not_pinned_counts_only_where_that_is_wanted() -> None:
+def test_a_unit_that_is_not_pinned_counts_only_if_configured() -> None:
     keys = {"db": key(AllowRule(unit="app.service"))}
     guessed = in_unit("app.service", is_pinned=False)
     assert not resolve_access(keys).allows(guessed, "db")
@@ -119,7 +119,7 @@ def test_users_and_groups_count_for_a_caller_that_is_not_pinned() -> None:
     assert access.allows(in_unit("", is_pinned=False), "db")
 
 
-def test_a_users_own_unit_is_not_the_systems() -> None:
+def test_a_user_unit_is_not_a_system_unit() -> None:
     peer = Peer(1, 1, 1, unit="user@1.service", is_pinned=True, user_unit="app.service")
     assert not Access({"db": (Rule(unit="app.service"),)}).allows(peer, "db")
     assert Access({"db": (Rule(unit="user@1.service"),)}).allows(peer, "db")
@@ -136,7 +136,7 @@ def test_a_users_own_unit_is_not_the_systems() -> None:
         (Rule(unit="app.service", operations=frozenset({"get"})), True),
     ],
 )
-def test_systemd_asks_for_a_unit_by_rules_on_units_alone(
+def test_credentials_use_rules_with_a_unit_alone(
     rule: Rule, *, is_allowed: bool
 ) -> None:
     assert Access({"db": (rule,)}).allows_unit("app.service", "db") is is_allowed
@@ -145,7 +145,7 @@ def test_systemd_asks_for_a_unit_by_rules_on_units_alone(
 
 @pytest.mark.parametrize("operation", ["get", "public"])
 @pytest.mark.parametrize("who", [Rule(uid=1), Rule(gid=1), Rule(unit="a.service")])
-def test_a_rule_is_for_its_operations(operation: Operation, who: Rule) -> None:
+def test_a_rule_allows_its_operations_only(operation: Operation, who: Rule) -> None:
     rule = Rule(who.uid, who.gid, who.unit, frozenset({operation}))
     access = Access({"db": (rule,)})
     allowed = {
@@ -154,12 +154,12 @@ def test_a_rule_is_for_its_operations(operation: Operation, who: Rule) -> None:
     assert allowed == {operation}
 
 
-def test_units_are_wanted_where_a_rule_names_one() -> None:
+def test_units_are_read_if_a_rule_has_a_unit() -> None:
     assert not Access({"db": (Rule(uid=1),), "other": ()}).wants_units
     assert Access({"db": (Rule(uid=1),), "b": (Rule(unit="*", uid=1),)}).wants_units
 
 
-def test_a_rule_on_operations_alone_is_nobodys() -> None:
+def test_a_rule_with_operations_alone_matches_no_caller() -> None:
     access = Access({"db": (Rule(operations=frozenset({"get"})),)})
     assert not access.allows(in_unit("app.service"), "db")
     assert not access.allows_unit("app.service", "db")
@@ -185,7 +185,7 @@ def test_a_caller_without_credentials_is_denied() -> None:
         (Rule(unit="a.service"), False, False, "ignored"),
     ],
 )
-def test_how_rules_on_units_hold_is_told(
+def test_the_effect_of_rules_on_units_is_reported(
     rule: Rule, expected: str, *, has_pidfd: bool, is_configured: bool
 ) -> None:
     access = Access({"db": (rule,)}, is_configured)
@@ -202,7 +202,7 @@ def test_a_caller_in_one_of_several_groups_is_admitted(
 
 
 @pytest.mark.parametrize("rule", [Rule(gid=5, unit="app.service"), Rule(uid=2, gid=5)])
-def test_a_rule_on_a_group_and_more_is_not_for_the_whole_group(rule: Rule) -> None:
+def test_a_rule_with_a_group_and_a_user_does_not_allow_the_group(rule: Rule) -> None:
     access = Access({"db": (rule, Rule(gid=9))})  # with another that is
     assert not access.allows(bob(gid=5, groups=frozenset({5})), "db")
 
@@ -233,7 +233,7 @@ def test_a_caller_is_known_if_a_rule_of_any_key_matches(
     assert Access({"db": (), "other": (rule,)}).knows(peer) is is_known
 
 
-def test_a_unit_that_is_not_pinned_is_known_where_that_is_wanted() -> None:
+def test_a_unit_that_is_not_pinned_is_known_if_configured() -> None:
     access = Access({"db": (Rule(unit="app.service"),)}, unit_rules_without_pidfd=True)
     assert access.knows(in_unit("app.service", is_pinned=False))
 
@@ -242,7 +242,7 @@ def test_no_caller_is_known_without_rules() -> None:
     assert not Access({"db": ()}).knows(bob())
 
 
-def test_the_groups_that_any_rule_names_are_known() -> None:
+def test_the_groups_of_all_rules_are_collected() -> None:
     """Of a caller in very many groups no others are kept."""
     rules = (Rule(gid=5), Rule(uid=1, gid=6), Rule(gid=7, unit="app.service"))
     assert Access({"db": rules, "other": (Rule(gid=8),)}).gids == {5, 6, 7, 8}

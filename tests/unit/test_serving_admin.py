@@ -97,7 +97,7 @@ def admin(ring: Keyring) -> Admin:
 @pytest.mark.parametrize(
     "request_", [get("/v1/status"), post(), delete(ALIAS), get("/healthz"), get("/x")]
 )
-def test_only_root_may_ask(admin: Admin, request_: bytes) -> None:
+def test_only_root_may_send_requests(admin: Admin, request_: bytes) -> None:
     assert admin.ask(request_, UNKNOWN).code == "serve.denied"
     assert admin.control.orders == []
 
@@ -111,7 +111,7 @@ def test_no_other_user_is_root(
     assert admin.control.orders == []
 
 
-def test_the_agents_own_user_may_ask_as_root_may(
+def test_the_user_of_the_agent_may_do_what_root_may(
     ring: Keyring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 977)
@@ -134,9 +134,7 @@ def test_denied_callers_are_counted(admin: Admin) -> None:
         delete(f"{ALIAS}?wait=5"),
     ],
 )
-def test_a_query_that_would_be_ignored_is_refused(
-    admin: Admin, request_: bytes
-) -> None:
+def test_an_unknown_query_is_rejected(admin: Admin, request_: bytes) -> None:
     """Else an order is taken for more than was meant."""
     response = admin.ask(request_)
     assert (response.status, response.code) == (400, "serve.bad_request")
@@ -156,7 +154,7 @@ def test_the_status_has_everything(admin: Admin, ring: Keyring) -> None:
     assert 2 < later["due_at"] < 3
 
 
-def test_the_status_tells_of_the_sockets_and_of_the_token(admin: Admin) -> None:
+def test_the_status_contains_sockets_and_token(admin: Admin) -> None:
     counters = admin.counters
     counters.connections["api"], counters.in_flight["api"] = 3, 2
     counters.attested_at, counters.token_expires_at = 10.0, 20.0
@@ -204,14 +202,14 @@ def test_a_status_long_poll_returns_after_a_failure(
     assert len(waiting.responses) == 1
 
 
-def test_all_keys_are_refreshed_where_none_is_named(admin: Admin) -> None:
+def test_all_keys_are_refreshed_without_names(admin: Admin) -> None:
     response = admin.ask(post())
     assert response.status == 202
     assert response.json["refreshing"] == [ALIAS, "later"]
     assert admin.control.orders == [("refresh", ALIAS, "later")]
 
 
-def test_an_order_tells_how_many_attempts_have_ended_before_it(
+def test_a_refresh_returns_the_number_of_attempts_before_it(
     admin: Admin, ring: Keyring
 ) -> None:
     ring.note_attempt("later")
@@ -221,7 +219,7 @@ def test_an_order_tells_how_many_attempts_have_ended_before_it(
     assert {key["name"]: key["attempts"] for key in keys} == {ALIAS: 0, "later": 2}
 
 
-def test_the_status_tells_cause_and_remedy_of_the_last_failure(
+def test_the_status_contains_cause_and_remedy_of_the_last_failure(
     admin: Admin, ring: Keyring
 ) -> None:
     ring.note_failure("later", "transport.dns", message="no address", hint="Look.")
@@ -230,7 +228,9 @@ def test_the_status_tells_cause_and_remedy_of_the_last_failure(
     assert key["last_failure_hint"] == "Look."
 
 
-def test_a_dropped_key_comes_back_only_by_its_name(admin: Admin, ring: Keyring) -> None:
+def test_a_dropped_key_is_refreshed_only_by_its_name(
+    admin: Admin, ring: Keyring
+) -> None:
     ring.mark(ALIAS, KeyState.DROPPED)
     assert admin.ask(post()).json["refreshing"] == ["later"]
     body = json.dumps({"keys": [ALIAS, ALIAS]}).encode()
@@ -254,7 +254,7 @@ def test_a_dropped_key_comes_back_only_by_its_name(admin: Admin, ring: Keyring) 
         b"\xff",
     ],
 )
-def test_an_order_that_is_not_understood_is_refused(admin: Admin, body: bytes) -> None:
+def test_a_malformed_order_is_rejected(admin: Admin, body: bytes) -> None:
     response = admin.ask(post(body))
     assert (response.status, response.code) == (400, "serve.bad_request")
     assert admin.control.orders == []
@@ -288,14 +288,14 @@ def test_orders_are_logged_with_their_caller(
 
 
 @pytest.mark.parametrize("order", [post(b'{"keys": ["unknown"]}'), delete("unknown")])
-def test_an_order_that_is_refused_is_not_said_to_be_given(
+def test_a_rejected_order_is_not_logged(
     admin: Admin, caplog: pytest.LogCaptureFixture, order: bytes
 ) -> None:
     admin.ask(order)
     assert caplog.records == []
 
 
-def test_a_key_that_is_not_configured_is_told(admin: Admin) -> None:
+def test_an_unknown_key_is_reported(admin: Admin) -> None:
     assert admin.ask(delete("unknown")).code == "serve.denied"
     assert admin.ask(post(b'{"keys": ["db", "unknown"]}')).code == "serve.denied"
     assert admin.control.orders == []
@@ -310,13 +310,13 @@ def test_a_key_that_is_not_configured_is_told(admin: Admin) -> None:
         ("/v1/keys/db", "DELETE"),
     ],
 )
-def test_other_methods_are_refused(admin: Admin, path: str, allowed: str) -> None:
+def test_other_methods_are_rejected(admin: Admin, path: str, allowed: str) -> None:
     response = admin.ask(get(path).replace(b"GET", b"PUT", 1))
     assert (response.status, response.code) == (405, "serve.method")
     assert response.headers["Allow"] == allowed
 
 
-def test_an_order_has_a_body_only_where_it_means_something(admin: Admin) -> None:
+def test_only_refresh_accepts_a_body(admin: Admin) -> None:
     request = get(f"/v1/keys/{ALIAS}", "Content-Length: 2").replace(b"GET", b"DELETE")
     assert admin.ask(request + b"{}").code == "serve.body"
     assert admin.control.orders == []
@@ -338,7 +338,7 @@ def expecting(path: str) -> bytes:
         ("/x", ROOT, False),
     ],
 )
-def test_only_the_body_of_an_order_to_refresh_is_waited_for(
+def test_only_refresh_gets_100_continue(
     admin: Admin, path: str, peer: Peer, *, is_taken: bool
 ) -> None:
     assert admin.api.accepts_body(parse_head(expecting(path)), peer) is is_taken
@@ -347,7 +347,7 @@ def test_only_the_body_of_an_order_to_refresh_is_waited_for(
 @pytest.mark.parametrize(
     "path", ["/v1/reload", "/v1/status", "/v1/keys/db", "/healthz"]
 )
-def test_a_body_that_is_not_waited_for_is_refused(admin: Admin, path: str) -> None:
+def test_a_body_without_100_continue_is_rejected(admin: Admin, path: str) -> None:
     method = {"/v1/reload": b"POST", "/v1/keys/db": b"DELETE"}.get(path, b"GET")
     head = get(path, "Content-Length: 5").replace(b"GET", method, 1)
     response = admin.api.handle(parse_head(head), ROOT)

@@ -62,7 +62,7 @@ def test_an_unidentified_caller_is_not_served(
     with_server(ring_with(), test)
 
 
-def test_the_unit_of_a_caller_is_asked_for_where_a_rule_names_one(
+def test_the_unit_of_a_caller_is_read_if_a_rule_has_a_unit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def in_a_unit(
@@ -82,7 +82,7 @@ def test_the_unit_of_a_caller_is_asked_for_where_a_rule_names_one(
     with_server(ring_with(held_key()), test, access=access)
 
 
-def test_callers_with_one_owner_share_what_one_user_may_have() -> None:
+def test_callers_with_one_owner_share_a_quota() -> None:
     def test(server: InMemoryServer) -> None:
         server.listener.owner_of = lambda _peer: SHARED
         _, first = server.connect()
@@ -93,9 +93,7 @@ def test_callers_with_one_owner_share_what_one_user_may_have() -> None:
     with_server(ring_with(), test, limits=Limits(connections_per_uid=1))
 
 
-def test_a_request_that_was_answered_before_is_refused_on_a_connection_too_many() -> (
-    None
-):
+def test_a_cached_request_is_rejected_on_a_connection_above_the_limit() -> None:
     def test(server: InMemoryServer) -> None:
         assert split_responses(server.visit(LAST_KEY).sent)[0].status == 200
         server.connect()
@@ -106,7 +104,7 @@ def test_a_request_that_was_answered_before_is_refused_on_a_connection_too_many(
     with_server(ring_with(held_key()), test, limits=Limits(connections_per_uid=1))
 
 
-def test_refused_connections_are_told_of_once_a_second(
+def test_rejected_connections_are_logged_once_per_second(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -68,7 +68,7 @@ def api(ring: Keyring) -> Api:
         ("application/pkcs8", "der"),
     ],
 )
-def test_a_key_is_served_in_the_form_asked_for(
+def test_a_key_is_served_in_the_requested_form(
     api: Api, accept: str, form: str
 ) -> None:
     response = api.ask(get(KEY, f"Accept: {accept}"))
@@ -80,7 +80,7 @@ def test_a_key_is_served_in_the_form_asked_for(
     assert response.headers["Skragent-State"] == "current"
 
 
-def test_a_form_that_the_key_has_not_is_refused_with_those_it_has(api: Api) -> None:
+def test_a_missing_form_is_rejected_with_the_available_forms(api: Api) -> None:
     response = api.ask(get(KEY, "Accept: application/octet-stream"))
     assert (response.status, response.code) == (406, "serve.not_acceptable")
     assert response.json["formats"] == [
@@ -90,18 +90,18 @@ def test_a_form_that_the_key_has_not_is_refused_with_those_it_has(api: Api) -> N
     ]
 
 
-def test_a_stale_key_is_served_and_says_so(api: Api, ring: Keyring) -> None:
+def test_a_stale_key_is_served_with_its_state(api: Api, ring: Keyring) -> None:
     api.ask(get(KEY))
     ring.mark(ALIAS, KeyState.STALE)
     response = api.ask(get(KEY))
     assert (response.status, response.headers["Skragent-State"]) == (200, "stale")
 
 
-def test_the_version_that_is_held_can_be_asked_for(api: Api) -> None:
+def test_the_held_version_can_be_requested(api: Api) -> None:
     assert api.ask(get(f"{KEY}?version={VERSION}")).status == 200
 
 
-def test_another_version_is_not_there(api: Api) -> None:
+def test_another_version_is_not_found(api: Api) -> None:
     response = api.ask(get(f"{KEY}?version={'0' * 32}"))
     assert (response.status, response.code) == (404, "serve.version")
 
@@ -122,40 +122,38 @@ def test_another_version_is_not_there(api: Api) -> None:
         "&&",
     ],
 )
-def test_a_query_that_would_be_ignored_is_refused(api: Api, query: str) -> None:
+def test_an_unknown_query_is_rejected(api: Api, query: str) -> None:
     response = api.ask(get(f"{KEY}?{query}"))
     assert (response.status, response.code) == (400, "serve.bad_request")
 
 
 @pytest.mark.parametrize("path", ["/v1/keys", "/v1/status"])
-def test_a_query_that_is_not_known_is_refused_where_no_key_is_asked_for(
-    api: Api, path: str
-) -> None:
+def test_an_unknown_query_is_rejected_for_other_resources(api: Api, path: str) -> None:
     response = api.ask(get(f"{path}?version={VERSION}"))
     assert (response.status, response.code) == (400, "serve.bad_request")
 
 
 @pytest.mark.parametrize("seconds", ["0", "0.5", "300", "300.0"])
-def test_a_wait_that_is_as_long_as_it_may_be_is_taken(api: Api, seconds: str) -> None:
+def test_the_longest_wait_is_accepted(api: Api, seconds: str) -> None:
     assert api.ask(get(f"{KEY}?wait={seconds}")).status == 200
 
 
 @pytest.mark.parametrize(
     "tags", [f'"{VERSION}"', f'"x", W/"{VERSION}"', "*", f' "{VERSION}" ']
 )
-def test_a_key_that_the_caller_has_is_not_sent_again(api: Api, tags: str) -> None:
+def test_a_known_version_is_not_sent_again(api: Api, tags: str) -> None:
     response = api.ask(get(KEY, f"If-None-Match: {tags}"))
     assert (response.status, response.body) == (304, b"")
     assert response.headers["ETag"] == f'"{VERSION}"'
     assert "Content-Length" not in response.headers
 
 
-def test_a_key_that_the_caller_has_in_another_version_is_sent(api: Api) -> None:
+def test_an_unknown_version_is_sent(api: Api) -> None:
     response = api.ask(get(KEY, 'If-None-Match: "other"'))
     assert (response.status, response.body) == (200, FORMS["jwk"])
 
 
-def test_a_star_means_any_version_only_where_it_stands_alone(api: Api) -> None:
+def test_a_star_matches_any_version_only_alone(api: Api) -> None:
     assert api.ask(get(KEY, 'If-None-Match: "x", *')).body == FORMS["jwk"]
 
 
@@ -167,7 +165,7 @@ def test_callers_with_and_without_the_version_get_different_responses(api: Api) 
     assert [response.body for response in responses] == [FORMS["jwk"], b""] * 2
 
 
-def test_unknown_and_forbidden_keys_are_the_same_answer(api: Api) -> None:
+def test_unknown_and_denied_keys_get_the_same_response(api: Api) -> None:
     forbidden = api.ask(get(KEY), UNKNOWN)
     unknown = api.ask(get("/v1/keys/unknown"), UNKNOWN)
     assert (forbidden.status, forbidden.code) == (404, "serve.denied")
@@ -201,7 +199,7 @@ def test_denials_are_counted(api: Api) -> None:
     assert api.counters.requests_cell("api", "get", "ok").value == 0
 
 
-def test_a_key_that_is_not_held_yet_is_promised(api: Api, ring: Keyring) -> None:
+def test_a_key_that_is_not_held_yet_has_a_retry_after(api: Api, ring: Keyring) -> None:
     ring.note_failure("later", "transport.timeout")
     response = api.ask(get("/v1/keys/later"))
     assert (response.status, response.code) == (503, "serve.not_ready")
@@ -243,16 +241,14 @@ def test_a_key_that_is_not_held_has_the_time_of_the_next_attempt(
         get(KEY).replace(b"GET", b"PUT", 1),
     ],
 )
-def test_no_answer_on_keys_is_to_be_stored(api: Api, request_: bytes) -> None:
+def test_responses_with_keys_must_not_be_stored(api: Api, request_: bytes) -> None:
     assert api.ask(request_).headers["Cache-Control"] == "no-store"
 
 
 @pytest.mark.parametrize(
     ("released_at", "age"), [(NOW - 60.5, "60"), (NOW, "0"), (NOW + 60, "0")]
 )
-def test_a_key_tells_its_age_which_is_none_where_the_clock_was_set_back(
-    released_at: float, age: str
-) -> None:
+def test_the_age_of_a_key_is_never_negative(released_at: float, age: str) -> None:
     key = dataclasses.replace(held_key(), released_at=released_at)
     assert Api(ring_with(key)).ask(get(KEY)).headers["Age"] == age
 
@@ -266,7 +262,7 @@ def test_a_denied_key_is_not_served(api: Api, ring: Keyring) -> None:
     assert response.json["last_failure"] == "release.denied.policy"
 
 
-def test_the_list_has_what_the_caller_may_see(ring: Keyring) -> None:
+def test_the_list_contains_the_keys_of_the_caller(ring: Keyring) -> None:
     api = Api(ring)
     api.api.change_access(Access({ALIAS: (ME,)}))
     assert api.ask(get("/v1/keys")).json == {
@@ -307,19 +303,19 @@ def test_the_list_shows_a_key_that_is_not_held(api: Api) -> None:
     assert waiting["version"] is None
 
 
-def test_health_is_everybodys(api: Api) -> None:
+def test_health_needs_no_rule(api: Api) -> None:
     assert api.ask(get("/healthz"), UNKNOWN).json == {"status": "ok"}
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/keys/", "/metrics", "*", "/v2/keys"])
-def test_other_paths_are_not_there(api: Api, path: str) -> None:
+def test_other_paths_are_not_found(api: Api, path: str) -> None:
     response = api.ask(get(path))
     assert response.status == 404
     assert response.headers["Content-Type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize("method", [b"POST", b"PUT", b"DELETE", b"OPTIONS"])
-def test_other_methods_are_refused(api: Api, method: bytes) -> None:
+def test_other_methods_are_rejected(api: Api, method: bytes) -> None:
     response = api.ask(get(KEY).replace(b"GET", method, 1))
     assert (response.status, response.code) == (405, "serve.method")
     assert response.headers["Allow"] == "GET, HEAD"
@@ -338,14 +334,14 @@ def test_key_bytes_are_sent_from_secret_memory(api: Api, ring: Keyring) -> None:
     assert response.parts[1] is entry.key.forms["jwk"]
 
 
-def test_a_retired_answer_lets_go_of_the_key(api: Api, ring: Keyring) -> None:
+def test_an_invalidated_response_drops_the_key(api: Api, ring: Keyring) -> None:
     response = api.api.handle(parse_head(get(KEY)), CALLER)
     ring.drop(ALIAS, KeyState.EXPIRED)
     assert isinstance(response, Response)
     assert response.parts == ()
 
 
-def test_a_key_may_be_called_public() -> None:
+def test_a_key_may_have_the_name_public() -> None:
     api = Api(ring_with(held_key("public"), held_key(ALIAS)))
     assert api.ask(get("/v1/keys/public")).body == FORMS["jwk"]
     half = api.ask(get("/v1/keys/public/public"))
@@ -360,7 +356,7 @@ def test_a_list_of_tags_has_a_limit(api: Api, count: int, status: int) -> None:
     assert api.ask(get(KEY, f"If-None-Match: {tags}")).status == status
 
 
-def test_a_query_with_very_many_parameters_is_not_even_read(api: Api) -> None:
+def test_a_query_with_very_many_parameters_is_rejected(api: Api) -> None:
     response = api.ask(get(f"{KEY}?{'a=1&' * 2000}version={VERSION}"))
     assert (response.status, response.code) == (400, "serve.bad_request")
 
@@ -372,7 +368,7 @@ def test_a_caller_with_the_public_half_sees_its_operations() -> None:
     assert (key["operations"], key["formats"]) == (["public"], [])
 
 
-def test_a_dropped_key_is_not_asked_for_soon_again() -> None:
+def test_a_dropped_key_has_the_longest_retry_after() -> None:
     ring = ring_with(held_key())
     ring.mark(ALIAS, KeyState.DROPPED)
     response = Api(ring).ask(get(KEY))
@@ -403,7 +399,7 @@ def test_the_status_contains_the_identity_of_the_caller(api: Api) -> None:
     }
 
 
-def test_a_caller_of_no_unit_is_told_so(api: Api) -> None:
+def test_the_status_of_a_caller_without_a_unit_has_null(api: Api) -> None:
     you = api.ask(get("/v1/status"), UNKNOWN).json["you"]
     assert (you["unit"], you["user_unit"], you["groups"]) == (None, None, [])
 
@@ -414,7 +410,7 @@ def test_a_symmetric_key_has_no_public_half() -> None:
     assert (response.status, response.code) == (404, "serve.not_found")
 
 
-def test_a_key_tells_when_it_was_released_and_what_its_form_depends_on(
+def test_a_key_has_the_headers_released_at_and_vary(
     api: Api,
 ) -> None:
     headers = api.ask(get(KEY)).headers

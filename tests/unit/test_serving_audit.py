@@ -61,7 +61,7 @@ def test_a_served_caller_is_logged_once_for_each_version(
     ]
 
 
-def test_a_refusal_is_written_when_it_is_answered_long_ago(journal: Journal) -> None:
+def test_a_denial_is_logged_after_its_response(journal: Journal) -> None:
     journal.deny(7)
     journal.deny(7)
     assert journal.lines() == []
@@ -70,7 +70,7 @@ def test_a_refusal_is_written_when_it_is_answered_long_ago(journal: Journal) -> 
     assert journal.counters.denied["no_rule"] == 2
 
 
-def test_names_that_do_not_exist_are_told_once_for_each_caller(
+def test_unknown_names_are_logged_once_for_each_caller(
     journal: Journal,
 ) -> None:
     for name in ("dbb", "x\ny", "z"):
@@ -106,7 +106,7 @@ def test_many_callers_cannot_silence_the_journal(journal: Journal) -> None:
     assert journal.lines() == ["uid 20000 was denied key db: no rule allows it"]
 
 
-def test_changed_rules_are_a_new_beginning(journal: Journal) -> None:
+def test_denials_are_logged_again_after_a_change_of_rules(journal: Journal) -> None:
     journal.deny(7)
     journal.audit.forget_denials()
     journal.deny(7)
@@ -191,7 +191,7 @@ def test_a_denial_by_changed_rules_is_logged_again(journal: Journal) -> None:
     assert len(journal.lines()) == 2
 
 
-def test_each_unit_and_each_half_is_told_of_one_user(journal: Journal) -> None:
+def test_each_unit_and_each_half_is_logged_for_one_user(journal: Journal) -> None:
     for unit in ("a.service", "b.service"):
         for operation in ("get", "public", "get"):
             journal.audit.served(caller(7, unit), held_key(), operation)
@@ -203,7 +203,7 @@ def test_each_unit_and_each_half_is_told_of_one_user(journal: Journal) -> None:
     ]
 
 
-def test_each_unit_that_is_refused_is_told_of_one_user(journal: Journal) -> None:
+def test_each_denied_unit_is_logged_for_one_user(journal: Journal) -> None:
     for unit in ("a.service", "b.service", "a.service"):
         journal.audit.denied(caller(7, unit), ALIAS, "get", is_configured=True)
     journal.audit.tick()

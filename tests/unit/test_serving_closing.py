@@ -39,7 +39,7 @@ def test_a_half_closed_long_poll_gets_its_response_and_closes() -> None:
     with_server(ring, test)
 
 
-def test_a_last_answer_that_is_taken_slowly_is_whole_and_ends_the_connection() -> None:
+def test_a_slowly_read_last_response_is_complete_before_the_close() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect(room=10)
         feed(sock, LAST_KEY)
@@ -52,7 +52,7 @@ def test_a_last_answer_that_is_taken_slowly_is_whole_and_ends_the_connection() -
     with_server(ring_with(held_key()), test)
 
 
-def test_what_will_not_be_answered_is_not_kept() -> None:
+def test_requests_after_the_last_are_dropped() -> None:
     def test(server: InMemoryServer) -> None:
         connection, sock = server.connect(room=10)
         feed(sock, KEY + KEY)
@@ -91,7 +91,7 @@ def test_a_stopping_listener_aborts_peers_that_do_not_read() -> None:
     asyncio.run(run())
 
 
-def test_a_listener_that_ended_counts_no_seconds() -> None:
+def test_a_closed_listener_has_no_tick() -> None:
     async def run() -> None:
         server = InMemoryServer(ring_with())
         server.connect()

@@ -29,7 +29,7 @@ def test_a_body_has_a_limit(size: int, status: int) -> None:
     with_server(ring_with(), test, limits=Limits(body_bytes=100))
 
 
-def test_a_body_too_large_is_refused_before_it_is_read() -> None:
+def test_a_body_too_large_is_rejected_before_it_is_read() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         feed(sock, get("/v1/keys", "Content-Length: 999999999"))
@@ -49,7 +49,7 @@ def test_what_follows_a_body_is_the_next_request() -> None:
     with_server(ring_with(), test)
 
 
-def test_a_body_that_does_not_come_is_not_waited_for_long() -> None:
+def test_a_missing_body_times_out() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         feed(sock, with_body(30)[:-1])
@@ -60,7 +60,7 @@ def test_a_body_that_does_not_come_is_not_waited_for_long() -> None:
     with_server(ring_with(), test)
 
 
-def test_answers_to_one_user_are_bounded_within_a_second() -> None:
+def test_responses_to_one_user_are_limited_per_second() -> None:
     def test(server: InMemoryServer) -> None:
         _, first = server.connect()
         _, second = server.connect()
@@ -95,7 +95,7 @@ def test_a_throttled_user_is_served_in_the_next_second() -> None:
     )
 
 
-def test_answers_that_were_not_asked_for_are_not_saved_up() -> None:
+def test_unused_quota_is_not_saved() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         server.pass_seconds(10)
@@ -131,7 +131,7 @@ def test_a_throttled_user_does_not_throttle_other_users() -> None:
     )
 
 
-def test_a_new_connection_brings_no_new_allowance() -> None:
+def test_a_new_connection_brings_no_new_quota() -> None:
     def test(server: InMemoryServer) -> None:
         first, sock = server.connect()
         feed(sock, KEY)
@@ -157,7 +157,7 @@ def test_quotas_of_users_without_connections_are_dropped() -> None:
     with_server(ring_with(), test)
 
 
-def test_requests_in_flight_are_bounded() -> None:
+def test_requests_in_flight_are_limited() -> None:
     def test(server: InMemoryServer) -> None:
         stalled = [server.connect(room=10)[1] for _ in range(2)]
         _, third = server.connect()
@@ -179,7 +179,7 @@ def test_requests_in_flight_are_bounded() -> None:
     with_server(ring_with(held_key()), test, limits=Limits(requests_in_flight=2))
 
 
-def test_long_polls_are_bounded() -> None:
+def test_long_polls_are_limited() -> None:
     def test(server: InMemoryServer) -> None:
         socks = [server.connect()[1] for _ in range(3)]
         for sock in socks:
@@ -205,7 +205,7 @@ def test_an_ended_long_poll_frees_its_place() -> None:
     with_server(ring_with(waiting=["later"]), test, limits=Limits(long_polls=1))
 
 
-def test_what_is_sent_while_a_request_waits_is_bounded() -> None:
+def test_input_during_a_long_poll_is_limited() -> None:
     limits = Limits(head_bytes=300, body_bytes=0)
 
     def test(server: InMemoryServer) -> None:
@@ -219,7 +219,7 @@ def test_what_is_sent_while_a_request_waits_is_bounded() -> None:
     with_server(ring_with(waiting=["later"]), test, limits=limits)
 
 
-def test_a_connection_too_many_is_told_when_to_come_again() -> None:
+def test_a_connection_above_the_limit_gets_a_retry_after() -> None:
     def test(server: InMemoryServer) -> None:
         server.connect()
         _, second = server.connect()

@@ -29,7 +29,7 @@ def test_a_silent_connection_is_idle_from_the_start() -> None:
     with_server(ring_with(), test, limits=LIMITS)
 
 
-def test_idleness_begins_anew_with_an_answer_that_is_the_same_as_before() -> None:
+def test_the_idle_time_begins_after_a_cached_response() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         feed(sock, OPENAPI)
@@ -40,7 +40,7 @@ def test_idleness_begins_anew_with_an_answer_that_is_the_same_as_before() -> Non
     with_server(ring_with(), test, limits=LIMITS)
 
 
-def test_idleness_begins_when_a_slow_reader_has_taken_all() -> None:
+def test_the_idle_time_begins_after_a_slow_reader_has_finished() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect(room=10)
         feed(sock, KEY)
@@ -51,7 +51,7 @@ def test_idleness_begins_when_a_slow_reader_has_taken_all() -> None:
     with_server(ring_with(held_key()), test, limits=LIMITS)
 
 
-def test_idleness_begins_with_the_answer_to_a_request_that_waited() -> None:
+def test_the_idle_time_begins_after_a_long_poll() -> None:
     ring = ring_with(waiting=[ALIAS])
 
     def test(server: InMemoryServer) -> None:
@@ -64,7 +64,7 @@ def test_idleness_begins_with_the_answer_to_a_request_that_waited() -> None:
     with_server(ring, test, limits=LIMITS)
 
 
-def test_idleness_begins_with_the_answer_to_a_request_that_came_slowly() -> None:
+def test_the_idle_time_begins_after_a_slow_request() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         feed(sock, KEY[:10])
@@ -75,7 +75,7 @@ def test_idleness_begins_with_the_answer_to_a_request_that_came_slowly() -> None
     with_server(ring_with(held_key()), test, limits=LIMITS)
 
 
-def test_a_refusal_of_a_late_request_has_its_own_time_to_be_taken() -> None:
+def test_the_error_of_a_late_request_has_the_full_send_timeout() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect(room=10)
         feed(sock, KEY[:10])

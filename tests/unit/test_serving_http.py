@@ -70,7 +70,7 @@ def bodies(sent: bytes) -> list[str]:
 # HTTP/1.0
 
 
-def test_an_http_1_0_client_is_answered_and_its_connection_ends() -> None:
+def test_an_http_1_0_client_gets_a_response_and_a_close() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         feed(sock, OLD)
@@ -92,7 +92,7 @@ def test_an_http_1_0_client_cannot_pipeline() -> None:
     with_server(ring_with(held_key()), test)
 
 
-def test_the_same_http_1_0_request_is_answered_at_once_the_next_time() -> None:
+def test_a_repeated_http_1_0_request_is_served_from_the_cache() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         feed(sock, OLD)
@@ -164,7 +164,7 @@ def test_head_has_the_headers_of_get_and_no_body(request_: bytes) -> None:
     with_server(ring_with(held_key()), test)
 
 
-def test_head_is_counted_as_get_is() -> None:
+def test_head_is_counted_like_get() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         feed(sock, HEAD + HEAD + KEY)
@@ -173,7 +173,7 @@ def test_head_is_counted_as_get_is() -> None:
     with_server(ring_with(held_key()), test)
 
 
-def test_requests_after_a_head_are_answered_in_order() -> None:
+def test_requests_after_a_head_are_served_in_order() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         feed(sock, HEAD + KEY + HEAD)
@@ -183,7 +183,7 @@ def test_requests_after_a_head_are_answered_in_order() -> None:
     with_server(ring_with(held_key()), test)
 
 
-def test_head_uses_up_what_a_user_may_ask_for() -> None:
+def test_head_uses_the_quota() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         feed(sock, HEAD + HEAD)
@@ -197,7 +197,7 @@ def test_head_uses_up_what_a_user_may_ask_for() -> None:
     )
 
 
-def test_head_may_wait_for_a_key() -> None:
+def test_head_can_be_a_long_poll() -> None:
     ring = ring_with(waiting=[ALIAS])
 
     def test(server: InMemoryServer) -> None:
@@ -213,7 +213,7 @@ def test_head_may_wait_for_a_key() -> None:
     with_server(ring, test)
 
 
-def test_head_that_waits_in_vain_is_answered_without_a_body() -> None:
+def test_a_head_long_poll_that_expires_has_no_body() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         feed(sock, SOON.replace(b"GET", b"HEAD", 1))
@@ -224,7 +224,7 @@ def test_head_that_waits_in_vain_is_answered_without_a_body() -> None:
     with_server(ring_with(waiting=[ALIAS]), test)
 
 
-def test_head_that_may_not_wait_is_refused_without_a_body() -> None:
+def test_a_rejected_head_long_poll_has_no_body() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         feed(sock, SOON.replace(b"GET", b"HEAD", 1))
@@ -234,7 +234,7 @@ def test_head_that_may_not_wait_is_refused_without_a_body() -> None:
     with_server(ring_with(waiting=[ALIAS]), test, limits=Limits(long_polls=0))
 
 
-def test_head_that_does_not_come_in_time_is_refused_without_a_body() -> None:
+def test_the_timeout_of_a_head_has_no_body() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         feed(sock, HEAD[:-2])
@@ -245,7 +245,7 @@ def test_head_that_does_not_come_in_time_is_refused_without_a_body() -> None:
     with_server(ring_with(), test)
 
 
-def test_head_that_fails_unexpectedly_is_answered_without_a_body() -> None:
+def test_the_internal_error_of_a_head_has_no_body() -> None:
     def broken(request: Request, peer: Peer) -> Response:
         raise ZeroDivisionError(request.path, peer)
 
@@ -280,7 +280,7 @@ def test_what_follows_a_chunked_body_is_the_next_request() -> None:
     echoing(test)
 
 
-def test_a_chunk_that_looks_like_a_request_is_not_one() -> None:
+def test_a_chunk_with_a_request_inside_is_a_body() -> None:
     inner = b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n"
     data = f"{len(inner):x}\r\n".encode() + inner + b"\r\n0\r\n\r\n"
 
@@ -327,7 +327,7 @@ def test_a_last_request_with_a_body_is_not_cached() -> None:
     with_server(ring_with(held_key()), test)
 
 
-def test_a_client_that_sends_no_more_does_not_get_the_answer_before_last() -> None:
+def test_the_end_of_input_repeats_no_response() -> None:
     request = get(f"/v1/keys/{ALIAS}", "Transfer-Encoding: chunked")
 
     def test(server: InMemoryServer) -> None:
@@ -362,7 +362,7 @@ def test_a_chunked_body_has_limits(data: bytes, status: int, code: str) -> None:
     echoing(test)
 
 
-def test_a_chunked_body_that_drips_is_refused_at_the_deadline() -> None:
+def test_a_slow_chunked_body_times_out() -> None:
     def test(server: InMemoryServer, sock: FullSocket) -> None:
         for byte in (CHUNKED + CHUNKS)[: len(CHUNKED)]:
             feed(sock, bytes([byte]))
@@ -376,7 +376,7 @@ def test_a_chunked_body_that_drips_is_refused_at_the_deadline() -> None:
     echoing(test)
 
 
-def test_a_body_that_begins_late_has_the_deadline_of_its_request() -> None:
+def test_a_late_body_has_the_deadline_of_its_request() -> None:
     def test(server: InMemoryServer, sock: FullSocket) -> None:
         feed(sock, CHUNKED)  # the head is taken out, so that nothing is pending
         server.pass_seconds(4)
@@ -387,7 +387,7 @@ def test_a_body_that_begins_late_has_the_deadline_of_its_request() -> None:
     echoing(test)
 
 
-def test_nothing_is_kept_of_a_chunked_body_but_the_body() -> None:
+def test_the_framing_of_a_chunked_body_is_not_kept() -> None:
     def test(server: InMemoryServer, sock: FullSocket) -> None:
         feed(sock, CHUNKED)
         for _ in range(30):
@@ -413,7 +413,7 @@ def test_a_body_in_parts_is_charged_to_the_round() -> None:
 # Expect: 100-continue
 
 
-def test_a_body_that_is_wanted_is_asked_for() -> None:
+def test_an_accepted_body_gets_100_continue() -> None:
     def test(_: InMemoryServer, sock: FullSocket) -> None:
         feed(sock, EXPECTING)
         assert sock.sent == CONTINUE
@@ -425,7 +425,7 @@ def test_a_body_that_is_wanted_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 10, len(CHUNKS)])
-def test_a_body_that_comes_already_is_not_asked_for(count: int) -> None:
+def test_a_body_that_has_begun_gets_no_100(count: int) -> None:
     def test(_: InMemoryServer, sock: FullSocket) -> None:
         feed(sock, EXPECTING + CHUNKS[:count])
         feed(sock, CHUNKS[count:])
@@ -434,7 +434,7 @@ def test_a_body_that_comes_already_is_not_asked_for(count: int) -> None:
     echoing(test)
 
 
-def test_a_body_is_asked_for_once() -> None:
+def test_100_continue_is_sent_once() -> None:
     def test(_: InMemoryServer, sock: FullSocket) -> None:
         for byte in EXPECTING + CHUNKS:
             feed(sock, bytes([byte]))
@@ -444,7 +444,7 @@ def test_a_body_is_asked_for_once() -> None:
 
 
 @pytest.mark.parametrize("header", ["X: y", "Content-Length: 0"])
-def test_no_body_is_not_asked_for(header: str) -> None:
+def test_a_request_without_a_body_gets_no_100(header: str) -> None:
     def test(_: InMemoryServer, sock: FullSocket) -> None:
         feed(sock, post("Expect: 100-continue", header))
         assert bodies(sock.sent) == [""]
@@ -452,7 +452,7 @@ def test_no_body_is_not_asked_for(header: str) -> None:
     echoing(test)
 
 
-def test_a_body_too_large_is_not_asked_for() -> None:
+def test_a_body_too_large_gets_no_100() -> None:
     def test(_: InMemoryServer, sock: FullSocket) -> None:
         feed(sock, post("Expect: 100-continue", "Content-Length: 51"))
         assert [a.status for a in split_responses(sock.sent)] == [413]
@@ -462,7 +462,7 @@ def test_a_body_too_large_is_not_asked_for() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"hello", b"hello" + KEY])
-def test_a_body_that_is_not_wanted_is_not_asked_for_and_ends_the_connection(
+def test_an_unwanted_body_gets_no_100_and_closes_the_connection(
     body: bytes,
 ) -> None:
     def test(server: InMemoryServer) -> None:
@@ -486,7 +486,7 @@ def test_a_throttled_client_gets_no_100() -> None:
     echoing(test, limits=Limits(requests_per_second_per_uid=1))
 
 
-def test_a_100_waits_for_the_answer_before_it() -> None:
+def test_a_100_waits_for_the_response_before_it() -> None:
     def test(_: InMemoryServer, sock: FullSocket) -> None:
         sock.room = 10
         feed(sock, post() + EXPECTING)
@@ -499,7 +499,7 @@ def test_a_100_waits_for_the_answer_before_it() -> None:
     echoing(test)
 
 
-def test_a_100_that_is_not_taken_at_once_is_sent_whole() -> None:
+def test_a_slowly_read_100_is_complete() -> None:
     def test(server: InMemoryServer, sock: FullSocket) -> None:
         sock.room = 10
         feed(sock, EXPECTING)
@@ -513,7 +513,7 @@ def test_a_100_that_is_not_taken_at_once_is_sent_whole() -> None:
     echoing(test)
 
 
-def test_a_body_that_was_asked_for_and_does_not_come_is_not_waited_for_long() -> None:
+def test_a_missing_body_after_100_times_out() -> None:
     def test(server: InMemoryServer, sock: FullSocket) -> None:
         feed(sock, EXPECTING)
         server.pass_seconds(6)
@@ -523,7 +523,7 @@ def test_a_body_that_was_asked_for_and_does_not_come_is_not_waited_for_long() ->
     echoing(test)
 
 
-def test_a_lasting_answer_to_a_head_whose_body_is_not_read_is_not_cached() -> None:
+def test_a_response_without_the_unwanted_body_is_not_cached() -> None:
     def test(server: InMemoryServer, sock: FullSocket) -> None:
         cell = server.counters.requests_cell("api", "get", "ok")
         kept = Response(HTTPStatus.OK, {}, b"1", counter=cell, is_cacheable=True)

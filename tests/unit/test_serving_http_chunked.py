@@ -57,7 +57,7 @@ def test_trailers_are_ignored() -> None:
     assert body_of(b"1\r\nx\r\n0\r\nA: b\r\nHost: other\r\nC:\r\n\r\n") == b"x"
 
 
-def test_what_follows_a_body_is_left() -> None:
+def test_bytes_after_a_body_are_left() -> None:
     data = bytearray(b"1\r\nx\r\n" + END + b"GET ")
     assert a_body().take(data)
     assert data == b"GET "
@@ -117,12 +117,12 @@ def test_malformed_chunks_are_rejected(data: bytes) -> None:
         b"ffffffffffffffff\r\n",
     ],
 )
-def test_a_body_has_a_limit_that_is_kept_before_its_data_comes(data: bytes) -> None:
+def test_a_body_above_the_limit_is_rejected_before_its_data(data: bytes) -> None:
     error = refusal(data)
     assert (error.code, error.status) == ("serve.body", 413)
 
 
-def test_a_body_at_the_limit_is_taken() -> None:
+def test_a_body_at_the_limit_is_accepted() -> None:
     assert body_of(b"28\r\n" + b"x" * 40 + b"\r\n" + END) == b"x" * 40
 
 
@@ -130,14 +130,14 @@ def line_of(length: int) -> bytes:
     return b"1;" + b"a" * (length - 4) + b"\r\n"
 
 
-def test_a_line_at_the_limit_is_taken() -> None:
+def test_a_line_at_the_limit_is_accepted() -> None:
     assert body_of(line_of(MAX_LINE_BYTES) + b"x\r\n" + END) == b"x"
 
 
 @pytest.mark.parametrize(
     "data", [line_of(MAX_LINE_BYTES + 1), line_of(1000)[:MAX_LINE_BYTES]]
 )
-def test_a_longer_line_is_refused_without_waiting_for_its_end(data: bytes) -> None:
+def test_a_longer_line_is_rejected_before_its_end(data: bytes) -> None:
     assert refusal(data).status == 413
 
 

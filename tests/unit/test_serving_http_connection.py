@@ -50,7 +50,7 @@ def test_a_key_is_served() -> None:
     with_server(ring_with(held_key()), test)
 
 
-def test_pipelined_requests_are_answered_in_order() -> None:
+def test_pipelined_requests_are_served_in_order() -> None:
     def test(server: InMemoryServer) -> None:
         _, transport = server.connect()
         feed(transport, KEY + get("/nothing") + PEM + KEY)
@@ -65,7 +65,7 @@ def test_pipelined_requests_are_answered_in_order() -> None:
     with_server(ring_with(held_key()), test)
 
 
-def test_a_request_that_is_repeated_is_answered_again() -> None:
+def test_a_repeated_request_is_served_again() -> None:
     def test(server: InMemoryServer) -> None:
         _, transport = server.connect()
         for _ in range(3):
@@ -91,7 +91,7 @@ def test_a_repeated_request_gets_the_new_key_after_a_rotation() -> None:
     with_server(ring, test)
 
 
-def test_a_repeated_request_gets_nothing_after_a_drop() -> None:
+def test_a_repeated_request_gets_no_key_after_a_drop() -> None:
     ring = ring_with(held_key())
 
     def test(server: InMemoryServer) -> None:
@@ -104,7 +104,7 @@ def test_a_repeated_request_gets_nothing_after_a_drop() -> None:
     with_server(ring, test)
 
 
-def test_a_repeated_request_is_refused_after_the_rules_changed() -> None:
+def test_a_repeated_request_is_denied_after_a_change_of_rules() -> None:
     def test(server: InMemoryServer) -> None:
         _, transport = server.connect()
         feed(transport, KEY)
@@ -115,7 +115,7 @@ def test_a_repeated_request_is_refused_after_the_rules_changed() -> None:
     with_server(ring_with(held_key()), test)
 
 
-def test_the_same_bytes_within_another_request_are_not_the_same_request() -> None:
+def test_cached_bytes_inside_of_a_body_are_not_a_request() -> None:
     def test(server: InMemoryServer) -> None:
         _, transport = server.connect()
         feed(transport, KEY)
@@ -128,7 +128,7 @@ def test_the_same_bytes_within_another_request_are_not_the_same_request() -> Non
     with_server(ring_with(held_key()), test)
 
 
-def test_the_same_request_with_more_behind_it_is_answered_with_the_more() -> None:
+def test_a_cached_request_with_another_behind_it_serves_both() -> None:
     def test(server: InMemoryServer) -> None:
         _, transport = server.connect()
         feed(transport, KEY)
@@ -150,7 +150,7 @@ def test_empty_lines_before_a_request_are_ignored() -> None:
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_several_empty_lines_at_once_are_ignored_too(count: int) -> None:
+def test_several_empty_lines_are_ignored(count: int) -> None:
     def test(server: InMemoryServer) -> None:
         _, transport = server.connect()
         feed(transport, b"\r\n" * count + KEY)
@@ -159,7 +159,7 @@ def test_several_empty_lines_at_once_are_ignored_too(count: int) -> None:
     with_server(ring_with(held_key()), test)
 
 
-def test_a_malformed_request_is_refused_once_and_ends_the_connection() -> None:
+def test_a_malformed_request_gets_one_error_and_a_close() -> None:
     def test(server: InMemoryServer) -> None:
         _, transport = server.connect()
         feed(transport, b"nonsense\r\n\r\n" + KEY)
@@ -173,7 +173,7 @@ def test_a_malformed_request_is_refused_once_and_ends_the_connection() -> None:
     with_server(ring_with(held_key()), test)
 
 
-def test_a_body_that_looks_like_a_request_is_not_one() -> None:
+def test_a_body_with_a_request_inside_is_a_body() -> None:
     def test(server: InMemoryServer) -> None:
         _, transport = server.connect()
         head = get("/v1/keys", f"Content-Length: {len(KEY)}")
@@ -223,7 +223,7 @@ def test_a_head_in_pieces_has_the_same_limit(length: int, status: int) -> None:
     with_server(ring_with(), test, limits=LIMITS)
 
 
-def test_an_unexpected_error_is_one_connections_own() -> None:
+def test_an_unexpected_error_closes_only_its_connection() -> None:
     def broken(request: Request, peer: Peer) -> Response:
         raise ZeroDivisionError(request.path, peer)
 
@@ -242,7 +242,7 @@ def test_an_unexpected_error_is_one_connections_own() -> None:
     with_server(ring_with(held_key()), test)
 
 
-def test_nothing_is_read_while_an_answer_is_not_taken() -> None:
+def test_a_connection_does_not_read_while_it_sends() -> None:
     def test(server: InMemoryServer) -> None:
         _, transport = server.connect(room=10)
         feed(transport, KEY + PEM)
@@ -256,7 +256,7 @@ def test_nothing_is_read_while_an_answer_is_not_taken() -> None:
     with_server(ring_with(held_key()), test)
 
 
-def test_a_slow_reader_gets_the_whole_of_the_key_that_it_began_to_read() -> None:
+def test_a_slow_reader_gets_the_complete_key_that_it_began_to_read() -> None:
     ring = ring_with(held_key())
 
     def test(server: InMemoryServer) -> None:
@@ -270,7 +270,7 @@ def test_a_slow_reader_gets_the_whole_of_the_key_that_it_began_to_read() -> None
     with_server(ring, test)
 
 
-def test_a_reader_is_cut_at_the_deadline_and_not_before() -> None:
+def test_a_slow_reader_is_aborted_at_the_deadline() -> None:
     def test(server: InMemoryServer) -> None:
         _, transport = server.connect(room=10)
         feed(transport, KEY)
@@ -283,7 +283,7 @@ def test_a_reader_is_cut_at_the_deadline_and_not_before() -> None:
     with_server(ring_with(held_key()), test, limits=LIMITS)
 
 
-def test_a_reader_that_takes_a_byte_now_and_then_is_cut_all_the_same() -> None:
+def test_a_reader_of_single_bytes_is_aborted_at_the_deadline() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect(room=10)
         feed(sock, KEY)
@@ -298,7 +298,7 @@ def test_a_reader_that_takes_a_byte_now_and_then_is_cut_all_the_same() -> None:
     with_server(ring_with(held_key()), test, limits=LIMITS)
 
 
-def test_a_reader_of_a_last_answer_is_cut_at_the_deadline_too() -> None:
+def test_a_slow_reader_of_a_last_response_is_aborted() -> None:
     def test(server: InMemoryServer) -> None:
         _, transport = server.connect(room=10)
         feed(transport, b"nonsense\r\n\r\n")
@@ -310,7 +310,7 @@ def test_a_reader_of_a_last_answer_is_cut_at_the_deadline_too() -> None:
     with_server(ring_with(), test, limits=LIMITS)
 
 
-def test_a_request_that_drips_is_refused_at_the_deadline() -> None:
+def test_a_slow_request_times_out() -> None:
     def test(server: InMemoryServer) -> None:
         _, transport = server.connect()
         for byte in KEY[:6]:
@@ -324,7 +324,7 @@ def test_a_request_that_drips_is_refused_at_the_deadline() -> None:
     with_server(ring_with(held_key()), test, limits=LIMITS)
 
 
-def test_an_idle_connection_is_ended_at_the_deadline() -> None:
+def test_an_idle_connection_closes_at_the_deadline() -> None:
     def test(server: InMemoryServer) -> None:
         _, transport = server.connect()
         feed(transport, KEY)
@@ -338,7 +338,7 @@ def test_an_idle_connection_is_ended_at_the_deadline() -> None:
     with_server(ring_with(held_key()), test, limits=LIMITS)
 
 
-def test_connections_of_one_uid_are_bounded() -> None:
+def test_connections_of_one_user_are_limited() -> None:
     def test(server: InMemoryServer) -> None:
         first, _ = server.connect()
         _, second = server.connect()
@@ -356,7 +356,7 @@ def test_connections_of_one_uid_are_bounded() -> None:
 
 
 @pytest.mark.parametrize(("limit", "refused"), [(2, False), (1, True)])
-def test_connections_in_total_are_bounded(limit: int, *, refused: bool) -> None:
+def test_connections_in_total_are_limited(limit: int, *, refused: bool) -> None:
     def test(server: InMemoryServer) -> None:
         server.connect()
         _, second = server.connect()
@@ -365,7 +365,7 @@ def test_connections_in_total_are_bounded(limit: int, *, refused: bool) -> None:
     with_server(ring_with(), test, limits=Limits(connections=limit))
 
 
-def test_the_end_lets_an_answer_under_way_be_taken() -> None:
+def test_a_response_under_way_is_completed_at_the_stop() -> None:
     def test(server: InMemoryServer) -> None:
         idle, idle_transport = server.connect()
         taking, transport = server.connect(room=10)
@@ -395,7 +395,7 @@ def test_the_age_of_a_key_grows() -> None:
     with_server(ring_with(held_key()), test)
 
 
-def test_what_head_was_answered_with_does_not_last() -> None:
+def test_the_response_of_head_is_not_cached() -> None:
     def test(server: InMemoryServer) -> None:
         cell = server.counters.requests_cell("api", "get", "ok")
         kept = Response(
@@ -414,7 +414,7 @@ def test_what_head_was_answered_with_does_not_last() -> None:
     with_server(ring_with(), test)
 
 
-def test_a_question_that_fails_while_it_waits_ends_its_connection_alone() -> None:
+def test_a_failed_long_poll_closes_only_its_connection() -> None:
     ring = ring_with(waiting=[ALIAS])
 
     def broken(must: object) -> Response | None:

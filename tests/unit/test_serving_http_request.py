@@ -16,7 +16,7 @@ def refusal(head: bytes) -> HttpError:
     return caught.value
 
 
-def test_a_request_is_read() -> None:
+def test_a_request_is_parsed() -> None:
     request = parse_head(
         b"GET /v1/keys/db?version=1 HTTP/1.1\r\nHost: x\r\nACCEPT: */*\r\n\r\n"
     )
@@ -29,7 +29,7 @@ def test_a_request_is_read() -> None:
     assert request.keep_alive
 
 
-def test_a_header_given_twice_is_one_list() -> None:
+def test_a_repeated_header_is_one_list() -> None:
     request = parse_head(START + b"Accept: a/b\r\naccept: c/d\r\n\r\n")
     assert request.headers["accept"] == "a/b, c/d"
 
@@ -57,7 +57,7 @@ def test_an_empty_body_counts_as_no_body() -> None:
         b"PRI * HTTP/2.0\r\n\r\n",
     ],
 )
-def test_versions_other_than_1_0_and_1_1_are_refused(head: bytes) -> None:
+def test_versions_other_than_1_0_and_1_1_are_rejected(head: bytes) -> None:
     error = refusal(head)
     assert (error.code, error.status) == ("serve.http_version", 505)
 
@@ -90,7 +90,7 @@ def test_versions_other_than_1_0_and_1_1_are_refused(head: bytes) -> None:
         (b"Content-Length:", 400),
     ],
 )
-def test_a_body_of_unclear_length_is_refused(header: bytes, status: int) -> None:
+def test_a_body_of_ambiguous_length_is_rejected(header: bytes, status: int) -> None:
     assert refusal(START + header + b"\r\n\r\n").status == status
 
 
@@ -103,7 +103,7 @@ def test_a_body_of_unclear_length_is_refused(header: bytes, status: int) -> None
         (b"X: y", 0),
     ],
 )
-def test_a_body_has_the_length_that_is_told(header: bytes, size: int) -> None:
+def test_a_body_has_its_content_length(header: bytes, size: int) -> None:
     assert parse_head(START + header + b"\r\n\r\n").body_bytes == size
 
 
@@ -127,7 +127,7 @@ def test_a_body_has_the_length_that_is_told(header: bytes, size: int) -> None:
         b"no colon",
     ],
 )
-def test_ambiguous_heads_are_refused(header: bytes) -> None:
+def test_ambiguous_heads_are_rejected(header: bytes) -> None:
     error = refusal(START + header + b"\r\n\r\n")
     assert (error.code, error.status) == ("serve.bad_request", 400)
 
@@ -147,32 +147,32 @@ def test_malformed_requests_are_rejected(head: bytes) -> None:
     assert refusal(head).status == 400
 
 
-def test_64_headers_are_read() -> None:
+def test_64_headers_are_accepted() -> None:
     more = b"A: b\r\n" * 63  # and Host
     assert len(parse_head(START + more + b"\r\n").headers) == 2
 
 
-def test_65_headers_are_refused() -> None:
+def test_65_headers_are_rejected() -> None:
     error = refusal(START + b"A: b\r\n" * 64 + b"\r\n")
     assert (error.code, error.status) == ("serve.head_too_large", 431)
 
 
-def test_half_a_request_may_become_one() -> None:
+def test_an_incomplete_request_is_accepted() -> None:
     check_unfinished(START[:-1], max_bytes=len(START))
 
 
-def test_half_an_empty_line_may_precede_a_request() -> None:
+def test_an_incomplete_empty_line_is_accepted() -> None:
     check_unfinished(b"\r", max_bytes=10)
 
 
-def test_a_head_at_the_limit_without_an_end_is_refused() -> None:
+def test_a_head_at_the_limit_without_an_end_is_rejected() -> None:
     with pytest.raises(HttpError) as caught:
         check_unfinished(START, max_bytes=len(START))
     assert caught.value.code == "serve.head_too_large"
 
 
 @pytest.mark.parametrize("part", [b"GET / HTTP/1.1\nHost", b"\x16\x03\x01", b"\n"])
-def test_what_cannot_become_a_request_is_refused_at_once(part: bytes) -> None:
+def test_other_bytes_are_rejected_at_once(part: bytes) -> None:
     with pytest.raises(HttpError) as caught:
         check_unfinished(part, max_bytes=1000)
     assert caught.value.code == "serve.bad_request"
@@ -187,7 +187,7 @@ def test_what_cannot_become_a_request_is_refused_at_once(part: bytes) -> None:
         (b"//v1/keys", "//v1/keys"),
     ],
 )
-def test_the_absolute_form_is_understood(target: bytes, path: str) -> None:
+def test_the_absolute_form_is_accepted(target: bytes, path: str) -> None:
     head = b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"
     assert parse_head(head).path == path
 
@@ -204,7 +204,7 @@ def test_an_http_1_0_request_may_have_a_host() -> None:
     assert parse_head(OLD + b"Host: x\r\n\r\n").headers == {"host": "x"}
 
 
-def test_an_http_1_0_request_has_no_two_hosts() -> None:
+def test_an_http_1_0_request_with_two_hosts_is_rejected() -> None:
     assert refusal(OLD + b"Host: x\r\nHost: x\r\n\r\n").status == 400
 
 
@@ -220,7 +220,7 @@ def test_an_http_1_0_request_may_have_a_body() -> None:
 @pytest.mark.parametrize(
     "header", [b"", b"Content-Length: 5\r\n", b"Connection: keep-alive\r\n"]
 )
-def test_an_http_1_0_request_with_a_transfer_coding_is_refused(header: bytes) -> None:
+def test_an_http_1_0_request_with_a_transfer_coding_is_rejected(header: bytes) -> None:
     head = OLD + header + b"Transfer-Encoding: chunked\r\n\r\n"
     assert refusal(head).status == 400
 
@@ -247,12 +247,12 @@ def test_a_client_may_expect_100_continue(value: bytes) -> None:
         b"Expect:",
     ],
 )
-def test_other_expectations_are_not_met(header: bytes) -> None:
+def test_other_expectations_are_rejected(header: bytes) -> None:
     error = refusal(START + header + b"\r\n\r\n")
     assert (error.code, error.status) == ("serve.body", 417)
 
 
-def test_what_an_http_1_0_client_expects_is_ignored() -> None:
+def test_the_expectation_of_an_http_1_0_client_is_ignored() -> None:
     request = parse_head(OLD + b"Expect: 100-continue\r\n\r\n")
     assert not request.expects_continue
 
@@ -266,6 +266,8 @@ def test_what_an_http_1_0_client_expects_is_ignored() -> None:
         (b"Expect: 200-ok", 417),
     ],
 )
-def test_an_offer_to_upgrade_hides_no_unclear_body(header: bytes, status: int) -> None:
+def test_an_offer_to_upgrade_hides_no_ambiguous_body(
+    header: bytes, status: int
+) -> None:
     offer = b"Connection: upgrade\r\nUpgrade: h2c\r\n"
     assert refusal(START + offer + header + b"\r\n\r\n").status == status

@@ -30,7 +30,7 @@ def waiting_ring() -> Keyring:
     return ring_with(waiting=[ALIAS])
 
 
-def test_a_key_that_is_there_is_not_waited_for() -> None:
+def test_a_held_key_is_sent_at_once() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         feed(sock, SOON)
@@ -39,7 +39,7 @@ def test_a_key_that_is_there_is_not_waited_for() -> None:
     with_server(ring_with(held_key()), test)
 
 
-def test_a_key_is_sent_when_it_comes() -> None:
+def test_a_key_is_sent_when_it_arrives() -> None:
     ring = waiting_ring()
 
     def test(server: InMemoryServer) -> None:
@@ -55,7 +55,7 @@ def test_a_key_is_sent_when_it_comes() -> None:
     with_server(ring, test)
 
 
-def test_a_key_that_does_not_come_is_not_ready_in_the_end() -> None:
+def test_an_expired_long_poll_gets_not_ready() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         feed(sock, SOON)
@@ -70,7 +70,7 @@ def test_a_key_that_does_not_come_is_not_ready_in_the_end() -> None:
     with_server(waiting_ring(), test)
 
 
-def test_a_newer_version_is_sent_when_it_comes() -> None:
+def test_a_newer_version_is_sent_when_it_arrives() -> None:
     ring = ring_with(held_key())
 
     def test(server: InMemoryServer) -> None:
@@ -85,7 +85,7 @@ def test_a_newer_version_is_sent_when_it_comes() -> None:
     with_server(ring, test)
 
 
-def test_no_newer_version_is_304_in_the_end() -> None:
+def test_an_expired_long_poll_for_a_newer_version_gets_304() -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         feed(sock, NEWER)
@@ -95,7 +95,7 @@ def test_no_newer_version_is_304_in_the_end() -> None:
     with_server(ring_with(held_key()), test)
 
 
-def test_a_certain_version_is_waited_for() -> None:
+def test_a_long_poll_can_wait_for_a_version() -> None:
     ring = ring_with(held_key())
 
     def test(server: InMemoryServer) -> None:
@@ -108,7 +108,7 @@ def test_a_certain_version_is_waited_for() -> None:
     with_server(ring, test)
 
 
-def test_a_key_that_is_dropped_and_comes_back_is_sent() -> None:
+def test_a_key_that_is_dropped_and_released_again_is_sent() -> None:
     ring = ring_with(held_key())
 
     def test(server: InMemoryServer) -> None:
@@ -122,7 +122,7 @@ def test_a_key_that_is_dropped_and_comes_back_is_sent() -> None:
     with_server(ring, test)
 
 
-def test_requests_behind_one_that_waits_are_answered_after_it_in_order() -> None:
+def test_requests_after_a_long_poll_are_served_in_order() -> None:
     ring = waiting_ring()
 
     def test(server: InMemoryServer) -> None:
@@ -138,7 +138,7 @@ def test_requests_behind_one_that_waits_are_answered_after_it_in_order() -> None
     with_server(ring, test)
 
 
-def test_the_same_request_again_while_the_first_waits_is_answered_after_it() -> None:
+def test_a_cached_request_after_a_long_poll_is_served_after_it() -> None:
     ring = ring_with(held_key())
 
     def test(server: InMemoryServer) -> None:
@@ -153,7 +153,7 @@ def test_the_same_request_again_while_the_first_waits_is_answered_after_it() -> 
     with_server(ring, test)
 
 
-def test_a_connection_that_is_cut_waits_no_longer() -> None:
+def test_an_aborted_connection_has_no_long_poll() -> None:
     ring = waiting_ring()
 
     def test(server: InMemoryServer) -> None:
@@ -191,7 +191,7 @@ def test_a_long_poll_returns_when_the_agent_stops() -> None:
 
 
 @pytest.mark.parametrize("fraction", ["0.5", "1", "1.000"])
-def test_a_wait_is_never_shorter_than_asked_for(fraction: str) -> None:
+def test_a_wait_is_never_shorter_than_requested(fraction: str) -> None:
     def test(server: InMemoryServer) -> None:
         _, sock = server.connect()
         feed(sock, get(f"/v1/keys/{ALIAS}?wait={fraction}"))

@@ -183,14 +183,14 @@ def test_keys_are_listed_for_callers_of_their_rules(kind: str, path: str) -> Non
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("path", ["/healthz", "/v1/openapi.json"])
-def test_what_says_nothing_of_keys_is_everybodys(kind: str, path: str) -> None:
+def test_resources_without_keys_need_no_rule(kind: str, path: str) -> None:
     rule, friend, _, strangers = KINDS[kind]
     api, _ = api_for(rule)
     assert {status_of(api, path, peer) for peer in (friend, *strangers)} == {200}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_systemd_gets_credentials_for_rules_on_units_alone(kind: str) -> None:
+def test_systemd_gets_credentials_for_rules_with_a_unit_alone(kind: str) -> None:
     rule, friend, _, strangers = KINDS[kind]
     _, access = api_for(rule)
     is_on_units_alone = kind in ("unit", "unit glob", "unit template")

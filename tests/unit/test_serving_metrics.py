@@ -83,7 +83,7 @@ def test_a_denial_just_before_the_stop_is_logged(
     assert caplog.messages == ["uid 54321 was denied key db: no rule allows it"]
 
 
-def test_the_numbers_are_new_at_each_tick(sock: socket.socket) -> None:
+def test_the_metrics_are_rendered_anew_at_each_tick(sock: socket.socket) -> None:
     ring, counters = ring_with(held_key()), Counters()
     server = MetricsServer(sock, ring, counters)
     ask(server, "/metrics", UNIDENTIFIED)
@@ -95,7 +95,7 @@ def test_the_numbers_are_new_at_each_tick(sock: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/healthz", "/x"])
-def test_head_is_what_get_is_for_scrapers(sock: socket.socket, path: str) -> None:
+def test_head_on_the_metrics_port_is_like_get(sock: socket.socket, path: str) -> None:
     server = MetricsServer(sock, ring_with(held_key()), Counters())
     by_get, by_head = (
         server._listener._handle(parse_head(request), UNIDENTIFIED)
@@ -107,7 +107,7 @@ def test_head_is_what_get_is_for_scrapers(sock: socket.socket, path: str) -> Non
     assert by_get.counter is by_head.counter
 
 
-def test_scrapers_may_not_post(sock: socket.socket) -> None:
+def test_the_metrics_port_rejects_post(sock: socket.socket) -> None:
     server = MetricsServer(sock, ring_with(held_key()), Counters())
     request = get("/metrics").replace(b"GET", b"POST", 1)
     response = server._listener._handle(parse_head(request), UNIDENTIFIED)
@@ -116,7 +116,7 @@ def test_scrapers_may_not_post(sock: socket.socket) -> None:
     assert answered.headers["Allow"] == "GET, HEAD"
 
 
-def test_scrapers_send_no_body(sock: socket.socket) -> None:
+def test_the_metrics_port_rejects_a_body(sock: socket.socket) -> None:
     server = MetricsServer(sock, ring_with(held_key()), Counters())
     head = parse_head(get("/metrics", "Content-Length: 1"))
     answered = received(server._listener._handle(head, UNIDENTIFIED))

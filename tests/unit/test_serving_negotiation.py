@@ -42,7 +42,7 @@ OCT: tuple[Form, ...] = ("jwk", "raw")
         ("a/b," * 31 + "application/pkcs8", "der", "application/pkcs8"),
     ],
 )
-def test_the_best_form_that_there_is_is_chosen(
+def test_the_preferred_available_form_is_chosen(
     accept: str, form: str, media_type: str
 ) -> None:
     if form:
@@ -61,7 +61,7 @@ def test_a_key_without_a_jwk_is_served_in_its_first_form() -> None:
     assert choose_form("*/*", ("der", "pem")).form == "pem"
 
 
-def test_an_accept_that_is_too_long_to_be_meant_is_refused() -> None:
+def test_a_too_long_accept_is_rejected() -> None:
     with pytest.raises(RequestError) as caught:
         choose_form("a/b," * 32 + "application/pkcs8", RSA)
     assert (caught.value.code, caught.value.status) == ("serve.bad_request", 400)

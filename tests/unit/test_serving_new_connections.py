@@ -32,7 +32,7 @@ LAST_KEY = get(f"/v1/keys/{ALIAS}", "Connection: close")
 LAST_OPENAPI = get("/v1/openapi.json", "Connection: close")  # lasts for long
 
 
-def test_a_request_that_comes_with_its_connection_is_answered() -> None:
+def test_a_request_on_a_new_connection_is_served() -> None:
     def test(server: InMemoryServer) -> None:
         for _ in range(3):
             sock = server.visit(LAST_KEY)
@@ -46,7 +46,7 @@ def test_a_request_that_comes_with_its_connection_is_answered() -> None:
     with_server(ring_with(held_key()), test)
 
 
-def test_half_a_request_that_comes_with_its_connection_is_waited_for() -> None:
+def test_an_incomplete_request_on_a_new_connection_is_completed() -> None:
     def test(server: InMemoryServer) -> None:
         server.visit(LAST_KEY)
         sock = server.visit(LAST_KEY[:30])
@@ -57,7 +57,7 @@ def test_half_a_request_that_comes_with_its_connection_is_waited_for() -> None:
     with_server(ring_with(held_key()), test)
 
 
-def test_what_was_answered_before_is_not_answered_so_after_a_rotation() -> None:
+def test_a_cached_response_is_not_sent_after_a_rotation() -> None:
     ring = ring_with(held_key())
 
     def test(server: InMemoryServer) -> None:
@@ -72,7 +72,7 @@ def test_what_was_answered_before_is_not_answered_so_after_a_rotation() -> None:
     with_server(ring, test)
 
 
-def test_what_was_answered_before_is_not_answered_so_to_another_caller() -> None:
+def test_a_cached_response_is_not_sent_to_another_caller() -> None:
     def test(server: InMemoryServer) -> None:
         server.visit(LAST_KEY)
         for other in (
@@ -88,7 +88,7 @@ def test_what_was_answered_before_is_not_answered_so_to_another_caller() -> None
     with_server(ring_with(held_key()), test)
 
 
-def test_what_was_answered_before_is_not_answered_so_under_other_rules() -> None:
+def test_a_cached_response_is_not_sent_after_a_change_of_rules() -> None:
     def test(server: InMemoryServer) -> None:
         server.visit(LAST_KEY)
         server.api.change_access(Access({}))
@@ -97,7 +97,7 @@ def test_what_was_answered_before_is_not_answered_so_under_other_rules() -> None
     with_server(ring_with(held_key()), test)
 
 
-def test_requests_that_come_with_their_connections_are_bounded_too() -> None:
+def test_requests_on_new_connections_are_limited() -> None:
     def test(server: InMemoryServer) -> None:
         statuses = [
             split_responses(server.visit(LAST_KEY).sent)[0].status for _ in range(3)
@@ -122,7 +122,7 @@ def count_decisions(server: InMemoryServer) -> list[str]:
     return decided
 
 
-def test_the_same_request_of_the_same_caller_is_decided_once_a_second() -> None:
+def test_a_repeated_request_reaches_the_handler_once_per_second() -> None:
     def test(server: InMemoryServer) -> None:
         decided = count_decisions(server)
         for _ in range(3):
@@ -136,7 +136,7 @@ def test_the_same_request_of_the_same_caller_is_decided_once_a_second() -> None:
     with_server(ring_with(), test)
 
 
-def test_no_more_than_so_many_requests_are_cached() -> None:
+def test_the_response_cache_is_bounded() -> None:
     def test(server: InMemoryServer) -> None:
         for number in range(300):
             server.visit(get(f"/v1/keys/{ALIAS}", f"X: {number}", "Connection: close"))
@@ -145,7 +145,7 @@ def test_no_more_than_so_many_requests_are_cached() -> None:
     with_server(ring_with(held_key()), test)
 
 
-def test_an_answer_as_before_that_is_taken_slowly_is_whole() -> None:
+def test_a_slowly_read_cached_response_is_complete() -> None:
     def test(server: InMemoryServer) -> None:
         server.visit(LAST_KEY)
         sock = server.visit(LAST_KEY, room=10)
@@ -160,9 +160,7 @@ def test_an_answer_as_before_that_is_taken_slowly_is_whole() -> None:
     with_server(ring_with(held_key()), test)
 
 
-def test_what_was_answered_a_pinned_caller_is_not_answered_so_to_a_guessed_one() -> (
-    None
-):
+def test_a_cached_response_of_a_pinned_caller_is_not_sent_to_another() -> None:
     rule = Rule(unit="app.service")
     pinned = dataclasses.replace(MYSELF, unit="app.service", is_pinned=True)
     guessed = dataclasses.replace(pinned, is_pinned=False)

@@ -74,7 +74,7 @@ def test_both_versions_are_listed(rotated: Rotated) -> None:
     assert (key["version"], key["previous_version"]) == (NEXT_VERSION, VERSION)
 
 
-def test_after_the_overlap_there_is_only_the_new_one(rotated: Rotated) -> None:
+def test_after_the_overlap_only_the_new_version_is_served(rotated: Rotated) -> None:
     rotated.ring.end_overlap(ALIAS)
     assert rotated.ask(f"{KEY}?version={VERSION}").code == "serve.version"
     assert rotated.ask(KEY).body == NEW_JWK

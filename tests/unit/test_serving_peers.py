@@ -47,7 +47,7 @@ def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - as plain as can be
 
 
-def test_our_own_process_is_recognised() -> None:
+def test_this_process_is_identified() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         groups = frozenset(os.getgroups())
@@ -63,7 +63,7 @@ def test_the_unit_is_not_read_if_no_rule_has_a_unit(
 
 
 @pytest.mark.parametrize("wants_unit", [False, True])
-def test_no_descriptor_is_left_behind(*, wants_unit: bool) -> None:
+def test_no_descriptor_leaks(*, wants_unit: bool) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         before = open_descriptors()
@@ -83,7 +83,7 @@ def test_a_caller_without_a_pidfd_has_no_unit(
     assert (peer.uid, peer.unit, peer.is_pinned) == (os.getuid(), "", False)
 
 
-def test_without_peer_pidfds_nothing_is_pinned(connection: RefusingSocket) -> None:
+def test_without_peer_pidfds_no_unit_is_pinned(connection: RefusingSocket) -> None:
     peer = identify(connection, wants_unit=True)
     assert (peer.pid, peer.is_pinned) == (os.getpid(), False)
 
@@ -111,24 +111,24 @@ def test_a_process_that_has_ended_has_no_unit() -> None:
 
 
 @pytest.mark.parametrize("pid", [-1, 0, 2**31 - 1])
-def test_a_number_that_no_process_has_gives_no_unit(pid: int) -> None:
+def test_an_unused_process_id_has_no_unit(pid: int) -> None:
     assert unit_of(pid) == NO_UNIT
 
 
-def test_a_file_that_may_have_been_cut_is_not_believed(tmp_path: Path) -> None:
+def test_a_possibly_truncated_file_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "cgroup").write_text("0::/app.service\n")
     path = str(tmp_path / "cgroup")
     assert peers._read(path, 17) == b"0::/app.service\n"
     assert peers._read(path, 16) == b""
 
 
-def test_a_file_that_cannot_be_read_says_nothing(tmp_path: Path) -> None:
+def test_an_unreadable_file_has_no_unit(tmp_path: Path) -> None:
     assert peers._read(str(tmp_path / "none"), 10) == b""
     assert peers._read(str(tmp_path), 10) == b""
 
 
 @pytest.mark.skipif(not probe_pidfd(), reason="needs peer pidfds (Linux 6.5)")
-def test_a_kernel_with_peer_pidfds_gives_ours() -> None:
+def test_the_probe_finds_peer_pidfds() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         pidfd = ours.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
@@ -173,7 +173,7 @@ def test_a_peer_has_no_unit_unless_it_is_needed(
     assert (peer.unit, peer.is_pinned) == ("", False)
 
 
-def test_a_process_that_has_ended_has_not_the_unit_that_its_number_is_in(
+def test_an_ended_process_does_not_get_the_unit_of_its_process_id(
     proc: Proc,
 ) -> None:
     """The number may have gone to another process meanwhile."""
@@ -200,14 +200,14 @@ def test_a_caller_without_a_pidfd_does_not_get_the_unit_of_its_process_id(
 
 
 @pytest.mark.usefixtures("proc")
-def test_without_peer_pidfds_the_unit_is_that_of_the_number(
+def test_without_peer_pidfds_the_unit_is_that_of_the_process_id(
     connection: RefusingSocket,
 ) -> None:
     peer = identify(connection, wants_unit=True)
     assert (peer.unit, peer.is_pinned) == ("app.service", False)
 
 
-def test_the_unit_stands_in_the_hierarchy_that_pid_1_is_in(proc: Proc) -> None:
+def test_the_unit_is_read_from_the_hierarchy_of_pid_1(proc: Proc) -> None:
     """A process outside of systemd's hierarchy may create groups with any name."""
     proc.files[1] = b"1:name=systemd:/\n0::/init.scope\n"
     proc.files[7] = b"1:name=systemd:/evil.service\n" + IN_UNIT
@@ -222,7 +222,7 @@ def test_long_cgroup_texts_are_not_cached(proc: Proc, size: int, count: int) -> 
     assert peers._parse_cached.cache_info().currsize == count
 
 
-def test_a_caller_whose_groups_the_kernel_does_not_tell_is_an_error(
+def test_a_caller_with_unreadable_groups_is_an_error(
     connection: RefusingSocket,
 ) -> None:
     connection.option, connection.refusal = _SO_PEERGROUPS, errno.EACCES
@@ -241,7 +241,7 @@ def test_a_caller_whose_groups_the_kernel_does_not_tell_is_an_error(
         {"user_unit": "other.service"},
     ],
 )
-def test_callers_are_the_same_only_where_all_that_rules_look_at_is(
+def test_identities_differ_in_every_attribute_of_rules(
     changes: dict[str, object],
 ) -> None:
     peer = Peer(7, 7, 1, frozenset({7}), "app.service", is_pinned=True, user_unit="u")
@@ -249,5 +249,5 @@ def test_callers_are_the_same_only_where_all_that_rules_look_at_is(
     assert other.identity != peer.identity
 
 
-def test_another_process_of_a_caller_is_the_same_caller() -> None:
+def test_identities_do_not_contain_the_process_id() -> None:
     assert Peer(7, 7, pid=1).identity == Peer(7, 7, pid=2).identity

@@ -87,19 +87,19 @@ def admin() -> Admin:
     return Admin(control, waiter, long_poll)
 
 
-def test_it_waits_for_what_comes_of_it(admin: Admin) -> None:
+def test_a_reload_waits_for_its_outcome(admin: Admin) -> None:
     assert len(admin.control.listeners) == 1
     assert admin.waiter.told == []
 
 
-def test_it_tells_what_takes_a_restart(admin: Admin) -> None:
+def test_a_reload_returns_the_settings_that_need_a_restart(admin: Admin) -> None:
     admin.control.listeners[0](Outcome(needs_restart=("agent.api_socket",)))
     (answered,) = admin.waiter.told
     assert answered.status == 200
     assert json.loads(answered.body) == {"needs_restart": ["agent.api_socket"]}
 
 
-def test_it_tells_every_problem_of_a_file_that_was_refused(admin: Admin) -> None:
+def test_a_failed_reload_returns_every_problem(admin: Admin) -> None:
     admin.control.listeners[0](Outcome(ConfigError(["keys.a: x", "keys.b: y"])))
     (answered,) = admin.waiter.told
     problem = json.loads(answered.body)
@@ -107,14 +107,14 @@ def test_it_tells_every_problem_of_a_file_that_was_refused(admin: Admin) -> None
     assert problem["detail"] == "keys.a: x; keys.b: y"
 
 
-def test_one_that_takes_too_long_is_answered_all_the_same(admin: Admin) -> None:
+def test_a_reload_that_takes_too_long_gets_a_response(admin: Admin) -> None:
     admin.long_poll.finish()
     (answered,) = admin.waiter.told
     problem = json.loads(answered.body)
     assert (answered.status, problem["code"]) == (503, "serve.not_ready")
 
 
-def test_a_file_is_not_sent_along() -> None:
+def test_a_reload_accepts_no_body() -> None:
     control = Control()
     api = AdminApi(ring_with(held_key()), Counters(), control)
     response = api.handle(parse_head(RELOAD).with_body(b"[keys.a]"), ROOT)

@@ -34,7 +34,7 @@ def test_version_1_has_a_hierarchy_of_systemds() -> None:
     assert parse_cgroup(text) == APP
 
 
-def test_where_both_are_mounted_systemds_own_counts() -> None:
+def test_with_both_hierarchies_that_of_systemd_counts() -> None:
     text = "1:name=systemd:/system.slice/app.service\n0::/system.slice/b.service\n"
     assert parse_cgroup(text) == APP
     assert parse_cgroup("".join(reversed(text.splitlines(keepends=True)))) == APP
@@ -77,7 +77,7 @@ def test_the_unit_is_the_first_component_below_the_slices(path: str, unit: str) 
     "below",
     ["evil.service", "x/evil.service", "evil.slice/evil.service", "user@0.service"],
 )
-def test_what_a_unit_makes_below_itself_is_not_looked_at(below: str) -> None:
+def test_groups_below_a_unit_are_ignored(below: str) -> None:
     assert in_unified(f"/system.slice/app.service/{below}") == APP
 
 
@@ -95,7 +95,7 @@ def test_what_a_unit_makes_below_itself_is_not_looked_at(below: str) -> None:
         ),
     ],
 )
-def test_a_container_is_its_scope_and_nothing_inside_it(path: str, scope: str) -> None:
+def test_the_unit_of_a_container_is_its_scope(path: str, scope: str) -> None:
     assert in_unified(path) == CallerUnit(scope)
 
 
@@ -111,11 +111,11 @@ def test_a_container_is_its_scope_and_nothing_inside_it(path: str, scope: str) -
         ("/user@0.service/web.service", "user@0.service"),
     ],
 )
-def test_a_users_unit_stands_below_its_manager(below: str, user_unit: str) -> None:
+def test_a_user_unit_is_below_its_manager(below: str, user_unit: str) -> None:
     assert in_unified(MANAGER + below) == CallerUnit("user@1000.service", user_unit)
 
 
-def test_only_a_users_manager_has_units_inside() -> None:
+def test_only_a_user_manager_has_units_inside() -> None:
     path = "/system.slice/user@me.service/web.service"
     assert in_unified(path) == CallerUnit("user@me.service")
 
@@ -159,7 +159,7 @@ def test_other_paths_have_no_unit(path: str) -> None:
         "/system.slice/./app.service",
     ],
 )
-def test_a_path_that_leads_out_is_refused(path: str) -> None:
+def test_a_path_outside_of_the_namespace_has_no_unit(path: str) -> None:
     assert in_unified(path) == NO_UNIT
 
 
@@ -181,7 +181,7 @@ def test_malformed_text_has_no_unit(text: str) -> None:
     assert parse_cgroup(text) == NO_UNIT
 
 
-def test_a_colon_in_a_path_is_part_of_it() -> None:
+def test_a_path_may_contain_a_colon() -> None:
     assert in_unified("/a:b.service") == CallerUnit("a:b.service")
 
 
@@ -200,19 +200,19 @@ def test_a_colon_in_a_path_is_part_of_it() -> None:
         ("", None),
     ],
 )
-def test_systemd_keeps_the_hierarchy_that_pid_1_is_in(
+def test_the_hierarchy_of_systemd_is_that_of_pid_1(
     text: str, expected: Hierarchy | None
 ) -> None:
     assert find_hierarchy(text) is expected
 
 
-def test_a_hierarchy_that_is_not_systemds_says_nothing() -> None:
+def test_another_hierarchy_is_ignored() -> None:
     text = "1:name=systemd:/evil.service\n0::/system.slice/app.service\n"
     assert parse_cgroup(text, Hierarchy.UNIFIED) == APP
     assert parse_cgroup(text, Hierarchy.NAMED) == CallerUnit("evil.service")
     assert parse_cgroup("0::/system.slice/app.service\n", Hierarchy.NAMED) == NO_UNIT
 
 
-def test_two_paths_in_one_hierarchy_are_none() -> None:
+def test_two_paths_in_one_hierarchy_have_no_unit() -> None:
     text = "1:name=systemd:/app.service\n2:name=systemd:/app.service\n0::/app.service\n"
     assert parse_cgroup(text) == NO_UNIT

@@ -20,19 +20,19 @@ NAMES = st.from_regex(r"[A-Za-z0-9._-]{1,60}", fullmatch=True)
 
 
 @given(st.integers(min_value=0, max_value=2**64 - 1), UNITS, NAMES)
-def test_what_systemd_says_is_understood(number: int, unit: str, name: str) -> None:
+def test_addresses_of_systemd_are_parsed(number: int, unit: str, name: str) -> None:
     address = f"\0{number:x}/unit/{unit}/{name}".encode()
     assert parse_address(address) == (unit, name)
 
 
 @given(st.binary(max_size=108) | st.text(max_size=50) | st.none())
-def test_any_address_is_read_or_is_none(address: bytes | str | None) -> None:
+def test_the_address_parser_is_total(address: bytes | str | None) -> None:
     found = parse_address(address)
     assert found is None or (isinstance(address, bytes) and address[:1] == b"\0")
 
 
 @given(UNITS, NAMES, st.data())
-def test_a_damaged_address_never_names_what_it_does_not_say(
+def test_a_damaged_address_names_no_other_unit(
     unit: str, name: str, data: st.DataObject
 ) -> None:
     address = bytearray(f"\0ab12/unit/{unit}/{name}".encode())
@@ -43,12 +43,12 @@ def test_a_damaged_address_never_names_what_it_does_not_say(
 
 
 @pytest.mark.parametrize("name", ["db\nFAKE", "db\x1b[31m", "db:x", "db\x7f", ""])
-def test_a_name_that_no_credential_has_is_none(name: str) -> None:
+def test_names_that_are_not_credentials_are_rejected(name: str) -> None:
     assert parse_address(f"\0ab/unit/db.service/{name}".encode()) is None
 
 
 @given(st.text(max_size=80))
-def test_any_credential_is_a_name_or_none(name: str) -> None:
+def test_the_credential_parser_is_total(name: str) -> None:
     found = parse_credential(name)
     assert found is None or name.startswith(found.alias)
 
@@ -65,13 +65,13 @@ def test_any_credential_is_a_name_or_none(name: str) -> None:
         ("", None),
     ],
 )
-def test_a_credential_is_a_key_and_maybe_a_form(
+def test_a_credential_is_a_key_with_an_optional_form(
     name: str, expected: CredentialName | None
 ) -> None:
     assert parse_credential(name) == expected
 
 
-def test_a_form_is_what_was_asked_for_or_nothing() -> None:
+def test_a_requested_form_is_returned_or_none() -> None:
     assert choose_credential_form("jwk", ("jwk", "pem")) == "jwk"
     assert choose_credential_form("der", ("jwk", "raw")) is None
     assert choose_credential_form(None, ("jwk", "pem", "der")) == "pem"
@@ -82,11 +82,11 @@ def test_a_form_is_what_was_asked_for_or_nothing() -> None:
 @pytest.mark.parametrize(
     "unit", ["web", "web@.service", "web.timers", "we b.service", "a.service\nb", ".."]
 )
-def test_a_name_that_no_unit_has_is_not_systemds(unit: str) -> None:
+def test_an_address_with_an_invalid_unit_is_rejected(unit: str) -> None:
     assert parse_address(f"\0ab/unit/{unit}/db".encode()) is None
 
 
 @pytest.mark.parametrize(("length", "is_read"), [(255, True), (256, False)])
-def test_a_credentials_name_has_a_limit(length: int, *, is_read: bool) -> None:
+def test_the_name_of_a_credential_has_a_limit(length: int, *, is_read: bool) -> None:
     address = b"\0ab/unit/web.service/" + b"d" * length
     assert (parse_address(address) is not None) is is_read
