@@ -80,6 +80,42 @@ def test_retry_after_is_obeyed() -> None:
     assert world.times == [0, 70 * (1 + due_times.RETRY_AFTER_JITTER * MID_JITTER)]
 
 
+def test_a_retry_after_of_a_failed_job_delays_every_key() -> None:
+    async def test(world: World) -> None:
+        world.jobs.whole = failure("transport.throttled", "retry", retry_after=100)
+        world.scheduler.refresh(["disk"])
+        await world.clock.advance(106)
+
+    keys = {"signing": released_key("signing", expires=NOW + 10)}
+    world = run_scheduler(test, "disk", "signing", keys=keys)
+    assert world.times == [0, 0, 105]
+    assert world.jobs.asked[-1][1] == ("disk", "signing")
+
+
+def test_the_keys_of_failing_jobs_become_one_batch() -> None:
+    async def test(world: World) -> None:
+        world.jobs.whole = failure("transport.timeout", "retry")
+        world.scheduler.refresh(["disk"])
+        await world.clock.advance(600)
+
+    keys = {"signing": released_key("signing", expires=NOW + 100)}
+    world = run_scheduler(test, "disk", "signing", keys=keys)
+    assert {aliases for _, aliases in world.jobs.asked[-5:]} == {("disk", "signing")}
+
+
+def test_the_backoff_of_a_key_that_crashes_its_jobs_delays_no_healthy_key() -> None:
+    async def test(world: World) -> None:
+        world.jobs.poison = "disk"
+        world.scheduler.refresh(["disk"])
+        await world.clock.advance(999)
+        world.jobs.asked.clear()
+        await world.clock.advance(2)
+
+    keys = {"signing": released_key("signing", expires=NOW + 1000)}
+    world = run_scheduler(test, "disk", "signing", keys=keys)
+    assert ("signing",) in [aliases for _, aliases in world.jobs.asked]
+
+
 # Of IMDS, which is back within 70 s after its 410.
 UPDATING = failure("identity.unavailable", "retry", retry_after=70)
 
