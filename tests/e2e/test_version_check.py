@@ -1,4 +1,4 @@
-"""Version checks of a real releaser at the emulated vault."""
+"""Version checks: a releaser reads the latest versions from the emulator's vault."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ def check(emulator: EmulatorThread, directory: Path, *aliases: str) -> Result:
 
 @pytest.fixture
 def only_release(emulator: EmulatorThread) -> Iterator[None]:
-    """The identity has the permission to release only."""
-    access, who = emulator.instance.vault.access, emulator.instance.azure.vm_identity
-    access.grant(who.object_id, "release")
+    """Give the identity only the permission `release` during a test."""
+    access = emulator.instance.vault.access
+    identity = emulator.instance.azure.vm_identity
+    access.grant(identity.object_id, "release")
     yield
-    access.grant(who.object_id)
+    access.grant(identity.object_id)
 
 
 def latest(emulator: EmulatorThread, name: str) -> str:
@@ -38,7 +39,7 @@ def latest(emulator: EmulatorThread, name: str) -> str:
     return stored.latest.version
 
 
-def test_the_latest_versions_are_found_without_tpm_and_attestation(
+def test_a_version_check_uses_neither_tpm_nor_verifier(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     before = len(emulator.instance.requests)
@@ -50,7 +51,7 @@ def test_the_latest_versions_are_found_without_tpm_and_attestation(
 
 
 @pytest.mark.usefixtures("only_release")
-def test_a_check_without_the_permission_reports_it(
+def test_a_version_check_without_permission_returns_no_version(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     result = check(emulator, directory, "demo")
@@ -58,7 +59,7 @@ def test_a_check_without_the_permission_reports_it(
     assert result.failed == ()
 
 
-def test_a_managed_hsms_refusal_of_the_check_is_recognised(
+def test_a_version_check_without_permission_at_a_managed_hsm_returns_no_version(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     vault, hsm = emulator.instance.vaults.values()
@@ -73,7 +74,7 @@ def test_a_managed_hsms_refusal_of_the_check_is_recognised(
     assert result.failed == ()
 
 
-def test_a_missing_key_does_not_affect_the_others(
+def test_a_missing_key_does_not_affect_the_version_check_of_other_keys(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     result = check(emulator, directory, "demo", "none")
