@@ -41,7 +41,7 @@ def status_changes(path: str, ends_at: float) -> Iterator[dict[str, Any]]:
             left = ends_at - time.monotonic()
             if not error.is_temporary or left <= 0:
                 raise
-            time.sleep(pause_seconds(error, left))  # noqa: TID251 - this is no daemon
+            time.sleep(pause_seconds(error, left))  # noqa: TID251 - a command, not the agent
             continue
         if response.body:
             tag = response.headers.get("etag", "").strip('"')

@@ -53,7 +53,7 @@ def check_subject(subject: Subject, now: datetime) -> tuple[Check, ...]:
 
 
 def is_verified(checks: tuple[Check, ...]) -> bool:
-    """Tell whether nothing failed and nothing needed was left out."""
+    """Return whether no check failed and no required check is missing."""
     return all(
         check.outcome == "ok" or (check.outcome != "failed" and not check.is_needed)
         for check in checks

@@ -1,4 +1,4 @@
-"""One emulator for all; each test begins with it healed, and with its own agent."""
+"""One emulator for all tests. Each test begins without faults and has its own agent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from skragent.emulator.thread import EmulatorThread
 @pytest.fixture(scope="session")
 def running_emulator() -> Iterator[EmulatorThread]:
     with vm_directory() as home, EmulatorThread(home) as emulator:
-        emulator.instance.imds.is_limited = False  # many agents, one VM
+        emulator.instance.imds.is_limited = False  # all agents share a VM's limit
         create_key(emulator, "demo:RSA")
         yield emulator
 
@@ -34,6 +34,6 @@ def emulator(running_emulator: EmulatorThread) -> Iterator[EmulatorThread]:
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    # Not pytest's own: a Unix socket's path is at most 107 bytes long.
+    # Not `tmp_path`: the path of a Unix socket has at most 107 bytes (unix(7)).
     with tempfile.TemporaryDirectory(prefix="skr-") as name:
         yield Path(name)

@@ -1,6 +1,6 @@
-"""An AK certificate near its end, for an agent that runs, or is killed.
+"""An AK certificate near its end: agents that run and agents that are killed.
 
-The random kills are tests/bench/renewal_kills.py: `make kills` has a thousand.
+tests/bench/renewal_kills.py kills at random times; `make kills` kills a thousand times.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.ak_renewal import ANEW, CHANGES, Guest
 from support.deadlines import DEADLINE_SECONDS
-from support.e2e import SKRAGENT, Agent, config_for, type_
+from support.e2e import SKRAGENT, Agent, config_for, run_command
 
 from skragent.emulator.tpm.messages import CC_NV_DEFINE_SPACE, TpmRefusal
 
@@ -39,7 +39,7 @@ def guest(emulator: EmulatorThread, directory: Path) -> Iterator[Guest]:
 
 
 def attestation(agent: Agent) -> dict[str, Any]:
-    """Ask for what `skragent status` knows of it."""
+    """Return the attestation in `skragent status --json`."""
     socket = agent.socket.with_name("admin.sock")
     command = [*SKRAGENT, "status", "--json", "--socket", str(socket)]
     done = subprocess.run(
@@ -49,7 +49,7 @@ def attestation(agent: Agent) -> dict[str, Any]:
     return found
 
 
-def test_it_is_renewed_beside_the_keys_and_said_in_status_and_journal(
+def test_the_certificate_is_renewed_and_status_and_journal_report_it(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     for fault in ("vm.ak_cert_guests", "vm.ak_cert_days=30"):
@@ -63,7 +63,7 @@ def test_it_is_renewed_beside_the_keys_and_said_in_status_and_journal(
         assert agent.holds("demo")
 
 
-def test_it_is_left_alone_where_the_paravisor_renews_it(
+def test_the_agent_does_not_renew_a_certificate_that_the_paravisor_renews(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     emulator.call(emulator.instance.faults.apply("vm.ak_cert_days=30"))
@@ -98,7 +98,7 @@ def test_a_stopping_agent_waits_for_a_write_that_has_begun(
     assert not guest.copy.exists()
 
 
-def test_a_lost_certificate_is_restored_by_the_next_agent_and_said(
+def test_the_next_agent_restores_a_lost_certificate_and_logs_it(
     emulator: EmulatorThread, directory: Path, guest: Guest
 ) -> None:
     guest.prepare(ANEW)
@@ -114,7 +114,7 @@ def test_a_lost_certificate_is_restored_by_the_next_agent_and_said(
     assert guest.holds() == "new"
 
 
-def test_while_the_certificate_cannot_be_restored_keys_that_are_held_are_served(
+def test_held_keys_are_served_if_the_certificate_cannot_be_restored(
     emulator: EmulatorThread, directory: Path, guest: Guest
 ) -> None:
     guest.prepare(ANEW)
@@ -128,18 +128,18 @@ def test_while_the_certificate_cannot_be_restored_keys_that_are_held_are_served(
         directory, config_for(emulator, directory, "demo"), state=directory
     ) as agent:
         agent.until(lambda: "not be renewed" in agent.log.read_text())
-        said = agent.log.read_text().count("evidence.tpm.busy")
-        type_(agent, "refresh", "demo")
-        agent.until(lambda: agent.log.read_text().count("evidence.tpm.busy") > said)
+        before = agent.log.read_text().count("evidence.tpm.busy")
+        run_command(agent, "refresh", "demo")
+        agent.until(lambda: agent.log.read_text().count("evidence.tpm.busy") > before)
         assert agent.holds("demo")
         guest.lift()
-        type_(agent, "refresh", "demo")
+        run_command(agent, "refresh", "demo")
         agent.until(lambda: "restored from its copy" in agent.log.read_text())
         agent.until(lambda: guest.holds() == "new")
 
 
-def test_no_kill_at_a_random_moment_loses_the_certificate() -> None:
-    """SKRAGENT_RENEWAL_KILLS says how many; each takes a second or two."""
+def test_no_kill_at_a_random_time_loses_the_certificate() -> None:
+    """SKRAGENT_RENEWAL_KILLS is the number of kills; a kill takes about two seconds."""
     kills = os.environ.get("SKRAGENT_RENEWAL_KILLS", "24")
     done = subprocess.run(
         [sys.executable, KILLS, "--kills", kills, "--seed", "7"],

@@ -1,4 +1,4 @@
-"""Applications of Entra ID: a real releaser gets its token from the emulated one."""
+"""Applications of Entra ID: a releaser gets its token from the emulated Entra ID."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNKNOWN = "11111111-2222-3333-4444-555555555555"
 def releaser(
     emulator: EmulatorThread, directory: Path, kind: str, **changes: str
 ) -> Releaser:
-    """Make one for the key `demo`, which the application asks for."""
+    """Make a releaser that requests the key `demo` as the application."""
     azure = emulator.instance.azure
     files = azure.application_files
     paths = {
@@ -53,7 +53,7 @@ def releaser(
 
 
 def failure(runner: Releaser) -> Failure:
-    """Run it, and give what the only key failed with."""
+    """Run a releaser, and return the failure of its only key."""
     result = runner.run()
     assert result.released == ()
     (failed,) = result.failed
@@ -61,7 +61,7 @@ def failure(runner: Releaser) -> Failure:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_key_is_released_to_an_application(
+def test_a_key_is_released_to_an_application(
     emulator: EmulatorThread, directory: Path, kind: str
 ) -> None:
     before = len(emulator.instance.requests)
@@ -83,7 +83,7 @@ def test_key_is_released_to_an_application(
 
 @pytest.fixture
 def without_permission(emulator: EmulatorThread) -> Iterator[None]:
-    """The application has no permission in the vault."""
+    """Remove the application's permissions in the vault during a test."""
     access = emulator.instance.vault.access
     who = emulator.instance.azure.application
     access.grants.pop(who.object_id, None)
@@ -92,7 +92,7 @@ def without_permission(emulator: EmulatorThread) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("without_permission")
-def test_application_without_permission_is_denied_by_the_vault(
+def test_the_vault_denies_an_application_without_permission(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     found = failure(releaser(emulator, directory, "secret_file"))
@@ -108,7 +108,7 @@ def test_application_without_permission_is_denied_by_the_vault(
         ("certificate", {"client_id": UNKNOWN}, "AADSTS700016"),
     ],
 )
-def test_application_that_entra_does_not_know_is_refused(
+def test_entra_id_refuses_an_unknown_application(
     emulator: EmulatorThread,
     directory: Path,
     kind: str,
@@ -127,7 +127,7 @@ def test_application_that_entra_does_not_know_is_refused(
         ("token_file", "no.json.web", "AADSTS50027"),
     ],
 )
-def test_application_that_proves_nothing_is_refused(
+def test_entra_id_refuses_an_application_with_a_wrong_credential(
     emulator: EmulatorThread, directory: Path, kind: str, text: str, number: str
 ) -> None:
     file = directory / "file"
@@ -141,7 +141,7 @@ def test_application_that_proves_nothing_is_refused(
 @pytest.mark.parametrize(
     "fault", ["entra.status=503", "entra.status=429", "entra.reset", "entra.body"]
 )
-def test_trouble_of_entra_is_tried_again(
+def test_a_server_error_of_entra_id_is_retried(
     emulator: EmulatorThread, directory: Path, fault: str
 ) -> None:
     emulator.call(emulator.instance.faults.apply(fault))
@@ -149,10 +149,10 @@ def test_trouble_of_entra_is_tried_again(
     assert (found.code, found.disposition) == ("identity.unavailable", "retry")
 
 
-def test_a_tenant_that_entra_id_does_not_know_is_named_in_the_hint(
+def test_the_hint_names_a_tenant_that_entra_id_does_not_know(
     emulator: EmulatorThread, directory: Path
 ) -> None:
-    """Not denied: azure-identity tells it like a proxy's page in Entra ID's place."""
+    """The disposition is not DENIED: azure-identity reports a proxy's page likewise."""
     told = failure(releaser(emulator, directory, "secret_file", tenant_id=UNKNOWN))
     assert told.code == "identity.unavailable"
     assert UNKNOWN in told.message

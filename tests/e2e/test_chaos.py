@@ -1,4 +1,4 @@
-"""A short chaos (tests/bench/chaos.py): `make chaos` is the long one."""
+"""A short run of tests/bench/chaos.py; `make chaos` runs longer."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ pytestmark = pytest.mark.swtpm
 CHAOS = Path(__file__).resolve().parents[1] / "bench" / "chaos.py"
 
 
-def test_whatever_fails_clients_see_right_keys_and_denials_and_all_is_well_after() -> (
-    None
-):
+def test_clients_get_right_responses_during_random_faults_and_keys_recover() -> None:
     done = subprocess.run(
         [
             *(sys.executable, CHAOS, "--seconds", "20", "--seed", "7"),

@@ -1,4 +1,4 @@
-"""What an administrator types, against the whole agent."""
+"""The commands of an administrator, against a running agent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.deadlines import DEADLINE_SECONDS
-from support.e2e import SKRAGENT, Agent, config_for, create_key, type_
+from support.e2e import SKRAGENT, Agent, config_for, create_key, run_command
 
 from skragent.client import SkragentError
 from skragent.emulator.service import Request, Response
@@ -27,9 +27,9 @@ pytestmark = pytest.mark.swtpm
 
 ENOUGH = str(DEADLINE_SECONDS)
 
-# What runs the tests may ignore SIGINT, as nohup, cron and some CI runners have it, and
-# each process inherits that: these commands start as they do on a terminal, or do not.
-LISTENS_TO_CTRL_C = ("env", "--default-signal=INT")
+# nohup, cron and some CI runners ignore SIGINT, and processes inherit that. So these
+# tests set the disposition of SIGINT explicitly.
+ACCEPTS_CTRL_C = ("env", "--default-signal=INT")
 IGNORES_CTRL_C = ("env", "--ignore-signal=INT")
 
 
@@ -43,7 +43,7 @@ def agent(emulator: EmulatorThread, directory: Path) -> Iterator[Agent]:
 
 
 def test_the_status_is_a_table_for_people(agent: Agent) -> None:
-    done = type_(agent, "status")
+    done = run_command(agent, "status")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].split() == [
@@ -64,7 +64,7 @@ def test_the_status_is_a_table_for_people(agent: Agent) -> None:
 
 
 def test_the_status_is_json_for_programs(agent: Agent) -> None:
-    status = json.loads(type_(agent, "status", "--json").stdout)
+    status = json.loads(run_command(agent, "status", "--json").stdout)
     assert status["state"] == "ready"
     assert {key["name"] for key in status["keys"]} == {"demo", "db"}
     assert all(key["due_at"] > key["released_at"] for key in status["keys"])
@@ -73,33 +73,33 @@ def test_the_status_is_json_for_programs(agent: Agent) -> None:
 
 def test_a_refresh_releases_again(agent: Agent) -> None:
     before = agent.client.get_key("db").released_at
-    done = type_(agent, "refresh", "db")
+    done = run_command(agent, "refresh", "db")
     assert (done.returncode, done.stdout) == (0, "refreshing: db\n")
     agent.until(lambda: agent.log.read_text().count("key db: version") == 2)
     agent.until(lambda: agent.client.get_key("db").released_at >= before)
     assert agent.log.read_text().count("key demo: version") == 1
 
 
-def test_a_refresh_that_waits_tells_the_version(agent: Agent) -> None:
-    done = type_(agent, "refresh", "db", "--wait", "--timeout", ENOUGH)
+def test_refresh_with_wait_prints_the_version(agent: Agent) -> None:
+    done = run_command(agent, "refresh", "db", "--wait", "--timeout", ENOUGH)
     version = agent.client.get_key("db").version
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"refreshing: db\ndb: released, version {version}\n"
 
 
-def test_a_refresh_that_waits_tells_cause_and_remedy_of_a_denial(
+def test_refresh_with_wait_prints_cause_and_remedy_of_a_denial(
     emulator: EmulatorThread, agent: Agent
 ) -> None:
     emulator.call(emulator.instance.faults.apply("vault.role.revoked=release"))
-    done = type_(agent, "refresh", "db", "--wait", "--timeout", ENOUGH)
+    done = run_command(agent, "refresh", "db", "--wait", "--timeout", ENOUGH)
     assert done.returncode == 77
     assert "db: not released" in done.stderr
     assert "cause: release.denied.permission: " in done.stderr
     assert "remedy: Give the identity the key permission `release`" in done.stderr
-    agent.until(lambda: "remedy: " in type_(agent, "status").stdout)
+    agent.until(lambda: "remedy: " in run_command(agent, "status").stdout)
 
 
-def test_a_key_that_was_denied_for_want_of_a_role_is_had_by_a_refresh(
+def test_a_refresh_releases_a_denied_key_after_the_role_was_granted(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     emulator.call(emulator.instance.faults.apply("vault.role.revoked"))
@@ -107,29 +107,29 @@ def test_a_key_that_was_denied_for_want_of_a_role_is_had_by_a_refresh(
         agent.until(lambda: "key demo is denied" in agent.log.read_text())
         assert not agent.holds("demo")
         emulator.call(emulator.instance.faults.reset())
-        type_(agent, "refresh")
+        run_command(agent, "refresh")
         agent.until(lambda: agent.holds("demo"))
 
 
-def test_a_dropped_key_is_served_to_nobody_until_it_is_refreshed(agent: Agent) -> None:
-    assert type_(agent, "drop", "db").stdout == "dropped: db\n"
+def test_a_dropped_key_is_not_served_until_it_is_refreshed(agent: Agent) -> None:
+    assert run_command(agent, "drop", "db").stdout == "dropped: db\n"
     with pytest.raises(SkragentError) as caught:
         agent.client.get_key("db")
     assert caught.value.code == "serve.not_ready"
-    assert type_(agent, "wait", "db", "--timeout", "0.2").returncode == 75
-    assert type_(agent, "refresh").stdout == "refreshing: demo\n"
-    assert type_(agent, "refresh", "db").returncode == 0
-    assert type_(agent, "wait", "db", "--timeout", ENOUGH).returncode == 0
+    assert run_command(agent, "wait", "db", "--timeout", "0.2").returncode == 75
+    assert run_command(agent, "refresh").stdout == "refreshing: demo\n"
+    assert run_command(agent, "refresh", "db").returncode == 0
+    assert run_command(agent, "wait", "db", "--timeout", ENOUGH).returncode == 0
     assert agent.holds("db")
 
 
 @contextlib.contextmanager
 def watching_status(
-    how: tuple[str, ...], *words: str
+    prefix: tuple[str, ...], *words: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run `skragent status --watch`; it ends with the block at the latest."""
+    """Run `skragent status --watch`, and kill the process after the block."""
     with subprocess.Popen(
-        [*how, *SKRAGENT, "status", "--watch", *words],
+        [*prefix, *SKRAGENT, "status", "--watch", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -141,32 +141,32 @@ def watching_status(
 
 
 def next_state(watching: subprocess.Popen[str], alias: str) -> str:
-    """Read up to the next row about a key; gives its state."""
+    """Read up to the next row of a key, and return its state."""
     assert watching.stdout is not None
     lines = iter(watching.stdout.readline, "")
     return next(line for line in lines if line.startswith(alias)).split()[1]
 
 
-def test_a_watched_status_is_printed_again_at_each_change(agent: Agent) -> None:
+def test_status_watch_prints_each_change(agent: Agent) -> None:
     config = agent.socket.with_name("skragent.toml")
-    with watching_status(LISTENS_TO_CTRL_C, "--config", str(config)) as watching:
+    with watching_status(ACCEPTS_CTRL_C, "--config", str(config)) as watching:
         assert next_state(watching, "db") == "current"
-        type_(agent, "drop", "db")
+        run_command(agent, "drop", "db")
         assert next_state(watching, "db") == "dropped"
         watching.send_signal(signal.SIGINT)
         assert watching.wait(DEADLINE_SECONDS) == 130
 
 
-def test_a_watched_status_that_was_told_to_ignore_ctrl_c_goes_on(agent: Agent) -> None:
+def test_status_watch_goes_on_if_sigint_is_ignored(agent: Agent) -> None:
     config = agent.socket.with_name("skragent.toml")
     with watching_status(IGNORES_CTRL_C, "--config", str(config)) as watching:
         assert next_state(watching, "db") == "current"
         watching.send_signal(signal.SIGINT)
-        type_(agent, "drop", "db")
+        run_command(agent, "drop", "db")
         assert next_state(watching, "db") == "dropped"
 
 
-def test_a_watched_status_goes_on_when_the_agent_is_restarted(
+def test_status_watch_goes_on_after_a_restart_of_the_agent(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     config = config_for(emulator, directory, "demo")
@@ -174,7 +174,7 @@ def test_a_watched_status_goes_on_when_the_agent_is_restarted(
     with contextlib.ExitStack() as stack:
         with Agent(directory, config) as agent:
             agent.until(lambda: agent.holds("demo"))
-            watching = stack.enter_context(watching_status(LISTENS_TO_CTRL_C, *words))
+            watching = stack.enter_context(watching_status(ACCEPTS_CTRL_C, *words))
             assert watching.stdout is not None
             lines = map(json.loads, iter(watching.stdout.readline, ""))
             before = next(lines)
@@ -183,16 +183,16 @@ def test_a_watched_status_goes_on_when_the_agent_is_restarted(
             agent.until(lambda: agent.holds("demo"))
             assert any(line["started_at"] != before["started_at"] for line in lines)
             watching.send_signal(signal.SIGINT)
-            _, said = watching.communicate(timeout=DEADLINE_SECONDS)
+            _, messages = watching.communicate(timeout=DEADLINE_SECONDS)
     assert watching.returncode == 130
-    assert said.count("trying again") == 1
+    assert messages.count("trying again") == 1
 
 
-def test_a_refresh_that_fails_is_shown_though_the_key_is_held(
+def test_status_shows_a_failed_refresh_of_a_current_key(
     emulator: EmulatorThread, agent: Agent
 ) -> None:
     def row() -> list[str]:
-        lines = type_(agent, "status").stdout.splitlines()
+        lines = run_command(agent, "status").stdout.splitlines()
         return next(line.split() for line in lines if line.startswith("demo"))
 
     assert row()[-1] == "-"
@@ -201,19 +201,19 @@ def test_a_refresh_that_fails_is_shown_though_the_key_is_held(
         return replace(answer, status=503)
 
     emulator.instance.maa.before_response = unavailable
-    type_(agent, "refresh")
+    run_command(agent, "refresh")
     agent.until(lambda: row()[-1] == "transport.server")
     assert row()[1] == "current"
     emulator.instance.maa.clear_hooks()
     agent.until(lambda: row()[-1] == "-")
 
 
-def test_all_keys_are_waited_for(agent: Agent) -> None:
-    assert type_(agent, "wait", "--all", "--timeout", ENOUGH).returncode == 0
-    assert type_(agent, "wait", "--timeout", ENOUGH).returncode == 0
+def test_wait_succeeds_when_all_keys_are_held(agent: Agent) -> None:
+    assert run_command(agent, "wait", "--all", "--timeout", ENOUGH).returncode == 0
+    assert run_command(agent, "wait", "--timeout", ENOUGH).returncode == 0
 
 
-def test_an_agent_that_starts_later_is_waited_for(
+def test_wait_waits_for_an_agent_that_starts_later(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     (directory / "skragent.toml").write_text(config_for(emulator, directory, "demo"))
@@ -238,16 +238,18 @@ def test_an_agent_that_starts_later_is_waited_for(
         (("get", "unknown"), 77),
     ],
 )
-def test_a_mistyped_key_is_told(
+def test_an_unknown_key_is_reported(
     agent: Agent, words: tuple[str, ...], code: int
 ) -> None:
-    done = type_(agent, *words)
+    done = run_command(agent, *words)
     assert done.returncode == code
     assert "serve.denied" in done.stderr
 
 
 @pytest.mark.parametrize("words", [("status",), ("refresh",), ("drop", "db")])
-def test_no_agent_is_told(directory: Path, words: tuple[str, ...]) -> None:
+def test_an_unreachable_agent_is_reported(
+    directory: Path, words: tuple[str, ...]
+) -> None:
     done = subprocess.run(
         [*SKRAGENT, *words, "--socket", str(directory / "none")],
         capture_output=True,
@@ -260,7 +262,7 @@ def test_no_agent_is_told(directory: Path, words: tuple[str, ...]) -> None:
     assert "systemctl status" in done.stderr
 
 
-# The interpreter may lie where only root can read it: so all is imported before.
+# Import all modules first, because perhaps only root can read the interpreter's files.
 AS_ANOTHER = """
 import _strptime, locale, os, shutil, socket, sys, traceback
 import skragent.cli.config_file, skragent.cli.admin_commands, skragent.cli.status
@@ -274,7 +276,9 @@ sys.exit(main())
 
 
 @pytest.mark.root
-def test_who_is_not_root_gets_what_the_rules_give(agent: Agent) -> None:
+def test_an_unprivileged_user_gets_only_the_rights_of_the_access_rules(
+    agent: Agent,
+) -> None:
     agent.socket.parent.chmod(0o755)
     agent.socket.chmod(0o666)
     config = agent.socket.with_name("skragent.toml")

@@ -1,4 +1,4 @@
-"""Completion of the shell, with the installed command and a running agent."""
+"""Shell completion with the installed command and a running agent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands of README.md and docs/ work as they are written."""
+"""The commands of README.md and docs/ work as written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 COMMANDS = [
     line for block in documents.blocks("sh") for line in documents.command_lines(block)
 ]
-# Those that delete come last: the others need the key.
+# Commands that delete come last, because the other commands need the key.
 CURLS = sorted(
     (line for line in COMMANDS if re.match("curl .*/run/skragent", line)),
     key=lambda line: "DELETE" in line,
@@ -31,7 +31,7 @@ CURLS = sorted(
 FAULT_CURLS = [line for line in COMMANDS if re.match("curl .*/faults.sock", line)]
 
 
-def test_each_request_of_the_api_has_its_example() -> None:
+def test_each_request_of_the_api_has_an_example() -> None:
     for path in ("/v1/keys", "/v1/keys/db", "/v1/keys/db/public", "/v1/status"):
         assert any(f"http://localhost{path}" in curl for curl in CURLS)
     assert len(CURLS) >= 12
@@ -92,11 +92,13 @@ def test_every_fault_example_is_answered(emulator: EmulatorThread) -> None:
             check=False,
         )
         assert done.returncode == 0, (curl, done.stderr)
-    assert emulator.instance.faults.applied == []  # the last one resets them
+    assert emulator.instance.faults.applied == []  # the last example resets them
 
 
 @pytest.mark.swtpm
-def test_the_application_is_the_emulators(emulator: EmulatorThread) -> None:
+def test_the_documented_application_exists_in_the_emulator(
+    emulator: EmulatorThread,
+) -> None:
     (text,) = (
         block.text
         for block in documents.blocks("toml")
@@ -112,7 +114,7 @@ def test_the_application_is_the_emulators(emulator: EmulatorThread) -> None:
         assert f'"/tmp/emu/{path.name}"' in text
 
 
-def test_every_fault_that_a_document_names_is_one() -> None:
+def test_every_fault_in_the_documents_parses() -> None:
     named = [
         fault
         for path in documents.paths()
@@ -141,7 +143,7 @@ def test_the_readme_shows_what_the_demo_prints() -> None:
 
 
 def _without_values(line: str) -> str:
-    """Replace what differs from run to run."""
+    """Replace values that differ between runs."""
     line = re.sub(r"[0-9a-f]{32,}", "ID", line)
     line = re.sub(r"127\.0\.0\.1:\d+", "HOST", line)
     line = re.sub(r"\d{4}-\d\d-\d\dT[\d:]+Z", "TIME", line)

@@ -1,8 +1,8 @@
-"""A held key survives every fault; each example ended keys once.
+"""A held key survives every transient fault.
 
-An authority's own denial ends a key: see test_key_released_end_to_end. Here each
-attempt fails, as often as would confirm a denial, and the key stays. One agent takes it
-all.
+Only an authority's denial drops a key: see test_key_released_end_to_end. Here attempts
+fail as often as a denial needs for confirmation, and the key stays. Most tests share
+one agent.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.e2e import Agent, config_for, type_
+from support.e2e import Agent, config_for, run_command
 from support.transient_faults import TRANSIENT_FAULTS
 
 from skragent.cli.main import main
@@ -22,13 +22,13 @@ from skragent.emulator.thread import EmulatorThread
 
 pytestmark = pytest.mark.swtpm
 
-ATTEMPTS = 2  # as many as confirm a denial
+ATTEMPTS = 2  # this number of attempts would confirm a denial
 
 CASES = [(code, faults) for code, all_ in TRANSIENT_FAULTS.items() for faults in all_]
 
 
-class Surviving:
-    """An agent that holds `demo`, and how often each code was logged."""
+class HoldingAgent:
+    """An agent that holds `demo`, with counts of the messages in its log."""
 
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
@@ -38,7 +38,7 @@ class Surviving:
         return len(re.findall(text, self.agent.log.read_text()))
 
     def refresh(self, text: str) -> None:
-        """Order a refresh, and wait until the log says this once more."""
+        """Refresh the key, and wait until the log has this text once more."""
         before = self.count(text)
         assert main(["refresh", "--socket", self._admin]) == 0
         self.agent.until(lambda: self.count(text) > before)
@@ -55,31 +55,31 @@ class Surviving:
 
 
 @contextlib.contextmanager
-def surviving(
+def holding_agent(
     emulator: EmulatorThread, directory: Path, change: Callable[[str], str] = str
-) -> Iterator[Surviving]:
+) -> Iterator[HoldingAgent]:
     config = change(config_for(emulator, directory, "demo"))
     admin = f'admin_socket = "{directory}/admin.sock"'
     config = re.sub(r'(?m)^admin_socket = ".*"$', admin, config)
     with Agent(directory, config) as agent:
         agent.until(lambda: agent.holds("demo"))
-        yield Surviving(agent)
+        yield HoldingAgent(agent)
 
 
 @pytest.fixture(scope="module")
-def held(running_emulator: EmulatorThread) -> Iterator[Surviving]:
+def held(running_emulator: EmulatorThread) -> Iterator[HoldingAgent]:
     with (
         tempfile.TemporaryDirectory(prefix="skr-") as name,
-        surviving(running_emulator, Path(name)) as one,
+        holding_agent(running_emulator, Path(name)) as held,
     ):
-        yield one
+        yield held
 
 
 @pytest.mark.parametrize(
     ("code", "faults"), CASES, ids=[f"{c} {' '.join(f)}"[:80] for c, f in CASES]
 )
-def test_a_held_key_survives(
-    emulator: EmulatorThread, held: Surviving, code: str, faults: tuple[str, ...]
+def test_a_held_key_survives_transient_faults(
+    emulator: EmulatorThread, held: HoldingAgent, code: str, faults: tuple[str, ...]
 ) -> None:
     world = emulator.instance
     for fault in faults:
@@ -90,10 +90,10 @@ def test_a_held_key_survives(
     held.must_succeed()
 
 
-def test_a_held_key_survives_a_region_that_is_not_known(
+def test_a_held_key_survives_an_unknown_region(
     emulator: EmulatorThread, directory: Path
 ) -> None:
-    with surviving(emulator, directory) as one:
+    with holding_agent(emulator, directory) as held:
         config = directory / "skragent.toml"
         auto = re.sub(
             r'(?m)^endpoint = "https.*$', 'endpoint = "auto"', config.read_text()
@@ -103,11 +103,11 @@ def test_a_held_key_survives_a_region_that_is_not_known(
             emulator.instance.faults.apply('imds.compute.location="atlantis"')
         )
         assert main(["reload", "--socket", str(directory / "admin.sock")]) == 0
-        one.must_fail("token.endpoint")
+        held.must_fail("token.endpoint")
 
 
 @pytest.mark.parametrize("content", ["", "no certificate", None])
-def test_a_held_key_survives_roots_that_cannot_be_used_during_a_refresh(
+def test_a_held_key_survives_unusable_roots_during_a_refresh(
     emulator: EmulatorThread, directory: Path, content: str | None
 ) -> None:
     roots = directory / "roots.pem"
@@ -119,31 +119,31 @@ def test_a_held_key_survives_roots_that_cannot_be_used_during_a_refresh(
             f'release_roots = "{named}"', f'release_roots = "{roots}"'
         )
 
-    with surviving(emulator, directory, move_roots) as one:
+    with holding_agent(emulator, directory, move_roots) as held:
         good = roots.read_bytes()
         if content is None:
             roots.unlink()
         else:
             roots.write_text(content)
-        one.must_fail("config.invalid")
-        status = type_(one.agent, "status").stdout
+        held.must_fail("config.invalid")
+        status = run_command(held.agent, "status").stdout
         assert "key demo needs attention: config.invalid" in status
         roots.write_bytes(good)
-        one.must_succeed()
+        held.must_succeed()
 
 
 @pytest.mark.parametrize("fault", ["vm.rc=0x18b,times=1", "vm.rc=0x101,times=1"])
-def test_one_odd_answer_of_the_tpm_at_boot_does_not_end_the_agent(
+def test_one_unusual_response_of_the_tpm_at_boot_does_not_end_the_agent(
     emulator: EmulatorThread, directory: Path, fault: str
 ) -> None:
     emulator.call(emulator.instance.faults.apply(fault))
-    with surviving(emulator, directory) as one:
-        assert one.count("Next attempt in") == 1
+    with holding_agent(emulator, directory) as held:
+        assert held.count("Next attempt in") == 1
 
 
-def test_a_release_without_a_nonce_is_held_and_shown(
+def test_a_key_released_without_a_nonce_is_held_and_status_shows_it(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     emulator.call(emulator.instance.faults.apply("vault.release.payload.request.nonce"))
-    with surviving(emulator, directory) as one:
-        assert "does not repeat the request" in type_(one.agent, "status").stdout
+    with holding_agent(emulator, directory) as held:
+        assert "does not repeat the request" in run_command(held.agent, "status").stdout

@@ -1,4 +1,4 @@
-"""The whole story on real bytes, and every way in which it must not go on."""
+"""A release from evidence to the served key, and the faults that must prevent it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from support.deadlines import DEADLINE_SECONDS
-from support.e2e import Agent, config_for, create_key, type_
+from support.e2e import Agent, config_for, create_key, run_command
 from support.evidence_swtpm import run_swtpm
 
 from skragent.client import SkragentError
@@ -25,11 +25,11 @@ from skragent.emulator.thread import EmulatorThread
 
 pytestmark = pytest.mark.swtpm
 
-HW_REPORT = 0x20  # where the hardware's report begins in an HCL report
+HW_REPORT = 0x20  # offset of the SNP report in an HCL report
 
 
 def refused_with(agent: Agent, alias: str = "demo") -> str:
-    """The code of the failure; and no key is served."""
+    """Return the code of the first failure, and check that the key is not served."""
     code = agent.first_failure()
     with pytest.raises(SkragentError) as caught:
         agent.client.get_key(alias)
@@ -37,7 +37,7 @@ def refused_with(agent: Agent, alias: str = "demo") -> str:
     return code
 
 
-def test_the_served_key_is_the_vaults_own(
+def test_the_served_key_equals_the_vaults_key(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     stored = emulator.instance.vault.store.find("demo")
@@ -52,7 +52,7 @@ def test_the_served_key_is_the_vaults_own(
 
 
 @pytest.mark.parametrize("kind", ["RSA-3072", "RSA-4096", "P-256", "P-384", "P-521"])
-def test_every_kind_of_key_comes_through(
+def test_every_kind_of_key_is_served(
     emulator: EmulatorThread, directory: Path, kind: str
 ) -> None:
     create_key(emulator, f"k-{kind}:{kind}")
@@ -63,7 +63,7 @@ def test_every_kind_of_key_comes_through(
 
 
 @pytest.mark.parametrize("kind", ["RSA-2048", "P-256", "oct-256"])
-def test_a_managed_hsm_releases_as_a_vault_does(
+def test_a_managed_hsm_releases_keys(
     emulator: EmulatorThread, directory: Path, kind: str
 ) -> None:
     vault, hsm = emulator.instance.vaults.values()
@@ -81,7 +81,7 @@ def test_a_managed_hsm_releases_as_a_vault_does(
     assert jwk["kid"].startswith(f"{hsm.url}/keys/{name}/")
 
 
-def test_one_keys_trouble_does_not_touch_the_others(
+def test_a_failing_key_does_not_affect_other_keys(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     config = config_for(emulator, directory, "demo", "no-such-key")
@@ -107,7 +107,7 @@ def test_another_vtpm_cannot_use_this_vms_report(
         emulator.call(other.close())
 
 
-def test_a_machine_that_is_no_confidential_vm_ends_the_agent_at_its_second_look(
+def test_the_agent_exits_at_the_second_attempt_outside_a_confidential_vm(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     with run_swtpm(directory) as tpm:
@@ -120,18 +120,18 @@ def test_a_machine_that_is_no_confidential_vm_ends_the_agent_at_its_second_look(
 
 
 @pytest.mark.parametrize(
-    ("skew", "said"), [(-259200, "3 days ahead of"), (259200, "3 days behind")]
+    ("skew", "message"), [(-259200, "3 days ahead of"), (259200, "3 days behind")]
 )
-def test_a_wrong_clock_of_this_vm_is_named(
-    emulator: EmulatorThread, directory: Path, skew: int, said: str
+def test_a_wrong_clock_of_this_vm_is_logged(
+    emulator: EmulatorThread, directory: Path, skew: int, message: str
 ) -> None:
     emulator.call(emulator.instance.faults.apply(f"azure.clock={skew}"))
     with Agent(directory, config_for(emulator, directory, "demo")) as agent:
-        agent.until(lambda: f"this VM's clock is {said}" in agent.log.read_text())
+        agent.until(lambda: f"this VM's clock is {message}" in agent.log.read_text())
         assert not agent.holds("demo")
 
 
-def test_an_ak_certificate_that_azure_provisions_late_is_waited_for(
+def test_the_agent_waits_for_an_ak_certificate_that_azure_provisions_late(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     emulator.call(emulator.instance.faults.apply("vm.ak_cert"))
@@ -141,11 +141,11 @@ def test_an_ak_certificate_that_azure_provisions_late_is_waited_for(
         agent.until(lambda: agent.holds("demo"))
 
 
-def test_a_pcr_that_changes_after_attestation_closes_the_wrapping_key(
+def test_a_pcr_that_changes_after_attestation_disables_the_wrapping_key(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     async def extend_first(_: Request, answer: Response) -> Response:
-        # Not at the challenge, which comes while the evidence is still being collected.
+        # Skip the challenge, which arrives before all evidence is collected.
         if answer.status == HTTPStatus.OK:
             await emulator.instance.vm.extend_pcr(7, b"evil")
         return answer
@@ -155,7 +155,7 @@ def test_a_pcr_that_changes_after_attestation_closes_the_wrapping_key(
         assert refused_with(agent) == "evidence.pcr_changed"
 
 
-def test_a_pcr_that_changes_before_the_unwrap_costs_one_job(
+def test_the_job_after_a_pcr_change_before_the_unwrap_succeeds(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     unmeasured = iter([b"once"])
@@ -172,14 +172,14 @@ def test_a_pcr_that_changes_before_the_unwrap_costs_one_job(
         assert agent.first_failure() == "evidence.pcr_changed"
 
 
-def test_a_pcr_that_changes_under_a_running_agent_is_in_its_next_evidence(
+def test_the_next_evidence_has_a_pcr_that_changed_in_the_meantime(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     config = config_for(emulator, directory, "demo", tcg_log="/dev/null")
     with Agent(directory, config) as agent:
         agent.until(lambda: agent.holds("demo"))
         emulator.call(emulator.instance.vm.extend_pcr(7, b"something new"))
-        type_(agent, "refresh")
+        run_command(agent, "refresh")
         agent.until(lambda: agent.log.read_text().count("key demo: version") == 2)
         assert "code=" not in agent.log.read_text()
 
@@ -188,24 +188,24 @@ def refusals(agent: Agent) -> int:
     return agent.log.read_text().count("code=token.refused")
 
 
-def test_a_pcr_that_the_log_does_not_account_for_is_refused(
+def test_a_pcr_without_its_event_in_the_log_is_refused(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     with Agent(directory, config_for(emulator, directory, "demo")) as agent:
         agent.until(lambda: agent.holds("demo"))
         emulator.call(emulator.instance.faults.apply("vm.pcr=7"))
-        type_(agent, "refresh")
+        run_command(agent, "refresh")
         agent.until(lambda: refusals(agent) >= 1)
-        type_(agent, "refresh")
+        run_command(agent, "refresh")
         agent.until(lambda: refusals(agent) > 1)
-        # A refusal by the provider counts only when it is repeated after five minutes.
+        # Only a refusal that is confirmed five minutes later drops a key.
         assert agent.holds("demo")
-        (key,) = json.loads(type_(agent, "status", "--json").stdout)["keys"]
+        (key,) = json.loads(run_command(agent, "status", "--json").stdout)["keys"]
         assert key["needs_attention"]
 
 
 def another_chip(emulator: EmulatorThread) -> Chip:
-    now = datetime.now(UTC)  # noqa: TID251 - certificates for now
+    now = datetime.now(UTC)  # noqa: TID251 - the certificates must be valid
     return emulator.call(Chip.mint(now=now, root=emulator.instance.vm.chip.root))
 
 
@@ -221,7 +221,7 @@ def test_a_report_of_another_chip_is_refused(
         assert refused_with(agent) == "endorsements.chip"
 
 
-def test_a_report_that_another_chip_signed_in_this_ones_name_is_refused(
+def test_a_report_with_this_chips_id_and_another_chips_signature_is_refused(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     vm = emulator.instance.vm
@@ -238,7 +238,7 @@ def test_a_report_that_another_chip_signed_in_this_ones_name_is_refused(
         assert refused_with(agent) == "evidence.signature"
 
 
-def test_a_policy_that_the_token_does_not_meet_denies_the_release(
+def test_a_policy_that_the_token_does_not_satisfy_denies_the_release(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     create_key(emulator, "strict:P-256")
@@ -252,7 +252,7 @@ def test_a_policy_that_the_token_does_not_meet_denies_the_release(
         assert refused_with(agent, "strict") == "release.denied.policy"
 
 
-def test_a_wrapping_key_swapped_in_the_token_is_noticed_before_the_vault_is_asked(
+def test_a_token_with_another_wrapping_key_is_not_sent_to_the_vault(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     foreign = rsa.generate_private_key(65537, 2048).public_key().public_numbers()
@@ -272,11 +272,11 @@ def test_a_wrapping_key_swapped_in_the_token_is_noticed_before_the_vault_is_aske
     assert not [r for r in asked if "release" in r.target and r.status == 200]
 
 
-def test_an_agent_that_is_killed_takes_the_real_releaser_with_it(
+def test_the_releaser_ends_when_the_agent_is_killed(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     async def hang(_: Request, answer: Response) -> Response:
-        await emulator.instance.vm.extend_pcr(23, b"seen")  # the releaser is under way
+        await emulator.instance.vm.extend_pcr(23, b"seen")  # the releaser runs
         children.extend(children_of(agent.process.pid))
         agent.process.kill()
         return answer

@@ -1,4 +1,4 @@
-"""One attestation serves all releases due: an agent, its releasers and the emulator."""
+"""One attestation serves all due releases: an agent, its releasers and the emulator."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.swtpm
 
 
 def asked(emulator: EmulatorThread, before: int) -> tuple[int, int]:
-    """Count attestations and releases since."""
+    """Count attestations and releases since a request."""
     since = emulator.instance.requests[before:]
     attestations = [r for r in since if "/attest/AzureGuest" in r.target]
     releases = [r for r in since if "/release" in r.target and r.status == 200]
@@ -26,7 +26,7 @@ def asked(emulator: EmulatorThread, before: int) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def agent_that_waits(emulator: EmulatorThread, directory: Path) -> Iterator[Agent]:
-    """Run an agent that has attested, and whose vault was in trouble until now."""
+    """Run an agent with an attestation token whose vault fails until the block ends."""
     fault = "vault.status=503,retry_after=2,path=/release"
     emulator.call(emulator.instance.faults.apply(fault))
     with Agent(directory, config_for(emulator, directory, "demo")) as agent:
@@ -36,7 +36,7 @@ def agent_that_waits(emulator: EmulatorThread, directory: Path) -> Iterator[Agen
         agent.until(lambda: agent.holds("demo"))
 
 
-def test_a_key_whose_vault_was_in_trouble_comes_with_the_token_that_there_is(
+def test_a_key_is_released_with_the_cached_token_after_the_vault_recovers(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     before = len(emulator.instance.requests)
@@ -45,7 +45,7 @@ def test_a_key_whose_vault_was_in_trouble_comes_with_the_token_that_there_is(
     assert asked(emulator, before) == (1, 1)
 
 
-def test_a_vtpm_that_was_reset_between_two_jobs_costs_an_attestation(
+def test_a_vtpm_reset_between_two_jobs_requires_another_attestation(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     before = len(emulator.instance.requests)
@@ -55,7 +55,7 @@ def test_a_vtpm_that_was_reset_between_two_jobs_costs_an_attestation(
     assert asked(emulator, before) == (2, 1)
 
 
-def test_more_keys_than_a_vault_releases_at_once_share_an_attestation(
+def test_more_keys_than_the_release_rate_limit_share_an_attestation(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     names = [f"many-{number}" for number in range(11)]

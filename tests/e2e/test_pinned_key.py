@@ -1,7 +1,7 @@
-"""A key whose policy pins one VM, with real agents in real vTPMs' VMs.
+"""A key whose policy pins one VM, with agents in two VMs with their own vTPMs.
 
-The VMs share the chip, the measurement and, through IMDS, the identity. That is the
-attack: a local user takes the identity's token to another VM. They differ in their id.
+The VMs share the chip, the measurement and, through IMDS, the identity. This models an
+attack: a local user takes the identity's token to another VM. Only the VM IDs differ.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 from azure.identity import ManagedIdentityCredential
 from azure.keyvault.keys import KeyClient, KeyReleasePolicy
 from support.bicep import AZURE
-from support.e2e import Agent, config_for, create_key, type_
+from support.e2e import Agent, config_for, create_key, run_command
 from support.vtpm import vm_directory
 
 from skragent.emulator.confidential_vm import ConfidentialVm
@@ -33,7 +33,7 @@ NO_VM = "00000000-0000-0000-0000-000000000000"
 
 @pytest.fixture
 def other_vm(emulator: EmulatorThread) -> Iterator[ConfidentialVm]:
-    """Start another compliant VM; its chip is a copy of the same one."""
+    """Start another compliant VM with a copy of the chip."""
     with vm_directory() as home:
         vm = emulator.call(ConfidentialVm.start(home, vm_id=OTHER_VM))
         try:
@@ -43,14 +43,14 @@ def other_vm(emulator: EmulatorThread) -> Iterator[ConfidentialVm]:
 
 
 def policy_for(emulator: EmulatorThread, vm_id: str) -> bytes:
-    """Fill in the shipped policy, as docs/azure.md does by hand."""
+    """Return the shipped policy with the values of docs/azure.md's manual steps."""
     text = (AZURE / "release-policy.json").read_text()
     text = text.replace(HERE, emulator.instance.maa.issuer)
     return text.replace(NO_VM, vm_id).encode()
 
 
 def set_policy(emulator: EmulatorThread, name: str, policy: bytes) -> None:
-    """Set a key's policy by Azure's SDK, as az CLI does."""
+    """Set a key's policy with Azure's SDK, as the az CLI does."""
     azure = emulator.instance.azure
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
@@ -70,7 +70,7 @@ def set_policy(emulator: EmulatorThread, name: str, policy: bytes) -> None:
 def config_in(
     emulator: EmulatorThread, directory: Path, vm: ConfidentialVm, alias: str
 ) -> str:
-    """Write a configuration for an agent in a VM; the cloud around it is the same."""
+    """Return a configuration for an agent in a VM of the same emulated Azure."""
     log = str(vm.tcg_log_path.resolve())
     return config_for(emulator, directory, alias, tcti=vm.tcti, tcg_log=log)
 
@@ -85,7 +85,7 @@ def test_a_pinned_key_is_served_in_its_vm(
         agent.until(lambda: agent.holds("pinned"))
 
 
-def test_another_compliant_vm_with_the_same_identity_gets_no_pinned_key(
+def test_another_compliant_vm_with_the_same_identity_does_not_get_the_pinned_key(
     emulator: EmulatorThread, directory: Path, other_vm: ConfidentialVm
 ) -> None:
     create_key(emulator, "theirs:RSA")
@@ -96,7 +96,7 @@ def test_another_compliant_vm_with_the_same_identity_gets_no_pinned_key(
         assert not agent.holds("theirs")
 
 
-def test_another_compliant_vm_gets_a_key_whose_policy_names_no_vm(
+def test_another_compliant_vm_gets_a_key_whose_policy_pins_no_vm(
     emulator: EmulatorThread, directory: Path, other_vm: ConfidentialVm
 ) -> None:
     create_key(emulator, "shared:RSA")
@@ -108,7 +108,7 @@ def test_another_compliant_vm_gets_a_key_whose_policy_names_no_vm(
         agent.until(lambda: agent.holds("shared"))
 
 
-def test_a_vm_that_was_created_again_has_its_key_after_a_change_of_the_policy(
+def test_a_vm_that_was_created_again_gets_the_key_after_a_change_of_the_policy(
     emulator: EmulatorThread, directory: Path, other_vm: ConfidentialVm
 ) -> None:
     create_key(emulator, "again:RSA")
@@ -117,6 +117,6 @@ def test_a_vm_that_was_created_again_has_its_key_after_a_change_of_the_policy(
     with Agent(directory, config) as agent:
         assert agent.first_failure() == "release.denied.policy"
         set_policy(emulator, "again", policy_for(emulator, other_vm.vm_id))
-        done = type_(agent, "refresh")
+        done = run_command(agent, "refresh")
         assert done.returncode == 0, done.stderr
         agent.until(lambda: agent.holds("again"))

@@ -1,4 +1,4 @@
-"""The emulator at Azure's own names, addresses and ports."""
+"""The emulator with Azure's names, addresses and ports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).resolve().parents[1] / "support" / "real_names.sh"
 
 @pytest.mark.swtpm
 @pytest.mark.root
-def test_agents_with_azures_defaults_find_everything_by_its_real_name(
+def test_agents_with_default_endpoints_find_all_services_by_their_real_names(
     directory: Path,
 ) -> None:
     outcome = subprocess.run(
@@ -29,7 +29,7 @@ def test_agents_with_azures_defaults_find_everything_by_its_real_name(
         check=False,
     )
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
-    assert processes_about(directory) == []  # none is left behind
+    assert processes_about(directory) == []  # no process is left
     *log, vms, applications, audience = outcome.stdout.splitlines()
     assert vms.startswith("https://skragent-demo.vault.azure.net/keys/demo/")
     assert applications == vms
@@ -41,6 +41,6 @@ def test_agents_with_azures_defaults_find_everything_by_its_real_name(
 def processes_about(directory: Path) -> list[str]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):  # it ended meanwhile
+        with contextlib.suppress(OSError):  # it ended in the meantime
             found.append(path.read_bytes().replace(b"\0", b" ").decode())
     return [command for command in found if str(directory) in command]

@@ -1,4 +1,4 @@
-"""Another configuration for an agent that runs, against the whole emulator."""
+"""Reload of a running agent's configuration, against the whole emulator."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.swtpm
 
 
 class Reloadable:
-    """An agent that holds `demo` and `db`, and its file."""
+    """An agent that holds `demo` and `db`, and its configuration file."""
 
     def __init__(self, agent: Agent, emulator: EmulatorThread) -> None:
         self.agent = agent
@@ -31,7 +31,7 @@ class Reloadable:
         self._emulator = emulator
 
     def write(self, *aliases: str) -> str:
-        """Have these keys in the file."""
+        """Write a configuration with these keys, and return it."""
         text = config_for(self._emulator, self.file.parent, *aliases)
         self.file.write_text(text)
         return text
@@ -63,7 +63,7 @@ def world(emulator: EmulatorThread, directory: Path) -> Iterator[Reloadable]:
         yield Reloadable(agent, emulator)
 
 
-def test_keys_come_and_go_and_what_stays_is_not_released_again(
+def test_reload_adds_and_removes_keys_and_does_not_release_other_keys_again(
     world: Reloadable,
 ) -> None:
     world.write("demo", "late")
@@ -74,7 +74,7 @@ def test_keys_come_and_go_and_what_stays_is_not_released_again(
     assert world.agent.log.read_text().count("key demo: version") == 1
 
 
-def test_a_file_with_a_problem_is_refused_and_nothing_is_lost(
+def test_reload_rejects_an_invalid_file_and_keeps_all_keys(
     world: Reloadable,
 ) -> None:
     world.file.write_text(world.write("demo") + '\n[keys.bad]\nvault = "x"\n')
@@ -86,7 +86,7 @@ def test_a_file_with_a_problem_is_refused_and_nothing_is_lost(
     assert "the one before stays in force" in world.agent.log.read_text()
 
 
-def test_rules_hold_for_connections_that_are_open(world: Reloadable) -> None:
+def test_changed_access_rules_apply_to_open_connections(world: Reloadable) -> None:
     mine = f"user = {os.getuid()}"
     text = world.file.read_text()
     assert mine in text
@@ -94,11 +94,11 @@ def test_rules_hold_for_connections_that_are_open(world: Reloadable) -> None:
     watching = world.agent.client.watch("demo")
     next(watching)
     assert world.reload().returncode == 0
-    with pytest.raises(SkragentError, match="no such key"):
+    with pytest.raises(SkragentError, match="the key does not exist"):
         next(watching)
 
 
-def test_a_sighup_reloads_as_well(world: Reloadable) -> None:
+def test_sighup_reloads_the_configuration(world: Reloadable) -> None:
     world.write("demo", "db", "late")
     world.agent.process.send_signal(signal.SIGHUP)
     world.agent.until(lambda: world.agent.holds("late"))
@@ -111,7 +111,7 @@ def test_a_file_with_a_byte_order_mark_and_crlf_is_reloaded(world: Reloadable) -
     world.agent.until(lambda: world.agent.holds("late"))
 
 
-def test_what_takes_a_restart_is_told(world: Reloadable) -> None:
+def test_reload_lists_settings_that_need_a_restart(world: Reloadable) -> None:
     text = world.file.read_text()
     world.file.write_text(text.replace("api.sock", "other.sock"))
     done = world.reload()

@@ -1,4 +1,4 @@
-"""What a cold start costs in round trips: those that depend on each other, counted."""
+"""The number of round trips of a cold start that depend on each other."""
 
 from __future__ import annotations
 
@@ -19,21 +19,25 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.swtpm
 
-# How many connections to each service want a round trip, each time. What is missing
-# here and sent nevertheless would make a trip more; the reference client needs eleven.
+# The number of connections to each service that need a round trip, in each round trip.
+# A connection that is not listed here would need another round trip. Microsoft's client
+# needs eleven.
 CONNECT = {"imds": 2, "maa": 2, "vault": 1}
-HELLO = {"imds": 2, "maa": 2, "vault": 1}  # and IMDS is asked already
-ASK = {"maa": 2, "vault": 1}  # the evidence, the signing keys, the vault's challenge
-EVIDENCE = {"maa": 1}  # the rest of it: it is longer than ten segments
+HELLO = {"imds": 2, "maa": 2, "vault": 1}  # for IMDS it carries the request
+REQUEST = {
+    "maa": 2,
+    "vault": 1,
+}  # evidence, signing keys, the vault's challenge
+EVIDENCE = {"maa": 1}  # the rest of the evidence, which exceeds ten segments
 RELEASE = {"vault": 1}
-TRIPS = (CONNECT, HELLO, ASK, EVIDENCE, RELEASE)
+TRIPS = (CONNECT, HELLO, REQUEST, EVIDENCE, RELEASE)
 
-# No request ends because it was held back.
-PATIENT = "[limits]\nrequest_timeout_seconds = 300\n"
+# The relay delays requests, so the timeouts are long.
+LONG_TIMEOUTS = "[limits]\nrequest_timeout_seconds = 300\n"
 
 
 def names_of(azure: Azure) -> dict[int, str]:
-    """Name the services by their ports."""
+    """Map the ports of the services to their names."""
     origins = {
         "imds": azure.imds_url,
         "maa": azure.maa.issuer,
@@ -42,24 +46,24 @@ def names_of(azure: Azure) -> dict[int, str]:
     return {int(url.rpartition(":")[2]): name for name, url in origins.items()}
 
 
-def forgo_session_tickets(azure: Azure) -> None:
-    """Send what was asked for and nothing else; see support.lock_step."""
+def disable_session_tickets(azure: Azure) -> None:
+    """Send no TLS session tickets, because they would count as responses."""
     for front in azure._listening:
         if isinstance(front, HttpServer):
             for identity in front._identities.values():
                 identity.tls_context.num_tickets = 0
 
 
-def test_a_cold_start_costs_five_round_trips_in_sequence(directory: Path) -> None:
+def test_a_cold_start_needs_five_sequential_round_trips(directory: Path) -> None:
     trips = RoundTrips()
     with (
         vm_directory() as home,
         EmulatorThread(home, relay=trips.relay) as emulator,
     ):
         create_key(emulator, "demo:RSA")
-        forgo_session_tickets(emulator.instance.azure)
+        disable_session_tickets(emulator.instance.azure)
         trips.names = names_of(emulator.instance.azure)
-        config = config_for(emulator, directory, "demo") + PATIENT
+        config = config_for(emulator, directory, "demo") + LONG_TIMEOUTS
         with Agent(directory, config) as agent:
             for waiting in TRIPS:
                 assert not agent.holds("demo")

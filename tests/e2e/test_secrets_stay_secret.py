@@ -1,4 +1,4 @@
-"""Where key bytes must not be, looked for in every spelling that they have."""
+"""Search for key bytes, in every encoding, in places that must not have them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from skragent.emulator.thread import EmulatorThread
 
 pytestmark = [pytest.mark.swtpm, pytest.mark.root]
 
-WINDOW = 24  # bytes of a number's middle: long enough that chance does not make them
+WINDOW = 24  # bytes of a number's middle: too long to match by chance
 
 
 def private_key(emulator: EmulatorThread) -> rsa.RSAPrivateKey:
@@ -33,8 +33,8 @@ def private_key(emulator: EmulatorThread) -> rsa.RSAPrivateKey:
     return material
 
 
-def spellings(key: rsa.RSAPrivateKey) -> dict[str, bytes]:
-    """Pieces of every private part, as DER, PEM, JWK, hex and bignums write it."""
+def encodings(key: rsa.RSAPrivateKey) -> dict[str, bytes]:
+    """Return pieces of every private number as DER, PEM, JWK, hex and bignum."""
     numbers = key.private_numbers()
     found: dict[str, bytes] = {}
     for name in ("d", "p", "q", "dmp1", "dmq1", "iqmp"):
@@ -48,15 +48,15 @@ def spellings(key: rsa.RSAPrivateKey) -> dict[str, bytes]:
         found[f"{name} JWK"] = jwk[len(jwk) // 2 :][:WINDOW]
     der = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     lines = textwrap.wrap(base64.b64encode(der).decode(), 64)
-    for number in range(8, len(lines) - 1, 3):  # behind the public part
+    for number in range(8, len(lines) - 1, 3):  # after the public part
         found[f"PEM line {number}"] = lines[number].encode()
     return found
 
 
-def test_no_private_part_is_in_the_agents_memory_while_it_is_served(
+def test_the_agents_memory_has_no_private_number_while_it_serves_the_key(
     emulator: EmulatorThread, directory: Path
 ) -> None:
-    patterns = spellings(private_key(emulator))
+    patterns = encodings(private_key(emulator))
     with Agent(directory, config_for(emulator, directory, "demo")) as agent:
         agent.until(lambda: agent.holds("demo"))
         stop = threading.Event()
@@ -78,15 +78,15 @@ def test_no_private_part_is_in_the_agents_memory_while_it_is_served(
         finally:
             stop.set()
             fetching.join()
-    # The scanner does find what is there: this process is full of it.
+    # The search finds existing numbers: this process has them in its memory.
     assert count_in_memory(os.getpid(), patterns["d big-endian"])
     assert leaks == {}
 
 
-def test_no_private_part_is_in_what_is_said_or_kept(
+def test_logs_files_and_proc_have_no_private_number(
     emulator: EmulatorThread, directory: Path
 ) -> None:
-    patterns = spellings(private_key(emulator))
+    patterns = encodings(private_key(emulator))
     with Agent(directory, config_for(emulator, directory, "demo")) as agent:
         agent.until(lambda: agent.holds("demo"))
         process = Path("/proc", str(agent.process.pid))
@@ -106,7 +106,7 @@ def test_no_private_part_is_in_what_is_said_or_kept(
     assert leaks == []
 
 
-def test_no_token_is_in_the_log(emulator: EmulatorThread, directory: Path) -> None:
+def test_the_log_has_no_token(emulator: EmulatorThread, directory: Path) -> None:
     with Agent(directory, config_for(emulator, directory, "demo")) as agent:
         agent.until(lambda: agent.holds("demo"))
-    assert b"eyJ" not in agent.log.read_bytes()  # how every JWS begins
+    assert b"eyJ" not in agent.log.read_bytes()  # the beginning of every JWS

@@ -1,4 +1,4 @@
-"""A look for new versions, by a real releaser at the emulator's vault."""
+"""Version checks: a releaser reads the latest versions from the emulator's vault."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ def check(emulator: EmulatorThread, directory: Path, *aliases: str) -> Result:
 
 @pytest.fixture
 def only_release(emulator: EmulatorThread) -> Iterator[None]:
-    """The identity has the permission to release, and no other one."""
-    access, who = emulator.instance.vault.access, emulator.instance.azure.vm_identity
-    access.grant(who.object_id, "release")
+    """Give the identity only the permission `release` during a test."""
+    access = emulator.instance.vault.access
+    identity = emulator.instance.azure.vm_identity
+    access.grant(identity.object_id, "release")
     yield
-    access.grant(who.object_id)
+    access.grant(identity.object_id)
 
 
 def latest(emulator: EmulatorThread, name: str) -> str:
@@ -38,7 +39,7 @@ def latest(emulator: EmulatorThread, name: str) -> str:
     return stored.latest.version
 
 
-def test_the_latest_versions_are_found_without_tpm_and_verifier(
+def test_a_version_check_uses_neither_tpm_nor_verifier(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     before = len(emulator.instance.requests)
@@ -50,7 +51,7 @@ def test_the_latest_versions_are_found_without_tpm_and_verifier(
 
 
 @pytest.mark.usefixtures("only_release")
-def test_without_the_permission_to_look_it_says_so(
+def test_a_version_check_without_permission_returns_no_version(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     result = check(emulator, directory, "demo")
@@ -58,7 +59,7 @@ def test_without_the_permission_to_look_it_says_so(
     assert result.failed == ()
 
 
-def test_a_managed_hsm_that_forbids_the_look_is_understood(
+def test_a_version_check_without_permission_at_a_managed_hsm_returns_no_version(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     vault, hsm = emulator.instance.vaults.values()
@@ -73,7 +74,7 @@ def test_a_managed_hsm_that_forbids_the_look_is_understood(
     assert result.failed == ()
 
 
-def test_a_key_that_is_not_there_is_its_own_trouble(
+def test_a_missing_key_does_not_affect_the_version_check_of_other_keys(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     result = check(emulator, directory, "demo", "none")

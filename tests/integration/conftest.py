@@ -1,7 +1,7 @@
-"""What the tests of the emulator's faults share: something to break, healed after each.
+"""Fixtures of the tests of the emulator's faults, which are reset after each test.
 
-One for each module: what has happened to it, such as a signing key that was rotated,
-the reset does not undo.
+Each module has its own emulator, because a reset does not undo every change: a rotated
+signing key stays rotated.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def running_azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broken]:
 
 @pytest.fixture
 def broken(running_azure: Broken) -> Iterator[Broken]:
-    """The services alone, around a VM of plain software."""
+    """The emulated services around a VM without a TPM."""
     yield running_azure
     running_azure.reset()
 
@@ -37,6 +37,6 @@ def running_emulator() -> Iterator[EmulatorThread]:
 
 @pytest.fixture
 def emulator(running_emulator: EmulatorThread) -> Iterator[EmulatorThread]:
-    """The whole emulator, with a TPM: the test must carry the `swtpm` marker."""
+    """The whole emulator with a TPM; the test must have the `swtpm` marker."""
     yield running_emulator
     running_emulator.call(running_emulator.instance.faults.reset())

@@ -77,13 +77,15 @@ def test_systemd_never_gives_up_for_that_takes_the_sockets_down() -> None:
     assert int(unit["Service"]["RestartSec"]) <= client_seconds / 2
 
 
-def test_names_in_rules_may_be_a_directorys() -> None:
+def test_names_in_rules_may_come_from_a_directory_service() -> None:
     unit = read("skragent.service")["Unit"]
     assert "nss-user-lookup.target" in unit["After"].split()
-    assert "nss-user-lookup.target" not in unit["Wants"], "the directory's to want"
+    assert "nss-user-lookup.target" not in unit["Wants"], (
+        "the directory service wants it"
+    )
 
 
-def test_who_lingers_is_still_within_the_times_of_the_unit() -> None:
+def test_an_agent_that_delays_its_end_is_within_the_times_of_the_unit() -> None:
     unit = read("skragent.service")["Service"]
     assert "TimeoutStartSec" not in unit  # systemd's: 90 s
     assert socket_activation.REJECT_SECONDS + EXIT_DELAY_SECONDS < 90
@@ -145,7 +147,7 @@ def test_systemd_waits_until_the_ak_certificate_is_written() -> None:
     assert TERMINATE_SECONDS == 5
 
 
-def test_the_agent_has_one_directory_to_write_to_and_nobody_reads_it() -> None:
+def test_the_agent_has_one_private_writable_directory() -> None:
     unit = read("skragent.service")["Service"]
     assert unit["ProtectSystem"] == "strict"
     assert unit["StateDirectory"] == "skragent"

@@ -1,6 +1,6 @@
-"""The AppArmor profile: its parser takes it, and it agrees with unit, code and package.
+"""The AppArmor profile parses and agrees with the unit, the code and the package.
 
-That it lets all of the agent work, and nothing else, needs a kernel that enforces it.
+tests/vm shows with an enforcing kernel that the agent works under the profile.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def parse(parser: list[str], profile: Path) -> subprocess.CompletedProcess[str]:
 
 
 def rules() -> dict[str, str]:
-    """What the profile itself allows: paths, and what with them."""
+    """Return the paths that the profile itself allows, with their permissions."""
     found = re.findall(r"(?m)^  ([/@]\S+) +([a-z]+),$", PROFILE.read_text())
     return {path.replace("@{run}", "/run"): letters for path, letters in found}
 
@@ -48,14 +48,14 @@ def allowed(path: str) -> str:
 
 
 @pytest.mark.apparmor
-def test_the_parser_takes_it(apparmor_parser: list[str]) -> None:
+def test_the_parser_accepts_the_profile(apparmor_parser: list[str]) -> None:
     outcome = parse(apparmor_parser, PROFILE)
     assert outcome.returncode == 0, outcome.stderr
     assert "rror" not in outcome.stderr
 
 
 @pytest.mark.apparmor
-def test_the_parser_would_find_a_fault(
+def test_the_parser_rejects_a_syntax_error(
     apparmor_parser: list[str], tmp_path: Path
 ) -> None:
     broken = tmp_path / "skragent"
@@ -63,7 +63,7 @@ def test_the_parser_would_find_a_fault(
     assert parse(apparmor_parser, broken).returncode != 0
 
 
-def test_the_unit_asks_for_it_where_there_is_one() -> None:
+def test_the_unit_uses_the_profile_if_it_is_loaded() -> None:
     unit = configparser.ConfigParser(interpolation=None, strict=False)
     unit.read(UNITS / "skragent.service")
     service = unit["Service"]
@@ -75,7 +75,7 @@ def test_the_unit_asks_for_it_where_there_is_one() -> None:
     assert allowed(f"/run/credentials/skragent.service/{name}") == "r"
 
 
-def test_it_allows_what_the_configuration_has_by_default() -> None:
+def test_the_profile_allows_the_default_paths_of_the_configuration() -> None:
     assert allowed(VtpmConfig().tcti.removeprefix("device:")) == "rw"
     agent = AgentConfig()
     for path in (agent.api_socket, agent.credentials_socket, agent.admin_socket):
@@ -83,14 +83,14 @@ def test_it_allows_what_the_configuration_has_by_default() -> None:
     assert allowed("/run/systemd/notify") == "w"
 
 
-def test_it_allows_what_a_renewal_of_the_ak_certificate_writes() -> None:
+def test_the_profile_allows_the_files_of_an_ak_certificate_renewal() -> None:
     path = AkCopies("/var/lib/skragent").path
     assert allowed(str(path)) == "rw"
     assert allowed(str(path.with_suffix(".new"))) == "rw"
-    assert "r" in allowed("/var/lib/skragent/")  # which is made durable with them
+    assert "r" in allowed("/var/lib/skragent/")  # the directory is synced, too
 
 
-def test_it_allows_no_other_program_and_no_other_file_to_be_written() -> None:
+def test_the_profile_allows_no_other_program_and_no_other_written_file() -> None:
     programs = [path for path, letters in rules().items() if "x" in letters]
     assert programs == [
         "/{usr/,}bin/env",

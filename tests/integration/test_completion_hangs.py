@@ -1,4 +1,4 @@
-"""Completion of the shell with an agent that does not answer."""
+"""Shell completion with an agent that does not answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.manual import ROOT
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-def test_an_agent_that_hangs_is_not_waited_for_long(tmp_path: Path) -> None:
+def test_completion_gives_up_soon_if_the_agent_hangs(tmp_path: Path) -> None:
     path = put_command(tmp_path, "trap '' TERM; while :; do sleep 1; done")
     words = ["get", "--config", str(ROOT / "config.example.toml"), ""]
     assert complete(*words, path=path) == ["database", "backup"]

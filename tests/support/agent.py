@@ -45,7 +45,7 @@ def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
 
 
 async def settle() -> None:
-    """Let everything run that can run without time passing."""
+    """Run everything that can run before time passes."""
     for _ in range(12):
         await asyncio.sleep(0)
 
@@ -107,7 +107,7 @@ def substitute(mode: str, *arguments: str) -> tuple[str, ...]:
 
 
 def make_config(*aliases: str, extra: str = "") -> Config:
-    """A configuration with these keys, which the user who runs the tests may have."""
+    """A configuration with these keys, which the user of the tests may read."""
     keys = "".join(
         f'[keys.{alias}]\nvault = "https://v.vault.azure.net"\n'
         f"allow = [{{ user = {os.getuid()} }}]\n"

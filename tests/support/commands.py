@@ -1,4 +1,4 @@
-"""The command's own parser, for what must say the same as it does."""
+"""The argument parser of the command, for texts that must agree with the parser."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ COMMANDS = tuple(main._COMMANDS)
 
 
 def parser_of(command: str, words: list[str] | None = None) -> argparse.ArgumentParser:
-    """The parser of one command; of all of them, for an empty name."""
+    """Return the parser of one command, or of all commands for an empty name."""
     parser = main._build_parser(words or [command])
     if not command:
         return parser
@@ -22,7 +22,7 @@ def parser_of(command: str, words: list[str] | None = None) -> argparse.Argument
 
 
 def options_of(command: str) -> list[str]:
-    """Each option that a command has, but -h and --help."""
+    """List the options of a command, except -h and --help."""
     return [
         option
         for action in parser_of(command)._actions

@@ -1,4 +1,4 @@
-"""bash, asked what it would offer."""
+"""Run bash's completion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCRIPT = ROOT / "packaging" / "completion" / "skragent.bash"
 def complete(
     *words: str, path: Path | None = None, directory: Path | None = None
 ) -> list[str]:
-    """What bash offers for the last of the words."""
+    """Return bash's completions of the last word."""
     ask = (
         'source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1));'
         ' _skragent skragent; printf "%s\\n" "${COMPREPLY[@]}"'

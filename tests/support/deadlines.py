@@ -1,7 +1,7 @@
-"""How long the tests wait: for an event, never for a guess about the machine's speed.
+"""The time limits of all tests.
 
-A machine that is busy with other work makes tests slower and must not make them fail.
-So there are two limits and no others: `tests/unit/test_suite_waits.py` sees to that.
+On a busy machine tests are slower, but must not fail. So tests wait for events, and
+there are only two limits; `tests/unit/test_suite_waits.py` checks that.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# For an event that must come: only a test that hangs reaches it. pytest's own limit
-# (pyproject.toml) is longer, because it cannot say what did not happen.
+# The limit for an event that must happen; only a test that hangs reaches it. pytest's
+# own timeout (pyproject.toml) is longer, because it cannot name the missing event.
 DEADLINE_SECONDS = 180.0
 DEADLINE_MILLISECONDS = int(DEADLINE_SECONDS * 1000)
 
-# For a timeout of the code under test that must run out, where nothing else has to
-# happen before it does.
+# For a timeout of the code under test that must expire, if no other event has to
+# happen before.
 SHORT_SECONDS = 0.05
 
 _PAUSE_SECONDS = 0.01
@@ -27,7 +27,7 @@ _PAUSE_SECONDS = 0.01
 
 @contextlib.contextmanager
 def takes_at_least(seconds: float) -> Iterator[None]:
-    """Hold a block to the time that it must take; a busy machine only adds to it."""
+    """Check the minimum time of a block; a busy machine only adds time."""
     began = time.monotonic()
     yield
     assert time.monotonic() - began >= seconds
@@ -36,11 +36,11 @@ def takes_at_least(seconds: float) -> Iterator[None]:
 def wait_until(
     is_so: Callable[[], bool], explain: Callable[[], str] = lambda: ""
 ) -> None:
-    """Wait until something is so that another thread or process does.
+    """Wait for a condition that another thread or process causes.
 
     Args:
-        is_so: looks at it; is called again and again.
-        explain: tells what a reader needs to know if it does not come to be.
+        is_so: checks the condition; it is called repeatedly.
+        explain: returns the failure message.
     """
     deadline = time.monotonic() + DEADLINE_SECONDS
     while not is_so():

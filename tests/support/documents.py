@@ -1,4 +1,4 @@
-"""The Markdown files of the project as tests read them."""
+"""Read the Markdown files of the project."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Block:
 
 @functools.cache
 def paths() -> tuple[str, ...]:
-    """List the Markdown files, as git has them."""
+    """List the Markdown files that git tracks."""
     listed = subprocess.run(
         ["git", "ls-files", "--", "*.md"],
         cwd=ROOT,

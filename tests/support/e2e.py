@@ -1,4 +1,4 @@
-"""The installed command against the whole emulator."""
+"""The installed command, for tests against the whole emulator."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Agent:
     """`skragent run` on a configuration, in a directory of its own.
 
     Args:
-        directory: for its configuration, its sockets and its log.
+        directory: the directory of the configuration, the sockets and the log.
         config: the configuration.
-        environment: variables that it has beside ours.
-        state: what systemd's StateDirectory= gives; None: nothing.
+        environment: additional environment variables.
+        state: the directory of systemd's StateDirectory=; None: there is none.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class Agent:
             self.process.wait()
 
     def until(self, is_so: Callable[[], bool]) -> None:
-        """Wait for something that another process does."""
+        """Wait for a condition that another process causes."""
         wait_until(is_so, self.log.read_text)
 
     def holds(self, alias: str) -> bool:
-        """Tell whether it serves the key; whatever else it says is no error here."""
+        """Return whether the agent serves the key; every error means no."""
         try:
             self.client.get_key(alias)
         except SkragentError:
@@ -79,7 +79,7 @@ class Agent:
         return True
 
     def first_failure(self) -> str:
-        """Wait for the first failure that the log names, and give its code."""
+        """Wait for the first failure in the log, and return its code."""
 
         def codes() -> list[str]:
             return re.findall(r" code=(\S+)", self.log.read_text())
@@ -88,8 +88,8 @@ class Agent:
         return (codes() or ["none"])[0]
 
 
-def type_(agent: Agent, *words: str) -> subprocess.CompletedProcess[str]:
-    """Type a command; the sockets are this agent's."""
+def run_command(agent: Agent, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of skragent with this agent's configuration."""
     config = agent.socket.with_name("skragent.toml")
     return subprocess.run(
         [*SKRAGENT, *words, "--config", str(config)],
@@ -103,7 +103,7 @@ def type_(agent: Agent, *words: str) -> subprocess.CompletedProcess[str]:
 def config_for(
     emulator: EmulatorThread, directory: Path, *aliases: str, **other: str
 ) -> str:
-    """Write a configuration for one test's agent: these keys, its own socket.
+    """Return a configuration with these keys and a socket in the directory.
 
     `other` replaces values by setting, such as `tcti`.
     """

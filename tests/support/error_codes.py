@@ -34,12 +34,12 @@ _STEPS = re.compile(r"\.step\(\s*\"([a-z_.]+)\"")
 
 @functools.cache
 def trees() -> tuple[tuple[str, ast.Module], ...]:
-    """The text and the tree of each module, except those of the emulator."""
+    """Return the text and the tree of each module, except the emulator's modules."""
     texts = [
         path.read_text()
         for path in sorted(SKRAGENT.rglob("*.py"))
         if path.relative_to(SKRAGENT).parts[0] != "emulator"
-        and path.name != "error_catalog.py"  # raises none
+        and path.name != "error_catalog.py"  # raises no error
     ]
     return tuple((text, ast.parse(text)) for text in texts)
 
@@ -67,7 +67,7 @@ def raised() -> set[str]:
 
 
 def _composed(tree: ast.Module) -> set[str]:
-    """Every `code=f"STEM{...}"` of a module, with all possible values."""
+    """Return every `code=f"STEM{...}"` of a module with all possible values."""
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg == "code":
@@ -80,7 +80,7 @@ def _composed(tree: ast.Module) -> set[str]:
 
 
 def _strings_of(expression: ast.expr, tree: ast.Module, seen: set[str]) -> set[str]:
-    """The possible strings of an expression, as far as its module shows them."""
+    """Return the strings that an expression can have, as far as its module shows."""
     found: set[str] = set()
     for node in ast.walk(expression):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -93,7 +93,7 @@ def _strings_of(expression: ast.expr, tree: ast.Module, seen: set[str]) -> set[s
 
 
 def _values(name: str, tree: ast.Module) -> Iterator[ast.expr]:
-    """The values that statements and calls assign to a name of a module."""
+    """Yield the values that statements and calls assign to a name of a module."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign):
             for target in node.targets:
@@ -128,7 +128,7 @@ def _arguments(
 
 @functools.cache
 def dispositions() -> set[tuple[str, Disposition | None]]:
-    """Each code of an error that a call creates, with the disposition of the call."""
+    """Return each error code that a call creates, with the disposition of the call."""
     found: set[tuple[str, Disposition | None]] = set()
     for _, tree in trees():
         for node in ast.walk(tree):

@@ -1,7 +1,8 @@
-"""A test in systemd's place: starts agents and keeps the descriptors that they store.
+"""A substitute for systemd that starts agents and keeps the descriptors they store.
 
-As systemd does it (sd_pid_notify_with_fds(3), FDSTORE=1): a stored descriptor is kept
-while the agent is down, and is handed to the next one by its name (sd_listen_fds(3)).
+Like systemd's file descriptor store (sd_pid_notify_with_fds(3), FDSTORE=1), it keeps a
+stored descriptor while no agent runs, and passes it to the next agent by its name
+(sd_listen_fds(3)).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ DAEMON = Path(__file__).with_name("agent_daemon.py")
 
 
 class FdStore:
-    """Starts one agent after another in a directory of its own."""
+    """Starts one agent after another in the same directory."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -48,15 +49,15 @@ class FdStore:
         )
 
     def start(self, mode: str) -> subprocess.Popen[bytes]:
-        """Start an agent whose releaser behaves so, and wait until it is ready."""
+        """Start an agent with this releaser, and wait until the agent is ready."""
         return self.launch(self._command(mode))
 
     def refuse(self, mode: str) -> int:
-        """Start an agent that does not become ready; gives its exit status."""
+        """Start an agent that does not become ready, and return its exit status."""
         return self._spawn(self._command(mode)).wait(DEADLINE_SECONDS)
 
     def launch(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
-        """Start an agent with what is stored, and wait until it is ready."""
+        """Start an agent with the stored descriptors, and wait until it is ready."""
         with self._changed:
             ready = self.said.count(b"READY=1")
         agent = self._spawn(command)
@@ -70,7 +71,7 @@ class FdStore:
     def _spawn(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
         with self._changed:
             stored = dict(self.kept)
-        # At high numbers first, so that the moves to 3 and on do not meet them.
+        # First duplicate to high numbers, so that dup2 to 3 and up overwrites none.
         high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 100) for fd in stored.values()]
         passing = "".join(f" {3 + i}<&{fd} {fd}<&-" for i, fd in enumerate(high))
         variables = (
@@ -94,7 +95,7 @@ class FdStore:
         return (self.directory / "agent.log").read_text()
 
     def until(self, is_so: object) -> None:
-        """Wait until something that the agent said made it so."""
+        """Wait for a condition that a message of the agent causes."""
         assert callable(is_so)
         with self._changed:
             assert self._changed.wait_for(is_so, DEADLINE_SECONDS), self.log()

@@ -1,4 +1,4 @@
-"""A server whose answers are bytes, good HTTP or not, and that may never end."""
+"""A server whose responses are arbitrary bytes, possibly without an end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from support.deadlines import DEADLINE_SECONDS
 
-# One answer: pieces of bytes, each sent as soon as the one before is.
+# One response: pieces of bytes, which are sent one after the other.
 Script = Callable[[], Iterable[bytes]]
 
 DRIP_SECONDS = 0.02
@@ -22,12 +22,12 @@ BLOCK = bytes(1 << 20)
 
 @dataclass
 class HostileServer:
-    """Sends `script` to every request; None: closes the connection unread."""
+    """Sends `script` to every request, or closes the connection unread for None."""
 
     port: int = 0
     script: Script = field(default=lambda: ())
     is_dripping: bool = False  # a pause before each piece
-    sent: int = 0  # bytes that were taken from us
+    sent: int = 0  # bytes that the client has received
     requests: int = 0
     over: threading.Event = field(default_factory=threading.Event)
 
@@ -38,18 +38,18 @@ class HostileServer:
         self.script, self.is_dripping = (lambda: pieces), False
 
     def drip(self, before: bytes, pieces: Sequence[bytes]) -> None:
-        """Send this at once, and then these pieces slowly, over and over."""
+        """Send `before` at once, and then repeat these pieces slowly without an end."""
         self.script = lambda: itertools.chain([before], itertools.cycle(pieces))
         self.is_dripping = True
 
     def flood(self, head: bytes, size: int) -> None:
-        """A body of so many bytes; the head may say what it likes of it."""
+        """Send a body of this size; the head may declare another size."""
         blocks = size // len(BLOCK)
         self.script = lambda: itertools.chain([head], itertools.repeat(BLOCK, blocks))
         self.is_dripping = False
 
     def bomb(self, head: bytes, size: int) -> None:
-        """A body that unpacks to so many bytes."""
+        """Send a compressed body that expands to this size."""
         packer = zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
         packed = [packer.compress(BLOCK) for _ in range(size // len(BLOCK))]
         self.answer(head, *packed, packer.flush())
@@ -98,7 +98,7 @@ def run_hostile_server(tls: ssl.SSLContext | None = None) -> Iterator[HostileSer
         with connection, contextlib.suppress(OSError):
             if tls is None:
                 _serve(server, connection)
-            else:  # a duplicate, so that the first one can still be shut down
+            else:  # a duplicate, so that the original socket can still be shut down
                 _serve(server, tls.wrap_socket(connection.dup(), server_side=True))
 
     with socket.create_server(("127.0.0.1", 0)) as listener:

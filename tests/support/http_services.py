@@ -1,4 +1,4 @@
-"""The three HTTP servers on real sockets, for clients of others that know only TCP."""
+"""The agent's HTTP servers on Unix sockets and on TCP, for other clients."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Orders:
-    """Takes orders, and remembers them."""
+    """Records the operations of administrators."""
 
     def __init__(self) -> None:
         self.refreshed: list[tuple[str, ...]] = []
@@ -46,7 +46,7 @@ class Orders:
 
 
 class Services(NamedTuple):
-    """Where they are: on a socket, and behind a relay on a port of 127.0.0.1."""
+    """The Unix sockets, and the TCP ports of relays in front of them."""
 
     api: Path
     admin: Path
@@ -66,7 +66,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def _relay_to(path: Path) -> tuple[asyncio.Server, int]:
-    """Hand on the bytes of a TCP connection as they are."""
+    """Relay the bytes of a TCP connection unchanged."""
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, to_there = await asyncio.open_unix_connection(str(path))

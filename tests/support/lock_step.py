@@ -1,16 +1,16 @@
-"""Counts round trips to the emulator by letting them happen one after the other.
+"""Count the sequential round trips to the emulator.
 
-A relay stands before each service and holds back what clients send. A test waits until
-it is sent all that can be sent before an answer comes, and then lets one round trip
-happen on all connections at once. So the trips that a client makes are as many as those
-that depend on each other, however long anything takes. As on a wire:
+A relay in front of each service delays the data of clients. A test waits until clients
+have sent all data that they can send before a response. Then the test starts one round
+trip on all connections at once. So the number of trips equals the longest chain of
+requests that depend on each other, independent of the machine's speed. Like TCP:
 
-- the first bytes of a connection are held for one trip more: the handshake of TCP;
-- a trip carries at most what TCP has in flight: ten segments at first (RFC 6928), and
-  then as much more as was acknowledged.
+- The first bytes of a connection wait for one more trip, the handshake of TCP.
+- A trip carries at most one congestion window: ten segments at first (RFC 6928), and
+  then more by the acknowledged bytes.
 
-What a server answers in a trip is part of it. A request that is still being sent when
-its trip begins has not seen any answer, so that the rest of it goes with the trip.
+The response of a server belongs to the trip of its request. If a trip begins while a
+client still sends a request, the rest of the request belongs to the same trip.
 """
 
 from __future__ import annotations
@@ -30,95 +30,95 @@ if TYPE_CHECKING:
 
 _WINDOW_BYTES = 10 * 1448
 _READ_BYTES = 64 * 1024
-# With which a client's handshake of TLS 1.3 ends (RFC 8446 §4.4.4, and the record that
-# §D.4 adds). It goes with the first request, and is none.
+# A client's last message of the TLS 1.3 handshake (RFC 8446 §4.4.4, and the record of
+# §D.4). The client sends it with the first request.
 _FINISHED_BYTES = 80
 
 
-class _Way:
-    """One direction of a connection: what has come, and what may go in this trip."""
+class _Direction:
+    """One direction of a connection: delayed bytes, and the window of this trip."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
-        self._held = bytearray()
+        self._delayed = bytearray()
         self._window = _WINDOW_BYTES
         self._carried = 0  # in this trip
         self._has_ended = False
 
     @property
-    def holds_a_request(self) -> bool:
-        """Whether there is more to carry than the end of a handshake."""
-        return len(self._held) > _FINISHED_BYTES
+    def has_request(self) -> bool:
+        """Whether more bytes are delayed than the end of a handshake."""
+        return len(self._delayed) > _FINISHED_BYTES
 
     def put(self, data: bytes) -> None:
-        """Hold what has come; nothing is the end of it."""
-        self._held += data
+        """Delay received bytes; no bytes mean the end."""
+        self._delayed += data
         self._has_ended = not data
         self._end()
 
     def begin_trip(self) -> None:
-        """Acknowledge what the last one carried."""
+        """Acknowledge the bytes of the last trip."""
         self._window += self._carried
         self._carried = 0
 
     def carry(self) -> None:
-        """Let go what this trip has room for."""
-        piece = self._held[: self._window - self._carried]
-        del self._held[: len(piece)]
+        """Send as many delayed bytes as the window of this trip allows."""
+        piece = self._delayed[: self._window - self._carried]
+        del self._delayed[: len(piece)]
         self._carried += len(piece)
         if piece:
             self._writer.write(piece)
         self._end()
 
     def _end(self) -> None:
-        if self._has_ended and not self._held and self._writer.can_write_eof():
+        if self._has_ended and not self._delayed and self._writer.can_write_eof():
             self._writer.write_eof()
 
 
 class _Connection:
-    """A client's connection to a service, which is named by its port."""
+    """A client's connection to a service, which its port identifies."""
 
-    def __init__(self, port: int, there: _Way, back: _Way) -> None:
+    def __init__(self, port: int, there: _Direction, back: _Direction) -> None:
         self.port = port
         self.is_established = False
         self.there = there
         self.back = back
-        self.is_sending = False  # within a trip that has not been answered yet
+        self.is_sending = False  # in a trip without a response so far
 
     @property
-    def waits(self) -> bool:
-        """Whether its client needs another trip."""
-        return not self.is_established or self.there.holds_a_request
+    def is_waiting(self) -> bool:
+        """Whether the client needs another trip."""
+        return not self.is_established or self.there.has_request
 
     def travel(self) -> None:
         """Make one round trip."""
         self.there.begin_trip()
         self.back.begin_trip()
         self.back.carry()
-        self.is_sending = self.is_established and self.there.holds_a_request
+        self.is_sending = self.is_established and self.there.has_request
         if self.is_established:
             self.there.carry()
         self.is_established = True
 
     def send(self, data: bytes) -> None:
-        """Take what the client sends."""
+        """Take bytes of the client."""
         self.there.put(data)
         if self.is_sending:
             self.there.carry()
 
-    def answer(self, data: bytes) -> None:
-        """Take what the server sends."""
+    def respond(self, data: bytes) -> None:
+        """Take bytes of the server."""
         self.is_sending = False
         self.back.put(data)
         self.back.carry()
 
 
 class RoundTrips:
-    """All connections to an emulator, whose relays it makes; used in its loop."""
+    """All connections to an emulator; used in the emulator's event loop."""
 
     def __init__(self) -> None:
         self.count = 0
-        self.names: dict[int, str] = {}  # of the services, by their ports
+        self.names: dict[int, str] = {}  # names of the services by port
         self._connections: list[_Connection] = []
         self._changed = asyncio.Event()
 
@@ -127,11 +127,11 @@ class RoundTrips:
         return LockStepRelay(connect, self)
 
     async def travel(self, waiting: Mapping[str, int]) -> None:
-        """Let one round trip happen on all connections.
+        """Make one round trip on all connections.
 
         Args:
-            waiting: how many connections to each service must wait for it first, and
-                be new, or have sent something.
+            waiting: how many connections to each service must wait for the trip before
+                it begins: new connections, and connections with a request.
         """
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
@@ -140,27 +140,27 @@ class RoundTrips:
                     await self._changed.wait()
         except TimeoutError:
             found = f"trip {self.count + 1} carries {dict(self._waiting())}"
-            raise AssertionError(f"{found}, and was to carry {waiting}") from None
+            raise AssertionError(f"{found}, expected {waiting}") from None
         self.count += 1
         for connection in self._connections:
             connection.travel()
 
     def _waiting(self) -> Counter[str]:
-        waiting = (c.port for c in self._connections if c.waits)
+        waiting = (c.port for c in self._connections if c.is_waiting)
         return Counter(self.names.get(port, str(port)) for port in waiting)
 
     def add(self, connection: _Connection) -> None:
-        """Take a new connection."""
+        """Add a new connection."""
         self._connections.append(connection)
         self.notice()
 
     def notice(self) -> None:
-        """Look again at what waits."""
+        """Check again which connections wait."""
         self._changed.set()
 
 
 class LockStepRelay:
-    """Carries connections to one service when its `RoundTrips` happen."""
+    """Relays the connections to one service in the trips of a `RoundTrips`."""
 
     def __init__(self, connect: Connect, trips: RoundTrips) -> None:
         self._connect = connect
@@ -169,12 +169,12 @@ class LockStepRelay:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def listen(self, sock: socket.socket) -> None:
-        """Carry what connects to a bound socket until `close`."""
+        """Relay the connections of a bound socket until `close`."""
         self._port: int = sock.getsockname()[1]
         self._server = await asyncio.start_server(self._accept, sock=sock)
 
     async def close(self) -> None:
-        """Stop listening and cut all connections."""
+        """Stop listening, and close all connections."""
         if self._server is not None:
             self._server.close()
         for task in list(self._tasks):
@@ -194,14 +194,16 @@ class LockStepRelay:
         with contextlib.closing(writer):
             far_reader, far_writer = await self._connect()
             with contextlib.closing(far_writer):
-                connection = _Connection(self._port, _Way(far_writer), _Way(writer))
+                connection = _Connection(
+                    self._port, _Direction(far_writer), _Direction(writer)
+                )
                 self._trips.add(connection)
                 try:
                     async with asyncio.TaskGroup() as group:
                         group.create_task(self._read(reader, connection.send))
-                        group.create_task(self._read(far_reader, connection.answer))
+                        group.create_task(self._read(far_reader, connection.respond))
                 except* OSError:
-                    pass  # a peer is gone, and so is the connection
+                    pass  # a peer has closed the connection
 
     async def _read(
         self, reader: asyncio.StreamReader, take: Callable[[bytes], None]

@@ -1,4 +1,4 @@
-"""The manual pages as tests read them: the few macros of mdoc(7) that they use."""
+"""Read the manual pages: the macros of mdoc(7) that they use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ESCAPES = {r"\(dq": '"', r"\&": "", r"\-": "-", r"\e": "\\"}
 
 @dataclass
 class Item:
-    """One `.It` of a list: `.It MACRO WORDS`, below a `.Sh` and maybe a `.Ss`."""
+    """A list item `.It MACRO WORDS` with its section and subsection."""
 
     section: str
     subsection: str
@@ -26,12 +26,12 @@ class Item:
 
     @property
     def text(self) -> str:
-        """What it says, without its macros' names, on one line."""
+        """Return the item's text without macro names, on one line."""
         return " ".join(re.sub(r"^\.[A-Z][a-z] ", "", line) for line in self.lines)
 
 
 def source(name: str) -> str:
-    """The page's roff, without its escapes."""
+    """Return a page's source without escapes."""
     text = (MANUAL / name).read_text()
     for escaped, said in _ESCAPES.items():
         text = text.replace(escaped, said)
@@ -40,7 +40,7 @@ def source(name: str) -> str:
 
 @functools.cache
 def items(name: str) -> tuple[Item, ...]:
-    """Every list item of a page."""
+    """Return all list items of a page."""
     found: list[Item] = []
     section = subsection = ""
     for line in source(name).splitlines():
@@ -58,7 +58,7 @@ def items(name: str) -> tuple[Item, ...]:
 
 
 def words_of(name: str, macro: str) -> set[str]:
-    """What a page says in a macro: `.Va a , b` and `.It Va c No = 1` give a, b, c."""
+    """Return a macro's arguments: `.Va a , b` and `.It Va c No = 1` have a, b, c."""
     found: set[str] = set()
     for line in source(name).splitlines():
         if not re.match(r"\.[A-Z]", line):
@@ -73,6 +73,6 @@ def words_of(name: str, macro: str) -> set[str]:
 
 
 def subsections(name: str) -> dict[str, str]:
-    """The text of each `.Ss`."""
+    """Return the text of each subsection `.Ss`."""
     parts = re.split(r"(?m)^\.S[sh] (.*)$", source(name))[1:]
     return dict(zip(parts[::2], parts[1::2], strict=True))

@@ -1,19 +1,20 @@
-# In namespaces of its own (unshare --net --mount): prepare what the emulator asks for,
-# run it at Azure's own names, and let agents whose configuration names no endpoint
-# fetch a key, as the VM's identity and as an application of Entra ID. Then Azure's own
-# library, as it is by default, gets the application's token. Arguments: PYTHON DIRECTORY
-# SECONDS, of which the last is how long a key is waited for.
-# The last lines are the key's identifier, for each agent, and the token's audience.
+# Runs in new namespaces (unshare --net --mount):
+# - prepares the machine as the emulator asks, and runs it with Azure's names
+# - runs agents without endpoints in their configuration, as the VM's identity and as an
+#   application of Entra ID, and fetches a key from each
+# - gets the application's token with Azure's library and its defaults
+# Arguments: PYTHON DIRECTORY SECONDS; SECONDS is the time limit for a key.
+# The last lines are the key's identifier for each agent and the token's audience.
 set -eu
 python=$1 dir=$2 seconds=$3
 skragent() { "$python" -I -m skragent.cli.main "$@"; }
-in_background() { exec "$python" -I -m skragent.cli.main "$@"; }  # its $! can be killed
+in_background() { exec "$python" -I -m skragent.cli.main "$@"; }  # so that $! is the process
 
 ip link set lo up
 cp /etc/hosts "$dir/hosts"
 mount --bind "$dir/hosts" /etc/hosts
 
-# What it says that root must type is enough, or the second start fails as well.
+# The commands in the emulator's error message suffice for the second start.
 skragent emulator --dir "$dir/emu" --real-names >"$dir/refused" 2>&1 && exit 3
 grep -E '^  (ip|printf) ' "$dir/refused" >"$dir/commands"
 . "$dir/commands"
@@ -24,8 +25,8 @@ trap 'kill $agents $emulator 2>/dev/null; wait' EXIT
 agents=
 until grep -q READY "$dir/emulator.log"; do kill -0 $emulator && sleep 0.1; done
 
-# What it says of the system's trust store is enough for curl, which reads that bundle;
-# here the store is a copy. The provider of another region is one of the names.
+# The emulator's commands for the system's trust store suffice for curl. The store is a
+# copy here. One of the names is the provider of another region.
 if command -v update-ca-certificates >/dev/null; then
   cp -a /etc/ssl/certs "$dir/certs"
   mkdir "$dir/local-certs"
@@ -36,7 +37,7 @@ if command -v update-ca-certificates >/dev/null; then
   curl -sSf https://sharedweu.weu.attest.azure.net/certs >/dev/null
 fi
 
-# Azure's defaults, but for the roots of trust, the TPM and where the agent listens.
+# Defaults for Azure, except the roots of trust, the TPM and the agent's sockets.
 configure() {
   cat <<CONFIG
 [agent]
@@ -56,8 +57,8 @@ vault = "https://skragent-demo.vault.azure.net"
 allow = [{ user = $(id -u) }]
 CONFIG
 }
-told() { sed -n "s/^$1  *\\([^ ]*\\).*/\\1/p" "$dir/emulator.log"; }
-tenant=$(told tenant) client=$(told application) secret="$dir/emu/application-secret"
+printed() { sed -n "s/^$1  *\\([^ ]*\\).*/\\1/p" "$dir/emulator.log"; }
+tenant=$(printed tenant) client=$(printed application) secret="$dir/emu/application-secret"
 
 configure vm >"$dir/vm.toml"
 {
@@ -72,7 +73,7 @@ fetch() {
     { cat "$dir/$1.log"; exit 4; }
 }
 fetch vm
-# From now on no managed identity gets a token: the application cannot lean on one.
+# From now on IMDS refuses tokens, so that the application cannot use the VM's identity.
 curl -sSf --unix-socket "$dir/emu/faults.sock" http://localhost/faults \
   -d '{"fault": "imds.status=404,path=/metadata/identity"}' >/dev/null
 fetch application

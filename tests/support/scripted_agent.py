@@ -1,4 +1,4 @@
-"""A substitute of the agent: a socket that gives fixed answers."""
+"""A substitute for the agent: a socket with fixed responses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEY = b"\x00the key\xff"
 
 
 def ok(media_type: bytes, body: bytes, more: bytes = b"") -> bytes:
-    """Write an answer; `more` are whole lines of its head."""
+    """Encode a response; `more` are further lines of the head."""
     head = b"HTTP/1.1 200 OK\r\n%bContent-Type: %b\r\nContent-Length: %d\r\n\r\n"
     return head % (more, media_type, len(body)) + body
 
@@ -29,7 +29,7 @@ def key(media_type: bytes = b"application/jwk+json", *, version: str = "") -> by
 
 
 def document(content: object, *, tag: str = "") -> bytes:
-    """Write a status, say; `tag` is what it can be known by."""
+    """Encode a JSON response, such as a status; `tag` is its entity tag."""
     more = b'ETag: "%b"\r\n' % tag.encode() if tag else b""
     return ok(b"application/json", json.dumps(content).encode(), more)
 
@@ -45,7 +45,7 @@ def problem(
 
 @contextmanager
 def agent(path: Path, *answers: bytes) -> Iterator[list[bytes]]:
-    """Give these answers to as many requests; yields the requests."""
+    """Send these responses to one request each; yield the list of requests."""
     requests: list[bytes] = []
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))

@@ -1,4 +1,4 @@
-"""`skragent`, with an overall deadline that a test can wait for.
+"""`skragent` with an overall deadline that a test can wait for.
 
 The first argument is the deadline in seconds, the second is Python code that runs
 before the command, such as a substitute for a directory service that hangs.

@@ -13,20 +13,20 @@ from support.deadlines import DEADLINE_SECONDS, wait_until
 
 
 class TunnelProxy:
-    """Counts its tunnels; `origin` is its URL."""
+    """The proxy's URL in `origin`, and counts of its tunnels."""
 
     def __init__(self, origin: str) -> None:
         self.origin = origin
         self.tunnels = 0
-        self.ended = 0  # of these: the client has been told
+        self.ended = 0  # tunnels whose client has received the end
 
     def wait_for_ends(self, count: int) -> None:
-        """Wait until the clients of so many tunnels have been told of their end."""
+        """Wait until the clients of this number of tunnels have received the end."""
         wait_until(lambda: self.ended >= count)
 
 
 def _relay(client: socket.socket, target: socket.socket) -> None:
-    """Relay until either side ends; in one thread, as OpenSSL demands of a session."""
+    """Relay until one side ends; in one thread, because OpenSSL requires that."""
     with selectors.DefaultSelector() as selector:
         selector.register(client, selectors.EVENT_READ, target)
         selector.register(target, selectors.EVENT_READ, client)
@@ -47,7 +47,7 @@ def _relay(client: socket.socket, target: socket.socket) -> None:
 
 @contextlib.contextmanager
 def run_tunnel_proxy(tls: ssl.SSLContext | None = None) -> Iterator[TunnelProxy]:
-    """Serve on a free port of 127.0.0.1, with TLS if there is a context for it."""
+    """Serve on a free port of 127.0.0.1, with TLS if a context is given."""
     connections: list[socket.socket] = []
     threads: list[threading.Thread] = []
 
@@ -69,7 +69,9 @@ def run_tunnel_proxy(tls: ssl.SSLContext | None = None) -> Iterator[TunnelProxy]
             with connection, target:
                 try:
                     _relay(connection, target)
-                    connection.shutdown(socket.SHUT_RDWR)  # of the duplicate, too
+                    connection.shutdown(
+                        socket.SHUT_RDWR
+                    )  # of the duplicate socket, too
                 finally:
                     proxy.ended += 1
 

@@ -1,7 +1,7 @@
-"""A loop whose time passes only when there is nothing else to do.
+"""An event loop whose time advances only when the loop is idle.
 
-It is exact where everything that happens is in this loop and its sockets are Unix
-sockets: the kernel delivers what is sent there before the call returns.
+The time is exact if all tasks run in this loop and all sockets are Unix sockets,
+because the kernel delivers their data before the call returns.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class _Selector(selectors.DefaultSelector):
         events = super().select(0)
         if events or timeout == 0:
             return events
-        if timeout is None:  # nothing is due, ever
+        if timeout is None:  # no timer is set
             return super().select(None)
         self._pass_time(timeout)
         return []
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """Sleeps take no time."""
+    """An event loop in which sleeping takes no time."""
 
     def __init__(self) -> None:
         self._now = 0.0

@@ -44,7 +44,7 @@ def test_a_stale_key_is_kept_until_then() -> None:
     assert record.state is KeyState.STALE
 
 
-def test_a_key_past_its_own_exp_is_dropped_and_asked_for_at_once() -> None:
+def test_a_key_past_its_own_exp_is_dropped_and_requested_at_once() -> None:
     held = key_records.record_release(
         KeyRecord(),
         released_key(expires=NOW + 10),
@@ -104,7 +104,7 @@ def test_an_unclear_denial_counts_if_it_is_repeated_after_five_minutes() -> None
     assert after(*often, (UNCLEAR, 300)).state is KeyState.DENIED
 
 
-def test_an_unclear_denial_is_no_confirmation_of_a_clear_one() -> None:
+def test_an_unclear_denial_does_not_confirm_a_clear_one() -> None:
     assert after((CLEAR, 0), (UNCLEAR, 1)).is_held
     assert after((UNCLEAR, 0), (CLEAR, 1)).is_held
 

@@ -40,7 +40,7 @@ def test_the_sockets_are_those_of_an_agent_that_is_not_configured_otherwise() ->
 
 
 @pytest.mark.parametrize("command", ["refresh", "drop", "wait"])
-def test_an_agent_without_an_admin_socket_cannot_be_ordered(
+def test_admin_commands_need_an_admin_socket(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     config = tmp_path / "skragent.toml"
@@ -68,17 +68,17 @@ def test_an_agent_without_an_admin_socket_cannot_be_ordered(
         ("serve.not_acceptable", exit_codes.UNAVAILABLE),
     ],
 )
-def test_the_exit_code_tells_whether_to_try_again(code: str, exit_code: int) -> None:
+def test_each_error_of_the_agent_has_an_exit_code(code: str, exit_code: int) -> None:
     assert exit_code_of(error(code)) == exit_code
 
 
 @pytest.mark.parametrize("text", ["0", "0.5", str(DAY)])
-def test_up_to_a_day_may_be_waited(text: str) -> None:
+def test_times_up_to_a_day_are_accepted(text: str) -> None:
     assert seconds(text) == float(text)
 
 
 @pytest.mark.parametrize("text", ["-0.1", "86400.1", "nan", "inf", "1h", ""])
-def test_no_time_and_more_than_a_day_are_mistakes(text: str) -> None:
+def test_negative_times_and_times_over_a_day_are_rejected(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="must be from 0 to 86400"):
         seconds(text)
 
@@ -87,7 +87,7 @@ def test_no_time_and_more_than_a_day_are_mistakes(text: str) -> None:
     ("retry_after", "left", "pause"),
     [(3.0, 10.0, 3.0), (3.0, 2.0, 2.0), (3.0, -1.0, 0.0), (None, 10.0, 0.1)],
 )
-def test_a_pause_is_as_the_agent_says_while_there_is_time(
+def test_a_pause_follows_retry_after_within_the_time_left(
     retry_after: float | None, left: float, pause: float
 ) -> None:
     assert pause_seconds(error("serve.busy", retry_after), left) == pause
@@ -96,9 +96,7 @@ def test_a_pause_is_as_the_agent_says_while_there_is_time(
 @pytest.mark.parametrize(
     ("left", "timeout"), [(60.0, 10.0), (10.0, 10.0), (2.5, 2.5), (0.0, 1.0)]
 )
-def test_an_agent_that_hangs_is_not_waited_for_long(
-    left: float, timeout: float
-) -> None:
+def test_the_timeout_of_one_attempt_is_limited(left: float, timeout: float) -> None:
     assert timeout_for(left) == timeout
 
 
@@ -111,11 +109,11 @@ def test_an_agent_that_hangs_is_not_waited_for_long(
         ("client.timeout", "`journalctl -u skragent`"),
     ],
 )
-def test_a_workload_is_told_what_to_do(code: str, hint: str) -> None:
+def test_a_workloads_error_has_a_hint(code: str, hint: str) -> None:
     assert hint in hint_for_workload(error(code), "/s")
 
 
-def test_a_workload_that_cannot_have_a_format_is_told_the_others(
+def test_the_hint_for_an_unavailable_format_lists_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     formats = ["application/jwk+json", "application/x-pem-file"]
@@ -127,26 +125,26 @@ def test_a_workload_that_cannot_have_a_format_is_told_the_others(
     assert hint in capsys.readouterr().err
 
 
-def test_who_is_not_root_is_told_to_become_it() -> None:
+def test_the_hint_for_other_users_is_to_use_sudo() -> None:
     assert "sudo" in hint_for_admin(error("client.forbidden"))
 
 
-def test_an_order_to_a_socket_that_takes_none_is_told_of_the_other() -> None:
+def test_the_hint_for_another_socket_names_admin_sock() -> None:
     assert "admin.sock" in hint_for_admin_request(error("serve.method"))
 
 
-def test_an_order_without_an_answer_may_be_obeyed_later() -> None:
+def test_the_hint_after_a_timeout_says_that_the_agent_may_still_act() -> None:
     assert "may still carry it out" in hint_for_admin_request(error("client.timeout"))
 
 
-def test_a_key_to_be_dropped_is_named_as_it_is(tmp_path: Path) -> None:
+def test_the_name_of_a_dropped_key_is_percent_encoded(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with agent(path, document({"dropped": "a b"})) as requests:
         assert main(["drop", "a b/..", "--socket", str(path)]) == exit_codes.OK
     assert requests[0].startswith(b"DELETE /v1/keys/a%20b%2F.. HTTP/1.1\r\n")
 
 
-def test_an_order_without_a_body_says_that_it_has_none(tmp_path: Path) -> None:
+def test_a_request_without_a_body_has_content_length_0(tmp_path: Path) -> None:
     path = tmp_path / "s"
     answer = ok(b"application/json", b'{"refreshing": ["db"]}')
     with agent(path, answer.replace(b"200 OK", b"202 Accepted")) as requests:
@@ -155,7 +153,7 @@ def test_an_order_without_a_body_says_that_it_has_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [{}, {"refreshing": 1}, {"refreshing": [1]}])
-def test_an_order_that_is_answered_by_no_agent_is_told_so(
+def test_an_invalid_response_to_refresh_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: object
 ) -> None:
     path = tmp_path / "s"
@@ -167,7 +165,7 @@ def test_an_order_that_is_answered_by_no_agent_is_told_so(
 
 
 @pytest.mark.parametrize("needs_restart", [5, None, {}, "agent.api_socket", [1], [[]]])
-def test_a_reload_that_is_answered_with_another_type_is_told_in_one_line(
+def test_a_response_to_reload_with_another_type_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], needs_restart: object
 ) -> None:
     path = tmp_path / "s"

@@ -68,7 +68,7 @@ def test_users_that_this_machine_does_not_know_and_files_that_are_not_there(
     assert "keys.disk.allow[0].user: " in said
 
 
-def test_a_file_that_is_no_certificate_is_a_problem(
+def test_a_file_without_a_certificate_is_a_problem(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "ca.pem").write_text("hello")
@@ -77,7 +77,7 @@ def test_a_file_that_is_no_certificate_is_a_problem(
     assert "trust.release_roots: " in capsys.readouterr().out
 
 
-def test_a_missing_tpm_and_a_key_for_nobody_are_warnings(
+def test_a_missing_tpm_and_a_key_without_rules_are_warnings(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = KEY.replace("swtpm:path=", "device:").replace("allow", "# allow")
@@ -260,7 +260,7 @@ def test_a_units_name_that_is_too_long_for_load_credential_is_a_warning(
     assert "works up to 83: shorten one of them" in warning
 
 
-def test_a_units_name_that_leaves_no_room_for_a_form_is_a_warning(
+def test_a_units_name_without_space_for_a_form_is_a_warning(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unit = "u" * (NAMES_FIT - len("disk.service"))
@@ -278,7 +278,7 @@ def test_a_units_name_that_leaves_no_room_for_a_form_is_a_warning(
         ('unit = "*"', ""),
     ],
 )
-def test_a_units_name_that_fits_or_is_not_for_load_credential_is_no_warning(
+def test_other_units_names_give_no_warning_of_load_credential(
     config: Path, capsys: pytest.CaptureFixture[str], rule: str, settings: str
 ) -> None:
     assert unit_warnings(config, capsys, rule, settings) == []

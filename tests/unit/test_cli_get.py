@@ -110,7 +110,7 @@ def test_an_output_file_is_replaced_as_a_whole(path: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kind", ["directory", "link", "dangling link", "pipe"])
-def test_an_output_that_is_no_file_is_refused_and_stays(
+def test_an_output_other_than_a_regular_file_is_rejected_and_kept(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     out, target = tmp_path / "out", tmp_path / "target"
@@ -123,7 +123,7 @@ def test_an_output_that_is_no_file_is_refused_and_stays(
     if kind == "link":
         target.write_text("before")
     before = out.lstat()
-    code = get(path, "--output", str(out))  # nobody is asked
+    code = get(path, "--output", str(out))  # without a request
     assert code == exit_codes.CANTCREAT
     assert "not a regular file" in capsys.readouterr().err
     assert out.lstat() == before
@@ -282,7 +282,7 @@ def on_a_terminal(*words: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
             os.close(ours)
 
 
-def test_who_sees_a_private_key_on_a_terminal_is_told_what_follows(path: Path) -> None:
+def test_a_private_key_on_a_terminal_follows_a_warning(path: Path) -> None:
     words = ("get", "disk", "--socket", str(path))
     with agent(path, key()), on_a_terminal(*words) as (terminal, command):
         assert os.read(terminal, 100) == KEY
@@ -290,7 +290,7 @@ def test_who_sees_a_private_key_on_a_terminal_is_told_what_follows(path: Path) -
     assert said == b"skragent: a private key follows on this terminal\n"
 
 
-def test_who_sends_a_key_elsewhere_is_told_nothing(path: Path, tmp_path: Path) -> None:
+def test_a_private_key_in_a_pipe_follows_no_warning(path: Path, tmp_path: Path) -> None:
     words = ("get", "disk", "--socket", str(path), "--output", str(tmp_path / "out"))
     with agent(path, key()), on_a_terminal(*words) as (_, command):
         _, said = command.communicate(timeout=DEADLINE_SECONDS)

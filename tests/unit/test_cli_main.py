@@ -30,7 +30,7 @@ def outcome_of(code: str) -> tuple[int, bytes, bytes]:
     return process.returncode, out, err
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--version"])
     assert caught.value.code == 0
@@ -57,7 +57,7 @@ def test_every_command_has_its_help(
 @pytest.mark.parametrize(
     "words", [[], ["xyzzy"], ["get"], ["get", "k", "--wait", "-1"]]
 )
-def test_a_command_line_that_makes_no_sense_is_refused(
+def test_an_invalid_command_line_is_rejected(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -100,7 +100,7 @@ sys.exit(main.main(["get"]))
 """
 
 
-def test_a_bug_is_no_traceback_and_does_not_tell_what_it_said() -> None:
+def test_a_bug_is_reported_without_traceback_and_message() -> None:
     code, _, err = outcome_of(COMMAND.format(body='raise ValueError("the secret")'))
     assert code == exit_codes.SOFTWARE
     assert err.startswith(b"skragent: internal: ValueError at ")
@@ -113,7 +113,7 @@ def test_ctrl_c_is_quiet() -> None:
     assert (code, err) == (exit_codes.INTERRUPTED, b"")
 
 
-def test_a_reader_that_has_gone_is_no_error() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     process = python(COMMAND.format(body='print("x" * 1000000); return 0'))
     assert process.stdout is not None
     assert process.stderr is not None

@@ -64,7 +64,7 @@ def test_the_version_that_was_released_is_told(
     )
 
 
-def test_an_attempt_that_ended_before_the_order_is_no_result(
+def test_an_attempt_before_the_request_is_not_its_result(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {**KEY, **FAILED, "attempts": 3}

@@ -62,7 +62,7 @@ def for_root(**key: object) -> dict[str, Any]:
 
 
 def for_workload(**you: object) -> dict[str, Any]:
-    """Write what api.sock says; `you` changes who asks."""
+    """Return the response of api.sock; `you` changes the caller."""
     return {
         "version": "1.0",
         "state": "ready",
@@ -78,7 +78,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def now(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let it always be the same time; and nobody sleeps."""
+    """Stop the clock, and do not sleep."""
     monkeypatch.setattr("time.time", lambda: NOW)
     monkeypatch.setattr("time.sleep", lambda _: None)
 
@@ -178,25 +178,14 @@ def test_a_key_that_is_well_has_one_line(
 
 
 @pytest.mark.parametrize(
-    ("due_at", "retry_at", "said"),
-    [
-        (NOW + 60, None, "1m00s"),
-        (None, NOW + 60, "1m00s"),
-        (NOW - 60, NOW + 5, "5s"),  # due since a minute, and tried again in 5 s
-        (NOW + 60, NOW + 5, "1m00s"),
-        (NOW, None, "now"),
-        (NOW - 1, None, "now"),
-    ],
+    ("due_at", "shown"),
+    [(NOW + 60, "1m00s"), (NOW, "now"), (NOW - 1, "now"), (None, "-")],
 )
-def test_the_next_release_is_when_the_later_of_its_times_has_come(
-    path: Path,
-    capsys: pytest.CaptureFixture[str],
-    due_at: float | None,
-    retry_at: float | None,
-    said: str,
+def test_the_time_until_the_next_attempt_is_shown(
+    path: Path, capsys: pytest.CaptureFixture[str], due_at: float | None, shown: str
 ) -> None:
-    _, row, *_ = lines_of(path, capsys, for_root(due_at=due_at, retry_at=retry_at))
-    assert row.split()[4] == said
+    _, row, *_ = lines_of(path, capsys, for_root(due_at=due_at))
+    assert row.split()[4] == shown
 
 
 def test_root_is_told_of_the_agent_as_a_whole(
@@ -234,7 +223,7 @@ def test_a_workload_is_not_told_what_only_root_may_know(
         ),
     ],
 )
-def test_a_workload_is_told_who_it_is(
+def test_a_workload_sees_its_identity(
     path: Path, capsys: pytest.CaptureFixture[str], you: dict[str, Any], said: str
 ) -> None:
     assert lines_of(path, capsys, for_workload(**you))[-1] == said
@@ -250,7 +239,7 @@ def test_a_workload_is_told_who_it_is(
         {**for_root(), "started_at": 1e300},
     ],
 )
-def test_what_answers_and_is_no_agent_is_told_so(
+def test_an_invalid_response_is_reported(
     path: Path, capsys: pytest.CaptureFixture[str], content: object
 ) -> None:
     with agent(path, document(content)):
@@ -278,7 +267,7 @@ def test_where_admin_sock_cannot_be_asked_on_api_sock_is(
     admin = f"{tmp_path}/admin.sock"
 
     def ask(path: str, *more: Any) -> Any:  # noqa: ANN401 - exchange's
-        if path == admin:  # root, who runs these tests, is never forbidden
+        if path == admin:  # the tests run as root, which is never forbidden
             raise SkragentError(code, 0, f"{admin}: no")
         return exchange(path, *more)
 

@@ -128,7 +128,7 @@ def test_a_message_with_any_name_is_printed_in_any_locale(
     assert outcome.stderr.startswith(b"skragent: serve.not_ready: not held after 0 s: ")
 
 
-def test_an_order_about_a_name_that_is_no_text_is_told(tmp_path: Path) -> None:
+def test_a_request_with_a_name_of_odd_bytes_is_reported(tmp_path: Path) -> None:
     """A reply goes to stdout, which is stricter than stderr by itself."""
     path = tmp_path / "s"
     with agent(
@@ -212,7 +212,7 @@ def test_a_directory_that_is_not_there_cannot_be_written_to(
     assert said.out == ""
 
 
-def test_a_wait_that_is_no_number_is_told_in_words_for_people(
+def test_a_wait_other_than_a_number_is_a_usage_error(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as caught:

@@ -43,7 +43,7 @@ def test_a_key_that_is_not_served_is_not_held(
     assert said == f"skragent: serve.not_ready: not held after 0 s: web ({state})\n"
 
 
-def test_only_keys_that_are_named_are_waited_for(path: Path) -> None:
+def test_only_named_keys_are_waited_for(path: Path) -> None:
     with agent(path, status(db="current", web="waiting")):
         assert wait(path, "db", "--timeout", "0") == exit_codes.OK
 
@@ -70,24 +70,24 @@ def test_a_long_wait_is_several_requests(path: Path) -> None:
     assert all(b"/v1/status?wait=300.000 " in request for request in requests[1:])
 
 
-def test_an_agent_that_has_too_much_to_do_is_asked_again(path: Path) -> None:
+def test_a_request_to_a_busy_agent_is_repeated(path: Path) -> None:
     with agent(path, problem(503, "serve.busy"), status(db="current")):
         assert wait(path, "--timeout", "10") == exit_codes.OK
 
 
-def test_an_agent_that_does_not_come_is_waited_for_no_longer_than_said(
+def test_the_wait_for_an_agent_ends_at_the_timeout(
     path: Path,
 ) -> None:
     assert wait(path, "--timeout", "0.02") == exit_codes.TEMPFAIL
 
 
-def test_what_time_cannot_mend_is_not_waited_for(path: Path) -> None:
+def test_a_permanent_error_ends_the_wait(path: Path) -> None:
     with agent(path, problem(404, "serve.not_found")):
         assert wait(path, "--timeout", "60") == exit_codes.UNAVAILABLE
 
 
 @pytest.mark.parametrize("key", [{}, {"name": "db"}, {"name": 1, "state": "current"}])
-def test_what_answers_and_is_no_agent_is_told_so(
+def test_an_invalid_response_is_reported(
     path: Path, capsys: pytest.CaptureFixture[str], key: object
 ) -> None:
     with agent(path, document({"keys": [key]})):
@@ -95,5 +95,5 @@ def test_what_answers_and_is_no_agent_is_told_so(
     assert "client.garbage" in capsys.readouterr().err
 
 
-def test_who_does_not_say_how_long_waits_as_long_as_help_tells() -> None:
+def test_the_default_timeout_is_that_of_the_help() -> None:
     assert _build_parser(["wait"]).parse_args(["wait"]).timeout == 90.0

@@ -31,7 +31,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Nobody sleeps; gives how long they would have."""
+    """Replace sleeping; return the durations."""
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -101,7 +101,7 @@ def test_a_public_half_is_waited_for_as_asked(path: Path, *, is_async: bool) -> 
 
 
 @both
-def test_who_does_not_wait_asks_the_agent_for_no_wait(
+def test_a_request_without_wait_has_no_wait_parameter(
     path: Path, *, is_async: bool
 ) -> None:
     with agent(path, key()) as requests:
@@ -217,7 +217,7 @@ def test_what_may_pass_with_time_is_told_from_what_will_not(
 
 
 @both
-def test_who_asks_for_a_form_that_is_not_held_learns_which_are(
+def test_the_error_for_an_unavailable_form_lists_the_available_ones(
     path: Path, *, is_async: bool
 ) -> None:
     formats = ["application/jwk+json", "application/x-pem-file"]
@@ -248,7 +248,7 @@ def test_a_keys_age_is_as_the_agent_says(age: str, seconds: float) -> None:
 
 @pytest.fixture
 def refusing(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Refuse who connects before anything can be sent: send(2) gives EPIPE."""
+    """Refuse a connection before the client sends: send(2) gives EPIPE."""
     refused = threading.Event()
     send = socket.socket.sendall
     loop_class = asyncio.SelectorEventLoop
@@ -283,7 +283,7 @@ def refusing(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @both
 @pytest.mark.usefixtures("refusing")
-def test_who_is_refused_before_it_could_ask_learns_why(
+def test_a_refusal_before_the_request_is_sent_is_reported(
     path: Path, *, is_async: bool
 ) -> None:
     with pytest.raises(SkragentError) as caught:

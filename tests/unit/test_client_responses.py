@@ -112,7 +112,7 @@ def test_a_problem_document_is_an_error_with_its_code(tmp_path: Path) -> None:
         ok().replace(b"200", b"204"),
         ok().replace(b"200", b"206"),
         ok().replace(b"200", b"302"),
-        b"HTTP/1.1 304 Not Modified\r\n\r\n",  # nobody asked whether it was
+        b"HTTP/1.1 304 Not Modified\r\n\r\n",  # the request had no If-None-Match
     ],
 )
 @pytest.mark.parametrize("is_async", [False, True])
@@ -143,7 +143,7 @@ def test_a_list_that_is_none_is_an_error(tmp_path: Path, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_who_is_refused_before_it_asks_learns_why(
+def test_a_refusal_before_the_request_is_read_is_reported(
     tmp_path: Path, *, is_async: bool
 ) -> None:
     body = b'{"code": "serve.connections", "detail": "too many", "status": 503}'
@@ -168,7 +168,7 @@ def test_who_is_refused_before_it_asks_learns_why(
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_socket_that_is_not_for_us_is_no_passing_trouble(
+def test_a_socket_without_permission_is_not_a_temporary_error(
     tmp_path: Path, *, is_async: bool
 ) -> None:
     # What connect(2) says where the mode forbids it; root is never told so.
@@ -263,7 +263,7 @@ def test_the_client_works_when_it_is_copied_alone(tmp_path: Path) -> None:
     assert others == {"skragent"}
 
 
-def test_who_does_not_use_asyncio_does_not_pay_for_it() -> None:
+def test_the_synchronous_client_does_not_import_asyncio() -> None:
     found = modules_after("import skragent.client", str(CLIENT.parents[1]))
     assert found.isdisjoint(
         {"asyncio", "ssl", "http", "email", "urllib", "typing_extensions"}

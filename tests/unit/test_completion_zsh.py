@@ -1,4 +1,4 @@
-"""zsh's completion has every command, option and format of the parser, and no other."""
+"""zsh's completion has exactly the commands, options and formats of the parser."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXT = SCRIPT.read_text()
 
 
 def arm(command: str) -> str:
-    """What the script offers after a command, its arrays put in."""
+    """Return the script's part for a command, with its arrays expanded."""
     found = re.search(
         rf"(?ms)^    ((?:[a-z-]+ \| )*)?\b{command}( \| [a-z-]+)*\)(.*?);;$", TEXT
     )
@@ -50,7 +50,7 @@ def test_every_option_is_offered(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_keys_are_offered_where_keys_are_meant(command: str) -> None:
+def test_keys_are_offered_for_commands_with_keys(command: str) -> None:
     takes_keys = any(a.metavar == "KEY" for a in parser_of(command)._actions)
     assert ("_skragent_keys" in arm(command)) == takes_keys
 

@@ -77,7 +77,7 @@ def test_what_no_unit_is_called_is_refused(unit: str) -> None:
     assert places_of(with_rule(f'unit = "{unit}"')) == [f"{ENTRY}.unit"]
 
 
-def test_a_unit_is_no_number() -> None:
+def test_a_number_as_unit_is_rejected() -> None:
     assert places_of(with_rule("unit = 7")) == [f"{ENTRY}.unit"]
 
 
@@ -109,7 +109,7 @@ def test_a_misspelt_operation_is_refused_with_the_one_that_was_meant() -> None:
     assert problem.endswith("did you mean `public`?")
 
 
-def test_a_rule_that_names_only_operations_names_nobody() -> None:
+def test_a_rule_with_only_operations_is_rejected() -> None:
     assert places_of(with_rule('operations = ["get"]')) == [ENTRY]
 
 

@@ -1,4 +1,4 @@
-"""How managed identities may be named, and by whom they are used."""
+"""Names of managed identities, and the keys that use them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_two_names_of_one_identity_are_one_too_many() -> None:
         ("resource_id", RESOURCE.replace("backup-id", "backup&object_id=1")),
     ],
 )
-def test_what_is_no_name_of_an_identity_is_refused(
+def test_an_invalid_name_of_an_identity_is_rejected(
     where: str, setting: str, value: str
 ) -> None:
     problem = problem_of(f'[{where}]\n{setting} = "{value}"\n{KEY}')
@@ -123,5 +123,5 @@ def test_a_tenant_may_be_a_domain() -> None:
         ),
     ],
 )
-def test_what_is_no_application_is_refused(text: str, problem: str) -> None:
+def test_an_incomplete_application_is_rejected(text: str, problem: str) -> None:
     assert problem_of(text).startswith(problem)

@@ -68,7 +68,7 @@ def test_an_id_together_with_one_of_its_parts_is_refused(
         "v.vault.azure.net/keys/a",
     ],
 )
-def test_what_is_no_keys_id_is_refused_with_its_form(key_id: str) -> None:
+def test_an_invalid_key_id_is_rejected_with_the_right_form(key_id: str) -> None:
     assert problem_of(f'[keys.disk]\nid = "{key_id}"') == (
         f"keys.disk.id: must be https://HOST/keys/NAME[/VERSION], not `{key_id}`"
     )
@@ -84,7 +84,7 @@ def test_an_id_with_a_wrong_version_is_refused_with_the_versions_form(
     )
 
 
-def test_an_alias_that_is_no_key_name_of_a_vault_needs_a_name() -> None:
+def test_an_alias_that_cannot_be_a_vaults_key_name_needs_a_name() -> None:
     problem = problem_of('[keys.a_b]\nvault = "https://v.vault.azure.net"')
     assert problem.startswith(
         "keys.a_b.name: missing; give the key's name in the vault, because `a_b` cannot"

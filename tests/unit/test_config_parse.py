@@ -43,7 +43,7 @@ def test_a_whole_number_of_seconds_is_a_duration() -> None:
     assert parse_config(text).limits.request_timeout_seconds == 5.0
 
 
-def test_what_is_no_toml_is_named_as_that() -> None:
+def test_a_file_other_than_toml_is_a_syntax_error() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config("[keys")
     assert caught.value.code == "config.syntax"
@@ -108,12 +108,12 @@ def test_a_list_where_a_table_of_keys_should_be_is_named() -> None:
     assert problems_of("keys = []") == ["keys: expected a table, got a list"]
 
 
-def test_a_rule_that_is_no_table_is_named_with_its_place() -> None:
+def test_a_rule_other_than_a_table_is_rejected_with_its_index() -> None:
     problems = problems_of(KEY + 'allow = [{ user = 1 }, "me"]')
     assert problems == ["keys.disk.allow[1]: expected a table, got str"]
 
 
-def test_allow_that_is_no_list_is_named() -> None:
+def test_allow_other_than_a_list_is_rejected() -> None:
     problems = problems_of(KEY + "allow = true")
     assert problems == ["keys.disk.allow: expected a list, got true or false"]
 
@@ -169,7 +169,7 @@ def test_a_bad_value_is_named_with_its_place(setting: str, value: str) -> None:
         "https://[v",
     ],
 )
-def test_a_vault_that_is_no_plain_origin_is_refused(vault: str) -> None:
+def test_a_vault_other_than_an_origin_is_rejected(vault: str) -> None:
     (problem,) = problems_of(f'[keys.disk]\nvault = "{vault}"')
     assert problem.startswith("keys.disk.vault: ")
 
@@ -200,11 +200,11 @@ def test_a_version_in_upper_case_is_refused() -> None:
 
 
 @pytest.mark.parametrize("who", ["{}", '{ user = "" }', "{ user = -1 }"])
-def test_a_rule_that_names_nobody_is_refused(who: str) -> None:
+def test_a_rule_with_an_impossible_user_is_rejected(who: str) -> None:
     (problem,) = problems_of(f"{KEY}allow = [{who}]")
     assert problem.startswith("keys.disk.allow[0]")
 
 
-def test_the_uid_that_means_nobody_in_particular_is_refused() -> None:
+def test_the_uid_of_no_user_is_rejected() -> None:
     (problem,) = problems_of(f"{KEY}allow = [{{ group = {2**32 - 1} }}]")
     assert problem.startswith("keys.disk.allow[0].group: ")

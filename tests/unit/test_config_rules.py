@@ -161,7 +161,7 @@ def test_a_key_that_cannot_be_read_does_not_count_as_none() -> None:
     ]
 
 
-def test_a_truth_value_is_no_uid() -> None:
+def test_a_boolean_is_not_a_uid() -> None:
     (problem,) = problems_of(KEY + "allow = [{ user = true }]")
     assert problem == (
         "keys.disk.allow[0].user: expected a whole number or a string, got true or"
@@ -183,7 +183,7 @@ def test_a_user_that_no_machine_can_have_is_refused(who: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["a = " + "9" * 5000, "a = " + "[" * 5000])
-def test_what_the_toml_library_does_not_refuse_in_order_is_no_toml(text: str) -> None:
+def test_other_exceptions_of_the_toml_library_are_syntax_errors(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config(text)
     assert caught.value.code == "config.syntax"

@@ -33,9 +33,7 @@ from skragent.errors import (
         (AgentError("x", code="token.refused"), os.EX_NOPERM),
     ],
 )
-def test_an_error_ends_a_command_with_its_own_code(
-    error: AgentError, code: int
-) -> None:
+def test_each_error_has_its_exit_code(error: AgentError, code: int) -> None:
     assert exit_codes.exit_code_of(error) == code
 
 

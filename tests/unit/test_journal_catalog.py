@@ -1,4 +1,4 @@
-"""skragent.catalog has one entry for each event, that `journalctl -x` can show."""
+"""skragent.catalog has one entry for each event, and `journalctl -x` can show them."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ IDS = [
 ]
 
 
-def test_every_event_has_one_entry_and_none_is_stale() -> None:
+def test_every_event_has_one_entry_and_every_entry_has_an_event() -> None:
     assert [entry.message_id for entry in ENTRIES] == list(EVENTS)
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=IDS)
-def test_an_entry_says_what_happened_why_and_what_to_do(entry: Entry) -> None:
+def test_an_entry_has_an_explanation_a_cause_and_a_remedy(entry: Entry) -> None:
     assert list(entry.headers) == ["Subject", "Defined-By", "Documentation"]
     assert entry.headers["Defined-By"] == "skragent"
     explanation, cause, remedy = entry.paragraphs
@@ -68,14 +68,14 @@ def test_an_entry_says_what_happened_why_and_what_to_do(entry: Entry) -> None:
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=IDS)
-def test_an_entry_leads_to_a_page_that_there_is(entry: Entry) -> None:
+def test_the_manual_page_of_an_entry_exists(entry: Entry) -> None:
     match = re.fullmatch(r"man:(\S+)\((\d)\)", entry.headers["Documentation"])
     assert match
     assert ".".join(match.groups()) in {page.name for page in PAGES}
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=IDS)
-def test_an_entry_shows_fields_that_there_are(entry: Entry) -> None:
+def test_the_fields_of_an_entry_exist(entry: Entry) -> None:
     fields = {
         item.words
         for item in items("skragent.service.8")
@@ -84,7 +84,7 @@ def test_an_entry_shows_fields_that_there_are(entry: Entry) -> None:
     assert entry.fields <= fields | {OBJECT_UNIT_FIELD}
 
 
-def test_journalctl_takes_it(tmp_path: Path) -> None:
+def test_journalctl_accepts_the_catalog(tmp_path: Path) -> None:
     if shutil.which("journalctl") is None:
         pytest.skip("needs journalctl (Debian: systemd)")
     for place in ("usr/lib", "var/lib"):

@@ -90,7 +90,7 @@ def test_a_key_is_read_again_from_its_memory(arena: Arena) -> None:
     )
 
 
-def test_a_wiped_memory_is_no_key(arena: Arena) -> None:
+def test_wiped_memory_has_no_key(arena: Arena) -> None:
     key = hold_key(record(), arena)
     key.wipe()
     with pytest.raises(SecretMemoryError) as caught:

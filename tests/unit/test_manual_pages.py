@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.manual import MANUAL, PAGES, source
 
-# Not faults: [tables] end with a delimiter, and what is installed here is no matter.
+# Not faults: [tables] end with a delimiter; other pages need not be installed here.
 _NOT_FAULTS = ("trailing delimiter: Ss", "referenced manual not found")
 
 

@@ -177,7 +177,7 @@ def test_the_metric_is_there_before_the_first_and_counts_each() -> None:
     assert metric("other") == "1.0"
 
 
-def test_text_that_is_no_utf_8_does_not_lose_the_entry(
+def test_an_entry_with_invalid_utf_8_is_logged(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     set_up_logging({})

@@ -1,4 +1,4 @@
-"""A quoted text of another program is short, printable and on one line."""
+"""Quoted text of another program is short, printable and on one line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_short_text_is_quoted_whole(text: str, expected: str) -> None:
 @pytest.mark.parametrize(
     "text", ["x" * (MAX_CHARACTERS + 1), "word " * 1_000, f"a{' ' * 10_000}b"]
 )
-def test_a_text_that_is_cut_ends_with_an_ellipsis(text: str) -> None:
+def test_a_shortened_text_ends_with_an_ellipsis(text: str) -> None:
     quoted = quote(text)
     assert quoted.endswith("…")
     assert " …" not in quoted

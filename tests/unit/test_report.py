@@ -324,7 +324,7 @@ def test_a_configuration_that_is_not_there_is_told(
     assert "skragent: config.unreadable: " in capsys.readouterr().err
 
 
-def test_a_configuration_that_is_no_text_is_told(
+def test_a_configuration_with_invalid_utf_8_is_reported(
     folder: Folder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert report("--config", folder.write("x.toml", b"\xff")) == exit_codes.CONFIG

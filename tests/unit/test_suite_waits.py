@@ -1,4 +1,4 @@
-"""The suite's own rule: a test waits for events and does not measure time."""
+"""The rule of this suite: tests wait for events and do not measure time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from support.deadlines import DEADLINE_SECONDS, SHORT_SECONDS
 
 TESTS = Path(__file__).resolve().parents[1]
-# bench measures time by design; packaging and vm run alone, with limits of their own.
+# bench measures time. packaging and vm run alone and have their own limits.
 LAYERS = ("unit", "property", "vectors", "integration", "e2e", "support")
 FILES = sorted(file for layer in LAYERS for file in (TESTS / layer).glob("*.py"))
 
@@ -20,12 +20,12 @@ LIMITS = {"timeout", "timeout_seconds"}
 SHARED = {"DEADLINE_SECONDS", "SHORT_SECONDS"}
 CLOCKS = {"monotonic", "perf_counter", "process_time", "sleep", "time"}
 OF_THE_PROFILE = {"deadline", "suppress_health_check", "derandomize"}
-# These are the suite's clock, and the clients of `make chaos`, which run for a time.
+# The suite's own waits, and the clients of `make chaos`, which run for a given time.
 HAVE_A_CLOCK = {"deadlines.py", "chaos_clients.py"}
 
 
 def is_number(node: ast.expr) -> bool:
-    """Whether it is a number that is written out, and not 0, which is no wait."""
+    """Return whether the node is a literal number other than 0, which does not wait."""
     return isinstance(node, ast.Constant) and bool(
         isinstance(node.value, int | float) and node.value
     )
@@ -36,7 +36,7 @@ def is_own_constant(node: ast.expr) -> bool:
 
 
 def waits_by_number(call: ast.Call) -> bool:
-    """Whether a call limits a wait with a number of its own."""
+    """Return whether a call limits a wait with its own number."""
     limits = [word.value for word in call.keywords if word.arg in LIMITS]
     if any(is_number(limit) or is_own_constant(limit) for limit in limits):
         return True
@@ -60,17 +60,17 @@ def reads_a_clock(node: ast.AST) -> bool:
 
 
 def settings_of_the_profile(call: ast.Call) -> bool:
-    """Whether it gives one property test what the profile gives to all."""
+    """Return whether a call overrides settings of the profile for one property test."""
     return any(word.arg in OF_THE_PROFILE for word in call.keywords) and (
         isinstance(call.func, ast.Name) and call.func.id == "settings"
     )
 
 
 def offences(source: str, *, has_clock: bool = False) -> Iterator[tuple[int, str]]:
-    """Find what is against the rule: the line, and what is there."""
+    """Find violations of the rule: the line, and a description."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and waits_by_number(node):
-            yield node.lineno, "a wait with a number of its own"
+            yield node.lineno, "a wait with its own number"
         elif isinstance(node, ast.Call) and settings_of_the_profile(node):
             yield node.lineno, "a setting that belongs to the profile"
         elif reads_a_clock(node) and not has_clock and isinstance(node, ast.expr):
@@ -121,7 +121,7 @@ def test_a_wait_for_an_event_is_allowed(source: str) -> None:
     assert list(offences(source)) == []
 
 
-def test_pytests_own_limit_leaves_room_for_several_deadlines() -> None:
+def test_pytests_timeout_is_longer_than_several_deadlines() -> None:
     text = (TESTS.parent / "pyproject.toml").read_text()
     limit = tomllib.loads(text)["tool"]["pytest"]["ini_options"]["timeout"]
     assert limit >= 3 * DEADLINE_SECONDS
