@@ -78,7 +78,8 @@ class FakeClock:
         self._sleepers.append(sleeper)
         waiter = asyncio.ensure_future(event.wait())
         try:
-            await asyncio.wait({future, waiter}, return_when=asyncio.FIRST_COMPLETED)
+            both: set[asyncio.Future[Any]] = {future, waiter}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._sleepers.remove(sleeper)
             waiter.cancel()

@@ -167,7 +167,7 @@ def test_a_renewal_that_crashes_is_a_failure_like_others() -> None:
         async def crash(_query_id: str) -> Result:
             raise ReleaserError("x", code="releaser.crashed")
 
-        world.jobs.renew = crash  # type: ignore[method-assign]
+        world.jobs.renew = crash  # type: ignore[method-assign, assignment]
         world.jobs.ak_certificate = DUE
         world.scheduler.refresh(["disk"])
         await world.clock.advance(1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgspec
 import pytest
@@ -201,7 +202,7 @@ NEWER = "f" * 32
     "attributes", [{"expires": NOW}, {"not_before": NOW + 1}], ids=["expired", "early"]
 )
 def test_a_version_that_is_not_valid_never_displaces_another_that_is_held(
-    attributes: dict[str, float],
+    attributes: dict[str, Any],
 ) -> None:
     newer = released_key(version=NEWER, **attributes)
     record = key_records.record_invalid_version(

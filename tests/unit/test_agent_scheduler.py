@@ -442,7 +442,7 @@ def test_stopping_waits_for_the_job_that_runs() -> None:
             ended.append("")
             return Result()
 
-        world.jobs.renew = renew  # type: ignore[method-assign]
+        world.jobs.renew = renew  # type: ignore[method-assign, assignment]
         world.jobs.ak_certificate = AkCertificate(expires_at=NOW, is_renewal_due=True)
         world.scheduler.refresh(["disk"])
         await settle()
