@@ -53,7 +53,7 @@ lint: setup ## check format, types, import contracts, spelling, links and genera
 docs: setup ## generate the pages of error codes, settings, metrics and events
 	@.venv/bin/python packaging/generate_docs.py
 
-coverage: setup ## run all layers but the VM and the packages, and measure what they run
+coverage: setup ## measure the coverage of all layers except the VM and the packages
 	@bash .ci/coverage $(ARGS)
 
 audit: setup ## compare the locked libraries with the known vulnerabilities

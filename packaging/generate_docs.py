@@ -275,9 +275,9 @@ def _catalog_entry(event: Event) -> str:
     )
 
 
-document_text.ERROR_CODES |= CODES.keys()
-document_text.EVENTS |= {event.name for event in Event}
-document_text.SETTINGS |= settings.paths()
+document_text.ERROR_CODES.update(CODES)
+document_text.EVENTS.update(event.name for event in Event)
+document_text.SETTINGS.update(settings.paths())
 
 if __name__ == "__main__":
     sys.exit(main())

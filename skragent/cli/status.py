@@ -211,17 +211,21 @@ def describe_problem(key: dict[str, Any]) -> list[str]:
 
 
 def _row(key: dict[str, Any], now: float) -> tuple[str, ...]:
-    # After a failed attempt `due_at` is in the past and `retry_at` is the next attempt.
-    times = [at for at in (key.get("due_at"), key.get("retry_at")) if at is not None]
-    left = max(times, default=now) - now
     return (
         key["name"],
         key["state"],
         (key["version"] or "-")[:_SHORT_VERSION],
         "-" if key["released_at"] is None else _span(now - key["released_at"]),
-        "-" if not times else (_span(left) if left > 0 else "now"),
+        _until_due(key.get("due_at"), now),
         key.get("last_failure") or "-",
     )
+
+
+def _until_due(due_at: float | None, now: float) -> str:
+    """Return the time until the next attempt."""
+    if due_at is None:
+        return "-"
+    return _span(due_at - now) if due_at > now else "now"
 
 
 def _about(status: dict[str, Any]) -> list[str]:

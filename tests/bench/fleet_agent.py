@@ -100,7 +100,8 @@ class Agent:
         )
         batch = due_times.choose_batch(releasable, self.records)
         keys = [self._keys[alias] for alias in batch]
-        token, self.token = self._token_for(keys, began_at), None
+        token: CachedToken | None = self._token_for(keys, began_at)
+        self.token = None
         ended_at = began_at + self._job_seconds
         self.recent = due_times.count_releases(self.recent, keys, ended_at=ended_at)
         jitter = self._random()  # of all keys of the job
@@ -119,7 +120,8 @@ class Agent:
             record = self._apply_release(record, answer, jitter, began_at)
             self.records[key.alias] = record
             self._plan_check(key.alias, ended_at)
-        self.token = token and cached_token.add_released(token, released)
+        if token is not None:
+            self.token = cached_token.add_released(token, released)
         return ended_at
 
     def _token_for(self, keys: Sequence[KeyRequest], boottime: float) -> CachedToken:

@@ -38,7 +38,7 @@ def activate(
     return subprocess.Popen(
         [
             *(activator, f"--fdname={name}", "-l", str(directory / "api.sock")),
-            *(sys.executable, DAEMON, config, *substitute(*releaser.split())),
+            *(sys.executable, str(DAEMON), str(config), *substitute(*releaser.split())),
         ],
         stderr=subprocess.PIPE,
     )

@@ -1,8 +1,11 @@
-"""Any sequence of faults, orders, rotations and clock jumps keeps the heartbeats.
+"""Properties of the agent, for any sequence of faults, requests and clock changes.
 
-A denied, expired or dropped key is never served; one that is held is lost to nothing
-else; who waits is answered in time; no vault is asked too often; one key's trouble
-never delays another's; and health followed by time ends in `current`.
+- A denied, expired or dropped key is never served. No other event ends a held key.
+- A long poll gets its response in time.
+- A vault never gets more requests than its rate limit permits.
+- A fault of one key does not delay another key.
+- After all faults have ended, every key becomes current.
+- The heartbeats of the watchdog are on time.
 """
 
 from __future__ import annotations
@@ -158,7 +161,7 @@ class AgentLife(RuleBasedStateMachine):
             return  # at start it ends the agent
         self.world.cloud.whole = answer
         self._refresh(
-            [a for a, f in self.world.model.fates.items() if not f.is_dropped]
+            [a for a, f in self.world.model.histories.items() if not f.is_dropped]
         )
 
     @rule(crashes=rarely)
@@ -362,12 +365,12 @@ class AgentLife(RuleBasedStateMachine):
             self.policies,
         )
         self.world.advance(LONGEST_WAIT + TURNS)
-        fates = self.world.model.fates
+        histories = self.world.model.histories
         for entry in self.world.keyring:
-            assert entry.key or fates[entry.alias].is_dropped, entry
+            assert entry.key or histories[entry.alias].is_dropped, entry
         self.world.advance(cloud.token_life)
         for entry in self.world.keyring:
-            is_dropped = fates[entry.alias].is_dropped
+            is_dropped = histories[entry.alias].is_dropped
             wanted = KeyState.DROPPED if is_dropped else KeyState.CURRENT
             assert entry.state is wanted, entry
         if cloud.has_told_of_ak:
@@ -380,19 +383,19 @@ class AgentLife(RuleBasedStateMachine):
             return
         model = self.world.model
         model.age()
-        for alias, fate in model.fates.items():
+        for alias, history in model.histories.items():
             if model.is_undecided(alias):
                 continue
             self._compare(alias, None)
-            for one in (fate.grant, fate.previous):
+            for one in (history.grant, history.previous):
                 if one is not None:
                     self._compare(alias, one.version)
             entry = self.world.keyring.get(alias)
             assert entry is not None
             boot = self.world.clock.boot
-            assert (entry.state is KeyState.STALE) == fate.is_stale(boot), alias
-            assert (entry.state is KeyState.DROPPED) == fate.is_dropped, alias
-            if fate.previous is None:
+            assert (entry.state is KeyState.STALE) == history.is_stale(boot), alias
+            assert (entry.state is KeyState.DROPPED) == history.is_dropped, alias
+            if history.previous is None:
                 assert entry.previous is None, alias
 
     @invariant()

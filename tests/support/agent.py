@@ -45,7 +45,7 @@ def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
 
 
 async def settle() -> None:
-    """Let everything run that can run without time passing."""
+    """Run everything that can run before time passes."""
     for _ in range(12):
         await asyncio.sleep(0)
 
@@ -78,7 +78,8 @@ class FakeClock:
         self._sleepers.append(sleeper)
         waiter = asyncio.ensure_future(event.wait())
         try:
-            await asyncio.wait({future, waiter}, return_when=asyncio.FIRST_COMPLETED)
+            both: set[asyncio.Future[Any]] = {future, waiter}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._sleepers.remove(sleeper)
             waiter.cancel()
@@ -107,7 +108,7 @@ def substitute(mode: str, *arguments: str) -> tuple[str, ...]:
 
 
 def make_config(*aliases: str, extra: str = "") -> Config:
-    """A configuration with these keys, which the user who runs the tests may have."""
+    """A configuration with these keys, which the user of the tests may read."""
     keys = "".join(
         f'[keys.{alias}]\nvault = "https://v.vault.azure.net"\n'
         f"allow = [{{ user = {os.getuid()} }}]\n"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from support.agent import FakeClock
 from typing_extensions import override
 
-# Nobody has to wait as often as this at one moment.
-_TIGHT_CIRCLE = 1000
+# More waits without time passing are a tight loop.
+_TIGHT_LOOP = 1000
 
 
 @dataclass(eq=False)
@@ -20,7 +20,7 @@ class _Sleeper:
 
 
 class QuickClock(FakeClock):
-    """Wakes who waits for an event when nothing else can run."""
+    """Wakes the tasks that wait for an event when no other task can run."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class QuickClock(FakeClock):
     @override
     async def wait(self, event: asyncio.Event, seconds: float) -> bool:
         self._waits_now += 1
-        assert self._waits_now < _TIGHT_CIRCLE, "somebody turns in a tight circle"
+        assert self._waits_now < _TIGHT_LOOP, "a tight loop"
         if event.is_set() or seconds <= 0:
             return event.is_set()
         future = asyncio.get_running_loop().create_future()

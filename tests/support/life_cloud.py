@@ -105,7 +105,7 @@ class Cloud:
         self.asks_late = False  # at a job's end, or at its beginning
         self.token_life = TOKEN_LIFE_SECONDS
         self.releases: dict[str, list[float]] = defaultdict(list)
-        self.refused_at: dict[str, float] = {}  # who was told no, or the like
+        self.refused_at: dict[str, float] = {}  # keys that need a fresh token
         self.is_running = False
         self.listener: Listener = Listener()
 
@@ -145,7 +145,7 @@ class Cloud:
             assert token.began_at >= refused_at, "no fresh token after a no"
 
     async def check(self, keys: Sequence[KeyRequest]) -> Result:
-        """Tell the latest versions, to who may know."""
+        """Return the latest versions, if the identity has the permission."""
         assert not self.is_running, "two jobs at once"
         assert keys, "a look for nothing"
         if self.crashes:

@@ -32,7 +32,7 @@ CONFIRMED_AFTER_FIVE_MINUTES = {
 }
 
 REFRESHED_AFTER = 0.8  # of a token's life
-NEAR = 1e-3  # seconds: nobody is held to a millisecond
+NEAR = 1e-3  # seconds: the tests do not measure milliseconds
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Grant:
 
 
 @dataclass
-class Fate:
+class History:
     """What happened to one configured key."""
 
     place: Place
@@ -61,7 +61,7 @@ class Fate:
     # By code, since the last release.
     first_denials: dict[str, float] = dataclasses.field(default_factory=dict)
     is_dropped: bool = False
-    not_before: float = 0.0  # somebody asked us to wait until then
+    not_before: float = 0.0  # by a Retry-After
     is_ordered: bool = False  # since the last job for it began
     aged_at: float = -1e9  # when time took a version away, by boot time
 
@@ -73,7 +73,7 @@ class Fate:
         self.first_denials.clear()
 
     def deny(self, code: str, boot: float) -> None:
-        """Hear a denial, and let go of the key if that confirms one."""
+        """Hear a denial, and end the key if that confirms one."""
         first = self.first_denials.setdefault(code, boot)
         if code in CONFIRMED_BY_A_SECOND:
             self.clear_denials += 1
@@ -117,11 +117,11 @@ class Fate:
 
 
 class Model(Listener):
-    """The fates of all configured keys."""
+    """The histories of all configured keys."""
 
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
-        self.fates: dict[str, Fate] = {}
+        self.histories: dict[str, History] = {}
         self.keys: Mapping[str, KeyRequest] = {}
         self._in_job: dict[str, KeyRequest] = {}
         self._nobody_before = 0.0
@@ -134,40 +134,44 @@ class Model(Listener):
         self, keys: Mapping[str, KeyRequest], policies: Mapping[str, KeyLifetimePolicy]
     ) -> None:
         self.age()
-        before, self.fates = self.fates, {}
+        before, self.histories = self.histories, {}
         requests, self.keys = self.keys, keys
         for alias, key in keys.items():
             place = key.vault, key.name
-            fate = before.get(alias)
-            if fate is None or fate.place != place:
-                fate = Fate(place, policies[alias])
-            if requests.get(alias) != key and not fate.is_dropped:
-                fate.forget_denials()
-            fate.policy = policies[alias]
-            fate.not_before = 0.0
-            self.fates[alias] = fate
+            history = before.get(alias)
+            if history is None or history.place != place:
+                history = History(place, policies[alias])
+            if requests.get(alias) != key and not history.is_dropped:
+                history.forget_denials()
+            history.policy = policies[alias]
+            history.not_before = 0.0
+            self.histories[alias] = history
         self._nobody_before, self._is_hurried = 0.0, True
 
     def refresh(self, alias: str) -> None:
-        self.fates[alias].is_dropped = False
-        self.fates[alias].not_before = 0.0
-        self.fates[alias].is_ordered = True
+        self.histories[alias].is_dropped = False
+        self.histories[alias].not_before = 0.0
+        self.histories[alias].is_ordered = True
         self._nobody_before, self._is_hurried = 0.0, True
 
     def drop(self, alias: str) -> None:
-        fate = self.fates[alias]
-        fate.lose()
-        fate.is_dropped, fate.not_before = True, 0.0
-        fate.forget_denials()
+        history = self.histories[alias]
+        history.lose()
+        history.is_dropped, history.not_before = True, 0.0
+        history.forget_denials()
         self._in_job.pop(alias, None)
 
     def restart(self) -> None:
         """Hear that another agent took over, which knows what is held and no more."""
         self._in_job = {}
         self._nobody_before, self._is_hurried = 0.0, False
-        for fate in self.fates.values():
-            fate.is_dropped, fate.not_before, fate.is_ordered = False, 0.0, False
-            fate.forget_denials()
+        for history in self.histories.values():
+            history.is_dropped, history.not_before, history.is_ordered = (
+                False,
+                0.0,
+                False,
+            )
+            history.forget_denials()
 
     # What jobs tell.
 
@@ -177,49 +181,51 @@ class Model(Listener):
         boot = self._clock.boot + NEAR
         assert boot >= self._nobody_before, "a Retry-After for all was not obeyed"
         for key in keys:
-            fate = self.fates[key.alias]
-            assert not fate.is_dropped, f"{key.alias} was dropped, and asked for"
-            assert boot >= fate.not_before, f"{key.alias}: Retry-After was not obeyed"
-            fate.is_ordered = False
+            history = self.histories[key.alias]
+            assert not history.is_dropped, f"{key.alias} was dropped, and asked for"
+            assert boot >= history.not_before, (
+                f"{key.alias}: Retry-After was not obeyed"
+            )
+            history.is_ordered = False
 
     def job_failed(self, keys: Sequence[KeyRequest], failure: Failure) -> None:
         self.age()
-        for _, fate in self._concerned(keys):
-            self._deny(fate, failure)
+        for _, history in self._concerned(keys):
+            self._deny(history, failure)
         if failure.retry_after is not None and not self._is_hurried:
             self._nobody_before = self._clock.boot + _capped(failure.retry_after)
 
     def attested(self) -> None:
-        for fate in self.fates.values():
-            fate.first_denials.pop("token.refused", None)
+        for history in self.histories.values():
+            history.first_denials.pop("token.refused", None)
 
     def key_failed(self, key: KeyRequest, failure: Failure) -> None:
         self.age()
-        for _, fate in self._concerned([key]):
-            self._deny(fate, failure)
-            if failure.retry_after is not None and not fate.is_ordered:
-                fate.not_before = self._clock.boot + _capped(failure.retry_after)
+        for _, history in self._concerned([key]):
+            self._deny(history, failure)
+            if failure.retry_after is not None and not history.is_ordered:
+                history.not_before = self._clock.boot + _capped(failure.retry_after)
 
     def key_released(
         self, key: KeyRequest, answer: ReleasedKey, began_at: float, token_life: float
     ) -> None:
         self.age()
-        for alias, fate in self._concerned([key]):
+        for alias, history in self._concerned([key]):
             if not answer.enabled:
-                fate.deny("release.denied.disabled", self._clock.boot)
+                history.deny("release.denied.disabled", self._clock.boot)
                 continue
             self.released_at[alias] = began_at
-            fate.forget_denials()
+            history.forget_denials()
             wall = self._clock.wall
             if answer.expires is not None and answer.expires <= wall:
-                if fate.grant and fate.grant.version == answer.version:
-                    fate.lose()
+                if history.grant and history.grant.version == answer.version:
+                    history.lose()
                 continue
             if answer.not_before is not None and answer.not_before > wall:
                 continue
-            own = fate.policy.refresh_seconds
-            before, fate.grant = (
-                fate.grant,
+            own = history.policy.refresh_seconds
+            before, history.grant = (
+                history.grant,
                 Grant(
                     version=answer.version,
                     expires=answer.expires,
@@ -228,18 +234,18 @@ class Model(Listener):
                 ),
             )
             if before is not None and before.version != answer.version:
-                overlap = fate.policy.overlap_seconds
-                fate.previous = before if overlap else None
-                fate.previous_until = began_at + overlap
+                overlap = history.policy.overlap_seconds
+                history.previous = before if overlap else None
+                history.previous_until = began_at + overlap
 
-    def _deny(self, fate: Fate, failure: Failure) -> None:
+    def _deny(self, history: History, failure: Failure) -> None:
         if failure.disposition == "denied":
-            fate.deny(failure.code, self._clock.boot)
+            history.deny(failure.code, self._clock.boot)
 
-    def _concerned(self, keys: Iterable[KeyRequest]) -> list[tuple[str, Fate]]:
-        """Whom an answer still means: who was not dropped or changed since."""
+    def _concerned(self, keys: Iterable[KeyRequest]) -> list[tuple[str, History]]:
+        """Return the keys that were not dropped or reconfigured during the job."""
         return [
-            (key.alias, self.fates[key.alias])
+            (key.alias, self.histories[key.alias])
             for key in keys
             if self._in_job.get(key.alias) == key == self.keys.get(key.alias)
         ]
@@ -247,19 +253,21 @@ class Model(Listener):
     # What must be.
 
     def age(self) -> None:
-        for fate in self.fates.values():
-            fate.age(self._clock.boot, self._clock.wall)
+        for history in self.histories.values():
+            history.age(self._clock.boot, self._clock.wall)
 
     def content(self, alias: str, version: str | None = None) -> bytes | None:
-        """Tell what must be served; None for nothing."""
-        fate = self.fates[alias]
-        for grant in (fate.grant, fate.previous):
+        """Return what must be served; None for nothing."""
+        history = self.histories[alias]
+        for grant in (history.grant, history.previous):
             if grant is not None and version in (None, grant.version):
-                return content(fate.place, grant.version)
+                return content(history.place, grant.version)
         return None
 
     def is_undecided(self, alias: str) -> bool:
-        return self.fates[alias].is_near_a_change(self._clock.boot, self._clock.wall)
+        return self.histories[alias].is_near_a_change(
+            self._clock.boot, self._clock.wall
+        )
 
 
 def _capped(retry_after: float) -> float:

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 CALLER = Peer(uid=os.getuid(), gid=1, pid=1)
 
-# Chance as chance has it: early, late, and in between.
-_CHANCES = (0.5, 0.05, 1.0, 0.3, 0.75)
+# Random numbers: early, late, and in between.
+_NUMBERS = (0.5, 0.05, 1.0, 0.3, 0.75)
 
 _T = TypeVar("_T")
 
@@ -101,7 +101,7 @@ class World:
         self.cloud.listener = self.model
         self.systemd = Systemd()
         self.waiting: list[Question] = []
-        self._throws = 0
+        self._draws = 0
         self.model.configure(keys, policies)
         self._start(keys, policies)
 
@@ -136,7 +136,9 @@ class World:
         reporter = Reporter(
             *(self.keyring, counters, self.clock, self.systemd, preserved)  # type: ignore[arg-type]
         )
-        self.scheduler = self.run(self._supervise(keys, policies, reporter, restored))
+        self.scheduler = self.run(
+            self._make_scheduler(keys, policies, reporter, restored)
+        )
         self.task = self.loop.create_task(self.scheduler.run())
         self.advance(0)
 
@@ -146,7 +148,7 @@ class World:
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         return self.loop.run_until_complete(coroutine)
 
-    async def _supervise(
+    async def _make_scheduler(
         self,
         keys: Mapping[str, KeyRequest],
         policies: Mapping[str, KeyLifetimePolicy],
@@ -158,14 +160,14 @@ class World:
             jobs=self.cloud,
             reporter=reporter,
             clock=self.clock,
-            random=self._chance,
+            random=self._random,
             policies=policies,
             restored=restored,
         )
 
-    def _chance(self) -> float:
-        self._throws += 1
-        return _CHANCES[self._throws % len(_CHANCES)]
+    def _random(self) -> float:
+        self._draws += 1
+        return _NUMBERS[self._draws % len(_NUMBERS)]
 
     def configure(
         self, keys: Mapping[str, KeyRequest], policies: Mapping[str, KeyLifetimePolicy]
@@ -179,7 +181,7 @@ class World:
         self.advance(0)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass; whoever waits is answered at the end of its time."""
+        """Let time pass; each long poll gets a response at its deadline."""
         end = self.clock.boot + seconds
         while True:
             self._forget_answered()

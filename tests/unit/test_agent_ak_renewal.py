@@ -125,7 +125,7 @@ def test_where_no_job_succeeds_it_is_renewed_all_the_same() -> None:
     assert "disk" in world.reporter.held
 
 
-def test_what_was_ordered_is_fetched_a_minute_later() -> None:
+def test_an_ordered_certificate_is_fetched_a_minute_later() -> None:
     world = run_scheduler(
         an_hour,
         ak_certificate=DUE,
@@ -167,7 +167,7 @@ def test_a_renewal_that_crashes_is_a_failure_like_others() -> None:
         async def crash(_query_id: str) -> Result:
             raise ReleaserError("x", code="releaser.crashed")
 
-        world.jobs.renew = crash  # type: ignore[method-assign]
+        world.jobs.renew = crash  # type: ignore[method-assign, assignment]
         world.jobs.ak_certificate = DUE
         world.scheduler.refresh(["disk"])
         await world.clock.advance(1)
@@ -196,7 +196,7 @@ def test_a_new_certificate_that_ends_soon_too_is_renewed_later_on() -> None:
     assert times(world) == [0, REPEAT_SECONDS]
 
 
-def test_a_plan_is_forgotten_where_somebody_else_renewed_it() -> None:
+def test_a_plan_ends_if_another_program_renews_the_certificate() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(1)
         world.jobs.ak_certificate = GOOD
@@ -235,7 +235,7 @@ def test_after_a_renewal_nothing_is_planned() -> None:
     assert plan_after_success(DUE, 100.0).due_at == 100.0 + REPEAT_SECONDS
 
 
-def test_a_restored_certificate_is_told_whatever_job_restored_it() -> None:
+def test_a_restored_certificate_is_reported_by_every_kind_of_job() -> None:
     restored = Result(ak_certificate=GOOD, ak_restored=True)
     world = run_scheduler(an_hour, ak_certificate=DUE, renewals=[restored])
     assert world.reporter.restored == 1

@@ -119,7 +119,7 @@ def test_keys_that_take_turns_at_their_vault_share_an_attestation() -> None:
     assert world.jobs.attested == [True, False, False]
 
 
-def test_a_key_whose_vault_is_in_trouble_is_asked_for_with_the_same_token() -> None:
+def test_a_key_whose_vault_is_in_trouble_is_requested_with_the_same_token() -> None:
     world = run_scheduler(a_minute, "disk", "web", failures={"disk": RETRY})
     assert len(world.jobs.asked) > 3
     assert world.jobs.attested[0]
@@ -157,7 +157,7 @@ def test_a_key_with_its_own_refresh_attests_for_each() -> None:
     ("code", "disposition"),
     [("release.denied.policy", "denied"), ("release.unverified", "reattest")],
 )
-def test_what_was_refused_is_asked_for_with_a_fresh_token(
+def test_a_refused_key_is_requested_with_a_fresh_token(
     code: str, disposition: Word
 ) -> None:
     answer = failure(code, disposition)

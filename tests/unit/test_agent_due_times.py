@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from support.agent import BOOTTIME, NOW, released_key
@@ -22,14 +23,14 @@ CRASH = ReleaserError("x", code="releaser.crashed")
 FAULT = AgentError("x", code="transport.timeout", disposition=Disposition.RETRY)
 
 
-def due(at: float, **changes: int) -> KeyRecord:
+def due(at: float, **changes: Any) -> KeyRecord:  # noqa: ANN401 - as RetryState
     return KeyRecord(retry=RetryState(due_at=at, **changes))
 
 
 # Backoff.
 
 
-def window(disposition: Disposition, failures: int, **counts: int) -> float:
+def window(disposition: Disposition, failures: int, **counts: Any) -> float:  # noqa: ANN401 - as RetryState
     error = AgentError("x", code="x", disposition=disposition)
     state = RetryState(failures=failures, **counts)
     return due_times.longest_backoff_seconds(error, state)

@@ -287,7 +287,7 @@ def test_to_stop_without_a_releaser_does_nothing() -> None:
         ({"STATE_DIRECTORY": "/var/lib/skragent:/var/lib/b"}, "/var/lib/skragent"),
     ],
 )
-def test_the_releaser_is_told_the_units_state_directory(
+def test_the_job_has_the_units_state_directory(
     given: dict[str, str], expected: str
 ) -> None:
     lines = Lines()

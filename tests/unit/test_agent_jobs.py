@@ -55,17 +55,17 @@ def test_a_code_that_is_none_is_not_passed_on(code: str) -> None:
     assert failure_error(raw).code == "releaser.garbage"
 
 
-def test_a_code_that_is_no_denial_is_never_one_whatever_the_releaser_says() -> None:
+def test_the_releaser_cannot_make_a_denial_of_another_code() -> None:
     raw = Failure(code="transport.unexpected", disposition="denied", message="m")
     assert failure_error(raw).disposition is Disposition.RETRY_SLOWLY
 
 
-def test_a_denial_is_one_by_its_code_whatever_the_releaser_says() -> None:
+def test_the_code_alone_makes_a_denial() -> None:
     raw = Failure(code="release.denied.policy", disposition="retry", message="m")
     assert failure_error(raw).disposition is Disposition.DENIED
 
 
-def test_a_key_without_a_vault_name_is_asked_for_by_its_own() -> None:
+def test_a_key_without_a_vault_name_is_requested_by_its_own() -> None:
     assert key_requests(make_config("disk"))["disk"].name == "disk"
 
 
@@ -127,7 +127,7 @@ def test_a_line_cannot_forge_another() -> None:
     assert log_lines(b"a\x1b[2Jb\rc\n\n") == ["a?[2Jb", "c"]
 
 
-def test_bytes_that_are_no_text_are_logged_all_the_same() -> None:
+def test_bytes_that_are_not_text_are_logged() -> None:
     assert log_lines(b"\xff\xfe ok") == ["?? ok"]
 
 
@@ -163,7 +163,7 @@ def is_held_after_reload(after: KeyRequest) -> bool:
         "https://v.vault.azure.net:0443/",
     ],
 )
-def test_another_spelling_of_the_vault_asks_for_the_same_key(vault: str) -> None:
+def test_another_spelling_of_the_vault_requests_the_same_key(vault: str) -> None:
     assert request(vault) == request()
     assert is_held_after_reload(request(vault))
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgspec
 import pytest
@@ -44,7 +45,7 @@ def test_a_stale_key_is_kept_until_then() -> None:
     assert record.state is KeyState.STALE
 
 
-def test_a_key_past_its_own_exp_is_dropped_and_asked_for_at_once() -> None:
+def test_a_key_past_its_own_exp_is_dropped_and_requested_at_once() -> None:
     held = key_records.record_release(
         KeyRecord(),
         released_key(expires=NOW + 10),
@@ -104,7 +105,7 @@ def test_an_unclear_denial_counts_if_it_is_repeated_after_five_minutes() -> None
     assert after(*often, (UNCLEAR, 300)).state is KeyState.DENIED
 
 
-def test_an_unclear_denial_is_no_confirmation_of_a_clear_one() -> None:
+def test_an_unclear_denial_does_not_confirm_a_clear_one() -> None:
     assert after((CLEAR, 0), (UNCLEAR, 1)).is_held
     assert after((UNCLEAR, 0), (CLEAR, 1)).is_held
 
@@ -201,7 +202,7 @@ NEWER = "f" * 32
     "attributes", [{"expires": NOW}, {"not_before": NOW + 1}], ids=["expired", "early"]
 )
 def test_a_version_that_is_not_valid_never_displaces_another_that_is_held(
-    attributes: dict[str, float],
+    attributes: dict[str, Any],
 ) -> None:
     newer = released_key(version=NEWER, **attributes)
     record = key_records.record_invalid_version(

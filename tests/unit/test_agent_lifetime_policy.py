@@ -54,7 +54,7 @@ def test_a_key_that_is_kept_when_denied_is_stale_and_then_expired() -> None:
     assert world.reporter.held == {}
 
 
-def test_a_key_that_never_came_is_denied_whatever_its_terms() -> None:
+def test_a_key_that_was_never_released_is_denied_under_every_policy() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(60)
 

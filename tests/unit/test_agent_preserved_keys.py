@@ -1,4 +1,4 @@
-"""What systemd keeps of held keys when it cannot be told, or memory cannot be had."""
+"""What systemd keeps of held keys if a notification or memory fails."""
 
 from __future__ import annotations
 

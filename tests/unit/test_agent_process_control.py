@@ -64,13 +64,13 @@ def listener(path: Path) -> socket.socket:
     return sock
 
 
-def test_nobody_asks_where_nobody_has_connected(tmp_path: Path) -> None:
+def test_a_listener_without_connections_has_no_connection(tmp_path: Path) -> None:
     with listener(tmp_path / "a") as a, listener(tmp_path / "b") as b:
         assert not has_connection([a, b])
     assert not has_connection([])
 
 
-def test_one_who_has_gone_still_asks(tmp_path: Path) -> None:
+def test_a_connection_that_its_caller_closed_still_counts(tmp_path: Path) -> None:
     with listener(tmp_path / "a") as a, listener(tmp_path / "b") as b:
         with socket.socket(socket.AF_UNIX) as caller:
             caller.connect(str(tmp_path / "b"))

@@ -34,7 +34,7 @@ def configure(
     world.scheduler.configure(keys, dict.fromkeys(keys, policy))
 
 
-def test_a_key_that_is_added_is_asked_for_at_once_and_alone() -> None:
+def test_a_key_that_is_added_is_requested_at_once_and_alone() -> None:
     async def test(world: World) -> None:
         configure(world, requests("disk", "new"))
         await world.clock.advance(0)
@@ -44,7 +44,7 @@ def test_a_key_that_is_added_is_asked_for_at_once_and_alone() -> None:
     assert world.reporter.held.keys() == {"disk", "new"}
 
 
-def test_a_key_that_is_removed_is_asked_for_no_more() -> None:
+def test_a_removed_key_is_not_requested_again() -> None:
     async def test(world: World) -> None:
         configure(world, requests("disk"))
         await world.clock.advance(REFRESH_SECONDS + 1)
@@ -54,7 +54,7 @@ def test_a_key_that_is_removed_is_asked_for_no_more() -> None:
     assert {aliases for _, aliases in world.jobs.asked[1:]} == {("disk",)}
 
 
-def test_what_stays_as_it_was_is_held_and_not_asked_for() -> None:
+def test_an_unchanged_key_stays_held_and_is_not_requested() -> None:
     async def test(world: World) -> None:
         configure(world, requests("disk"))
         await world.clock.advance(60)
@@ -65,7 +65,7 @@ def test_what_stays_as_it_was_is_held_and_not_asked_for() -> None:
     assert world.reporter.states["disk"] is KeyState.CURRENT
 
 
-def test_a_name_for_another_key_lets_go_of_what_was_held() -> None:
+def test_a_name_that_now_means_another_key_wipes_the_old_one() -> None:
     async def test(world: World) -> None:
         world.jobs.failures["disk"] = failure("release.not_found", "denied")
         configure(world, requests("disk", name="another"))
@@ -77,7 +77,7 @@ def test_a_name_for_another_key_lets_go_of_what_was_held() -> None:
     assert len(world.jobs.asked) == 2
 
 
-def test_another_version_is_asked_for_while_the_one_before_is_held() -> None:
+def test_another_version_is_requested_while_the_one_before_is_held() -> None:
     async def test(world: World) -> None:
         world.jobs.failures["disk"] = failure("transport.timeout", "retry")
         configure(world, requests("disk", version=OTHER_VERSION))

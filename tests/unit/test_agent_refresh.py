@@ -29,7 +29,7 @@ def test_a_refresh_while_a_failing_job_runs_cuts_the_wait_after_it_short() -> No
     ]
 
 
-def test_a_refresh_while_its_job_runs_asks_again() -> None:
+def test_a_refresh_during_its_job_requests_the_key_again() -> None:
     async def test(world: World) -> None:
         def refresh() -> None:
             world.jobs.while_running = lambda: None
@@ -81,7 +81,7 @@ def test_a_key_that_failed_alone_had_an_attempt() -> None:
     assert run_scheduler(test, "disk", "signing").reporter.attempts == ["disk"]
 
 
-def test_what_a_job_brings_of_a_key_that_was_dropped_and_asked_for_is_void() -> None:
+def test_the_result_of_a_job_is_ignored_for_a_key_that_was_dropped_meanwhile() -> None:
     async def test(world: World) -> None:
         def drop() -> None:
             world.jobs.while_running = lambda: world.jobs.keys.update(
@@ -99,7 +99,7 @@ def test_what_a_job_brings_of_a_key_that_was_dropped_and_asked_for_is_void() -> 
     assert world.reporter.held["disk"].version == "f" * 32
 
 
-def test_a_key_that_crashes_its_jobs_keeps_no_other_from_its_release() -> None:
+def test_a_key_that_crashes_its_jobs_does_not_prevent_other_releases() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(60)
 
@@ -151,7 +151,7 @@ def test_an_expired_key_comes_back_soon_after_it_was_prolonged() -> None:
     assert world.reporter.held.keys() == {"disk"}
 
 
-def test_the_end_of_a_key_does_not_undercut_a_retry_after() -> None:
+def test_the_end_of_a_key_does_not_shorten_a_retry_after() -> None:
     async def test(world: World) -> None:
         world.jobs.failures["disk"] = failure("transport.throttled", "retry", 300)
         world.scheduler.refresh(["disk"])
@@ -162,7 +162,7 @@ def test_the_end_of_a_key_does_not_undercut_a_retry_after() -> None:
     assert world.times == [0, 0]
 
 
-def test_a_refresh_does_undercut_it() -> None:
+def test_a_refresh_ends_a_retry_after() -> None:
     async def test(world: World) -> None:
         world.jobs.failures["disk"] = failure("transport.throttled", "retry", 300)
         world.scheduler.refresh(["disk"])
@@ -173,7 +173,7 @@ def test_a_refresh_does_undercut_it() -> None:
     assert run_scheduler(test).times == [0, 0, 20]
 
 
-def test_a_key_that_grew_too_old_is_asked_for_at_once() -> None:
+def test_a_key_that_grew_too_old_is_requested_at_once() -> None:
     async def test(world: World) -> None:
         later = NOW + TOKEN_LIFE_SECONDS + 60
         world.jobs.keys["disk"] = released_key(version="f" * 32, not_before=later)

@@ -1,4 +1,4 @@
-"""A vault releases ten keys in ten seconds: who comes when."""
+"""A vault releases ten keys in ten seconds: when each key is requested."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_more_keys_than_a_vault_releases_at_once_are_released_in_its_time() -> N
     assert len(world.reporter.held) == 25
 
 
-def test_a_key_that_a_vault_has_no_room_for_delays_no_other_vaults_key() -> None:
+def test_a_key_that_waits_for_its_vaults_limit_delays_no_key_of_another_vault() -> None:
     async def test(world: World) -> None:
         keys = key_requests(make_config(*many(12))) | {
             "other": KeyRequest(alias="other", vault="https://o.x", name="other")
@@ -36,20 +36,20 @@ def test_a_key_that_a_vault_has_no_room_for_delays_no_other_vaults_key() -> None
     run_scheduler(test, *many(12))
 
 
-def test_a_failure_is_not_asked_about_faster_than_the_vault_releases() -> None:
+def test_a_failed_key_is_not_requested_faster_than_the_limit_permits() -> None:
     failures = dict.fromkeys(many(10), failure("transport.timeout", "retry"))
     world = run_scheduler(passing(9.9), *many(10), failures=failures)
     assert world.times == [0]
 
 
-def test_a_job_that_failed_before_it_asked_a_vault_has_spent_nothing_of_it() -> None:
+def test_a_job_that_failed_before_its_requests_does_not_count_for_the_limit() -> None:
     world = run_scheduler(
         passing(1), *many(10), whole=failure("transport.timeout", "retry")
     )
     assert world.times == [0, 0.5]
 
 
-def test_a_job_that_crashed_may_have_spent_all_it_was_for() -> None:
+def test_a_crashed_job_counts_for_the_limit() -> None:
     crash = ReleaserError("x", code="releaser.crashed")
     world = run_scheduler(passing(9.9), *many(10), whole=crash)
     assert world.times == [0]

@@ -21,7 +21,7 @@ CRASH = [
 ]
 
 
-def test_a_crash_is_told_in_full_and_then_counted() -> None:
+def test_a_crash_is_logged_in_full_and_then_counted() -> None:
     errors = InternalErrors()
     output = StderrLog(errors)
     assert output.new_lines(CRASH, os.EX_SOFTWARE) == CRASH
@@ -39,7 +39,7 @@ def test_a_releaser_that_crashes_all_day_does_not_fill_the_log() -> None:
     assert errors.counts["releaser_said"] == 10_000
 
 
-def test_a_crash_at_another_line_is_told_in_full() -> None:
+def test_a_crash_at_another_line_is_logged_in_full() -> None:
     output = StderrLog(InternalErrors())
     output.new_lines(CRASH, 70)
     other = [CRASH[0].replace("100", "101"), *CRASH[1:]]
@@ -56,7 +56,7 @@ def test_numbers_that_differ_do_not_make_another_text() -> None:
     ]
 
 
-def test_an_end_that_is_no_crash_is_not_counted_as_one() -> None:
+def test_only_a_crash_is_counted_as_a_crash() -> None:
     errors = InternalErrors()
     assert StderrLog(errors).new_lines([], -9) == []
     assert errors.counts["releaser_said"] == 0

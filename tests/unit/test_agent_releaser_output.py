@@ -70,7 +70,7 @@ def test_a_key_that_is_answered_twice_is_refused() -> None:
     assert is_garbage(make_result(failed=(*make_result().failed, both)))
 
 
-def test_a_key_that_nobody_asked_for_is_refused() -> None:
+def test_a_key_that_was_not_requested_is_refused() -> None:
     assert is_garbage(make_result(released=(released_key("other"),)))
 
 
@@ -92,7 +92,7 @@ def test_an_attestation_without_its_token_is_refused(changes: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("moment", [-1.0, 1e300])
-def test_a_time_that_is_no_date_is_refused(moment: float) -> None:
+def test_a_time_beyond_all_dates_is_refused(moment: float) -> None:
     token = attestation(expires_at=moment)
     assert is_garbage(make_result(attestation=token))
     assert is_garbage(make_result(ak_certificate=AkCertificate(expires_at=moment)))
@@ -113,7 +113,7 @@ def test_a_job_with_a_token_that_attests_is_refused() -> None:
         with_token(make_result())
 
 
-def test_a_tokens_unique_field_is_no_part_of_a_key() -> None:
+def test_a_key_cannot_include_the_tokens_unique_field() -> None:
     key = released_key("disk", forms={"raw": Slice(unique_offset(2), UNIQUE_BYTES)})
     assert is_garbage(make_result(released=(key,)))
 
@@ -224,7 +224,7 @@ def test_a_job_may_fail_as_a_whole_after_the_attestation_and_before_keys() -> No
 
 
 def errand(purpose: Purpose, **answer: object) -> bool:
-    """Tell whether this answer to a job without keys is believed."""
+    """Return whether this result of a job without keys is accepted."""
     one = ResultReader(frozenset(), purpose=purpose)
     try:
         one.feed(msgspec.json.encode(Result(**answer)))  # type: ignore[arg-type]

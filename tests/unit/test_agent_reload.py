@@ -1,4 +1,4 @@
-"""When a changed file is taken, when it is refused, and who hears of it."""
+"""When a changed file is applied or refused, and what is reported."""
 
 from __future__ import annotations
 
@@ -96,14 +96,14 @@ def outcome_of(world: World) -> Outcome:
     return reloading(world, test).outcomes[-1]
 
 
-def test_a_good_file_is_in_force_and_systemd_is_told() -> None:
+def test_a_valid_file_is_applied_and_systemd_is_notified() -> None:
     world = World()
     assert outcome_of(world) == Outcome()
     assert world.applied == [["disk"]]
     assert world.systemd.heard == ["reloading", "reloaded"]
 
 
-def test_what_takes_a_restart_is_told() -> None:
+def test_settings_that_need_a_restart_are_reported() -> None:
     world = World(needs_restart=("agent.api_socket",))
     assert outcome_of(world).needs_restart == ("agent.api_socket",)
 
@@ -114,7 +114,7 @@ def test_what_takes_a_restart_is_told() -> None:
         ("[keys", "config.syntax"),
         ('[keys.disk]\nvault = "ftp://v"\n', "config.invalid"),
         ("", "config.invalid"),
-        (f'{FILE}allow = [{{ user = "nobody-of-this-name" }}]', "config.unknown_name"),
+        (f'{FILE}allow = [{{ user = "missing-user" }}]', "config.unknown_name"),
     ],
 )
 def test_a_bad_file_is_refused_whole(text: str, code: str) -> None:
@@ -135,7 +135,7 @@ def test_a_file_that_cannot_be_read_is_refused() -> None:
     assert outcome.error.code == "config.unreadable"
 
 
-def test_a_metric_tells_whether_the_last_file_is_in_force() -> None:
+def test_a_metric_shows_whether_the_last_file_is_in_force() -> None:
     world = World("[keys")
     assert world.counters.is_reloaded
 
@@ -222,11 +222,11 @@ def test_a_directory_that_does_not_answer_is_not_waited_for_for_ever() -> None:
     assert world.applied == []
 
 
-def test_what_is_found_is_returned() -> None:
+def test_the_functions_result_is_returned() -> None:
     assert call_with_timeout(lambda: 5) == 5
 
 
-def test_what_the_work_raises_is_raised() -> None:
+def test_the_functions_error_is_raised() -> None:
     def fail() -> None:
         raise ConfigError(["x"], code="config.unknown_name")
 

@@ -99,7 +99,7 @@ def test_a_key_that_is_held_is_served(world: World) -> None:
     assert entry.key.released_at == NOW
 
 
-def test_a_key_that_is_let_go_is_wiped(world: World) -> None:
+def test_a_key_that_is_no_longer_held_is_wiped(world: World) -> None:
     world.hold()
     entry = world.keyring.get("disk")
     assert entry is not None
@@ -131,7 +131,7 @@ def test_the_agent_keeps_no_descriptor_of_a_held_keys_memory(world: World) -> No
 
 
 @pytest.mark.parametrize("word", ["retry_slowly", "fatal"])
-def test_a_fault_that_a_person_must_mend_raises_an_alarm(
+def test_a_fault_that_a_person_must_fix_raises_an_alarm(
     world: World, caplog: pytest.LogCaptureFixture, word: str
 ) -> None:
     error = AgentError("x", code="evidence.tpm", disposition=Disposition(word))
@@ -172,7 +172,7 @@ def test_the_status_line_counts_and_names_the_trouble(world: World) -> None:
     assert world.status.line == "1 of 1 keys held"
 
 
-def test_why_a_key_is_not_held_and_when_it_is_asked_for_again_is_kept(
+def test_the_code_of_a_failure_and_the_next_attempt_are_kept(
     world: World,
 ) -> None:
     world.reporter.key_failed("disk", denied(), NextAttempt(3))
@@ -226,14 +226,14 @@ def test_a_wiped_key_is_not_about_to_be_wiped(world: World) -> None:
     assert entry.wipe_at is None
 
 
-def test_a_failed_job_is_why_every_missing_key_is_missing(world: World) -> None:
+def test_a_failed_job_is_reported_for_its_keys(world: World) -> None:
     world.reporter.job_failed({"disk": NextAttempt(3)}, denied())
     entry = world.keyring.get("disk")
     assert entry is not None
     assert entry.failure_code == "release.denied"
 
 
-def test_a_failed_job_is_told_of_a_key_that_is_held_until_one_succeeds(
+def test_a_failed_job_is_reported_for_a_held_key_until_a_success(
     world: World,
 ) -> None:
     world.hold()
@@ -246,7 +246,7 @@ def test_a_failed_job_is_told_of_a_key_that_is_held_until_one_succeeds(
     assert (entry.failure_code, entry.retry_at) == ("", None)
 
 
-def test_a_failed_job_is_no_fault_of_a_key_that_it_was_not_for(world: World) -> None:
+def test_a_failed_job_is_not_reported_for_a_key_of_another_job(world: World) -> None:
     world.reporter.job_failed({}, denied())
     entry = world.keyring.get("disk")
     assert entry is not None
@@ -264,7 +264,7 @@ def test_a_key_that_was_never_held_is_not_said_to_be_wiped(
     assert [r.getMessage() for r in caplog.records] == ["key disk is denied and wiped"]
 
 
-def test_an_ordered_drop_is_no_error(
+def test_a_requested_drop_is_not_logged_as_an_error(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.hold()
@@ -324,7 +324,7 @@ def test_what_is_released_again_is_current(world: World) -> None:
     assert entry.state is KeyState.CURRENT
 
 
-def test_a_renewed_ak_certificate_is_told_and_counted(
+def test_a_renewed_ak_certificate_is_logged_and_counted(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.reporter.ak_certificate(AkCertificate(expires_at=NOW))
@@ -334,14 +334,14 @@ def test_a_renewed_ak_certificate_is_told_and_counted(
     assert world.counters.ak_renewals["success", ""] == 1
 
 
-def test_a_restored_ak_certificate_is_told(
+def test_a_restored_ak_certificate_is_logged(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.reporter.ak_restored()
     assert "is restored from its copy" in caplog.text
 
 
-def test_a_failed_renewal_is_told_with_its_next_attempt(
+def test_a_failed_renewal_is_logged_with_its_next_attempt(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.reporter.ak_renewal_failed(denied(), 90.0)
@@ -350,7 +350,7 @@ def test_a_failed_renewal_is_told_with_its_next_attempt(
     assert world.counters.ak_renewals["denied", "release.denied"] == 1
 
 
-def test_what_was_verified_is_said_for_the_first_token_and_each_ones_end(
+def test_verified_facts_are_logged_once_and_the_end_of_every_token(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(2):

@@ -80,11 +80,47 @@ def test_retry_after_is_obeyed() -> None:
     assert world.times == [0, 70 * (1 + due_times.RETRY_AFTER_JITTER * MID_JITTER)]
 
 
+def test_a_retry_after_of_a_failed_job_delays_every_key() -> None:
+    async def test(world: World) -> None:
+        world.jobs.whole = failure("transport.throttled", "retry", retry_after=100)
+        world.scheduler.refresh(["disk"])
+        await world.clock.advance(106)
+
+    keys = {"signing": released_key("signing", expires=NOW + 10)}
+    world = run_scheduler(test, "disk", "signing", keys=keys)
+    assert world.times == [0, 0, 105]
+    assert world.jobs.asked[-1][1] == ("disk", "signing")
+
+
+def test_the_keys_of_failing_jobs_become_one_batch() -> None:
+    async def test(world: World) -> None:
+        world.jobs.whole = failure("transport.timeout", "retry")
+        world.scheduler.refresh(["disk"])
+        await world.clock.advance(600)
+
+    keys = {"signing": released_key("signing", expires=NOW + 100)}
+    world = run_scheduler(test, "disk", "signing", keys=keys)
+    assert {aliases for _, aliases in world.jobs.asked[-5:]} == {("disk", "signing")}
+
+
+def test_the_backoff_of_a_key_that_crashes_its_jobs_delays_no_healthy_key() -> None:
+    async def test(world: World) -> None:
+        world.jobs.poison = "disk"
+        world.scheduler.refresh(["disk"])
+        await world.clock.advance(999)
+        world.jobs.asked.clear()
+        await world.clock.advance(2)
+
+    keys = {"signing": released_key("signing", expires=NOW + 1000)}
+    world = run_scheduler(test, "disk", "signing", keys=keys)
+    assert ("signing",) in [aliases for _, aliases in world.jobs.asked]
+
+
 # Of IMDS, which is back within 70 s after its 410.
 UPDATING = failure("identity.unavailable", "retry", retry_after=70)
 
 
-def test_a_key_whose_identity_is_being_updated_is_asked_for_when_that_is_over() -> None:
+def test_a_key_whose_identity_is_being_updated_is_requested_when_that_is_over() -> None:
     world = run_scheduler(passing(78), "disk", "signing", failures={"disk": UPDATING})
     assert world.times == [0, 70 * (1 + due_times.RETRY_AFTER_JITTER * MID_JITTER)]
     assert world.jobs.asked[-1][1] == ("disk",)
@@ -93,17 +129,17 @@ def test_a_key_whose_identity_is_being_updated_is_asked_for_when_that_is_over() 
 THROTTLED = failure("transport.throttled", "retry")
 
 
-def test_a_throttled_key_waits_in_line() -> None:
+def test_a_throttled_key_waits_longer_each_time() -> None:
     world = run_scheduler(passing(45), failures={"disk": THROTTLED})
     assert world.reporter.waits == pytest.approx([10, 11, 12.1, 13.31])
 
 
-def test_a_job_that_met_no_vault_stands_in_no_line() -> None:
+def test_a_429_of_another_service_has_the_short_backoff() -> None:
     world = run_scheduler(passing(40), whole=THROTTLED)  # by IMDS, or the verifier
     assert world.reporter.waits == [0.5, 1, 2, 4, 8, 16, 30]
 
 
-def test_a_key_goes_to_the_end_of_the_line_anew_after_a_success() -> None:
+def test_the_backoff_after_a_429_begins_anew_after_a_success() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(30)
         world.jobs.failures.clear()
@@ -116,7 +152,7 @@ def test_a_key_goes_to_the_end_of_the_line_anew_after_a_success() -> None:
     assert world.reporter.waits[0] == pytest.approx(10)
 
 
-def test_an_outage_before_does_not_count_in_line() -> None:
+def test_an_outage_does_not_lengthen_the_backoff_after_a_429() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(3600)
         world.jobs.failures["disk"] = THROTTLED
@@ -133,7 +169,7 @@ def test_one_keys_failure_does_not_delay_another() -> None:
     assert world.reporter.held.keys() == {"signing"}
 
 
-def test_only_the_key_that_failed_is_asked_for_again() -> None:
+def test_only_the_key_that_failed_is_requested_again() -> None:
     failures = {"disk": failure("transport.timeout", "retry")}
     world = run_scheduler(passing(0.6), "disk", "signing", failures=failures)
     assert world.jobs.asked[1][1] == ("disk",)
@@ -235,7 +271,7 @@ def test_a_role_that_takes_ten_minutes_to_apply_is_noticed_in_as_many_more() -> 
     assert world.reporter.held.keys() == {"disk"}
 
 
-def test_a_refresh_asks_at_once_for_a_key_that_was_denied() -> None:
+def test_a_refresh_requests_a_denied_key_at_once() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(3600)
         assert world.reporter.states["disk"] is KeyState.DENIED
@@ -272,7 +308,7 @@ def test_a_denied_key_comes_back_when_it_is_allowed_again() -> None:
     assert world.reporter.states["disk"] is KeyState.CURRENT
 
 
-def test_a_confirmed_denial_is_asked_about_rarely() -> None:
+def test_a_confirmed_denial_is_retried_rarely() -> None:
     failures = {"disk": failure("release.denied", "denied")}
     world = run_scheduler(passing(3600), failures=failures)
     assert world.reporter.waits[-1] == 450
@@ -289,7 +325,7 @@ def test_a_disabled_key_is_dropped() -> None:
     assert world.reporter.codes[0] == "release.denied.disabled"
 
 
-def test_a_key_is_dropped_at_its_own_exp_and_asked_for_again() -> None:
+def test_a_key_is_dropped_at_its_own_exp_and_requested_again() -> None:
     keys = {"disk": released_key(expires=NOW + 100)}
     world = run_scheduler(passing(100), keys=keys)
     assert world.reporter.held == {}
@@ -306,7 +342,7 @@ def test_a_wall_clock_that_jumps_past_exp_is_noticed() -> None:
     assert world.reporter.held == {}
 
 
-def test_a_key_that_is_not_valid_yet_is_asked_for_when_it_is() -> None:
+def test_a_key_that_is_not_valid_yet_is_requested_when_it_is() -> None:
     world = run_scheduler(passing(51), keys={"disk": released_key(not_before=NOW + 50)})
     assert world.times[-1] == 50
     assert world.reporter.held.keys() == {"disk"}
@@ -315,7 +351,7 @@ def test_a_key_that_is_not_valid_yet_is_asked_for_when_it_is() -> None:
 NOT_A_CVM = failure("evidence.not_a_cvm", "fatal")
 
 
-def test_a_fatal_failure_that_is_repeated_at_start_ends_the_supervisor() -> None:
+def test_a_fatal_failure_that_is_repeated_at_start_ends_the_scheduler() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(due_times.CONFIRM_SECONDS)
         with pytest.raises(AgentError) as caught:
@@ -406,7 +442,7 @@ def test_stopping_waits_for_the_job_that_runs() -> None:
             ended.append("")
             return Result()
 
-        world.jobs.renew = renew  # type: ignore[method-assign]
+        world.jobs.renew = renew  # type: ignore[method-assign, assignment]
         world.jobs.ak_certificate = AkCertificate(expires_at=NOW, is_renewal_due=True)
         world.scheduler.refresh(["disk"])
         await settle()
@@ -421,12 +457,12 @@ def test_stopping_waits_for_the_job_that_runs() -> None:
     run_scheduler(test)
 
 
-def test_a_token_that_lives_no_time_does_not_make_a_tight_circle() -> None:
+def test_a_token_without_a_lifetime_causes_no_tight_loop() -> None:
     world = run_scheduler(passing(60), expires_at=NOW - 1)
     assert len(world.times) < 61
 
 
-def test_a_bug_in_the_jobs_ends_the_supervisor() -> None:
+def test_a_bug_in_the_jobs_ends_the_scheduler() -> None:
     async def test(world: World) -> None:
         with pytest.raises(ExplodedError):
             await world.task
@@ -462,7 +498,7 @@ def test_a_refresh_cuts_a_backoff_short() -> None:
     assert world.reporter.held.keys() == {"disk"}
 
 
-def test_a_dropped_key_is_let_go_and_not_asked_for_again() -> None:
+def test_a_dropped_key_is_wiped_and_not_requested_again() -> None:
     async def test(world: World) -> None:
         world.scheduler.drop("disk")
         await world.clock.advance(3 * TOKEN_LIFE_SECONDS)
@@ -512,7 +548,7 @@ def test_a_job_that_fails_after_its_key_was_dropped_is_not_repeated() -> None:
     assert world.scheduler.records["disk"].state is KeyState.DROPPED
 
 
-def test_what_systemd_could_not_be_told_is_repeated_soon() -> None:
+def test_notifications_that_systemd_could_not_receive_are_repeated() -> None:
     async def test(world: World) -> None:
         before = world.reporter.repetitions
         await world.clock.advance(10)

@@ -25,7 +25,7 @@ def is_listening(address: tuple[str, int]) -> bool:
         return probe.connect_ex(address) == 0
 
 
-def test_a_port_that_is_taken_is_told_and_had_later(
+def test_a_port_in_use_is_reported_and_bound_later(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def test() -> None:
@@ -51,7 +51,7 @@ def test_a_port_that_is_taken_is_told_and_had_later(
     run(test())
 
 
-def test_who_waits_for_a_port_ends_at_once() -> None:
+def test_a_server_that_waits_for_its_port_closes_at_once() -> None:
     async def test() -> None:
         with socket.socket() as other:
             other.bind(("127.0.0.1", 0))

@@ -68,13 +68,13 @@ def test_another_agents_socket_is_not_removed_at_the_end(tmp_path: Path) -> None
     assert (tmp_path / "s").exists()
 
 
-def test_a_socket_that_somebody_listens_on_is_left_to_them(tmp_path: Path) -> None:
+def test_a_socket_with_a_listener_is_not_replaced(tmp_path: Path) -> None:
     with UnixSocket(API, str(tmp_path / "s")):
         assert code_of(tmp_path / "s") == "listen.in_use"
         assert connects(tmp_path / "s")
 
 
-def test_a_socket_that_nobody_listens_on_is_replaced(tmp_path: Path) -> None:
+def test_a_socket_without_a_listener_is_replaced(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / "s"))
     with UnixSocket(API, str(tmp_path / "s")):
@@ -134,7 +134,7 @@ def test_nothing_is_inherited_where_systemd_did_not_start_us() -> None:
 @pytest.mark.parametrize(
     ("host", "family"), [("127.0.0.1", socket.AF_INET), ("[::1]", socket.AF_INET6)]
 )
-def test_metrics_listen_where_they_are_told(
+def test_the_metrics_listen_on_the_configured_address(
     host: str, family: socket.AddressFamily
 ) -> None:
     bound = bind_metrics(f"{host}:0")
@@ -170,7 +170,9 @@ def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> socket.socket:
     return notified
 
 
-def test_systemd_is_told_of_readiness_status_and_end(systemd: socket.socket) -> None:
+def test_systemd_is_notified_of_start_status_and_end(
+    systemd: socket.socket,
+) -> None:
     with systemd:
         notifier = Notifier(os.environ)
         notifier.ready("0 of 1 keys held")
@@ -184,7 +186,7 @@ def test_systemd_is_told_of_readiness_status_and_end(systemd: socket.socket) -> 
     ]
 
 
-def test_a_status_is_told_once(systemd: socket.socket) -> None:
+def test_a_status_is_sent_once(systemd: socket.socket) -> None:
     with systemd:
         notifier = Notifier(os.environ)
         for status in ("one", "one", "two"):
@@ -192,7 +194,7 @@ def test_a_status_is_told_once(systemd: socket.socket) -> None:
         assert [systemd.recv(4096) for _ in range(2)] == [b"STATUS=one", b"STATUS=two"]
 
 
-def test_nobody_is_told_where_nobody_asked(systemd: socket.socket) -> None:
+def test_without_notify_socket_nothing_is_sent(systemd: socket.socket) -> None:
     with systemd:
         Notifier({}).ready("x")
         systemd.settimeout(0)
@@ -226,7 +228,7 @@ def test_no_two_descriptors_are_kept_under_one_name(systemd: socket.socket) -> N
     assert len(names) == 10
 
 
-def test_a_descriptor_is_not_kept_where_systemd_does_not_want_to_be_told() -> None:
+def test_without_notify_socket_a_descriptor_is_not_stored() -> None:
     notifier = Notifier({})
     assert notifier.store_connection(0) == ""
     assert notifier.store_key(0) == ""

@@ -50,7 +50,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
         ("/\udcff", "No such file or directory"),
     ],
 )
-def test_an_address_of_any_kind_is_no_error(
+def test_an_unusable_address_is_logged_and_not_raised(
     path: str, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     notifier = Notifier({"NOTIFY_SOCKET": path})
@@ -113,7 +113,7 @@ def test_a_receiver_that_does_not_read_does_not_keep_the_event_loop(
         for _ in range(10_000):  # each at once: all of them would take minutes
             notifier.alive()
         assert systemd.recv(100) == b"WATCHDOG=1"
-        notifier.stopping()  # there is room again
+        notifier.stopping()  # the queue is empty again
         last = b""
         systemd.settimeout(0)
         with contextlib.suppress(BlockingIOError):

@@ -1,4 +1,4 @@
-"""When new versions are looked for, and what comes of it."""
+"""When versions are checked, and what follows."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ async def an_hour(world: World) -> None:
     await world.clock.advance(3600)
 
 
-def test_without_terms_nobody_looks() -> None:
+def test_without_a_policy_no_version_is_checked() -> None:
     assert run_scheduler(an_hour).jobs.checked == []
 
 
-def test_it_is_looked_for_as_often_as_the_terms_say() -> None:
+def test_versions_are_checked_as_often_as_the_policy_says() -> None:
     world = run_scheduler(an_hour, policy=CHECKED, latest={"disk": VERSION})
     began = world.jobs.asked[0][0]
     assert [moment - began for moment, _ in world.jobs.checked] == [
@@ -40,7 +40,7 @@ def test_it_is_looked_for_as_often_as_the_terms_say() -> None:
     assert world.times == [0]
 
 
-def test_one_look_is_for_all_keys_that_are_due() -> None:
+def test_one_check_is_for_all_keys_that_are_due() -> None:
     world = run_scheduler(an_hour, "disk", "web", policy=CHECKED)
     assert {aliases for _, aliases in world.jobs.checked} == {("disk", "web")}
 
@@ -56,7 +56,7 @@ def test_a_new_version_is_released_at_once() -> None:
     assert world.reporter.held["disk"].version == NEXT
 
 
-def test_a_look_is_no_way_to_the_head_of_a_line() -> None:
+def test_a_version_check_does_not_bypass_the_backoff_after_a_429() -> None:
     async def test(world: World) -> None:
         world.jobs.latest["disk"] = NEXT
         world.jobs.failures["disk"] = failure("transport.throttled", "retry")
@@ -67,7 +67,7 @@ def test_a_look_is_no_way_to_the_head_of_a_line() -> None:
     assert world.times == pytest.approx([0, 20, 30, 41, 53.1])
 
 
-def test_a_look_does_not_cut_a_retry_after_short() -> None:
+def test_a_version_check_does_not_shorten_a_retry_after() -> None:
     async def test(world: World) -> None:
         world.jobs.latest["disk"] = NEXT
         world.jobs.failures["disk"] = failure("transport.server", "retry", 100)
@@ -79,7 +79,7 @@ def test_a_look_does_not_cut_a_retry_after_short() -> None:
     assert world.times == [0, 0]
 
 
-def test_a_key_that_is_due_does_not_wait_for_a_look_that_hangs() -> None:
+def test_a_key_that_is_due_does_not_wait_for_a_version_check_that_hangs() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(EACH + 5)
         world.scheduler.refresh(["disk"])
@@ -90,7 +90,7 @@ def test_a_key_that_is_due_does_not_wait_for_a_look_that_hangs() -> None:
     assert world.times == [0, EACH + 5]
 
 
-def test_a_refresh_that_becomes_due_ends_a_look_that_hangs() -> None:
+def test_a_refresh_that_becomes_due_ends_a_version_check_that_hangs() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(REFRESH_SECONDS + 1)
 
@@ -111,7 +111,7 @@ def test_only_the_key_that_is_new_is_released() -> None:
     assert [aliases for _, aliases in world.jobs.asked[1:]] == [("disk",)]
 
 
-def test_who_may_not_look_is_told_once_and_does_not_look_again() -> None:
+def test_a_missing_permission_is_reported_once_and_ends_the_checks() -> None:
     async def test(world: World) -> None:
         world.jobs.latest["disk"] = ""
         await world.clock.advance(3600)
@@ -123,7 +123,7 @@ def test_who_may_not_look_is_told_once_and_does_not_look_again() -> None:
     assert world.reporter.held.keys() == {"disk"}
 
 
-def test_a_look_that_fails_costs_nothing_and_is_repeated_in_its_own_time() -> None:
+def test_a_failed_version_check_changes_nothing_and_is_repeated() -> None:
     async def test(world: World) -> None:
         world.jobs.whole = ReleaserError("x", code="releaser.timeout")
         await world.clock.advance(2 * EACH)
@@ -135,7 +135,7 @@ def test_a_look_that_fails_costs_nothing_and_is_repeated_in_its_own_time() -> No
     assert world.reporter.codes == []
 
 
-def test_what_is_not_held_is_not_looked_for() -> None:
+def test_a_key_that_is_not_held_is_not_checked() -> None:
     async def test(world: World) -> None:
         world.scheduler.drop("disk")
         await world.clock.advance(3600)
@@ -143,7 +143,7 @@ def test_what_is_not_held_is_not_looked_for() -> None:
     assert run_scheduler(test, policy=CHECKED).jobs.checked == []
 
 
-def test_a_key_dropped_while_it_is_looked_for_stays_dropped() -> None:
+def test_a_key_dropped_during_its_version_check_stays_dropped() -> None:
     async def test(world: World) -> None:
         world.jobs.latest["disk"] = NEXT
         check = world.jobs.check
@@ -160,7 +160,7 @@ def test_a_key_dropped_while_it_is_looked_for_stays_dropped() -> None:
     assert world.scheduler.records["disk"].state is KeyState.DROPPED
 
 
-def test_a_wall_clock_that_jumps_brings_no_look_forward() -> None:
+def test_a_wall_clock_that_jumps_brings_no_check_forward() -> None:
     async def test(world: World) -> None:
         world.clock.wall = NOW + 10 * 365 * 86400
         await world.clock.advance(EACH - 1)

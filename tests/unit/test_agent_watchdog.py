@@ -24,7 +24,7 @@ class Systemd(Notifier):
         self.heard += 1
 
 
-def test_a_promise_may_come_a_little_late() -> None:
+def test_a_heartbeat_may_be_a_little_late() -> None:
     clock = FakeClock()
     heartbeats = Heartbeats(clock)
     heartbeats.expect("a", 10.0)
@@ -32,7 +32,7 @@ def test_a_promise_may_come_a_little_late() -> None:
     assert heartbeats.are_on_time()
 
 
-def test_a_promise_that_is_overdue_is_broken_whoever_else_keeps_theirs() -> None:
+def test_one_overdue_heartbeat_is_enough() -> None:
     clock = FakeClock()
     heartbeats = Heartbeats(clock)
     heartbeats.expect("a", 10.0)
@@ -41,9 +41,7 @@ def test_a_promise_that_is_overdue_is_broken_whoever_else_keeps_theirs() -> None
     assert not heartbeats.are_on_time()
 
 
-def test_systemd_hears_of_it_three_times_in_its_time_as_long_as_promises_are_kept() -> (
-    None
-):
+def test_systemd_is_notified_three_times_in_each_period() -> None:
     async def test() -> Systemd:
         clock, systemd = FakeClock(), Systemd()
         heartbeats = Heartbeats(clock)
@@ -60,7 +58,7 @@ def test_systemd_hears_of_it_three_times_in_its_time_as_long_as_promises_are_kep
 
 
 @pytest.mark.parametrize("whole", [None, failure("transport.timeout", "retry")])
-def test_a_supervisor_that_works_or_waits_keeps_its_promises(whole: object) -> None:
+def test_a_scheduler_that_works_or_waits_sends_heartbeats(whole: object) -> None:
     async def test(world: World) -> None:
         for _ in range(int(REFRESH_SECONDS / 60) + 10):
             await world.clock.advance(60)
@@ -95,7 +93,7 @@ def test_a_job_that_never_ends_breaks_them() -> None:
         ({"WATCHDOG_USEC": "x"}, None),
     ],
 )
-def test_it_is_for_whom_systemd_means(
+def test_the_watchdog_is_only_for_the_process_that_systemd_names(
     environment: dict[str, str], expected: float | None
 ) -> None:
     assert watchdog_seconds(environment) == expected
