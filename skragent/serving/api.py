@@ -260,7 +260,7 @@ class KeyApi:
         entry = self._keyring.get(alias)
         if entry is None or not self._access.allows(peer, alias, operation):
             self._audit.denied(peer, alias, operation, is_configured=entry is not None)
-            raise AccessDeniedError("the key does not exist, or you may not use it")
+            raise AccessDeniedError("there is no such key, or you may not use it")
         return entry
 
     def _respond_with_key(

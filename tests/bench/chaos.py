@@ -111,14 +111,14 @@ class Chaos:
 
     def prepare(self) -> None:
         """Create keys and the configuration; start the agent."""
-        world = self._emulator.instance
-        world.imds.is_limited = False  # except by faults
+        emulated = self._emulator.instance
+        emulated.imds.is_limited = False  # except by faults
         for name, kind in KEYS.items():
-            world.create_key(parse_key_spec(f"{name}:{kind}"))
-            stored = world.vault.store.find(name)
+            emulated.create_key(parse_key_spec(f"{name}:{kind}"))
+            stored = emulated.vault.store.find(name)
             assert stored is not None
             self._clients.know(name, stored.latest.version, stored.latest.target)
-        text = world.config_text(KEYS)
+        text = emulated.config_text(KEYS)
         for name in ("tls_roots", "release_roots"):  # faults change one file, not both
             roots = self.directory / f"{name}.pem"
             roots.write_bytes((self.directory / "ca.pem").read_bytes())
@@ -190,18 +190,18 @@ class Chaos:
 
     def _rotate(self) -> None:
         name = self._dice.choice(list(KEYS))
-        world = self._emulator.instance
+        emulated = self._emulator.instance
 
         spec = parse_key_spec(f"{name}:{KEYS[name]}")
 
         async def add() -> str:
-            stored = world.vault.store.find(name)
+            stored = emulated.vault.store.find(name)
             material = create_material(spec.parameters)
-            now = world.azure.clock.now()
+            now = emulated.azure.clock.now()
             added = add_version(stored, name, {}, material, is_hsm_key=True, now=now)
             latest = added.latest
             self._clients.know(name, latest.version, latest.target)
-            world.vault.store.save(added)
+            emulated.vault.store.save(added)
             return latest.version
 
         self._remove_faults()
@@ -342,8 +342,10 @@ class Chaos:
         )
 
     def _inject(self, fault: str) -> None:
-        world = self._emulator.instance
-        self._emulator.call(world.faults.apply(fault.replace("VAULT", world.vault.url)))
+        emulated = self._emulator.instance
+        self._emulator.call(
+            emulated.faults.apply(fault.replace("VAULT", emulated.vault.url))
+        )
         self.counts["faults"] += 1
 
     def _remove_faults(self) -> None:
@@ -396,7 +398,7 @@ def children_of(pid: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def world() -> Iterator[tuple[Path, EmulatorThread]]:
+def run_emulator() -> Iterator[tuple[Path, EmulatorThread]]:
     """Start an emulator in a directory of its own."""
     with (
         tempfile.TemporaryDirectory(prefix="skrc-") as name,
@@ -415,7 +417,7 @@ def main() -> int:
     seed = options.seed if options.seed is not None else random.randrange(10**6)
     print(f"chaos: seed {seed}, {options.seconds:.0f} s", flush=True)
     dice = random.Random(seed)
-    with world() as (directory, emulator):
+    with run_emulator() as (directory, emulator):
         chaos = Chaos(directory, emulator, dice, options.deadline)
         try:
             chaos.prepare()

@@ -118,21 +118,21 @@ class Bench:
     def __init__(self, directory: Path, emulator: EmulatorThread) -> None:
         self._directory = directory
         self._emulator = emulator
-        world = emulator.instance
-        world.imds.is_limited = False
-        world.create_key(parse_key_spec("alpha:RSA"))
+        emulated = emulator.instance
+        emulated.imds.is_limited = False
+        emulated.create_key(parse_key_spec("alpha:RSA"))
         for fault in ("vm.ak_cert_guests", "vm.ak_cert_days=10"):  # a renewal is due
-            emulator.call(world.faults.apply(fault))
+            emulator.call(emulated.faults.apply(fault))
         self._services = {
-            "imds": world.imds,
-            "entra": world.azure.entra_id,
-            "maa": world.maa,
-            "vault": world.vault,
+            "imds": emulated.imds,
+            "entra": emulated.azure.entra_id,
+            "maa": emulated.maa,
+            "vault": emulated.vault,
         }
 
     def run(self, route: Route, answer: Response) -> Seen:
         """Run one job that gets this response to every request of the path."""
-        world = self._emulator.instance
+        emulated = self._emulator.instance
 
         async def replace_responses() -> None:
             for service in self._services.values():
@@ -144,13 +144,13 @@ class Bench:
             self._services[route.service].hook("bench", replace)
 
         self._emulator.call(replace_responses())
-        before = len(world.requests)
+        before = len(emulated.requests)
         peak = _peak_of(self._releaser(route))
         deadline = time.monotonic() + SECONDS
         while True:
             seconds = tuple(
                 record.ended - record.began
-                for record in world.requests[before:]
+                for record in emulated.requests[before:]
                 if record.target.startswith(route.path)
                 and record.status == answer.status
             )
@@ -165,12 +165,12 @@ class Bench:
         return _peak_of(releaser, {"HTTPS_PROXY": url})
 
     def _releaser(self, route: Route) -> Releaser:
-        world = self._emulator.instance
-        text = world.config_text(["alpha"], api_socket=self._directory / "api.sock")
+        emulated = self._emulator.instance
+        text = emulated.config_text(["alpha"], api_socket=self._directory / "api.sock")
         if route.is_provider_found:
-            text = text.replace(f'"{world.maa.issuer}"', '"auto"')
+            text = text.replace(f'"{emulated.maa.issuer}"', '"auto"')
         if route.is_application:
-            azure = world.azure
+            azure = emulated.azure
             text += (
                 f'[identity]\ntenant_id = "{TENANT_ID}"\n'
                 f'client_id = "{azure.application.client_id}"\n'
@@ -180,8 +180,8 @@ class Bench:
         releaser = Releaser(
             text,
             route.purpose,
-            now=world.azure.clock.now(),
-            authority=world.azure.entra_id.origin if route.is_application else "",
+            now=emulated.azure.clock.now(),
+            authority=emulated.azure.entra_id.origin if route.is_application else "",
         )
         if route.purpose == "renew":  # a renewal is a separate job without keys
             releaser.job = msgspec.structs.replace(

@@ -92,10 +92,10 @@ class Rounds:
 
     def prepare(self) -> None:
         """Create the key and the configuration."""
-        world = self._guest.instance
-        world.imds.is_limited = False
-        world.create_key(parse_key_spec("demo:RSA"))
-        text = world.config_text(["demo"], api_socket=self._directory / "api.sock")
+        emulated = self._guest.instance
+        emulated.imds.is_limited = False
+        emulated.create_key(parse_key_spec("demo:RSA"))
+        text = emulated.config_text(["demo"], api_socket=self._directory / "api.sock")
         (self._directory / "skragent.toml").write_text(text)
 
     def close(self) -> None:

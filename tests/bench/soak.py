@@ -211,7 +211,7 @@ def main() -> None:
             after = resources_of(pid)
             rotations = max(int(client.version, 16) for client in clients)
     rss, descriptors, mappings = (b - a for a, b in zip(before, after, strict=True))
-    told = (
+    counts = (
         f"{arguments.requests} requests, {rotations} rotations, RSS {rss:+} KiB,"
         f" descriptors {descriptors:+}, mappings {mappings:+}"
     )
@@ -221,7 +221,7 @@ def main() -> None:
         and abs(descriptors) <= arguments.connections // 4
         and mappings <= MAX_MORE_MAPPINGS
     )
-    print(f"soak: {'ok' if is_steady else 'grown'} ({told})")
+    print(f"soak: {'ok' if is_steady else 'grown'} ({counts})")
     sys.exit(not is_steady)
 
 

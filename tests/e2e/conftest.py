@@ -23,13 +23,13 @@ def running_emulator() -> Iterator[EmulatorThread]:
 
 @pytest.fixture
 def emulator(running_emulator: EmulatorThread) -> Iterator[EmulatorThread]:
-    world = running_emulator.instance
-    chip = world.vm.paravisor.chip
+    emulated = running_emulator.instance
+    chip = emulated.vm.paravisor.chip
     yield running_emulator
-    running_emulator.call(world.faults.reset())
-    world.vm.paravisor.chip = chip
-    world.vm.paravisor.tamper = None
-    running_emulator.call(world.vm.reboot())
+    running_emulator.call(emulated.faults.reset())
+    emulated.vm.paravisor.chip = chip
+    emulated.vm.paravisor.tamper = None
+    running_emulator.call(emulated.vm.reboot())
 
 
 @pytest.fixture

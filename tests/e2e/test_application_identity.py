@@ -153,8 +153,8 @@ def test_the_hint_names_a_tenant_that_entra_id_does_not_know(
     emulator: EmulatorThread, directory: Path
 ) -> None:
     """The disposition is not DENIED: azure-identity reports a proxy's page likewise."""
-    told = failure(releaser(emulator, directory, "secret_file", tenant_id=UNKNOWN))
-    assert told.code == "identity.unavailable"
-    assert UNKNOWN in told.message
-    assert "`tenant_id`" in told.hint
-    assert "managed identity" not in told.hint
+    found = failure(releaser(emulator, directory, "secret_file", tenant_id=UNKNOWN))
+    assert found.code == "identity.unavailable"
+    assert UNKNOWN in found.message
+    assert "`tenant_id`" in found.hint
+    assert "managed identity" not in found.hint

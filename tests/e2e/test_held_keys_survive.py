@@ -81,12 +81,12 @@ def held(running_emulator: EmulatorThread) -> Iterator[HoldingAgent]:
 def test_a_held_key_survives_transient_faults(
     emulator: EmulatorThread, held: HoldingAgent, code: str, faults: tuple[str, ...]
 ) -> None:
-    world = emulator.instance
+    emulated = emulator.instance
     for fault in faults:
-        emulator.call(world.faults.apply(fault.replace("VAULT", world.vault.url)))
+        emulator.call(emulated.faults.apply(fault.replace("VAULT", emulated.vault.url)))
     is_once = any(fault.endswith(("times=1", "times=2")) for fault in faults)
     held.must_fail(code, 1 if is_once else ATTEMPTS)
-    emulator.call(world.faults.reset())
+    emulator.call(emulated.faults.reset())
     held.must_succeed()
 
 

@@ -54,7 +54,7 @@ class Reloadable:
 
 
 @pytest.fixture
-def world(emulator: EmulatorThread, directory: Path) -> Iterator[Reloadable]:
+def reloadable(emulator: EmulatorThread, directory: Path) -> Iterator[Reloadable]:
     for name in ("db", "late"):
         if name not in emulator.instance.vault.store.names:
             create_key(emulator, f"{name}:EC")
@@ -64,57 +64,59 @@ def world(emulator: EmulatorThread, directory: Path) -> Iterator[Reloadable]:
 
 
 def test_reload_adds_and_removes_keys_and_does_not_release_other_keys_again(
-    world: Reloadable,
+    reloadable: Reloadable,
 ) -> None:
-    world.write("demo", "late")
-    done = world.reload()
+    reloadable.write("demo", "late")
+    done = reloadable.reload()
     assert (done.returncode, done.stdout, done.stderr) == (0, "reloaded\n", "")
-    assert world.code_for("db") == "serve.denied"
-    world.agent.until(lambda: world.agent.holds("late"))
-    assert world.agent.log.read_text().count("key demo: version") == 1
+    assert reloadable.code_for("db") == "serve.denied"
+    reloadable.agent.until(lambda: reloadable.agent.holds("late"))
+    assert reloadable.agent.log.read_text().count("key demo: version") == 1
 
 
 def test_reload_rejects_an_invalid_file_and_keeps_all_keys(
-    world: Reloadable,
+    reloadable: Reloadable,
 ) -> None:
-    world.file.write_text(world.write("demo") + '\n[keys.bad]\nvault = "x"\n')
-    done = world.reload()
+    reloadable.file.write_text(reloadable.write("demo") + '\n[keys.bad]\nvault = "x"\n')
+    done = reloadable.reload()
     assert done.returncode == 78
     assert "config.invalid: keys.bad.vault" in done.stderr
-    assert world.agent.holds("demo")
-    assert world.agent.holds("db")
-    assert "the one before stays in force" in world.agent.log.read_text()
+    assert reloadable.agent.holds("demo")
+    assert reloadable.agent.holds("db")
+    assert "the one before stays in force" in reloadable.agent.log.read_text()
 
 
-def test_changed_access_rules_apply_to_open_connections(world: Reloadable) -> None:
+def test_changed_access_rules_apply_to_open_connections(reloadable: Reloadable) -> None:
     mine = f"user = {os.getuid()}"
-    text = world.file.read_text()
+    text = reloadable.file.read_text()
     assert mine in text
-    world.file.write_text(text.replace(mine, "user = 54321"))
-    watching = world.agent.client.watch("demo")
+    reloadable.file.write_text(text.replace(mine, "user = 54321"))
+    watching = reloadable.agent.client.watch("demo")
     next(watching)
-    assert world.reload().returncode == 0
+    assert reloadable.reload().returncode == 0
     with pytest.raises(SkragentError, match="the key does not exist"):
         next(watching)
 
 
-def test_sighup_reloads_the_configuration(world: Reloadable) -> None:
-    world.write("demo", "db", "late")
-    world.agent.process.send_signal(signal.SIGHUP)
-    world.agent.until(lambda: world.agent.holds("late"))
+def test_sighup_reloads_the_configuration(reloadable: Reloadable) -> None:
+    reloadable.write("demo", "db", "late")
+    reloadable.agent.process.send_signal(signal.SIGHUP)
+    reloadable.agent.until(lambda: reloadable.agent.holds("late"))
 
 
-def test_a_file_with_a_byte_order_mark_and_crlf_is_reloaded(world: Reloadable) -> None:
-    text = world.write("demo", "db", "late").replace("\n", "\r\n")
-    world.file.write_bytes(codecs.BOM_UTF8 + text.encode())
-    assert world.reload().returncode == 0
-    world.agent.until(lambda: world.agent.holds("late"))
+def test_a_file_with_a_byte_order_mark_and_crlf_is_reloaded(
+    reloadable: Reloadable,
+) -> None:
+    text = reloadable.write("demo", "db", "late").replace("\n", "\r\n")
+    reloadable.file.write_bytes(codecs.BOM_UTF8 + text.encode())
+    assert reloadable.reload().returncode == 0
+    reloadable.agent.until(lambda: reloadable.agent.holds("late"))
 
 
-def test_reload_lists_settings_that_need_a_restart(world: Reloadable) -> None:
-    text = world.file.read_text()
-    world.file.write_text(text.replace("api.sock", "other.sock"))
-    done = world.reload()
+def test_reload_lists_settings_that_need_a_restart(reloadable: Reloadable) -> None:
+    text = reloadable.file.read_text()
+    reloadable.file.write_text(text.replace("api.sock", "other.sock"))
+    done = reloadable.reload()
     assert done.returncode == 0
     assert "agent.api_socket: in force after a restart" in done.stderr
-    assert world.agent.holds("demo")
+    assert reloadable.agent.holds("demo")

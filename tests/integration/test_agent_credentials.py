@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from support.agent import substitute
 from support.deadlines import DEADLINE_SECONDS
-from support.serving_credentials import Asking
+from support.serving_credentials import CredentialRequest
 
 pytestmark = pytest.mark.root  # systemd is root
 
@@ -98,16 +98,16 @@ def systemd() -> Iterator[Systemd]:
 def test_a_unit_gets_its_credential(systemd: Systemd) -> None:
     systemd.start("release", {})
     systemd.until(b"READY=1")
-    assert Asking(systemd.path, "disk").read() == KEY
+    assert CredentialRequest(systemd.path, "disk").read() == KEY
 
 
 def test_an_agent_that_is_killed_while_a_unit_waits_answers_when_it_is_back(
     systemd: Systemd,
 ) -> None:
-    asked, name, fd = killed_while_a_unit_waits(systemd)
-    assert not asked.has_an_answer()
+    request, name, fd = killed_while_a_unit_waits(systemd)
+    assert not request.has_response()
     systemd.start("release", {name: fd})
-    assert asked.read() == KEY  # although systemd's copy, `fd`, is open still
+    assert request.read() == KEY  # although systemd's copy, `fd`, is open still
     assert systemd.until(b"FDSTOREREMOVE=1")[0].endswith(name.encode())
     os.close(fd)
 
@@ -115,11 +115,11 @@ def test_an_agent_that_is_killed_while_a_unit_waits_answers_when_it_is_back(
 def test_an_agent_that_cannot_start_refuses_what_it_was_handed(
     systemd: Systemd,
 ) -> None:
-    asked, name, fd = killed_while_a_unit_waits(systemd)
+    request, name, fd = killed_while_a_unit_waits(systemd)
     systemd.break_configuration()
     second = systemd.start("release", {name: fd})
     os.close(fd)
-    assert asked.is_refused()
+    assert request.is_rejected()
     assert second.wait(DEADLINE_SECONDS) != 0
     assert second.stderr is not None
     assert b"config.invalid" in second.stderr.read()
@@ -128,23 +128,23 @@ def test_an_agent_that_cannot_start_refuses_what_it_was_handed(
 def test_an_agent_that_is_stopped_while_it_starts_refuses_what_it_was_handed(
     systemd: Systemd,
 ) -> None:
-    asked, name, fd = killed_while_a_unit_waits(systemd)
+    request, name, fd = killed_while_a_unit_waits(systemd)
     with systemd.configuration_held_back() as (path, text):
         second = systemd.start("hang", {name: fd})
         os.close(fd)
         with path.open("w") as configuration:  # as soon as the agent wants to read it
             second.send_signal(signal.SIGTERM)
             configuration.write(text)
-        assert asked.is_refused()
+        assert request.is_rejected()
     assert second.wait(DEADLINE_SECONDS) == 0
 
 
-def killed_while_a_unit_waits(systemd: Systemd) -> tuple[Asking, str, int]:
+def killed_while_a_unit_waits(systemd: Systemd) -> tuple[CredentialRequest, str, int]:
     """Give who waits, and systemd's copy of its connection."""
     first = systemd.start("hang", {})
     systemd.until(b"READY=1")
-    asked = Asking(systemd.path, "disk")
+    request = CredentialRequest(systemd.path, "disk")
     said, (fd,) = systemd.until(b"FDSTORE=1")
     first.kill()
     first.wait(DEADLINE_SECONDS)
-    return asked, said.rpartition(b"FDNAME=")[2].decode(), fd
+    return request, said.rpartition(b"FDNAME=")[2].decode(), fd

@@ -14,7 +14,7 @@ import pytest
 from support.agent_process import Agent
 from support.deadlines import DEADLINE_SECONDS
 from support.serving import ReceivedResponse, split_responses
-from support.serving_credentials import Asking
+from support.serving_credentials import CredentialRequest
 from support.serving_server import read_all
 
 from skragent.agent.process_control import count_descriptors
@@ -167,7 +167,9 @@ def test_a_unit_waits_for_its_credential_as_long_as_configured(
 ) -> None:
     text = f"{ALLOW_UNIT}[serving]\ncredential_wait_seconds = 0\n"
     agent = ready(start(text))
-    assert Asking(agent.socket.with_name("credentials.sock"), "disk").is_refused()
+    assert CredentialRequest(
+        agent.socket.with_name("credentials.sock"), "disk"
+    ).is_rejected()
 
 
 def unit_rules_of(agent: Agent) -> str:

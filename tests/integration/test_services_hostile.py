@@ -57,7 +57,7 @@ class Cloud:
     imds_origin: str = ""
     origin: str = ""
     ca_file: str = ""
-    path: str = ""  # whose answer is spoiled; of a vault's release with a token
+    path: str = ""  # the path whose response is replaced; with a token for a release
     answer: Answer = field(default_factory=Answer)
 
     def say(self, asked: Asked) -> Answer:
@@ -211,7 +211,7 @@ DENIALS = {
     for status in statuses
     for body in ("control characters", "a long message")
 }
-# What has the form of an id or of a region.
+# Responses with the form of a VM ID or of a region.
 USABLE = {
     ("an order", 200, "a text"): "text",
     ("an order", 200, "null"): "null",
@@ -239,7 +239,7 @@ def test_a_hostile_body_is_an_error_of_ours(
 
 
 def most_memory() -> int:
-    """The most memory that this process ever had, in bytes."""
+    """Return the peak resident memory of this process, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

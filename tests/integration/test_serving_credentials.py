@@ -19,7 +19,7 @@ from support.serving import ALIAS, FORMS, held_key, ring_with
 from support.serving_credentials import (
     TOO_MUCH,
     UNIT,
-    Asking,
+    CredentialRequest,
     OneRule,
     RunningCredentials,
     Systemd,
@@ -54,7 +54,7 @@ def test_the_name_of_a_credential_chooses_the_form(
     server: RunningCredentials, credential: str, form: str
 ) -> None:
     expected = dict(FORMS)[form]  # type: ignore[index]
-    assert Asking(server.path, credential).read() == expected
+    assert CredentialRequest(server.path, credential).read() == expected
 
 
 def test_a_symmetric_key_without_a_suffix_is_its_bytes(
@@ -62,13 +62,13 @@ def test_a_symmetric_key_without_a_suffix_is_its_bytes(
 ) -> None:
     ring = ring_with(held_key(forms={"jwk": b"{}", "raw": b"k" * 32}))
     with RunningCredentials(directory, ring, RULE) as server:
-        assert Asking(server.path, "db").read() == b"k" * 32
-        assert is_refused(Asking(server.path, "db.pem"))
+        assert CredentialRequest(server.path, "db").read() == b"k" * 32
+        assert is_rejected(CredentialRequest(server.path, "db.pem"))
 
 
-def is_refused(asked: Asking) -> bool:
+def is_rejected(request: CredentialRequest) -> bool:
     """Return whether the unit fails: it got too many bytes, and not the key."""
-    data = asked.read()
+    data = request.read()
     assert b"secret" not in data
     return len(data) > TOO_MUCH
 
@@ -79,11 +79,11 @@ def is_refused(asked: Asking) -> bool:
 def test_a_denied_credential_makes_the_unit_fail(
     server: RunningCredentials, credential: str
 ) -> None:
-    assert is_refused(Asking(server.path, credential))
+    assert is_rejected(CredentialRequest(server.path, credential))
 
 
 def test_another_unit_fails(server: RunningCredentials) -> None:
-    assert is_refused(Asking(server.path, "db", unit="evil.service"))
+    assert is_rejected(CredentialRequest(server.path, "db", unit="evil.service"))
 
 
 @pytest.mark.parametrize(
@@ -102,15 +102,15 @@ def test_another_unit_fails(server: RunningCredentials) -> None:
 def test_an_address_of_another_kind_is_rejected(
     server: RunningCredentials, address: bytes
 ) -> None:
-    assert is_refused(Asking(server.path, address))
+    assert is_rejected(CredentialRequest(server.path, address))
 
 
 def test_a_caller_without_an_address_is_rejected(server: RunningCredentials) -> None:
-    asked = Asking.__new__(Asking)
-    asked.sock = socket.socket(socket.AF_UNIX)
-    asked.sock.settimeout(DEADLINE_SECONDS)
-    asked.sock.connect(str(server.path))
-    assert is_refused(asked)
+    request = CredentialRequest.__new__(CredentialRequest)
+    request.sock = socket.socket(socket.AF_UNIX)
+    request.sock.settimeout(DEADLINE_SECONDS)
+    request.sock.connect(str(server.path))
+    assert is_rejected(request)
 
 
 def test_an_address_of_systemd_counts_only_from_uid_0(
@@ -139,17 +139,17 @@ def test_an_address_of_systemd_counts_only_from_uid_0(
 def test_a_unit_waits_for_a_key_that_is_not_held_yet(directory: Path) -> None:
     ring = ring_with(waiting=[ALIAS])
     with RunningCredentials(directory, ring, RULE) as server:
-        asked = Asking(server.path, "db.pem")
+        request = CredentialRequest(server.path, "db.pem")
         server.until_waiting()
-        assert not asked.has_an_answer()
+        assert not request.has_response()
         server.call(lambda: ring.put(held_key()))
-        assert asked.read() == FORMS["pem"]
+        assert request.read() == FORMS["pem"]
 
 
 def test_the_wait_of_a_unit_has_a_limit(directory: Path) -> None:
     ring = ring_with(waiting=[ALIAS])
     with RunningCredentials(directory, ring, RULE, wait_seconds=0.0) as server:
-        assert is_refused(Asking(server.path, "db"))
+        assert is_rejected(CredentialRequest(server.path, "db"))
 
 
 def test_a_waiting_unit_gets_a_key_that_was_denied_in_between(
@@ -157,29 +157,29 @@ def test_a_waiting_unit_gets_a_key_that_was_denied_in_between(
 ) -> None:
     ring = ring_with(waiting=[ALIAS])
     with RunningCredentials(directory, ring, RULE) as server:
-        asked = Asking(server.path, "db.pem")
+        request = CredentialRequest(server.path, "db.pem")
         server.until_waiting()
         server.call(lambda: ring.mark(ALIAS, KeyState.DENIED))
         server.call(lambda: ring.put(held_key()))
-        assert asked.read() == FORMS["pem"]
+        assert request.read() == FORMS["pem"]
 
 
 def test_a_waiting_unit_fails_when_its_rule_is_removed(directory: Path) -> None:
     ring = ring_with(waiting=[ALIAS])
     with RunningCredentials(directory, ring, RULE) as server:
-        asked = Asking(server.path, "db")
+        request = CredentialRequest(server.path, "db")
         server.until_waiting()
         nobody = OneRule("x.service", ALIAS)
         server.call(lambda: server.server.change_access(nobody))  # type: ignore[arg-type]
-        assert is_refused(asked)
+        assert is_rejected(request)
 
 
 def test_a_unit_that_stops_while_it_waits_is_removed(directory: Path) -> None:
     ring = ring_with(waiting=[ALIAS])
     with RunningCredentials(directory, ring, RULE) as server:
-        asked = Asking(server.path, "db")
+        request = CredentialRequest(server.path, "db")
         server.until_waiting()
-        asked.sock.close()
+        request.sock.close()
         server.until_waiting(0)
         assert server.systemd.kept == {}
 
@@ -187,10 +187,10 @@ def test_a_unit_that_stops_while_it_waits_is_removed(directory: Path) -> None:
 def test_an_orderly_stop_makes_waiting_units_fail(directory: Path) -> None:
     ring = ring_with(waiting=[ALIAS])
     with RunningCredentials(directory, ring, RULE) as server:
-        asked = Asking(server.path, "db")
+        request = CredentialRequest(server.path, "db")
         server.until_waiting()
         received: list[bool] = []
-        reader = threading.Thread(target=lambda: received.append(is_refused(asked)))
+        reader = threading.Thread(target=lambda: received.append(is_rejected(request)))
         reader.start()
         server.end()
         reader.join(DEADLINE_SECONDS)
@@ -200,8 +200,8 @@ def test_an_orderly_stop_makes_waiting_units_fail(directory: Path) -> None:
 def test_a_served_connection_leaves_the_descriptor_store(
     server: RunningCredentials,
 ) -> None:
-    Asking(server.path, "db").read()
-    Asking(server.path, "unknown").read()
+    CredentialRequest(server.path, "db").read()
+    CredentialRequest(server.path, "unknown").read()
     server.until_waiting(0)
     assert server.systemd.kept == {}
     assert server.call(lambda: server.counters.connections["credentials"]) == 0
@@ -209,7 +209,7 @@ def test_a_served_connection_leaves_the_descriptor_store(
 
 def test_responses_and_rejections_are_counted(server: RunningCredentials) -> None:
     for credential in ("db", "db.pem", "unknown", "db.raw"):
-        Asking(server.path, credential).read()
+        CredentialRequest(server.path, credential).read()
     assert server.answered() == {"ok": 2, "serve.denied": 2}
 
 
@@ -219,7 +219,7 @@ def test_a_key_that_the_socket_accepts_in_part_makes_the_unit_fail(
     """A part of a key would be a credential, too."""
     ring = ring_with(held_key(forms={"raw": b"k" * 900_000}))
     with RunningCredentials(directory, ring, RULE) as server:
-        assert is_refused(Asking(server.path, "db"))
+        assert is_rejected(CredentialRequest(server.path, "db"))
         assert server.answered() == {"internal": 1}
 
 
@@ -262,12 +262,12 @@ def test_an_agent_killed_before_its_response_leaves_no_empty_credential(
         text=True,
     ) as child:
         assert child.stdout is not None
-        asked = Asking(Path(child.stdout.readline().strip()), "db.pem")
+        request = CredentialRequest(Path(child.stdout.readline().strip()), "db.pem")
         with keeper, keeper.accept()[0] as channel:
             name, fds, _, _ = socket.recv_fds(channel, 100, 1)
         child.kill()
         child.wait(DEADLINE_SECONDS)
-    assert not asked.has_an_answer()
+    assert not request.has_response()
     systemd = Systemd()
     systemd.kept[name.decode()] = socket.socket(fileno=fds[0])
     with RunningCredentials(
@@ -277,7 +277,7 @@ def test_an_agent_killed_before_its_response_leaves_no_empty_credential(
         systemd=systemd,
         restored=systemd.hand_over(),
     ):
-        assert asked.read() == FORMS["pem"]
+        assert request.read() == FORMS["pem"]
     assert systemd.kept == {}
 
 
@@ -290,7 +290,7 @@ def test_a_connection_that_a_killed_agent_may_have_served_is_rejected(
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(directory / "before"))
         listener.listen()
-        asked = Asking(directory / "before", "db.pem")
+        request = CredentialRequest(directory / "before", "db.pem")
         connection, _ = listener.accept()
         systemd.store_connection(connection.fileno())
         with connection:
@@ -303,7 +303,7 @@ def test_a_connection_that_a_killed_agent_may_have_served_is_rejected(
         systemd=systemd,
         restored=systemd.hand_over(),
     ):
-        data = asked.read()
+        data = request.read()
     assert len(data) > TOO_MUCH
     assert data.count(b"secret") == sent.count(b"secret")
     assert systemd.kept == {}
@@ -315,7 +315,7 @@ def test_a_connection_is_marked_before_the_first_byte(
 ) -> None:
     ring = ring_with(waiting=[ALIAS])
     with RunningCredentials(directory, ring, RULE) as server:
-        asked = Asking(server.path, "db.pem")
+        request = CredentialRequest(server.path, "db.pem")
         server.until_waiting()
         (stored,) = server.systemd.kept.values()
         with stored.dup() as copy:
@@ -324,7 +324,7 @@ def test_a_connection_is_marked_before_the_first_byte(
                 server.call(lambda: server.server.change_access(OneRule("x", "y")))  # type: ignore[arg-type]
             else:
                 server.call(lambda: ring.put(held_key()))
-            assert asked.read()
+            assert request.read()
             assert has_begun(copy)
 
 
@@ -333,14 +333,14 @@ def test_a_slowly_read_rejection_is_complete_before_the_stop(
 ) -> None:
     ring = ring_with(waiting=[ALIAS])
     with RunningCredentials(directory, ring, RULE) as server:
-        asked = Asking(server.path, "db")
+        request = CredentialRequest(server.path, "db")
         server.until_waiting()
         ending = threading.Thread(target=server.end)
         ending.start()
-        assert select.select([asked.sock], [], [], DEADLINE_SECONDS)[0]
+        assert select.select([request.sock], [], [], DEADLINE_SECONDS)[0]
         for _ in range(10):
             server.settle()  # it has nothing else to do any more, and does not end
-        assert is_refused(asked)
+        assert is_rejected(request)
         ending.join(DEADLINE_SECONDS)
 
 
@@ -350,8 +350,8 @@ def test_the_journal_has_the_reason_of_a_rejection_by_unit(
     caplog.set_level(logging.INFO)
     ring: Keyring = ring_with(held_key())
     with RunningCredentials(directory, ring, RULE) as server:
-        Asking(server.path, "db", unit="evil.service").read()
-        Asking(server.path, "db.pem").read()
+        CredentialRequest(server.path, "db", unit="evil.service").read()
+        CredentialRequest(server.path, "db.pem").read()
     refused, served = (
         vars(record) for record in caplog.records if hasattr(record, "SKRAGENT_UNIT")
     )

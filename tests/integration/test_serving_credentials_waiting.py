@@ -10,7 +10,7 @@ from support.serving import ALIAS, FORMS, held_key, ring_with
 from support.serving_credentials import (
     TOO_MUCH,
     UNIT,
-    Asking,
+    CredentialRequest,
     OneRule,
     RunningCredentials,
 )
@@ -27,9 +27,9 @@ def test_connections_above_the_limit_wait_in_the_backlog(
     monkeypatch.setattr(systemd_credentials, "MAX_CONNECTIONS", 2)
     ring = ring_with(waiting=[ALIAS])
     with RunningCredentials(tmp_path, ring, RULE) as server:
-        first, second = (Asking(server.path, "db.pem") for _ in range(2))
+        first, second = (CredentialRequest(server.path, "db.pem") for _ in range(2))
         server.until_waiting(2)
-        third = Asking(server.path, "db.pem")
+        third = CredentialRequest(server.path, "db.pem")
         server.settle()
         assert len(server.systemd.kept) == 2
         first.sock.close()
@@ -41,27 +41,27 @@ def test_a_rejected_unit_does_not_get_the_key_later(tmp_path: Path) -> None:
     """Not even where it has not read its refusal when the key comes."""
     ring = ring_with(waiting=[ALIAS])
     with RunningCredentials(tmp_path, ring, RULE) as server:
-        asked = Asking(server.path, "db")
+        request = CredentialRequest(server.path, "db")
         server.until_waiting()
         nobody = OneRule("x.service", ALIAS)
         server.call(lambda: server.server.change_access(nobody))  # type: ignore[arg-type]
         assert server.counters.in_flight["credentials"] == 0
         server.call(lambda: server.server.change_access(RULE))  # type: ignore[arg-type]
         server.call(lambda: ring.put(held_key()))
-        assert asked.is_refused()
+        assert request.is_rejected()
         assert server.answered() == {"serve.denied": 1}
 
 
 def test_a_served_unit_is_not_rejected_later(tmp_path: Path) -> None:
     ring = ring_with(waiting=[ALIAS])
     with RunningCredentials(tmp_path, ring, RULE) as server:
-        asked = Asking(server.path, "db.pem")
+        request = CredentialRequest(server.path, "db.pem")
         server.until_waiting()
-        (request,) = server.server._requests.values()
-        deadline = request.deadline
+        (waiting,) = server.server._requests.values()
+        deadline = waiting.deadline
         assert deadline is not None
         server.call(lambda: ring.put(held_key()))
-        assert asked.read() == FORMS["pem"]
+        assert request.read() == FORMS["pem"]
         assert deadline.cancelled()
 
 
@@ -70,7 +70,7 @@ def test_a_unit_that_stops_when_its_key_arrives_disturbs_no_other_unit(
 ) -> None:
     ring = ring_with(waiting=[ALIAS])
     with RunningCredentials(tmp_path, ring, RULE) as server:
-        stopped, other = (Asking(server.path, "db.pem") for _ in range(2))
+        stopped, other = (CredentialRequest(server.path, "db.pem") for _ in range(2))
         server.until_waiting(2)
 
         def stop_and_put() -> None:  # so that the server does not see it in between
@@ -86,13 +86,13 @@ def test_a_unit_that_stops_when_its_key_arrives_disturbs_no_other_unit(
 
 def test_an_unread_rejection_does_not_delay_the_stop(tmp_path: Path) -> None:
     ring = ring_with(waiting=[ALIAS])
-    with RunningCredentials(tmp_path, ring, RULE, refuse_seconds=0.0) as server:
-        asked = Asking(server.path, "db")
+    with RunningCredentials(tmp_path, ring, RULE, reject_seconds=0.0) as server:
+        request = CredentialRequest(server.path, "db")
         server.until_waiting()
         server.end()
         assert server.systemd.kept == {}
         assert server.counters.connections["credentials"] == 0
-        assert len(asked.read()) < TOO_MUCH  # it was cut
+        assert len(request.read()) < TOO_MUCH  # it was cut
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_rejection_after_the_wait_logs_the_last_failure(
     ring = ring_with(waiting=[ALIAS])
     ring.note_failure(ALIAS, failure)
     with RunningCredentials(tmp_path, ring, RULE, wait_seconds=0.0) as server:
-        assert Asking(server.path, "db").is_refused()
+        assert CredentialRequest(server.path, "db").is_rejected()
     messages = [record.getMessage() for record in caplog.records]
     assert [message for message in messages if message.endswith(why)] == messages
     assert len(messages) == 1
@@ -122,9 +122,9 @@ def test_a_unit_that_stops_while_it_waits_is_removed_at_once(
 ) -> None:
     ring = ring_with(waiting=[ALIAS])
     with RunningCredentials(tmp_path, ring, RULE) as server:
-        asked = Asking(server.path, "db")
+        request = CredentialRequest(server.path, "db")
         server.until_waiting()
-        asked.sock.close()
+        request.sock.close()
         server.settle()
         assert server.systemd.kept == {}
         assert server.counters.in_flight["credentials"] == 0
@@ -136,12 +136,12 @@ def test_a_unit_that_stops_during_its_rejection_disturbs_no_other_unit(
 ) -> None:
     ring = ring_with(waiting=[ALIAS])
     with RunningCredentials(tmp_path, ring, RULE) as server:
-        asked = Asking(server.path, "db")
+        request = CredentialRequest(server.path, "db")
         server.until_waiting()
         nobody = OneRule("x.service", ALIAS)
 
         def stop_and_refuse() -> None:
-            asked.sock.close()
+            request.sock.close()
             server.server.change_access(nobody)  # type: ignore[arg-type]
 
         server.call(stop_and_refuse)
@@ -152,7 +152,7 @@ def test_a_unit_that_stops_during_its_rejection_disturbs_no_other_unit(
 def test_waiting_units_are_counted_as_connections(tmp_path: Path) -> None:
     ring = ring_with(waiting=[ALIAS])
     with RunningCredentials(tmp_path, ring, RULE) as server:
-        asked = Asking(server.path, "db")
+        request = CredentialRequest(server.path, "db")
         server.until_waiting()
         assert server.counters.connections["credentials"] == 1
-        asked.sock.close()
+        request.sock.close()

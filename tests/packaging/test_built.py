@@ -23,9 +23,11 @@ def field(file: Path, name: str) -> str:
 
 def test_the_build_lists_its_packages(deb: Built, rpm: Built) -> None:
     for built, pattern in ((deb, r"\.deb"), (rpm, r"\.rpm")):
-        assert len(re.findall(rf"^/.*{pattern}$", built.said, re.MULTILINE)) == 2
-        assert len(re.findall(r"sha256 +[0-9a-f]{64}$", built.said, re.MULTILINE)) == 2
-        assert "/usr/bin/skragent" in built.said
+        assert len(re.findall(rf"^/.*{pattern}$", built.output, re.MULTILINE)) == 2
+        assert (
+            len(re.findall(r"sha256 +[0-9a-f]{64}$", built.output, re.MULTILINE)) == 2
+        )
+        assert "/usr/bin/skragent" in built.output
 
 
 def test_lintian_finds_no_error(deb: Built) -> None:

@@ -26,8 +26,8 @@ ONE_KEY = (
 
 
 def test_the_installed_agent_and_emulator_run(debian: Chroot, deb: Built) -> None:
-    said = debian.install(deb.file("skragent"))
-    assert "skragent check-config" in said  # the next step
+    output = debian.install(deb.file("skragent"))
+    assert "skragent check-config" in output  # the next step
     assert debian.must("skragent", "--version").strip() == "0.2.0"
     missing = debian.run("skragent", "demo")
     assert missing.returncode != 0
@@ -78,7 +78,7 @@ def test_no_unit_is_started_before_a_key_is_configured(
 ) -> None:
     debian.pretend_systemd()
     debian.install(deb.file("skragent"))
-    assert not [t for t in debian.told_systemd() if "start" in t]
+    assert not [t for t in debian.systemctl_commands() if "start" in t]
     assert not list((debian.root / "etc/systemd/system").rglob("skragent*"))
 
 
@@ -91,7 +91,9 @@ def test_the_units_start_if_the_configuration_existed_before(
     config.write_text(ONE_KEY)
     shutil.copy(deb.file("skragent"), debian.root / "root/skragent.deb")
     debian.must("dpkg", "--force-confold", "--install", "/root/skragent.deb")
-    assert any("start" in t and "skragent.socket" in t for t in debian.told_systemd())
+    assert any(
+        "start" in t and "skragent.socket" in t for t in debian.systemctl_commands()
+    )
     assert config.read_text() == ONE_KEY
     for wants in (
         "multi-user.target.wants/skragent.service",
@@ -109,14 +111,14 @@ def test_an_upgrade_keeps_the_configuration_and_the_sockets(
     installed.pretend_systemd()
     if is_running:
         (installed.root / "agent-runs").touch()
-    said = installed.install(newer_deb.file("skragent"))
-    told = installed.told_systemd()
+    output = installed.install(newer_deb.file("skragent"))
+    commands = installed.systemctl_commands()
     assert config.read_text() == ONE_KEY
-    assert not [t for t in told if ".socket" in t and ("start" in t or "stop" in t)]
-    restarts = [t for t in told if "restart" in t]
+    assert not [t for t in commands if ".socket" in t and ("start" in t or "stop" in t)]
+    restarts = [t for t in commands if "restart" in t]
     assert [t.split()[-1] for t in restarts] == ["skragent.service"] * is_running
-    assert not [t for t in told if "stop" in t]
-    assert f"systemctl stop skragent.service {SOCKETS}" in said
+    assert not [t for t in commands if "stop" in t]
+    assert f"systemctl stop skragent.service {SOCKETS}" in output
 
 
 def test_an_upgrade_without_changed_sockets_does_not_mention_them(
@@ -135,12 +137,12 @@ def test_a_package_that_is_installed_again_starts_only_enabled_units(
     if is_enabled:
         installed.must("systemctl.real", "--root=/", "enable", "skragent.service")
     installed.must("dpkg", "--remove", "skragent")
-    installed.told_systemd()
-    said = installed.install(deb.file("skragent"))
-    started = [t for t in installed.told_systemd() if re.search(r"\bstart\b", t)]
+    installed.systemctl_commands()
+    output = installed.install(deb.file("skragent"))
+    started = [t for t in installed.systemctl_commands() if re.search(r"\bstart\b", t)]
     units = [f"{SOCKETS} skragent.service"] * is_enabled
     assert [t.partition("start ")[2] for t in started] == units
-    assert "changes its sockets" not in said
+    assert "changes its sockets" not in output
     wants = "etc/systemd/system/multi-user.target.wants/skragent.service"
     assert (installed.root / wants).is_symlink() == is_enabled
     assert not (installed.root / "etc/systemd/system/skragent.service").exists()
@@ -162,8 +164,8 @@ def test_purge_leaves_no_file_and_no_account(debian: Chroot, deb: Built) -> None
     (compiled / "exchange.cpython-399.pyc").touch()  # of another Python version
     assert b"SKRAGENT_" in catalog.read_bytes()
     debian.must("dpkg", "--remove", "skragent-emulator", "skragent")
-    told = debian.told_systemd()
-    assert any("stop" in t and "skragent.service" in t for t in told)
+    commands = debian.systemctl_commands()
+    assert any("stop" in t and "skragent.service" in t for t in commands)
     assert (debian.root / CONFIG[1:]).exists()  # removed, not purged
     assert (debian.root / "var/lib/skragent/ak-certificate.pem").exists()
     debian.must("dpkg", "--purge", "skragent-emulator", "skragent")
@@ -186,22 +188,22 @@ def test_the_apparmor_profile_is_loaded_if_apparmor_is_enabled(
         command = debian.root / "usr/bin" / name
         command.write_text(f"#!/bin/sh\n{does}\n")
         command.chmod(0o755)
-    told = debian.root / "parser.log"
+    parser_log = debian.root / "parser.log"
     debian.install(deb.file("skragent"))  # the parser fails
-    (loaded,) = told.read_text().splitlines()
+    (loaded,) = parser_log.read_text().splitlines()
     assert loaded.split()[0] == "--replace"
     assert loaded.split()[-1] == PROFILE
     (debian.root / "etc/apparmor.d/local").mkdir()
     local = debian.root / "etc/apparmor.d/local/skragent"
     local.write_text("/srv/ca.pem r,\n")
     debian.must("dpkg", "--remove", "skragent")
-    assert told.read_text().splitlines()[1:] == [f"--remove {PROFILE}"]
+    assert parser_log.read_text().splitlines()[1:] == [f"--remove {PROFILE}"]
     assert local.exists()
     debian.must("dpkg", "--purge", "skragent")
     assert not (debian.root / "etc/apparmor.d").exists()
     (debian.root / "apparmor-is-off").touch()
     debian.install(deb.file("skragent"))
-    assert len(told.read_text().splitlines()) == 2
+    assert len(parser_log.read_text().splitlines()) == 2
 
 
 def test_the_packages_agent_imports_no_module_of_the_system(

@@ -27,8 +27,8 @@ ONE_KEY = (
 
 def test_the_installed_rpms_run_and_verify(debian: Chroot, rpm: Built) -> None:
     packages = [rpm.file(name) for name in ("skragent", "skragent-emulator")]
-    said = debian.rpm("--install", "--nodeps", *packages)
-    assert not re.search("warning|error|fail", said)
+    output = debian.rpm("--install", "--nodeps", *packages)
+    assert not re.search("warning|error|fail", output)
     assert debian.must("skragent", "--version").strip() == "0.2.0"
     assert "demo: ok" in debian.must("skragent", "demo")
     assert "tss" in debian.must("id", "-Gn", "skragent").split()
@@ -55,14 +55,16 @@ def test_an_upgrade_keeps_the_configuration_and_the_sockets(
     if is_configured:
         config.write_text(ONE_KEY)
     debian.pretend_systemd()
-    said = debian.rpm("--upgrade", "--nodeps", newer_rpm.file("skragent"))
-    told = debian.told_systemd()
+    output = debian.rpm("--upgrade", "--nodeps", newer_rpm.file("skragent"))
+    commands = debian.systemctl_commands()
     is_newer = config.read_text().endswith("# Newer.\n")
     assert is_newer == (not is_configured)
     assert config.with_suffix(".toml.rpmnew").exists() == is_configured
-    assert not [t for t in told if ".socket" in t and re.search("start|stop|able", t)]
-    assert [t for t in told if "start" in t] == ["try-restart skragent.service"]
-    assert f"systemctl stop skragent.service {SOCKETS}" in said
+    assert not [
+        t for t in commands if ".socket" in t and re.search("start|stop|able", t)
+    ]
+    assert [t for t in commands if "start" in t] == ["try-restart skragent.service"]
+    assert f"systemctl stop skragent.service {SOCKETS}" in output
     assert debian.rpm("--query", "skragent").endswith("-2.x86_64\n")
     assert "skragent" in debian.must("id", "-gn", "skragent")
 
@@ -80,8 +82,8 @@ def test_erasing_leaves_only_the_changed_configuration_and_the_user(
     config = debian.root / CONFIG[1:]
     config.write_text(ONE_KEY)
     debian.rpm("--erase", "--nodeps", "skragent-emulator", "skragent")
-    told = debian.told_systemd()
-    assert any("disable --now" in t and SOCKETS in t for t in told)
+    commands = debian.systemctl_commands()
+    assert any("disable --now" in t and SOCKETS in t for t in commands)
     # The RPMs own shared folders, such as zsh's, that this Debian does not have.
     left = {
         p

@@ -19,7 +19,7 @@ from support.deadlines import DEADLINE_MILLISECONDS, DEADLINE_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Each waits for a line, so that it can be put where it belongs; then for the end.
+# Each caller waits for a line, so that a test can move it to a control group first.
 CONNECT = """
 import json, os, socket, sys
 sys.stdin.readline()
@@ -32,7 +32,7 @@ caller.connect("\\0" + sys.argv[1])
 print("connected", flush=True)
 sys.stdin.readline()
 """
-# Connects as one user, and passes the socket to a process of another.
+# Connects as one user, and passes the socket to a process of another user.
 PASS_ON = """
 import os, socket, sys
 sys.stdin.readline()

@@ -87,9 +87,9 @@ class Chroot:
         systemctl.write_text(_SYSTEMCTL)
         systemctl.chmod(0o755)
         self.run("systemctl", "daemon-reload")
-        self.told_systemd()
+        self.systemctl_commands()
 
-    def told_systemd(self) -> list[str]:
+    def systemctl_commands(self) -> list[str]:
         """Return the commands for systemd since the last call."""
         log = self.root / "systemctl.log"
         lines = log.read_text().splitlines() if log.exists() else []

@@ -28,7 +28,7 @@ class FdStore:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.kept: dict[str, int] = {}
-        self.said: list[bytes] = []
+        self.messages: list[bytes] = []
         self._changed = threading.Condition()
         self._agents: list[subprocess.Popen[bytes]] = []
         self._notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -59,9 +59,9 @@ class FdStore:
     def launch(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
         """Start an agent with the stored descriptors, and wait until it is ready."""
         with self._changed:
-            ready = self.said.count(b"READY=1")
+            ready = self.messages.count(b"READY=1")
         agent = self._spawn(command)
-        self.until(lambda: self.said.count(b"READY=1") > ready)
+        self.until(lambda: self.messages.count(b"READY=1") > ready)
         return agent
 
     def _command(self, mode: str) -> list[str]:
@@ -112,19 +112,19 @@ class FdStore:
     def _listen(self) -> None:
         while True:
             try:
-                said, fds, _, _ = socket.recv_fds(self._notified, 4096, 4)
+                message, fds, _, _ = socket.recv_fds(self._notified, 4096, 4)
             except OSError:
                 return
-            if not said:
+            if not message:
                 return
             with self._changed:
-                self._hear(said, list(fds))
+                self._receive(message, list(fds))
                 self._changed.notify_all()
 
-    def _hear(self, said: bytes, fds: list[int]) -> None:
-        self.said.append(said.partition(b"\n")[0])
-        name = said.rpartition(b"FDNAME=")[2].decode()
-        if said.startswith(b"FDSTORE=1"):
+    def _receive(self, message: bytes, fds: list[int]) -> None:
+        self.messages.append(message.partition(b"\n")[0])
+        name = message.rpartition(b"FDNAME=")[2].decode()
+        if message.startswith(b"FDSTORE=1"):
             (self.kept[name],) = fds
-        elif said.startswith(b"FDSTOREREMOVE=1") and name in self.kept:
+        elif message.startswith(b"FDSTOREREMOVE=1") and name in self.kept:
             os.close(self.kept.pop(name))

@@ -32,7 +32,7 @@ BODIES: dict[str, bytes] = {
     "zeros": bytes(4096),
 }
 
-# What would be part of a header, if it was believed.
+# Access tokens that must not become part of a header.
 ACCESS_TOKENS = ("a\r\nX-Injected: y", "a b", "ä", "\x00", "", "\ud800", "x" * 200_000)
 
 # The type or charset of a response must not select a decoder: XML and some of

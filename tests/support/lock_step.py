@@ -47,7 +47,7 @@ class _Direction:
 
     @property
     def has_request(self) -> bool:
-        """Whether more bytes are delayed than the end of a handshake."""
+        """Return whether more bytes are delayed than the end of a handshake."""
         return len(self._delayed) > _FINISHED_BYTES
 
     def put(self, data: bytes) -> None:
@@ -87,7 +87,7 @@ class _Connection:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the client needs another trip."""
+        """Return whether the client needs another trip."""
         return not self.is_established or self.there.has_request
 
     def travel(self) -> None:

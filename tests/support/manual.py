@@ -33,8 +33,8 @@ class Item:
 def source(name: str) -> str:
     """Return a page's source without escapes."""
     text = (MANUAL / name).read_text()
-    for escaped, said in _ESCAPES.items():
-        text = text.replace(escaped, said)
+    for escaped, character in _ESCAPES.items():
+        text = text.replace(escaped, character)
     return text
 
 

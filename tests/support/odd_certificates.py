@@ -32,7 +32,7 @@ def with_boolean_01(certificate: x509.Certificate) -> bytes:
 
 
 def with_version(certificate: x509.Certificate, number: int) -> bytes:
-    """Give it a version that does not exist."""
+    """Encode a version number that does not exist."""
     odd = der(certificate).replace(_VERSION_3, _VERSION_3[:-1] + bytes([number]), 1)
     assert odd != der(certificate)
     return odd

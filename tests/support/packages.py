@@ -17,7 +17,7 @@ class Built:
     """The packages of one build, and its output."""
 
     directory: Path
-    said: str
+    output: str
 
     def file(self, package: str) -> Path:
         (found,) = self.directory.glob(f"{package}[-_][0-9]*")

@@ -1,4 +1,4 @@
-"""systemd's side of credentials.sock, and a server for it in a thread."""
+"""The side of systemd on credentials.sock, and a server in a thread."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from skragent.keyring import Keyring
 
 UNIT = "web.service"
-TOO_MUCH = 1024 * 1024  # what a unit's credentials may have in all
+TOO_MUCH = 1024 * 1024  # the limit of all credentials of a unit
 
 
 class Systemd:
-    """Keeps copies of descriptors, as PID 1 does."""
+    """A descriptor store, as PID 1 has."""
 
     def __init__(self) -> None:
         self.kept: dict[str, socket.socket] = {}
@@ -41,12 +41,12 @@ class Systemd:
         self.kept.pop(name).close()
 
     def hand_over(self) -> list[tuple[str, socket.socket]]:
-        """Give copies of the copies to the next agent."""
+        """Return copies for the next agent."""
         return [(name, sock.dup()) for name, sock in self.kept.items()]
 
 
 class OneRule:
-    """Allows one unit one key."""
+    """Access rules that allow one unit one key."""
 
     def __init__(self, unit: str, alias: str) -> None:
         self.allowed = (unit, alias)
@@ -55,8 +55,8 @@ class OneRule:
         return (unit, alias) == self.allowed
 
 
-class Asking:
-    """A process of systemd's that wants a credential for a unit."""
+class CredentialRequest:
+    """A process of systemd that loads a credential for a unit."""
 
     def __init__(self, path: Path, address: bytes | str, unit: str = UNIT) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
@@ -72,24 +72,24 @@ class Asking:
         self.sock.shutdown(socket.SHUT_WR)
 
     def read(self) -> bytes:
-        """Read to the end, as systemd does: that is the credential."""
+        """Read the credential, to the end of the connection as systemd does."""
         data = b""
         with self.sock:
             while chunk := self.sock.recv(1 << 16):
                 data += chunk
         return data
 
-    def is_refused(self) -> bool:
-        """Read to the end; tell whether it is too much for a unit, and no key."""
+    def is_rejected(self) -> bool:
+        """Return whether the response is too large for a unit, and has no key."""
         data = self.read()
         return len(data) > TOO_MUCH and not data.strip(b"\0")
 
-    def has_an_answer(self) -> bool:
+    def has_response(self) -> bool:
         return bool(select.select([self.sock], [], [], 0)[0])
 
 
 class RunningCredentials:
-    """A server on a loop in a thread."""
+    """A server in a thread."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class RunningCredentials:
         access: object,
         *,
         wait_seconds: float = DEADLINE_SECONDS,
-        refuse_seconds: float = REJECT_SECONDS,
+        reject_seconds: float = REJECT_SECONDS,
         systemd: Systemd | None = None,
         restored: Sequence[tuple[str, socket.socket]] = (),
     ) -> None:
@@ -108,7 +108,7 @@ class RunningCredentials:
         self.ring = ring
         self._is_up = threading.Event()
         self._arguments = (access, wait_seconds, restored)
-        self._refuse_seconds = refuse_seconds
+        self._reject_seconds = reject_seconds
         self._thread = threading.Thread(target=lambda: uvloop.run(self._run()))
 
     async def _run(self) -> None:
@@ -129,7 +129,7 @@ class RunningCredentials:
         await self.server.start()
         self._is_up.set()
         await self._stop.wait()
-        await self.server.close(self._refuse_seconds)
+        await self.server.close(self._reject_seconds)
 
     def __enter__(self) -> Self:
         self._thread.start()

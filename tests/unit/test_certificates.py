@@ -57,8 +57,8 @@ PanicException.__module__ = "pyo3_runtime"
     ],
 )
 def test_every_exception_of_the_library_becomes_one(error: BaseException) -> None:
-    said = pytest.raises(CertificateError, match="the thing cannot be read")
-    with said, reading("the thing"):
+    refused = pytest.raises(CertificateError, match="the thing cannot be read")
+    with refused, reading("the thing"):
         raise error
 
 

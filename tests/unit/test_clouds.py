@@ -25,11 +25,11 @@ from skragent.errors import ConfigError
         ("", ""),
     ],
 )
-def test_a_vault_is_of_the_cloud_that_its_host_says(vault: str, expected: str) -> None:
+def test_the_host_of_a_vault_determines_its_cloud(vault: str, expected: str) -> None:
     assert cloud_of(vault) == expected
 
 
-def test_authorities_are_those_that_azure_identity_knows() -> None:
+def test_the_authorities_equal_those_of_azure_identity() -> None:
     theirs = {
         AzureAuthorityHosts.AZURE_PUBLIC_CLOUD,
         AzureAuthorityHosts.AZURE_GOVERNMENT,
@@ -86,8 +86,8 @@ def test_a_host_of_no_cloud_has_a_warning_with_a_remedy(
 
 
 def test_a_host_in_no_cloud_is_compared_with_the_configured_cloud() -> None:
-    said = judge_vault_host("https://keys.example.com", cloud="china")
-    assert "https://NAME.vault.azure.cn or https://NAME.managedhsm.azure.cn" in said
+    text = judge_vault_host("https://keys.example.com", cloud="china")
+    assert "https://NAME.vault.azure.cn or https://NAME.managedhsm.azure.cn" in text
 
 
 @pytest.mark.parametrize(
@@ -100,5 +100,5 @@ def test_a_host_in_no_cloud_is_compared_with_the_configured_cloud() -> None:
         "https://localhost:8443",
     ],
 )
-def test_the_host_of_a_vault_or_an_emulator_is_not_odd(vault: str) -> None:
+def test_the_host_of_a_vault_or_of_the_emulator_is_accepted(vault: str) -> None:
     assert judge_vault_host(vault, cloud="public") == ""

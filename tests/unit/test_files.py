@@ -96,7 +96,7 @@ def test_a_descriptor_is_not_leaked_for_what_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_has_nothing_to_read_yet_is_an_os_error() -> None:
-    """As /proc/kmsg has, which is a regular file."""
+    """An example is /proc/kmsg, which is a regular file."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     with os.fdopen(reader, "rb") as file, pytest.raises(BlockingIOError):

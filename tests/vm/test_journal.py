@@ -35,5 +35,5 @@ def test_apparmor_denied_nothing_that_the_package_needs(installed: Agent) -> Non
     python = "aa-exec -p skragent -- /usr/bin/python3 -IS -c"
     assert installed.guest.run(f"{python} 'open(\"/etc/shadow\")'").code
     installed.guest.until(f"journalctl -o cat {denied} | grep -q /etc/shadow")
-    said = installed.journal(denied)
-    assert [line for line in said.splitlines() if "/etc/shadow" not in line] == []
+    output = installed.journal(denied)
+    assert [line for line in output.splitlines() if "/etc/shadow" not in line] == []
