@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from skragent.agent.clock import Clock
     from skragent.agent.interfaces import Reporter
     from skragent.agent.job_runner import Release
-    from skragent.agent.key_records import KeyRecord, KeyRecords
+    from skragent.agent.key_records import KeyRecord
+    from skragent.agent.record_store import RecordStore
     from skragent.agent.version_check import VersionChecks
     from skragent.errors import AgentError
     from skragent.job import Attestation, ReleasedKey
@@ -39,7 +40,7 @@ class JobResults:
 
     def __init__(
         self,
-        records: KeyRecords,
+        records: RecordStore,
         version_checks: VersionChecks,
         *,
         reporter: Reporter,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import tenacity
 
-from skragent.agent.socket_activation import bind_metrics
+from skragent.agent.listeners import bind_metrics
 from skragent.errors import ListenError
 from skragent.observe import Event, log
 from skragent.serving import (

@@ -9,10 +9,10 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from support.life_clock import QuickClock
-from support.life_cloud import Cloud
-from support.life_model import Model
+from support.reference_model import Model
 from support.serving import ReceivedResponse, everybody_in, get, split_responses
+from support.simulated_clock import QuickClock
+from support.simulated_cloud import Cloud
 
 from skragent.agent.preserved_keys import PreservedKeys
 from skragent.agent.reporter import Reporter
