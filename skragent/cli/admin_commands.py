@@ -18,8 +18,8 @@ from skragent.cli.agent_requests import (
     hint_for_admin_request,
     print_client_error,
     seconds,
+    status_changes,
 )
-from skragent.cli.agent_status import status_changes
 from skragent.cli.error_output import print_error
 from skragent.cli.status import describe_problem
 from skragent.client.exchange import (

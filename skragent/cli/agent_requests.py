@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Final
+import time
+from typing import TYPE_CHECKING, Any, Final
 
 from skragent import exit_codes
 from skragent.cli import deadline
 from skragent.cli.error_output import print_error
+from skragent.client.exchange import (
+    MOST_WAIT_SECONDS,
+    Request,
+    SkragentError,
+    exchange,
+)
 from skragent.errors import ConfigError
 
 if TYPE_CHECKING:
-    from skragent.client import SkragentError
+    from collections.abc import Iterator
+
     from skragent.config import AgentConfig
 
 ADMIN_SOCKET: Final = "/run/skragent/admin.sock"
@@ -148,6 +156,39 @@ def pause_seconds(error: SkragentError, left: float) -> float:
 def timeout_for(left: float) -> float:
     """Return the timeout of one attempt: at most TIMEOUT_SECONDS, at least 1 s."""
     return min(TIMEOUT_SECONDS, max(left, 1.0))
+
+
+def status_changes(path: str, ends_at: float) -> Iterator[dict[str, Any]]:
+    """Yield the status at once and after each change, until the time is over.
+
+    A request that fails with a temporary error is repeated.
+
+    Args:
+        path: path of the socket.
+        ends_at: end of the time, on time.monotonic().
+
+    Raises:
+        SkragentError: the error is permanent, or the time is over.
+    """
+    tag = ""
+    while True:
+        left = max(0.0, ends_at - time.monotonic())
+        request = Request(
+            "/v1/status", wait=min(left, MOST_WAIT_SECONDS) if tag else 0.0, known=tag
+        )
+        try:
+            response = exchange(path, request, timeout_for(left))
+        except SkragentError as error:
+            left = ends_at - time.monotonic()
+            if not error.is_temporary or left <= 0:
+                raise
+            time.sleep(pause_seconds(error, left))  # noqa: TID251 - a command, not the agent
+            continue
+        if response.body:
+            tag = response.headers.get("etag", "").strip('"')
+            yield response.document()
+        if time.monotonic() >= ends_at:
+            return
 
 
 def hint_for_workload(error: SkragentError, path: str) -> str:

@@ -17,8 +17,8 @@ from skragent.cli.agent_requests import (
     hint_for_workload,
     print_client_error,
     seconds,
+    status_changes,
 )
-from skragent.cli.agent_status import status_changes
 from skragent.cli.error_output import print_error
 from skragent.client.exchange import (
     SkragentError,

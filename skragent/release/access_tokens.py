@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from azure.core.exceptions import AzureError, ClientAuthenticationError
 from azure.identity import CredentialUnavailableError, ManagedIdentityCredential
 
-from skragent.errors import AgentError, ConfigError, Disposition, IdentityError
+from skragent.errors import AgentError, ConfigError, IdentityError
 from skragent.quoting import quote
 from skragent.transport import find_retry_after, imds_hint
 from skragent.transport.failures import causes_of
@@ -184,7 +184,6 @@ def map_identity_failure(
         f"no access token for the vault: {reason}",
         code=code,
         hint=_hint(status, is_permanent=is_permanent, of_entra=of_entra),
-        disposition=Disposition.RETRY_SLOWLY if is_permanent else Disposition.RETRY,
         retry_after=retry_after,
     )
 

@@ -23,7 +23,7 @@ from azure.identity import (
 )
 
 from skragent.certificates import CertificateError, reading
-from skragent.errors import Disposition, IdentityError
+from skragent.errors import IdentityError
 from skragent.files import read_regular
 from skragent.release.identity_certificate import (
     judge_lifetime,
@@ -177,7 +177,6 @@ def _unreadable(path: str, why: str) -> IdentityError:
     return IdentityError(
         f"{path}: {why}",
         code="identity.unreadable",
-        disposition=Disposition.RETRY_SLOWLY,
         hint="The agent's user must be able to read it. A certificate's file has the"
         " certificate and its RSA private key, as PEM or PFX, without a passphrase. A"
         " secret's or a token's file has nothing else.",

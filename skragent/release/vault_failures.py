@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from skragent.denials import is_denial
 from skragent.errors import (
     AgentError,
     Disposition,
@@ -128,7 +129,6 @@ def _map_denial(status: int, about: str, problem: _Error) -> AgentError | None:
         return ReleaseError(
             about,
             code="release.conflict",
-            disposition=Disposition.RETRY,
             hint=_CONFLICT_HINT,
         )
     if status not in (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND):
@@ -144,14 +144,8 @@ def _map_forbidden(about: str, problem: _Error) -> AgentError:
     refusal = find_refusal((problem.code, problem.inner), problem.message)
     if refusal is None:
         return ReleaseDeniedError(about, hint="The vault gave no more precise reason.")
-    if refusal.disposition is None:
-        return ReleaseDeniedError(about, code=refusal.code, hint=refusal.hint)
-    return ReleaseError(
-        about,
-        code=refusal.code,
-        hint=refusal.hint,
-        disposition=refusal.disposition,
-    )
+    kind = ReleaseDeniedError if is_denial(refusal.code) else ReleaseError
+    return kind(about, code=refusal.code, hint=refusal.hint)
 
 
 def _read(headers: Mapping[str, str], body: bytes) -> _Error | None:

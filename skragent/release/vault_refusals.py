@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from skragent.errors import Disposition
-
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -23,7 +21,6 @@ class Refusal(NamedTuple):
     words: tuple[str, ...]  # in the message, in lower case
     code: str  # ours
     hint: str
-    disposition: Disposition | None = None  # None: a denial; else a fault
 
 
 _ASK_AGAIN: Final = " `skragent refresh` asks at once."
@@ -43,7 +40,6 @@ REFUSALS: Final = (
         hint="Often passes by itself: the vault could not verify the token just now. If"
         " it stays, compare `authority` in the release policy with the attestation"
         " endpoint.",
-        disposition=Disposition.REATTEST,
     ),
     Refusal(
         codes=(),
@@ -70,7 +66,6 @@ REFUSALS: Final = (
         code="release.expired",
         hint="The key is beyond its attribute `exp`: rotate it, or change `exp`. A"
         " held version is served until its own `exp`.",
-        disposition=Disposition.RETRY_SLOWLY,
     ),
     Refusal(
         codes=("KeyNotYetValid",),
@@ -78,7 +73,6 @@ REFUSALS: Final = (
         code="release.not_yet_valid",
         hint="The key is before its attribute `nbf`: wait, or change `nbf`. Compare"
         " this VM's clock, too.",
-        disposition=Disposition.RETRY_SLOWLY,
     ),
     # terraform-provider-azurerm and azure-cli#31406 have both messages.
     Refusal(

@@ -17,7 +17,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from skragent.errors import Disposition, EndorsementsError
+from skragent.errors import EndorsementsError
 from skragent.files import read_regular
 
 if TYPE_CHECKING:
@@ -91,7 +91,6 @@ class AkCopies:
                 "the AK certificate is not restored: its copy cannot be read:"
                 f" {self.path}: {error.strerror or error}",
                 code="endorsements.ak_copy",
-                disposition=Disposition.RETRY_SLOWLY,
                 hint="Make the agent's user the owner of the file.",
             ) from error
 
@@ -129,6 +128,5 @@ def _cannot_copy(why: str, hint: str) -> EndorsementsError:
         "the AK certificate is not renewed: an interrupted write could destroy it, and"
         f" no copy can be kept: {why}",
         code="endorsements.ak_copy",
-        disposition=Disposition.RETRY_SLOWLY,
         hint=hint,
     )
