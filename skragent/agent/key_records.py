@@ -23,7 +23,7 @@ import dataclasses
 import enum
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from skragent.agent import due_times
 from skragent.agent.denial_confirmation import (
@@ -97,6 +97,14 @@ class KeyRecord:
     def has_previous(self) -> bool:
         """Whether the previous version is held, too."""
         return self.is_held and self.overlap_until > -math.inf
+
+
+class NextAttempt(NamedTuple):
+    """The next attempt for a key."""
+
+    seconds: float  # until then
+    # Until a repeated denial can wipe the held key; infinite: that cannot happen.
+    wiped_in: float = math.inf
 
 
 def lifetime_policies(config: Config) -> dict[str, KeyLifetimePolicy]:
@@ -263,6 +271,15 @@ def seconds_until_wiped(record: KeyRecord, boottime: float, retry_in: float) -> 
     if not record.is_held or record.policy.is_kept_when_denied:
         return math.inf
     return seconds_to_earliest_confirmation(record.retry.denials, boottime, retry_in)
+
+
+def next_attempt(record: KeyRecord, boottime: float) -> NextAttempt:
+    """Return the time until the next attempt, and what it can cause.
+
+    The time is infinite for a dropped key, and 0 for a key that is due.
+    """
+    seconds = max(0.0, record.retry.retry_at - boottime)
+    return NextAttempt(seconds, seconds_until_wiped(record, boottime, seconds))
 
 
 def drop_key(record: KeyRecord) -> KeyRecord:

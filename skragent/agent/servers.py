@@ -76,6 +76,7 @@ class Servers:
             inputs.access,
             counters,
             now=inputs.clock.now,
+            due_at=control.due_at,
             limits=limits,
         )
         self._credentials: CredentialServer | None = None
