@@ -47,6 +47,7 @@ lint: setup ## check format, types, import contracts, spelling, links and genera
 	@.venv/bin/lint-imports
 	@.venv/bin/vulture
 	@.venv/bin/codespell
+	@.venv/bin/python .ci/check_text.py
 	@.venv/bin/python .ci/check_links.py
 	@.venv/bin/python packaging/generate_docs.py --check
 

@@ -36,7 +36,7 @@ def _rule(pattern: str, instead: str, flags: int = _FLAGS) -> Rule:
 RULES = (
     _rule(r"\b(who|whoever|whom|whomever)\b", "name the person or the thing"),
     _rule(
-        r"\b(nobody|somebody|anybody|everybody|someone|anyone|no one)\b",
+        r"(?<!\")\b(nobody|somebody|anybody|everybody|someone|anyone|no one)\b",
         "name the person or the thing",
     ),
     _rule(r"\b(whatever|whichever|that which|those which)\b", "name the thing"),

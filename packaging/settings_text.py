@@ -12,6 +12,7 @@ from document_text import mdoc
 
 from skragent import config
 from skragent.config_settings import Setting, settings_of, types_of
+from skragent.identity import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +32,7 @@ TABLES: Final = (
     Table("Outside of any table", "", config.Config),
     Table("[agent]", "agent", config.AgentConfig),
     Table("[attestation]", "attestation", config.AttestationConfig),
-    Table("[identity] and [identities.NAME]", "identity", config.IdentityConfig),
+    Table("[identity] and [identities.NAME]", "identity", Identity),
     Table("[vtpm]", "vtpm", config.VtpmConfig),
     Table("[imds]", "imds", config.ImdsConfig),
     Table("[trust]", "trust", config.TrustConfig),
@@ -178,7 +179,7 @@ def in_example() -> str:
     text = _EXAMPLE_HEAD
     for table in TABLES[:-1]:
         text += "\n" + "".join(_example_table(table))
-        if table.kind is config.IdentityConfig:
+        if table.kind is Identity:
             text += _EXAMPLE_IDENTITY
     return text + _EXAMPLE_TAIL
 

@@ -19,17 +19,16 @@ import msgspec
 from skragent.config_rules import OPERATIONS, judge, meant, shown, split_key_id
 from skragent.config_settings import REMOVED, Setting, types_of
 from skragent.errors import ConfigError
+from skragent.identity import Identity
 
 MAX_CONFIG_BYTES: Final = 1024 * 1024
 _MAX_PROBLEMS: Final = 100
 _OF_ID: Final = ("vault", "name", "version")  # the parts of a key's id, in its order
 
 
-class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A TOML table. A setting that its class does not have is a problem."""
-
-
-class AgentConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class AgentConfig(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
+):
     """The sockets of the agent. Changes need a restart."""
 
     api_socket: Annotated[
@@ -78,7 +77,9 @@ class AgentConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True)
     ] = "127.0.0.1:9469"
 
 
-class AttestationConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class AttestationConfig(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
+):
     """The verifier."""
 
     endpoint: Annotated[
@@ -92,56 +93,7 @@ class AttestationConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only
     ] = "auto"
 
 
-class IdentityConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The agent's identity for the vaults.
-
-    For a user-assigned managed identity, set one of `client_id`, `object_id` and
-    `resource_id`. Without any of them, the agent uses the VM's system-assigned
-    identity. For an application of Microsoft Entra ID, set `tenant_id`, `client_id` and
-    one of `certificate`, `secret_file` and `token_file`.
-
-    `[identities.NAME]` has the same settings, for keys with `keys.NAME.identity`. NAME
-    has 1 to 64 letters, digits, `-` and `_`, and begins with a letter or digit.
-    """
-
-    client_id: Annotated[
-        str, Setting("A UUID: the client id of the identity or the application.")
-    ] = ""
-    object_id: Annotated[
-        str, Setting("A UUID: the object id (principal id) of the identity.")
-    ] = ""
-    resource_id: Annotated[
-        str,
-        Setting(
-            "The resource id of the identity,"
-            " `/subscriptions/.../userAssignedIdentities/NAME`."
-        ),
-    ] = ""
-    tenant_id: Annotated[
-        str, Setting("The tenant of the application: a UUID or a domain.")
-    ] = ""
-    certificate: Annotated[
-        str,
-        Setting(
-            "An absolute path: a PEM or PFX file with an RSA certificate and its"
-            " private key, without a passphrase. Set owner `skragent` and mode 0400."
-            " AppArmor allows this file and the next two in `/etc/skragent`; other"
-            " directories need a line each: see skragent.service(8)."
-        ),
-    ] = ""
-    secret_file: Annotated[
-        str, Setting("An absolute path: a file with only a client secret.")
-    ] = ""
-    token_file: Annotated[
-        str,
-        Setting(
-            "An absolute path: the token file that the platform of a workload identity"
-            " keeps current."
-        ),
-    ] = ""
-
-
-class VtpmConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class VtpmConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The sources of the evidence."""
 
     tcti: Annotated[
@@ -164,7 +116,7 @@ class VtpmConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = "/sys/kernel/security/tpm0/binary_bios_measurements"
 
 
-class ImdsConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ImdsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The instance metadata service."""
 
     endpoint: Annotated[
@@ -176,7 +128,9 @@ class ImdsConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = "http://169.254.169.254"
 
 
-class TrustConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class TrustConfig(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
+):
     """PEM files with root certificates, for emulators and private clouds.
 
     On Azure all three are empty. The agent reads the files whenever it attests: a
@@ -211,7 +165,9 @@ class TrustConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True)
     ] = ""
 
 
-class LimitsConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class LimitsConfig(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
+):
     """Time limits."""
 
     request_timeout_seconds: Annotated[
@@ -232,7 +188,9 @@ class LimitsConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True
         return 12 * self.request_timeout_seconds
 
 
-class ServingConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ServingConfig(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
+):
     """Limits of each socket.
 
     No caller can take a socket from all other callers. The agent refuses a request
@@ -266,7 +224,7 @@ class ServingConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     ] = 60
 
 
-class AllowRule(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class AllowRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One rule of `allow`.
 
     A caller must match all given members. At least one of `user`, `group` and `unit`
@@ -304,7 +262,7 @@ class AllowRule(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = OPERATIONS
 
 
-class KeyConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class KeyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One table for each key; at least one is needed.
 
     Workloads use NAME: 1 to 64 letters, digits, `-` and `_`, beginning with a letter or
@@ -407,7 +365,7 @@ class KeyConfig(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = ()
 
 
-class Config(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole file."""
 
     cloud: Annotated[
@@ -420,8 +378,8 @@ class Config(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = "public"
     agent: AgentConfig = AgentConfig()
     attestation: AttestationConfig = AttestationConfig()
-    identity: IdentityConfig = IdentityConfig()
-    identities: dict[str, IdentityConfig] = {}
+    identity: Identity = Identity()
+    identities: dict[str, Identity] = {}
     vtpm: VtpmConfig = VtpmConfig()
     imds: ImdsConfig = ImdsConfig()
     trust: TrustConfig = TrustConfig()
@@ -430,7 +388,7 @@ class Config(_Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     keys: dict[str, KeyConfig] = {}
 
 
-_T = TypeVar("_T", bound=_Table)
+_T = TypeVar("_T", bound=msgspec.Struct)
 
 
 def parse_config(text: str) -> Config:
@@ -526,7 +484,7 @@ def _convert(value: Any, kind: Any, path: str, problems: list[str]) -> Any:  # n
 
     Return None if the value cannot be converted.
     """
-    if isinstance(kind, type) and issubclass(kind, _Table):
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return _convert_table(value, kind, path, problems)
     if get_origin(kind) is dict and isinstance(value, dict):
         inner = get_args(kind)[1]

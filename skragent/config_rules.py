@@ -19,12 +19,8 @@ from skragent.job import MAX_KEYS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from skragent.config import (
-        AllowRule,
-        Config,
-        IdentityConfig,
-        KeyConfig,
-    )
+    from skragent.config import AllowRule, Config, KeyConfig
+    from skragent.identity import Identity
 
 MAX_SHOWN: Final = 80
 _MAX_SHOWN_BITS: Final = 128
@@ -165,7 +161,7 @@ def _judge_cloud(config: Config) -> list[str]:
     return problems
 
 
-def _judge_application(path: str, identity: IdentityConfig) -> list[str]:
+def _judge_application(path: str, identity: Identity) -> list[str]:
     """Check the settings of an application of Entra ID."""
     files = {n: v for n in _FILES if (v := getattr(identity, n))}
     problems = [
@@ -187,7 +183,7 @@ def _judge_application(path: str, identity: IdentityConfig) -> list[str]:
     return problems
 
 
-def _judge_identity(path: str, identity: IdentityConfig) -> list[str]:
+def _judge_identity(path: str, identity: Identity) -> list[str]:
     problems = [
         f"{path}.{name}: must be a UUID, or empty"
         for name in ("client_id", "object_id")

@@ -15,6 +15,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from skragent.identity import Identity
+
 PROTOCOL = 4
 
 # A job holds names and URLs of at most MAX_KEYS keys, a result their public parts too:
@@ -55,23 +57,6 @@ def arena_bytes(keys: int) -> int:
 Timestamp = Annotated[float, msgspec.Meta(ge=0, le=253_402_300_799)]
 Form = Literal["jwk", "pem", "der", "raw"]
 Purpose = Literal["release", "check", "renew"]
-
-
-class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An identity for access tokens.
-
-    Without `tenant_id`: a managed identity of the VM, by one of its names; without a
-    name the system-assigned one. With `tenant_id`: an application of Entra ID, by
-    `client_id` and one of the files.
-    """
-
-    client_id: str = ""  # a UUID
-    object_id: str = ""  # a UUID: of its service principal
-    resource_id: str = ""  # /subscriptions/…/userAssignedIdentities/NAME
-    tenant_id: str = ""  # a UUID or a domain
-    certificate: str = ""  # a PEM file with the private key
-    secret_file: str = ""
-    token_file: str = ""  # of a workload identity
 
 
 class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

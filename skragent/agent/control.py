@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from skragent.agent.key_records import next_attempt
 from skragent.keyring import KeyState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from skragent.agent.clock import Clock
+    from skragent.agent.key_records import NextAttempt
     from skragent.agent.reload import Outcome
     from skragent.agent.scheduler import Scheduler
     from skragent.config import Config
@@ -72,10 +74,22 @@ class Control:
     def describe_key(self, alias: str) -> Mapping[str, object]:
         """Describe where a key comes from, and when it is requested next."""
         key = self._config.keys[alias]
-        due_at = self._scheduler.records[alias].retry.retry_at
-        left = due_at - self._clock.boottime()
+        wiped_in = self._next_attempt(alias).wiped_in
         return {
             "vault": key.vault,
             "vault_name": key.name or alias,
-            "due_at": self._clock.now() + left if math.isfinite(due_at) else None,
+            "due_at": self.due_at(alias),
+            # From this time on, a repeated denial wipes the held key.
+            "wipe_at": self._wall_time(wiped_in),
         }
+
+    def due_at(self, alias: str) -> float | None:
+        """Return the wall time of a key's next attempt; None if none is planned."""
+        return self._wall_time(self._next_attempt(alias).seconds)
+
+    def _next_attempt(self, alias: str) -> NextAttempt:
+        record = self._scheduler.records[alias]
+        return next_attempt(record, self._clock.boottime())
+
+    def _wall_time(self, seconds: float) -> float | None:
+        return self._clock.now() + seconds if seconds < math.inf else None

@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from skragent.agent.clock import Clock
+    from skragent.agent.listeners import Sockets
     from skragent.agent.releaser_process import Launch, Launcher
-    from skragent.agent.socket_activation import Sockets
     from skragent.agent.systemd_notify import Notifier
     from skragent.config import Config
     from skragent.serving import Access

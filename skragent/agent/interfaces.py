@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from skragent.agent.cached_token import CachedToken
     from skragent.agent.job_runner import Release
-    from skragent.agent.key_records import KeyRecord, Validity
+    from skragent.agent.key_records import KeyRecord, NextAttempt, Validity
     from skragent.agent.releaser_process import Launch
     from skragent.errors import AgentError
     from skragent.job import (
@@ -21,14 +20,6 @@ if TYPE_CHECKING:
         Result,
     )
     from skragent.secretmem import Arena
-
-
-class NextAttempt(NamedTuple):
-    """The next attempt for a key after a failure."""
-
-    seconds: float  # until then
-    # Until a repeated denial can wipe the held key; infinite: that cannot happen.
-    wiped_in: float = math.inf
 
 
 class Jobs(Protocol):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from skragent.agent import due_times, key_records
-from skragent.agent.interfaces import NextAttempt
 from skragent.agent.jobs import failure_error
 from skragent.agent.key_records import Validity
 from skragent.errors import ReleaseDeniedError, SecretMemoryError
@@ -16,7 +15,8 @@ if TYPE_CHECKING:
     from skragent.agent.clock import Clock
     from skragent.agent.interfaces import Reporter
     from skragent.agent.job_runner import Release
-    from skragent.agent.key_records import KeyRecord, KeyRecords
+    from skragent.agent.key_records import KeyRecord
+    from skragent.agent.record_store import RecordStore
     from skragent.agent.version_check import VersionChecks
     from skragent.errors import AgentError
     from skragent.job import Attestation, ReleasedKey
@@ -39,7 +39,7 @@ class JobResults:
 
     def __init__(
         self,
-        records: KeyRecords,
+        records: RecordStore,
         version_checks: VersionChecks,
         *,
         reporter: Reporter,
@@ -123,7 +123,7 @@ class JobResults:
                 )
                 # Perhaps the key's own fault: the wait is for this key only.
                 due_at = boottime + self._job_backoff(record, error)
-                self._plan(alias, record, due_at)
+                self._records.store(alias, self._plan(alias, record, due_at))
             else:
                 record = key_records.record_failure(record, error, boottime)
                 until = boottime + self._job_backoff(record, error)
@@ -131,7 +131,10 @@ class JobResults:
                 self._records.store(alias, key_records.plan(record, retry))
         self._back_off_others(error, wanted, has_crashed=bool(crashed_batch))
         records = self._records.by_alias
-        following = {alias: _next_attempt(records[alias], boottime) for alias in wanted}
+        following = {
+            alias: key_records.next_attempt(records[alias], boottime)
+            for alias in wanted
+        }
         self._reporter.job_failed(following, error)
         self.count_attempts(wanted)
 
@@ -240,7 +243,8 @@ class JobResults:
             if not record.is_held:
                 window = due_times.lasting_window_seconds(record.retry.slow_failures)
                 due_at = boottime + self._jitter * window
-        self._plan(key.alias, record, max(due_at, boottime + _MIN_WAIT_SECONDS))
+        due_at = max(due_at, boottime + _MIN_WAIT_SECONDS)
+        self._records.store(key.alias, self._plan(key.alias, record, due_at))
         if record.is_held:
             self._version_checks.plan(key.alias)
 
@@ -254,10 +258,15 @@ class JobResults:
             jitter=self._jitter,
             confirms_in=key_records.seconds_until_confirmable(record, error, boottime),
         )
-        wiped_in = key_records.seconds_until_wiped(record, boottime, seconds)
-        self._reporter.key_failed(alias, error, NextAttempt(seconds, wiped_in))
-        is_retry_after = due_times.has_retry_after(error)
-        self._plan(alias, record, boottime + seconds, is_retry_after=is_retry_after)
+        record = self._plan(
+            alias,
+            record,
+            boottime + seconds,
+            is_retry_after=due_times.has_retry_after(error),
+        )
+        following = key_records.next_attempt(record, boottime)
+        self._reporter.key_failed(alias, error, following)
+        self._records.store(alias, record)
 
     def _plan(
         self,
@@ -266,16 +275,11 @@ class JobResults:
         due_at: float,
         *,
         is_retry_after: bool = False,
-    ) -> None:
+    ) -> KeyRecord:
+        """Plan the next attempt: at a time, or now if an administrator requested it."""
         if alias in self._refreshed:
             due_at, is_retry_after = self._clock.boottime(), False
         retry = due_times.plan_attempt(
             record.retry, due_at, is_retry_after=is_retry_after
         )
-        self._records.store(alias, key_records.plan(record, retry))
-
-
-def _next_attempt(record: KeyRecord, boottime: float) -> NextAttempt:
-    seconds = max(0.0, record.retry.retry_at - boottime)
-    wiped_in = key_records.seconds_until_wiped(record, boottime, seconds)
-    return NextAttempt(seconds, wiped_in)
+        return key_records.plan(record, retry)

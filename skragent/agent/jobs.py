@@ -11,11 +11,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from skragent.clouds import CLOUDS
 from skragent.errors import AgentError, Disposition
-from skragent.job import Identity, Job, KeyRequest
+from skragent.job import Job, KeyRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,15 +46,12 @@ def key_requests(config: Config) -> dict[str, KeyRequest]:
             vault=vault_origin(key.vault),
             name=key.name or alias,
             version=key.version,
-            identity=_identity(config, key.identity),
+            identity=config.identities[key.identity]
+            if key.identity
+            else config.identity,
         )
         for alias, key in config.keys.items()
     }
-
-
-def _identity(config: Config, name: str) -> Identity:
-    identity = config.identities[name] if name else config.identity
-    return Identity(**msgspec.structs.asdict(identity))
 
 
 def build_job(

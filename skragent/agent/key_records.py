@@ -23,7 +23,7 @@ import dataclasses
 import enum
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from skragent.agent import due_times
 from skragent.agent.denial_confirmation import (
@@ -38,10 +38,6 @@ from skragent.denials import Authority
 from skragent.keyring import KeyState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from skragent.agent.clock import Clock
-    from skragent.agent.interfaces import Reporter
     from skragent.config import Config
     from skragent.errors import AgentError
     from skragent.job import KeyRequest, ReleasedKey
@@ -101,6 +97,14 @@ class KeyRecord:
     def has_previous(self) -> bool:
         """Whether the previous version is held, too."""
         return self.is_held and self.overlap_until > -math.inf
+
+
+class NextAttempt(NamedTuple):
+    """The next attempt for a key."""
+
+    seconds: float  # until then
+    # Until a repeated denial can wipe the held key; infinite: that cannot happen.
+    wiped_in: float = math.inf
 
 
 def lifetime_policies(config: Config) -> dict[str, KeyLifetimePolicy]:
@@ -269,6 +273,15 @@ def seconds_until_wiped(record: KeyRecord, boottime: float, retry_in: float) -> 
     return seconds_to_earliest_confirmation(record.retry.denials, boottime, retry_in)
 
 
+def next_attempt(record: KeyRecord, boottime: float) -> NextAttempt:
+    """Return the time until the next attempt, and what it can cause.
+
+    The time is infinite for a dropped key, and 0 for a key that is due.
+    """
+    seconds = max(0.0, record.retry.retry_at - boottime)
+    return NextAttempt(seconds, seconds_until_wiped(record, boottime, seconds))
+
+
 def drop_key(record: KeyRecord) -> KeyRecord:
     """End a key that an administrator drops, until `request_refresh`."""
     return plan(_end_key(record, KeyState.DROPPED), RetryState(due_at=math.inf))
@@ -390,91 +403,3 @@ def _end_key(record: KeyRecord, state: KeyState) -> KeyRecord:
         overlap_until=-math.inf,
         valid_from=math.inf,
     )
-
-
-class KeyRecords:
-    """The records of all configured keys.
-
-    Args:
-        keys: the configured keys, by alias.
-        policies: of the keys.
-        reporter: receives every change.
-        clock: the agent's clock.
-        restored: records of keys that an earlier agent held.
-        on_change: is called after every change.
-    """
-
-    def __init__(
-        self,
-        keys: Mapping[str, KeyRequest],
-        policies: Mapping[str, KeyLifetimePolicy],
-        reporter: Reporter,
-        clock: Clock,
-        *,
-        restored: Mapping[str, KeyRecord],
-        on_change: Callable[[], None],
-    ) -> None:
-        self.keys = keys
-        self.by_alias = {
-            alias: restored.get(alias) or KeyRecord(policy=policies[alias])
-            for alias in keys
-        }
-        self._reporter = reporter
-        self._clock = clock
-        self._on_change = on_change
-
-    def store(self, alias: str, record: KeyRecord) -> None:
-        """Store a key's record, and report what has changed."""
-        before, self.by_alias[alias] = self.by_alias[alias], record
-        if record is before:
-            return
-        self._on_change()
-        if before.has_previous and record.is_held and not record.has_previous:
-            self._reporter.end_overlap(alias)
-        if record.state is not before.state:
-            self._reporter.state_changed(alias, record)
-
-    def apply_time(self) -> float:
-        """Apply all deadlines that have passed; return the seconds until the next."""
-        now, boottime = self._clock.now(), self._clock.boottime()
-        for alias, record in self.by_alias.items():
-            self.store(alias, apply_time(record, now=now, boottime=boottime))
-        return min(
-            (
-                seconds_until_change(record, now=now, boottime=boottime)
-                for record in self.by_alias.values()
-            ),
-            default=math.inf,
-        )
-
-    def record_attestation(self) -> None:
-        """Record that the attestation provider accepted the VM's evidence."""
-        for alias, record in self.by_alias.items():
-            self.store(alias, record_attestation(record))
-
-    def end_job_backoff(self) -> None:
-        """Let the next job begin as soon as a key is due."""
-        for alias, record in self.by_alias.items():
-            self.store(alias, plan(record, due_times.end_job_backoff(record.retry)))
-
-    def configure(
-        self,
-        keys: Mapping[str, KeyRequest],
-        policies: Mapping[str, KeyLifetimePolicy],
-    ) -> None:
-        """Apply another configuration. Keys that are configured as before stay held."""
-        before, self.keys = self.keys, keys
-        records, self.by_alias = self.by_alias, {}
-        for alias in keys:
-            known = records.get(alias)
-            self.by_alias[alias] = known or KeyRecord(policy=policies[alias])
-        for alias in keys.keys() & before.keys():
-            record = reconfigure(
-                self.by_alias[alias],
-                before[alias],
-                keys[alias],
-                policy=policies[alias],
-                boottime=self._clock.boottime(),
-            )
-            self.store(alias, record)
-        self._on_change()

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from skragent.agent.clock import Clock
-    from skragent.agent.interfaces import NextAttempt
-    from skragent.agent.key_records import KeyRecord
+    from skragent.agent.key_records import KeyRecord, NextAttempt
     from skragent.agent.preserved_keys import PreservedKeys
     from skragent.agent.systemd_notify import Notifier
     from skragent.job import (
@@ -194,7 +193,7 @@ class Reporter:
 
     def key_failed(self, alias: str, error: AgentError, following: NextAttempt) -> None:
         """Report that a key was not released, and its next attempt."""
-        self._note_failure(alias, error, following)
+        self._note_failure(alias, error)
         self._counters.count_release(alias, _result(error), error.code)
         self._log_failure(
             Event.KEY_FAILED, f"key {alias}: ", error, {alias: following}, key=alias
@@ -205,8 +204,8 @@ class Reporter:
         self, following: Mapping[str, NextAttempt], error: AgentError
     ) -> None:
         """Report that a job failed as a whole, and the next attempt of each key."""
-        for alias, attempt in following.items():
-            self._note_failure(alias, error, attempt)
+        for alias in following:
+            self._note_failure(alias, error)
         self._counters.count_attestation(_result(error), error.code)
         self._log_failure(Event.JOB_FAILED, "", error, following)
         self.show_status()
@@ -278,17 +277,12 @@ class Reporter:
         trouble = f"; {', '.join(codes)}" if codes else ""
         self._notifier.status(f"{held} of {len(entries)} keys held{trouble}")
 
-    def _note_failure(
-        self, alias: str, error: AgentError, following: NextAttempt
-    ) -> None:
-        now, wiped_in = self._clock.now(), following.wiped_in
+    def _note_failure(self, alias: str, error: AgentError) -> None:
         self._keyring.note_failure(
             alias,
             error.code,
             message=error.message,
             hint=error.hint,
-            retry_at=now + following.seconds,
-            wipe_at=None if wiped_in == math.inf else now + wiped_in,
             needs_attention=error.disposition in NEEDS_ATTENTION,
         )
 

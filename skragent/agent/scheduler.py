@@ -19,7 +19,7 @@ from skragent.agent import cached_token, due_times, key_records
 from skragent.agent.ak_renewal import AkRenewal
 from skragent.agent.job_results import JobResults
 from skragent.agent.jobs import failure_error
-from skragent.agent.key_records import KeyRecords
+from skragent.agent.record_store import RecordStore
 from skragent.agent.version_check import VersionChecks
 from skragent.agent.watchdog import Heartbeats
 from skragent.errors import AgentError, Disposition, ReleaserError
@@ -90,7 +90,7 @@ class Scheduler:
         self._plans_changed = asyncio.Event()
         self._deadlines_changed = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._records = KeyRecords(
+        self._records = RecordStore(
             keys,
             policies,
             reporter,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import tenacity
 
-from skragent.agent.socket_activation import bind_metrics
+from skragent.agent.listeners import bind_metrics
 from skragent.errors import ListenError
 from skragent.observe import Event, log
 from skragent.serving import (
@@ -76,6 +76,7 @@ class Servers:
             inputs.access,
             counters,
             now=inputs.clock.now,
+            due_at=control.due_at,
             limits=limits,
         )
         self._credentials: CredentialServer | None = None

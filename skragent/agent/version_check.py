@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from skragent.agent.clock import Clock
     from skragent.agent.interfaces import Jobs, Reporter
-    from skragent.agent.key_records import KeyRecord, KeyRecords
+    from skragent.agent.key_records import KeyRecord
+    from skragent.agent.record_store import RecordStore
 
 # Checks that are due within this time are one job.
 CHECK_TOGETHER_SECONDS: Final = 30.0
@@ -87,7 +88,7 @@ class VersionChecks:
 
     def __init__(
         self,
-        records: KeyRecords,
+        records: RecordStore,
         *,
         jobs: Jobs,
         reporter: Reporter,

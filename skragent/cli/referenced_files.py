@@ -18,12 +18,12 @@ from skragent.agent.clock import SystemClock
 from skragent.cli.file_permissions import find_agent_account, judge_permissions
 from skragent.errors import ConfigError, EndorsementsError, IdentityError
 from skragent.files import NotRegularError, open_regular, read_regular
-from skragent.job import Identity
+from skragent.identity import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from skragent.config import Config, IdentityConfig
+    from skragent.config import Config
 
 _IDENTITY_FILES: Final = ("certificate", "secret_file", "token_file")
 _ELSEWHERE: Final = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM)
@@ -109,13 +109,13 @@ def _judge_tcg_log(path: str, found: FileChecks) -> None:
             found.warnings.append(f"vtpm.tcg_log: {path}: no such file on this machine")
 
 
-def _identities(config: Config) -> Iterator[tuple[str, IdentityConfig]]:
+def _identities(config: Config) -> Iterator[tuple[str, Identity]]:
     yield "identity", config.identity
     for name, identity in config.identities.items():
         yield f"identities.{name}", identity
 
 
-def _judge_identity(name: str, identity: IdentityConfig, found: FileChecks) -> None:
+def _judge_identity(name: str, identity: Identity, found: FileChecks) -> None:
     """Check an application's file with the releaser's function, and its permissions."""
     for setting in _IDENTITY_FILES:
         path = getattr(identity, setting)

@@ -148,13 +148,13 @@ def _run(
     # The order of the imports matters: see the module's docstring.
     from skragent.agent.due_times import releasable_keys  # noqa: PLC0415
     from skragent.agent.jobs import key_requests  # noqa: PLC0415
+    from skragent.agent.listeners import open_sockets  # noqa: PLC0415
     from skragent.agent.process_control import (  # noqa: PLC0415
         count_descriptors,
         explain_low_limit,
         raise_descriptor_limit,
     )
     from skragent.agent.releaser_process import Launcher  # noqa: PLC0415
-    from skragent.agent.socket_activation import open_sockets  # noqa: PLC0415
     from skragent.agent.systemd_notify import Notifier  # noqa: PLC0415
 
     config = parse_config(read())

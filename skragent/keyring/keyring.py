@@ -45,8 +45,6 @@ class Entry:
     failure_code: str = ""  # of the last attempt; empty after success
     failure_message: str = ""
     failure_hint: str = ""  # the remedy
-    retry_at: float | None = None  # time of the next attempt, if known
-    wipe_at: float | None = None  # from this time on, a repeated denial wipes the key
     needs_attention: bool = False  # the last attempt failed, and a person has to act
     # Attempts that began after the last request to refresh and have ended.
     attempts: int = 0
@@ -54,7 +52,6 @@ class Entry:
     def forget_failure(self) -> None:
         """Clear the failure of the last attempt."""
         self.failure_code = self.failure_message = self.failure_hint = ""
-        self.retry_at = self.wipe_at = None
         self.needs_attention = False
 
 
@@ -150,15 +147,12 @@ class Keyring:
         *,
         message: str = "",
         hint: str = "",
-        retry_at: float | None = None,
-        wipe_at: float | None = None,
         needs_attention: bool = False,
     ) -> None:
         """Store the failure of the last attempt; a held key stays held."""
         entry = self._entries[alias]
-        entry.failure_code, entry.retry_at = code, retry_at
+        entry.failure_code = code
         entry.failure_message, entry.failure_hint = message, hint
-        entry.wipe_at = wipe_at
         entry.needs_attention = needs_attention
         self._notify_observers()
 
@@ -172,7 +166,6 @@ class Keyring:
         entry = self._entries[alias]
         keys = entry.key, entry.previous
         entry.key, entry.previous, entry.state = None, None, state
-        entry.wipe_at = None
         if state in _WITHOUT_FAILURE:
             entry.forget_failure()
         self._notify(alias)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import requests
     from azure.core.credentials import SupportsTokenInfo
 
-    from skragent.job import Identity
+    from skragent.identity import Identity
 
 MAX_SECRET_BYTES: Final = 4096
 MAX_CERTIFICATE_BYTES: Final = 65536

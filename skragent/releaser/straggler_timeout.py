@@ -19,7 +19,8 @@ from skragent.releaser.job_io import describe_failure
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from skragent.job import Identity, KeyRequest
+    from skragent.identity import Identity
+    from skragent.job import KeyRequest
 
 STRAGGLER_TIMEOUT_SECONDS = 2.0
 

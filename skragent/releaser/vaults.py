@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
     from skragent.attestation.token import AttestationToken
-    from skragent.job import Identity, Job, KeyRequest
+    from skragent.identity import Identity
+    from skragent.job import Job, KeyRequest
     from skragent.release.envelope import ReleaseRequest
     from skragent.releaser.prefetch import Connections
     from skragent.releaser.stopwatch import Stopwatch

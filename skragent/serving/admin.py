@@ -182,8 +182,6 @@ class AdminApi:
                 "last_failure_message": entry.failure_message or None,
                 "last_failure_hint": entry.failure_hint or None,
                 "attempts": entry.attempts,
-                "retry_at": entry.retry_at,
-                "wipe_at": entry.wipe_at,
                 "needs_attention": entry.needs_attention,
                 "repeats_nonce": entry.key.repeats_nonce if entry.key else None,
             }

@@ -103,6 +103,8 @@ class KeyApi:
         access: the access rules.
         counters: the counters of the agent.
         now: returns the wall time, for the age of a key.
+        due_at: returns the wall time of the next attempt to release a key; None if no
+            attempt is planned.
     """
 
     def __init__(
@@ -112,11 +114,12 @@ class KeyApi:
         counters: Counters,
         *,
         now: Callable[[], float],
+        due_at: Callable[[str], float | None],
     ) -> None:
         self._keyring = keyring
         self._access = access
         self._counters = counters
-        self._now = now
+        self._now, self._due_at = now, due_at
         self._audit = Audit(counters)
         self._long_polls = LongPolls()  # by key
         self._key_responses: dict[str, dict[_ResponseName, Response]] = {}
@@ -321,7 +324,8 @@ class KeyApi:
             f"the agent does not hold the key: its state is {entry.state}"
             + (why if entry.failure_code else "")
         )
-        left = 0 if entry.retry_at is None else int(entry.retry_at - self._now()) + 1
+        due_at = self._due_at(entry.alias)
+        left = 0 if due_at is None else int(due_at - self._now()) + 1
         if entry.state is KeyState.DROPPED:  # only an administrator can change that
             left = MAX_RETRY_SECONDS
         retry_after = min(max(left, MIN_RETRY_SECONDS), MAX_RETRY_SECONDS)

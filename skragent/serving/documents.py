@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from skragent.keyring import Entry, HeldKey
     from skragent.serving.http.interfaces import Counter
 
+# Members with the wall time of a planned event. The agent plans with the boot time.
+_COMPUTED: Final = frozenset({"due_at", "wipe_at"})
+
 
 class KeyFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The facts about a key that each of its callers may know."""
@@ -217,7 +220,7 @@ def status_response(
     """Return the response to GET /v1/status; None while the caller can wait.
 
     The entity tag is a digest of `state` and `keys`. So facts that the caller must not
-    see do not change it, and neither does `due_at`, which is computed anew each time.
+    see do not change it. Times that are computed anew for each request do not, either.
     """
     document = msgspec.to_builtins(status)
     tag = _digest(document["state"], document["keys"])
@@ -233,5 +236,5 @@ def status_response(
 
 
 def _digest(state: str, keys: Sequence[Mapping[str, object]]) -> str:
-    stable = [{k: v for k, v in key.items() if k != "due_at"} for key in keys]
+    stable = [{k: v for k, v in key.items() if k not in _COMPUTED} for key in keys]
     return hashlib.sha256(json.dumps([state, stable]).encode()).hexdigest()[:32]

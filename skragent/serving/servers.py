@@ -35,6 +35,8 @@ class ApiServer:
         access: the access rules.
         counters: the counters of the agent.
         now: returns the wall time.
+        due_at: returns the wall time of the next attempt to release a key; None if no
+            attempt is planned.
         limits: the limits of the socket.
     """
 
@@ -46,9 +48,10 @@ class ApiServer:
         counters: Counters,
         *,
         now: Callable[[], float],
+        due_at: Callable[[str], float | None],
         limits: Limits | None = None,
     ) -> None:
-        self._api = KeyApi(keyring, access, counters, now=now)
+        self._api = KeyApi(keyring, access, counters, now=now, due_at=due_at)
         self._listener = Listener(
             sock,
             self._api.handle,

@@ -26,7 +26,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import uvloop
-from support.serving import everybody_in, held_key, ring_with
+from support.serving import everybody_in, held_key, no_attempt, ring_with
 
 from skragent.observe import Counters
 from skragent.serving import ApiServer, Limits
@@ -68,7 +68,13 @@ def serve(path: str) -> None:
         sock.bind(path)
         limits = Limits(requests_per_second_per_uid=10_000_000)
         server = ApiServer(
-            sock, ring, everybody_in(ring), Counters(), now=time.time, limits=limits
+            sock,
+            ring,
+            everybody_in(ring),
+            Counters(),
+            now=time.time,
+            due_at=no_attempt,
+            limits=limits,
         )
         await server.start()
         sys.stdout.write("serving\n")

@@ -137,7 +137,7 @@ def test_an_agent_that_cannot_go_on_answers_and_ends_later(tmp_path: Path) -> No
     try:
         with connected(tmp_path) as caller:
             caller.settimeout(DEADLINE_SECONDS)
-            assert caller.recv(1) == b"", "nobody is left to wait"
+            assert caller.recv(1) == b"", "the connection must be closed"
             wait_until_it_lingers(agent)
             agent.send_signal(signal.SIGTERM)
             assert agent.wait(DEADLINE_SECONDS) == exit_codes.UNAVAILABLE

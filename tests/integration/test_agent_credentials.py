@@ -140,7 +140,7 @@ def test_an_agent_that_is_stopped_while_it_starts_refuses_what_it_was_handed(
 
 
 def killed_while_a_unit_waits(systemd: Systemd) -> tuple[CredentialRequest, str, int]:
-    """Give who waits, and systemd's copy of its connection."""
+    """Return a waiting request, and systemd's copy of its connection."""
     first = systemd.start("hang", {})
     systemd.until(b"READY=1")
     request = CredentialRequest(systemd.path, "disk")

@@ -79,7 +79,7 @@ def test_a_released_key_is_served_and_systemd_is_told(
     assert not agent.socket.exists()
 
 
-def test_sigterm_is_obeyed_whatever_clients_and_releaser_do(
+def test_sigterm_ends_the_agent_while_clients_wait_and_the_releaser_hangs(
     start: Callable[..., Agent],
 ) -> None:
     before = (sys.executable, "-c", PATIENT_DAEMON)

@@ -13,8 +13,8 @@ from support.units import UNITS, lay_out, verify
 from skragent import exit_codes
 from skragent.agent import socket_activation
 from skragent.agent.job_runner import TERMINATE_SECONDS
+from skragent.agent.listeners import ADMIN, API, CREDENTIALS, SocketKind
 from skragent.agent.process_control import EXIT_DELAY_SECONDS
-from skragent.agent.socket_activation import ADMIN, API, CREDENTIALS, SocketKind
 from skragent.client import SkragentClient
 from skragent.config import AgentConfig, ImdsConfig, VtpmConfig
 from skragent.job import ARENA_BYTES_PER_KEY, MAX_KEYS

@@ -1,4 +1,4 @@
-"""Every command ends by itself, whatever hangs: a TPM, an agent, a name service."""
+"""Every command ends by itself if a TPM, the agent or a name service hangs."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_a_key_that_does_not_come_is_not_ready(server: RunningServer) -> None:
     assert caught.value.is_temporary
 
 
-def test_the_status_says_who_asks(server: RunningServer) -> None:
+def test_the_status_names_the_caller(server: RunningServer) -> None:
     status = SkragentClient(str(server.path)).status()
     assert [key["name"] for key in status["keys"]] == [ALIAS, "later"]
     assert status["you"]["pid"] > 0
@@ -105,7 +105,7 @@ def test_a_watcher_survives_a_restart_of_the_agent(tmp_path: Path) -> None:
     assert [key.version for key in seen] == [VERSION, NEXT_VERSION]
 
 
-def test_everything_can_be_had_on_asyncio(server: RunningServer) -> None:
+def test_the_asyncio_client_has_every_method(server: RunningServer) -> None:
     async def test() -> None:
         client = AsyncSkragentClient(str(server.path))
         assert (await client.get_key(ALIAS)).version == VERSION

@@ -34,7 +34,7 @@ from support.release_server import (
 )
 
 from skragent.errors import IdentityError
-from skragent.job import Identity
+from skragent.identity import Identity
 from skragent.release.credentials import MAX_SECRET_BYTES, MAX_TOKEN_BYTES
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from support.release_server import (
 )
 
 from skragent.errors import IdentityError
-from skragent.job import Identity
+from skragent.identity import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -36,7 +36,7 @@ from skragent.attestation.token import (
 )
 from skragent.errors import AgentError, Disposition
 from skragent.evidence.tpm_public import RsaPublic
-from skragent.job import Identity
+from skragent.identity import Identity
 from skragent.release.envelope import ReleaseRequest
 from skragent.release.vault import VaultClient, vault_scope
 from skragent.transport import HttpClient

@@ -60,7 +60,8 @@ from support.releaser import join_parts, read_result
 
 from skragent.evidence.tpm import Vtpm
 from skragent.evidence.tpm_public import parse_tpm2b_public
-from skragent.job import Identity, Job, KeyRequest, Result, arena_bytes
+from skragent.identity import Identity
+from skragent.job import Job, KeyRequest, Result, arena_bytes
 from skragent.release.vault import vault_scope
 from skragent.releaser import pipeline, straggler_timeout
 from skragent.releaser.stopwatch import Stopwatch

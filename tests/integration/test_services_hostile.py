@@ -38,7 +38,7 @@ from skragent.evidence.ak_certificate import parse_renewal_response
 from skragent.evidence.endorsements import parse_thim_response
 from skragent.evidence.imds import ImdsClient
 from skragent.evidence.tpm_public import RsaPublic
-from skragent.job import Identity
+from skragent.identity import Identity
 from skragent.release.envelope import ReleaseRequest, verify_release
 from skragent.release.vault import VaultClient, vault_scope
 from skragent.transport import HttpClient

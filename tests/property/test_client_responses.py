@@ -139,7 +139,7 @@ def test_any_body_is_a_value_or_an_error_of_ours(body: bytes | str) -> None:
 
 @SETTINGS
 @given(raw=st.binary(min_size=1, max_size=200))
-def test_any_bytes_are_no_answer(raw: bytes) -> None:
+def test_any_bytes_are_a_response_or_a_skragent_error(raw: bytes) -> None:
     with contextlib.suppress(SkragentError):
         read(raw, Request("/v1/status", JSON))
     with contextlib.suppress(SkragentError):

@@ -120,6 +120,6 @@ def test_no_setting_keeps_a_character_that_a_terminal_would_not_show(
     if isinstance(outcome, Config):
         assert all(text.isprintable() for text in strings_in(outcome))
     else:
-        # Of an identity, more may be missing than what is there is wrong.
+        # A wrong setting of an identity can make other settings of it missing.
         more = {"identity", "identity.client_id"} if "identity" in setting else set()
         assert {problem.partition(": ")[0] for problem in outcome} <= {setting} | more

@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from skragent.agent.cached_token import CachedToken
-    from skragent.agent.interfaces import NextAttempt
-    from skragent.agent.key_records import KeyRecord, Validity
+    from skragent.agent.key_records import KeyRecord, NextAttempt, Validity
     from skragent.agent.releaser_process import Launch
     from skragent.job import Attestation, KeyRequest, ReleasedKey
     from skragent.keyring import KeyState

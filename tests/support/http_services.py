@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import uvloop
 from support.deadlines import DEADLINE_SECONDS
-from support.serving import NOW, everybody_in
+from support.serving import NOW, everybody_in, no_attempt
 
 from skragent.observe import Counters
 from skragent.serving import AdminServer, ApiServer, Limits, MetricsServer
@@ -95,7 +95,12 @@ def http_services(directory: Path, ring: Keyring) -> Iterator[Services]:
     async def run() -> None:
         counters, orders, limits = Counters(), Orders(), Limits()
         api = ApiServer(
-            _bound(api_path), ring, everybody_in(ring), counters, now=lambda: NOW
+            _bound(api_path),
+            ring,
+            everybody_in(ring),
+            counters,
+            now=lambda: NOW,
+            due_at=no_attempt,
         )
         admin = AdminServer(_bound(admin_path), ring, counters, orders, limits=limits)
         tcp = socket.create_server(("127.0.0.1", 0))

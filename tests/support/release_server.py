@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 from support.deadlines import DEADLINE_SECONDS
 from typing_extensions import override
 
-from skragent.job import Identity
+from skragent.identity import Identity
 from skragent.release.access_tokens import AccessTokens
 from skragent.release.credentials import make_credential
 from skragent.transport import HttpClient

@@ -82,6 +82,10 @@ def ring_with(*keys: HeldKey, waiting: Sequence[str] = ()) -> Keyring:
     return ring
 
 
+def no_attempt(_alias: str) -> None:
+    """Return no time: without a scheduler, no attempt is planned."""
+
+
 def everybody_in(ring: Keyring, rule: Rule = ME) -> Access:
     """Return access rules with one rule for every key."""
     return Access({entry.alias: (rule,) for entry in ring})

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING
 
-from support.serving import MYSELF, NOW, everybody_in
+from support.serving import MYSELF, NOW, everybody_in, no_attempt
 
 from skragent.observe import Counters
 from skragent.serving import Limits
@@ -184,6 +184,7 @@ class InMemoryServer:
             access or everybody_in(ring),
             self.counters,
             now=lambda: self.now,
+            due_at=no_attempt,
         )
         with socket.socket(socket.AF_UNIX) as unbound:
             self.listener = Listener(

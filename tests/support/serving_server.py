@@ -20,6 +20,7 @@ from support.serving import (
     ReceivedResponse,
     everybody_in,
     key_of,
+    no_attempt,
     ring_with,
     split_responses,
 )
@@ -145,6 +146,7 @@ def serving(
             access or everybody_in(ring),
             counters,
             now=lambda: NOW,
+            due_at=no_attempt,
             limits=limits,
         )
         tcp = socket.create_server(("127.0.0.1", 0))
@@ -181,7 +183,14 @@ def child_main() -> None:
     async def run() -> None:
         sock = socket.socket(socket.AF_UNIX)
         sock.bind(path)
-        api = ApiServer(sock, ring, everybody_in(ring), Counters(), now=lambda: NOW)
+        api = ApiServer(
+            sock,
+            ring,
+            everybody_in(ring),
+            Counters(),
+            now=lambda: NOW,
+            due_at=no_attempt,
+        )
         await api.start()
         sys.stdout.write(f"serving {len(canary)}\n")
         sys.stdout.flush()

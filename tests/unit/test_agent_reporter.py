@@ -17,8 +17,7 @@ from support.agent import (
 )
 
 from skragent.agent import key_records
-from skragent.agent.interfaces import NextAttempt
-from skragent.agent.key_records import KeyRecord, Validity
+from skragent.agent.key_records import KeyRecord, NextAttempt, Validity
 from skragent.agent.preserved_keys import PreservedKeys
 from skragent.agent.reporter import Reporter
 from skragent.errors import AgentError, Disposition
@@ -172,13 +171,11 @@ def test_the_status_line_counts_and_names_the_trouble(world: World) -> None:
     assert world.status.line == "1 of 1 keys held"
 
 
-def test_the_code_of_a_failure_and_the_next_attempt_are_kept(
-    world: World,
-) -> None:
+def test_the_code_of_a_failure_is_kept(world: World) -> None:
     world.reporter.key_failed("disk", denied(), NextAttempt(3))
     entry = world.keyring.get("disk")
     assert entry is not None
-    assert (entry.failure_code, entry.retry_at) == ("release.denied", NOW + 3)
+    assert entry.failure_code == "release.denied"
 
 
 def test_cause_and_remedy_of_a_failure_are_kept_until_a_release(world: World) -> None:
@@ -203,27 +200,12 @@ def test_a_denial_that_can_wipe_a_held_key_says_when(
 ) -> None:
     world.hold()
     world.reporter.key_failed("disk", denied(), NextAttempt(3, 300))
-    entry = world.keyring.get("disk")
-    assert entry is not None
-    assert entry.wipe_at == NOW + 300
     line = caplog.records[-1]
     moment = f"{datetime.fromtimestamp(NOW + 300, UTC):%Y-%m-%dT%H:%M:%SZ}"
     assert (
         f"If the denial is repeated at {moment} or later, the agent wipes the held key"
         " disk."
     ) in line.getMessage()
-    world.hold()
-    assert entry.wipe_at is None
-
-
-def test_a_wiped_key_is_not_about_to_be_wiped(world: World) -> None:
-    world.hold()
-    world.reporter.job_failed({"disk": NextAttempt(3, 300)}, denied())
-    entry = world.keyring.get("disk")
-    assert entry is not None
-    assert entry.wipe_at == NOW + 300
-    world.keyring.mark("disk", KeyState.DENIED)
-    assert entry.wipe_at is None
 
 
 def test_a_failed_job_is_reported_for_its_keys(world: World) -> None:
@@ -241,9 +223,9 @@ def test_a_failed_job_is_reported_for_a_held_key_until_a_success(
     entry = world.keyring.get("disk")
     assert entry is not None
     assert entry.key is not None
-    assert (entry.failure_code, entry.retry_at) == ("release.denied", NOW + 3)
+    assert entry.failure_code == "release.denied"
     world.hold()
-    assert (entry.failure_code, entry.retry_at) == ("", None)
+    assert entry.failure_code == ""
 
 
 def test_a_failed_job_is_not_reported_for_a_key_of_another_job(world: World) -> None:

@@ -120,3 +120,74 @@ def test_a_receiver_that_does_not_read_does_not_keep_the_event_loop(
             while True:
                 last = systemd.recv(100)
         assert last == b"STOPPING=1"
+
+
+@pytest.fixture
+def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> socket.socket:
+    """systemd's end of NOTIFY_SOCKET; libsystemd reads the real environment."""
+    pytest.importorskip("systemd.daemon", reason="needs systemd-python")
+    notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    notified.bind(str(tmp_path / "notify"))
+    notified.settimeout(DEADLINE_SECONDS)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    return notified
+
+
+def test_systemd_is_notified_of_start_status_and_end(
+    systemd: socket.socket,
+) -> None:
+    with systemd:
+        notifier = Notifier(os.environ)
+        notifier.ready("0 of 1 keys held")
+        notifier.status("1 of 1 keys held")
+        notifier.stopping()
+        said = [systemd.recv(4096) for _ in range(3)]
+    assert said == [
+        b"READY=1\nSTATUS=0 of 1 keys held",
+        b"STATUS=1 of 1 keys held",
+        b"STOPPING=1",
+    ]
+
+
+def test_a_status_is_sent_once(systemd: socket.socket) -> None:
+    with systemd:
+        notifier = Notifier(os.environ)
+        for status in ("one", "one", "two"):
+            notifier.status(status)
+        assert [systemd.recv(4096) for _ in range(2)] == [b"STATUS=one", b"STATUS=two"]
+
+
+def test_without_notify_socket_nothing_is_sent(systemd: socket.socket) -> None:
+    with systemd:
+        Notifier({}).ready("x")
+        systemd.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            systemd.recv(4096)
+
+
+def test_systemd_keeps_a_descriptor_and_lets_go_of_it(systemd: socket.socket) -> None:
+    ours, theirs = socket.socketpair()
+    with systemd, ours, theirs:
+        notifier = Notifier(os.environ)
+        name = notifier.store_connection(ours.fileno())
+        said, fds, _, _ = socket.recv_fds(systemd, 4096, 2)
+        assert said == f"FDSTORE=1\nFDNAME={name}".encode()
+        with socket.socket(fileno=fds[0]) as kept:
+            kept.send(b"x")
+            assert theirs.recv(1) == b"x"
+        notifier.remove_fd(name)
+        assert systemd.recv(4096) == f"FDSTOREREMOVE=1\nFDNAME={name}".encode()
+
+
+def test_no_two_descriptors_are_kept_under_one_name(systemd: socket.socket) -> None:
+    with systemd:
+        notifier = Notifier(os.environ)
+        names = {notifier.store_connection(systemd.fileno()) for _ in range(10)}
+    assert len(names) == 10
+
+
+def test_without_notify_socket_a_descriptor_is_not_stored() -> None:
+    notifier = Notifier({})
+    assert notifier.store_connection(0) == ""
+    assert notifier.store_key(0) == ""
+    notifier.remove_fd("")

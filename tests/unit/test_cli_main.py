@@ -128,7 +128,7 @@ def test_starting_the_agent_loads_no_library_that_it_does_not_need() -> None:
         "import sys\n"
         "from skragent.cli.main import _build_parser\n"
         "import skragent.agent.releaser_process, skragent.agent.jobs\n"
-        "import skragent.agent.socket_activation\n"
+        "import skragent.agent.socket_activation, skragent.agent.listeners\n"
         "import skragent.agent.clock, skragent.agent.systemd_notify\n"
         "_build_parser(['run'])\n"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))\n"

@@ -26,7 +26,6 @@ KEY: Mapping[str, Any] = {
 }
 OF_ROOT: Mapping[str, Any] = {
     "due_at": None,
-    "retry_at": None,
     "last_failure": None,
     "needs_attention": False,
     "repeats_nonce": True,

@@ -7,7 +7,7 @@ import pytest
 from skragent.agent.jobs import key_requests
 from skragent.config import parse_config
 from skragent.errors import ConfigError
-from skragent.job import Identity
+from skragent.identity import Identity
 
 UUID = "11111111-2222-3333-4444-555555555555"
 RESOURCE = (

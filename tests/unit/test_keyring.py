@@ -58,12 +58,11 @@ def test_a_state_in_which_nothing_is_held_wipes(state: KeyState) -> None:
 )
 def test_what_was_ordered_has_no_failure(state: KeyState, expected: str) -> None:
     ring = ring_with(held_key())
-    ring.note_failure(ALIAS, "release.denied", retry_at=9.0)
+    ring.note_failure(ALIAS, "release.denied")
     ring.mark(ALIAS, state)
     entry = ring.get(ALIAS)
     assert entry is not None
     assert entry.failure_code == expected
-    assert (entry.retry_at is None) is (expected == "")
 
 
 def test_a_stale_key_stays_held() -> None:

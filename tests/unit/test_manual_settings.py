@@ -16,11 +16,11 @@ from skragent.config import (
     MAX_CONFIG_BYTES,
     AllowRule,
     Config,
-    IdentityConfig,
     KeyConfig,
     parse_config,
 )
 from skragent.config_settings import judge_bounds, settings_of, types_of
+from skragent.identity import Identity
 from skragent.job import MAX_KEYS
 
 PAGE = "skragent.toml.5"
@@ -28,7 +28,7 @@ PAGE = "skragent.toml.5"
 # The page's headings of what is not simply a table of `Config`.
 _OUTSIDE = "Outside of any table"
 _HEADINGS: dict[str, type[msgspec.Struct]] = {
-    "[identity] and [identities.NAME]": IdentityConfig,
+    "[identity] and [identities.NAME]": Identity,
     "[keys.NAME]": KeyConfig,
     "keys.NAME.allow[]": AllowRule,
 }
@@ -56,7 +56,7 @@ def tables() -> dict[str, type[msgspec.Struct]]:
     found: dict[str, type[msgspec.Struct]] = dict(_HEADINGS)
     for name, kind in types_of(Config).items():
         is_table = isinstance(kind, type) and issubclass(kind, msgspec.Struct)
-        if is_table and kind is not IdentityConfig:
+        if is_table and kind is not Identity:
             found[f"[{name}]"] = kind
     return found
 

@@ -30,10 +30,10 @@ from support.release_pki import (
 from typing_extensions import override
 
 from skragent.errors import ReleaseDeniedError, UnwrapError
+from skragent.identity import Identity
 from skragent.job import (
     ARENA_BYTES_PER_KEY,
     FailedKey,
-    Identity,
     KeyRequest,
     ReleasedKey,
 )

@@ -12,6 +12,7 @@ from support.serving import (
     everybody_in,
     get,
     held_key,
+    no_attempt,
     received,
     ring_with,
 )
@@ -130,7 +131,9 @@ class AuditedApi:
         self.ring = ring_with(held_key())
         self.rules = everybody_in(self.ring)
         counters = journal.counters
-        self.api = KeyApi(self.ring, self.rules, counters, now=lambda: NOW)
+        self.api = KeyApi(
+            self.ring, self.rules, counters, now=lambda: NOW, due_at=no_attempt
+        )
 
     def ask(
         self, peer: Peer, path: str = f"/v1/keys/{ALIAS}", *, method: bytes = b"GET"

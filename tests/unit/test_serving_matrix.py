@@ -16,6 +16,7 @@ from support.serving import (
     get,
     held_key,
     key_of,
+    no_attempt,
     ring_with,
     split_responses,
 )
@@ -122,7 +123,7 @@ def api_for(rule: str) -> tuple[KeyApi, Access]:
         waiting=["later"],
     )
     ring.mark("db", KeyState.STALE)
-    api = KeyApi(ring, access, Counters(), now=lambda: NOW)
+    api = KeyApi(ring, access, Counters(), now=lambda: NOW, due_at=no_attempt)
     return api, access
 
 

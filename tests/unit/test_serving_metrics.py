@@ -13,6 +13,7 @@ from support.serving import (
     ReceivedResponse,
     get,
     held_key,
+    no_attempt,
     received,
     ring_with,
 )
@@ -40,7 +41,7 @@ def sock() -> Iterator[socket.socket]:
 @pytest.fixture
 def server(sock: socket.socket) -> ApiServer:
     ring = ring_with(held_key())
-    return ApiServer(sock, ring, ACCESS, Counters(), now=lambda: NOW)
+    return ApiServer(sock, ring, ACCESS, Counters(), now=lambda: NOW, due_at=no_attempt)
 
 
 def ask(server: ApiServer | MetricsServer, path: str, peer: Peer) -> ReceivedResponse:

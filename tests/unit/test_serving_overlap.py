@@ -16,6 +16,7 @@ from support.serving import (
     everybody_in,
     get,
     held_key,
+    no_attempt,
     received,
     ring_with,
 )
@@ -37,7 +38,11 @@ class Rotated:
     def __init__(self) -> None:
         self.ring: Keyring = ring_with(held_key())
         self.api = KeyApi(
-            self.ring, everybody_in(self.ring, ME), Counters(), now=lambda: NOW
+            self.ring,
+            everybody_in(self.ring, ME),
+            Counters(),
+            now=lambda: NOW,
+            due_at=no_attempt,
         )
         self.ask(KEY)  # so that the answer before is remembered
         successor = held_key(version=NEXT_VERSION, forms={"jwk": NEW_JWK})

@@ -9,11 +9,12 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from support.life_clock import QuickClock
-from support.life_cloud import Cloud
-from support.life_model import Model
+from support.reference_model import Model
 from support.serving import ReceivedResponse, everybody_in, get, split_responses
+from support.simulated_clock import QuickClock
+from support.simulated_cloud import Cloud
 
+from skragent.agent.key_records import next_attempt
 from skragent.agent.preserved_keys import PreservedKeys
 from skragent.agent.reporter import Reporter
 from skragent.agent.scheduler import Scheduler
@@ -132,6 +133,7 @@ class World:
             everybody_in(self.keyring),
             counters,
             now=self.clock.now,
+            due_at=self._due_at,
         )
         reporter = Reporter(
             *(self.keyring, counters, self.clock, self.systemd, preserved)  # type: ignore[arg-type]
@@ -141,6 +143,11 @@ class World:
         )
         self.task = self.loop.create_task(self.scheduler.run())
         self.advance(0)
+
+    def _due_at(self, alias: str) -> float | None:
+        record = self.scheduler.records[alias]
+        left = next_attempt(record, self.clock.boottime()).seconds
+        return self.clock.now() + left if left < math.inf else None
 
     async def _gather_task(self) -> None:
         await asyncio.gather(self.task, return_exceptions=True)

@@ -22,9 +22,9 @@ from hypothesis.stateful import (
     rule,
 )
 from support.agent import failure
-from support.life_cloud import Place, Version
-from support.life_model import CONFIRMED_AFTER_FIVE_MINUTES, CONFIRMED_BY_A_SECOND
-from support.life_world import World
+from support.reference_model import CONFIRMED_AFTER_FIVE_MINUTES, CONFIRMED_BY_A_SECOND
+from support.simulated_agent import World
+from support.simulated_cloud import Place, Version
 
 from skragent.agent.key_records import KeyLifetimePolicy
 from skragent.job import Failure, KeyRequest

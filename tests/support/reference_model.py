@@ -11,7 +11,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from support.life_cloud import LONGEST_RETRY_AFTER, Listener, Place, content
+from support.simulated_cloud import LONGEST_RETRY_AFTER, Listener, Place, content
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
