@@ -1,8 +1,9 @@
 """Write the documents that repeat facts of the source: `make docs`.
 
 The source has each fact once: error codes in `skragent/error_catalog.py`, settings in
-`skragent/config.py`, metrics and journal events in `skragent/observe/`. This program
-writes whole files, or the parts of files between two marker comments:
+`skragent/config.py`, metrics and journal events in `skragent/observe/`, the resources
+of api.sock in `skragent/serving/routes.py`. This program writes whole files, or the
+parts of files between two marker comments:
 
     BEGIN GENERATED name
     END GENERATED name
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import document_text
+import openapi_text
 import settings_text as settings
 from document_text import mdoc
 
@@ -76,6 +78,7 @@ def documents() -> Iterator[tuple[Path, str]]:
     yield ROOT / "config.example.toml", settings.in_example()
     yield DOCS / "journal.md", events_in_markdown()
     yield ROOT / "packaging" / "journal" / "skragent.catalog", catalog()
+    yield ROOT / "skragent" / "serving" / "openapi.json", openapi_text.document()
 
 
 def _read(path: Path) -> str:

@@ -20,16 +20,29 @@ import urllib.parse
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+import msgspec
+
 from skragent import __version__
 from skragent.config_rules import shown
 from skragent.errors import AccessDeniedError, NotReadyError, RequestError, ServeError
 from skragent.keyring import KeyState
 from skragent.observe import Event, log, names
-from skragent.serving.documents import describe_key, overall_state, status_response
+from skragent.serving.documents import (
+    HEALTHY,
+    describe_key,
+    overall_state,
+    status_response,
+)
 from skragent.serving.http.long_poll import LongPolls
 from skragent.serving.http.response import json_response, problem_response
-from skragent.serving.negotiation import parse_query, parse_wait
-from skragent.serving.routes import READ, check_request, method_headers, not_found
+from skragent.serving.negotiation import (
+    READ,
+    check_request,
+    method_headers,
+    not_found,
+    parse_query,
+    parse_wait,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -145,7 +158,7 @@ class AdminApi:
         return routes.get(path, _Route("none", (), not_found))
 
     def _health(self, request: Request, peer: Peer) -> Response:  # noqa: ARG002 - a handler's
-        return self._ok("health", {"status": "ok"})
+        return self._ok("health", HEALTHY)
 
     def _status(self, request: Request, peer: Peer) -> Response | LongPoll:  # noqa: ARG002 - a handler's
         wait = parse_wait(parse_query(request, ("wait",)).get("wait"))
@@ -163,7 +176,7 @@ class AdminApi:
     def _status_document(self) -> dict[str, object]:
         entries = list(self._keyring)
         keys = [
-            describe_key(entry)
+            msgspec.structs.asdict(describe_key(entry))
             | {
                 "last_failure": entry.failure_code or None,
                 "last_failure_message": entry.failure_message or None,

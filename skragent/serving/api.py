@@ -1,14 +1,8 @@
 """api.sock: the resources for workloads.
 
-    GET /v1/keys                          the keys that the caller may use
-    GET /v1/keys/NAME[?version=&wait=]    one key, in the form of Accept
-    GET /v1/keys/NAME/public[?...]        its public half
-    GET /v1/status[?wait=]                the same keys, and the identity of the caller
-    GET /v1/openapi.json                  a description for programs
-    GET /healthz                          200 while the agent serves
-
-HEAD is GET without the body for every resource. HEAD gives no key away, so the journal
-has no line for it; a denied HEAD has one, as GET has.
+`skragent.serving.routes` has the table of them, and openapi.json describes them to
+programs. HEAD is GET without the body for every resource. HEAD gives no key away, so
+the journal has no line for it; a denied HEAD has one, as GET has.
 
 A key that does not exist and a key that the caller may not use get the same response.
 Responses with key bytes are rendered once per key and form. They are invalidated when
@@ -30,8 +24,15 @@ from skragent.observe import names
 from skragent.serving.access import Operation
 from skragent.serving.audit import Audit
 from skragent.serving.documents import (
-    describe_key,
+    HEALTHY,
+    Caller,
+    Key,
+    KeyList,
+    KeyProblem,
+    Status,
+    describe_key_for,
     key_headers,
+    media_types,
     overall_state,
     status_response,
 )
@@ -43,13 +44,22 @@ from skragent.serving.http.response import (
     problem_response,
 )
 from skragent.serving.negotiation import (
-    MEDIA_TYPES,
+    READ,
+    check_request,
     choose_form,
     matches_tag,
+    method_headers,
+    not_found,
     parse_query,
     parse_wait,
 )
-from skragent.serving.routes import READ, check_request, method_headers, not_found
+from skragent.serving.routes import (
+    KEY_PREFIX,
+    MAX_RETRY_SECONDS,
+    MIN_RETRY_SECONDS,
+    PUBLIC_SUFFIX,
+    find_route,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -63,17 +73,12 @@ if TYPE_CHECKING:
     from skragent.serving.negotiation import Choice
     from skragent.serving.peers import Peer
 
+    Handler = Callable[[Request, Peer], Response | LongPoll]
+
 SOCKET: Final = "api"
 
-KEYS_PATH: Final = "/v1/keys"
-_ONE_KEY: Final = KEYS_PATH + "/"
-_PUBLIC: Final = "/public"
 _ANY_KEY: Final = ""  # the resource of status long polls; no key has this name
-
-# Retry-After for a key that is not held: at least the time of a cold start, at most
-# the longest `?wait=`.
-_MIN_RETRY_SECONDS: Final = 1
-_MAX_RETRY_SECONDS: Final = 300
+_UNKNOWN: Final = ("none", not_found)
 
 
 class _KeyRequest(NamedTuple):
@@ -119,6 +124,14 @@ class KeyApi:
         self._long_polls = LongPolls()  # by key
         self._key_responses: dict[str, dict[_ResponseName, Response]] = {}
         self._openapi: Response | None = None
+        self._handlers: dict[str, Handler] = {
+            "list": self._list,
+            "get": self._get,
+            "public": self._public,
+            "status": self._status,
+            "openapi": self._describe_api,
+            "health": self._health,
+        }
         keyring.subscribe(self._on_change)
         for op, code in (("list", names.CODE_OK), ("get", names.CODE_OK)):
             counters.requests_cell(SOCKET, op, code)
@@ -138,32 +151,17 @@ class KeyApi:
 
     def handle(self, request: Request, peer: Peer) -> Response | LongPoll:
         """Return the response to a request, or a long poll."""
-        op, handler = self._route(request.path)
+        route = find_route(request.path)
+        op, handler = (route.op, self._handlers[route.op]) if route else _UNKNOWN
         try:
             check_request(request, READ)
             return handler(request, peer)
         except ServeError as error:
             return self._problem(op, error, method_headers(error, READ))
 
-    def _route(
-        self, path: str
-    ) -> tuple[str, Callable[[Request, Peer], Response | LongPoll]]:
-        if path.startswith(_ONE_KEY):
-            # A key may have the name `public`: /v1/keys/public is that key.
-            if path.endswith(_PUBLIC) and len(path) > len(_ONE_KEY) + len(_PUBLIC) - 1:
-                return "public", self._public
-            return "get", self._get
-        routes = {
-            KEYS_PATH: ("list", self._list),
-            "/v1/status": ("status", self._status),
-            "/v1/openapi.json": ("openapi", self._describe_api),
-            "/healthz": ("health", self._health),
-        }
-        return routes.get(path, ("none", not_found))
-
     def _health(self, request: Request, peer: Peer) -> Response:  # noqa: ARG002 - a handler's
         counter = self._counter("health", names.CODE_OK)
-        return json_response({"status": "ok"}, counter=counter)
+        return json_response(HEALTHY, counter=counter)
 
     def _describe_api(self, request: Request, peer: Peer) -> Response:  # noqa: ARG002 - a handler's
         if self._openapi is None:
@@ -181,26 +179,26 @@ class KeyApi:
         parse_query(request, ())
         keys = self._describe(self._visible_to(peer), peer)
         counter = self._counter("list", names.CODE_OK)
-        return json_response({"keys": keys}, counter=counter)
+        return json_response(KeyList(keys), counter=counter)
 
     def _status(self, request: Request, peer: Peer) -> Response | LongPoll:
-        you = {
-            "uid": peer.uid,
-            "gid": peer.gid,
-            "groups": sorted(peer.groups),
-            "pid": peer.pid,
-            "unit": peer.unit or None,
-            "user_unit": peer.user_unit or None,
-        }
+        you = Caller(
+            uid=peer.uid,
+            gid=peer.gid,
+            groups=tuple(sorted(peer.groups)),
+            pid=peer.pid,
+            unit=peer.unit or None,
+            user_unit=peer.user_unit or None,
+        )
 
-        def document() -> dict[str, object]:
+        def document() -> Status:
             entries = self._visible_to(peer)
-            return {
-                "version": __version__,
-                "state": overall_state(entries),
-                "you": you,
-                "keys": self._describe(entries, peer),
-            }
+            return Status(
+                version=__version__,
+                state=overall_state(entries),
+                you=you,
+                keys=self._describe(entries, peer),
+            )
 
         wait = parse_wait(parse_query(request, ("wait",)).get("wait"))
 
@@ -215,10 +213,10 @@ class KeyApi:
         return self._respond_or_wait("status", _ANY_KEY, wait, respond)
 
     def _get(self, request: Request, peer: Peer) -> Response | LongPoll:
-        return self._one_key(request, peer, request.path[len(_ONE_KEY) :], "get")
+        return self._one_key(request, peer, request.path[len(KEY_PREFIX) :], "get")
 
     def _public(self, request: Request, peer: Peer) -> Response | LongPoll:
-        name = request.path[len(_ONE_KEY) : -len(_PUBLIC)]
+        name = request.path[len(KEY_PREFIX) : -len(PUBLIC_SUFFIX)]
         return self._one_key(request, peer, name, "public")
 
     def _one_key(
@@ -288,7 +286,7 @@ class KeyApi:
         try:
             choice = choose_form(request.accept, forms)
         except RequestError as error:
-            formats = [media for form, media in MEDIA_TYPES.items() if form in forms]
+            formats = media_types(forms)
             return self._problem(request.operation, error, {}, formats=formats)
         is_known = matches_tag(request.if_none_match, key.version)
         if is_known and not is_final:
@@ -329,36 +327,32 @@ class KeyApi:
         due_at = self._due_at(entry.alias)
         left = 0 if due_at is None else int(due_at - self._now()) + 1
         if entry.state is KeyState.DROPPED:  # only an administrator can change that
-            left = _MAX_RETRY_SECONDS
-        retry_after = min(max(left, _MIN_RETRY_SECONDS), _MAX_RETRY_SECONDS)
+            left = MAX_RETRY_SECONDS
+        retry_after = min(max(left, MIN_RETRY_SECONDS), MAX_RETRY_SECONDS)
         return self._problem(
             op,
             error,
             {"Retry-After": str(retry_after)},
-            state=entry.state.value,
+            state=entry.state,
             last_failure=entry.failure_code or None,
         )
 
     def _visible_to(self, peer: Peer) -> list[Entry]:
         return [entry for entry in self._keyring if self._operations(peer, entry.alias)]
 
-    def _operations(self, peer: Peer, alias: str) -> list[Operation]:
-        return [
+    def _operations(self, peer: Peer, alias: str) -> tuple[Operation, ...]:
+        return tuple(
             operation
             for operation in get_args(Operation)
             if self._access.allows(peer, alias, operation)
-        ]
+        )
 
-    def _describe(self, entries: list[Entry], peer: Peer) -> list[dict[str, object]]:
+    def _describe(self, entries: list[Entry], peer: Peer) -> tuple[Key, ...]:
         """Describe keys, and the operations that the caller may use."""
-        found = []
-        for entry in entries:
-            operations = self._operations(peer, entry.alias)
-            document = describe_key(entry) | {"operations": operations}
-            if "get" not in operations:
-                document["formats"] = []
-            found.append(document)
-        return found
+        return tuple(
+            describe_key_for(self._operations(peer, entry.alias), entry)
+            for entry in entries
+        )
 
     def _on_change(self, alias: str) -> None:
         self._invalidate(alias)
@@ -373,7 +367,9 @@ class KeyApi:
         self, op: str, error: ServeError, headers: Mapping[str, str], **members: object
     ) -> Response:
         counter = self._counter(op, error.code)
-        return problem_response(error, counter=counter, headers=headers, **members)
+        return problem_response(
+            error, counter=counter, headers=headers, kind=KeyProblem, **members
+        )
 
     def _counter(self, op: str, code: str) -> Cell:
         return self._counters.requests_cell(SOCKET, op, code)

@@ -13,9 +13,15 @@ from skragent.errors import RequestError
 from skragent.keyring import KeyState
 from skragent.observe import KeySample, names
 from skragent.serving.admission import Limits
+from skragent.serving.documents import HEALTHY
 from skragent.serving.http.response import Response, json_response, problem_response
 from skragent.serving.listener import Listener
-from skragent.serving.routes import READ, check_request, method_headers, not_found
+from skragent.serving.negotiation import (
+    READ,
+    check_request,
+    method_headers,
+    not_found,
+)
 from skragent.serving.servers import CLOSE_SECONDS
 
 if TYPE_CHECKING:
@@ -89,7 +95,7 @@ class MetricsServer:
             return problem_response(error, counter=counter, headers=headers)
         counter = self._counters.requests_cell(_SOCKET, op, names.CODE_OK)
         if op == "health":
-            return json_response({"status": "ok"}, counter=counter)
+            return json_response(HEALTHY, counter=counter)
         body, content_type = self._metrics().render(request.headers.get("accept", ""))
         headers = {"Content-Type": content_type}
         return Response(HTTPStatus.OK, headers, body, counter=counter)

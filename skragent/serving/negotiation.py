@@ -1,4 +1,4 @@
-"""The parameters of a request: query, Accept and If-None-Match. Pure."""
+"""Checks of a request: method, body, query, Accept and If-None-Match. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import re
 import urllib.parse
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from skragent.config_rules import shown
 from skragent.errors import RequestError
@@ -14,9 +14,12 @@ from skragent.errors import RequestError
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from skragent.errors import ServeError
     from skragent.job import Form
     from skragent.serving.http.request import Request
+    from skragent.serving.peers import Peer
 
+READ: Final = ("GET", "HEAD")  # RFC 9110 §9.3.2
 MAX_WAIT_SECONDS: Final = 300.0
 
 # In the order of preference if the caller has none.
@@ -50,6 +53,40 @@ class Choice(NamedTuple):
 class _Range(NamedTuple):
     quality: float
     position: int  # in the header: the first of equal ranges wins
+
+
+def check_request(
+    request: Request, methods: tuple[str, ...], *, accepts_body: bool = False
+) -> None:
+    """Check the method and the body of a request; no methods: any method.
+
+    Raises:
+        RequestError: serve.method or serve.body
+    """
+    if methods and request.method not in methods:
+        raise RequestError(
+            f"the method must be {' or '.join(methods)}",
+            code="serve.method",
+            status=HTTPStatus.METHOD_NOT_ALLOWED,
+        )
+    if request.has_body and not accepts_body:
+        raise RequestError("this request must not have a body", code="serve.body")
+
+
+def method_headers(error: ServeError, methods: tuple[str, ...]) -> dict[str, str]:
+    """Return the Allow header for a wrong method: RFC 9110 §15.5.6."""
+    if error.status != HTTPStatus.METHOD_NOT_ALLOWED:
+        return {}
+    return {"Allow": ", ".join(methods)}
+
+
+def not_found(request: Request, peer: Peer) -> NoReturn:  # noqa: ARG001 - a handler's
+    """Reject an unknown path."""
+    raise RequestError(
+        "there is no resource at this path",
+        code="serve.not_found",
+        status=HTTPStatus.NOT_FOUND,
+    )
 
 
 def parse_query(request: Request, known: tuple[str, ...]) -> dict[str, str]:

@@ -10,7 +10,10 @@ from __future__ import annotations
 import copy
 import json
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, Protocol
+
+import msgspec
+from msgspec import Meta
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -25,8 +28,8 @@ _CLOSE: Final = b"Connection: close\r\n\r\n"
 _MAX_CACHED: Final = 256
 
 
-class Problem(Protocol):
-    """An error that a problem document describes."""
+class HttpError(Protocol):
+    """An error that becomes a problem document."""
 
     code: str
     message: str
@@ -35,6 +38,21 @@ class Problem(Protocol):
     def status(self) -> int:
         """Return the HTTP status."""
         ...
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """A problem document: RFC 9457."""
+
+    title: str
+    status: int
+    code: Annotated[
+        str,
+        Meta(
+            pattern="^[a-z_.]+$",
+            description="The stable error code, for programs.",
+        ),
+    ]
+    detail: Annotated[str, Meta(description="One sentence for people.")]
 
 
 class Response:
@@ -147,35 +165,55 @@ def json_response(
     status: HTTPStatus = HTTPStatus.OK,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Return a JSON document that caches must not store."""
+    """Return a JSON document that caches must not store.
+
+    Args:
+        value: a structure of msgspec, or a value that JSON has.
+        counter: counts the response.
+        status: the status of the response.
+        headers: more headers.
+    """
     return Response(
         status,
         {"Content-Type": JSON, "Cache-Control": "no-store", **(headers or {})},
-        json.dumps(value).encode(),
+        to_json(value),
         counter=counter,
     )
 
 
+def to_json(value: object) -> bytes:
+    """Encode a structure of msgspec, or a value that JSON has."""
+    return json.dumps(msgspec.to_builtins(value)).encode()
+
+
 def problem_response(
-    problem: Problem,
+    error: HttpError,
     *,
     counter: Counter,
     headers: Mapping[str, str] | None = None,
-    **members: object,
+    kind: type[Problem] = Problem,
+    **members: Any,  # noqa: ANN401 - each kind has members of its own
 ) -> Response:
-    """Return an RFC 9457 problem document; programs read its `code`.
+    """Return a problem document; programs read its `code`.
 
     Temporary errors have a Retry-After of one second, unless `headers` has another.
+
+    Args:
+        error: becomes the document.
+        counter: counts the response.
+        headers: more headers.
+        kind: the structure of the document.
+        members: the members that `kind` has in addition to those of Problem.
     """
-    status = HTTPStatus(problem.status)
+    status = HTTPStatus(error.status)
     temporary = {"Retry-After": "1"} if status in _TEMPORARY else {}
-    document = {
-        "title": status.phrase,
-        "status": status.value,
-        "code": problem.code,
-        "detail": problem.message,
+    document = kind(
+        title=status.phrase,
+        status=status.value,
+        code=error.code,
+        detail=error.message,
         **members,
-    }
+    )
     return Response(
         status,
         {
@@ -184,7 +222,7 @@ def problem_response(
             **temporary,
             **(headers or {}),
         },
-        json.dumps(document).encode(),
+        to_json(document),
         counter=counter,
     )
 
