@@ -261,7 +261,9 @@ class KeyApi:
         entry = self._keyring.get(alias)
         if entry is None or not self._access.allows(peer, alias, operation):
             self._audit.denied(peer, alias, operation, is_configured=entry is not None)
-            raise AccessDeniedError("there is no such key, or you may not use it")
+            raise AccessDeniedError(
+                "the key does not exist, or no rule permits you to use it"
+            )
         return entry
 
     def _respond_with_key(

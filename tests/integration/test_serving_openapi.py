@@ -19,8 +19,10 @@ from support.serving import ALIAS, VERSION, everybody_in, held_key, key_of, ring
 from support.serving_server import RunningServer, serving
 from support.unix_session import unix_session
 
+from skragent.error_catalog import CODES
 from skragent.job import Form
 from skragent.serving import Limits
+from skragent.serving.routes import REFUSALS, ROUTES, Refusal
 
 DOCUMENT = json.loads(
     resources.files("skragent.serving").joinpath("openapi.json").read_text()
@@ -109,10 +111,15 @@ def test_every_path_of_the_document_is_served(session: requests.Session) -> None
         assert session.get(url, timeout=DEADLINE_SECONDS).status_code == 200, path
 
 
-def test_the_document_has_every_error_code() -> None:
-    described = set()
-    for text in json.dumps(DOCUMENT).split('"code": {"enum": [')[1:]:
-        described |= set(json.loads(f"[{text.partition(']')[0]}]"))
+def refusals() -> Iterator[tuple[int, Refusal]]:
+    """Yield each refusal of the route table with its status."""
+    yield from REFUSALS.items()
+    for route in ROUTES:
+        yield from route.refusals.items()
+
+
+def test_the_routes_have_every_error_code() -> None:
+    described = {code for _, refusal in refusals() for code in refusal.codes}
     served = set()
     for module in (
         "api",
@@ -128,3 +135,10 @@ def test_the_document_has_every_error_code() -> None:
         served |= {word.split('"')[0] for word in text.split('code="')[1:]}
     defaults = {"serve.denied", "serve.not_ready", "serve.bad_request"}
     assert served | defaults == described
+
+
+def test_the_error_catalog_names_each_status_of_a_code() -> None:
+    for status, refusal in refusals():
+        for code in refusal.codes:
+            statuses = CODES[code].cause.partition(":")[0]
+            assert code == "internal" or str(status) in statuses, code
