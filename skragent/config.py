@@ -193,7 +193,7 @@ class ServingConfig(
 ):
     """Limits of each socket.
 
-    No caller can take a socket from all other callers. The agent refuses a request
+    No caller can take a socket from all other callers. The agent rejects a request
     beyond a limit with a code (`serve.connections`, `serve.busy`, `serve.rate`) and a
     Retry-After. At a limit, the user with the largest share yields. All users that no
     rule names share the quota of one user.
@@ -308,10 +308,10 @@ class KeyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     refresh_seconds: Annotated[
         int,
         Setting(
-            "The interval between two releases of the key.",
+            "The interval between two releases of the key, plus or minus a tenth.",
             300,
             604_800,
-            "once per token lifetime",
+            "four fifths of the token lifetime",
         ),
     ] = 0
     version_check_seconds: Annotated[

@@ -1,11 +1,11 @@
 """The denials of authorities, and how the agent confirms each of them.
 
-Only an authority can end a held key. There are two authorities: the vault of the key,
-and the attestation provider, which appraises this VM's evidence. An error with a code
-in `DENIALS` is a denial. Every other error is a fault, and a fault never ends a held
-key. Examples of faults are a missing file, a token that does not verify, a response
-that is not in the authority's own format, and each response of IMDS or Entra ID, which
-are not authorities.
+Of all errors, only a denial of an authority ends a held key. There are two authorities:
+the vault of the key, and the attestation provider, which appraises this VM's evidence.
+An error with a code in `DENIALS` is a denial. Every other error is a fault, and a fault
+never ends a held key. Examples of faults are a missing file, a token that does not
+verify, a response that is not in the authority's own format, and each response of IMDS
+or Entra ID, which are not authorities.
 
 Two modules recognise the authorities' error formats and set these codes:
 `release.vault_failures` (Key Vault REST API, "Error") and `attestation.maa` (Azure

@@ -35,7 +35,7 @@ SLOWLY: Final = Disposition.RETRY_SLOWLY
 DENIED: Final = Disposition.DENIED
 FATAL: Final = Disposition.FATAL
 # The response to one caller, or the end of one command: the scheduler never gets it.
-REFUSED: Final = "refused"
+REJECTED: Final = "rejected"
 # The disposition depends on the cause: each error has its own.
 VARIES: Final = "varies"
 
@@ -44,7 +44,7 @@ class ErrorCode(NamedTuple):
     """One code. `code` is stable: alerts and scripts may rely on it."""
 
     code: str
-    disposition: Disposition | Literal["refused", "varies"]
+    disposition: Disposition | Literal["rejected", "varies"]
     cause: str
     remedy: str
 
@@ -771,7 +771,7 @@ _RESPONSES: Final = ErrorGroup(
     (
         ErrorCode(
             "serve.denied",
-            REFUSED,
+            REJECTED,
             "404: the key does not exist, or no rule allows it to the caller. The"
             " response does not say which. The journal (`ACCESS_DENIED`) does, for"
             " root.",
@@ -780,65 +780,65 @@ _RESPONSES: Final = ErrorGroup(
         ),
         ErrorCode(
             "serve.not_ready",
-            REFUSED,
+            REJECTED,
             "503: a rule allows the key to the caller, but the agent does not hold it"
             " (yet).",
             "Look up the code in `last_failure` of the response.",
         ),
         ErrorCode(
             "serve.version",
-            REFUSED,
+            REJECTED,
             "404: the agent holds another version of the key.",
             "Request the current version.",
         ),
         ErrorCode(
             "serve.not_acceptable",
-            REFUSED,
+            REJECTED,
             "406: the key is not available in the requested format.",
             "Request one of the formats in `formats` of the response.",
         ),
         ErrorCode(
             "serve.rate",
-            REFUSED,
+            REJECTED,
             "429: the user has got 10000 responses within a second.",
             "Repeat the request after the time in Retry-After.",
         ),
         ErrorCode(
             "serve.busy",
-            REFUSED,
+            REJECTED,
             "503: too many requests are under way or wait for a change. The limits"
             " follow from `serving.connections`.",
             "Repeat the request after the time in Retry-After.",
         ),
         ErrorCode(
             "serve.connections",
-            REFUSED,
+            REJECTED,
             "503: the connections exceed `serving.connections`, or those of the user"
             " exceed half of it.",
             "Find the user in the journal (`CONNECTIONS_REFUSED`).",
         ),
         ErrorCode(
             "serve.bad_request",
-            REFUSED,
+            REJECTED,
             "400: the agent cannot parse the request.",
             "Correct the client.",
         ),
         ErrorCode(
             "serve.not_found",
-            REFUSED,
+            REJECTED,
             "404: the agent has no such resource.",
             "Correct the path.",
         ),
         ErrorCode(
             "serve.method",
-            REFUSED,
+            REJECTED,
             "405: the resource does not have this method. Only admin.sock accepts"
             " refresh, reload and drop.",
             "Use a method that the header `Allow` names.",
         ),
         ErrorCode(
             "serve.body",
-            REFUSED,
+            REJECTED,
             "400, 413, 417 or 501: the request has a body where none is allowed, a body"
             " longer than 16384 bytes, an expectation other than 100-continue,"
             " or a transfer coding other than chunked. The framing of a chunked body"
@@ -847,19 +847,19 @@ _RESPONSES: Final = ErrorGroup(
         ),
         ErrorCode(
             "serve.head_too_large",
-            REFUSED,
+            REJECTED,
             "431: the head of the request is longer than 8192 bytes.",
             "Correct the client.",
         ),
         ErrorCode(
             "serve.timeout",
-            REFUSED,
+            REJECTED,
             "408: the request was not complete within 5 seconds.",
             "Send the whole request at once.",
         ),
         ErrorCode(
             "serve.http_version",
-            REFUSED,
+            REJECTED,
             "505: the request is neither HTTP/1.0 nor HTTP/1.1.",
             "Correct the client.",
         ),
@@ -884,14 +884,14 @@ _CLIENT: Final = ErrorGroup(
         ),
         ErrorCode(
             "client.forbidden",
-            REFUSED,
+            REJECTED,
             "The user may not connect to the socket.",
             "Add the user to the group `skragent` for api.sock. Use root for"
             " admin.sock.",
         ),
         ErrorCode(
             "client.garbage",
-            REFUSED,
+            REJECTED,
             "The response is not an agent's, or another version's.",
             "Check the path of the socket, and restart the agent after an upgrade.",
         ),
@@ -955,7 +955,7 @@ _EMULATOR: Final = ErrorGroup(
         ),
         ErrorCode(
             "emulator.request",
-            REFUSED,
+            REJECTED,
             "faults.sock cannot parse the request.",
             "Correct the request.",
         ),
@@ -969,10 +969,10 @@ ACTIONS: Final[Mapping[str, str]] = MappingProxyType(
         " failure within two, and so on. The window doubles up to a minute, and the"
         " wait is a random part of the window (full jitter), so that the VMs of a fleet"
         " do not retry at the same time. After a 429 of a vault the wait is about ten"
-        " seconds, and each time a tenth longer. The agent obeys Retry-After, up to ten"
-        " minutes. It serves held keys meanwhile. A held key is `stale` from the time"
-        " when its refresh is overdue, and is wiped `keys.NAME.max_stale_seconds`"
-        " later.",
+        " seconds, and each time a tenth longer. The agent obeys a longer Retry-After,"
+        " up to ten minutes. It serves held keys meanwhile. A held key is `stale` from"
+        " the time when its refresh is overdue, and is wiped"
+        " `keys.NAME.max_stale_seconds` later.",
         "reattest": "As `retry`, but the agent starts again with new evidence and a"
         " fresh token.",
         "retry_slowly": "A person probably has to act. The agent repeats the attempt"
@@ -980,15 +980,15 @@ ACTIONS: Final[Mapping[str, str]] = MappingProxyType(
         " 15 minutes. It serves held keys as after `retry`. The journal has an error"
         " (`ATTENTION`), and `skragent_key_needs_attention` is 1.",
         "denied": "An authority denied the key: the vault or the attestation provider,"
-        " in its own error format. Only a denial ends a held key, and only when it is"
-        " confirmed. From the first denial on, the journal has an error (`ATTENTION`),"
+        " in its own error format. Of all errors, only a confirmed denial ends a held"
+        " key. From the first denial on, the journal has an error (`ATTENTION`),"
         " and `skragent_key_needs_attention` is 1.",
         "fatal": "The configuration cannot be used, a socket cannot be bound, or the"
         " machine is not a confidential VM. At a start the error ends the agent. Once"
         " the agent has attested or holds a key, it handles the error as"
         " `retry_slowly`. In a command, the error ends the command.",
         "varies": "The action depends on the cause. The text of the code describes it.",
-        "refused": "The response to one caller. Nothing changes for other callers.",
+        "rejected": "The response to one caller. Nothing changes for other callers.",
     }
 )
 

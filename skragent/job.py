@@ -27,6 +27,10 @@ MAX_RESULT_BYTES = 1024 * 1024
 # The longest attestation token; observed: 6 to 9 kB.
 MAX_TOKEN_CHARACTERS = 128 * 1024
 
+# The longest lifetime of an attestation token. Observed: 8 hours. Documented: one day
+# (learn.microsoft.com, azure/attestation/claim-sets).
+MAX_TOKEN_LIFE_SECONDS = 86400
+
 # More keys than a vault would release within a token's life is a mistake.
 MAX_KEYS = 256
 

@@ -27,8 +27,8 @@ attempt comes no later than that.
 
 The window after a vault's 429 is different. The vault works, but many VMs wait for its
 ten releases in 10 s, for hours if the fleet is large. No agent knows how many others
-wait. So each agent waits a tenth of the time that it has waited already: the sum of
-windows that grow by a tenth is ten times the last one. Then the number of refused
+wait. So each window is a tenth longer than the one before, and a wait is about 10 s and
+a tenth of the time that the key has waited already. Then the number of refused
 requests grows with the logarithm of the fleet. Windows with a cap of one minute would
 make it grow with the fleet, and a vault that counts refused requests would not recover.
 Doubled windows would leave the vault idle: 1000 agents then take 2.8 times as long as
@@ -54,7 +54,7 @@ from skragent.agent.denial_confirmation import (
     count_repetitions,
 )
 from skragent.errors import Disposition
-from skragent.job import MAX_KEYS
+from skragent.job import MAX_KEYS, MAX_TOKEN_LIFE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -70,10 +70,8 @@ REFRESH_JITTER: Final = 0.1
 # because images that were cloned share a machine id.
 _MACHINE_PART: Final = 0.8
 
-# MAA's tokens live 8 hours. A lifetime outside of these bounds is not believed: the
-# agent would loop, or never refresh.
+# With a shorter lifetime the agent would refresh in a tight loop.
 MIN_TOKEN_LIFE_SECONDS: Final = 5.0
-MAX_TOKEN_LIFE_SECONDS: Final = 7 * 86400.0
 
 MIN_RETRY_AFTER_SECONDS: Final = 1.0
 MAX_RETRY_AFTER_SECONDS: Final = 600.0

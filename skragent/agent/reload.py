@@ -1,6 +1,6 @@
 """Reload the configuration without a restart.
 
-A file with a problem is refused, and the previous configuration stays in force. The
+A file with a problem is rejected, and the previous configuration stays in force. The
 file is read and names are resolved in a thread: getpwnam(3) may wait for a directory
 service for minutes, and the agent must serve keys meanwhile.
 """
@@ -104,7 +104,7 @@ class Reloader:
         except ConfigError as error:
             log(
                 Event.CONFIG_REFUSED,
-                "the changed configuration was refused, and the one before stays in"
+                "the changed configuration was rejected, and the one before stays in"
                 f" force: {error.message}. {error.hint}",
                 code=error.code,
             )

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from skragent.attestation.guest import encode_nonce
 from skragent.certificates import CertificateError, reading
 from skragent.errors import InvalidTokenError, TokenExpiredError
-from skragent.job import MAX_TOKEN_CHARACTERS
+from skragent.job import MAX_TOKEN_CHARACTERS, MAX_TOKEN_LIFE_SECONDS
 from skragent.jose import (
     CompactJws,
     decode_base64,
@@ -41,8 +41,7 @@ _MAX_CLAIM_CHARS = 100  # of a claim that is shown
 
 # The provider's clock may be ahead of this VM's by this much.
 CLOCK_SKEW = timedelta(minutes=5)
-# Observed: 8 hours. learn.microsoft.com, azure/attestation/claim-sets: one day.
-MAX_LIFETIME = timedelta(days=1)
+MAX_LIFETIME = timedelta(seconds=MAX_TOKEN_LIFE_SECONDS)
 
 _MADE_HERE = object()
 

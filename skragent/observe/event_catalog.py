@@ -356,7 +356,7 @@ EVENT_TEXTS: Final[Mapping[Event, EventText]] = MappingProxyType(
             " and the agent serves held keys again afterwards.",
         ),
         Event.CONNECTIONS_REFUSED: EventText(
-            "Connections were refused",
+            "Connections were rejected",
             _CONFIGURATION,
             "The agent told a caller to try again later, or new connections wait. The"
             " agent serves the open connections.",

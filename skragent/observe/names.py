@@ -127,7 +127,7 @@ SOCKET_REQUESTS: Final = Metric(
 SOCKET_DENIED: Final = Metric(
     "skragent_socket_denied",
     "counter",
-    "Refused callers, by reason.",
+    "Rejected callers, by reason.",
     ("reason",),
     "`reason` is `no_rule`, `connections`, `rate` or `busy`.",
 )

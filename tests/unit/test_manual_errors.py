@@ -46,7 +46,7 @@ def test_an_error_has_the_disposition_of_its_code(code: str) -> None:
 def test_responses_have_no_disposition() -> None:
     for code, entry in CODES.items():
         if code.startswith("serve."):
-            assert entry.action == "refused"
+            assert entry.action == "rejected"
 
 
 def test_every_class_has_a_code_of_the_catalog_or_its_stem() -> None:

@@ -1,9 +1,10 @@
 """Release policies: grammar, storage and evaluation.
 
 Azure Key Vault's policy grammar, version 1.0.0: `anyOf` of authorities, each with one
-`allOf` or `anyOf` of nested conditions. `equals` is the only operator in the service's
-documentation. It compares the string forms of scalars, with case. Dots in a claim's
-name lead through objects. A claim that is missing or not a scalar equals nothing.
+`allOf` or `anyOf` of nested conditions. The grammar lists seven operators. The text
+below it says that the service supports only `equals`, and so does this module. `equals`
+compares the string forms of scalars, with case. A dot in a claim's name separates the
+members of nested objects. A claim that is missing or not a scalar equals nothing.
 """
 
 from __future__ import annotations

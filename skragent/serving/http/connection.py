@@ -7,21 +7,26 @@ connection has at most one response under way, and a limited number of pending b
 
 The state says what the connection waits for:
 
-    IDLE ──────────► QUEUED         the user's quota is used up
-      │ ◄──────────────┘
-      ├──► LONG_POLLING             a request waits for a change
-      │ ◄──────┤
-      ├──► SENDING ◄──┘             the socket accepted only a part of a response
-      │ ◄──────┘
-      ├──► CLOSING                  the same, and the connection closes after it
-      └──► CLOSED
+    | state        | the connection waits for                     | next states        |
+    |--------------|----------------------------------------------|--------------------|
+    | IDLE         | a request                                    | all others         |
+    | QUEUED       | a new quota of its user                      | IDLE               |
+    | LONG_POLLING | the change that a request asked for          | IDLE, SENDING      |
+    | SENDING      | the peer, to read the rest of a response     | IDLE               |
+    | CLOSING      | the same; then the connection closes         | CLOSED             |
+    | CLOSED       | nothing                                      |                    |
 
-The connection reads in the states IDLE and LONG_POLLING. A long poll must notice that
-its peer closes. It stops reading if the peer has shut down its sending side
+QUEUED, LONG_POLLING and SENDING can also become CLOSING or CLOSED.
+
+The connection reads in the states IDLE and LONG_POLLING only. In the other states the
+bytes of further requests stay in the socket. So a peer that does not read responses
+cannot send requests without limit. A long poll reads because it must notice that its
+peer closes. It stops reading if the peer has shut down its sending side
 (`_has_input_ended`), or has sent more requests than the connection keeps.
 
-The bytes that the socket did not accept stay the view that they were. Key bytes are
-never copied. Their memory lives until the peer has read them or the connection ends.
+The connection keeps the rest of a response as a `memoryview` of the key's memory and
+never copies key bytes. This memory lives until the peer has read the rest or the
+connection ends.
 
 A client that expects 100 (Continue) gets it if the server reads the body. Otherwise
 the server responds without the body and closes the connection, because the client may
