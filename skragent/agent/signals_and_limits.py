@@ -1,7 +1,7 @@
-"""The signals that the agent acts on, each when it can.
+"""Signals, the limit of descriptors, and the delay of an exit.
 
-While it starts they wait: an agent that ends at once leaves the units whose connections
-it was handed to an empty credential.
+Signals are blocked during the start. An agent that ends at a signal then would not
+reject the connections that it inherited, and their units would get an empty credential.
 """
 
 from __future__ import annotations

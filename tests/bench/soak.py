@@ -1,10 +1,11 @@
-"""A soak: requests from many connections while the key rotates under them.
+"""A soak test: requests from many connections while the key is rotated.
 
     soak.py [--requests N] [--connections N]
 
 Every body is derived from its version, so that a wrong key and a mixed response are
-detected. A third of the connections each are kept open, closed after each request, and
-long-polling. The last line of output is `soak: ok (…)`; anything else is a failure.
+detected. Half of the connections are kept open. A quarter ends after each request, and
+a quarter sends long polls. The last line of the output is `soak: ok (…)`. Any other
+line is a failure.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from skragent.serving import ApiServer, Limits
 ALIAS = "db"
 ROTATION_SECONDS = 0.01
 DEADLINE_SECONDS = 600.0
-WARM_UP = 0.1  # of all requests: memory is compared from there on
+WARM_UP = 0.1  # this part of the requests, before memory is measured
 MAX_GROWTH_KIB = 2048
 MAX_MORE_MAPPINGS = 8
 
@@ -146,12 +147,18 @@ class Client:
     def check(self, head: bytes, body: bytes, more: int) -> None:
         found = HEAD.match(head)
         if found is None or found[1] != b"200" or more:
-            raise SystemExit(f"soak: {self.mode}: not as asked: {head!r} {more}")
+            raise SystemExit(
+                f"soak: {self.mode}: an unexpected response: {head!r} {more}"
+            )
         version = found[2].decode()
         if body != body_of(version):
-            raise SystemExit(f"soak: {self.mode}: version {version} with other bytes")
+            raise SystemExit(
+                f"soak: {self.mode}: the bytes of another version than {version}"
+            )
         if version < self.version or (self.mode == "poll" and version == self.version):
-            raise SystemExit(f"soak: {self.mode}: {self.version}, and then {version}")
+            raise SystemExit(
+                f"soak: {self.mode}: version {version} after {self.version}"
+            )
         self.version = version
 
 
@@ -193,7 +200,7 @@ def load(path: str, connections: int, requests: int, clients: list[Client]) -> N
     deadline, answered = time.monotonic() + DEADLINE_SECONDS, 0
     while answered < requests:
         if time.monotonic() > deadline:
-            raise SystemExit(f"soak: only {answered} answers in {DEADLINE_SECONDS} s")
+            raise SystemExit(f"soak: only {answered} responses in {DEADLINE_SECONDS} s")
         for key, _ in selector.select(10):
             client: Client = key.data
             if client.take():
@@ -227,7 +234,7 @@ def main() -> None:
         and abs(descriptors) <= arguments.connections // 4
         and mappings <= MAX_MORE_MAPPINGS
     )
-    print(f"soak: {'ok' if is_steady else 'grown'} ({counts})")
+    print(f"soak: {'ok' if is_steady else 'resources have grown'} ({counts})")
     sys.exit(not is_steady)
 
 

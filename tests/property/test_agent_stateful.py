@@ -5,6 +5,7 @@
 - A vault never gets more requests than its rate limit permits.
 - A fault of one key does not delay another key.
 - After all faults have ended, every key becomes current.
+- Retry-After of a key that is not held is the time until its next attempt.
 - The heartbeats of the watchdog are on time.
 """
 
@@ -22,35 +23,40 @@ from hypothesis.stateful import (
     rule,
 )
 from support.agent import failure
-from support.reference_model import CONFIRMED_AFTER_FIVE_MINUTES, CONFIRMED_BY_A_SECOND
-from support.simulated_agent import World
-from support.simulated_cloud import Place, Version
+from support.reference_model import (
+    CONFIRMED_AFTER_FIVE_MINUTES,
+    CONFIRMED_BY_A_SECOND,
+    TOLERANCE_SECONDS,
+)
+from support.simulated_agent import SimulatedAgent
+from support.simulated_cloud import KeyId, Version
 
 from skragent.agent.key_records import KeyLifetimePolicy
 from skragent.job import Failure, KeyRequest
 from skragent.keyring import KeyState
 
 HOUR = 3600.0
-YEARS = 10 * 365.25 * 86400.0
+TEN_YEARS = 10 * 365.25 * 86400.0
 WEEK = 7 * 86400.0
 
 VAULTS = ("https://a.vault.azure.net", "https://b.vault.azure.net")
 ALIASES = ("disk", "signing", "backup", "mail")
 
-# The clock is looked at this often: what it was set to is noticed by then.
-NOTICED = 10.0
-# The agent requests a key that is not held within this time (docs/operations.md), plus
-# the release rate limit of its vault and the ends of crashing jobs.
-LONGEST_WAIT = 900.0
-TURNS = 100.0
-LONGEST_RENEWAL = 3600.0 + 60.0  # after failures; and what was ordered then is made
-# The same where keys crash their jobs, and it must be found out which.
-MINED = 300.0
+# The agent compares the wall clock with deadlines this often.
+CLOCK_CHECK_SECONDS = 10.0
+# The longest wait of a key that is not held (docs/operations.md). The release rate
+# limit and crashing jobs can delay the key by RATE_LIMIT_SECONDS more.
+MAX_BACKOFF_SECONDS = 900.0
+RATE_LIMIT_SECONDS = 100.0
+MAX_RENEWAL_SECONDS = 3600.0 + 60.0  # the backoff, and the time to fetch it
+# The time in which the agent finds the keys that crash their jobs.
+CRASH_SEARCH_SECONDS = 300.0
+MAX_RETRY_AFTER = 300.0  # of a key that is not held, in seconds
 
 aliases = st.sampled_from(ALIASES)
-places = st.tuples(st.sampled_from(VAULTS), st.sampled_from(ALIASES))
+key_ids = st.tuples(st.sampled_from(VAULTS), st.sampled_from(ALIASES))
 rarely = st.sampled_from([False, False, True])
-moments = st.sampled_from([0.0, 0.4, 2.0, 9.0, 11.0, 61.0, 650.0, HOUR])
+durations = st.sampled_from([0.0, 0.4, 2.0, 9.0, 11.0, 61.0, 650.0, HOUR])
 retry_afters = st.sampled_from([None, None, 0.0, 5.0, 300.0, 1e6, -3.0])
 seconds_from_now = st.sampled_from([None, None, -HOUR, -1.0, 1.0, 30.0, 700.0])
 all_policies = st.builds(
@@ -63,7 +69,7 @@ all_policies = st.builds(
 )
 
 
-# What vaults, provider, vTPM and machine may answer, by what the agent does about it.
+# Failures that are not a denial, by their disposition.
 FAULTS = {
     "retry": (
         *("transport.timeout", "transport.unexpected", "identity.unavailable"),
@@ -86,27 +92,27 @@ DENIALS = sorted(CONFIRMED_BY_A_SECOND | CONFIRMED_AFTER_FIVE_MINUTES)
 
 @st.composite
 def faults(draw: st.DrawFn) -> Failure:
-    word = draw(st.sampled_from(sorted(FAULTS)))
-    code = draw(st.sampled_from(FAULTS[word]))
-    return failure(code, word, draw(retry_afters))  # type: ignore[arg-type] # a Word
+    disposition = draw(st.sampled_from(sorted(FAULTS)))
+    code = draw(st.sampled_from(FAULTS[disposition]))
+    return failure(code, disposition, draw(retry_afters))  # type: ignore[arg-type]
 
 
 denials = st.builds(failure, st.sampled_from(DENIALS), st.just("denied"), retry_afters)
 
 
 @st.composite
-def troubles(draw: st.DrawFn) -> Failure | None:
-    """Health more often than not, then faults, then denials."""
+def failures_or_none(draw: st.DrawFn) -> Failure | None:
+    """No failure in half of the cases, a fault in a third, else a denial."""
     kind = draw(st.integers(0, 5))
     if kind < 3:
         return None
     return draw(denials if kind == 5 else faults())
 
 
-class AgentLife(RuleBasedStateMachine):
-    """One agent, its vaults, and everything that can happen to both."""
+class AgentStateMachine(RuleBasedStateMachine):
+    """The events that can happen to an agent and its vaults, and the invariants."""
 
-    world: World
+    agent: SimulatedAgent
 
     @initialize(
         count=st.sampled_from([1, 2, 4]),
@@ -122,155 +128,158 @@ class AgentLife(RuleBasedStateMachine):
             name: KeyRequest(alias=name, vault=VAULTS[0], name=name) for name in names
         }
         self.policies = dict.fromkeys(names, policy)
-        self.world = World(self.keys, self.policies)
-        self.world.cloud.token_life = token_life
+        self.agent = SimulatedAgent(self.keys, self.policies)
+        self.agent.cloud.token_life = token_life
 
     def teardown(self) -> None:
-        if hasattr(self, "world"):
-            self.world.close()
+        if hasattr(self, "agent"):
+            self.agent.close()
 
     # Time.
 
-    @rule(seconds=moments)
+    @rule(seconds=durations)
     def time_passes(self, seconds: float) -> None:
-        self.world.advance(seconds)
+        self.agent.advance(seconds)
 
     @rule(seconds=st.sampled_from([30.0, HOUR, WEEK]))
     def the_machine_is_suspended(self, seconds: float) -> None:
-        self.world.suspend(seconds)
+        self.agent.suspend(seconds)
 
-    @rule(seconds=st.sampled_from([-YEARS, -HOUR, -20.0, 20.0, HOUR, YEARS]))
+    @rule(seconds=st.sampled_from([-TEN_YEARS, -HOUR, -20.0, 20.0, HOUR, TEN_YEARS]))
     def the_wall_clock_is_set(self, seconds: float) -> None:
-        self.world.clock.wall += seconds
-        self.world.advance(NOTICED)
+        self.agent.clock.wall += seconds
+        self.agent.advance(CLOCK_CHECK_SECONDS)
 
-    # What goes wrong, and right again.
+    # Failures and their ends.
 
-    @rule(data=st.data(), answer=troubles())
+    @rule(data=st.data(), outcome=failures_or_none())
     def a_key_fails_when_it_is_refreshed(
-        self, data: st.DataObject, answer: Failure | None
+        self, data: st.DataObject, outcome: Failure | None
     ) -> None:
         alias = self._pick(data)
-        self.world.cloud.keys[self._place(alias)].failure = answer
+        self.agent.cloud.keys[self._key_id(alias)].failure = outcome
         self._refresh([alias])
 
-    @rule(answer=troubles())
-    def jobs_fail(self, answer: Failure | None) -> None:
-        is_fatal = answer is not None and answer.disposition == "fatal"
-        if is_fatal and not self.world.cloud.has_attested:
-            return  # at start it ends the agent
-        self.world.cloud.whole = answer
+    @rule(outcome=failures_or_none())
+    def jobs_fail(self, outcome: Failure | None) -> None:
+        is_fatal = outcome is not None and outcome.disposition == "fatal"
+        if is_fatal and not self.agent.cloud.has_attested:
+            return  # a FATAL failure at start ends the agent
+        self.agent.cloud.job_failure = outcome
         self._refresh(
-            [a for a, f in self.world.model.histories.items() if not f.is_dropped]
+            [a for a, f in self.agent.model.histories.items() if not f.is_dropped]
         )
 
     @rule(crashes=rarely)
     def jobs_crash_after_some_keys_were_delivered(self, *, crashes: bool) -> None:
-        self.world.cloud.crashes_late = crashes
+        self.agent.cloud.crashes_late = crashes
 
     @rule()
     def the_agent_is_killed_and_started_again(self) -> None:
-        if self.world.cloud.whole and self.world.cloud.whole.disposition == "fatal":
-            return  # what ends the agent at its start is shown elsewhere
-        self.world.restart(self.keys, self.policies)
+        failed = self.agent.cloud.job_failure
+        if failed is not None and failed.disposition == "fatal":
+            return  # a FATAL failure at start ends the agent
+        self.agent.restart(self.keys, self.policies)
 
     @rule(crashes=rarely)
     def jobs_crash(self, *, crashes: bool) -> None:
-        self.world.cloud.crashes = crashes
+        self.agent.cloud.crashes = crashes
 
     @rule(data=st.data(), crashes=rarely)
     def a_key_crashes_its_jobs(self, data: st.DataObject, *, crashes: bool) -> None:
-        self.world.cloud.keys[self._pick_place(data)].crashes = crashes
+        self.agent.cloud.keys[self._pick_key_id(data)].crashes = crashes
 
-    @rule(answer=troubles())
-    def the_ak_certificate_nears_its_end(self, answer: Failure | None) -> None:
-        cloud = self.world.cloud
-        cloud.ak_ends_soon, cloud.has_told_of_ak, cloud.renewal = True, False, answer
+    @rule(outcome=failures_or_none())
+    def the_ak_certificate_is_due_for_renewal(self, outcome: Failure | None) -> None:
+        cloud = self.agent.cloud
+        cloud.is_ak_renewal_due, cloud.has_reported_ak = True, False
+        cloud.renewal_failure = outcome
 
     @rule()
-    def all_is_well_again(self) -> None:
-        self._heal()
+    def all_faults_end(self) -> None:
+        self._end_faults()
 
     @rule(may=st.booleans())
-    def the_permission_to_look_changes(self, *, may: bool) -> None:
-        self.world.cloud.may_look = may
+    def the_permission_to_check_versions_changes(self, *, may: bool) -> None:
+        self.agent.cloud.may_check_versions = may
 
-    @rule(takes=st.sampled_from([0.0, 1.0]), late=st.booleans())
-    def jobs_take_time(self, takes: float, *, late: bool) -> None:
-        self.world.cloud.takes, self.world.cloud.asks_late = takes, late
+    @rule(job_seconds=st.sampled_from([0.0, 1.0]), late=st.booleans())
+    def jobs_take_time(self, job_seconds: float, *, late: bool) -> None:
+        self.agent.cloud.job_seconds = job_seconds
+        self.agent.cloud.releases_at_end = late
 
     @rule(
         data=st.data(),
         is_dropped=st.booleans(),
-        is_asked_again=st.booleans(),
+        is_refreshed=st.booleans(),
         is_rotated=st.booleans(),
     )
-    def a_job_is_overtaken_by_orders(
+    def an_administrator_changes_a_key_during_its_job(
         self,
         data: st.DataObject,
         *,
         is_dropped: bool,
-        is_asked_again: bool,
+        is_refreshed: bool,
         is_rotated: bool,
     ) -> None:
-        alias, cloud = self._pick(data), self.world.cloud
-        cloud.takes = 25.0
+        alias, cloud = self._pick(data), self.agent.cloud
+        cloud.job_seconds = 25.0
         self._refresh([alias])
-        cloud.takes = 0.0
+        cloud.job_seconds = 0.0
         if is_rotated:
-            key = cloud.keys[self._place(alias)]
+            key = cloud.keys[self._key_id(alias)]
             key.versions.append(Version(key.latest.number + 1))
         if is_dropped:
             self._drop(alias)
-        if is_asked_again:
+        if is_refreshed:
             self._refresh([alias])
-        self.world.advance(30.0)
+        self.agent.advance(30.0)
 
     @rule(
         data=st.data(),
-        answer=st.one_of(faults(), denials),
+        outcome=st.one_of(faults(), denials),
         seconds=st.sampled_from([61.0, 320.0]),
     )
     def a_key_fails_for_long(
-        self, data: st.DataObject, answer: Failure, seconds: float
+        self, data: st.DataObject, outcome: Failure, seconds: float
     ) -> None:
         alias = self._pick(data)
-        key = self.world.cloud.keys[self._place(alias)]
-        key.failure = answer
+        key = self.agent.cloud.keys[self._key_id(alias)]
+        key.failure = outcome
         self._refresh([alias])
-        self.world.advance(seconds)
+        self.agent.advance(seconds)
 
-    # What vaults hold.
+    # Changes in the vaults.
 
     @rule(
         data=st.data(),
-        lives=seconds_from_now,
-        begins=seconds_from_now,
+        expires_in=seconds_from_now,
+        valid_in=seconds_from_now,
         enabled=st.sampled_from([True, True, False]),
         is_new=st.booleans(),
-        is_told=st.booleans(),
+        is_refreshed=st.booleans(),
     )
     def a_key_is_rotated_or_changed(
         self,
         data: st.DataObject,
-        lives: float | None,
-        begins: float | None,
+        expires_in: float | None,
+        valid_in: float | None,
         *,
         enabled: bool,
         is_new: bool,
-        is_told: bool,
+        is_refreshed: bool,
     ) -> None:
-        alias, wall = self._pick(data), self.world.clock.wall
-        key = self.world.cloud.keys[self._place(alias)]
+        alias, wall = self._pick(data), self.agent.clock.wall
+        key = self.agent.cloud.keys[self._key_id(alias)]
         if is_new:
             key.versions.append(Version(key.latest.number + 1))
         key.latest.enabled = enabled
-        key.latest.expires = None if lives is None else wall + lives
-        key.latest.not_before = None if begins is None else wall + begins
-        if is_told:
+        key.latest.expires = None if expires_in is None else wall + expires_in
+        key.latest.not_before = None if valid_in is None else wall + valid_in
+        if is_refreshed:
             self._refresh([alias])
 
-    # What is ordered.
+    # Requests of administrators.
 
     @rule(data=st.data())
     def a_key_is_dropped(self, data: st.DataObject) -> None:
@@ -280,11 +289,11 @@ class AgentLife(RuleBasedStateMachine):
     def a_key_is_refreshed(self, data: st.DataObject) -> None:
         self._refresh([self._pick(data)])
 
-    @rule(alias=aliases, place=places, policy=all_policies)
+    @rule(alias=aliases, key_id=key_ids, policy=all_policies)
     def a_key_is_added_or_renamed(
-        self, alias: str, place: Place, policy: KeyLifetimePolicy
+        self, alias: str, key_id: KeyId, policy: KeyLifetimePolicy
     ) -> None:
-        vault, name = place
+        vault, name = key_id
         self._configure(
             self.keys | {alias: KeyRequest(alias=alias, vault=vault, name=name)},
             self.policies | {alias: policy},
@@ -316,43 +325,47 @@ class AgentLife(RuleBasedStateMachine):
     ) -> None:
         self._configure(self.keys, self.policies | {self._pick(data): policy})
 
-    # What is asked.
+    # Requests of workloads.
 
     @rule(
         data=st.data(),
         number=st.integers(0, 3),
         wait=st.sampled_from([0, 1, 30, 300]),
     )
-    def a_workload_asks(self, data: st.DataObject, number: int, wait: int) -> None:
+    def a_workload_requests_a_key(
+        self, data: st.DataObject, number: int, wait: int
+    ) -> None:
         alias = self._pick(data)
         version = Version(number).name if number else None
-        self.world.ask(alias, version=version, wait=wait)
+        self.agent.request(alias, version=version, wait=wait)
 
-    # What must come of it.
+    # Required results.
 
     @rule(data=st.data())
-    def a_healthy_key_comes_at_once(self, data: st.DataObject) -> None:
+    def a_key_without_faults_is_released_soon(self, data: st.DataObject) -> None:
         alias = self._pick(data)
-        cloud = self.world.cloud
-        key = cloud.keys[self._place(alias)]
-        if cloud.whole or cloud.crashes or key.failure or key.crashes:
+        cloud = self.agent.cloud
+        key = cloud.keys[self._key_id(alias)]
+        if cloud.job_failure or cloud.crashes or key.failure or key.crashes:
             return
         if cloud.crashes_late:
             return
         if self.keys[alias].version:
             return
         key.latest.enabled = True
-        ordered_at = self.world.clock.boot
+        refreshed_at = self.agent.clock.boot
         self._refresh([alias])
-        is_mined = any(other.crashes for other in cloud.keys.values())
-        self.world.advance(MINED if is_mined else TURNS)
-        assert self.world.model.released_at.get(alias, 0.0) >= ordered_at
+        has_crashing_key = any(other.crashes for other in cloud.keys.values())
+        self.agent.advance(
+            CRASH_SEARCH_SECONDS if has_crashing_key else RATE_LIMIT_SECONDS
+        )
+        assert self.agent.model.released_at.get(alias, 0.0) >= refreshed_at
 
     @rule()
-    def health_and_time_end_in_current(self) -> None:
-        self._heal()
-        cloud = self.world.cloud
-        cloud.takes = 0.0
+    def every_key_is_current_after_all_faults_ended(self) -> None:
+        self._end_faults()
+        cloud = self.agent.cloud
+        cloud.job_seconds = 0.0
         for key in cloud.keys.values():
             for version in key.versions:
                 version.enabled = True
@@ -364,96 +377,106 @@ class AgentLife(RuleBasedStateMachine):
             },
             self.policies,
         )
-        self.world.advance(LONGEST_WAIT + TURNS)
-        histories = self.world.model.histories
-        for entry in self.world.keyring:
+        self.agent.advance(MAX_BACKOFF_SECONDS + RATE_LIMIT_SECONDS)
+        histories = self.agent.model.histories
+        for entry in self.agent.keyring:
             assert entry.key or histories[entry.alias].is_dropped, entry
-        self.world.advance(cloud.token_life)
-        for entry in self.world.keyring:
+        self.agent.advance(cloud.token_life)
+        for entry in self.agent.keyring:
             is_dropped = histories[entry.alias].is_dropped
             wanted = KeyState.DROPPED if is_dropped else KeyState.CURRENT
             assert entry.state is wanted, entry
-        if cloud.has_told_of_ak:
-            self.world.advance(LONGEST_RENEWAL)
-            assert not cloud.ak_ends_soon, "the AK certificate was not renewed"
+        if cloud.has_reported_ak:
+            self.agent.advance(MAX_RENEWAL_SECONDS)
+            assert not cloud.is_ak_renewal_due, "the AK certificate was not renewed"
 
     @invariant()
-    def what_may_be_served_is_served_and_nothing_else(self) -> None:
-        if not hasattr(self, "world"):
+    def exactly_the_permitted_versions_are_served(self) -> None:
+        if not hasattr(self, "agent"):
             return
-        model = self.world.model
-        model.age()
+        model = self.agent.model
+        model.apply_time()
         for alias, history in model.histories.items():
-            if model.is_undecided(alias):
+            if model.is_near_deadline(alias):
                 continue
             self._compare(alias, None)
-            for one in (history.grant, history.previous):
-                if one is not None:
-                    self._compare(alias, one.version)
-            entry = self.world.keyring.get(alias)
+            for version in (history.held, history.previous):
+                if version is not None:
+                    self._compare(alias, version.version)
+            entry = self.agent.keyring.get(alias)
             assert entry is not None
-            boot = self.world.clock.boot
+            boot = self.agent.clock.boot
             assert (entry.state is KeyState.STALE) == history.is_stale(boot), alias
             assert (entry.state is KeyState.DROPPED) == history.is_dropped, alias
             if history.previous is None:
                 assert entry.previous is None, alias
 
     @invariant()
-    def nobody_waits_for_what_is_there_or_past_its_time(self) -> None:
-        if not hasattr(self, "world"):
+    def no_long_poll_waits_for_a_served_key_or_past_its_deadline(self) -> None:
+        if not hasattr(self, "agent"):
             return
-        for question in self.world.waiting:
-            assert question.deadline > self.world.clock.boot
-            if question.alias in self.keys:
-                wanted = self.world.model.content(question.alias, question.version)
-                assert wanted is None or self.world.model.is_undecided(question.alias)
+        for request in self.agent.pending:
+            assert request.deadline > self.agent.clock.boot
+            if request.alias in self.keys:
+                wanted = self.agent.model.served_bytes(request.alias, request.version)
+                assert wanted is None or self.agent.model.is_near_deadline(
+                    request.alias
+                )
 
     @invariant()
-    def the_watchdog_is_content(self) -> None:
-        if hasattr(self, "world"):
-            assert self.world.scheduler.heartbeats.are_on_time()
+    def the_heartbeats_are_on_time(self) -> None:
+        if hasattr(self, "agent"):
+            assert self.agent.scheduler.heartbeats.are_on_time()
 
     def _compare(self, alias: str, version: str | None) -> None:
-        wanted = self.world.model.content(alias, version)
-        answered = self.world.ask(alias, version=version, wait=0).answered
-        assert answered is not None
-        served = answered.body if answered.status == 200 else None
-        assert served == wanted, (alias, version, answered.status, answered.headers)
+        wanted = self.agent.model.served_bytes(alias, version)
+        response = self.agent.request(alias, version=version, wait=0).response
+        assert response is not None
+        served = response.body if response.status == 200 else None
+        assert served == wanted, (alias, version, response.status, response.headers)
+        if version is None and response.status == 503:
+            self._check_retry_after(alias, float(response.headers["Retry-After"]))
+
+    def _check_retry_after(self, alias: str, seconds: float) -> None:
+        record = self.agent.scheduler.records[alias]
+        left = record.retry.retry_at - self.agent.clock.boottime()
+        expected = min(max(left, 1.0), MAX_RETRY_AFTER)
+        assert abs(seconds - expected) <= 1.0 + TOLERANCE_SECONDS, (alias, left)
 
     def _pick(self, data: st.DataObject) -> str:
         return data.draw(st.sampled_from(sorted(self.keys)))
 
-    def _pick_place(self, data: st.DataObject) -> Place:
-        return self._place(self._pick(data))
+    def _pick_key_id(self, data: st.DataObject) -> KeyId:
+        return self._key_id(self._pick(data))
 
-    def _place(self, alias: str) -> Place:
+    def _key_id(self, alias: str) -> KeyId:
         return self.keys[alias].vault, self.keys[alias].name
 
     def _drop(self, alias: str) -> None:
-        self.world.model.drop(alias)
-        self.world.scheduler.drop(alias)
-        self.world.advance(0)
+        self.agent.model.drop(alias)
+        self.agent.scheduler.drop(alias)
+        self.agent.advance(0)
 
-    def _heal(self) -> None:
-        cloud = self.world.cloud
-        cloud.whole, cloud.crashes, cloud.renewal = None, False, None
+    def _end_faults(self) -> None:
+        cloud = self.agent.cloud
+        cloud.job_failure, cloud.crashes, cloud.renewal_failure = None, False, None
         cloud.crashes_late = False
         for key in cloud.keys.values():
             key.failure, key.crashes = None, False
 
     def _refresh(self, aliases: list[str]) -> None:
         for alias in aliases:
-            self.world.model.refresh(alias)
-        self.world.scheduler.refresh(aliases)
-        self.world.advance(0)
+            self.agent.model.refresh(alias)
+        self.agent.scheduler.refresh(aliases)
+        self.agent.advance(0)
 
     def _configure(
         self, keys: dict[str, KeyRequest], policies: dict[str, KeyLifetimePolicy]
     ) -> None:
         self.keys = keys
         self.policies = {alias: policies[alias] for alias in keys}
-        self.world.configure(self.keys, self.policies)
+        self.agent.configure(self.keys, self.policies)
 
 
-TestAgentLife: Any = AgentLife.TestCase
-TestAgentLife.settings = settings(max_examples=80, stateful_step_count=30)
+TestAgent: Any = AgentStateMachine.TestCase
+TestAgent.settings = settings(max_examples=80, stateful_step_count=30)

@@ -25,7 +25,7 @@ class Agent:
         directory: for its configuration and its sockets.
         mode: what the releaser does: see agent_releaser.
         arguments: of the releaser.
-        systemd: whether there is one that wants to be told.
+        systemd: whether the agent gets NOTIFY_SOCKET and WATCHDOG_USEC.
         terminal: the descriptor of one that controls it; else it has none.
         agent: what else its configuration says in [agent].
         text: how its configuration goes on, after the key's name and vault.
@@ -57,12 +57,15 @@ class Agent:
         self.notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notified.bind(str(directory / "notify"))
         self.notified.settimeout(DEADLINE_SECONDS)
-        told = {"NOTIFY_SOCKET": str(directory / "notify"), "WATCHDOG_USEC": "3000000"}
+        variables = {
+            "NOTIFY_SOCKET": str(directory / "notify"),
+            "WATCHDOG_USEC": "3000000",
+        }
         session = ["setsid"] if terminal is None else ["setsid", "--ctty"]
         self.process = subprocess.Popen(
             [*session, *before, DAEMON, config, *substitute(mode, *arguments)],
             stderr=subprocess.PIPE,
-            env=os.environ | (told if systemd else {}),
+            env=os.environ | (variables if systemd else {}),
             stdin=terminal,
         )
 

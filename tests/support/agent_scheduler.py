@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Jobs:
-    """Answers each key with its failure, if it has one; else it is released."""
+    """Releases each key, or returns the failure that the test set for it."""
 
     clock: FakeClock
     arena: Arena
@@ -51,20 +51,21 @@ class Jobs:
     keys: dict[str, ReleasedKey] = field(default_factory=dict)
     whole: Failure | AgentError | None = None
     asked: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)
-    attested: list[bool] = field(default_factory=list)  # or did it bring a token?
+    attested: list[bool] = field(default_factory=list)  # False: the job had a token
     checked: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)
-    latest: dict[str, str] = field(default_factory=dict)  # what a check finds
+    latest: dict[str, str] = field(
+        default_factory=dict
+    )  # the results of version checks
     check_hangs: bool = False
     ak_certificate: AkCertificate | None = None
     is_ak_restored: bool = False
-    renewed: list[tuple[float, str]] = field(default_factory=list)  # when, which order
-    renewals: list[Result] = field(default_factory=list)  # answers to come
+    renewed: list[tuple[float, str]] = field(default_factory=list)  # time, query id
+    renewals: list[Result] = field(default_factory=list)  # the next results
     expires_at: float = NOW + TOKEN_LIFE_SECONDS
     while_running: Callable[[], None] = lambda: None
-    poison: str = ""  # crashes each job that it is in
-    crashes_after: str = (
-        ""  # crashes each job that it is in, after others are delivered
-    )
+    poison: str = ""  # the key crashes each of its jobs
+    # The key crashes each of its jobs after the other keys are delivered.
+    crashes_after: str = ""
     longest_seconds: float = 120.0
 
     async def run(
@@ -136,7 +137,7 @@ class Jobs:
 
 @dataclass
 class Reporter:
-    """Remembers what it was told, and so what would be served."""
+    """Stores all reports, among them the keys that the agent would serve."""
 
     held: dict[str, ReleasedKey] = field(default_factory=dict)
     previous: dict[str, ReleasedKey] = field(default_factory=dict)
@@ -150,7 +151,7 @@ class Reporter:
     attempts: list[str] = field(default_factory=list)
     wiped_in: dict[str, float] = field(default_factory=dict)
     restored: int = 0  # AK certificates
-    repetitions: int = 0  # of what systemd may not have been told
+    repetitions: int = 0  # of notifications to systemd
 
     def ak_certificate(self, certificate: AkCertificate) -> None:
         self.certificates.append(certificate)
@@ -231,7 +232,7 @@ class World:
 
     @property
     def times(self) -> list[float]:
-        """When jobs began, counted from the first one."""
+        """The beginnings of the jobs, in seconds after the first one."""
         return [moment - self.jobs.asked[0][0] for moment, _ in self.jobs.asked]
 
 
@@ -263,7 +264,7 @@ def run_scheduler(
         finally:
             scheduler.stop()
             await settle()
-            task.cancel()  # a job that hangs, as the daemon's end does
+            task.cancel()  # ends a hanging job, as the daemon does
             await asyncio.gather(task, return_exceptions=True)
         return together
 

@@ -1,8 +1,8 @@
-"""What must be served and what must not: the rules of a key's life, told once more.
+"""A second implementation of the rules about held keys, without code of the agent.
 
-Written from the words of the design and of the docstrings, in the order of events, and
-with no code of the agent: it looks back at what was released, denied and ordered, where
-the agent plans ahead. A difference between the two fails the test.
+The agent plans the deadlines of a key in advance. This model records events instead,
+and computes from them which bytes must be served now. A difference between the agent
+and the model fails the test.
 """
 
 from __future__ import annotations
@@ -11,7 +11,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from support.simulated_cloud import LONGEST_RETRY_AFTER, Listener, Place, content
+from support.simulated_cloud import (
+    MAX_RETRY_AFTER_SECONDS,
+    KeyId,
+    Listener,
+    bytes_of_version,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +26,7 @@ if TYPE_CHECKING:
     from skragent.agent.key_records import KeyLifetimePolicy
     from skragent.job import Failure, KeyRequest, ReleasedKey
 
-# What an authority's denial is, and how each is confirmed; nothing else ends a key.
+# The denials of an authority, by their confirmation. No other failure ends a key.
 CONFIRMED_BY_A_SECOND = {
     *("release.denied.policy", "release.denied.permission"),
     *("release.denied.disabled", "release.not_found"),
@@ -31,49 +36,49 @@ CONFIRMED_AFTER_FIVE_MINUTES = {
     "token.refused",
 }
 
-REFRESHED_AFTER = 0.8  # of a token's life
-NEAR = 1e-3  # seconds: the tests do not measure milliseconds
+REFRESH_FRACTION = 0.8  # of a token's life
+TOLERANCE_SECONDS = 1e-3  # the model is not exact to a millisecond
 
 
 @dataclass
-class Grant:
+class HeldVersion:
     """A version that was released and may be served."""
 
     version: str
     expires: float | None
     began_at: float
-    fresh: float
+    fresh_seconds: float
 
     def has_expired(self, wall: float) -> bool:
         return self.expires is not None and wall >= self.expires
 
 
 @dataclass
-class History:
+class KeyHistory:
     """What happened to one configured key."""
 
-    place: Place
+    key_id: KeyId
     policy: KeyLifetimePolicy
-    grant: Grant | None = None
-    previous: Grant | None = None
+    held: HeldVersion | None = None
+    previous: HeldVersion | None = None
     previous_until: float = 0.0
     clear_denials: int = 0  # since the last release
-    # By code, since the last release.
+    # The time of the first denial since the last release, by code.
     first_denials: dict[str, float] = dataclasses.field(default_factory=dict)
     is_dropped: bool = False
-    not_before: float = 0.0  # by a Retry-After
-    is_ordered: bool = False  # since the last job for it began
-    aged_at: float = -1e9  # when time took a version away, by boot time
+    not_before: float = 0.0  # the end of a Retry-After
+    is_refresh_requested: bool = False  # since the key's last job began
+    ended_at: float = -1e9  # the boot time at which a version expired
 
-    def lose(self) -> None:
-        self.grant = self.previous = None
+    def wipe(self) -> None:
+        self.held = self.previous = None
 
     def forget_denials(self) -> None:
         self.clear_denials = 0
         self.first_denials.clear()
 
-    def deny(self, code: str, boot: float) -> None:
-        """Hear a denial, and end the key if that confirms one."""
+    def record_denial(self, code: str, boot: float) -> None:
+        """Record a denial, and wipe the key if the denial is confirmed."""
         first = self.first_denials.setdefault(code, boot)
         if code in CONFIRMED_BY_A_SECOND:
             self.clear_denials += 1
@@ -81,168 +86,167 @@ class History:
         else:
             assert code in CONFIRMED_AFTER_FIVE_MINUTES
             is_confirmed = boot >= first + 300
-        if is_confirmed and not (self.grant and self.policy.is_kept_when_denied):
-            self.lose()
+        if is_confirmed and not (self.held and self.policy.is_kept_when_denied):
+            self.wipe()
 
     def is_stale(self, boot: float) -> bool:
-        return self.grant is not None and (
-            boot >= self.grant.began_at + self.grant.fresh
+        return self.held is not None and (
+            boot >= self.held.began_at + self.held.fresh_seconds
         )
 
-    def age(self, boot: float, wall: float) -> None:
-        """Let go of what is too old, for good: a clock set back brings nothing back."""
-        if self.grant is None:
+    def apply_time(self, boot: float, wall: float) -> None:
+        """Wipe versions that are too old, for good, even if the clock is set back."""
+        if self.held is None:
             return
-        overdue = boot - self.grant.began_at - self.grant.fresh
-        if self.grant.has_expired(wall) or overdue >= self.policy.max_stale_seconds:
-            self.lose()
-            self.aged_at = boot
+        overdue = boot - self.held.began_at - self.held.fresh_seconds
+        if self.held.has_expired(wall) or overdue >= self.policy.max_stale_seconds:
+            self.wipe()
+            self.ended_at = boot
         elif self.previous is not None and (
             self.previous.has_expired(wall) or boot >= self.previous_until
         ):
             self.previous = None
-            self.aged_at = boot
+            self.ended_at = boot
 
-    def is_near_a_change(self, boot: float, wall: float) -> bool:
-        moments = [boot - self.aged_at]
-        for grant in (self.grant, self.previous):
-            if grant is None:
+    def is_near_deadline(self, boot: float, wall: float) -> bool:
+        distances = [boot - self.ended_at]
+        for held in (self.held, self.previous):
+            if held is None:
                 continue
-            stale = grant.began_at + grant.fresh
-            moments += [boot - stale, boot - stale - self.policy.max_stale_seconds]
-            if grant.expires is not None:
-                moments.append(wall - grant.expires)
-        moments.append(boot - self.previous_until)
-        return any(abs(distance) < NEAR for distance in moments)
+            stale = held.began_at + held.fresh_seconds
+            distances += [boot - stale, boot - stale - self.policy.max_stale_seconds]
+            if held.expires is not None:
+                distances.append(wall - held.expires)
+        distances.append(boot - self.previous_until)
+        return any(abs(distance) < TOLERANCE_SECONDS for distance in distances)
 
 
-class Model(Listener):
+class ReferenceModel(Listener):
     """The histories of all configured keys."""
 
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
-        self.histories: dict[str, History] = {}
+        self.histories: dict[str, KeyHistory] = {}
         self.keys: Mapping[str, KeyRequest] = {}
         self._in_job: dict[str, KeyRequest] = {}
-        self._nobody_before = 0.0
-        self._is_hurried = False  # by an order since the last job began
-        self.released_at: dict[str, float] = {}  # when its last job began
+        self._job_backoff_until = 0.0
+        # A refresh or a reload ended it after the last job began.
+        self._is_backoff_ended = False
+        # The beginning of the last job that released the key.
+        self.released_at: dict[str, float] = {}
 
-    # Orders.
+    # Requests of administrators.
 
     def configure(
         self, keys: Mapping[str, KeyRequest], policies: Mapping[str, KeyLifetimePolicy]
     ) -> None:
-        self.age()
+        self.apply_time()
         before, self.histories = self.histories, {}
         requests, self.keys = self.keys, keys
         for alias, key in keys.items():
-            place = key.vault, key.name
+            key_id = key.vault, key.name
             history = before.get(alias)
-            if history is None or history.place != place:
-                history = History(place, policies[alias])
+            if history is None or history.key_id != key_id:
+                history = KeyHistory(key_id, policies[alias])
             if requests.get(alias) != key and not history.is_dropped:
                 history.forget_denials()
             history.policy = policies[alias]
             history.not_before = 0.0
             self.histories[alias] = history
-        self._nobody_before, self._is_hurried = 0.0, True
+        self._job_backoff_until, self._is_backoff_ended = 0.0, True
 
     def refresh(self, alias: str) -> None:
         self.histories[alias].is_dropped = False
         self.histories[alias].not_before = 0.0
-        self.histories[alias].is_ordered = True
-        self._nobody_before, self._is_hurried = 0.0, True
+        self.histories[alias].is_refresh_requested = True
+        self._job_backoff_until, self._is_backoff_ended = 0.0, True
 
     def drop(self, alias: str) -> None:
         history = self.histories[alias]
-        history.lose()
+        history.wipe()
         history.is_dropped, history.not_before = True, 0.0
         history.forget_denials()
         self._in_job.pop(alias, None)
 
     def restart(self) -> None:
-        """Hear that another agent took over, which knows what is held and no more."""
+        """Start another agent. It has the held keys, but not their failures."""
         self._in_job = {}
-        self._nobody_before, self._is_hurried = 0.0, False
+        self._job_backoff_until, self._is_backoff_ended = 0.0, False
         for history in self.histories.values():
-            history.is_dropped, history.not_before, history.is_ordered = (
-                False,
-                0.0,
-                False,
-            )
+            history.is_dropped = history.is_refresh_requested = False
+            history.not_before = 0.0
             history.forget_denials()
 
-    # What jobs tell.
+    # Events of jobs.
 
     def job_began(self, keys: Sequence[KeyRequest]) -> None:
         self._in_job = {key.alias: key for key in keys}
-        self._is_hurried = False
-        boot = self._clock.boot + NEAR
-        assert boot >= self._nobody_before, "a Retry-After for all was not obeyed"
+        self._is_backoff_ended = False
+        boot = self._clock.boot + TOLERANCE_SECONDS
+        assert boot >= self._job_backoff_until, (
+            "a job began before the end of a Retry-After for all keys"
+        )
         for key in keys:
             history = self.histories[key.alias]
-            assert not history.is_dropped, f"{key.alias} was dropped, and asked for"
+            assert not history.is_dropped, f"{key.alias} is dropped, but was requested"
             assert boot >= history.not_before, (
-                f"{key.alias}: Retry-After was not obeyed"
+                f"{key.alias}: requested before the end of its Retry-After"
             )
-            history.is_ordered = False
+            history.is_refresh_requested = False
 
     def job_failed(self, keys: Sequence[KeyRequest], failure: Failure) -> None:
-        self.age()
-        for _, history in self._concerned(keys):
-            self._deny(history, failure)
-        if failure.retry_after is not None and not self._is_hurried:
-            self._nobody_before = self._clock.boot + _capped(failure.retry_after)
+        self.apply_time()
+        for _, history in self._wanted(keys):
+            self._record_denial(history, failure)
+        if failure.retry_after is not None and not self._is_backoff_ended:
+            self._job_backoff_until = self._clock.boot + _capped(failure.retry_after)
 
     def attested(self) -> None:
         for history in self.histories.values():
             history.first_denials.pop("token.refused", None)
 
     def key_failed(self, key: KeyRequest, failure: Failure) -> None:
-        self.age()
-        for _, history in self._concerned([key]):
-            self._deny(history, failure)
-            if failure.retry_after is not None and not history.is_ordered:
+        self.apply_time()
+        for _, history in self._wanted([key]):
+            self._record_denial(history, failure)
+            if failure.retry_after is not None and not history.is_refresh_requested:
                 history.not_before = self._clock.boot + _capped(failure.retry_after)
 
     def key_released(
-        self, key: KeyRequest, answer: ReleasedKey, began_at: float, token_life: float
+        self, key: KeyRequest, released: ReleasedKey, began_at: float, token_life: float
     ) -> None:
-        self.age()
-        for alias, history in self._concerned([key]):
-            if not answer.enabled:
-                history.deny("release.denied.disabled", self._clock.boot)
+        self.apply_time()
+        for alias, history in self._wanted([key]):
+            if not released.enabled:
+                history.record_denial("release.denied.disabled", self._clock.boot)
                 continue
             self.released_at[alias] = began_at
             history.forget_denials()
             wall = self._clock.wall
-            if answer.expires is not None and answer.expires <= wall:
-                if history.grant and history.grant.version == answer.version:
-                    history.lose()
+            if released.expires is not None and released.expires <= wall:
+                if history.held and history.held.version == released.version:
+                    history.wipe()
                 continue
-            if answer.not_before is not None and answer.not_before > wall:
+            if released.not_before is not None and released.not_before > wall:
                 continue
-            own = history.policy.refresh_seconds
-            before, history.grant = (
-                history.grant,
-                Grant(
-                    version=answer.version,
-                    expires=answer.expires,
-                    began_at=began_at,
-                    fresh=token_life if own is None else own / REFRESHED_AFTER,
-                ),
+            seconds = history.policy.refresh_seconds
+            before = history.held
+            history.held = HeldVersion(
+                version=released.version,
+                expires=released.expires,
+                began_at=began_at,
+                fresh_seconds=seconds / REFRESH_FRACTION if seconds else token_life,
             )
-            if before is not None and before.version != answer.version:
+            if before is not None and before.version != released.version:
                 overlap = history.policy.overlap_seconds
                 history.previous = before if overlap else None
                 history.previous_until = began_at + overlap
 
-    def _deny(self, history: History, failure: Failure) -> None:
+    def _record_denial(self, history: KeyHistory, failure: Failure) -> None:
         if failure.disposition == "denied":
-            history.deny(failure.code, self._clock.boot)
+            history.record_denial(failure.code, self._clock.boot)
 
-    def _concerned(self, keys: Iterable[KeyRequest]) -> list[tuple[str, History]]:
+    def _wanted(self, keys: Iterable[KeyRequest]) -> list[tuple[str, KeyHistory]]:
         """Return the keys that were not dropped or reconfigured during the job."""
         return [
             (key.alias, self.histories[key.alias])
@@ -250,25 +254,26 @@ class Model(Listener):
             if self._in_job.get(key.alias) == key == self.keys.get(key.alias)
         ]
 
-    # What must be.
+    # The expected state.
 
-    def age(self) -> None:
+    def apply_time(self) -> None:
         for history in self.histories.values():
-            history.age(self._clock.boot, self._clock.wall)
+            history.apply_time(self._clock.boot, self._clock.wall)
 
-    def content(self, alias: str, version: str | None = None) -> bytes | None:
-        """Return what must be served; None for nothing."""
+    def served_bytes(self, alias: str, version: str | None = None) -> bytes | None:
+        """Return the bytes that must be served; None if no bytes may be."""
         history = self.histories[alias]
-        for grant in (history.grant, history.previous):
-            if grant is not None and version in (None, grant.version):
-                return content(history.place, grant.version)
+        for held in (history.held, history.previous):
+            if held is not None and version in (None, held.version):
+                return bytes_of_version(history.key_id, held.version)
         return None
 
-    def is_undecided(self, alias: str) -> bool:
-        return self.histories[alias].is_near_a_change(
+    def is_near_deadline(self, alias: str) -> bool:
+        """Return whether the agent may be a moment before or after a deadline."""
+        return self.histories[alias].is_near_deadline(
             self._clock.boot, self._clock.wall
         )
 
 
 def _capped(retry_after: float) -> float:
-    return min(retry_after, LONGEST_RETRY_AFTER)
+    return min(retry_after, MAX_RETRY_AFTER_SECONDS)

@@ -1,4 +1,4 @@
-"""An agent without processes and sockets: its scheduler, keyring and API, for real."""
+"""The agent's own scheduler, keyring and API, without processes and sockets."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from support.reference_model import Model
+from support.reference_model import ReferenceModel
 from support.serving import ReceivedResponse, everybody_in, get, split_responses
-from support.simulated_clock import QuickClock
-from support.simulated_cloud import Cloud
+from support.simulated_clock import SimulatedClock
+from support.simulated_cloud import SimulatedCloud
 
 from skragent.agent.key_records import next_attempt
 from skragent.agent.preserved_keys import PreservedKeys
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
 
 CALLER = Peer(uid=os.getuid(), gid=1, pid=1)
 
-# Random numbers: early, late, and in between.
+# The agent's random numbers, in this order and repeated.
 _NUMBERS = (0.5, 0.05, 1.0, 0.3, 0.75)
 
 _T = TypeVar("_T")
 
 
 class Systemd:
-    """Stands for systemd, which keeps descriptors while no agent runs."""
+    """The part of systemd that stores descriptors while no agent runs."""
 
     is_wanted = True
 
     def __init__(self) -> None:
-        self._kept: dict[str, int] = {}
+        self._stored: dict[str, int] = {}
         self._names = itertools.count()
 
     def status(self, line: str) -> None:
@@ -54,34 +54,34 @@ class Systemd:
 
     def store_key(self, fd: int) -> str:
         name = f"key-{next(self._names)}"
-        self._kept[name] = os.dup(fd)
+        self._stored[name] = os.dup(fd)
         return name
 
     def remove_fd(self, name: str) -> bool:
-        os.close(self._kept.pop(name))
+        os.close(self._stored.pop(name))
         return True
 
-    def hand_over(self) -> list[tuple[str, int]]:
-        """Give a new agent copies of all that is kept."""
-        return [(name, os.dup(fd)) for name, fd in self._kept.items()]
+    def pass_descriptors(self) -> list[tuple[str, int]]:
+        """Pass copies of all stored descriptors to a new agent."""
+        return [(name, os.dup(fd)) for name, fd in self._stored.items()]
 
     def close(self) -> None:
-        for name in list(self._kept):
+        for name in list(self._stored):
             self.remove_fd(name)
 
 
 @dataclass(eq=False)
-class Question:
+class PendingRequest:
     """A request and its connection."""
 
     alias: str
     version: str | None
     deadline: float
     long_poll: LongPoll | None = None
-    answered: ReceivedResponse | None = None
+    response: ReceivedResponse | None = None
 
-    def deliver(self, answer: Response) -> None:
-        (self.answered,) = split_responses(b"".join(answer.parts))
+    def deliver(self, response: Response) -> None:
+        (self.response,) = split_responses(b"".join(response.parts))
         if self.long_poll is not None:
             self.long_poll.cancel()
 
@@ -89,19 +89,22 @@ class Question:
         raise AssertionError("the request failed unexpectedly") from error
 
 
-class World:
-    """Everything, on an event loop of its own that runs when it is told to."""
+class SimulatedAgent:
+    """An agent with its vaults and the reference model.
+
+    The event loop runs only in the methods of this class.
+    """
 
     def __init__(
         self, keys: Mapping[str, KeyRequest], policies: Mapping[str, KeyLifetimePolicy]
     ) -> None:
         self.loop = asyncio.new_event_loop()
-        self.clock = QuickClock()
-        self.cloud = Cloud(self.clock)
-        self.model = Model(self.clock)
+        self.clock = SimulatedClock()
+        self.cloud = SimulatedCloud(self.clock)
+        self.model = ReferenceModel(self.clock)
         self.cloud.listener = self.model
         self.systemd = Systemd()
-        self.waiting: list[Question] = []
+        self.pending: list[PendingRequest] = []
         self._draws = 0
         self.model.configure(keys, policies)
         self._start(keys, policies)
@@ -109,12 +112,12 @@ class World:
     def restart(
         self, keys: Mapping[str, KeyRequest], policies: Mapping[str, KeyLifetimePolicy]
     ) -> None:
-        """Kill the agent and start another one, which systemd hands what it kept."""
+        """Kill the agent, and start another agent with the descriptors from systemd."""
         self.task.cancel()
         self.run(self._gather_task())
-        self.waiting.clear()  # their connections broke
+        self.pending.clear()  # their connections are broken
         self.model.restart()
-        self.cloud.releases.clear()  # a new agent does not know what was released
+        self.cloud.releases.clear()  # a new agent does not know these
         self._start(keys, policies)
 
     def _start(
@@ -125,9 +128,9 @@ class World:
         preserved = PreservedKeys(self.systemd)  # type: ignore[arg-type]
         self.keyring.on_parting(preserved.forget)
         restored = preserved.restore(
-            self.systemd.hand_over(), self.keyring, keys, policies, self.clock
+            self.systemd.pass_descriptors(), self.keyring, keys, policies, self.clock
         )
-        self.cloud.has_attested = bool(restored)  # so far as this agent knows
+        self.cloud.has_attested = bool(restored)  # as this agent knows
         self.api = KeyApi(
             self.keyring,
             everybody_in(self.keyring),
@@ -179,7 +182,7 @@ class World:
     def configure(
         self, keys: Mapping[str, KeyRequest], policies: Mapping[str, KeyLifetimePolicy]
     ) -> None:
-        """Reload, in the daemon's order."""
+        """Reload, with the steps of the daemon in the same order."""
         self.keyring.remove(self.model.keys.keys() - keys.keys())
         self.model.configure(keys, policies)
         self.scheduler.configure(keys, policies)
@@ -191,43 +194,45 @@ class World:
         """Let time pass; each long poll gets a response at its deadline."""
         end = self.clock.boot + seconds
         while True:
-            self._forget_answered()
-            first = min((q.deadline for q in self.waiting), default=math.inf)
+            self._forget_finished()
+            first = min(
+                (request.deadline for request in self.pending), default=math.inf
+            )
             moment = min(end, first)
             self.run(self.clock.advance(max(0.0, moment - self.clock.boot)))
-            for question in self.waiting:
-                if question.deadline <= self.clock.boot and question.long_poll:
-                    question.long_poll.finish()
-                    assert question.answered, "no answer at the end of the wait"
+            for request in self.pending:
+                if request.deadline <= self.clock.boot and request.long_poll:
+                    request.long_poll.finish()
+                    assert request.response, "no response at the end of the wait"
             if moment >= end:
                 break
-        self._forget_answered()
+        self._forget_finished()
         if self.task.done():
             self.task.result()
             raise AssertionError("the scheduler ended")
 
     def suspend(self, seconds: float) -> None:
-        """Pause the machine: boot time and wall time leap, timers fire afterwards."""
+        """Suspend the machine: both clocks advance before any timer fires."""
         self.clock.boot += seconds
         self.clock.wall += seconds
         self.advance(10.0)
 
-    def ask(self, alias: str, *, version: str | None, wait: int) -> Question:
+    def request(self, alias: str, *, version: str | None, wait: int) -> PendingRequest:
         query = [f"wait={wait}"] if wait else []
         query += [f"version={version}"] if version else []
         path = f"/v1/keys/{alias}" + (f"?{'&'.join(query)}" if query else "")
-        question = Question(alias, version, self.clock.boot + wait)
-        answer = self.api.handle(parse_head(get(path)), CALLER)
-        if isinstance(answer, LongPoll):
-            question.long_poll = answer
-            answer.start(question, 0)
-            self.waiting.append(question)
+        request = PendingRequest(alias, version, self.clock.boot + wait)
+        response = self.api.handle(parse_head(get(path)), CALLER)
+        if isinstance(response, LongPoll):
+            request.long_poll = response
+            response.start(request, 0)
+            self.pending.append(request)
         else:
-            question.deliver(answer)
-        return question
+            request.deliver(response)
+        return request
 
-    def _forget_answered(self) -> None:
-        self.waiting = [q for q in self.waiting if q.answered is None]
+    def _forget_finished(self) -> None:
+        self.pending = [r for r in self.pending if r.response is None]
 
     def close(self) -> None:
         self.scheduler.stop()
@@ -236,10 +241,10 @@ class World:
         self.systemd.close()
 
     async def _end(self) -> None:
-        """Everything that waits ends with `stop`, but for a job that others kill."""
+        """End the running job. Check that `stop` ends every other wait."""
         await self.clock.settle()
         if self.cloud.is_running:
             self.task.cancel()
         else:
-            assert self.task.done(), "a wait was not cut short by stop"
+            assert self.task.done(), "`stop` did not end a wait"
         await asyncio.gather(self.task, return_exceptions=True)

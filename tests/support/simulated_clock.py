@@ -1,4 +1,7 @@
-"""A clock for weeks of time: no task for each wait, no turn of the loop too many."""
+"""A fast clock for tests that simulate weeks.
+
+It creates no task for a wait, and runs the event loop only while a task is ready.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from dataclasses import dataclass
 from support.agent import FakeClock
 from typing_extensions import override
 
-# More waits without time passing are a tight loop.
-_TIGHT_LOOP = 1000
+# More waits at the same time are a tight loop.
+_MAX_WAITS_AT_ONCE = 1000
 
 
 @dataclass(eq=False)
@@ -19,18 +22,18 @@ class _Sleeper:
     future: asyncio.Future[None]
 
 
-class QuickClock(FakeClock):
+class SimulatedClock(FakeClock):
     """Wakes the tasks that wait for an event when no other task can run."""
 
     def __init__(self) -> None:
         super().__init__()
         self._waiting: list[_Sleeper] = []
-        self._waits_now = 0  # since time passed
+        self._waits_at_once = 0  # waits that began at the present time
 
     @override
     async def wait(self, event: asyncio.Event, seconds: float) -> bool:
-        self._waits_now += 1
-        assert self._waits_now < _TIGHT_LOOP, "a tight loop"
+        self._waits_at_once += 1
+        assert self._waits_at_once < _MAX_WAITS_AT_ONCE, "a tight loop"
         if event.is_set() or seconds <= 0:
             return event.is_set()
         future = asyncio.get_running_loop().create_future()
@@ -49,20 +52,20 @@ class QuickClock(FakeClock):
         while due := [s for s in self._waiting if s.deadline <= end]:
             first = min(due, key=lambda sleeper: sleeper.deadline)
             if first.deadline > self.boot:
-                self._waits_now = 0
+                self._waits_at_once = 0
             self._move_to(max(first.deadline, self.boot))
             first.future.set_result(None)
             await self.settle()
         self._move_to(end)
-        self._waits_now = 0
+        self._waits_at_once = 0
         await self.settle()
 
     async def settle(self) -> None:
-        """Let everything run that can run without time passing."""
+        """Run all tasks that are ready, until each task waits."""
         ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
         await asyncio.sleep(0)
         while True:
-            while ready:  # noqa: ASYNC110 - nothing tells when a loop is idle
+            while ready:  # noqa: ASYNC110 - asyncio has no event for an idle loop
                 await asyncio.sleep(0)
             woken = [s for s in self._waiting if s.event.is_set()]
             if not woken:

@@ -1,4 +1,4 @@
-"""Vaults and releasers whose answers a test decides, and that watch what is asked."""
+"""Simulated vaults and releasers, which check the requests of the agent."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
     from skragent.job import Attestation, KeyRequest
 
 KEY_BYTES = 32
-LONGEST_RETRY_AFTER = 600.0
+MAX_RETRY_AFTER_SECONDS = 600.0
 
-Place = tuple[str, str]  # vault and name
+KeyId = tuple[str, str]  # vault and name
 
 
-def content(place: Place, version: str) -> bytes:
-    """The bytes of a key: no two versions have the same."""
-    return hashlib.sha256(repr((place, version)).encode()).digest()
+def bytes_of_version(key_id: KeyId, version: str) -> bytes:
+    """Return the bytes of a version of a key. Each version has other bytes."""
+    return hashlib.sha256(repr((key_id, version)).encode()).digest()
 
 
 @dataclass
@@ -65,11 +65,11 @@ class Version:
 
 @dataclass
 class VaultKey:
-    """All versions of a key, the latest last, and what the vault says instead."""
+    """All versions of a key, the latest last, and the faults of its release."""
 
     versions: list[Version] = field(default_factory=lambda: [Version(1)])
-    failure: Failure | None = None
-    crashes: bool = False  # the releaser that has to do with it
+    failure: Failure | None = None  # in place of a release
+    crashes: bool = False  # each job with this key crashes
 
     @property
     def latest(self) -> Version:
@@ -78,34 +78,36 @@ class VaultKey:
     def find(self, version: str) -> Version | None:
         if not version:
             return self.latest
-        return next((one for one in self.versions if one.name == version), None)
+        return next((known for known in self.versions if known.name == version), None)
 
 
-class Cloud:
-    """Implements `ports.Jobs`.
+class SimulatedCloud:
+    """Implements `interfaces.Jobs`.
 
-    Every job tells `listener` its end; every question must come when it may.
+    `listener` receives the events of each job. A request at a forbidden time fails the
+    test.
     """
 
     longest_seconds = 120.0
 
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
-        self.keys: dict[Place, VaultKey] = defaultdict(VaultKey)
-        self.whole: Failure | None = None
-        self.crashes = False
+        self.keys: dict[KeyId, VaultKey] = defaultdict(VaultKey)
+        self.job_failure: Failure | None = None  # of each job as a whole
+        self.crashes = False  # each job crashes
         self.has_attested = False
-        self.crashes_late = False  # after keys were delivered, and others failed
-        self.takes = 0.0  # seconds of a job
-        self.ak_ends_soon = False  # the AK certificate
-        self.has_told_of_ak = False  # a job, since then
-        self.renewal: Failure | None = None  # what comes of its renewal
+        # Each job with a failed key crashes after it delivered the released keys.
+        self.crashes_late = False
+        self.job_seconds = 0.0
+        self.is_ak_renewal_due = False
+        self.has_reported_ak = False  # a job has reported that the renewal is due
+        self.renewal_failure: Failure | None = None  # of each renewal
         self.renewals = 0
-        self.may_look = True  # for versions: the permission `get`
-        self.asks_late = False  # at a job's end, or at its beginning
+        self.may_check_versions = True  # the permission `get`
+        self.releases_at_end = False  # of a job, not at its beginning
         self.token_life = TOKEN_LIFE_SECONDS
         self.releases: dict[str, list[float]] = defaultdict(list)
-        self.refused_at: dict[str, float] = {}  # keys that need a fresh token
+        self.denied_at: dict[str, float] = {}  # keys that need a fresh token
         self.is_running = False
         self.listener: Listener = Listener()
 
@@ -119,63 +121,63 @@ class Cloud:
     ) -> Release:
         del launched
         assert not self.is_running, "two jobs at once would share the vTPM"
-        assert keys, "a job for nothing"
+        assert keys, "a job without keys"
         if token is not None:
-            self._judge(token, keys)
+            self._check_token(token, keys)
         self.is_running = True
         try:
-            life = token and _life(token.attestation)
+            lifetime = token and _lifetime(token.attestation)
             release = await self._run(
-                keys, life or self.token_life, deliver, attests=token is None
+                keys, lifetime or self.token_life, deliver, attests=token is None
             )
         finally:
             self.is_running = False
         for failed in release.result.failed:
             if failed.failure.disposition != "retry":
-                self.refused_at[failed.alias] = self.clock.boot
+                self.denied_at[failed.alias] = self.clock.boot
         return release
 
-    def _judge(self, token: CachedToken, keys: Sequence[KeyRequest]) -> None:
-        """Hold the agent to its word on tokens that are used again."""
+    def _check_token(self, token: CachedToken, keys: Sequence[KeyRequest]) -> None:
+        """Check that the agent may use this cached token for these keys."""
         age = self.clock.boot - token.began_at
-        assert age < _life(token.attestation), "a token that has expired"
+        assert age < _lifetime(token.attestation), "the token has expired"
         for key in keys:
-            assert key.alias not in token.released, "a refresh that does not attest"
-            refused_at = self.refused_at.get(key.alias, -math.inf)
-            assert token.began_at >= refused_at, "no fresh token after a no"
+            assert key.alias not in token.released, "a refresh without an attestation"
+            denied_at = self.denied_at.get(key.alias, -math.inf)
+            assert token.began_at >= denied_at, "no fresh token after a denial"
 
     async def check(self, keys: Sequence[KeyRequest]) -> Result:
         """Return the latest versions, if the identity has the permission."""
         assert not self.is_running, "two jobs at once"
-        assert keys, "a look for nothing"
+        assert keys, "a version check without keys"
         if self.crashes:
             raise ReleaserError("x", code="releaser.crashed")
         versions = {}
         for key in keys:
-            found = self.keys[_place(key)]
+            found = self.keys[_key_id(key)]
             version = found.find(key.version)
             if found.failure is None and version is not None:
-                versions[key.alias] = version.name if self.may_look else ""
+                versions[key.alias] = version.name if self.may_check_versions else ""
         return Result(versions=versions)
 
     async def renew(self, query_id: str) -> Result:
-        """Renew the AK certificate, on the second time of asking."""
+        """Order a new AK certificate; return it to the request with the query id."""
         assert not self.is_running, "two jobs at once"
-        assert self.ak_ends_soon, "a renewal for nothing"
+        assert self.is_ak_renewal_due, "the renewal is not due"
         self.renewals += 1
         if self.crashes:
             raise ReleaserError("x", code="releaser.crashed")
-        if self.renewal is not None:
-            return Result(failure=self.renewal)
+        if self.renewal_failure is not None:
+            return Result(failure=self.renewal_failure)
         if not query_id:
             return Result(ak_query_id="1", ak_certificate=self._ak_certificate())
-        self.ak_ends_soon = False
+        self.is_ak_renewal_due = False
         return Result(ak_certificate=self._ak_certificate())
 
     def _ak_certificate(self) -> AkCertificate:
-        self.has_told_of_ak = True
+        self.has_reported_ak = True
         return AkCertificate(
-            expires_at=self.clock.wall, is_renewal_due=self.ak_ends_soon
+            expires_at=self.clock.wall, is_renewal_due=self.is_ak_renewal_due
         )
 
     async def _run(
@@ -188,40 +190,40 @@ class Cloud:
     ) -> Release:
         began_at = self.clock.boot
         self.listener.job_began(keys)
-        asks_late = self.asks_late
-        if not asks_late:
+        releases_at_end = self.releases_at_end
+        if not releases_at_end:
             self._count_releases(keys)
-        if self.takes:
-            await self.clock.wait(asyncio.Event(), self.takes)
-        if asks_late:
+        if self.job_seconds:
+            await self.clock.wait(asyncio.Event(), self.job_seconds)
+        if releases_at_end:
             self._count_releases(keys)
-        if self.crashes or any(self.keys[_place(key)].crashes for key in keys):
+        if self.crashes or any(self.keys[_key_id(key)].crashes for key in keys):
             self.listener.job_crashed(keys)
             raise ReleaserError("x", code="releaser.crashed")
         arena = create_arena(KEY_BYTES * len(keys))
         arena.close_fd()
-        if self.whole is not None:
-            self.listener.job_failed(keys, self.whole)
+        if self.job_failure is not None:
+            self.listener.job_failed(keys, self.job_failure)
             failed_job = Result(
-                failure=self.whole, ak_certificate=self._ak_certificate()
+                failure=self.job_failure, ak_certificate=self._ak_certificate()
             )
             return Release(failed_job, arena, began_at)
         token = self._token(token_life, attests=attests)
         released, failed = [], []
         for number, key in enumerate(keys):
-            answer = self._answer(key, number * KEY_BYTES)
-            if isinstance(answer, ReleasedKey):
-                raw = content(_place(key), answer.version)
+            outcome = self._release(key, number * KEY_BYTES)
+            if isinstance(outcome, ReleasedKey):
+                raw = bytes_of_version(_key_id(key), outcome.version)
                 arena.view(number * KEY_BYTES, KEY_BYTES)[:] = raw
-                released.append(answer)
-                self.listener.key_released(key, answer, began_at, token_life)
+                released.append(outcome)
+                self.listener.key_released(key, outcome, began_at, token_life)
             else:
-                failed.append((key, answer))
+                failed.append((key, outcome))
         result = Result(
             ak_certificate=self._ak_certificate(),
             attestation=token if attests else None,
             released=tuple(released),
-            failed=tuple(answer for _, answer in failed),
+            failed=tuple(outcome for _, outcome in failed),
         )
         kept = token_of(result, began_at)
         self.has_attested = True
@@ -230,8 +232,8 @@ class Cloud:
         if self.crashes_late and failed:
             self.listener.job_crashed(keys)
             raise ReleaserError("x", code="releaser.crashed")
-        for key, answer in failed:
-            self.listener.key_failed(key, answer.failure)
+        for key, outcome in failed:
+            self.listener.key_failed(key, outcome.failure)
         return Release(last, arena, began_at, kept)
 
     def _token(self, seconds: float, *, attests: bool) -> Attestation:
@@ -241,15 +243,14 @@ class Cloud:
             issued_at=self.clock.wall, expires_at=self.clock.wall + seconds
         )
 
-    def _answer(self, key: KeyRequest, offset: int) -> ReleasedKey | FailedKey:
-        found = self.keys[_place(key)]
+    def _release(self, key: KeyRequest, offset: int) -> ReleasedKey | FailedKey:
+        found = self.keys[_key_id(key)]
         version = found.find(key.version)
-        trouble = found.failure
-        if trouble is None and version is None:
-            trouble = failure("release.not_found", "denied")
-        if trouble is not None or version is None:
-            assert trouble is not None
-            return FailedKey(alias=key.alias, failure=trouble)
+        if found.failure is not None:
+            return FailedKey(alias=key.alias, failure=found.failure)
+        if version is None:
+            denial = failure("release.not_found", "denied")
+            return FailedKey(alias=key.alias, failure=denial)
         return released_key(
             key.alias,
             version=version.name,
@@ -260,8 +261,11 @@ class Cloud:
         )
 
     def _count_releases(self, keys: Sequence[KeyRequest]) -> None:
-        """Hold the vaults to their 10 in 10 s; a job that cannot attest asks none."""
-        if self.whole is not None:
+        """Check the release rate limit: 10 releases in 10 s.
+
+        A job that fails as a whole sends no request to a vault.
+        """
+        if self.job_failure is not None:
             return
         boot = self.clock.boot
         for key in keys:
@@ -270,33 +274,33 @@ class Cloud:
             assert len(recent) < 10, f"{key.vault}: more than 10 releases in 10 s"
 
 
-def _life(attestation: Attestation) -> float:
+def _lifetime(attestation: Attestation) -> float:
     return attestation.expires_at - attestation.issued_at
 
 
 class Listener:
-    """Hears what each job is for, and what came of it, at the moment it is told."""
+    """Receives the events of each job at the time at which they occur."""
 
     def job_began(self, keys: Sequence[KeyRequest]) -> None:
-        """Hear that a job began."""
+        """Receive the keys of a job that begins."""
 
     def job_crashed(self, keys: Sequence[KeyRequest]) -> None:
-        """Hear that nothing came of it."""
+        """Receive the keys of a job that crashed."""
 
     def job_failed(self, keys: Sequence[KeyRequest], failure: Failure) -> None:
-        """Hear that it failed as a whole."""
+        """Receive the failure of a job as a whole."""
 
     def attested(self) -> None:
-        """Hear that the provider gave a token."""
+        """Receive the event that the provider issued a token."""
 
     def key_released(
-        self, key: KeyRequest, answer: ReleasedKey, began_at: float, token_life: float
+        self, key: KeyRequest, released: ReleasedKey, began_at: float, token_life: float
     ) -> None:
-        """Hear that a key was released, valid or not."""
+        """Receive a released key, which may be not valid."""
 
     def key_failed(self, key: KeyRequest, failure: Failure) -> None:
-        """Hear that a key was not."""
+        """Receive the failure of one key."""
 
 
-def _place(key: KeyRequest) -> Place:
+def _key_id(key: KeyRequest) -> KeyId:
     return key.vault, key.name

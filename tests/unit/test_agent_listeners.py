@@ -35,7 +35,7 @@ def test_the_socket_is_for_owner_and_group(tmp_path: Path) -> None:
         assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o660
 
 
-def test_the_umask_is_as_it_was(tmp_path: Path) -> None:
+def test_the_umask_is_restored(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         with UnixSocket(API, str(tmp_path / "s")):
@@ -70,27 +70,27 @@ def test_a_socket_without_a_listener_is_replaced(tmp_path: Path) -> None:
         assert connects(tmp_path / "s")
 
 
-def test_a_file_in_its_place_is_refused_and_left(tmp_path: Path) -> None:
+def test_a_file_at_the_path_is_an_error_and_is_not_removed(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("precious")
     assert code_of(tmp_path / "s") == "listen.not_a_socket"
     assert (tmp_path / "s").read_text() == "precious"
 
 
-def test_a_link_to_a_socket_is_refused(tmp_path: Path) -> None:
+def test_a_link_to_a_socket_is_an_error(tmp_path: Path) -> None:
     with UnixSocket(API, str(tmp_path / "real")):
         (tmp_path / "s").symlink_to(tmp_path / "real")
         assert code_of(tmp_path / "s") == "listen.not_a_socket"
 
 
-def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:
     assert code_of(tmp_path / "nowhere" / "s") == "listen.failed"
 
 
-def test_a_path_that_is_too_long_for_a_socket_is_named(tmp_path: Path) -> None:
+def test_a_path_that_is_too_long_for_a_socket_is_an_error(tmp_path: Path) -> None:
     assert code_of(tmp_path / ("s" * 120)) == "listen.failed"
 
 
-def test_an_inherited_socket_is_used_and_its_file_left(tmp_path: Path) -> None:
+def test_an_inherited_socket_is_used_and_its_file_is_kept(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as inherited:
         inherited.bind(str(tmp_path / "s"))
         inherited.listen()
@@ -104,10 +104,10 @@ def test_an_inherited_socket_is_used_and_its_file_left(tmp_path: Path) -> None:
     [
         (socket.AF_INET, socket.SOCK_STREAM),
         (socket.AF_UNIX, socket.SOCK_DGRAM),
-        (socket.AF_UNIX, socket.SOCK_STREAM),  # and not listening
+        (socket.AF_UNIX, socket.SOCK_STREAM),  # not listening
     ],
 )
-def test_another_inherited_socket_is_refused(
+def test_an_inherited_socket_of_another_kind_is_an_error(
     family: socket.AddressFamily, kind: socket.SocketKind
 ) -> None:
     with socket.socket(family, kind) as inherited:
@@ -128,7 +128,7 @@ def test_the_metrics_listen_on_the_configured_address(
         assert bound.getsockname()[0] == host.strip("[]")
 
 
-def test_a_metrics_port_in_use_is_named_with_its_address() -> None:
+def test_the_error_of_a_metrics_port_in_use_names_the_address() -> None:
     first = bind_metrics("127.0.0.1:0")
     with first:
         address = f"127.0.0.1:{first.getsockname()[1]}"
@@ -138,7 +138,7 @@ def test_a_metrics_port_in_use_is_named_with_its_address() -> None:
         assert address in caught.value.message
 
 
-def test_a_metrics_host_that_is_not_ours_is_named() -> None:
+def test_a_metrics_address_of_another_machine_is_an_error() -> None:
     with pytest.raises(ListenError) as caught:
         bind_metrics("192.0.2.1:9469")
     assert caught.value.code == "listen.failed"

@@ -11,12 +11,12 @@ from skragent.agent.socket_activation import Inherited, inherited_sockets
 from skragent.errors import ListenError
 
 
-def test_nothing_is_inherited_where_systemd_did_not_start_us() -> None:
+def test_no_descriptor_is_inherited_without_systemd() -> None:
     assert inherited_sockets({}) == Inherited({})
 
 
 @pytest.mark.parametrize("value", ["", "abc", "-1", "9" * 400, "1000"])
-def test_a_number_of_descriptors_that_is_none_is_named(
+def test_a_malformed_listen_fds_is_an_error(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     pytest.importorskip("systemd.daemon", reason="needs systemd-python")
@@ -27,8 +27,8 @@ def test_a_number_of_descriptors_that_is_none_is_named(
     assert caught.value.code == "listen.inherited"
 
 
-def test_a_file_that_is_handed_over_is_closed() -> None:
-    """As OpenFile= of a drop-in does."""
+def test_an_inherited_file_is_closed() -> None:
+    """OpenFile= in a drop-in passes such a file."""
     pytest.importorskip("systemd.daemon", reason="needs systemd-python")
     program = (
         "import os\n"

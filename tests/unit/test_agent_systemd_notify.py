@@ -1,4 +1,4 @@
-"""A notification that cannot be sent stops nothing and is logged once."""
+"""Notifications to systemd. A failure is logged once and is not an error."""
 
 from __future__ import annotations
 
@@ -141,8 +141,8 @@ def test_systemd_is_notified_of_start_status_and_end(
         notifier.ready("0 of 1 keys held")
         notifier.status("1 of 1 keys held")
         notifier.stopping()
-        said = [systemd.recv(4096) for _ in range(3)]
-    assert said == [
+        received = [systemd.recv(4096) for _ in range(3)]
+    assert received == [
         b"READY=1\nSTATUS=0 of 1 keys held",
         b"STATUS=1 of 1 keys held",
         b"STOPPING=1",
@@ -165,21 +165,21 @@ def test_without_notify_socket_nothing_is_sent(systemd: socket.socket) -> None:
             systemd.recv(4096)
 
 
-def test_systemd_keeps_a_descriptor_and_lets_go_of_it(systemd: socket.socket) -> None:
+def test_systemd_stores_and_removes_a_descriptor(systemd: socket.socket) -> None:
     ours, theirs = socket.socketpair()
     with systemd, ours, theirs:
         notifier = Notifier(os.environ)
         name = notifier.store_connection(ours.fileno())
-        said, fds, _, _ = socket.recv_fds(systemd, 4096, 2)
-        assert said == f"FDSTORE=1\nFDNAME={name}".encode()
-        with socket.socket(fileno=fds[0]) as kept:
-            kept.send(b"x")
+        message, fds, _, _ = socket.recv_fds(systemd, 4096, 2)
+        assert message == f"FDSTORE=1\nFDNAME={name}".encode()
+        with socket.socket(fileno=fds[0]) as stored:
+            stored.send(b"x")
             assert theirs.recv(1) == b"x"
         notifier.remove_fd(name)
         assert systemd.recv(4096) == f"FDSTOREREMOVE=1\nFDNAME={name}".encode()
 
 
-def test_no_two_descriptors_are_kept_under_one_name(systemd: socket.socket) -> None:
+def test_each_stored_descriptor_has_its_own_name(systemd: socket.socket) -> None:
     with systemd:
         notifier = Notifier(os.environ)
         names = {notifier.store_connection(systemd.fileno()) for _ in range(10)}
