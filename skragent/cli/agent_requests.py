@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from skragent import exit_codes
 from skragent.cli import deadline
-from skragent.cli.error_output import print_error
+from skragent.cli.standard_streams import print_error
 from skragent.client.exchange import (
     MOST_WAIT_SECONDS,
     Request,

@@ -15,7 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from skragent.cli.error_output import format_error
+from skragent.cli.standard_streams import format_error
 from skragent.exit_codes import TEMPFAIL
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from skragent.cli.agent_requests import (
     seconds,
     timeout_for,
 )
-from skragent.cli.error_output import print_error
+from skragent.cli.standard_streams import print_error
 from skragent.client import SkragentClient, SkragentError
 from skragent.client.exchange import MOST_WAIT_SECONDS
 

@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from skragent import __version__
 from skragent.cli import deadline
-from skragent.cli.error_output import print_agent_error, print_error
-from skragent.cli.streams import prepare_streams
+from skragent.cli.standard_streams import (
+    prepare_streams,
+    print_agent_error,
+    print_error,
+)
 from skragent.errors import AgentError
 from skragent.exit_codes import (
     CANTCREAT,

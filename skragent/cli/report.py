@@ -20,7 +20,7 @@ from skragent import exit_codes
 from skragent.agent.clock import SystemClock
 from skragent.cli import deadline
 from skragent.cli.config_file import add_config_option, load_config
-from skragent.cli.error_output import print_error
+from skragent.cli.standard_streams import print_error
 
 if TYPE_CHECKING:
     from skragent.cli.report_input import Subject

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from skragent.agent.signals_and_limits import block_signals
 from skragent.cli import deadline
 from skragent.cli.config_file import add_config_option, read_config
-from skragent.cli.error_output import print_agent_error
+from skragent.cli.standard_streams import print_agent_error
 from skragent.config import parse_config
 from skragent.errors import AgentError
 from skragent.exit_codes import FINAL, exit_code_of_start
@@ -82,10 +82,10 @@ def run_agent(
     """
     forbid_core_dumps()
     with block_signals():  # until the event loop handles signals
-        return _run_or_refuse(read, releaser)
+        return _run_or_reject(read, releaser)
 
 
-def _run_or_refuse(read: Callable[[], str], releaser: tuple[str, ...] | None) -> int:
+def _run_or_reject(read: Callable[[], str], releaser: tuple[str, ...] | None) -> int:
     """Run the agent; if it cannot start, reject inherited credential requests.
 
     systemd takes a connection that closes without a response as an empty credential.

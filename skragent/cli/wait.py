@@ -19,7 +19,7 @@ from skragent.cli.agent_requests import (
     seconds,
     status_changes,
 )
-from skragent.cli.error_output import print_error
+from skragent.cli.standard_streams import print_error
 from skragent.client.exchange import (
     SkragentError,
     keys_of,

@@ -52,7 +52,7 @@ _UNRESERVED: Final = (
 
 
 class SkragentError(Exception):
-    """The agent refused a request or did not respond.
+    """The agent rejected a request or did not respond.
 
     Attributes:
         code: a stable code of the agent. Without a response: client.unreachable,

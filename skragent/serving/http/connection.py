@@ -147,9 +147,9 @@ class Connection(Generic[CallerT]):
         self._update_reading()
 
     def on_readable(self) -> None:
-        """Read once, unless it is the turn of other users."""
+        """Read once, unless the quota of this round is used up."""
         if self._quota.left <= 0 and self._server.admission.defers(self.caller):
-            return  # the socket stays readable until the next turn
+            return  # the socket stays readable until the next round
         self._receive()
 
     def on_writable(self) -> None:
@@ -169,7 +169,7 @@ class Connection(Generic[CallerT]):
             self._advance()
 
     def resume(self) -> None:
-        """Serve the pending requests: it is the user's turn again."""
+        """Serve the pending requests with the new quota of the user."""
         if self.state is State.QUEUED:
             self._become(_IDLE)
             self._advance()

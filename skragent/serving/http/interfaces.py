@@ -59,7 +59,7 @@ class Counter(Protocol):
 
 
 class Quota(Protocol):
-    """The responses that one user gets before other users have their turn."""
+    """The responses that one user gets in a round of the fair queue."""
 
     left: int
 
@@ -91,7 +91,7 @@ class Admission(Protocol[CallerT]):
     is_busy: bool  # the limit of requests in flight is reached
 
     def defers(self, caller: CallerT) -> bool:
-        """Return whether the caller's user has its next turn within this second."""
+        """Return whether the caller's user gets another round within this second."""
         ...
 
     def resume_next_round(self, connection: Connection[CallerT]) -> None:

@@ -1,4 +1,4 @@
-"""Standard streams of a command, for any locale and any redirection.
+"""The standard streams of a command: any locale, any redirection, one error format.
 
 A character that the stream's encoding lacks must not end a command. Examples are `…` in
 a locale with ISO 8859-1, or a surrogate escape from the command line.
@@ -10,7 +10,10 @@ import codecs
 import io
 import os
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from skragent.errors import AgentError
 
 # Substitutes for the characters beyond ASCII that our texts use.
 _ASCII: Final = {"…": "...", "–": "-", "—": "-", "→": "->", "“": '"', "”": '"'}  # noqa: RUF001 - intended
@@ -51,3 +54,18 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
         _ASCII.get(c) or c.encode("ascii", "backslashreplace").decode() for c in bad
     )
     return "".join(plain), error.end
+
+
+def print_error(code: str, message: str, hint: str = "") -> None:
+    """Print an error on stderr."""
+    print(format_error(code, message, hint), file=sys.stderr)
+
+
+def print_agent_error(error: AgentError) -> None:
+    """Print one of the agent's own errors on stderr."""
+    print_error(error.code, error.message, error.hint)
+
+
+def format_error(code: str, message: str, hint: str = "") -> str:
+    """Return an error as text, without a newline at the end."""
+    return f"skragent: {code}: {message}" + (f"\n  {hint}" if hint else "")
