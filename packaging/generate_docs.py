@@ -28,6 +28,8 @@ import openapi_text
 import settings_text as settings
 from document_text import mdoc
 
+from skragent.agent import due_times
+from skragent.denials import DENIALS, REPEATED_AFTER_SECONDS, Authority, Confirmation
 from skragent.error_catalog import ACTIONS, CODES, GROUPS
 from skragent.observe.event_catalog import EVENT_TEXTS, EventText
 from skragent.observe.names import METRICS, Event, Metric
@@ -152,6 +154,8 @@ def errors_in_markdown() -> str:
         *(f"| {word} | {text} |" for word, text in ACTIONS.items()),
         "",
         f"Codes: {links}.",
+        *("", *_denials_in_markdown()),
+        *("", *_waits_in_markdown()),
     ]
     for group in GROUPS:
         lines += ["", f"## {group.title}"]
@@ -159,6 +163,67 @@ def errors_in_markdown() -> str:
         for entry in group.codes:
             lines += _error_in_markdown(entry)
     return f"<!-- {_NOTE} -->\n{_ERRORS_HEAD}" + "\n".join(lines) + "\n"
+
+
+_AUTHORITIES = {
+    Authority.VAULT: "the vault",
+    Authority.PROVIDER: "the attestation provider",
+}
+_CONFIRMATIONS = {
+    Confirmation.FRESH_TOKEN: "a second denial of this kind, with a fresh token; its"
+    " code may be another one of this kind",
+    Confirmation.REPEATED: "a denial with the same code, at least"
+    f" {REPEATED_AFTER_SECONDS:g} s later",
+}
+
+
+def _denials_in_markdown() -> Iterator[str]:
+    """Yield the table of denials."""
+    yield "## Denials"
+    yield ""
+    yield "Only these codes end a held key, after the confirmation:"
+    yield ""
+    yield "| code | authority | confirmed by |"
+    yield "|---|---|---|"
+    for code, denial in DENIALS.items():
+        authority = _AUTHORITIES[denial.by]
+        yield f"| `{code}` | {authority} | {_CONFIRMATIONS[denial.confirmation]} |"
+
+
+def _waits_in_markdown() -> Iterator[str]:
+    """Yield the table of waits between the attempts for a key."""
+    first = due_times.lasting_window_seconds(1)
+    transient, lasting = due_times.TRANSIENT, due_times.LASTING
+    throttled, spread = due_times.THROTTLED, due_times.THROTTLED_JITTER
+    yield "## Waits"
+    yield ""
+    yield "The time from a failure to the next attempt for the key. The wait after a"
+    yield "429 of a vault has a small jitter. Each other wait is a random part of the"
+    yield "time in the table (full jitter)."
+    yield ""
+    yield "| failure | first wait | later waits | longest |"
+    yield "|---|---|---|---|"
+    for name, begin, window in (
+        ("`retry`, `reattest`", f"{transient.first_seconds:g} s", transient),
+        (
+            "429 of a vault",
+            f"{throttled.first_seconds:g} s, plus or minus {spread:.0%}",
+            throttled,
+        ),
+        (
+            "`denied`, `retry_slowly`, `fatal`",
+            f"{first:g} s, then {lasting.first_seconds:g} s",
+            lasting,
+        ),
+    ):
+        factor, cap = f"{window.growth:g} times the one before", window.cap_seconds
+        yield f"| {name} | {begin} | {factor} | {cap:g} s |"
+    yield ""
+    retry_after, confirm = due_times.MAX_RETRY_AFTER_SECONDS, due_times.CONFIRM_SECONDS
+    yield "A Retry-After replaces the wait. After a 429 of a vault, the longer one"
+    yield f"applies. A Retry-After counts up to {retry_after:g} s. If a denial needs a"
+    yield f"repetition after some time, the next attempt is at most {confirm:g} s after"
+    yield "that time. `skragent refresh` ends each wait."
 
 
 def _error_in_markdown(entry: ErrorCode) -> list[str]:

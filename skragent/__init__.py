@@ -1,3 +1,3 @@
-"""Secure Key Release for everyone on an Azure confidential VM."""
+"""Secure Key Release agent for Azure confidential VMs."""
 
 __version__ = "0.2.0"

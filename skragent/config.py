@@ -59,12 +59,13 @@ class AgentConfig(
         bool,
         Setting(
             "Only for Linux before 6.5. Such a kernel cannot prove that a caller is"
-            " still the process that connected, so that rules on units match no caller"
-            " of api.sock. If this is true, the agent uses the unit of the process that"
-            " has the caller's number now. Then a local attacker gets the key if a"
-            " process of that unit takes over the attacker's process number. The log"
-            " and `skragent status` show which of the two is in force. Rules on users"
-            " and groups, and `LoadCredential=`, are not affected."
+            " still the process that connected. So rules on units match no caller of"
+            " api.sock there. If this setting is true, the agent uses the unit of the"
+            " process that has the caller's process id now. Then a local attacker gets"
+            " the key if the kernel gives the attacker's process id to a process of"
+            " that unit. The log and `skragent status` show whether the setting is in"
+            " force. Rules on users and groups, and `LoadCredential=`, are not"
+            " affected."
         ),
     ] = False
     metrics_listen: Annotated[
@@ -195,8 +196,9 @@ class ServingConfig(
 
     No caller can take a socket from all other callers. The agent rejects a request
     beyond a limit with a code (`serve.connections`, `serve.busy`, `serve.rate`) and a
-    Retry-After. At a limit, the user with the largest share yields. All users that no
-    rule names share the quota of one user.
+    Retry-After. If all users together reach a limit, the user with the most connections
+    or requests loses one of them. All users that no rule names share the quota of one
+    user.
     """
 
     connections: Annotated[
@@ -329,11 +331,10 @@ class KeyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     max_stale_seconds: Annotated[
         int,
         Setting(
-            "How long the agent serves the key after its refresh is overdue, after any"
-            " fault. The maximum is 30 days. The key's state is `stale` in this time."
-            " A refresh is overdue when the lifetime of an attestation token (eight"
-            " hours) has passed since the last release, or with `refresh_seconds` when"
-            " five fourths of that interval have passed.",
+            "How long the agent serves the key after its refresh is overdue. In this"
+            " time the state of the key is `stale`. The refresh is overdue one token"
+            " lifetime (eight hours) after the last release. With `refresh_seconds`, it"
+            " is overdue after five fourths of that interval. The maximum is 30 days.",
             0,
             2_592_000,
         ),

@@ -17,12 +17,16 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from skragent import exit_codes
-from skragent.agent.control import Control
+from skragent.agent.admin_control import Control
 from skragent.agent.job_runner import TERMINATE_SECONDS, Runner
 from skragent.agent.jobs import key_requests
 from skragent.agent.key_records import lifetime_policies
 from skragent.agent.preserved_keys import PreservedKeys
-from skragent.agent.process_control import (
+from skragent.agent.reload import Reloader
+from skragent.agent.reporter import Reporter
+from skragent.agent.scheduler import Scheduler
+from skragent.agent.servers import Servers
+from skragent.agent.signals_and_limits import (
     STOP_SIGNALS,
     count_descriptors,
     explain_low_limit,
@@ -30,10 +34,6 @@ from skragent.agent.process_control import (
     raise_descriptor_limit,
     unblock_signals,
 )
-from skragent.agent.reload import Reloader
-from skragent.agent.reporter import Reporter
-from skragent.agent.scheduler import Scheduler
-from skragent.agent.servers import Servers
 from skragent.agent.watchdog import notify_watchdog
 from skragent.errors import AgentError
 from skragent.keyring import Keyring

@@ -25,6 +25,10 @@ adds to it. A Retry-After of less than a second is ignored: `Retry-After: 0` wou
 a tight loop. If a repetition later confirms a denial (`denial_confirmation`), the next
 attempt comes no later than that.
 
+A job can fail as a whole, for example because the provider does not respond. Then the
+keys that were not in the job wait, too (`job_results`): their jobs would fail for the
+same reason.
+
 The window after a vault's 429 is different. The vault works, but many VMs wait for its
 ten releases in 10 s, for hours if the fleet is large. No agent knows how many others
 wait. So each window is a tenth longer than the one before, and a wait is about 10 s and
@@ -101,12 +105,12 @@ class Window(NamedTuple):
     growth: float = 2.0
 
 
-_TRANSIENT: Final = Window(1, 60)
-_LASTING: Final = Window(60, 15 * 60)
+TRANSIENT: Final = Window(1, 60)
+LASTING: Final = Window(60, 15 * 60)
 # A tenth more each time, from the period over which a vault counts releases. The cap is
 # shorter than the time between two refreshes.
-_THROTTLED: Final = Window(RELEASE_LIMIT_SECONDS, 6 * 3600, 1.1)
-_THROTTLED_JITTER: Final = 0.3
+THROTTLED: Final = Window(RELEASE_LIMIT_SECONDS, 6 * 3600, 1.1)
+THROTTLED_JITTER: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +221,8 @@ def backoff_seconds(
     """
     retry_after = retry_after_seconds(error, jitter)
     if is_vault and is_throttled(error):
-        spread = _THROTTLED_JITTER * (2 * jitter - 1)
-        window = window_seconds(_THROTTLED, state.throttles)
+        spread = THROTTLED_JITTER * (2 * jitter - 1)
+        window = window_seconds(THROTTLED, state.throttles)
         return max(retry_after, window * (1 + spread))
     if retry_after:
         return retry_after
@@ -229,7 +233,7 @@ def backoff_seconds(
 def longest_backoff_seconds(error: AgentError, state: RetryState) -> float:
     """Return the window after a failure that is counted already."""
     if error.disposition in (Disposition.RETRY, Disposition.REATTEST):
-        return window_seconds(_TRANSIENT, state.failures)
+        return window_seconds(TRANSIENT, state.failures)
     if error.disposition is Disposition.DENIED:
         return lasting_window_seconds(count_repetitions(state.denials, error.code))
     return lasting_window_seconds(state.slow_failures)
@@ -241,7 +245,7 @@ def lasting_window_seconds(count: int) -> float:
     Args:
         count: of such failures since the last success.
     """
-    return CONFIRM_SECONDS if count <= 1 else window_seconds(_LASTING, count - 1)
+    return CONFIRM_SECONDS if count <= 1 else window_seconds(LASTING, count - 1)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -45,7 +45,7 @@ ADMIN: Final = SocketKind("admin", "admin_socket", 0o600)
 class UnixSocket:
     """A listening Unix socket; a context manager that removes a socket that it bound.
 
-    An inherited socket stays open: `process_control.has_connection` reads it later.
+    An inherited socket stays open: `signals_and_limits.has_connection` reads it later.
     """
 
     def __init__(

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
 
+    from skragent.agent.admin_control import Control
     from skragent.agent.clock import Clock
-    from skragent.agent.control import Control
     from skragent.agent.daemon import DaemonInputs
     from skragent.config import Config
     from skragent.keyring import Keyring

@@ -33,7 +33,7 @@ from skragent.jose import (
 )
 
 if TYPE_CHECKING:
-    from skragent.evidence.model import Evidence
+    from skragent.evidence.verification import Evidence
 
 _PROTOCOL_VERSION = "2.0"
 _OS_BUILD = "NotApplication"  # sic: the C++ client sends this on Linux

@@ -151,7 +151,7 @@ def _command_of(words: list[str]) -> str:
 def _build_parser(words: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="skragent",
-        description="Secure Key Release for everyone on an Azure confidential VM.",
+        description="Secure Key Release agent for Azure confidential VMs.",
         epilog="`skragent COMMAND --help` describes a command.",
     )
     parser.add_argument("--version", action="version", version=__version__)

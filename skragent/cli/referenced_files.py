@@ -80,7 +80,7 @@ def _judge_tls_roots(path: str, found: FileChecks) -> None:
 
 
 def _judge_release_roots(path: str, found: FileChecks) -> None:
-    from skragent.release.roots import (  # noqa: PLC0415 - as above
+    from skragent.release.signature_roots import (  # noqa: PLC0415 - as above
         find_system_bundle,
         read_roots,
     )
@@ -122,7 +122,7 @@ def _judge_identity(name: str, identity: Identity, found: FileChecks) -> None:
         if not path:
             continue
         # Imported here: azure-identity is slow to import.
-        from skragent.release.credentials import judge_file  # noqa: PLC0415 - see above
+        from skragent.release.azure_credentials import judge_file  # noqa: PLC0415 - see above
 
         where = f"{name}.{setting}: "
         try:

@@ -16,9 +16,9 @@ from skragent.evidence.endorsements import (
     verify_endorsements,
 )
 from skragent.evidence.hcl import verify_runtime_data_binding
-from skragent.evidence.model import verify_ak_binding
 from skragent.evidence.quote import verify_quote
 from skragent.evidence.snp_signature import verify_report_signature
+from skragent.evidence.verification import verify_ak_binding
 
 if TYPE_CHECKING:
     from collections.abc import Callable

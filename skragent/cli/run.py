@@ -11,7 +11,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from skragent.agent.process_control import block_signals
+from skragent.agent.signals_and_limits import block_signals
 from skragent.cli import deadline
 from skragent.cli.config_file import add_config_option, read_config
 from skragent.cli.error_output import print_agent_error
@@ -105,7 +105,7 @@ def _run_or_refuse(read: Callable[[], str], releaser: tuple[str, ...] | None) ->
             _end_in_order(error, inherited)
         raise
     if code in FINAL and inherited.listeners:
-        from skragent.agent.process_control import delay_exit  # noqa: PLC0415 - see above
+        from skragent.agent.signals_and_limits import delay_exit  # noqa: PLC0415 - see above
 
         delay_exit()  # each new connection makes systemd start the agent again
     return code
@@ -117,7 +117,7 @@ def _end_in_order(error: AgentError, inherited: Inherited) -> None:
     Raises:
         SystemExit: the error was already printed.
     """
-    from skragent.agent.process_control import delay_exit, has_connection  # noqa: PLC0415 - see above
+    from skragent.agent.signals_and_limits import delay_exit, has_connection  # noqa: PLC0415 - see above
     from skragent.agent.systemd_notify import Notifier  # noqa: PLC0415 - see above
 
     code = exit_code_of_start(error, keeps_keys=bool(inherited.keys))
@@ -149,12 +149,12 @@ def _run(
     from skragent.agent.due_times import releasable_keys  # noqa: PLC0415
     from skragent.agent.jobs import key_requests  # noqa: PLC0415
     from skragent.agent.listeners import open_sockets  # noqa: PLC0415
-    from skragent.agent.process_control import (  # noqa: PLC0415
+    from skragent.agent.releaser_process import Launcher  # noqa: PLC0415
+    from skragent.agent.signals_and_limits import (  # noqa: PLC0415
         count_descriptors,
         explain_low_limit,
         raise_descriptor_limit,
     )
-    from skragent.agent.releaser_process import Launcher  # noqa: PLC0415
     from skragent.agent.systemd_notify import Notifier  # noqa: PLC0415
 
     config = parse_config(read())

@@ -16,8 +16,8 @@ from skragent.emulator.azure import DEFAULT_VAULTS, Azure, Settings
 from skragent.emulator.clock import Clock
 from skragent.emulator.confidential_vm import ConfidentialVm
 from skragent.emulator.encoding import base64url, dump_json
+from skragent.emulator.faults.active_faults import Faults
 from skragent.emulator.faults.control_socket import FaultControlSocket
-from skragent.emulator.faults.faults import Faults
 from skragent.emulator.keyvault.key_changes import add_version
 from skragent.emulator.keyvault.key_material import create_material
 from skragent.errors import EmulatorError

@@ -26,7 +26,7 @@ from skragent.errors import (
     MalformedEvidenceError,
     UnsupportedEvidenceError,
 )
-from skragent.evidence.reader import Reader
+from skragent.evidence.byte_reader import Reader
 from skragent.evidence.snp import SNP_REPORT_BYTES, SnpReport, parse_snp_report
 from skragent.evidence.tpm_public import RsaPublic
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from skragent.certificates import CertificateError, reading
 from skragent.errors import BindingError, MalformedEvidenceError
-from skragent.evidence.reader import Reader
+from skragent.evidence.byte_reader import Reader
 from skragent.evidence.tpm_public import TPM_ALG_SHA256, RsaPublic, TpmPublic
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import enum
 from dataclasses import dataclass
 
 from skragent.errors import MalformedEvidenceError, UnsupportedEvidenceError
-from skragent.evidence.reader import Reader
+from skragent.evidence.byte_reader import Reader
 from skragent.evidence.tcb import Generation, Tcb, decode_tcb, generation_of_cpuid
 
 SNP_REPORT_BYTES = 0x4A0

@@ -9,7 +9,7 @@ a valid log. The verifier replays the log against the PCR values.
 from __future__ import annotations
 
 from skragent.errors import MalformedEvidenceError
-from skragent.evidence.reader import Reader
+from skragent.evidence.byte_reader import Reader
 from skragent.evidence.tpm_public import TPM_ALG_SHA256
 
 MAX_TCG_LOG_BYTES = 1024 * 1024  # firmware logs have 20 to 100 kB

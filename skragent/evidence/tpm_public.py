@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 
 from skragent.errors import MalformedEvidenceError, UnsupportedEvidenceError
-from skragent.evidence.reader import Reader
+from skragent.evidence.byte_reader import Reader
 
 TPM_ALG_RSA = 0x0001
 TPM_ALG_SHA256 = 0x000B

@@ -31,8 +31,8 @@ from skragent.evidence.endorsements import (
     parse_roots,
     parse_thim_response,
 )
-from skragent.evidence.model import Evidence, verify_evidence
 from skragent.evidence.tcglog import trim_tcg_log
+from skragent.evidence.verification import Evidence, verify_evidence
 from skragent.files import NotRegularError, open_regular, read_regular
 from skragent.job import Attestation
 from skragent.pem_bundle import MAX_BUNDLE_BYTES

@@ -88,7 +88,7 @@ def run_version_check(job: Job, stopwatch: Stopwatch) -> Result:
     The failure of one key does not affect the others.
     """
     from skragent.releaser.prefetch import Connections  # noqa: PLC0415 - see above
-    from skragent.releaser.vaults import Vaults  # noqa: PLC0415 - see above
+    from skragent.releaser.vault_clients import Vaults  # noqa: PLC0415 - see above
 
     with (
         _make_executor(job) as waiting,
@@ -249,10 +249,10 @@ class _Pipeline:
         job, stopwatch = self._job, self._stopwatch
         self._connections = connections
         with stopwatch.step("import.azure"):
-            from skragent.releaser.vaults import Vaults  # noqa: PLC0415 - see above
+            from skragent.releaser.vault_clients import Vaults  # noqa: PLC0415 - see above
         vaults = Vaults(job, connections, self._executor, stopwatch)
         with stopwatch.step("import.release"):
-            from skragent.release.roots import read_roots  # noqa: PLC0415 - see above
+            from skragent.release.signature_roots import read_roots  # noqa: PLC0415 - see above
             from skragent.releaser.release_stage import ReleaseStage  # noqa: PLC0415 - see above
         bundle = read_roots(job.release_roots)
         about = f"trust.release_roots: {job.release_roots or 'the system'}"

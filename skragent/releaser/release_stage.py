@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from skragent.job import Form, KeyRequest
     from skragent.releaser.stopwatch import Stopwatch
     from skragent.releaser.tpm_worker import TpmWorker
-    from skragent.releaser.vaults import Vaults
+    from skragent.releaser.vault_clients import Vaults
     from skragent.secretmem import Arena
 
 _NONCE_BYTES = 16

@@ -71,7 +71,7 @@ class Rule:
 
         Args:
             peer: the caller.
-            unpinned: also believe a unit that is not pinned.
+            unpinned: also accept a unit that is not pinned.
         """
         if self.uid is None and self.gid is None and self._unit is None:
             return False
@@ -202,7 +202,7 @@ def resolve_access(
 
     Args:
         keys: the configured keys by alias.
-        unit_rules_without_pidfd: also believe units that are not pinned.
+        unit_rules_without_pidfd: also accept units that are not pinned.
         uid_of: returns the number of a user; raises KeyError if there is none.
         gid_of: the same for groups.
 

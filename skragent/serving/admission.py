@@ -1,19 +1,25 @@
 """Admission: which connections and requests one socket serves, and in which order.
 
 A connection is admitted if the socket and the caller's user have a connection left
-(503 `serve.connections`). Each of its requests passes these checks, in this order:
+(503 `serve.connections`). Each of its requests passes these steps, in this order:
 
 1. The fair queue: deficit round robin (Shreedhar and Varghese, 1995) over the users, in
    rounds of the event loop. A user that has used up the quantum of a round waits for
-   the next round. No request is rejected.
+   the next round. The queue rejects no request.
 2. The rate: a user that has used up the quota of a second gets 429 `serve.rate`.
 3. Requests in flight: responses that the peer has not read completely, and long polls
    (503 `serve.busy`).
-4. Long polls (503 `serve.busy`).
+4. The handler: it returns a response, or a long poll.
+5. Long polls (503 `serve.busy`).
+
+A response from the connection's cache skips steps 2 to 5. It takes 1 from the quota,
+and it is not sent if that quota is used up or step 3 would fail.
 
 Connections, requests in flight and long polls are limited for all users together. If a
-limit is reached, the user with the most of them gives one to a user with fewer. So a
-user that takes everything locks out no other user.
+limit is reached, the user with the most of them loses one to a user with fewer: the one
+that has waited longest. A long poll gets its response early. Any other connection is
+closed, even in the middle of a response that its peer does not read. So a user that
+takes everything locks out no other user.
 
 Without the fair queue, a user with 380 connections delayed every hundredth request of
 another user by 143 ms instead of 21 ms, and a user with one connection and pipelined
@@ -285,13 +291,15 @@ class Admission(FairQueue):
             )
         caller.quota.charge(size)
         if self.is_busy:
-            self._make_room("in_flight", caller.quota, lambda c: c.is_in_flight)
+            self._end_longest_wait("in_flight", caller.quota, lambda c: c.is_in_flight)
         return self._busy("too many requests are in flight") if self.is_busy else None
 
     def check_long_poll(self, caller: Caller) -> HttpError | None:
         """Return why a long poll is rejected, or None."""
         if self._long_polls >= self._limits.long_polls:
-            self._make_room("long_polls", caller.quota, lambda c: c.is_long_polling)
+            self._end_longest_wait(
+                "long_polls", caller.quota, lambda c: c.is_long_polling
+            )
         if self._long_polls >= self._limits.long_polls:
             return self._busy("too many long polls are pending")
         return None
@@ -336,26 +344,26 @@ class Admission(FairQueue):
             return False
         if self._open < self._limits.connections:
             return True
-        victim = self._victim("connections", quota, lambda _: True)
-        if victim is not None:
-            victim.evict()
+        longest = self._longest_waiting("connections", quota, lambda _: True)
+        if longest is not None:
+            longest.evict()
         return self._open < self._limits.connections
 
     @property
     def _open(self) -> int:
         return len(self._connections) + self._closing
 
-    def _make_room(
+    def _end_longest_wait(
         self,
         resource: Resource,
         quota: Quota,
         uses: Callable[[Connection[Caller]], bool],
     ) -> None:
-        victim = self._victim(resource, quota, uses)
-        if victim is not None:
-            victim.expire()
+        longest = self._longest_waiting(resource, quota, uses)
+        if longest is not None:
+            longest.expire()
 
-    def _victim(
+    def _longest_waiting(
         self,
         resource: Resource,
         quota: Quota,

@@ -2,7 +2,7 @@ r"""The protocol of LoadCredential=NAME:SOCKET, as systemd speaks it.
 
 systemd connects from an abstract address, `\0HEX/unit/UNIT/NAME` (systemd:
 exec-credential.c), and reads to the end. Every process can choose such an address, so
-the server believes it only from uid 0.
+the server trusts it only from uid 0.
 
 A rejection is more than the 1 MiB that the credentials of a unit may have (systemd:
 CREDENTIALS_TOTAL_SIZE_MAX). It is the only response that makes the unit fail (measured

@@ -4,7 +4,7 @@ The protocol is: connect, and read to the end. There is no request, no length an
 error. So:
 
 - The address of the peer names the unit and the credential (`credential_protocol`). The
-  agent believes it only from uid 0.
+  agent trusts it only from uid 0.
 - A connection that closes without a response is an empty credential, and the unit
   *starts* with it. So the agent puts each accepted connection into systemd's descriptor
   store first. If the agent is killed, the next agent gets the connection back.

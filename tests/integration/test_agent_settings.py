@@ -17,7 +17,7 @@ from support.serving import ReceivedResponse, split_responses
 from support.serving_credentials import CredentialRequest
 from support.serving_server import read_all
 
-from skragent.agent.process_control import count_descriptors
+from skragent.agent.signals_and_limits import count_descriptors
 from skragent.cli.agent_requests import TIMEOUT_SECONDS
 from skragent.client.exchange import Request, exchange
 from skragent.config import ServingConfig

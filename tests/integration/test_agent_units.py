@@ -14,7 +14,7 @@ from skragent import exit_codes
 from skragent.agent import socket_activation
 from skragent.agent.job_runner import TERMINATE_SECONDS
 from skragent.agent.listeners import ADMIN, API, CREDENTIALS, SocketKind
-from skragent.agent.process_control import EXIT_DELAY_SECONDS
+from skragent.agent.signals_and_limits import EXIT_DELAY_SECONDS
 from skragent.client import SkragentClient
 from skragent.config import AgentConfig, ImdsConfig, VtpmConfig
 from skragent.job import ARENA_BYTES_PER_KEY, MAX_KEYS

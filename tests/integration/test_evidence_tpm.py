@@ -19,7 +19,6 @@ from skragent.errors import (
     UnsupportedEvidenceError,
     UnwrapError,
 )
-from skragent.evidence.model import verify_wrapping_key
 from skragent.evidence.quote import verify_certification, verify_quote
 from skragent.evidence.tpm import (
     NV_AK_CERTIFICATE,
@@ -29,6 +28,7 @@ from skragent.evidence.tpm import (
     WrappingKey,
 )
 from skragent.evidence.tpm_public import parse_tpm2b_public
+from skragent.evidence.verification import verify_wrapping_key
 
 pytestmark = pytest.mark.swtpm
 

@@ -35,7 +35,7 @@ from support.release_server import (
 
 from skragent.errors import IdentityError
 from skragent.identity import Identity
-from skragent.release.credentials import MAX_SECRET_BYTES, MAX_TOKEN_BYTES
+from skragent.release.azure_credentials import MAX_SECRET_BYTES, MAX_TOKEN_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -33,12 +33,12 @@ from skragent.evidence.endorsements import (
     verify_endorsements,
 )
 from skragent.evidence.hcl import parse_hcl_report, parse_runtime_data
-from skragent.evidence.model import verify_evidence
 from skragent.evidence.quote import SignedAttest, parse_certification, parse_quote
 from skragent.evidence.snp import parse_snp_report
 from skragent.evidence.snp_signature import verify_report_signature
 from skragent.evidence.tcglog import trim_tcg_log
 from skragent.evidence.tpm_public import parse_tpm2b_public
+from skragent.evidence.verification import verify_evidence
 from skragent.transport import parse_retry_after
 
 QUOTE_FILE = json.dumps(

@@ -26,7 +26,6 @@ from support.evidence_amd import (
 )
 
 from skragent.evidence.hcl import parse_hcl_report
-from skragent.evidence.model import Evidence
 from skragent.evidence.quote import SignedAttest, compute_policy_pcr
 from skragent.evidence.snp import SnpReport, parse_snp_report
 from skragent.evidence.tcb import Tcb
@@ -34,6 +33,7 @@ from skragent.evidence.tpm_public import (
     encode_wrapping_key_template,
     parse_tpm2b_public,
 )
+from skragent.evidence.verification import Evidence
 
 PCRS = tuple(hashlib.sha256(bytes([index])).digest() for index in range(8))
 

@@ -29,7 +29,7 @@ from typing_extensions import override
 
 from skragent.identity import Identity
 from skragent.release.access_tokens import AccessTokens
-from skragent.release.credentials import make_credential
+from skragent.release.azure_credentials import make_credential
 from skragent.transport import HttpClient
 
 if TYPE_CHECKING:

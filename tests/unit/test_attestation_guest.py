@@ -30,7 +30,7 @@ from skragent.attestation.guest import (
 from skragent.errors import Disposition, InvalidTokenError
 
 if TYPE_CHECKING:
-    from skragent.evidence.model import Evidence
+    from skragent.evidence.verification import Evidence
 
 INNER_KEY = bytes(range(32))
 # As long as the real ones, and such that both alphabets and padding show.

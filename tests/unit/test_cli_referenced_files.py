@@ -22,7 +22,7 @@ from support.release_pki import NOW, intermediate_certificate, root_certificate
 
 from skragent import exit_codes
 from skragent.cli.main import main
-from skragent.release.credentials import MAX_CERTIFICATE_BYTES
+from skragent.release.azure_credentials import MAX_CERTIFICATE_BYTES
 
 KEY = f"""
 [keys.disk]

@@ -13,7 +13,7 @@ from support.error_codes import trees
 from support.manual import PAGES, ROOT, Item, items, source, words_of
 
 from skragent import exit_codes
-from skragent.agent.process_control import EXIT_DELAY_SECONDS
+from skragent.agent.signals_and_limits import EXIT_DELAY_SECONDS
 from skragent.observe import names
 from skragent.observe.counters import Counters, KeySample
 from skragent.observe.metrics import _Collector

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from skragent.attestation.token import AttestationToken
     from skragent.release.envelope import ReleaseRequest
     from skragent.releaser.tpm_worker import TpmWorker
-    from skragent.releaser.vaults import Vaults
+    from skragent.releaser.vault_clients import Vaults
     from skragent.secretmem import Arena
 
 SECRET = "what a library knows"

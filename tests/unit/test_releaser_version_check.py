@@ -7,7 +7,7 @@ from support.deadlines import DEADLINE_SECONDS
 from support.release import VERSION
 
 from skragent.job import Job, KeyRequest
-from skragent.releaser import job_io, vaults
+from skragent.releaser import job_io, vault_clients
 from skragent.releaser.pipeline import run_version_check
 from skragent.releaser.stopwatch import Stopwatch
 
@@ -51,7 +51,7 @@ def make_job() -> Job:
 def test_a_bug_at_one_key_does_not_affect_other_keys(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(vaults, "Vaults", BrokenVaults)
+    monkeypatch.setattr(vault_clients, "Vaults", BrokenVaults)
     monkeypatch.setattr(job_io, "_reported", set())
     result = run_version_check(make_job(), Stopwatch())
     assert result.versions == {"good": VERSION, "other": VERSION}

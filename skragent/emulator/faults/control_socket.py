@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from skragent.emulator.faults.faults import Faults
+    from skragent.emulator.faults.active_faults import Faults
 
 _MAX_BODY_BYTES = 64 * 1024
 _SHUTDOWN_SECONDS = 0.5

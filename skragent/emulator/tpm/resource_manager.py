@@ -201,7 +201,7 @@ class ResourceManager:
             if rc not in (tpm.RC_OBJECT_MEMORY, tpm.RC_SESSION_MEMORY):
                 return response
             wants_session = rc == tpm.RC_SESSION_MEMORY
-            victim = next(
+            evicted = next(
                 (
                     slot
                     for slot in self._resident
@@ -209,9 +209,9 @@ class ResourceManager:
                 ),
                 None,
             )
-            if victim is None:
+            if evicted is None:
                 return response
-            await self._evict(victim)
+            await self._evict(evicted)
 
     async def _evict(self, slot: _Slot) -> None:
         """Swap a slot out; a slot that cannot be saved is lost."""

@@ -1,7 +1,8 @@
 """Guest attestation (`/attest/AzureGuest`): appraise hardware, vTPM and boot together.
 
-AMD vouches for the chip, the chip for the runtime data, the runtime data for the
-vTPM's AK, the AK for the PCRs and the wrapping key, and the PCRs for the boot log.
+AMD certifies the chip, the chip signs the hash of the runtime data, the runtime data
+has the vTPM's AK, the AK signs the PCRs and the wrapping key, and the boot log must
+replay to the PCRs.
 Each link that fails has its own refusal.
 """
 
@@ -214,8 +215,8 @@ def _verify_boot(
 def _system_claims(info: dict[str, Any], runtime: dict[str, Any]) -> dict[str, Any]:
     """Return the guest's statements about itself, and the VM's id.
 
-    The id is in the runtime data, so the hardware report vouches for it. Nothing
-    vouches for the other claims.
+    The id is in the runtime data, so the hardware report proves it. Nothing proves
+    the other claims.
     """
     os_type = _text(info, "OSType")
     configuration = runtime.get("vm-configuration")

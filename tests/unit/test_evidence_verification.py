@@ -19,7 +19,7 @@ from support.evidence_amd import CHIP_ID, NOW, mint_chain, rsa_key
 
 from skragent.errors import AgentError
 from skragent.evidence.hcl import parse_hcl_report
-from skragent.evidence.model import verify_evidence
+from skragent.evidence.verification import verify_evidence
 
 OTHER_PCRS = (bytes(32), *PCRS[1:])
 FREE_KEY = tpm2b_public(rsa_key("wrapping"), attributes=0x00020472, scheme=b"\x00\x10")

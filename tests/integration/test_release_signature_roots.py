@@ -12,7 +12,7 @@ from support.release_pki import intermediate_certificate, root_certificate
 
 from skragent.errors import ConfigError
 from skragent.pem_bundle import MAX_BUNDLE_BYTES
-from skragent.release.roots import find_system_bundle, read_roots
+from skragent.release.signature_roots import find_system_bundle, read_roots
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +66,7 @@ def test_system_without_a_bundle_says_what_to_configure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent")
-    monkeypatch.setattr("skragent.release.roots._USUAL_PATHS", ())
+    monkeypatch.setattr("skragent.release.signature_roots._USUAL_PATHS", ())
     with pytest.raises(ConfigError, match="release_roots"):
         find_system_bundle()
 

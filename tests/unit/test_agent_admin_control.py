@@ -6,7 +6,7 @@ import pytest
 from support.agent import MID_JITTER, failure, make_config
 from support.agent_scheduler import World, nothing, run_scheduler
 
-from skragent.agent.control import Control
+from skragent.agent.admin_control import Control
 from skragent.agent.due_times import RETRY_AFTER_JITTER
 from skragent.denials import REPEATED_AFTER_SECONDS
 

@@ -13,13 +13,17 @@ from pathlib import Path
 import pytest
 from support.deadlines import DEADLINE_SECONDS
 
-from skragent.agent import process_control
-from skragent.agent.process_control import count_descriptors, delay_exit, has_connection
+from skragent.agent import signals_and_limits
+from skragent.agent.signals_and_limits import (
+    count_descriptors,
+    delay_exit,
+    has_connection,
+)
 from skragent.config import ServingConfig
 
 CODE = """
 import resource, sys
-from skragent.agent.process_control import raise_descriptor_limit
+from skragent.agent.signals_and_limits import raise_descriptor_limit
 soft, hard, wanted = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 print(raise_descriptor_limit(wanted), *resource.getrlimit(resource.RLIMIT_NOFILE))
@@ -79,7 +83,7 @@ def test_a_connection_that_its_caller_closed_still_counts(tmp_path: Path) -> Non
 
 
 def test_it_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_control, "EXIT_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr(signals_and_limits, "EXIT_DELAY_SECONDS", 0.01)
     delay_exit()
 
 
@@ -95,6 +99,6 @@ def test_a_signal_ends_it_and_does_nothing_else(
         return wait(signals, seconds)
 
     monkeypatch.setattr("signal.sigtimedwait", wait_signalled)
-    monkeypatch.setattr(process_control, "EXIT_DELAY_SECONDS", DEADLINE_SECONDS)
+    monkeypatch.setattr(signals_and_limits, "EXIT_DELAY_SECONDS", DEADLINE_SECONDS)
     delay_exit()
     assert number not in signal.sigpending()

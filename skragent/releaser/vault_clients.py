@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from skragent.errors import AgentError
 from skragent.release.access_tokens import AccessTokens
-from skragent.release.credentials import is_managed, make_credential
+from skragent.release.azure_credentials import is_managed, make_credential
 from skragent.release.vault import VaultClient, vault_scope
 
 if TYPE_CHECKING:
