@@ -80,10 +80,10 @@ def test_a_socket_of_another_name_is_not_taken_for_ours(tmp_path: Path) -> None:
 
 
 def connected(directory: Path) -> socket.socket:
-    path = directory / "api.sock"
-    run(until(path.is_socket))
+    """Connect as soon as systemd-socket-activate listens, not only binds."""
+    path = str(directory / "api.sock")
     caller = socket.socket(socket.AF_UNIX)
-    caller.connect(str(path))
+    run(until(lambda: caller.connect_ex(path) == 0))
     return caller
 
 
