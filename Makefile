@@ -51,7 +51,7 @@ lint: setup ## check format, types, import contracts, spelling, links and genera
 	@.venv/bin/python .ci/check_links.py
 	@.venv/bin/python packaging/generate_docs.py --check
 
-docs: setup ## generate lists in docs and manual pages, the journal catalog and config.example.toml
+docs: setup ## generate lists in docs and manual pages, the journal catalog, config.example.toml, openapi.json
 	@.venv/bin/python packaging/generate_docs.py
 
 coverage: setup ## measure the coverage of all layers except the VM and the packages
