@@ -10,12 +10,12 @@ import msgspec
 
 from skragent.error_catalog import CODES
 from skragent.serving.http.response import PROBLEM_JSON
-from skragent.serving.routes import NO_STORE, REFUSALS, ROUTES
+from skragent.serving.routes import COMMON_ERRORS, NO_STORE, ROUTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from skragent.serving.routes import Header, Parameter, Refusal, Route, Success
+    from skragent.serving.routes import ErrorResponse, Header, Parameter, Route, Success
 
 _SCHEMA_REF: Final = "#/components/schemas/{name}"
 _INFO: Final = {
@@ -74,10 +74,10 @@ class _Writer:
 
     def path_item(self, route: Route) -> dict[str, Any]:
         """Return the operations of a route: GET and HEAD."""
-        refusals = {**REFUSALS, **route.refusals}
+        errors = {**COMMON_ERRORS, **route.errors}
         responses = {
             **{status: self._success(s) for status, s in route.responses.items()},
-            **{status: self._refusal(r) for status, r in refusals.items()},
+            **{status: self._error(r) for status, r in errors.items()},
         }
         get = {
             "operationId": route.operation_id,
@@ -127,24 +127,24 @@ class _Writer:
             **self._content(success.content),
         }
 
-    def _refusal(self, refusal: Refusal) -> dict[str, Any]:
-        unknown = [code for code in refusal.codes if code not in CODES]
+    def _error(self, error: ErrorResponse) -> dict[str, Any]:
+        unknown = [code for code in error.codes if code not in CODES]
         if unknown:
             raise LookupError(f"the catalog has no code {unknown[0]}")
         schema = {
             "allOf": [
-                self._schema(refusal.kind),
-                {"properties": {"code": {"enum": list(refusal.codes)}}},
+                self._schema(error.kind),
+                {"properties": {"code": {"enum": list(error.codes)}}},
             ]
         }
         described = {
-            "description": refusal.text,
-            **self._headers((NO_STORE, *refusal.headers)),
+            "description": error.text,
+            **self._headers((NO_STORE, *error.headers)),
             "content": {PROBLEM_JSON: {"schema": schema}},
         }
-        if not refusal.component:
+        if not error.component:
             return described
-        return self._component("responses", refusal.component, described)
+        return self._component("responses", error.component, described)
 
     def _headers(self, headers: Iterable[Header]) -> dict[str, Any]:
         described = {

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from skragent.clouds import CLOUDS, cloud_of
 from skragent.config_settings import judge_bounds
-from skragent.job import MAX_KEYS
+from skragent.job import ALIAS_PATTERN, MAX_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,7 +32,7 @@ _MAX_NAME: Final = 256
 _MAX_HOST: Final = 253
 _MAX_PORT: Final = 2**16 - 1
 
-_ALIAS: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_ALIAS: Final = re.compile(ALIAS_PATTERN)
 _VAULT_KEY_NAME: Final = re.compile(r"[0-9A-Za-z-]{1,127}")  # Key Vault: object-name
 _VERSION: Final = re.compile(r"[0-9a-f]{32}")  # Key Vault: object-version
 # Key Vault: kid, a key's identifier.

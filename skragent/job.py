@@ -31,6 +31,9 @@ MAX_TOKEN_CHARACTERS = 128 * 1024
 # (learn.microsoft.com, azure/attestation/claim-sets).
 MAX_TOKEN_LIFE_SECONDS = 86400
 
+# The name by which workloads and the configuration know a key: `alias` in the code.
+ALIAS_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
+
 # More keys than a vault would release within a token's life is a mistake.
 MAX_KEYS = 256
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 import msgspec
 
 from skragent.errors import ReleaserError, SecretMemoryError
-from skragent.job import Form, ReleasedKey, Slice
+from skragent.job import ALIAS_PATTERN, Form, ReleasedKey, Slice
 from skragent.secretmem import CONTENT, create_arena
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ MAX_RECORD_BYTES: Final = 64 * 1024
 
 _FORMS: Final = frozenset(get_args(Form))
 _VERSION: Final = re.compile(r"[0-9a-f]{32}")
-_ALIAS: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_ALIAS: Final = re.compile(ALIAS_PATTERN)
 _FINGERPRINT: Final = re.compile(r"([0-9a-f]{64})?")
 
 

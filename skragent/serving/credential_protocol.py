@@ -21,6 +21,7 @@ import re
 import socket
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from skragent.job import ALIAS_PATTERN
 from skragent.serving.units import is_unit_name
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 # A credential's name is printable ASCII without a colon (systemd: fdname_is_valid).
 _ADDRESS: Final = re.compile(rb"\0[0-9a-f]{1,16}/unit/([^/\0]+)/([!-.0-9;-~ ]+)")
 _MAX_NAME: Final = 255  # the name of a credential is the name of a file
-_NAME: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,63})(?:\.([a-z]+))?")
+_NAME: Final = re.compile(rf"({ALIAS_PATTERN})(?:\.([a-z]+))?")
 # systemd formats the address as `@HEX/unit/UNIT/NAME` with a random number, and fails
 # with EINVAL if it is longer: sun_path has 108 bytes with its NUL (unix(7)).
 _MAX_ADDRESS_BYTES: Final = 107

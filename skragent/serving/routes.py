@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from skragent.job import ALIAS_PATTERN
 from skragent.serving.documents import Health, KeyList, KeyProblem, Status
 from skragent.serving.http.response import JSON, Problem
 from skragent.serving.negotiation import MAX_WAIT_SECONDS, MEDIA_TYPES
@@ -57,7 +58,7 @@ class Success(NamedTuple):
     content: Mapping[str, Any] = MappingProxyType({})
 
 
-class Refusal(NamedTuple):
+class ErrorResponse(NamedTuple):
     """A response with a problem document, and the error codes that it can have."""
 
     text: str
@@ -76,7 +77,9 @@ class Route(NamedTuple):
     summary: str
     responses: Mapping[int, Success]
     parameters: tuple[Parameter, ...] = ()
-    refusals: Mapping[int, Refusal] = MappingProxyType({})  # in place of REFUSALS
+    errors: Mapping[int, ErrorResponse] = MappingProxyType(
+        {}
+    )  # in place of COMMON_ERRORS
     description: str = ""
 
 
@@ -90,7 +93,7 @@ _NAME: Final = Parameter(
     "Name",
     "name",
     "path",
-    Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")],
+    Annotated[str, Meta(pattern=f"^{ALIAS_PATTERN}$")],
     "The name of the key in the configuration.",
 )
 _VERSION: Final = Parameter(
@@ -163,78 +166,78 @@ _PUBLIC_FORMS: Final = MappingProxyType(
     }
 )
 
-# Refusals of every resource, unless its route has another one with the same status.
-REFUSALS: Final[Mapping[int, Refusal]] = MappingProxyType(
+# Errors of every resource, unless its route has another one with the same status.
+COMMON_ERRORS: Final[Mapping[int, ErrorResponse]] = MappingProxyType(
     {
-        400: Refusal(
+        400: ErrorResponse(
             "The agent cannot parse the request.",
             ("serve.bad_request", "serve.body"),
             component="BadRequest",
         ),
-        405: Refusal(
+        405: ErrorResponse(
             "The method is neither GET nor HEAD.",
             ("serve.method",),
             (Header("Allow", "Allow", Literal["GET, HEAD"]),),
             component="MethodNotAllowed",
         ),
-        408: Refusal(
+        408: ErrorResponse(
             "The request was not complete in time.",
             ("serve.timeout",),
             component="Timeout",
         ),
-        413: Refusal(
+        413: ErrorResponse(
             "The body is too large, or the framing of a chunked body is.",
             ("serve.body",),
             component="ContentTooLarge",
         ),
-        417: Refusal(
+        417: ErrorResponse(
             "An expectation other than 100-continue.",
             ("serve.body",),
             component="ExpectationFailed",
         ),
-        429: Refusal(
+        429: ErrorResponse(
             "The user sent too many requests within a second.",
             ("serve.rate",),
             (_RETRY_AFTER,),
             component="TooManyRequests",
         ),
-        431: Refusal(
+        431: ErrorResponse(
             "The head is longer than 8192 bytes, or has too many headers.",
             ("serve.head_too_large",),
             component="HeadTooLarge",
         ),
-        500: Refusal("A bug of the agent.", ("internal",), component="Internal"),
-        501: Refusal(
+        500: ErrorResponse("A bug of the agent.", ("internal",), component="Internal"),
+        501: ErrorResponse(
             "A transfer coding other than chunked.",
             ("serve.body",),
             component="OtherCoding",
         ),
-        503: Refusal(
+        503: ErrorResponse(
             "Too many connections, or requests in flight.",
             ("serve.connections", "serve.busy"),
             (_RETRY_AFTER,),
             component="Busy",
         ),
-        505: Refusal(
+        505: ErrorResponse(
             "Neither HTTP/1.0 nor HTTP/1.1.",
             ("serve.http_version",),
             component="OtherVersion",
         ),
     }
 )
-_KEY_REFUSALS: Final[Mapping[int, Refusal]] = MappingProxyType(
+_KEY_ERRORS: Final[Mapping[int, ErrorResponse]] = MappingProxyType(
     {
-        404: Refusal(
+        404: ErrorResponse(
             "The key does not exist, or the caller may not use it: the response is the"
             " same. Or the agent does not hold this version.",
             ("serve.denied", "serve.version"),
         ),
-        406: Refusal(
+        406: ErrorResponse(
             "The key has no form of Accept; `formats` lists its forms.",
             ("serve.not_acceptable",),
             kind=KeyProblem,
         ),
-        503: Refusal(
+        503: ErrorResponse(
             "The agent does not hold the key (yet): `state` and `last_failure` have"
             " the reason. Or too many requests wait.",
             ("serve.not_ready", "serve.busy", "serve.connections"),
@@ -262,7 +265,7 @@ _KEY: Final = Route(
         304: _SAME_VERSION,
     },
     _OF_KEYS,
-    _KEY_REFUSALS,
+    _KEY_ERRORS,
 )
 _PUBLIC_KEY: Final = Route(
     "public",
@@ -279,8 +282,8 @@ _PUBLIC_KEY: Final = Route(
     },
     _OF_KEYS,
     {
-        **_KEY_REFUSALS,
-        404: Refusal(
+        **_KEY_ERRORS,
+        404: ErrorResponse(
             "The key does not exist, or the caller may not use it: the response is the"
             " same. Or the agent does not hold this version, or the key is symmetric"
             " and has no public half.",

@@ -22,7 +22,7 @@ from support.unix_session import unix_session
 from skragent.error_catalog import CODES
 from skragent.job import Form
 from skragent.serving import Limits
-from skragent.serving.routes import REFUSALS, ROUTES, Refusal
+from skragent.serving.routes import COMMON_ERRORS, ROUTES, ErrorResponse
 
 DOCUMENT = json.loads(
     resources.files("skragent.serving").joinpath("openapi.json").read_text()
@@ -111,15 +111,15 @@ def test_every_path_of_the_document_is_served(session: requests.Session) -> None
         assert session.get(url, timeout=DEADLINE_SECONDS).status_code == 200, path
 
 
-def refusals() -> Iterator[tuple[int, Refusal]]:
-    """Yield each refusal of the route table with its status."""
-    yield from REFUSALS.items()
+def errors() -> Iterator[tuple[int, ErrorResponse]]:
+    """Yield each error of the route table with its status."""
+    yield from COMMON_ERRORS.items()
     for route in ROUTES:
-        yield from route.refusals.items()
+        yield from route.errors.items()
 
 
 def test_the_routes_have_every_error_code() -> None:
-    described = {code for _, refusal in refusals() for code in refusal.codes}
+    described = {code for _, error in errors() for code in error.codes}
     served = set()
     for module in (
         "api",
@@ -138,7 +138,7 @@ def test_the_routes_have_every_error_code() -> None:
 
 
 def test_the_error_catalog_names_each_status_of_a_code() -> None:
-    for status, refusal in refusals():
-        for code in refusal.codes:
+    for status, error in errors():
+        for code in error.codes:
             statuses = CODES[code].cause.partition(":")[0]
             assert code == "internal" or str(status) in statuses, code
