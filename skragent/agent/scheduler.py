@@ -25,7 +25,7 @@ from skragent.agent.watchdog import Heartbeats
 from skragent.errors import AgentError, Disposition, ReleaserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from skragent.agent.cached_token import CachedToken
     from skragent.agent.clock import Clock
@@ -54,6 +54,8 @@ class _Job:
     """The job that runs, and its results so far."""
 
     keys: dict[str, KeyRequest]  # without those that were released, and those dropped
+    # Keys that were due, too, but were not in the job because of its limits.
+    due: dict[str, KeyRequest] = field(default_factory=dict)
     attestation: Attestation | None = None
     released: list[str] = field(default_factory=list)
     needs_fresh_token: bool = False  # after a failure that a retry does not fix
@@ -184,6 +186,7 @@ class Scheduler:
         The result of the job that runs is ignored for this key.
         """
         self._job.keys.pop(alias, None)
+        self._job.due.pop(alias, None)
         record = self._records.by_alias[alias]
         self._records.store(alias, key_records.drop_key(record))
 
@@ -271,7 +274,7 @@ class Scheduler:
         batch = self._choose_batch(launched)
         if not batch or self._stopping.is_set():
             return
-        job = self._job = _Job({alias: self._records.keys[alias] for alias in batch})
+        job = self._job = self._begin_job(batch)
         keys = list(job.keys.values())
         token, self._token = self._token_for(batch), None
         job.attestation = token.attestation if token else None
@@ -310,6 +313,14 @@ class Scheduler:
         )
         return due_times.choose_batch(releasable, self._records.by_alias)
 
+    def _begin_job(self, batch: Collection[str]) -> _Job:
+        records = self._records
+        due = due_times.due_keys(records.by_alias, self._clock.boottime())
+        return _Job(
+            {alias: records.keys[alias] for alias in batch},
+            {alias: records.keys[alias] for alias in due if alias not in batch},
+        )
+
     def _token_for(self, aliases: Iterable[str]) -> CachedToken | None:
         """Return the cached token if a job for these keys may use it."""
         token = self._token
@@ -338,6 +349,11 @@ class Scheduler:
     def _fail_job(self, error: AgentError, *, crashed_batch: int = 0) -> None:
         """Apply the failure of a whole job.
 
+        If the job failed before it reached a vault, a job for the other keys that were
+        due would have failed, too. So the failure is theirs as well. Otherwise each
+        batch would begin with a short backoff of its own, and the agent would repeat
+        the attestation more often, the more keys it has.
+
         Raises:
             AgentError: the failure, if it is FATAL and ends the agent. That is only at
                 start, because systemd does not restart the agent then.
@@ -349,16 +365,15 @@ class Scheduler:
         self._fatal_jobs = self._fatal_jobs + 1 if is_fatal else 0
         if self._fatal_jobs >= _FATAL_JOBS_TO_END and not self._has_attested:
             raise error
-        self._results.apply_job_failure(
-            error, self._wanted(), crashed_batch=crashed_batch
-        )
+        wanted = self._wanted(self._job.keys)
+        if not crashed_batch:
+            wanted += self._wanted(self._job.due)
+        self._results.apply_job_failure(error, wanted, crashed_batch=crashed_batch)
 
-    def _wanted(self) -> list[str]:
+    def _wanted(self, keys: Mapping[str, KeyRequest]) -> list[str]:
         """List the keys that were not released, dropped or reconfigured meanwhile."""
         return [
-            alias
-            for alias, key in self._job.keys.items()
-            if self._records.keys.get(alias) == key
+            alias for alias, key in keys.items() if self._records.keys.get(alias) == key
         ]
 
     def _apply(self, part: Release) -> None:
@@ -376,7 +391,7 @@ class Scheduler:
             failure_error(entry.failure).disposition is not Disposition.RETRY
             for entry in result.failed
         )
-        self._results.apply(part, job.attestation, self._wanted())
+        self._results.apply(part, job.attestation, self._wanted(job.keys))
         for key in result.released:  # a later crash of the job does not concern it
             job.keys.pop(key.alias, None)
 

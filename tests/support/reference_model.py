@@ -19,7 +19,7 @@ from support.simulated_cloud import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from support.agent import FakeClock
 
@@ -129,6 +129,9 @@ class ReferenceModel(Listener):
         self.histories: dict[str, KeyHistory] = {}
         self.keys: Mapping[str, KeyRequest] = {}
         self._in_job: dict[str, KeyRequest] = {}
+        # Returns the keys that are due: a job can have a limit for its keys.
+        self.due_keys: Callable[[], list[KeyRequest]] = list
+        self._due: dict[str, KeyRequest] = {}
         self._job_backoff_until = 0.0
         # A refresh or a reload ended it after the last job began.
         self._is_backoff_ended = False
@@ -167,10 +170,11 @@ class ReferenceModel(Listener):
         history.is_dropped, history.not_before = True, 0.0
         history.forget_denials()
         self._in_job.pop(alias, None)
+        self._due.pop(alias, None)
 
     def restart(self) -> None:
         """Start another agent. It has the held keys, but not their failures."""
-        self._in_job = {}
+        self._in_job, self._due = {}, {}
         self._job_backoff_until, self._is_backoff_ended = 0.0, False
         for history in self.histories.values():
             history.is_dropped = history.is_refresh_requested = False
@@ -181,6 +185,7 @@ class ReferenceModel(Listener):
 
     def job_began(self, keys: Sequence[KeyRequest]) -> None:
         self._in_job = {key.alias: key for key in keys}
+        self._due = {key.alias: key for key in self.due_keys()} | self._in_job
         self._is_backoff_ended = False
         boot = self._clock.boot + TOLERANCE_SECONDS
         assert boot >= self._job_backoff_until, (
@@ -195,9 +200,11 @@ class ReferenceModel(Listener):
             history.is_refresh_requested = False
 
     def job_failed(self, keys: Sequence[KeyRequest], failure: Failure) -> None:
+        del keys  # the failure concerns the other keys that were due, too
         self.apply_time()
-        for _, history in self._wanted(keys):
-            self._record_denial(history, failure)
+        for alias, key in self._due.items():
+            if self.keys.get(alias) == key:
+                self._record_denial(self.histories[alias], failure)
         if failure.retry_after is not None and not self._is_backoff_ended:
             self._job_backoff_until = self._clock.boot + _capped(failure.retry_after)
 

@@ -102,6 +102,7 @@ class SimulatedAgent:
         self.clock = SimulatedClock()
         self.cloud = SimulatedCloud(self.clock)
         self.model = ReferenceModel(self.clock)
+        self.model.due_keys = self._due_keys
         self.cloud.listener = self.model
         self.systemd = Systemd()
         self.pending: list[PendingRequest] = []
@@ -151,6 +152,14 @@ class SimulatedAgent:
         record = self.scheduler.records[alias]
         left = next_attempt(record, self.clock.boottime()).seconds
         return self.clock.now() + left if left < math.inf else None
+
+    def _due_keys(self) -> list[KeyRequest]:
+        boottime = self.clock.boottime()
+        return [
+            self.model.keys[alias]
+            for alias, record in self.scheduler.records.items()
+            if record.retry.retry_at <= boottime
+        ]
 
     async def _gather_task(self) -> None:
         await asyncio.gather(self.task, return_exceptions=True)

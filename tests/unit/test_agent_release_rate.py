@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from support.agent import failure, make_config
 from support.agent_scheduler import World, passing, run_scheduler
 
@@ -61,3 +62,49 @@ def test_stopping_cuts_the_wait_for_a_vault_short() -> None:
         await asyncio.wait_for(world.task, 5)
 
     run_scheduler(test, *many(11))
+
+
+@pytest.mark.parametrize("code", ["transport.timeout", "transport.throttled"])
+def test_jobs_that_fail_as_a_whole_are_no_more_frequent_with_more_keys(
+    code: str,
+) -> None:
+    whole = failure(code, "retry")
+    one = run_scheduler(passing(600), whole=whole)
+    world = run_scheduler(passing(600), *many(100), whole=whole)
+    assert world.times == one.times
+
+
+def test_evidence_that_is_refused_denies_keys_that_wait_for_the_limit_too() -> None:
+    async def test(world: World) -> None:
+        await world.clock.advance(60)
+        assert len(world.reporter.held) == 25
+        world.jobs.whole = failure("token.refused", "denied")
+        world.scheduler.refresh(many(25))
+        await world.clock.advance(310)
+
+    world = run_scheduler(test, *many(25))
+    assert world.reporter.held == {}
+    assert len(world.jobs.asked) < 10
+
+
+def test_a_failed_job_is_an_attempt_for_keys_that_wait_for_the_limit_too() -> None:
+    async def test(world: World) -> None:
+        await world.clock.advance(60)
+        world.reporter.attempts.clear()
+        world.jobs.whole = failure("transport.timeout", "retry", 600)
+        world.scheduler.refresh(many(25))
+        await world.clock.advance(0)
+
+    assert sorted(run_scheduler(test, *many(25)).reporter.attempts) == sorted(many(25))
+
+
+def test_a_failed_job_does_not_concern_a_waiting_key_that_was_dropped() -> None:
+    async def test(world: World) -> None:
+        await world.clock.advance(60)
+        world.reporter.attempts.clear()
+        world.jobs.whole = failure("transport.timeout", "retry", 600)
+        world.jobs.while_running = lambda: world.scheduler.drop("key24")
+        world.scheduler.refresh(many(25))
+        await world.clock.advance(0)
+
+    assert "key24" not in run_scheduler(test, *many(25)).reporter.attempts
