@@ -120,7 +120,7 @@ class Scheduler:
             reporter=reporter,
             clock=clock,
             random=random,
-            request_refresh=self.refresh,
+            request_refresh=self._request_refresh,
         )
         self._results = JobResults(
             self._records,
@@ -175,9 +175,7 @@ class Scheduler:
         administrator may have changed something after it began. Every backoff after
         a failed job ends.
         """
-        self._token, self._job.is_token_void = None, True
-        for alias in aliases:
-            self._results.request_refresh(alias)
+        self._request_refresh(aliases)
         self._results.end_job_backoff()
 
     def drop(self, alias: str) -> None:
@@ -204,6 +202,11 @@ class Scheduler:
         """
         self._records.configure(keys, policies)
         self._results.end_job_backoff()
+
+    def _request_refresh(self, aliases: Iterable[str]) -> None:
+        self._token, self._job.is_token_void = None, True
+        for alias in aliases:
+            self._results.request_refresh(alias)
 
     def _wake(self) -> None:
         """Let both loops look at the records again."""

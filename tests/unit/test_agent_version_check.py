@@ -79,6 +79,26 @@ def test_a_version_check_does_not_shorten_a_retry_after() -> None:
     assert world.times == [0, 0]
 
 
+def test_a_version_check_does_not_end_the_backoff_of_another_key() -> None:
+    async def test(world: World) -> None:
+        world.jobs.failures["mail"] = failure("transport.server", "retry")
+        world.jobs.poison = "disk"
+        world.scheduler.refresh(["disk", "mail"])
+        mail = world.scheduler.records["mail"].retry
+        while mail.due_at >= world.clock.boot or mail.retry_at < world.clock.boot + 5:
+            await world.clock.advance(1)
+            mail = world.scheduler.records["mail"].retry
+        world.jobs.latest["signing"] = NEXT
+        world.jobs.keys["signing"] = released_key("signing", version=NEXT)
+        world.jobs.asked.clear()
+        await world.clock.advance(3)
+
+    policy = KeyLifetimePolicy(check_seconds=2)
+    world = run_scheduler(test, "disk", "mail", "signing", policy=policy)
+    # The success of that job does: the cause of the failure is gone.
+    assert [aliases for _, aliases in world.jobs.asked] == [("signing",), ("mail",)]
+
+
 def test_a_key_that_is_due_does_not_wait_for_a_version_check_that_hangs() -> None:
     async def test(world: World) -> None:
         await world.clock.advance(EACH + 5)
