@@ -125,7 +125,9 @@ class JobResults:
                 due_at = boottime + self._job_backoff(record, error)
                 self._records.store(alias, self._plan(alias, record, due_at))
             else:
-                record = key_records.record_failure(record, error, boottime)
+                record = key_records.record_failure(
+                    record, error, boottime, is_whole_job=True
+                )
                 until = boottime + self._job_backoff(record, error)
                 retry = due_times.back_off_job(record.retry, until)
                 self._records.store(alias, key_records.plan(record, retry))

@@ -219,10 +219,25 @@ def record_invalid_version(
     )
 
 
-def record_failure(record: KeyRecord, error: AgentError, boottime: float) -> KeyRecord:
-    """Count a failure, and end the key if that confirms a denial."""
+def record_failure(
+    record: KeyRecord,
+    error: AgentError,
+    boottime: float,
+    *,
+    is_whole_job: bool = False,
+) -> KeyRecord:
+    """Count a failure, and end the key if that confirms a denial.
+
+    Args:
+        record: the record.
+        error: the failure.
+        boottime: now.
+        is_whole_job: the job failed before it requested the key: this does not show
+            that the key crashes no jobs.
+    """
     retry = due_times.count_failure(record.retry, error, boottime)
-    retry = dataclasses.replace(retry, batch_limit=RetryState().batch_limit)
+    if not is_whole_job:
+        retry = dataclasses.replace(retry, batch_limit=RetryState().batch_limit)
     record = dataclasses.replace(record, retry=retry)
     is_kept = record.is_held and record.policy.is_kept_when_denied
     if is_confirmed(retry.denials, error.code, boottime) and not is_kept:

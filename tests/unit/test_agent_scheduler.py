@@ -116,6 +116,22 @@ def test_the_backoff_of_a_key_that_crashes_its_jobs_delays_no_healthy_key() -> N
     assert ("signing",) in [aliases for _, aliases in world.jobs.asked]
 
 
+def test_an_outage_does_not_bring_a_key_that_crashes_its_jobs_into_a_batch() -> None:
+    async def test(world: World) -> None:
+        world.jobs.poison = "disk"
+        world.scheduler.refresh(["disk", "signing"])
+        await world.clock.advance(60)
+        # Its jobs do not reach the point at which they crash.
+        world.jobs.poison, world.jobs.whole = "", failure("transport.timeout", "retry")
+        await world.clock.advance(REFRESH_SECONDS)
+        world.jobs.poison, world.jobs.whole = "disk", None
+        world.jobs.asked.clear()
+        await world.clock.advance(600)
+
+    world = run_scheduler(test, "disk", "signing")
+    assert {aliases for _, aliases in world.jobs.asked} == {("disk",), ("signing",)}
+
+
 # Of IMDS, which is back within 70 s after its 410.
 UPDATING = failure("identity.unavailable", "retry", retry_after=70)
 
