@@ -27,7 +27,7 @@ attempt comes no later than that.
 
 A job can fail as a whole, for example because the provider does not respond. Then the
 keys that were not in the job wait, too (`job_results`): their jobs would fail for the
-same reason.
+same reason. Unless the job crashed, the failure counts for all keys that were due.
 
 The window after a vault's 429 is different. The vault works, but many VMs wait for its
 ten releases in 10 s, for hours if the fleet is large. No agent knows how many others

@@ -107,11 +107,12 @@ class JobResults:
     def apply_job_failure(
         self, error: AgentError, wanted: Collection[str], *, crashed_batch: int = 0
     ) -> None:
-        """Apply the failure of a whole job: a failed attempt of each of its keys.
+        """Apply the failure of a whole job: a failed attempt of each of these keys.
 
         Args:
             error: the failure.
-            wanted: the keys that were not dropped or reconfigured during the job.
+            wanted: the keys that were due, or only those of the job if it crashed;
+                without those that were dropped or reconfigured during the job.
             crashed_batch: the number of keys, if the job crashed or timed out.
         """
         boottime = self._clock.boottime()
