@@ -65,7 +65,7 @@ def test_stopping_cuts_the_wait_for_a_vault_short() -> None:
 
 
 @pytest.mark.parametrize("code", ["transport.timeout", "transport.throttled"])
-def test_jobs_that_fail_as_a_whole_are_no_more_frequent_with_more_keys(
+def test_more_keys_do_not_make_jobs_that_fail_as_a_whole_more_frequent(
     code: str,
 ) -> None:
     whole = failure(code, "retry")
