@@ -32,6 +32,7 @@ thousands of user ids (subuid(5)).
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Literal
@@ -73,12 +74,15 @@ class Limits(HttpLimits):
 
     @classmethod
     def for_connections(cls, connections: int) -> Limits:
-        """Return the limits of a socket with this number of connections."""
+        """Return the limits of a socket with this number of connections.
+
+        The fractions are rounded so that one user alone reaches no limit of all users.
+        """
         return cls(
             connections=connections,
             connections_per_uid=max(1, connections // 2),
-            requests_in_flight=max(1, connections * 5 // 6),
-            long_polls=connections * 2 // 3,
+            requests_in_flight=math.ceil(connections * 5 / 6),
+            long_polls=math.ceil(connections * 2 / 3),
         )
 
 
