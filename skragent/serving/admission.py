@@ -17,9 +17,9 @@ and it is not sent if that quota is used up or step 3 would fail.
 
 Connections, requests in flight and long polls are limited for all users together. If a
 limit is reached, the user with the most of them loses one to a user with fewer: the one
-that has waited longest. A long poll gets its response early. Any other connection is
-closed, even in the middle of a response that its peer does not read. So a user that
-takes everything locks out no other user.
+that has waited longest. A long poll gets its response early; the connection closes if
+it has more requests. Any other connection is closed, even in the middle of a response
+that its peer does not read. So a user that takes everything locks out no other user.
 
 Without the fair queue, a user with 380 connections delayed every hundredth request of
 another user by 143 ms instead of 21 ms, and a user with one connection and pipelined
@@ -365,7 +365,7 @@ class Admission(FairQueue):
     ) -> None:
         longest = self._longest_waiting(resource, quota, uses)
         if longest is not None:
-            longest.expire()
+            longest.give_way()
 
     def _longest_waiting(
         self,

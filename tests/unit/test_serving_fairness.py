@@ -214,6 +214,27 @@ def test_a_user_with_all_long_polls_loses_one_to_another_user() -> None:
     with_server(ring, test, access=for_all(ring), limits=Limits(long_polls=2))
 
 
+@pytest.mark.parametrize(
+    ("limits", "request_"),
+    [(Limits(long_polls=2), WAITING), (Limits(requests_in_flight=2), SHORT)],
+)
+def test_a_pipelined_long_poll_does_not_take_the_place_of_another_user(
+    limits: Limits, request_: bytes
+) -> None:
+    def test(server: InMemoryServer) -> None:
+        mine = [server.connect()[1] for _ in range(2)]
+        for sock in mine:
+            sock.arrive(WAITING * 20)
+        _, other = server.connect(peer=OTHER)
+        other.arrive(request_)
+        assert 503 not in responses(other)
+        assert sorted(responses(mine[0]) + responses(mine[1])) == [503]
+        assert [sock.closed for sock in mine].count(True) == 1
+
+    ring = ring_with(waiting=["later"])
+    with_server(ring, test, access=for_all(ring), limits=limits)
+
+
 def test_a_user_that_does_not_read_loses_a_connection_to_another_user() -> None:
     def test(server: InMemoryServer) -> None:
         stalled = [server.connect(room=10)[1] for _ in range(2)]

@@ -241,6 +241,16 @@ class Connection(Generic[CallerT]):
         else:
             self.abort()
 
+    def give_way(self) -> None:
+        """End a wait in favour of another user.
+
+        A long poll with more requests behind it is the last request of its connection.
+        Otherwise the next long poll would take the place again at once.
+        """
+        if self._reader:
+            self._keeps_alive = False
+        self.expire()
+
     @property
     def is_sending(self) -> bool:
         """Return whether the peer has not read a response completely."""
