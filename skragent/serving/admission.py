@@ -12,7 +12,7 @@ A connection is admitted if the socket and the caller's user have a connection l
 4. The handler: it returns a response, or a long poll.
 5. Long polls (503 `serve.busy`).
 
-A response from the connection's cache skips steps 2 to 5. It takes 1 from the quota,
+A response from the user's cache skips steps 2 to 5. It takes 1 from the quota,
 and it is not sent if that quota is used up or step 3 would fail.
 
 Connections, requests in flight and long polls are limited for all users together. If a
@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from skragent.observe import Event, log, names
 from skragent.serving.http.interfaces import HttpError, HttpLimits
+from skragent.serving.http.response import ResponseCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
@@ -92,9 +93,17 @@ class Quota:
     The rate is counted in ticks of the listener, so that a request needs no clock.
     """
 
-    __slots__ = ("connections", "in_flight", "left", "long_polls", "reserve")
+    __slots__ = (
+        "connections",
+        "in_flight",
+        "left",
+        "long_polls",
+        "reserve",
+        "responses",
+    )
 
     def __init__(self, requests_per_tick: int) -> None:
+        self.responses = ResponseCache()
         self.connections = 0
         self.in_flight = 0
         self.long_polls = 0
@@ -104,6 +113,7 @@ class Quota:
 
     def refill(self, requests_per_tick: int) -> None:
         """Begin a new tick."""
+        self.responses.clear()
         self.left = 0
         self.reserve = requests_per_tick
         self.begin_round()

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 from support.serving import ALIAS, MYSELF, get, held_key, ring_with, split_responses
-from support.serving_in_memory import FullSocket, InMemoryServer, with_server
+from support.serving_in_memory import (
+    FullSocket,
+    InMemoryServer,
+    count_handled,
+    with_server,
+)
 
 from skragent.keyring import Keyring
 from skragent.serving import Access, Limits
@@ -233,6 +238,22 @@ def test_a_pipelined_long_poll_does_not_take_the_place_of_another_user(
 
     ring = ring_with(waiting=["later"])
     with_server(ring, test, access=for_all(ring), limits=limits)
+
+
+def test_a_user_cannot_fill_the_response_cache_of_another_user() -> None:
+    def test(server: InMemoryServer) -> None:
+        _, many = server.connect()
+        for number in range(300):
+            many.arrive(get("/v1/openapi.json", f"X: {number}"))
+        handled = count_handled(server)
+        _, other = server.connect(peer=OTHER)
+        for _ in range(3):
+            other.arrive(KEY)
+        assert responses(other) == [200] * 3
+        assert len(handled) == 1
+
+    ring = ring_with(held_key())
+    with_server(ring, test, access=for_all(ring))
 
 
 def test_a_user_that_does_not_read_loses_a_connection_to_another_user() -> None:

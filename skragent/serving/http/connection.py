@@ -296,7 +296,7 @@ class Connection(Generic[CallerT]):
             return
         if self.state is _IDLE and not self._reader and self._quota.left > 0:
             request = bytes(self._buffer[:count])
-            cached = self._server.responses.get((self._identity, request))
+            cached = self._quota.responses.get((self._identity, request))
             if cached is not None and not self._server.admission.is_busy:
                 response, keep_alive = cached
                 if response.parts:
@@ -402,7 +402,7 @@ class Connection(Generic[CallerT]):
         if self._is_head:
             response = response.without_body()
         if response.is_cacheable and raw:
-            self._server.responses.put(
+            self._quota.responses.put(
                 self._identity, raw, response, keep_alive=request.keep_alive
             )
         if request.keep_alive:
