@@ -268,6 +268,8 @@ class Connection(Generic[CallerT]):
 
     def is_overdue(self) -> bool:
         """Return whether the peer exceeds a time limit."""
+        if self.state is State.CLOSED:
+            return False
         if self._long_poll is not None:
             return self._server.tick > self._long_poll.last_tick
         limits = self._server.limits
