@@ -94,6 +94,7 @@ class Quota:
     """
 
     __slots__ = (
+        "closing",
         "connections",
         "in_flight",
         "left",
@@ -105,11 +106,17 @@ class Quota:
     def __init__(self, requests_per_tick: int) -> None:
         self.responses = ResponseCache()
         self.connections = 0
+        self.closing = 0  # sockets that threads are closing
         self.in_flight = 0
         self.long_polls = 0
         self.left = 0  # in this round
         self.reserve = 0  # after this round, in this tick
         self.refill(requests_per_tick)
+
+    @property
+    def is_used(self) -> bool:
+        """Return whether the user has a connection or a socket that is not closed."""
+        return bool(self.connections or self.closing)
 
     def refill(self, requests_per_tick: int) -> None:
         """Begin a new tick."""
@@ -158,7 +165,7 @@ class Quotas:
 
     def refill(self) -> None:
         """Begin a new tick, and drop the quotas of users without connections."""
-        for owner in [o for o, q in self._by_owner.items() if not q.connections]:
+        for owner in [o for o, q in self._by_owner.items() if not q.is_used]:
             del self._by_owner[owner]
         for quota in self._by_owner.values():
             quota.refill(self.requests_per_tick)
@@ -336,8 +343,11 @@ class Admission(FairQueue):
             self.is_empty.set()
 
     def count_closing(self, quota: Quota, change: int) -> None:
-        """Count sockets that threads are closing; they count as connections."""
-        quota.connections += change
+        """Count sockets that threads are closing; they take up connections.
+
+        No other user can get their places, so they are counted separately.
+        """
+        quota.closing += change
         self._closing += change
 
     def count_in_flight(self, caller: Caller, change: int) -> None:
@@ -354,7 +364,7 @@ class Admission(FairQueue):
         self.count_in_flight(caller, change)
 
     def _has_connection_left(self, quota: Quota) -> bool:
-        if quota.connections >= self._limits.connections_per_uid:
+        if quota.connections + quota.closing >= self._limits.connections_per_uid:
             return False
         if self._open < self._limits.connections:
             return True
@@ -388,9 +398,10 @@ class Admission(FairQueue):
         Return None if the new caller would have as much as that user.
         """
         largest = self.quotas.largest(resource)
-        if self._identifies and getattr(largest, resource) <= (
-            getattr(quota, resource) + 1
-        ):
+        share = getattr(quota, resource) + 1
+        if resource == "connections":
+            share += quota.closing
+        if self._identifies and getattr(largest, resource) <= share:
             return None
         candidates = (
             connection

@@ -174,6 +174,31 @@ def test_a_user_with_all_connections_loses_one_to_another_user() -> None:
     with_server(ring_with(), test, limits=Limits(connections=4))
 
 
+def test_sockets_that_threads_close_protect_no_other_user() -> None:
+    def test(server: InMemoryServer) -> None:
+        admission = server.listener.admission
+        admission.count_closing(admission.quotas.of(OTHER.uid), 3)
+        mine = [server.connect()[1] for _ in range(2)]
+        _, third = server.connect(peer=THIRD)
+        third.arrive(SHORT)
+        assert responses(third) == [200]
+        assert [sock.closed for sock in mine].count(True) == 1
+
+    with_server(ring_with(), test, limits=Limits(connections=5))
+
+
+def test_a_user_with_sockets_that_threads_close_evicts_no_other_user() -> None:
+    def test(server: InMemoryServer) -> None:
+        admission = server.listener.admission
+        admission.count_closing(admission.quotas.of(OTHER.uid), 2)
+        mine = [server.connect()[1] for _ in range(2)]
+        _, other = server.connect(peer=OTHER)
+        assert split_responses(other.sent)[0].code == "serve.connections"
+        assert not any(sock.closed for sock in mine)
+
+    with_server(ring_with(), test, limits=Limits(connections=4))
+
+
 def test_users_with_equal_shares_lose_no_connection() -> None:
     def test(server: InMemoryServer) -> None:
         server.connect()
