@@ -12,14 +12,14 @@ A connection is admitted if the socket and the caller's user have a connection l
 4. The handler: it returns a response, or a long poll.
 5. Long polls (503 `serve.busy`).
 
-A response from the connection's cache skips steps 2 to 5. It takes 1 from the quota,
+A response from the user's cache skips steps 2 to 5. It takes 1 from the quota,
 and it is not sent if that quota is used up or step 3 would fail.
 
 Connections, requests in flight and long polls are limited for all users together. If a
 limit is reached, the user with the most of them loses one to a user with fewer: the one
-that has waited longest. A long poll gets its response early. Any other connection is
-closed, even in the middle of a response that its peer does not read. So a user that
-takes everything locks out no other user.
+that has waited longest. A long poll gets its response early; the connection closes if
+it has more requests. Any other connection is closed, even in the middle of a response
+that its peer does not read. So a user that takes everything locks out no other user.
 
 Without the fair queue, a user with 380 connections delayed every hundredth request of
 another user by 143 ms instead of 21 ms, and a user with one connection and pipelined
@@ -32,12 +32,14 @@ thousands of user ids (subuid(5)).
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Literal
 
 from skragent.observe import Event, log, names
 from skragent.serving.http.interfaces import HttpError, HttpLimits
+from skragent.serving.http.response import ResponseCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
@@ -73,12 +75,15 @@ class Limits(HttpLimits):
 
     @classmethod
     def for_connections(cls, connections: int) -> Limits:
-        """Return the limits of a socket with this number of connections."""
+        """Return the limits of a socket with this number of connections.
+
+        The fractions are rounded so that one user alone reaches no limit of all users.
+        """
         return cls(
             connections=connections,
             connections_per_uid=max(1, connections // 2),
-            requests_in_flight=max(1, connections * 5 // 6),
-            long_polls=connections * 2 // 3,
+            requests_in_flight=math.ceil(connections * 5 / 6),
+            long_polls=math.ceil(connections * 2 / 3),
         )
 
 
@@ -88,18 +93,34 @@ class Quota:
     The rate is counted in ticks of the listener, so that a request needs no clock.
     """
 
-    __slots__ = ("connections", "in_flight", "left", "long_polls", "reserve")
+    __slots__ = (
+        "closing",
+        "connections",
+        "in_flight",
+        "left",
+        "long_polls",
+        "reserve",
+        "responses",
+    )
 
     def __init__(self, requests_per_tick: int) -> None:
+        self.responses = ResponseCache()
         self.connections = 0
+        self.closing = 0  # sockets that threads are closing
         self.in_flight = 0
         self.long_polls = 0
         self.left = 0  # in this round
         self.reserve = 0  # after this round, in this tick
         self.refill(requests_per_tick)
 
+    @property
+    def is_used(self) -> bool:
+        """Return whether the user has a connection or a socket that is not closed."""
+        return bool(self.connections or self.closing)
+
     def refill(self, requests_per_tick: int) -> None:
         """Begin a new tick."""
+        self.responses.clear()
         self.left = 0
         self.reserve = requests_per_tick
         self.begin_round()
@@ -144,7 +165,7 @@ class Quotas:
 
     def refill(self) -> None:
         """Begin a new tick, and drop the quotas of users without connections."""
-        for owner in [o for o, q in self._by_owner.items() if not q.connections]:
+        for owner in [o for o, q in self._by_owner.items() if not q.is_used]:
             del self._by_owner[owner]
         for quota in self._by_owner.values():
             quota.refill(self.requests_per_tick)
@@ -322,8 +343,11 @@ class Admission(FairQueue):
             self.is_empty.set()
 
     def count_closing(self, quota: Quota, change: int) -> None:
-        """Count sockets that threads are closing; they count as connections."""
-        quota.connections += change
+        """Count sockets that threads are closing; they take up connections.
+
+        No other user can get their places, so they are counted separately.
+        """
+        quota.closing += change
         self._closing += change
 
     def count_in_flight(self, caller: Caller, change: int) -> None:
@@ -340,7 +364,7 @@ class Admission(FairQueue):
         self.count_in_flight(caller, change)
 
     def _has_connection_left(self, quota: Quota) -> bool:
-        if quota.connections >= self._limits.connections_per_uid:
+        if quota.connections + quota.closing >= self._limits.connections_per_uid:
             return False
         if self._open < self._limits.connections:
             return True
@@ -361,7 +385,7 @@ class Admission(FairQueue):
     ) -> None:
         longest = self._longest_waiting(resource, quota, uses)
         if longest is not None:
-            longest.expire()
+            longest.give_way()
 
     def _longest_waiting(
         self,
@@ -374,9 +398,10 @@ class Admission(FairQueue):
         Return None if the new caller would have as much as that user.
         """
         largest = self.quotas.largest(resource)
-        if self._identifies and getattr(largest, resource) <= (
-            getattr(quota, resource) + 1
-        ):
+        share = getattr(quota, resource) + 1
+        if resource == "connections":
+            share += quota.closing
+        if self._identifies and getattr(largest, resource) <= share:
             return None
         candidates = (
             connection

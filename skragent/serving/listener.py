@@ -19,7 +19,7 @@ from skragent.serving.admission import Admission, Caller, Limits
 from skragent.serving.http.connection import Connection
 from skragent.serving.http.interfaces import HttpError
 from skragent.serving.http.long_poll import LongPoll
-from skragent.serving.http.response import ResponseCache, problem_response
+from skragent.serving.http.response import problem_response
 from skragent.serving.peers import UNIDENTIFIED, identify
 
 if TYPE_CHECKING:
@@ -72,7 +72,6 @@ class Listener:
         self.named_gids: frozenset[int] = frozenset()
         self.owner_of: Callable[[Peer], int] = _uid_of  # the owner of a caller's quota
         self.read_buffer = bytearray(_READ_BYTES)
-        self.responses = ResponseCache()
         self.tick = 0
         self._on_tick = on_tick
         self._accepts_body = accepts_body
@@ -207,7 +206,6 @@ class Listener:
 
     def _begin_tick(self) -> None:
         self.tick += 1
-        self.responses.clear()
         self.admission.refill()
         if self._on_tick is not None:
             self._on_tick()

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from skragent.serving import Access
     from skragent.serving.admission import Caller
     from skragent.serving.http.connection import Connection
+    from skragent.serving.http.long_poll import LongPoll
+    from skragent.serving.http.request import Request
+    from skragent.serving.http.response import Response
     from skragent.serving.peers import Peer
 
 
@@ -234,6 +237,24 @@ class InMemoryServer:
 def feed(sock: FullSocket, data: bytes) -> None:
     """Let bytes arrive."""
     sock.arrive(data)
+
+
+def count_handled(server: InMemoryServer) -> list[str]:
+    """Return the paths of the requests that reach the handler from now on."""
+    handled: list[str] = []
+    handle = server.listener._handle
+
+    def handle_and_note(request: Request, peer: Peer) -> Response | LongPoll:
+        handled.append(request.path)
+        return handle(request, peer)
+
+    server.listener._handle = handle_and_note
+    return handled
+
+
+def count_cached(server: InMemoryServer, peer: Peer = MYSELF) -> int:
+    """Return the number of responses in the cache of a user."""
+    return len(server.listener.admission.quotas.of(peer.uid).responses)
 
 
 def with_server(

@@ -86,6 +86,19 @@ def test_the_error_of_a_late_request_has_the_full_send_timeout() -> None:
     with_server(ring_with(held_key()), test, limits=LIMITS)
 
 
+def test_a_closed_connection_is_not_overdue() -> None:
+    """The response to an overdue long poll may evict another connection."""
+
+    def test(server: InMemoryServer) -> None:
+        connection, sock = server.connect()
+        feed(sock, b"GET /healthz")
+        connection.evict()
+        server.listener.tick += 100
+        assert not connection.is_overdue()
+
+    with_server(ring_with(), test)
+
+
 def test_the_tick_stops_without_connections() -> None:
     def test(server: InMemoryServer) -> None:
         connection, _ = server.connect()

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 from support.serving import ALIAS, MYSELF, get, held_key, ring_with, split_responses
-from support.serving_in_memory import FullSocket, InMemoryServer, with_server
+from support.serving_in_memory import (
+    FullSocket,
+    InMemoryServer,
+    count_handled,
+    with_server,
+)
 
 from skragent.keyring import Keyring
 from skragent.serving import Access, Limits
@@ -169,6 +174,31 @@ def test_a_user_with_all_connections_loses_one_to_another_user() -> None:
     with_server(ring_with(), test, limits=Limits(connections=4))
 
 
+def test_sockets_that_threads_close_protect_no_other_user() -> None:
+    def test(server: InMemoryServer) -> None:
+        admission = server.listener.admission
+        admission.count_closing(admission.quotas.of(OTHER.uid), 3)
+        mine = [server.connect()[1] for _ in range(2)]
+        _, third = server.connect(peer=THIRD)
+        third.arrive(SHORT)
+        assert responses(third) == [200]
+        assert [sock.closed for sock in mine].count(True) == 1
+
+    with_server(ring_with(), test, limits=Limits(connections=5))
+
+
+def test_a_user_with_sockets_that_threads_close_evicts_no_other_user() -> None:
+    def test(server: InMemoryServer) -> None:
+        admission = server.listener.admission
+        admission.count_closing(admission.quotas.of(OTHER.uid), 2)
+        mine = [server.connect()[1] for _ in range(2)]
+        _, other = server.connect(peer=OTHER)
+        assert split_responses(other.sent)[0].code == "serve.connections"
+        assert not any(sock.closed for sock in mine)
+
+    with_server(ring_with(), test, limits=Limits(connections=4))
+
+
 def test_users_with_equal_shares_lose_no_connection() -> None:
     def test(server: InMemoryServer) -> None:
         server.connect()
@@ -212,6 +242,44 @@ def test_a_user_with_all_long_polls_loses_one_to_another_user() -> None:
 
     ring = ring_with(waiting=["later"])
     with_server(ring, test, access=for_all(ring), limits=Limits(long_polls=2))
+
+
+@pytest.mark.parametrize(
+    ("limits", "request_"),
+    [(Limits(long_polls=2), WAITING), (Limits(requests_in_flight=2), SHORT)],
+)
+def test_a_pipelined_long_poll_does_not_take_the_place_of_another_user(
+    limits: Limits, request_: bytes
+) -> None:
+    def test(server: InMemoryServer) -> None:
+        mine = [server.connect()[1] for _ in range(2)]
+        for sock in mine:
+            sock.arrive(WAITING * 20)
+        _, other = server.connect(peer=OTHER)
+        other.arrive(request_)
+        assert 503 not in responses(other)
+        assert sorted(responses(mine[0]) + responses(mine[1])) == [503]
+        assert [sock.closed for sock in mine].count(True) == 1
+
+    ring = ring_with(waiting=["later"])
+    with_server(ring, test, access=for_all(ring), limits=limits)
+
+
+def test_a_user_cannot_fill_the_response_cache_of_another_user() -> None:
+    def test(server: InMemoryServer) -> None:
+        _, many = server.connect()
+        for number in range(300):
+            many.arrive(get("/v1/openapi.json", f"X: {number}"))
+            many.sent = b""
+        handled = count_handled(server)
+        _, other = server.connect(peer=OTHER)
+        for _ in range(3):
+            other.arrive(KEY)
+        assert responses(other) == [200] * 3
+        assert len(handled) == 1
+
+    ring = ring_with(held_key())
+    with_server(ring, test, access=for_all(ring))
 
 
 def test_a_user_that_does_not_read_loses_a_connection_to_another_user() -> None:

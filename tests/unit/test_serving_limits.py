@@ -15,7 +15,7 @@ def test_the_default_limits_are_those_of_the_default_connections() -> None:
 
 @pytest.mark.parametrize(
     ("connections", "per_uid", "in_flight", "long_polls"),
-    [(1, 1, 1, 0), (2, 1, 1, 1), (4, 2, 3, 2), (65536, 32768, 54613, 43690)],
+    [(1, 1, 1, 1), (2, 1, 2, 2), (4, 2, 4, 3), (65536, 32768, 54614, 43691)],
 )
 def test_limits_follow_the_connections(
     connections: int, per_uid: int, in_flight: int, long_polls: int
@@ -25,6 +25,14 @@ def test_limits_follow_the_connections(
     assert limits.connections_per_uid == per_uid
     assert limits.requests_in_flight == in_flight
     assert limits.long_polls == long_polls
+
+
+@pytest.mark.parametrize("connections", range(2, 100))
+def test_one_user_alone_reaches_no_limit_of_all_users(connections: int) -> None:
+    limits = Limits.for_connections(connections)
+    assert limits.connections_per_uid < limits.connections
+    assert limits.connections_per_uid < limits.requests_in_flight
+    assert limits.connections_per_uid < limits.long_polls
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
+import pytest
 from support.serving import (
     ALIAS,
     FORMS,
@@ -16,17 +16,17 @@ from support.serving import (
     ring_with,
     split_responses,
 )
-from support.serving_in_memory import InMemoryServer, feed, with_server
+from support.serving_in_memory import (
+    InMemoryServer,
+    count_cached,
+    count_handled,
+    feed,
+    with_server,
+)
 
 from skragent.keyring import KeyState
 from skragent.serving import Access, Limits
 from skragent.serving.access import Rule
-
-if TYPE_CHECKING:
-    from skragent.serving.http.long_poll import LongPoll
-    from skragent.serving.http.request import Request
-    from skragent.serving.http.response import Response
-    from skragent.serving.peers import Peer
 
 LAST_KEY = get(f"/v1/keys/{ALIAS}", "Connection: close")
 LAST_OPENAPI = get("/v1/openapi.json", "Connection: close")  # lasts for long
@@ -81,7 +81,9 @@ def test_a_cached_response_is_not_sent_to_another_caller() -> None:
             dataclasses.replace(MYSELF, groups=frozenset({54321})),
             dataclasses.replace(MYSELF, unit="other.service"),
         ):
-            assert server.listener.responses.get((other.identity, LAST_KEY)) is None
+            responses = server.listener.admission.quotas.of(MYSELF.uid).responses
+            assert responses.get((MYSELF.identity, LAST_KEY)) is not None
+            assert responses.get((other.identity, LAST_KEY)) is None
         sock = server.visit(LAST_KEY, dataclasses.replace(MYSELF, uid=MYSELF.uid + 1))
         assert [a.status for a in split_responses(sock.sent)] == [404]
 
@@ -109,29 +111,16 @@ def test_requests_on_new_connections_are_limited() -> None:
     )
 
 
-def count_decisions(server: InMemoryServer) -> list[str]:
-    """Note each request that is decided on, and not answered as before."""
-    decided: list[str] = []
-    handle = server.listener._handle
-
-    def noting(request: Request, peer: Peer) -> Response | LongPoll:
-        decided.append(request.path)
-        return handle(request, peer)
-
-    server.listener._handle = noting
-    return decided
-
-
 def test_a_repeated_request_reaches_the_handler_once_per_second() -> None:
     def test(server: InMemoryServer) -> None:
-        decided = count_decisions(server)
+        handled = count_handled(server)
         for _ in range(3):
             server.visit(LAST_OPENAPI)
-        assert len(decided) == 1
+        assert len(handled) == 1
         server.pass_seconds(1)
         for _ in range(3):
             assert split_responses(server.visit(LAST_OPENAPI).sent)[0].status == 200
-        assert len(decided) == 2
+        assert len(handled) == 2
 
     with_server(ring_with(), test)
 
@@ -140,7 +129,21 @@ def test_the_response_cache_is_bounded() -> None:
     def test(server: InMemoryServer) -> None:
         for number in range(300):
             server.visit(get(f"/v1/keys/{ALIAS}", f"X: {number}", "Connection: close"))
-        assert len(server.listener.responses) == 256
+        assert count_cached(server) == 256
+
+    with_server(ring_with(held_key()), test)
+
+
+@pytest.mark.parametrize(("size", "is_cached"), [(1024, True), (1025, False)])
+def test_responses_to_long_requests_are_not_cached(
+    size: int, *, is_cached: bool
+) -> None:
+    def test(server: InMemoryServer) -> None:
+        rest = size - len(get(f"/v1/keys/{ALIAS}", "X: "))
+        request = get(f"/v1/keys/{ALIAS}", "X: " + "x" * rest)
+        assert len(request) == size
+        server.visit(request)
+        assert count_cached(server) == is_cached
 
     with_server(ring_with(held_key()), test)
 

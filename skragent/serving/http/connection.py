@@ -241,6 +241,16 @@ class Connection(Generic[CallerT]):
         else:
             self.abort()
 
+    def give_way(self) -> None:
+        """End a wait in favour of another user.
+
+        A long poll with more requests behind it is the last request of its connection.
+        Otherwise the next long poll would take the place again at once.
+        """
+        if self._reader:
+            self._keeps_alive = False
+        self.expire()
+
     @property
     def is_sending(self) -> bool:
         """Return whether the peer has not read a response completely."""
@@ -258,6 +268,8 @@ class Connection(Generic[CallerT]):
 
     def is_overdue(self) -> bool:
         """Return whether the peer exceeds a time limit."""
+        if self.state is State.CLOSED:
+            return False
         if self._long_poll is not None:
             return self._server.tick > self._long_poll.last_tick
         limits = self._server.limits
@@ -286,7 +298,7 @@ class Connection(Generic[CallerT]):
             return
         if self.state is _IDLE and not self._reader and self._quota.left > 0:
             request = bytes(self._buffer[:count])
-            cached = self._server.responses.get((self._identity, request))
+            cached = self._quota.responses.get((self._identity, request))
             if cached is not None and not self._server.admission.is_busy:
                 response, keep_alive = cached
                 if response.parts:
@@ -392,7 +404,7 @@ class Connection(Generic[CallerT]):
         if self._is_head:
             response = response.without_body()
         if response.is_cacheable and raw:
-            self._server.responses.put(
+            self._quota.responses.put(
                 self._identity, raw, response, keep_alive=request.keep_alive
             )
         if request.keep_alive:

@@ -59,9 +59,10 @@ class Counter(Protocol):
 
 
 class Quota(Protocol):
-    """The responses that one user gets in a round of the fair queue."""
+    """The share of one user."""
 
-    left: int
+    left: int  # responses in this round of the fair queue
+    responses: ResponseCache
 
     def charge_part(self, request_bytes: int) -> None:
         """Charge for a part of a request body."""
@@ -121,7 +122,6 @@ class Server(Protocol[CallerT]):
     loop: EventLoop
     read_buffer: bytearray  # shared: a connection empties it before the next read
     tick: int  # seconds since the server started
-    responses: ResponseCache
 
     @property
     def limits(self) -> HttpLimits:
