@@ -150,17 +150,6 @@ def test_a_user_may_have_half_of_the_configured_connections(
     assert (answer.status, answer.code) == (503, "serve.connections")
 
 
-WAITING = b"GET /v1/keys/disk?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-
-def test_two_thirds_of_the_configured_connections_may_wait(
-    start: Callable[..., Agent],
-) -> None:
-    agent = ready(start(serving_with("connections", 1)))
-    (answer,) = all_answers(connected(agent.socket), WAITING)
-    assert (answer.status, answer.code) == (503, "serve.busy")
-
-
 @pytest.mark.root
 def test_a_unit_waits_for_its_credential_as_long_as_configured(
     start: Callable[..., Agent],
