@@ -34,6 +34,7 @@ from skragent.agent.denial_confirmation import (
 )
 from skragent.agent.due_times import RetryState
 from skragent.agent.jobs import is_same_key
+from skragent.config import KeyConfig
 from skragent.denials import Authority
 from skragent.keyring import KeyState
 
@@ -57,9 +58,7 @@ class Validity(enum.Enum):
 class KeyLifetimePolicy:
     """What the configuration says about a key's lifetime."""
 
-    # Long enough for an outage over a night, and for administrators to end it in the
-    # morning.
-    max_stale_seconds: float = 24 * 3600.0
+    max_stale_seconds: float = KeyConfig().max_stale_seconds
     is_kept_when_denied: bool = False
     refresh_seconds: float | None = None  # None: as often as tokens are refreshed
     check_seconds: float | None = None  # between version checks; None: no checks
