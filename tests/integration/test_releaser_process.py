@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 import pytest
 from support.deadlines import DEADLINE_SECONDS, wait_until
-from support.releaser import read_result
+from support.releaser import read_result, unreachable_job
 
-from skragent.job import Job, KeyRequest, arena_bytes
+from skragent.job import Job, arena_bytes
 from skragent.secretmem import create_arena
 
 COMMAND = (sys.executable, "-I", "-m", "skragent.releaser")
@@ -33,21 +33,8 @@ def run(job: bytes, *fds: int) -> subprocess.CompletedProcess[bytes]:
 
 def make_job(arena_fd: int, arena_bytes: int) -> Job:
     """A job whose services do not listen."""
-    return Job(
-        now=1767225600.0,
-        timeout_seconds=DEADLINE_SECONDS,
-        keys=(KeyRequest(alias="k", vault="https://127.0.0.1:1", name="k"),),
-        arena_fd=arena_fd,
-        arena_bytes=arena_bytes,
-        tcti="swtpm:path=/nonexistent/tpm.sock",
-        tcg_log="",
-        imds_endpoint="http://127.0.0.1:1",
-        amd_roots="",
-        authority="https://login.microsoftonline.com",
-        attestation_endpoint="https://127.0.0.1:1",
-        tls_roots="",
-        release_roots="",
-    )
+    job = unreachable_job("k")
+    return msgspec.structs.replace(job, arena_fd=arena_fd, arena_bytes=arena_bytes)
 
 
 @pytest.mark.parametrize("job", [b"", b"no job", b'{"protocol": 1}'])

@@ -12,8 +12,31 @@ from support.deadlines import DEADLINE_SECONDS
 
 from skragent.agent.jobs import build_job, key_requests
 from skragent.config import parse_config
-from skragent.job import Job, Purpose, Result, arena_bytes
+from skragent.job import Job, KeyRequest, Purpose, Result, arena_bytes
 from skragent.secretmem import Arena, create_arena
+
+
+def unreachable_job(*names: str, purpose: Purpose = "release") -> Job:
+    """A job for these keys, without an arena. None of its services listens."""
+    return Job(
+        purpose=purpose,
+        now=1767225600.0,
+        timeout_seconds=DEADLINE_SECONDS,
+        keys=tuple(
+            KeyRequest(alias=name, vault="https://127.0.0.1:1", name=name)
+            for name in names
+        ),
+        arena_fd=-1,
+        arena_bytes=0,
+        tcti="swtpm:path=/nonexistent/tpm.sock",
+        tcg_log="",
+        imds_endpoint="http://127.0.0.1:1",
+        amd_roots="",
+        authority="https://login.microsoftonline.com",
+        attestation_endpoint="https://127.0.0.1:1",
+        tls_roots="",
+        release_roots="",
+    )
 
 
 @dataclass
